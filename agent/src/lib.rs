@@ -1,0 +1,4 @@
+//! The agent: runs beside the data, takes jobs, streams archives and takes them back.
+
+pub mod sources;
+pub mod targets;

@@ -1,0 +1,42 @@
+//! Targets: what an agent restores to.
+//!
+//! A target takes the entries of an archive in path order, asks a [`BlobReader`] for the pieces of
+//! their content, and ends in the old state or in the new one, never between.
+
+pub mod files;
+
+use bytes::Bytes;
+use repository::ids::BlobId;
+
+/// Gives opened blobs to a restore. Blocking; used from the restore's own thread.
+pub trait BlobReader: Send {
+    /// The blobs that will be asked for next, in this order. Only a hint: it lets the reader fetch ahead
+    /// within its own limit of memory.
+    fn hint(&mut self, upcoming: &[BlobId]);
+    /// The plaintext of a blob, its id already recomputed and found right.
+    fn blob(&mut self, id: &BlobId) -> Result<Bytes, BlobError>;
+}
+
+/// A blob cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum BlobError {
+    /// The repository does not hold it.
+    #[error("blob {0} is missing from the repository")]
+    Missing(BlobId),
+    /// It is there and its bytes are wrong.
+    #[error("blob {id} is damaged: {cause}")]
+    Damaged {
+        /// Which blob.
+        id: BlobId,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// It could not be fetched; trying again may help.
+    #[error("cannot fetch blob {id}: {cause}")]
+    Fetch {
+        /// Which blob.
+        id: BlobId,
+        /// Why not.
+        cause: String,
+    },
+}

@@ -1,0 +1,168 @@
+//! The seam to storage: what every store must promise, whatever it is made of.
+//!
+//! Must stay true of every implementation, the fakes included (`conformance.rs` asks all of them):
+//! - *Exclusive*: [`Store::create`] never replaces; of two creations of one name exactly one succeeds.
+//! - *Durable*: when `create`, `replace`, `Upload::finish`, `publish` or `delete` returns `Ok`, the change
+//!   outlives a power cut. When it returns an error the change may or may not have happened; repeating the
+//!   call is safe.
+//! - *Whole*: a reader sees an object whole or not at all.
+//! - *Honest lists*: a list that failed is an error, never an empty list.
+//! - A failed write or sync is never tried again on the same file.
+
+use std::fmt;
+
+/// A name inside a store: relative, `/` between its parts, e.g. `repository/packs/ab/ab12…`. Parts are
+/// 1 to 255 bytes of printable ASCII without `/`, and neither `.` nor `..`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectPath(String);
+
+impl ObjectPath {
+    /// The path written as `text`. Panics if it is not a valid one: paths are built by this program, and
+    /// names that come from outside go through [`ObjectPath::parse`].
+    pub fn new(text: impl Into<String>) -> Self {
+        let text = text.into();
+        Self::parse(&text).unwrap_or_else(|| panic!("{text:?} is not an object path"))
+    }
+
+    /// The path written as `text`, if it is one.
+    pub fn parse(text: &str) -> Option<Self> {
+        let part_is_fine = |part: &str| {
+            !matches!(part, "" | "." | "..") && part.len() <= 255 && part.bytes().all(|b| matches!(b, 0x20..=0x7e))
+        };
+        text.split('/').all(part_is_fine).then(|| Self(text.to_owned()))
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The object or folder `name` below this one. Panics like [`ObjectPath::new`].
+    pub fn join(&self, name: impl fmt::Display) -> Self {
+        Self::new(format!("{}/{name}", self.0))
+    }
+
+    /// The last part.
+    pub fn name(&self) -> &str {
+        self.0.rsplit('/').next().unwrap_or(&self.0)
+    }
+
+    /// The folder that holds it; `None` directly under the root.
+    pub fn parent(&self) -> Option<ObjectPath> {
+        self.0.rsplit_once('/').map(|(parent, _)| Self(parent.to_owned()))
+    }
+}
+
+impl fmt::Display for ObjectPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One line of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// The name within the listed folder. Not always one of ours: a root may hold foreign things.
+    pub name: String,
+    /// An object with its size in bytes, or a folder.
+    pub kind: ListedKind,
+}
+
+/// What a listed name is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListedKind {
+    /// An object and its size in bytes.
+    Object {
+        /// Bytes.
+        size: u64,
+    },
+    /// A folder (on S3: a common prefix).
+    Folder,
+    /// Something else: a link, a socket. Never ours.
+    Other,
+}
+
+/// What went wrong at a store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// There is no such object.
+    #[error("{path} does not exist in the repository's storage")]
+    NotFound {
+        /// Which.
+        path: ObjectPath,
+    },
+    /// `create`, `finish` or `publish` met an object of that name.
+    #[error("{path} exists already")]
+    AlreadyExists {
+        /// Which.
+        path: ObjectPath,
+    },
+    /// No space is left.
+    #[error("no space is left in the repository's storage while writing {path}")]
+    Full {
+        /// Which.
+        path: ObjectPath,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Anything else: the operation and the cause are named.
+    #[error("cannot {verb} {path} in the repository's storage")]
+    Failed {
+        /// `read`, `write`, `list`, …
+        verb: &'static str,
+        /// Which.
+        path: ObjectPath,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl StoreError {
+    /// True if the object does not exist.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, StoreError::NotFound { .. })
+    }
+}
+
+/// Where a repository lies. Blocking: asynchronous callers use a thread for it.
+pub trait Store: Send + Sync + fmt::Debug {
+    /// Where this is, for people: a path or a URL without credentials.
+    fn location(&self) -> String;
+    /// Writes a new object whole; [`StoreError::AlreadyExists`] if the name is taken.
+    fn create(&self, path: &ObjectPath, bytes: &[u8]) -> Result<(), StoreError>;
+    /// Writes an object whole, whether or not it existed. Only for what is neither named by its content
+    /// nor ever referred to by it: leases, ballast.
+    fn replace(&self, path: &ObjectPath, bytes: &[u8]) -> Result<(), StoreError>;
+    /// Starts an object whose name is known only at its end.
+    fn upload(&self) -> Result<Box<dyn Upload>, StoreError>;
+    /// The whole object; one larger than `limit` bytes is an error.
+    fn read(&self, path: &ObjectPath, limit: u64) -> Result<Vec<u8>, StoreError>;
+    /// Exactly `length` bytes from `offset`; an object that ends earlier is an error.
+    fn read_range(&self, path: &ObjectPath, offset: u64, length: u64) -> Result<Vec<u8>, StoreError>;
+    /// The object's size in bytes.
+    fn size(&self, path: &ObjectPath) -> Result<u64, StoreError>;
+    /// What lies directly in `folder` (`None`: the root), sorted by name. A folder that does not exist is
+    /// empty.
+    fn list(&self, folder: Option<&ObjectPath>) -> Result<Vec<Listed>, StoreError>;
+    /// Makes everything under the folder `from` appear as the folder `to`, all at once; `last` is the name,
+    /// within it, of the object whose presence means that it is whole.
+    fn publish(&self, from: &ObjectPath, to: &ObjectPath, last: &str) -> Result<(), StoreError>;
+    /// Moves one object; `to` must not exist.
+    fn rename(&self, from: &ObjectPath, to: &ObjectPath) -> Result<(), StoreError>;
+    /// Deletes an object; one that is gone already is fine.
+    fn delete(&self, path: &ObjectPath) -> Result<(), StoreError>;
+    /// Deletes a folder of ours and all in it; one that is gone already is fine.
+    fn delete_folder(&self, path: &ObjectPath) -> Result<(), StoreError>;
+    /// Bytes still free, where the store can tell.
+    fn free_space(&self) -> Result<Option<u64>, StoreError>;
+}
+
+/// An object being written. Dropped without [`Upload::finish`], it leaves nothing that is ever listed.
+pub trait Upload: Send {
+    /// Appends.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError>;
+    /// Makes it durable under this name; [`StoreError::AlreadyExists`] if the name is taken.
+    fn finish(self: Box<Self>, path: &ObjectPath) -> Result<(), StoreError>;
+}
