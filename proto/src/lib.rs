@@ -1,1 +1,13 @@
-//! placeholder
+//! The wire: what the `.proto` files generate, and the conversions that check it.
+//!
+//! Must stay true: nothing outside this crate and the `rpc` edges sees a generated type before a
+//! conversion here has checked it; ids leave this crate as their own types.
+
+/// Everything under `neurashield/backup/v1`, generated; see `tests/generated.rs`.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::large_futures)]
+pub mod v1 {
+    include!("generated/neurashield.backup.v1.rs");
+}
+
+/// The encoded descriptors of all messages and services, for gRPC reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!("generated/descriptors.bin");
