@@ -103,6 +103,9 @@ pub enum ProblemKind {
     Vanished,
     /// It changed while it was read, twice: what is archived may mix two states.
     Changed,
+    /// It is left out by a rule that the user should know of (another file system, a link's target):
+    /// told, no more.
+    LeftOut,
 }
 
 /// A single file could not be read.

@@ -1,1 +1,56 @@
-//! The files driver.
+//! The files source: a folder, or a list of files, as an archive.
+//!
+//! Must stay true: everything is reached through the handle of its folder and by a single name, never
+//! by a joined path, so that a link that is swapped in while we read cannot lead anywhere else; names
+//! of one folder are the most that is held in memory, beside one record for each inode that has several
+//! names; what is read is not changed, not even its access time where the system lets us.
+//!
+//! Absent on purpose: no page is dropped from the system's cache after reading. The pages may be the
+//! application's own, and what we alone have touched is the first that the system gives up.
+
+mod content;
+mod excludes;
+mod listed;
+pub(crate) mod metadata;
+mod walk;
+
+pub use excludes::{Excludes, WrongPattern};
+
+use std::path::{Path, PathBuf};
+
+use crate::sources::{Item, Source, SourceError};
+use walk::{Walk, Wanted};
+
+/// How the name of a restore's staging folder starts; such folders are in no backup.
+pub const STAGING_PREFIX: &str = ".neurashield-";
+
+/// Reads a folder or listed files.
+pub struct FilesSource {
+    walk: Walk,
+}
+
+impl FilesSource {
+    /// All of the folder `root`, which becomes the archive's root entry; what `exclude` matches is left
+    /// out with all below it. Other file systems mounted below `root` are left out and told. `root`
+    /// itself may be a symbolic link.
+    pub fn folder(root: &Path, exclude: Excludes) -> Result<Self, SourceError> {
+        Ok(Self { walk: Walk::start(root, Wanted::Whole, exclude)? })
+    }
+
+    /// The files and folders that `patterns` name: absolute paths, in which `*`, `?`, `[…]` and `**`
+    /// stand for any name. The archive's root is `/`, and the folders above a listed file are entries
+    /// too; a listed folder is read whole. A path without a wildcard that does not exist is a problem;
+    /// a wildcard that matches nothing is not.
+    pub fn listed(patterns: &[PathBuf], exclude: Excludes) -> Result<Self, SourceError> {
+        let (wanted, problems) = listed::resolve(patterns);
+        let mut walk = Walk::start(Path::new("/"), wanted, exclude)?;
+        walk.tell(problems);
+        Ok(Self { walk })
+    }
+}
+
+impl Source for FilesSource {
+    fn next(&mut self) -> Result<Option<Item>, SourceError> {
+        Ok(self.walk.next())
+    }
+}

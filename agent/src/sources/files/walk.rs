@@ -1,0 +1,288 @@
+//! Walks a tree by the handles of its folders, in path order.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ffi::{CStr, CString};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::vec::IntoIter;
+
+use repository::archive::entry::EntryKind;
+use repository::archive::path::EntryPath;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat};
+use rustix::io::Errno;
+
+use super::STAGING_PREFIX;
+use super::content::{FileReader, open_quietly};
+use super::excludes::Excludes;
+use super::metadata::{XattrReader, metadata, stamp};
+use crate::sources::{Body, Item, Problem, ProblemKind, SourceEntry, SourceError};
+
+/// One open handle for each: deeper trees are told and left out.
+const MAX_DEPTH: usize = 4_000;
+/// What one call for a folder's names may return, in bytes.
+const NAMES_BUFFER: usize = 32 * 1024;
+
+/// What of a folder is to be read.
+#[derive(Debug)]
+pub(super) enum Wanted {
+    /// All of it.
+    Whole,
+    /// These names alone.
+    Only(BTreeMap<Box<[u8]>, Wanted>),
+}
+
+/// The walk: the folders from the root down to where it is.
+pub(super) struct Walk {
+    levels: Vec<Level>,
+    ready: VecDeque<Item>,
+    first_names: FirstNames,
+    exclude: Excludes,
+    xattrs: XattrReader,
+}
+
+struct Level {
+    folder: Arc<OwnedFd>,
+    path: EntryPath,
+    names: IntoIter<(Box<CStr>, Wanted)>,
+    /// The file system to stay in; a folder that is only on the way to a listed one sets no bound.
+    device: Option<u64>,
+}
+
+impl Walk {
+    /// A walk of what is `wanted` in `root`, its first item the root itself.
+    pub(super) fn start(root: &Path, wanted: Wanted, exclude: Excludes) -> Result<Self, SourceError> {
+        let failed =
+            |error: Errno| SourceError::Open { folder: root.display().to_string(), source: error.into() };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = rustix::fs::open(root, flags, Mode::empty()).map_err(failed)?;
+        let mut walk = Self {
+            levels: Vec::new(),
+            ready: VecDeque::new(),
+            first_names: FirstNames::default(),
+            exclude,
+            xattrs: XattrReader::new(),
+        };
+        walk.enter(EntryPath::root(), folder, wanted, None).map_err(failed)?;
+        Ok(walk)
+    }
+
+    /// Puts `problems` before all that is to come.
+    pub(super) fn tell(&mut self, problems: Vec<Problem>) {
+        for problem in problems.into_iter().rev() {
+            self.ready.push_front(Item::Problem(problem));
+        }
+    }
+
+    /// The next item; `None` at the end.
+    pub(super) fn next(&mut self) -> Option<Item> {
+        loop {
+            if let Some(item) = self.ready.pop_front() {
+                return Some(item);
+            }
+            match self.levels.last_mut()?.names.next() {
+                Some((name, wanted)) => self.visit(name, wanted),
+                None => drop(self.levels.pop()),
+            }
+        }
+    }
+
+    fn visit(&mut self, name: Box<CStr>, wanted: Wanted) {
+        let level = self.levels.last().expect("a name comes from a level");
+        let folder = Arc::clone(&level.folder);
+        let device = level.device;
+        let path = match level.path.join(name.to_bytes()) {
+            Ok(path) => path,
+            Err(error) => {
+                let above = level.path.clone();
+                return self.problem(above, ProblemKind::Unreadable, format!("a path below it: {error}"));
+            }
+        };
+        if self.exclude.matches(&path) {
+            return;
+        }
+        let stat = match rustix::fs::statat(&folder, &*name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(error) => return self.failed(path, error),
+        };
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            if name.to_bytes().starts_with(STAGING_PREFIX.as_bytes()) {
+                return tracing::debug!(%path, "left out: the staging folder of a restore");
+            }
+            self.folder(&folder, &name, path, &stat, wanted, device);
+        } else {
+            self.file(folder, name, path, &stat);
+        }
+    }
+
+    /// A folder: its entry, then (as a level of its own) what is in it.
+    fn folder(
+        &mut self,
+        above: &OwnedFd,
+        name: &CStr,
+        path: EntryPath,
+        stat: &Stat,
+        wanted: Wanted,
+        device: Option<u64>,
+    ) {
+        if device.is_some_and(|device| device != stat.st_dev) {
+            self.entry(above, name, path.clone(), stat, Body::Plain(EntryKind::Folder));
+            let cause = "another file system is mounted here: the folder is kept, what is in it is not";
+            return self.problem(path, ProblemKind::LeftOut, cause.to_owned());
+        }
+        if self.levels.len() >= MAX_DEPTH {
+            self.entry(above, name, path.clone(), stat, Body::Plain(EntryKind::Folder));
+            let cause = format!("what is in it lies more than {MAX_DEPTH} folders deep");
+            return self.problem(path, ProblemKind::Unreadable, cause);
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        let opened = open_quietly(above.as_fd(), name, flags);
+        match opened.and_then(|folder| self.enter(path.clone(), folder, wanted, device)) {
+            Ok(()) => {}
+            Err(error @ (Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) => self.failed(path, error),
+            Err(error) => {
+                self.entry(above, name, path.clone(), stat, Body::Plain(EntryKind::Folder));
+                self.failed(path, error);
+            }
+        }
+    }
+
+    /// Goes into an open folder: its names are read now and visited next.
+    fn enter(
+        &mut self,
+        path: EntryPath,
+        folder: OwnedFd,
+        wanted: Wanted,
+        device: Option<u64>,
+    ) -> Result<(), Errno> {
+        let stat = rustix::fs::fstat(&folder)?;
+        let (names, device) = match wanted {
+            Wanted::Whole => (read_names(&folder)?, device.or(Some(stat.st_dev))),
+            Wanted::Only(names) => (listed_names(names), None),
+        };
+        self.entry(&folder, c".", path.clone(), &stat, Body::Plain(EntryKind::Folder));
+        self.levels.push(Level { folder: Arc::new(folder), path, names: names.into_iter(), device });
+        Ok(())
+    }
+
+    /// Anything but a folder. Of an inode's names the first gets the content, the others link to it.
+    fn file(&mut self, folder: Arc<OwnedFd>, name: Box<CStr>, path: EntryPath, stat: &Stat) {
+        let body = match self.first_names.of(stat, &path) {
+            Some(to) => Body::Plain(EntryKind::HardLink { to }),
+            None => match FileType::from_raw_mode(stat.st_mode) {
+                FileType::RegularFile => {
+                    let content = FileReader::new(Arc::clone(&folder), name.clone(), stat);
+                    Body::File { stamp: stamp(stat), content: Box::new(content) }
+                }
+                FileType::Symlink => match rustix::fs::readlinkat(&folder, &*name, Vec::new()) {
+                    Ok(target) => Body::Plain(EntryKind::Symlink { target: target.into_bytes() }),
+                    Err(error) => return self.failed(path, error),
+                },
+                kind => match special(kind, stat) {
+                    Some(kind) => Body::Plain(kind),
+                    None => {
+                        let cause = "it is of no kind that a backup knows".to_owned();
+                        return self.problem(path, ProblemKind::Unreadable, cause);
+                    }
+                },
+            },
+        };
+        self.entry(&folder, &name, path, stat, body);
+    }
+
+    fn entry(&mut self, folder: &OwnedFd, name: &CStr, path: EntryPath, stat: &Stat, body: Body) {
+        let (xattrs, unread) = self.xattrs.read(folder.as_fd(), name);
+        let entry = SourceEntry { path: path.clone(), metadata: metadata(stat, xattrs), body };
+        self.ready.push_back(Item::Entry(entry));
+        match unread {
+            // Gone since: whoever opens it next will say so.
+            None | Some(Errno::NOENT) => {}
+            Some(error) => {
+                let cause = format!("its extended attributes: {}", std::io::Error::from(error));
+                self.problem(path, ProblemKind::Unreadable, cause);
+            }
+        }
+    }
+
+    fn failed(&mut self, path: EntryPath, error: Errno) {
+        match error {
+            Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::STALE => {
+                self.problem(path, ProblemKind::Vanished, "it vanished while the folder was read".to_owned());
+            }
+            error => self.problem(path, ProblemKind::Unreadable, std::io::Error::from(error).to_string()),
+        }
+    }
+
+    fn problem(&mut self, path: EntryPath, kind: ProblemKind, cause: String) {
+        self.ready.push_back(Item::Problem(Problem { path, kind, cause }));
+    }
+}
+
+/// All names in `folder`, sorted as bytes.
+fn read_names(folder: &OwnedFd) -> Result<Vec<(Box<CStr>, Wanted)>, Errno> {
+    let mut buffer = vec![MaybeUninit::uninit(); NAMES_BUFFER];
+    let mut listing = RawDir::new(folder, &mut buffer);
+    let mut names: Vec<(Box<CStr>, Wanted)> = Vec::new();
+    while let Some(entry) = listing.next() {
+        let entry = entry?;
+        let name = entry.file_name();
+        if !matches!(name.to_bytes(), b"." | b"..") {
+            names.push((Box::from(name), Wanted::Whole));
+        }
+    }
+    names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    Ok(names)
+}
+
+fn listed_names(names: BTreeMap<Box<[u8]>, Wanted>) -> Vec<(Box<CStr>, Wanted)> {
+    let named = |(name, wanted): (Box<[u8]>, Wanted)| {
+        let name = CString::new(name.into_vec()).expect("a name in an entry path holds no NUL");
+        (name.into_boxed_c_str(), wanted)
+    };
+    names.into_iter().map(named).collect()
+}
+
+fn special(kind: FileType, stat: &Stat) -> Option<EntryKind> {
+    let device = |block| EntryKind::Device {
+        block,
+        major: rustix::fs::major(stat.st_rdev),
+        minor: rustix::fs::minor(stat.st_rdev),
+    };
+    match kind {
+        FileType::Fifo => Some(EntryKind::Fifo),
+        FileType::Socket => Some(EntryKind::Socket),
+        FileType::CharacterDevice => Some(device(false)),
+        FileType::BlockDevice => Some(device(true)),
+        _ => None,
+    }
+}
+
+/// The first name of each inode that has several. An inode is forgotten when all of its names have been
+/// seen, so what is held is bounded by the links that are open at a time.
+#[derive(Default)]
+struct FirstNames {
+    of_inode: HashMap<(u64, u64), (EntryPath, u64)>,
+}
+
+impl FirstNames {
+    /// The first name of the inode of `path`; `None` if that is `path`.
+    #[allow(clippy::unnecessary_cast, reason = "the width of a field of `stat` differs by architecture")]
+    fn of(&mut self, stat: &Stat, path: &EntryPath) -> Option<EntryPath> {
+        let links = stat.st_nlink as u64;
+        if links < 2 {
+            return None;
+        }
+        let inode = (stat.st_dev, stat.st_ino);
+        let Some((first, unseen)) = self.of_inode.get_mut(&inode) else {
+            self.of_inode.insert(inode, (path.clone(), links - 1));
+            return None;
+        };
+        let first = first.clone();
+        *unseen = unseen.saturating_sub(1);
+        if *unseen == 0 {
+            self.of_inode.remove(&inode);
+        }
+        Some(first)
+    }
+}
