@@ -3,6 +3,11 @@
 //! Must stay true: nothing outside this crate and the `rpc` edges sees a generated type before a
 //! conversion here has checked it; ids leave this crate as their own types.
 
+pub mod convert;
+pub mod failure;
+
+pub use failure::Failure;
+
 /// Everything under `neurashield/backup/v1`, generated; see `tests/generated.rs`.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::large_futures)]
 pub mod v1 {
