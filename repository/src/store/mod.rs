@@ -11,6 +11,18 @@
 
 use std::fmt;
 
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
+mod durable;
+#[cfg(any(test, feature = "testing"))]
+pub mod faulty;
+
+pub mod local;
+#[cfg(any(test, feature = "testing"))]
+pub mod memory;
+pub mod probe;
+mod root;
+
 /// A name inside a store: relative, `/` between its parts, e.g. `repository/packs/ab/ab12…`. Parts are
 /// 1 to 255 bytes of printable ASCII without `/`, and neither `.` nor `..`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -157,6 +169,10 @@ pub trait Store: Send + Sync + fmt::Debug {
     fn delete_folder(&self, path: &ObjectPath) -> Result<(), StoreError>;
     /// Bytes still free, where the store can tell.
     fn free_space(&self) -> Result<Option<u64>, StoreError>;
+    /// What people should know of this storage before they trust it: whole sentences, none if all is well.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// An object being written. Dropped without [`Upload::finish`], it leaves nothing that is ever listed.

@@ -1,0 +1,240 @@
+//! A repository in memory, for tests and simulations: the promises of a store without a disk.
+//!
+//! Must stay true: it is no more forgiving than the local store. A fake that allows what the disk refuses
+//! hides faults.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{Listed, ListedKind, ObjectPath, Store, StoreError, Upload};
+
+type Objects = BTreeMap<String, Arc<[u8]>>;
+
+/// Objects in memory. Clones are handles of the same store, so that a test can "restart" what uses it.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryStore {
+    objects: Arc<Mutex<Objects>>,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Objects> {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn object(&self, path: &ObjectPath) -> Result<Arc<[u8]>, StoreError> {
+        self.lock().get(path.as_str()).cloned().ok_or_else(|| StoreError::NotFound { path: path.clone() })
+    }
+}
+
+fn failed(verb: &'static str, path: &ObjectPath, kind: io::ErrorKind, reason: String) -> StoreError {
+    StoreError::Failed { verb, path: path.clone(), source: io::Error::new(kind, reason) }
+}
+
+/// The names in the folder `folder`, whole.
+fn names_in(objects: &Objects, folder: &ObjectPath) -> Vec<String> {
+    let prefix = format!("{folder}/");
+    objects
+        .range(prefix.clone()..)
+        .map(|(name, _)| name)
+        .take_while(|name| name.starts_with(&prefix))
+        .cloned()
+        .collect()
+}
+
+fn is_taken(objects: &Objects, path: &ObjectPath) -> bool {
+    objects.contains_key(path.as_str()) || !names_in(objects, path).is_empty()
+}
+
+/// Refuses a path that leads through an object as if that were a folder.
+fn check_folders_above(objects: &Objects, verb: &'static str, path: &ObjectPath) -> Result<(), StoreError> {
+    let mut above = path.parent();
+    while let Some(folder) = above {
+        if objects.contains_key(folder.as_str()) {
+            return Err(failed(verb, path, io::ErrorKind::NotADirectory, format!("{folder} is no folder")));
+        }
+        above = folder.parent();
+    }
+    Ok(())
+}
+
+impl Store for MemoryStore {
+    fn location(&self) -> String {
+        "memory".to_owned()
+    }
+
+    fn create(&self, path: &ObjectPath, bytes: &[u8]) -> Result<(), StoreError> {
+        let mut objects = self.lock();
+        check_folders_above(&objects, "write", path)?;
+        if is_taken(&objects, path) {
+            return Err(StoreError::AlreadyExists { path: path.clone() });
+        }
+        objects.insert(path.as_str().to_owned(), bytes.into());
+        Ok(())
+    }
+
+    fn replace(&self, path: &ObjectPath, bytes: &[u8]) -> Result<(), StoreError> {
+        let mut objects = self.lock();
+        check_folders_above(&objects, "write", path)?;
+        if !names_in(&objects, path).is_empty() {
+            return Err(failed("write", path, io::ErrorKind::IsADirectory, "it is a folder".to_owned()));
+        }
+        objects.insert(path.as_str().to_owned(), bytes.into());
+        Ok(())
+    }
+
+    fn upload(&self) -> Result<Box<dyn Upload>, StoreError> {
+        Ok(Box::new(MemoryUpload { store: self.clone(), bytes: Vec::new() }))
+    }
+
+    fn read(&self, path: &ObjectPath, limit: u64) -> Result<Vec<u8>, StoreError> {
+        let object = self.object(path)?;
+        if object.len() as u64 > limit {
+            let reason = format!("it has more than {limit} bytes");
+            return Err(failed("read", path, io::ErrorKind::FileTooLarge, reason));
+        }
+        Ok(object.to_vec())
+    }
+
+    fn read_range(&self, path: &ObjectPath, offset: u64, length: u64) -> Result<Vec<u8>, StoreError> {
+        let object = self.object(path)?;
+        let range = usize::try_from(offset).ok().zip(usize::try_from(length).ok());
+        let bytes = range.and_then(|(from, length)| object.get(from..from.checked_add(length)?));
+        bytes.map(<[u8]>::to_vec).ok_or_else(|| {
+            let reason =
+                format!("{length} bytes from {offset} are wanted, but it has only {} bytes", object.len());
+            failed("read", path, io::ErrorKind::UnexpectedEof, reason)
+        })
+    }
+
+    fn size(&self, path: &ObjectPath) -> Result<u64, StoreError> {
+        Ok(self.object(path)?.len() as u64)
+    }
+
+    fn list(&self, folder: Option<&ObjectPath>) -> Result<Vec<Listed>, StoreError> {
+        let objects = self.lock();
+        let prefix = folder.map(|folder| format!("{folder}/")).unwrap_or_default();
+        if let Some(folder) = folder
+            && objects.contains_key(folder.as_str())
+        {
+            return Err(failed("list", folder, io::ErrorKind::NotADirectory, "it is no folder".to_owned()));
+        }
+        let mut listed = BTreeMap::new();
+        for (name, bytes) in objects.range(prefix.clone()..) {
+            let Some(rest) = name.strip_prefix(&prefix) else { break };
+            match rest.split_once('/') {
+                None => listed.insert(rest, ListedKind::Object { size: bytes.len() as u64 }),
+                Some((folder, _)) => listed.insert(folder, ListedKind::Folder),
+            };
+        }
+        Ok(listed.into_iter().map(|(name, kind)| Listed { name: name.to_owned(), kind }).collect())
+    }
+
+    fn publish(&self, from: &ObjectPath, to: &ObjectPath, last: &str) -> Result<(), StoreError> {
+        let mut objects = self.lock();
+        let names = names_in(&objects, from);
+        let last = from.join(last);
+        match (names.is_empty(), is_taken(&objects, to)) {
+            (false, _) if !objects.contains_key(last.as_str()) => {
+                return Err(StoreError::NotFound { path: last });
+            }
+            (_, true) => return Err(StoreError::AlreadyExists { path: to.clone() }),
+            (true, false) => return Err(StoreError::NotFound { path: from.clone() }),
+            (false, false) => {}
+        }
+        check_folders_above(&objects, "publish", to)?;
+        for name in names {
+            let bytes = objects.remove(&name).expect("the name was just listed under the same lock");
+            objects.insert(format!("{to}{}", &name[from.as_str().len()..]), bytes);
+        }
+        Ok(())
+    }
+
+    fn rename(&self, from: &ObjectPath, to: &ObjectPath) -> Result<(), StoreError> {
+        let mut objects = self.lock();
+        if !objects.contains_key(from.as_str()) {
+            return Err(StoreError::NotFound { path: from.clone() });
+        }
+        check_folders_above(&objects, "move", to)?;
+        if is_taken(&objects, to) {
+            return Err(StoreError::AlreadyExists { path: to.clone() });
+        }
+        let bytes = objects.remove(from.as_str()).expect("it was just found under the same lock");
+        objects.insert(to.as_str().to_owned(), bytes);
+        Ok(())
+    }
+
+    fn delete(&self, path: &ObjectPath) -> Result<(), StoreError> {
+        let mut objects = self.lock();
+        if objects.remove(path.as_str()).is_none() && !names_in(&objects, path).is_empty() {
+            return Err(failed("delete", path, io::ErrorKind::IsADirectory, "it is a folder".to_owned()));
+        }
+        Ok(())
+    }
+
+    fn delete_folder(&self, path: &ObjectPath) -> Result<(), StoreError> {
+        let mut objects = self.lock();
+        if objects.contains_key(path.as_str()) {
+            return Err(failed("delete", path, io::ErrorKind::NotADirectory, "it is no folder".to_owned()));
+        }
+        for name in names_in(&objects, path) {
+            objects.remove(&name);
+        }
+        Ok(())
+    }
+
+    fn free_space(&self) -> Result<Option<u64>, StoreError> {
+        Ok(None)
+    }
+}
+
+struct MemoryUpload {
+    store: MemoryStore,
+    bytes: Vec<u8>,
+}
+
+impl Upload for MemoryUpload {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, path: &ObjectPath) -> Result<(), StoreError> {
+        self.store.create(path, &self.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{conformance, probe};
+
+    #[test]
+    fn keeps_what_every_store_promises() {
+        conformance::check(|| Box::new(MemoryStore::new()));
+    }
+
+    #[test]
+    fn passes_the_probe_and_is_left_as_it_was() {
+        let store = MemoryStore::new();
+        probe::probe(&store).unwrap();
+        assert!(store.lock().is_empty());
+    }
+
+    #[test]
+    fn an_object_is_no_folder() {
+        let store = MemoryStore::new();
+        store.create(&ObjectPath::new("object"), b"x").unwrap();
+        assert!(matches!(
+            store.create(&ObjectPath::new("object/below"), b"x"),
+            Err(StoreError::Failed { .. })
+        ));
+        assert!(store.delete_folder(&ObjectPath::new("object")).is_err());
+        assert!(store.list(Some(&ObjectPath::new("object"))).is_err());
+    }
+}
