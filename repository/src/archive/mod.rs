@@ -1,4 +1,5 @@
 //! What a source's backup looks like: entries, the pages they are written in, the manifest on top.
 
 pub mod entry;
+pub mod page;
 pub mod path;
