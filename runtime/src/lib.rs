@@ -1,1 +1,8 @@
-//! placeholder
+//! Process plumbing for the three programs: configuration, time, shutdown, telemetry, TLS provider,
+//! backoff, small durable files.
+//!
+//! Must stay true: no word of the domain (backup, archive, agent) has a meaning here and no other crate of
+//! the workspace is imported, so that everything in here can be understood, tested and replaced alone.
+
+pub mod config;
+pub mod host;

@@ -1,0 +1,140 @@
+//! The agent's settings: what may be written, what it means where it is left out, what is refused.
+//!
+//! Must stay true: whatever is accepted here has an effect. A key whose meaning this release cannot serve is
+//! an error that says so; a source that silently does less than it was told is a lost backup.
+
+mod discovery;
+mod sources;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use runtime::config::{Problem, Secret, SecretSource, Settings};
+use serde::{Deserialize, Deserializer, Serialize};
+
+pub use discovery::{Discovery, Place, discover};
+pub use sources::{Kind, SourceConfig, SourceData};
+
+/// Where the file lies unless told otherwise.
+pub const USUAL_FILE: &str = "/etc/neurashield/agent.yaml";
+
+/// Settings of the agent.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AgentConfig {
+    /// What the agent is called; the host's name unless configured.
+    pub name: String,
+    /// The controller's address, `https://host:port`.
+    pub controller: String,
+    /// The folder of identity and caches.
+    pub state: PathBuf,
+    /// How to join the first time.
+    pub join: Join,
+    /// What to back up; where it is empty, [`discover`] looks for the usual places.
+    pub sources: Vec<SourceConfig>,
+}
+
+impl Default for AgentConfig {
+    fn default() -> Self {
+        Self {
+            name: runtime::host::hostname(),
+            controller: String::new(),
+            state: "/var/lib/neurashield-agent".into(),
+            join: Join::default(),
+            sources: Vec::new(),
+        }
+    }
+}
+
+impl Settings for AgentConfig {
+    const SECTION: &'static str = "agent";
+    const SECTIONS: &'static [&'static str] = &["controller", "agent"];
+
+    fn check(&self) -> Result<(), Problem> {
+        check_name("name", &self.name)?;
+        check_controller(&self.controller)?;
+        absolute("state", &self.state)?;
+        self.join.check()?;
+        let mut seen = BTreeSet::new();
+        for (place, source) in self.sources.iter().enumerate() {
+            let path = format!("sources[{place}]");
+            source.check(&path)?;
+            if !seen.insert((&source.component, &source.name)) {
+                let reason = format!(
+                    "the component `{}` has a source `{}` already; give this one another name",
+                    source.component, source.name
+                );
+                return Err(Problem::new(format!("{path}.name"), reason));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What an agent without an identity shows to the controller.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Join {
+    /// A one-time token.
+    pub token: Option<Secret>,
+    /// The file that holds it.
+    pub token_file: Option<PathBuf>,
+    #[serde(rename = "service_account", skip_serializing, deserialize_with = "refuse_service_account")]
+    _service_account: (),
+}
+
+impl Join {
+    /// Where the token is; needed, and read, only while the agent has no identity.
+    pub fn token(&self) -> Option<SecretSource> {
+        SecretSource::from_pair(self.token.as_ref(), self.token_file.as_ref())
+    }
+
+    fn check(&self) -> Result<(), Problem> {
+        match (&self.token, &self.token_file) {
+            (Some(_), Some(_)) => Err(Problem::new("join", "set token or token_file, not both")),
+            (_, Some(file)) => absolute("join.token_file", file),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn refuse_service_account<'de, D: Deserializer<'de>>(_: D) -> Result<(), D::Error> {
+    Err(serde::de::Error::custom(
+        "this release cannot join by a service account yet; make a token with `nsctl agent invite` and use \
+         `token_file`",
+    ))
+}
+
+fn check_controller(address: &str) -> Result<(), Problem> {
+    const HELP: &str = "write the controller's address as https://host:port, e.g. https://backup.example.org:8443 \
+                        (environment: NEURASHIELD_CONTROLLER)";
+    let host = address.strip_prefix("https://").unwrap_or_default().trim_end_matches('/');
+    match host.is_empty() || host.contains(['/', '@', '?', '#', ' ']) {
+        true => Err(Problem::new("controller", HELP)),
+        false => Ok(()),
+    }
+}
+
+/// Names stand in paths, certificates and commands: `[a-z0-9][a-z0-9._-]{0,62}`.
+fn check_name(path: &str, name: &str) -> Result<(), Problem> {
+    let plain = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit();
+    let fits = name.len() <= 63
+        && name.starts_with(plain)
+        && name.chars().all(|letter| plain(letter) || "._-".contains(letter));
+    match fits {
+        true => Ok(()),
+        false => {
+            Err(Problem::new(path, "names have 1 to 63 letters: a-z, 0-9, and after the first also . _ -"))
+        }
+    }
+}
+
+fn absolute(path: &str, value: &Path) -> Result<(), Problem> {
+    match value.is_absolute() {
+        true => Ok(()),
+        false => Err(Problem::new(path, "write an absolute path, starting with /")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+//! Sources as they are written.
+
+use std::path::{Path, PathBuf};
+
+use runtime::config::Problem;
+use serde::de::{Deserializer, Error as _};
+use serde::{Deserialize, Serialize};
+
+use super::{absolute, check_name};
+
+/// One source that this agent serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Written")]
+pub struct SourceConfig {
+    /// What users call it, e.g. `models`.
+    pub component: String,
+    /// The source's stable name within its component.
+    pub name: String,
+    /// What it is.
+    pub kind: Kind,
+    /// Where its data lies.
+    #[serde(flatten)]
+    pub data: SourceData,
+    /// Globs of what is left out, relative to the source.
+    pub exclude: Vec<String>,
+}
+
+/// What a source is. All of these are read as files by this release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Any folder.
+    Files,
+    /// The folder of an IPFS repository.
+    Ipfs,
+    /// The folder of a chain.
+    Blockchain,
+    /// Listed files.
+    Configs,
+}
+
+/// Where the data of a source lies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum SourceData {
+    /// A folder with all that is in it.
+    Folder {
+        /// Absolute.
+        path: PathBuf,
+    },
+    /// Files by glob.
+    Listed {
+        /// Absolute globs, e.g. `/etc/app/*.yaml`.
+        files: Vec<String>,
+    },
+}
+
+impl SourceConfig {
+    pub(super) fn check(&self, path: &str) -> Result<(), Problem> {
+        check_name(&format!("{path}.component"), &self.component)?;
+        check_name(&format!("{path}.name"), &self.name)?;
+        match &self.data {
+            SourceData::Folder { path: folder } => absolute(&format!("{path}.path"), folder)?,
+            SourceData::Listed { files } => {
+                for (place, file) in files.iter().enumerate() {
+                    let path = format!("{path}.files[{place}]");
+                    absolute(&path, Path::new(file))?;
+                    glob::Pattern::new(file)
+                        .map_err(|error| Problem::new(path, not_a_glob(file, error.msg)))?;
+                }
+            }
+        }
+        for (place, pattern) in self.exclude.iter().enumerate() {
+            globset::Glob::new(pattern).map_err(|error| {
+                Problem::new(
+                    format!("{path}.exclude[{place}]"),
+                    not_a_glob(pattern, &error.kind().to_string()),
+                )
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn not_a_glob(text: &str, why: &str) -> String {
+    format!("`{text}` is not a glob: {why}")
+}
+
+/// A source with every key that the documentation knows, those too that this release refuses.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    component: String,
+    name: String,
+    kind: WrittenKind,
+    path: Option<PathBuf>,
+    #[serde(default)]
+    files: Vec<String>,
+    #[serde(default)]
+    exclude: Vec<String>,
+    #[serde(default, rename = "profile", deserialize_with = "refuse_profile")]
+    _profile: (),
+    #[serde(default, rename = "quiesce", deserialize_with = "refuse_quiesce")]
+    _quiesce: (),
+    #[serde(default, rename = "container", deserialize_with = "refuse_quiesce")]
+    _container: (),
+    #[serde(default, rename = "rpc", deserialize_with = "refuse_rpc")]
+    _rpc: (),
+    #[serde(default, rename = "uri", deserialize_with = "refuse_uri")]
+    _uri: (),
+    #[serde(default, rename = "uri_file", deserialize_with = "refuse_uri")]
+    _uri_file: (),
+    #[serde(default, rename = "env", deserialize_with = "refuse_env")]
+    _env: (),
+    #[serde(default, rename = "kubernetes", deserialize_with = "refuse_kubernetes")]
+    _kubernetes: (),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum WrittenKind {
+    Files,
+    Ipfs,
+    Blockchain,
+    Configs,
+    Mongodb,
+}
+
+impl TryFrom<Written> for SourceConfig {
+    type Error = &'static str;
+
+    fn try_from(written: Written) -> Result<Self, &'static str> {
+        let kind = match written.kind {
+            WrittenKind::Files => Kind::Files,
+            WrittenKind::Ipfs => Kind::Ipfs,
+            WrittenKind::Blockchain => Kind::Blockchain,
+            WrittenKind::Configs => Kind::Configs,
+            WrittenKind::Mongodb => return Err(NO_MONGODB),
+        };
+        let data = match (kind, written.path, written.files) {
+            (Kind::Configs, None, files) if !files.is_empty() => SourceData::Listed { files },
+            (Kind::Configs, _, _) => {
+                return Err("a source of kind configs has `files` (a list of globs) and no `path`");
+            }
+            (_, Some(path), files) if files.is_empty() => SourceData::Folder { path },
+            _ => return Err("a source of this kind has `path` (a folder) and no `files`"),
+        };
+        let Written { component, name, exclude, .. } = written;
+        Ok(Self { component, name, kind, data, exclude })
+    }
+}
+
+const NO_MONGODB: &str = "this release cannot read from MongoDB yet; use kind: files on the data folder of a \
+                          stopped database, or on a folder that mongodump writes";
+
+/// A function that refuses a key, saying what to do instead.
+macro_rules! refusals {
+    ($($name:ident: $reason:literal;)*) => {$(
+        fn $name<'de, D: Deserializer<'de>>(_: D) -> Result<(), D::Error> {
+            Err(D::Error::custom(concat!("not served by this release: ", $reason)))
+        }
+    )*};
+}
+
+refusals! {
+    refuse_profile: "the folder is read as plain files; leave the key out";
+    refuse_quiesce: "it cannot pause or stop what writes into the folder; leave the key out, and stop the node \
+                     for the time of the backup";
+    refuse_rpc: "the folder is read as plain files; leave the key out, and stop the daemon for the time of the \
+                 backup";
+    refuse_uri: "it cannot read from MongoDB yet; use kind: files on the data folder of a stopped database";
+    refuse_env: "list the files of the environment under `files` instead, e.g. /etc/app/.env";
+    refuse_kubernetes: "mount the ConfigMaps and Secrets and list their files under `files` instead";
+}

@@ -1,0 +1,315 @@
+//! The controller's settings: what may be written, what it means where it is left out, what is refused.
+//!
+//! Must stay true: whatever is accepted here has an effect or a notice that says that it has none.
+
+mod alerts;
+mod schedules;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use runtime::config::{Duration, Problem, Secret, SecretSource, Settings};
+use serde::{Deserialize, Deserializer, Serialize};
+
+pub use alerts::{Alerts, Event, Route, Sink};
+pub use schedules::{BackupSchedule, Components, Cron, Schedule, VerifyDepth, VerifySchedule};
+
+/// Where the file lies unless told otherwise.
+pub const USUAL_FILE: &str = "/etc/neurashield/controller.yaml";
+
+/// Settings of the controller.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ControllerConfig {
+    /// The folder of the repository.
+    pub repository: PathBuf,
+    /// The folder of catalog and identity.
+    pub state: PathBuf,
+    /// What opens the repository's private key; nothing where it is kept elsewhere.
+    pub key: Key,
+    /// Addresses.
+    pub listen: Listen,
+    /// DNS names and IP addresses for the server's certificate, beside `localhost`, the loopback addresses
+    /// and the host's name.
+    pub grpc_names: Vec<String>,
+    /// IANA name of the zone in which schedules are meant.
+    pub time_zone: String,
+    /// What is to happen when, by name.
+    pub schedules: BTreeMap<String, Schedule>,
+    /// Which backups are kept.
+    pub retention: Retention,
+    /// Whom to tell what.
+    pub alerts: Alerts,
+}
+
+impl Default for ControllerConfig {
+    fn default() -> Self {
+        Self {
+            repository: "/opt/neurashield/backups".into(),
+            state: "/var/lib/neurashield".into(),
+            key: Key::default(),
+            listen: Listen::default(),
+            grpc_names: Vec::new(),
+            time_zone: "UTC".to_owned(),
+            schedules: BTreeMap::new(),
+            retention: Retention::default(),
+            alerts: Alerts::default(),
+        }
+    }
+}
+
+impl Settings for ControllerConfig {
+    const SECTION: &'static str = "controller";
+    const SECTIONS: &'static [&'static str] = &["controller", "agent"];
+    const SHORT_FORMS: &'static [(&'static str, &'static str)] = &[
+        ("NEURASHIELD_RETENTION", "retention.keep_within"),
+        ("NEURASHIELD_BACKUP_SCHEDULE", "schedules.daily.backup"),
+        ("NEURASHIELD_VERIFY_SCHEDULE", "schedules.check.verify"),
+        ("NEURASHIELD_SMTP_URL", "alerts.sinks.email.email.smtp"),
+        ("NEURASHIELD_SMTP_PASSWORD", "alerts.sinks.email.email.password"),
+        ("NEURASHIELD_SMTP_PASSWORD_FILE", "alerts.sinks.email.email.password_file"),
+        ("NEURASHIELD_ALERT_EMAIL_TO", "alerts.sinks.email.email.to"),
+        ("NEURASHIELD_SLACK_WEBHOOK_URL", "alerts.sinks.slack.slack.webhook_url"),
+        ("NEURASHIELD_SLACK_WEBHOOK_URL_FILE", "alerts.sinks.slack.slack.webhook_url_file"),
+        ("NEURASHIELD_DISCORD_WEBHOOK_URL", "alerts.sinks.discord.discord.webhook_url"),
+        ("NEURASHIELD_DISCORD_WEBHOOK_URL_FILE", "alerts.sinks.discord.discord.webhook_url_file"),
+        ("NEURASHIELD_WEBHOOK_URL", "alerts.sinks.webhook.webhook.url"),
+        ("NEURASHIELD_WEBHOOK_URL_FILE", "alerts.sinks.webhook.webhook.url_file"),
+    ];
+    const DEFAULTS: &'static str = r#"
+schedules:
+  daily: { backup: "0 1 * * *", components: all, catch_up: 6h, jitter: 0s }
+  check: { verify: "0 5 * * *", depth: opened, wait_for_backup: 4h }
+retention: { keep_within: 30d, keep_complete: 3 }
+"#;
+
+    fn check(&self) -> Result<(), Problem> {
+        check_repository(&self.repository)?;
+        absolute("state", &self.state)?;
+        absolute("listen.socket", &self.listen.socket)?;
+        self.key.check()?;
+        if jiff::tz::TimeZone::get(&self.time_zone).is_err() {
+            return Err(Problem::new(
+                "time_zone",
+                "unknown zone; write an IANA name, e.g. UTC or Europe/Paris",
+            ));
+        }
+        if let Some(place) = self.grpc_names.iter().position(|name| !is_host(name)) {
+            return Err(Problem::new(
+                format!("grpc_names[{place}]"),
+                "write a DNS name or an IP address, no port",
+            ));
+        }
+        schedules::check(&self.schedules)?;
+        self.retention.check()?;
+        self.alerts.check()
+    }
+
+    fn notices(&self) -> Vec<Problem> {
+        match self.alerts.sinks.is_empty() {
+            true => Vec::new(),
+            false => {
+                vec![Problem::new("alerts", "this release does not send alerts yet; failures are in the log")]
+            }
+        }
+    }
+}
+
+impl ControllerConfig {
+    /// The names that the server's certificate has to carry, each once.
+    pub fn certificate_names(&self) -> Vec<String> {
+        let mut names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
+        for name in std::iter::once(runtime::host::hostname()).chain(self.grpc_names.iter().cloned()) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
+    /// The zone in which schedules are meant.
+    pub fn zone(&self) -> jiff::tz::TimeZone {
+        jiff::tz::TimeZone::get(&self.time_zone).expect("`check` has seen that the zone exists")
+    }
+}
+
+/// What opens the repository's private key: one of these.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Key {
+    /// A key file.
+    pub file: Option<PathBuf>,
+    /// A passphrase.
+    pub passphrase: Option<Secret>,
+    /// A file that holds a passphrase.
+    pub passphrase_file: Option<PathBuf>,
+    #[serde(rename = "kubernetes_secret", skip_serializing, deserialize_with = "refuse_kubernetes_secret")]
+    _kubernetes_secret: (),
+}
+
+/// How the repository's private key is opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeySource {
+    /// By a key file.
+    File(PathBuf),
+    /// By a passphrase.
+    Passphrase(SecretSource),
+}
+
+impl Key {
+    /// What was configured; `None` where the private key is not with the controller.
+    pub fn source(&self) -> Option<KeySource> {
+        let passphrase = SecretSource::from_pair(self.passphrase.as_ref(), self.passphrase_file.as_ref());
+        self.file.clone().map(KeySource::File).or_else(|| passphrase.map(KeySource::Passphrase))
+    }
+
+    fn check(&self) -> Result<(), Problem> {
+        let set = [self.file.is_some(), self.passphrase.is_some(), self.passphrase_file.is_some()];
+        if set.iter().filter(|is_set| **is_set).count() > 1 {
+            return Err(Problem::new("key", "set one of file, passphrase and passphrase_file, not several"));
+        }
+        for (path, file) in [("key.file", &self.file), ("key.passphrase_file", &self.passphrase_file)] {
+            file.as_deref().map_or(Ok(()), |file| absolute(path, file))?;
+        }
+        Ok(())
+    }
+}
+
+fn refuse_kubernetes_secret<'de, D: Deserializer<'de>>(_: D) -> Result<(), D::Error> {
+    Err(serde::de::Error::custom(
+        "this release cannot read the key from the Kubernetes API yet; mount the secret and use `file` or \
+         `passphrase_file`",
+    ))
+}
+
+/// Where the controller listens.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listen {
+    /// gRPC with TLS: agents and people.
+    #[serde(deserialize_with = "address")]
+    pub grpc: SocketAddr,
+    /// The web page.
+    #[serde(deserialize_with = "address")]
+    pub web: SocketAddr,
+    /// Plain probes and metrics.
+    #[serde(deserialize_with = "address")]
+    pub probes: SocketAddr,
+    /// The Unix socket for people on this machine.
+    pub socket: PathBuf,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        let everywhere = |port| SocketAddr::from(([0, 0, 0, 0], port));
+        Self {
+            grpc: everywhere(8443),
+            web: everywhere(8080),
+            probes: everywhere(9090),
+            socket: "/run/neurashield/controller.sock".into(),
+        }
+    }
+}
+
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(|_| {
+        serde::de::Error::custom(format_args!(
+            "`{text}` is not an address to listen at; write IP:PORT, e.g. 0.0.0.0:8443 or [::]:8443"
+        ))
+    })
+}
+
+/// Which backups are kept: what one rule keeps stays.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retention {
+    /// All that are younger than this.
+    pub keep_within: Option<Duration>,
+    /// The newest so many.
+    pub keep_last: Option<u32>,
+    /// The newest of each of so many hours.
+    pub keep_hourly: Option<u32>,
+    /// The newest of each of so many days.
+    pub keep_daily: Option<u32>,
+    /// The newest of each of so many weeks.
+    pub keep_weekly: Option<u32>,
+    /// The newest of each of so many months.
+    pub keep_monthly: Option<u32>,
+    /// The newest of each of so many years.
+    pub keep_yearly: Option<u32>,
+    /// The newest so many complete ones, whatever their age; at least 1.
+    pub keep_complete: u32,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            keep_within: None,
+            keep_last: None,
+            keep_hourly: None,
+            keep_daily: None,
+            keep_weekly: None,
+            keep_monthly: None,
+            keep_yearly: None,
+            keep_complete: 3,
+        }
+    }
+}
+
+impl Retention {
+    fn check(&self) -> Result<(), Problem> {
+        if self.keep_complete == 0 {
+            return Err(Problem::new(
+                "retention.keep_complete",
+                "at least 1: the newest complete backup always stays",
+            ));
+        }
+        let counts = [
+            self.keep_last,
+            self.keep_hourly,
+            self.keep_daily,
+            self.keep_weekly,
+            self.keep_monthly,
+            self.keep_yearly,
+        ];
+        let keeps = counts.iter().flatten().any(|count| *count > 0);
+        if !keeps && self.keep_within.is_none_or(Duration::is_zero) {
+            return Err(Problem::new(
+                "retention",
+                "no rule keeps anything; set keep_within, keep_last or another",
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn check_repository(repository: &Path) -> Result<(), Problem> {
+    match repository.to_str() {
+        Some(text) if text.contains("://") => Err(Problem::new(
+            "repository",
+            "repositories in object storage are not supported by this release; give the path of a folder",
+        )),
+        _ => absolute("repository", repository),
+    }
+}
+
+fn absolute(path: &str, value: &Path) -> Result<(), Problem> {
+    match value.is_absolute() {
+        true => Ok(()),
+        false => Err(Problem::new(path, "write an absolute path, starting with /")),
+    }
+}
+
+fn is_host(name: &str) -> bool {
+    let is_dns = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && label.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '-' || letter == '*')
+    };
+    name.parse::<std::net::IpAddr>().is_ok() || (name.len() <= 253 && name.split('.').all(is_dns))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,243 @@
+//! Schedules as they are written. When a cron text is due is the scheduler's business.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use runtime::config::{Duration, Problem};
+use serde::de::{self, Deserializer, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+
+/// What is to happen at which times.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, try_from = "Written")]
+pub enum Schedule {
+    /// A backup.
+    Backup(BackupSchedule),
+    /// A verification.
+    Verify(VerifySchedule),
+}
+
+/// A backup at certain times.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BackupSchedule {
+    /// When.
+    #[serde(rename = "backup")]
+    pub cron: Cron,
+    /// Of what.
+    pub components: Components,
+    /// How late a missed time is still made up for.
+    pub catch_up: Duration,
+    /// Up to so much is added to the time by chance.
+    pub jitter: Duration,
+}
+
+/// A verification at certain times.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VerifySchedule {
+    /// When.
+    #[serde(rename = "verify")]
+    pub cron: Cron,
+    /// Of what.
+    pub components: Components,
+    /// How deep.
+    pub depth: VerifyDepth,
+    /// How long to wait for a backup that still runs.
+    pub wait_for_backup: Duration,
+    /// How late a missed time is still made up for.
+    pub catch_up: Duration,
+    /// Up to so much is added to the time by chance.
+    pub jitter: Duration,
+}
+
+/// How deep a verification goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VerifyDepth {
+    /// Every pack is there with its size.
+    Listed,
+    /// Every pack has its digest.
+    Hashed,
+    /// Every blob opens and every entry can be read.
+    Opened,
+}
+
+const HOUR_SECONDS: u64 = 3600;
+
+/// A schedule with every key that either kind may have.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    backup: Option<Cron>,
+    verify: Option<Cron>,
+    components: Option<Components>,
+    depth: Option<VerifyDepth>,
+    wait_for_backup: Option<Duration>,
+    catch_up: Option<Duration>,
+    jitter: Option<Duration>,
+}
+
+impl TryFrom<Written> for Schedule {
+    type Error = &'static str;
+
+    fn try_from(written: Written) -> Result<Self, &'static str> {
+        let components = written.components.unwrap_or(Components::All);
+        let catch_up = written.catch_up.unwrap_or(Duration::from_secs(6 * HOUR_SECONDS));
+        let jitter = written.jitter.unwrap_or(Duration::from_secs(0));
+        match (written.backup, written.verify) {
+            (Some(_), None) if written.depth.is_some() || written.wait_for_backup.is_some() => {
+                Err("`depth` and `wait_for_backup` belong to `verify`, this schedule is a `backup`")
+            }
+            (Some(cron), None) => Ok(Self::Backup(BackupSchedule { cron, components, catch_up, jitter })),
+            (None, Some(cron)) => Ok(Self::Verify(VerifySchedule {
+                cron,
+                components,
+                depth: written.depth.unwrap_or(VerifyDepth::Opened),
+                wait_for_backup: written.wait_for_backup.unwrap_or(Duration::from_secs(4 * HOUR_SECONDS)),
+                catch_up,
+                jitter,
+            })),
+            _ => Err("a schedule has either `backup` or `verify` with its times, e.g. backup: \"0 1 * * *\""),
+        }
+    }
+}
+
+/// Which components: `all`, or a list of names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Components {
+    /// All that agents serve.
+    All,
+    /// These.
+    Named(Vec<String>),
+}
+
+impl Serialize for Components {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::All => serializer.serialize_str("all"),
+            Self::Named(names) => names.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Components {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ComponentsVisitor)
+    }
+}
+
+struct ComponentsVisitor;
+
+impl<'de> Visitor<'de> for ComponentsVisitor {
+    type Value = Components;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("`all` or a list of component names")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Components, E> {
+        match text.trim() {
+            "all" => Ok(Components::All),
+            names => named(names.split(',').map(|name| name.trim().to_owned()).collect()),
+        }
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Components, A::Error> {
+        let mut names = Vec::new();
+        while let Some(name) = items.next_element()? {
+            names.push(name);
+        }
+        named(names)
+    }
+}
+
+fn named<E: de::Error>(names: Vec<String>) -> Result<Components, E> {
+    match names.iter().any(String::is_empty) || names.is_empty() {
+        true => Err(E::custom("expected `all` or at least one component name")),
+        false => Ok(Components::Named(names)),
+    }
+}
+
+/// Five fields of cron: minute, hour, day of month, month, day of week.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Cron(String);
+
+/// Each field: its name, its lowest and highest number, and the words it may have instead.
+const FIELDS: [(&str, u8, u8, &[&str]); 5] = [
+    ("minute", 0, 59, &[]),
+    ("hour", 0, 23, &[]),
+    ("day of month", 1, 31, &[]),
+    ("month", 1, 12, &["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]),
+    ("day of week", 0, 7, &["sun", "mon", "tue", "wed", "thu", "fri", "sat"]),
+];
+
+impl Cron {
+    /// As it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::str::FromStr for Cron {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let fields: Vec<&str> = text.split_whitespace().collect();
+        if fields.len() != FIELDS.len() {
+            return Err(format!(
+                "`{text}` is not a cron text; write five fields: minute hour day-of-month month day-of-week, \
+                 e.g. \"0 1 * * *\""
+            ));
+        }
+        for (field, (name, lowest, highest, words)) in fields.iter().zip(FIELDS) {
+            if !field.split(',').all(|item| is_item(item, lowest, highest, words)) {
+                return Err(format!(
+                    "`{field}` is no {name} of a cron text; allowed: *, {lowest} to {highest}, A-B, */N, and \
+                     lists of these with commas"
+                ));
+            }
+        }
+        Ok(Self(fields.join(" ")))
+    }
+}
+
+/// `*`, a number or word, a range of them, each with `/step` if wanted.
+fn is_item(item: &str, lowest: u8, highest: u8, words: &[&str]) -> bool {
+    let number = |text: &str| {
+        let word = words.iter().position(|word| text.eq_ignore_ascii_case(word));
+        word.and_then(|place| u8::try_from(place).ok()?.checked_add(lowest))
+            .or_else(|| text.parse().ok())
+            .filter(|number| (lowest..=highest).contains(number))
+    };
+    let (range, step) = item.split_once('/').unwrap_or((item, "1"));
+    let step_fits = step.parse::<u8>().is_ok_and(|step| step > 0);
+    let range_fits = match range.split_once('-') {
+        _ if range == "*" => true,
+        Some((from, to)) => number(from).zip(number(to)).is_some_and(|(from, to)| from <= to),
+        None => number(range).is_some(),
+    };
+    step_fits && range_fits
+}
+
+impl<'de> Deserialize<'de> for Cron {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// Names of schedules can be written in a variable's name.
+pub(super) fn check(schedules: &BTreeMap<String, Schedule>) -> Result<(), Problem> {
+    let fits = |name: &str| {
+        name.starts_with(|first: char| first.is_ascii_lowercase())
+            && name
+                .chars()
+                .all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || "-_".contains(letter))
+    };
+    match schedules.keys().find(|name| !fits(name)) {
+        Some(name) => Err(Problem::new(
+            format!("schedules.{name}"),
+            "names of schedules are lower-case letters, digits, - and _, starting with a letter",
+        )),
+        None => Ok(()),
+    }
+}

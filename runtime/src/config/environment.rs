@@ -1,0 +1,69 @@
+//! Environment variables and flags, put over the file.
+
+use super::load::{Flag, Settings};
+use super::tree::{Node, Origin};
+use super::{decode, error::Problem};
+
+const PREFIX: &str = "NEURASHIELD_";
+/// Read before or outside of the configuration.
+const ELSEWHERE: [&str; 3] = ["NEURASHIELD_CONFIG", "NEURASHIELD_LOG", "NEURASHIELD_LOG_FORMAT"];
+
+/// One variable that is a setting, and how specific its name is: more specific ones win.
+struct Setting<'a> {
+    rank: u8,
+    name: &'a str,
+    path: Vec<String>,
+    text: &'a str,
+}
+
+/// Puts the variables that are settings of `T` into the tree; returns those that nobody knows.
+pub(super) fn apply<T: Settings>(tree: &mut Node, variables: &[(String, String)]) -> Vec<Problem> {
+    let keys = decode::keys_of::<T>();
+    let mut settings = Vec::new();
+    let mut unknown = Vec::new();
+    for (name, text) in variables {
+        let Some(words) = name.strip_prefix(PREFIX) else { continue };
+        if text.is_empty() || ELSEWHERE.contains(&name.as_str()) {
+            continue;
+        }
+        let mut path: Vec<String> = words.to_ascii_lowercase().split("__").map(str::to_owned).collect();
+        let has_section = path.len() > 1 && T::SECTIONS.contains(&path[0].as_str());
+        if let Some((_, setting)) = T::SHORT_FORMS.iter().find(|(short, _)| short == name) {
+            let path = setting.split('.').map(str::to_owned).collect();
+            settings.push(Setting { rank: 0, name, path, text });
+        } else if has_section && path[0] == T::SECTION {
+            path.remove(0);
+            settings.push(Setting { rank: 2, name, path, text });
+        } else if !has_section && keys.contains(&path[0].as_str()) {
+            settings.push(Setting { rank: 1, name, path, text });
+        } else if !has_section && !is_service_link(words) {
+            unknown.push(Problem::new(
+                name.as_str(),
+                format!("this environment variable is no setting of the {} and was ignored", T::SECTION),
+            ));
+        }
+    }
+    settings.sort_by(|one, other| (one.rank, one.name).cmp(&(other.rank, other.name)));
+    for setting in settings {
+        tree.put(&setting.path, setting.text, &Origin::Environment(setting.name.to_owned()));
+    }
+    unknown
+}
+
+/// Puts flags over everything else.
+pub(super) fn apply_flags(tree: &mut Node, flags: &[Flag]) {
+    for flag in flags {
+        let path: Vec<String> = flag.path.split('.').map(str::to_owned).collect();
+        tree.put(&path, &flag.value, &Origin::Flag(flag.name.to_owned()));
+    }
+}
+
+/// Kubernetes announces services as variables: `…_SERVICE_HOST`, `…_PORT`, `…_PORT_8443_TCP_ADDR`.
+fn is_service_link(words: &str) -> bool {
+    words.contains("SERVICE_HOST")
+        || words.contains("SERVICE_PORT")
+        || words == "PORT"
+        || words.starts_with("PORT_")
+        || words.ends_with("_PORT")
+        || words.contains("_PORT_")
+}
