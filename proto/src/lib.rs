@@ -5,6 +5,7 @@
 
 pub mod convert;
 pub mod failure;
+pub mod token;
 
 pub use failure::Failure;
 

@@ -32,6 +32,9 @@ fn the_committed_code_is_what_the_proto_files_generate() {
             fs::write(committed.join(name), &fresh).expect("written");
         }
         let old = fs::read(committed.join(name)).unwrap_or_default();
-        assert!(old == fresh, "src/generated/{name} is not what the .proto files generate: see the head of this test");
+        assert!(
+            old == fresh,
+            "src/generated/{name} is not what the .proto files generate: see the head of this test"
+        );
     }
 }

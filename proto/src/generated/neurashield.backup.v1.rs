@@ -211,9 +211,10 @@ impl Outcome {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct JoinRequest {
+    /// the whole text; see proto/src/token.rs
     #[prost(string, tag = "1")]
     pub token: ::prost::alloc::string::String,
-    /// PKCS #10, DER
+    /// PKCS #10, DER; its names are ignored
     #[prost(bytes = "bytes", tag = "2")]
     pub certificate_request: ::prost::bytes::Bytes,
     /// what people call this agent
