@@ -16,7 +16,7 @@ pub mod conformance;
 mod durable;
 #[cfg(any(test, feature = "testing"))]
 pub mod faulty;
-
+pub mod lease;
 pub mod local;
 #[cfg(any(test, feature = "testing"))]
 pub mod memory;
@@ -39,7 +39,9 @@ impl ObjectPath {
     /// The path written as `text`, if it is one.
     pub fn parse(text: &str) -> Option<Self> {
         let part_is_fine = |part: &str| {
-            !matches!(part, "" | "." | "..") && part.len() <= 255 && part.bytes().all(|b| matches!(b, 0x20..=0x7e))
+            !matches!(part, "" | "." | "..")
+                && part.len() <= 255
+                && part.bytes().all(|b| matches!(b, 0x20..=0x7e))
         };
         text.split('/').all(part_is_fine).then(|| Self(text.to_owned()))
     }
