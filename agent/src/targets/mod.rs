@@ -5,6 +5,9 @@
 
 pub mod files;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bytes::Bytes;
 use repository::ids::BlobId;
 
@@ -39,4 +42,37 @@ pub enum BlobError {
         /// Why not.
         cause: String,
     },
+}
+
+/// Is told how far a restore is. Called from the restore's own thread: keep it cheap.
+pub trait Progress {
+    /// `count` more bytes of content have been written.
+    fn bytes_written(&self, count: u64);
+    /// One more entry has been written.
+    fn entry_written(&self);
+    /// All is written and checked; from now on the live state changes, and a cancel no longer stops it.
+    fn swap_begins(&self);
+}
+
+/// Nobody is told.
+impl Progress for () {
+    fn bytes_written(&self, _count: u64) {}
+    fn entry_written(&self) {}
+    fn swap_begins(&self) {}
+}
+
+/// Asks a restore to stop. It does so between two pieces, and only before it changes the live state.
+#[derive(Debug, Clone, Default)]
+pub struct CancelFlag(Arc<AtomicBool>);
+
+impl CancelFlag {
+    /// Asks.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// True if somebody has asked.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }

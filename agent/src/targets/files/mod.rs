@@ -1,1 +1,170 @@
-//! The files driver.
+//! The files target: writes entries back into folders, and swaps them in as a whole.
+//!
+//! How a restore goes: everything is written and checked in a staging folder `.neurashield-<id>` inside
+//! the mount of what it replaces ([`stage`]); all is made durable; the journal says `swapping`; then live
+//! entries move to `old/` and staged ones take their place ([`swap`]), one rename each. A failure before
+//! `swapping` leaves the live state untouched; one after it is undone, and a crash is finished by
+//! [`recover`]. The old state stays in the staging folder until the next restore to the same place has
+//! succeeded.
+//!
+//! Must stay true: an archive, whatever it holds, is never the reason for a write outside of the
+//! place that the request names; every change of the file system goes through [`disk`].
+
+mod area;
+mod content;
+mod disk;
+mod error;
+mod ground;
+mod incoming;
+mod journal;
+mod metadata;
+mod recover;
+mod remove;
+mod request;
+mod stage;
+mod swap;
+
+pub use disk::{NoFaults, Steps};
+pub use error::{RestoreError, RestoreReport};
+pub use recover::{Recovered, recover};
+pub use request::{DecodePieces, PathPatterns, Place, RestoreRequest, Selection, Tools, WrongPathPattern};
+
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+
+use repository::archive::entry::Entry;
+use repository::archive::path::EntryPath;
+
+use crate::sources::files::metadata::{XattrReader, metadata};
+use crate::targets::BlobReader;
+use area::is_staging;
+use disk::Disk;
+use error::failed;
+use ground::{Ground, LOST_AND_FOUND};
+use incoming::Incoming;
+use journal::{Journal, Line, Move, Plain, Story, Text};
+use recover::{reap, tidy};
+use remove::names_in;
+use stage::Stage;
+use swap::Swap;
+
+/// Restores what `request` selects of the archive with these `entries` (in path order), and returns when
+/// all of it is live and durable. On an error the live state is as before, but for
+/// [`RestoreError::Interrupted`]. An interrupted earlier restore to the same place is ended first.
+pub fn restore<I, E>(
+    request: &RestoreRequest,
+    entries: I,
+    blobs: &mut dyn BlobReader,
+    tools: Tools<'_>,
+) -> Result<RestoreReport, RestoreError>
+where
+    I: Iterator<Item = Result<Entry, E>>,
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let disk = Disk::new(tools.steps);
+    let ground = Ground::prepare(request)?;
+    let mut stage = Stage::new(disk, tools, request, &ground, blobs);
+    let prepared = stage.write_all(Incoming::new(entries)).and_then(|()| plan_swap(disk, request, &ground, &mut stage));
+    let (mut journal, story) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            stage.areas.iter().rev().for_each(|area| area.remove_or_log(&disk));
+            return Err(error);
+        }
+    };
+    tools.progress.swap_begins();
+    let swapped = Swap { disk, areas: &stage.areas, story: &story }.run(&mut journal);
+    let mut report = match swapped {
+        Ok(report) => report,
+        Err(error) => {
+            if !matches!(error, RestoreError::Interrupted { .. }) {
+                tidy_or_log(&disk, &stage);
+            }
+            return Err(error);
+        }
+    };
+    report.entries = stage.entries;
+    report.bytes = stage.bytes();
+    report.notes.extend(stage.notes.lines());
+    clean_up(&disk, &ground, &stage, &story, &mut report);
+    Ok(report)
+}
+
+/// Writes down what will be swapped, makes all that is staged durable, and then commits to the swap.
+fn plan_swap<'a>(
+    disk: Disk<'a>,
+    request: &RestoreRequest,
+    ground: &Ground,
+    stage: &mut Stage<'a>,
+) -> Result<(Journal<'a>, Story), RestoreError> {
+    let mut story = Story::default();
+    let Some(mut journal) = stage.journal.take() else {
+        let cause = "there is nothing to restore: all that is selected are folders, which are there";
+        return Err(RestoreError::refused(ground.root().display(), cause));
+    };
+    story.moves = std::mem::take(&mut stage.moves);
+    if let (Ground::Live { .. }, Selection::Whole) = (ground, &request.selection) {
+        add_removals(stage, &mut story.moves)?;
+        let root = &stage.areas[0].root;
+        let stat = rustix::fs::fstat(root).map_err(failed("read", ground.root().display()))?;
+        let (xattrs, _) = XattrReader::new().read(root.as_fd(), c".");
+        story.root = stage.root.take().map(|new| (new, metadata(&stat, xattrs)));
+    }
+    for area in &stage.areas {
+        disk.sync_all(&area.root).map_err(failed("make durable", area.path.display()))?;
+    }
+    let areas = stage.areas.iter().skip(1).map(|area| Line::Area(Text::new(area.path.as_os_str().as_bytes())));
+    let mut lines: Vec<Line> = areas.collect();
+    lines.extend(story.moves.iter().map(|Move { area, path, put }| Line::Move {
+        area: *area,
+        path: Text::new(path.as_bytes()),
+        put: *put,
+    }));
+    lines.extend(story.root.as_ref().map(|(new, old)| Line::Root { new: Plain::from(new), old: Plain::from(old) }));
+    lines.push(Line::Swapping);
+    journal.write(&lines).map_err(failed("write the journal in", stage.areas[0].path.display()))?;
+    Ok((journal, story))
+}
+
+/// Live entries at the top that the archive does not have are moved away.
+fn add_removals(stage: &Stage<'_>, moves: &mut Vec<Move>) -> Result<(), RestoreError> {
+    let root = &stage.areas[0];
+    for name in names_in(&root.root).map_err(failed("read the folder", root.path.display()))? {
+        let path = EntryPath::new(&name).map_err(|error| RestoreError::refused("a name", error.to_string()))?;
+        let kept = *name == *LOST_AND_FOUND || is_staging(&name) || stage.left_alone.contains(&path);
+        let put = |moves: &[Move]| moves.iter().any(|step| step.put && step.path == path);
+        if !kept && !put(moves) {
+            moves.push(Move { area: 0, path, put: false });
+        }
+    }
+    Ok(())
+}
+
+/// The swap has succeeded: what is not needed any more goes. What fails here is left for later.
+fn clean_up(disk: &Disk<'_>, ground: &Ground, stage: &Stage<'_>, story: &Story, report: &mut RestoreReport) {
+    match ground {
+        // All that was replaced is an empty folder.
+        Ground::New { .. } => stage.areas.iter().for_each(|area| area.remove_or_log(disk)),
+        Ground::Live { .. } | Ground::Spread { .. } => {
+            for area in &stage.areas {
+                if let Err(error) = reap(disk, &area.path, area.staging_name()) {
+                    tracing::warn!(%error, "the old state of an earlier restore stays");
+                }
+            }
+            tidy_or_log(disk, stage);
+            report.old = stage.areas.iter().filter_map(|area| area.old_state().ok().flatten()).collect();
+        }
+    }
+    // Removing staging folders has changed the root's time.
+    if let (Some((new, _)), Some(area)) = (&story.root, stage.areas.first())
+        && let Err(error) = disk.set_mtime(disk::Subject::Handle(area.root.as_fd()), new.mtime)
+    {
+        tracing::warn!(path = %area.path.display(), %error, "the folder's time is not the one in the archive");
+    }
+}
+
+fn tidy_or_log(disk: &Disk<'_>, stage: &Stage<'_>) {
+    if let Err(error) = tidy(disk, &stage.areas) {
+        tracing::warn!(%error, "a staging folder stays until the next start");
+    }
+}

@@ -1,0 +1,40 @@
+//! Uploaders: send sealed segments, a few at a time, so that the wire never waits for the packer.
+
+use std::sync::Mutex;
+use std::sync::mpsc::Receiver;
+
+use proto::Failure;
+use repository::pack::segment::SealedSegment;
+use tokio_util::sync::CancellationToken;
+
+use super::PipelineError;
+use super::progress::ArchiveProgress;
+
+/// Segments in flight.
+pub(super) const UPLOADS: usize = 2;
+
+/// Where segments go.
+pub(crate) trait Uplink: Sync {
+    /// Blocks until the segment is durable; true if it was durable before. Repeating it is harmless.
+    fn put(&self, segment: &SealedSegment) -> Result<bool, Failure>;
+}
+
+/// Sends until the packer has no more segments; returns how many bytes are new in the repository.
+pub(super) fn upload(
+    segments: &Mutex<Receiver<SealedSegment>>,
+    uplink: &dyn Uplink,
+    progress: &ArchiveProgress,
+    cancel: &CancellationToken,
+) -> Result<u64, PipelineError> {
+    let mut stored = 0;
+    loop {
+        let next = segments.lock().expect("nobody panics while waiting for a segment").recv();
+        let Ok(segment) = next else { return Ok(stored) };
+        if cancel.is_cancelled() {
+            return Err(PipelineError::Cancelled);
+        }
+        let existed = uplink.put(&segment).map_err(PipelineError::Upload)?;
+        progress.add_sent(segment.length());
+        stored += if existed { 0 } else { segment.length() };
+    }
+}

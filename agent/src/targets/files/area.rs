@@ -1,0 +1,171 @@
+//! A folder in which entries are swapped, with its staging folder `.neurashield-<id>/`.
+//!
+//! In the staging folder: `journal`, `new/` (what is to come), `old/` (what was), `late/` (what turned up
+//! between). It lies in the same mount as what it replaces, so that each swap is a rename, and is ours
+//! alone (mode 0700): no one else can reach what is half written, or forge a journal. One that somebody
+//! else owns or may enter is not believed and not touched. While a restore runs it holds a lock on it.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use repository::archive::entry::Timestamp;
+use repository::archive::path::EntryPath;
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::disk::{Disk, Subject, open_folder};
+use super::error::{RestoreError, failed};
+use super::journal::Journal;
+use super::metadata::disinherit;
+use super::remove::{names_in, remove_tree};
+use crate::sources::files::STAGING_PREFIX;
+use crate::sources::files::metadata::mtime;
+
+/// One such folder.
+pub(super) struct Area {
+    /// As an absolute path, for people and for the journal.
+    pub(super) path: PathBuf,
+    /// The live folder.
+    pub(super) root: OwnedFd,
+    /// Its staging folder.
+    pub(super) staging: OwnedFd,
+    /// The staging folder's name.
+    name: Vec<u8>,
+    /// When the live folder was last changed before us.
+    mtime: Timestamp,
+}
+
+impl Area {
+    /// Makes the staging folder of restore `id` in `path`. The journal is that of this area, or says
+    /// that it `serves` another one.
+    pub(super) fn create<'a>(
+        disk: Disk<'a>,
+        path: &Path,
+        root: OwnedFd,
+        id: &str,
+        serves: Option<&Path>,
+    ) -> Result<(Self, Journal<'a>), RestoreError> {
+        let name = staging_name(id);
+        let shown = || path.join(String::from_utf8_lossy(&name).as_ref()).display().to_string();
+        let stat = rustix::fs::fstat(&root).map_err(failed("read", path.display()))?;
+        let staging = disk.make_folder(&root, &name).map_err(failed("make the folder", shown()))?;
+        let area = Self { path: path.to_owned(), root, staging, name: name.clone(), mtime: mtime(&stat) };
+        let prepared = area.prepare(disk, serves).map_err(failed("prepare the folder", shown()));
+        match prepared {
+            Ok(journal) => Ok((area, journal)),
+            Err(error) => {
+                area.remove_or_log(&disk);
+                Err(error)
+            }
+        }
+    }
+
+    fn prepare<'a>(&self, disk: Disk<'a>, serves: Option<&Path>) -> io::Result<Journal<'a>> {
+        rustix::fs::flock(&self.staging, FlockOperation::NonBlockingLockExclusive)?;
+        disinherit(&disk, &self.staging)?;
+        for name in ["new", "old", "late"] {
+            disk.make_folder(&self.staging, name.as_bytes())?;
+        }
+        let journal = Journal::create(disk, &self.staging, serves.map(|path| path.as_os_str().as_bytes()))?;
+        disk.sync(&self.root)?;
+        Ok(journal)
+    }
+
+    /// The area of which `name` in `root` is the staging folder; `None` if it is not ours, or no folder,
+    /// and an error of kind `WouldBlock` while its restore runs.
+    pub(super) fn open(path: &Path, name: &[u8]) -> io::Result<Option<Self>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(path, flags, Mode::empty())?;
+        let staging = match open_folder(&root, name) {
+            Ok(staging) => staging,
+            Err(error) => {
+                let other = [Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::ACCESS];
+                let is_other = other.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()));
+                return if is_other { Ok(None) } else { Err(error) };
+            }
+        };
+        let stat = rustix::fs::fstat(&staging)?;
+        if stat.st_uid != rustix::process::geteuid().as_raw() || stat.st_mode & 0o077 != 0 {
+            tracing::warn!(path = %path.display(), "a staging folder that is not ours is left alone");
+            return Ok(None);
+        }
+        rustix::fs::flock(&staging, FlockOperation::NonBlockingLockExclusive)?;
+        let changed = mtime(&rustix::fs::fstat(&root)?);
+        Ok(Some(Self { path: path.to_owned(), root, staging, name: name.to_owned(), mtime: changed }))
+    }
+
+    /// What is to come.
+    pub(super) fn new_folder(&self) -> io::Result<OwnedFd> {
+        open_folder(&self.staging, b"new")
+    }
+
+    /// The name of the staging folder, the same in all areas of a restore.
+    pub(super) fn staging_name(&self) -> &[u8] {
+        &self.name
+    }
+
+    /// Where the old state lies; `None` if there is none.
+    pub(super) fn old_state(&self) -> io::Result<Option<PathBuf>> {
+        for name in ["old", "late"] {
+            match open_folder(&self.staging, name.as_bytes()) {
+                Ok(folder) if !names_in(&folder)?.is_empty() => {
+                    let staging = std::ffi::OsStr::from_bytes(&self.name);
+                    return Ok(Some(self.path.join(staging).join(name)));
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Removes what is left of `new/`, which after a swap are empty folders.
+    pub(super) fn remove_new(&self, disk: &Disk<'_>) -> io::Result<()> {
+        remove_tree(disk, &self.staging, b"new")
+    }
+
+    /// Removes the staging folder and all in it. The live folder keeps its time.
+    pub(super) fn remove(&self, disk: &Disk<'_>) -> io::Result<()> {
+        // The journal goes last: as long as there is anything to say, it says it.
+        for name in names_in(&self.staging)?.iter().filter(|name| ***name != *b"journal") {
+            remove_tree(disk, &self.staging, name)?;
+        }
+        remove_tree(disk, &self.root, &self.name)?;
+        // Not ours to set where we do not own the folder; no harm then.
+        let _ = disk.set_mtime(Subject::Handle(self.root.as_fd()), self.mtime);
+        Ok(())
+    }
+
+    /// As [`Area::remove`]; what fails is left for [`super::recover`].
+    pub(super) fn remove_or_log(&self, disk: &Disk<'_>) {
+        if let Err(error) = self.remove(disk) {
+            tracing::warn!(path = %self.path.display(), %error, "a staging folder stays until the next start");
+        }
+    }
+}
+
+/// How the staging folder of restore `id` is called.
+pub(super) fn staging_name(id: &str) -> Vec<u8> {
+    format!("{STAGING_PREFIX}{id}").into_bytes()
+}
+
+/// Staging folders in `root`, whosever they are.
+pub(super) fn staging_names(root: impl AsFd) -> io::Result<Vec<Box<[u8]>>> {
+    let mut names = names_in(root)?;
+    names.retain(|name| is_staging(name));
+    Ok(names)
+}
+
+/// True for the name of a staging folder.
+pub(super) fn is_staging(name: &[u8]) -> bool {
+    name.starts_with(STAGING_PREFIX.as_bytes())
+}
+
+/// `path` as it stands below an area whose root is `base` in the archive.
+pub(super) fn below(base: &EntryPath, path: &EntryPath) -> EntryPath {
+    let rest = &path.as_bytes()[base.as_bytes().len()..];
+    EntryPath::new(rest.strip_prefix(b"/").unwrap_or(rest)).expect("the end of a path is a path")
+}

@@ -1,0 +1,272 @@
+//! The one place in which a restore changes a file system.
+//!
+//! Every change is relative to the handle of a folder, by a single name, and follows no link. Before
+//! each, [`Steps`] is asked: tests let any single one fail, or all from one on, as a crash would.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Timespec, Timestamps};
+use rustix::fs::{Gid, Uid, XattrFlags};
+use rustix::io::Errno;
+
+use repository::archive::entry::Timestamp;
+use repository::archive::path::EntryPath;
+
+use crate::sources::files::metadata::handle_path;
+
+/// Is asked before each change of the file system; an error takes the place of the change.
+pub trait Steps {
+    /// `what` comes next, e.g. `rename`.
+    fn before(&self, what: &'static str) -> io::Result<()>;
+}
+
+/// Nothing is ever made to fail.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoFaults;
+
+impl Steps for NoFaults {
+    fn before(&self, _what: &'static str) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// The changes that a restore makes.
+#[derive(Clone, Copy)]
+pub(super) struct Disk<'a> {
+    steps: &'a dyn Steps,
+}
+
+impl<'a> Disk<'a> {
+    pub(super) fn new(steps: &'a dyn Steps) -> Self {
+        Self { steps }
+    }
+
+    /// Makes the folder `name`, ours alone (0700), and opens it. It must not exist.
+    pub(super) fn make_folder(&self, folder: impl AsFd, name: &[u8]) -> io::Result<OwnedFd> {
+        self.steps.before("make a folder")?;
+        rustix::fs::mkdirat(&folder, name, Mode::RWXU)?;
+        Ok(rustix::fs::openat(&folder, name, FOLDER, Mode::empty())?)
+    }
+
+    /// Makes the file `name`, ours alone (0600). It must not exist.
+    pub(super) fn make_file(&self, folder: impl AsFd, name: &[u8]) -> io::Result<OwnedFd> {
+        self.steps.before("make a file")?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat(folder, name, flags, Mode::RUSR | Mode::WUSR)?)
+    }
+
+    /// Makes the symbolic link `name`.
+    pub(super) fn make_symlink(&self, folder: impl AsFd, name: &[u8], target: &[u8]) -> io::Result<()> {
+        self.steps.before("make a link")?;
+        Ok(rustix::fs::symlinkat(target, folder, name)?)
+    }
+
+    /// Makes a fifo or a device.
+    pub(super) fn make_special(
+        &self,
+        folder: impl AsFd,
+        name: &[u8],
+        kind: FileType,
+        device: u64,
+    ) -> io::Result<()> {
+        self.steps.before("make a special file")?;
+        Ok(rustix::fs::mknodat(folder, name, kind, Mode::RUSR | Mode::WUSR, device)?)
+    }
+
+    /// Gives what is `name` in `folder` (no folder itself) the further name `to_name` in `to`.
+    pub(super) fn link(&self, folder: impl AsFd, name: &[u8], to: impl AsFd, to_name: &[u8]) -> io::Result<()> {
+        self.steps.before("link")?;
+        Ok(rustix::fs::linkat(folder, name, to, to_name, AtFlags::empty())?)
+    }
+
+    /// Writes all of `bytes` at `offset`.
+    pub(super) fn write_at(&self, file: impl AsFd, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+        self.steps.before("write")?;
+        while !bytes.is_empty() {
+            let count = rustix::io::retry_on_intr(|| rustix::io::pwrite(&file, bytes, offset))?;
+            if count == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            bytes = &bytes[count..];
+            offset += count as u64;
+        }
+        Ok(())
+    }
+
+    /// Sets the file's length.
+    pub(super) fn set_length(&self, file: impl AsFd, length: u64) -> io::Result<()> {
+        self.steps.before("set a length")?;
+        Ok(rustix::fs::ftruncate(file, length)?)
+    }
+
+    /// Makes one file durable.
+    pub(super) fn sync(&self, file: impl AsFd) -> io::Result<()> {
+        self.steps.before("sync")?;
+        Ok(rustix::fs::fsync(file)?)
+    }
+
+    /// Makes the whole file system durable that `folder` lies in.
+    pub(super) fn sync_all(&self, folder: impl AsFd) -> io::Result<()> {
+        self.steps.before("sync all")?;
+        Ok(rustix::fs::syncfs(folder)?)
+    }
+
+    /// Moves an entry to where there is none.
+    pub(super) fn move_to(&self, folder: impl AsFd, to: impl AsFd, name: &[u8]) -> io::Result<()> {
+        self.steps.before("rename")?;
+        match rename(folder.as_fd(), to.as_fd(), name) {
+            // To get another parent, a folder has to be writable for whoever is not root.
+            Err(Errno::ACCESS) => {
+                let entry = path_handle(folder.as_fd(), name)?;
+                let stat = rustix::fs::fstat(&entry)?;
+                if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+                    return Err(Errno::ACCESS.into());
+                }
+                let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
+                set_mode(&entry, mode | Mode::RWXU)?;
+                let moved = rename(folder.as_fd(), to.as_fd(), name);
+                set_mode(&entry, mode)?;
+                Ok(moved?)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// Removes an entry that is no folder.
+    pub(super) fn unlink(&self, folder: impl AsFd, name: &[u8]) -> io::Result<()> {
+        self.steps.before("remove")?;
+        Ok(rustix::fs::unlinkat(folder, name, AtFlags::empty())?)
+    }
+
+    /// Removes an empty folder.
+    pub(super) fn remove_folder(&self, folder: impl AsFd, name: &[u8]) -> io::Result<()> {
+        self.steps.before("remove a folder")?;
+        Ok(rustix::fs::unlinkat(folder, name, AtFlags::REMOVEDIR)?)
+    }
+
+    /// Sets owner and group of what is `name` in `folder`.
+    pub(super) fn set_owner(
+        &self,
+        subject: Subject<'_>,
+        owner: Option<u32>,
+        group: Option<u32>,
+    ) -> io::Result<()> {
+        self.steps.before("set the owner")?;
+        let (owner, group) = (owner.map(Uid::from_raw), group.map(Gid::from_raw));
+        Ok(match subject {
+            Subject::Handle(handle) => rustix::fs::fchown(handle, owner, group)?,
+            Subject::Name(folder, name) => {
+                rustix::fs::chownat(folder, name, owner, group, AtFlags::SYMLINK_NOFOLLOW)?;
+            }
+        })
+    }
+
+    /// Sets the permission bits. A name must not be that of a link.
+    pub(super) fn set_mode(&self, subject: Subject<'_>, mode: u32) -> io::Result<()> {
+        self.steps.before("set the mode")?;
+        let mode = Mode::from_raw_mode(mode);
+        Ok(match subject {
+            Subject::Handle(handle) => rustix::fs::fchmod(handle, mode)?,
+            Subject::Name(folder, name) => set_mode(&path_handle(folder, name.to_bytes())?, mode)?,
+        })
+    }
+
+    /// Sets one extended attribute.
+    pub(super) fn set_xattr(&self, subject: Subject<'_>, name: &[u8], value: &[u8]) -> io::Result<()> {
+        self.steps.before("set an attribute")?;
+        let flags = XattrFlags::empty();
+        Ok(match subject {
+            Subject::Handle(handle) => rustix::fs::fsetxattr(handle, name, value, flags)?,
+            Subject::Name(folder, entry) => {
+                rustix::fs::lsetxattr(handle_path(folder, entry), name, value, flags)?;
+            }
+        })
+    }
+
+    /// Takes one extended attribute away, if it is there.
+    pub(super) fn remove_xattr(&self, handle: impl AsFd, name: &[u8]) -> io::Result<()> {
+        self.steps.before("remove an attribute")?;
+        match rustix::fs::fremovexattr(handle, name) {
+            Ok(()) | Err(Errno::NODATA | Errno::NOTSUP | Errno::NOSYS) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Sets the time of the last change of content.
+    pub(super) fn set_mtime(&self, subject: Subject<'_>, mtime: Timestamp) -> io::Result<()> {
+        self.steps.before("set the time")?;
+        let times = Timestamps {
+            last_access: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
+            last_modification: Timespec { tv_sec: mtime.seconds, tv_nsec: mtime.nanoseconds.into() },
+        };
+        Ok(match subject {
+            Subject::Handle(handle) => rustix::fs::futimens(handle, &times)?,
+            Subject::Name(folder, name) => {
+                rustix::fs::utimensat(folder, name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
+            }
+        })
+    }
+}
+
+/// What gets metadata: an open file or folder, or a name, which is not followed.
+#[derive(Clone, Copy)]
+pub(super) enum Subject<'a> {
+    /// An open file or folder.
+    Handle(BorrowedFd<'a>),
+    /// An entry of an open folder.
+    Name(BorrowedFd<'a>, &'a CStr),
+}
+
+/// Opens the folder `name`; a link is not followed.
+pub(super) fn open_folder(folder: impl AsFd, name: &[u8]) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::openat(folder, name, FOLDER, Mode::empty())?)
+}
+
+/// Opens the folder `path` below `folder`, name by name, so that no link on the way is followed and no
+/// path is too long.
+pub(super) fn open_below(folder: impl AsFd, path: &EntryPath) -> io::Result<OwnedFd> {
+    let mut at = rustix::fs::openat(folder, c".", FOLDER, Mode::empty())?;
+    for name in path.names() {
+        at = open_folder(&at, name)?;
+    }
+    Ok(at)
+}
+
+/// What kind of thing `name` is, links not followed; `None` if there is none.
+pub(super) fn kind_of(folder: impl AsFd, name: &[u8]) -> io::Result<Option<FileType>> {
+    match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(FileType::from_raw_mode(stat.st_mode))),
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn rename(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+    match rustix::fs::renameat_with(from, name, to, name, RenameFlags::NOREPLACE) {
+        // Not every file system can promise it; then look first.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+            match rustix::fs::statat(to, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(_) => Err(Errno::EXIST),
+                Err(Errno::NOENT) => rustix::fs::renameat(from, name, to, name),
+                Err(error) => Err(error),
+            }
+        }
+        other => other,
+    }
+}
+
+/// A handle that only names the entry; a link is not followed.
+fn path_handle(folder: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(folder, name, flags, Mode::empty())
+}
+
+/// Sets the mode of what a [`path_handle`] names, which must not be a link: the call that takes the
+/// handle itself refuses such handles.
+fn set_mode(entry: &OwnedFd, mode: Mode) -> Result<(), Errno> {
+    rustix::fs::chmod(format!("/proc/self/fd/{}", entry.as_raw_fd()), mode)
+}

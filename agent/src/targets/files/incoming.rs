@@ -1,0 +1,133 @@
+//! The archive's entries as they come in, checked for what a restore relies on.
+//!
+//! Must stay true: what leaves here starts with the root folder, rises strictly in path order, lies in a
+//! folder that came before, and links only backwards. So no entry can be written twice, or through
+//! another entry that is a link.
+
+use std::collections::VecDeque;
+
+use repository::archive::entry::{Entry, EntryKind, FileContent, Layout, Pieces};
+use repository::archive::path::EntryPath;
+use repository::ids::BlobId;
+
+use super::error::RestoreError;
+
+/// How many entries are looked at ahead of the one that is written.
+const AHEAD_ENTRIES: usize = 256;
+/// How many blobs a reader is told of in advance; also ends the look ahead.
+pub(super) const AHEAD_BLOBS: usize = 64;
+/// As deep as a source goes.
+const MAX_DEPTH: usize = 4_096;
+
+/// The entries, checked, with a look ahead.
+pub(super) struct Incoming<I> {
+    entries: I,
+    ended: bool,
+    last: Option<EntryPath>,
+    /// The folders from the root down to where the last entry lies.
+    folders: Vec<EntryPath>,
+    ahead: VecDeque<Entry>,
+    /// How many blobs the entries in `ahead` name.
+    ahead_blobs: usize,
+}
+
+impl<I, E> Incoming<I>
+where
+    I: Iterator<Item = Result<Entry, E>>,
+    E: std::error::Error + Send + Sync + 'static,
+{
+    pub(super) fn new(entries: I) -> Self {
+        Self {
+            entries,
+            ended: false,
+            last: None,
+            folders: Vec::new(),
+            ahead: VecDeque::new(),
+            ahead_blobs: 0,
+        }
+    }
+
+    /// The next entry; `None` at the end.
+    pub(super) fn next(&mut self) -> Result<Option<Entry>, RestoreError> {
+        while !self.ended && self.ahead.len() < AHEAD_ENTRIES && self.ahead_blobs < AHEAD_BLOBS {
+            match self.entries.next() {
+                Some(entry) => {
+                    let entry = entry.map_err(|error| RestoreError::Entries(Box::new(error)))?;
+                    self.check(&entry)?;
+                    self.ahead_blobs += blobs(&entry).count();
+                    self.ahead.push_back(entry);
+                }
+                None => {
+                    self.ended = true;
+                    if self.last.is_none() {
+                        return Err(RestoreError::archive(&EntryPath::root(), "the archive is empty"));
+                    }
+                }
+            }
+        }
+        let next = self.ahead.pop_front();
+        if let Some(entry) = &next {
+            self.ahead_blobs -= blobs(entry).count();
+        }
+        Ok(next)
+    }
+
+    /// The blobs that the entries after the current one will need.
+    pub(super) fn blobs_ahead(&self) -> impl Iterator<Item = BlobId> {
+        self.ahead.iter().flat_map(blobs)
+    }
+
+    fn check(&mut self, entry: &Entry) -> Result<(), RestoreError> {
+        let path = &entry.path;
+        let refuse = |cause: &str| Err(RestoreError::archive(path, cause));
+        match &self.last {
+            None if !path.is_root() || entry.kind != EntryKind::Folder => {
+                return refuse("the first entry is not the root folder");
+            }
+            Some(last) if path <= last => return refuse("it stands out of order, or twice"),
+            _ => {}
+        }
+        while self.folders.last().is_some_and(|folder| !path.is_within(folder)) {
+            self.folders.pop();
+        }
+        if path.parent().as_ref() != self.folders.last() {
+            return refuse("what it lies in is no folder of the archive");
+        }
+        match &entry.kind {
+            EntryKind::Folder if self.folders.len() >= MAX_DEPTH => return refuse("it lies too deep"),
+            EntryKind::Folder => self.folders.push(path.clone()),
+            EntryKind::HardLink { to } if to >= path => return refuse("it links to what comes later"),
+            EntryKind::File(content) if !is_layout(content) => return refuse("its extents are not in order"),
+            _ => {}
+        }
+        if entry.metadata.mode > 0o7777 || entry.metadata.mtime.nanoseconds > 999_999_999 {
+            return refuse("its mode or time is out of range");
+        }
+        self.last = Some(path.clone());
+        Ok(())
+    }
+}
+
+/// The blobs that an entry names, each once as long as they follow each other.
+fn blobs(entry: &Entry) -> impl Iterator<Item = BlobId> {
+    let (inline, listed) = match &entry.kind {
+        EntryKind::File(FileContent { pieces: Pieces::Inline(pieces), .. }) => (&pieces[..], &[][..]),
+        EntryKind::File(FileContent { pieces: Pieces::Listed(blobs), .. }) => (&[][..], &blobs[..]),
+        _ => (&[][..], &[][..]),
+    };
+    inline.chunk_by(|a, b| a.blob == b.blob).map(|same| same[0].blob).chain(listed.iter().copied())
+}
+
+/// True if the extents rise, do not touch and lie within the file.
+fn is_layout(content: &FileContent) -> bool {
+    let Layout::Sparse(extents) = &content.layout else { return true };
+    let mut free_from = 0;
+    extents.iter().all(|extent| {
+        let end = extent.offset.checked_add(extent.length);
+        let fits = extent.length > 0
+            && (extent.offset > free_from || (extent.offset == 0 && free_from == 0))
+            && end.is_some_and(|end| end <= content.size);
+        free_from = end.unwrap_or(u64::MAX);
+        fits
+    })
+}

@@ -1,0 +1,143 @@
+//! Gives an entry its owner, attributes, mode and time, in the order in which none undoes another.
+//!
+//! A new owner takes away setuid bits and capabilities, so it comes first. An ACL sets bits of the mode,
+//! so attributes come before the mode, which has the last word. Anything changes the time, so it is set
+//! last.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use repository::archive::entry::Metadata;
+use repository::archive::path::EntryPath;
+use rustix::fs::AtFlags;
+
+use super::disk::{Disk, Subject};
+use super::error::{RestoreError, failed};
+
+/// Which bits of a mode give a program its owner's or group's rights.
+const SET_UID: u32 = 0o4000;
+const SET_GID: u32 = 0o2000;
+
+/// What could not be restored as it was.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    ownership: Count,
+    xattrs: Count,
+    sockets: Count,
+    devices: Count,
+}
+
+/// How often something happened, and where first.
+#[derive(Debug, Default)]
+struct Count {
+    times: u64,
+    first: String,
+}
+
+impl Count {
+    fn add(&mut self, path: &EntryPath, cause: &str) {
+        if self.times == 0 {
+            self.first = format!("{path}{cause}");
+        }
+        self.times += 1;
+    }
+}
+
+impl Notes {
+    pub(super) fn socket(&mut self, path: &EntryPath) {
+        self.sockets.add(path, "");
+    }
+
+    pub(super) fn device(&mut self, path: &EntryPath) {
+        self.devices.add(path, "");
+    }
+
+    /// One line for each kind of thing that happened.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let lines = [
+            ("owner or group not restored, which only root may: {}", &self.ownership),
+            ("extended attributes not restored: {}", &self.xattrs),
+            ("sockets left out, their program makes them anew: {}", &self.sockets),
+            ("devices left out, which only root may make: {}", &self.devices),
+        ];
+        let happened = lines.into_iter().filter(|(_, count)| count.times > 0);
+        happened
+            .map(|(text, Count { times, first })| text.replace("{}", &format!("{times} (first {first})")))
+            .collect()
+    }
+}
+
+/// Gives `subject` its metadata. What only root may do is noted, not an error.
+pub(super) fn apply(
+    disk: &Disk<'_>,
+    subject: Subject<'_>,
+    is_symlink: bool,
+    path: &EntryPath,
+    metadata: &Metadata,
+    notes: &mut Notes,
+) -> Result<(), RestoreError> {
+    let mut mode = metadata.mode;
+    mode &= !bits_lost(disk, subject, path, metadata, notes)?;
+    for (name, value) in &metadata.xattrs {
+        match disk.set_xattr(subject, name, value) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                return Err(failed("set the attributes of", path)(error));
+            }
+            Err(error) => {
+                let name = repository::archive::path::ShowBytes(name);
+                notes.xattrs.add(path, &format!(", {name}: {error}"));
+            }
+        }
+    }
+    if !is_symlink {
+        disk.set_mode(subject, mode).map_err(failed("set the mode of", path))?;
+    }
+    disk.set_mtime(subject, metadata.mtime).map_err(failed("set the time of", path))
+}
+
+/// Sets owner and group; returns the bits that the mode loses where that was not allowed.
+fn bits_lost(
+    disk: &Disk<'_>,
+    subject: Subject<'_>,
+    path: &EntryPath,
+    metadata: &Metadata,
+    notes: &mut Notes,
+) -> Result<u32, RestoreError> {
+    let stat = match subject {
+        Subject::Handle(handle) => rustix::fs::fstat(handle),
+        Subject::Name(folder, name) => rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW),
+    };
+    let stat = stat.map_err(failed("read the owner of", path))?;
+    let mut lost = 0;
+    let owner = (stat.st_uid != metadata.uid).then_some(metadata.uid);
+    let group = (stat.st_gid != metadata.gid).then_some(metadata.gid);
+    for (owner, group, bit) in [(None, group, SET_GID), (owner, None, SET_UID)] {
+        if owner.is_none() && group.is_none() {
+            continue;
+        }
+        match disk.set_owner(subject, owner, group) {
+            Ok(()) => {}
+            Err(error) if is_not_allowed(&error) => lost |= bit,
+            Err(error) => return Err(failed("set the owner of", path)(error)),
+        }
+    }
+    if lost != 0 {
+        notes.ownership.add(path, "");
+    }
+    Ok(lost)
+}
+
+/// Not for us to do, here: not root, or an id that this user namespace does not know.
+fn is_not_allowed(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let refused = [Errno::PERM, Errno::ACCESS, Errno::INVAL, Errno::NOTSUP, Errno::ROFS];
+    error.raw_os_error().is_some_and(|code| refused.iter().any(|errno| errno.raw_os_error() == code))
+}
+
+/// Takes away what a new folder has inherited from the one that it lies in, so that nothing below it
+/// inherits it either.
+pub(super) fn disinherit(disk: &Disk<'_>, folder: impl AsFd) -> io::Result<()> {
+    disk.remove_xattr(&folder, b"system.posix_acl_default")?;
+    disk.remove_xattr(&folder, b"system.posix_acl_access")
+}

@@ -1,0 +1,160 @@
+//! What a crash left of a restore is finished or undone.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+
+use super::area::{Area, staging_names};
+use super::disk::{Disk, Steps};
+use super::error::{RestoreError, failed};
+use super::journal::{self, Journal, State, Story};
+use super::swap::Swap;
+
+/// What [`recover`] found and did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Here a swap was finished: all is new.
+    pub finished: Vec<PathBuf>,
+    /// Here a restore was taken back, or had not yet begun its swap: all is old.
+    pub undone: Vec<PathBuf>,
+}
+
+/// Finishes or undoes every restore that was interrupted in the folder `root`: in it, if restores went
+/// into it; the one that it lies in, if it was a new folder. Must run before anything else uses `root`,
+/// and may be repeated. A folder that does not exist needs nothing.
+pub fn recover(root: &Path, steps: &dyn Steps) -> Result<Recovered, RestoreError> {
+    let disk = Disk::new(steps);
+    let mut recovered = Recovered::default();
+    for name in staging_names_at(root)? {
+        match Area::open(root, &name) {
+            Ok(Some(area)) => one(disk, area, &mut recovered)?,
+            Ok(None) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let cause = "another restore runs there; wait until it has ended";
+                return Err(RestoreError::refused(root.display(), cause));
+            }
+            Err(error) => return Err(failed("open a staging folder in", root.display())(error)),
+        }
+    }
+    Ok(recovered)
+}
+
+/// Removes what earlier restores into `root` have kept of the old state, but not restore `but`.
+pub(super) fn reap(disk: &Disk<'_>, root: &Path, but: &[u8]) -> Result<(), RestoreError> {
+    for name in staging_names_at(root)?.iter().filter(|name| ***name != *but) {
+        let reaped = match Area::open(root, name) {
+            Ok(Some(area)) => match journal::read(&area.staging) {
+                Ok(Some(story)) if story.is_over() => area.remove(disk),
+                Ok(_) => Ok(()),
+                Err(error) => Err(error),
+            },
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        reaped.map_err(failed("remove an old state in", root.display()))?;
+    }
+    Ok(())
+}
+
+fn staging_names_at(root: &Path) -> Result<Vec<Box<[u8]>>, RestoreError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match rustix::fs::open(root, flags, Mode::empty()) {
+        Ok(folder) => staging_names(&folder).map_err(failed("read the folder", root.display())),
+        Err(rustix::io::Errno::NOENT) => Ok(Vec::new()),
+        Err(error) => Err(failed("open the folder", root.display())(error)),
+    }
+}
+
+fn one(disk: Disk<'_>, area: Area, recovered: &mut Recovered) -> Result<(), RestoreError> {
+    let path = area.path.clone();
+    let at = || path.display().to_string();
+    let story = journal::read(&area.staging).map_err(failed("read the journal of the restore in", at()))?;
+    let story = story.unwrap_or_default();
+    if let Some(served) = &story.serves {
+        return servant(disk, area, Path::new(OsStr::from_bytes(served)), recovered);
+    }
+    match story.state() {
+        State::Done => tidy(&disk, &[area]),
+        State::Staging | State::Undone => {
+            let areas = with_servants(area, &story)?;
+            recovered.undone.push(path);
+            tidy(&disk, &areas)
+        }
+        State::Swapping | State::Undoing => {
+            let areas = with_servants(area, &story)?;
+            let mut journal =
+                Journal::resume(disk, &areas[0].staging).map_err(failed("open the journal in", at()))?;
+            let swap = Swap { disk, areas: &areas, story: &story };
+            let finished = match story.state() {
+                State::Swapping => match swap.run(&mut journal) {
+                    Ok(_) => true,
+                    Err(error @ RestoreError::Interrupted { .. }) => return Err(error),
+                    Err(error) => {
+                        tracing::warn!(path = at(), %error, "an interrupted swap was taken back");
+                        false
+                    }
+                },
+                _ => swap.undo(&mut journal).map(|()| false)?,
+            };
+            if finished { recovered.finished.push(path) } else { recovered.undone.push(path) }
+            tidy(&disk, &areas)
+        }
+    }
+}
+
+/// At the end, whichever: what is left of `new/` goes, and all of it where no old state is to be kept.
+pub(super) fn tidy(disk: &Disk<'_>, areas: &[Area]) -> Result<(), RestoreError> {
+    // The one with the journal last: as long as it is there, the others can be found.
+    for area in areas.iter().rev() {
+        let tidied = match area.old_state() {
+            Ok(Some(_)) => area.remove_new(disk),
+            Ok(None) => area.remove(disk),
+            Err(error) => Err(error),
+        };
+        tidied.map_err(failed("clean up in", area.path.display()))?;
+    }
+    Ok(())
+}
+
+/// A folder that serves a restore whose journal lies elsewhere: that one decides. If it is gone, this one
+/// is only kept for the old state that it may hold.
+fn servant(disk: Disk<'_>, area: Area, served: &Path, recovered: &mut Recovered) -> Result<(), RestoreError> {
+    let name = area.staging_name().to_owned();
+    let path = area.path.clone();
+    drop(area);
+    match Area::open(served, &name) {
+        Ok(Some(first)) => one(disk, first, recovered)?,
+        Ok(None) => {}
+        // Perhaps not mounted yet; then nothing may be decided.
+        Err(error) => {
+            tracing::warn!(path = %path.display(), served = %served.display(), %error, "left as it is");
+            return Ok(());
+        }
+    }
+    match Area::open(&path, &name) {
+        Ok(Some(area)) => tidy(&disk, &[area]),
+        Ok(None) => Ok(()),
+        Err(error) => Err(failed("open a staging folder in", path.display())(error)),
+    }
+}
+
+/// The area with the journal, followed by those that serve it.
+fn with_servants(first: Area, story: &Story) -> Result<Vec<Area>, RestoreError> {
+    let name = first.staging_name().to_owned();
+    let swapping = matches!(story.state(), State::Swapping | State::Undoing);
+    let mut areas = vec![first];
+    for path in &story.areas {
+        let path = Path::new(OsStr::from_bytes(path));
+        match Area::open(path, &name) {
+            Ok(Some(area)) => areas.push(area),
+            Ok(None) if !swapping => {}
+            Ok(None) => return Err(RestoreError::refused(path.display(), "its staging folder is gone")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !swapping => {}
+            Err(error) => return Err(failed("open a staging folder in", path.display())(error)),
+        }
+    }
+    Ok(areas)
+}

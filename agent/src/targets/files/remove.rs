@@ -1,0 +1,90 @@
+//! Removes a tree: staging that is not needed, and the old state of an earlier restore.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{FileType, Mode, OFlags, RawDir};
+use rustix::io::Errno;
+
+use super::disk::{Disk, Subject, kind_of, open_folder};
+
+const NAMES_BUFFER: usize = 32 * 1024;
+
+/// Names in a folder, `.` and `..` left out.
+pub(super) fn names_in(folder: impl AsFd) -> io::Result<Vec<Box<[u8]>>> {
+    // A handle of its own: the position of a listing belongs to the open file.
+    let listing = rustix::fs::openat(
+        folder,
+        c".",
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let mut buffer = vec![MaybeUninit::uninit(); NAMES_BUFFER];
+    let mut listing = RawDir::new(listing, &mut buffer);
+    let mut names: Vec<Box<[u8]>> = Vec::new();
+    while let Some(entry) = listing.next() {
+        let entry = entry?;
+        match entry.file_name().to_bytes() {
+            b"." | b".." => {}
+            name => names.push(name.into()),
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Removes `name` in `folder`, and all below it if it is a folder. Nothing there is fine.
+pub(super) fn remove_tree(disk: &Disk<'_>, folder: impl AsFd, name: &[u8]) -> io::Result<()> {
+    match kind_of(&folder, name)? {
+        None => return Ok(()),
+        Some(FileType::Directory) => {}
+        Some(_) => return disk.unlink(&folder, name),
+    }
+    // The folders from `name` down to where we are, each with what is still in it.
+    let mut levels = vec![Level::open(disk, &folder, name)?];
+    while let Some(level) = levels.last_mut() {
+        match level.names.pop() {
+            Some(below) => match kind_of(&level.handle, &below)? {
+                None => {}
+                Some(FileType::Directory) => {
+                    let next = Level::open(disk, &level.handle, &below)?;
+                    levels.push(next);
+                }
+                Some(_) => disk.unlink(&level.handle, &below)?,
+            },
+            None => {
+                let emptied = levels.pop().expect("it was the last one").name;
+                match levels.last() {
+                    Some(above) => disk.remove_folder(&above.handle, &emptied)?,
+                    None => disk.remove_folder(&folder, &emptied)?,
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+struct Level {
+    handle: OwnedFd,
+    name: Box<[u8]>,
+    names: Vec<Box<[u8]>>,
+}
+
+impl Level {
+    fn open(disk: &Disk<'_>, folder: impl AsFd, name: &[u8]) -> io::Result<Self> {
+        let handle = match open_folder(&folder, name) {
+            Err(error) if error.raw_os_error() == Some(Errno::ACCESS.raw_os_error()) => {
+                let c_name = std::ffi::CString::new(name)?;
+                disk.set_mode(Subject::Name(folder.as_fd(), &c_name), 0o700)?;
+                open_folder(&folder, name)?
+            }
+            other => other?,
+        };
+        if !rustix::process::geteuid().is_root() {
+            disk.set_mode(Subject::Handle(handle.as_fd()), 0o700)?;
+        }
+        let names = names_in(&handle)?;
+        Ok(Self { handle, name: name.into(), names })
+    }
+}

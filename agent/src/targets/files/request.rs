@@ -1,0 +1,114 @@
+//! What is to be restored, and to where.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use repository::archive::entry::Piece;
+use repository::archive::path::EntryPath;
+use repository::codec::Malformed;
+use repository::content::IdKey;
+
+use super::disk::Steps;
+use crate::targets::{CancelFlag, Progress};
+
+/// A restore of one archive.
+#[derive(Debug, Clone)]
+pub struct RestoreRequest {
+    /// Names the staging folder `.neurashield-<id>`: 1 to 64 letters, digits and `-`.
+    pub restore_id: String,
+    /// Where to.
+    pub place: Place,
+    /// What of the archive.
+    pub selection: Selection,
+}
+
+/// Where a restore goes.
+#[derive(Debug, Clone)]
+pub enum Place {
+    /// Into a live folder, which was the archive's root. Entry by entry is swapped; with
+    /// [`Selection::Whole`], what is live and not in the archive is moved away too. `lost+found` and
+    /// folders of other restores at the top are left alone.
+    InPlace {
+        /// The live folder.
+        root: PathBuf,
+    },
+    /// Into a folder that does not exist or is empty. Folders above it are made.
+    NewFolder {
+        /// The folder that becomes the archive's root.
+        path: PathBuf,
+    },
+    /// Listed files back to where they were. The archive's root is `root` (`/`, but for tests). Folders
+    /// that are there stay as they are; all else is swapped one by one; nothing is taken away.
+    Listed {
+        /// What archive paths start from.
+        root: PathBuf,
+    },
+}
+
+/// What of an archive is restored.
+#[derive(Debug, Clone)]
+pub enum Selection {
+    /// All of it.
+    Whole,
+    /// What one of the patterns matches, with all below it.
+    Paths(PathPatterns),
+}
+
+/// Patterns over archive paths. `*` and `?` stay within a name, `**` stands for any number of folders.
+#[derive(Debug, Clone)]
+pub struct PathPatterns(GlobSet);
+
+/// A pattern that cannot be understood.
+#[derive(Debug, thiserror::Error)]
+#[error("the path pattern `{pattern}` is wrong")]
+pub struct WrongPathPattern {
+    /// As it was given.
+    pub pattern: String,
+    /// What is wrong with it.
+    #[source]
+    pub source: globset::Error,
+}
+
+impl PathPatterns {
+    /// Patterns from the archive's root; a `/` at their start or end changes nothing.
+    pub fn new(patterns: &[String]) -> Result<Self, WrongPathPattern> {
+        let mut set = GlobSetBuilder::new();
+        for pattern in patterns {
+            let wrong = |source| WrongPathPattern { pattern: pattern.clone(), source };
+            let glob = GlobBuilder::new(pattern.trim_matches('/')).literal_separator(true).build();
+            set.add(glob.map_err(wrong)?);
+        }
+        let wrong = |source| WrongPathPattern { pattern: patterns.join(" "), source };
+        set.build().map(Self).map_err(wrong)
+    }
+}
+
+impl Selection {
+    /// True if `path` is selected by itself; what lies below such a path is selected with it.
+    pub(super) fn names(&self, path: &EntryPath) -> bool {
+        match self {
+            Selection::Whole => true,
+            Selection::Paths(patterns) => patterns.0.is_match(Path::new(OsStr::from_bytes(path.as_bytes()))),
+        }
+    }
+}
+
+/// Reads a blob of kind `pieces`.
+pub type DecodePieces<'a> = &'a dyn Fn(&[u8]) -> Result<Vec<Piece>, Malformed>;
+
+/// What a restore works with.
+#[derive(Clone, Copy)]
+pub struct Tools<'a> {
+    /// The key of the archive's domain: every file is checked against its content id.
+    pub id_key: &'a IdKey,
+    /// How the blobs that list a large file's pieces are read.
+    pub decode_pieces: DecodePieces<'a>,
+    /// Is told how far it is.
+    pub progress: &'a dyn Progress,
+    /// Stops it before the swap.
+    pub cancel: &'a CancelFlag,
+    /// Is asked before each change of the file system: [`super::NoFaults`], but in tests.
+    pub steps: &'a dyn Steps,
+}

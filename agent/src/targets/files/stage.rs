@@ -1,0 +1,445 @@
+//! Writes the selected entries into `new/`, beside what they will replace, and works out what has to be
+//! moved for them to become the live ones.
+//!
+//! Must stay true: everything is made by a single name in a folder that we made ourselves and hold open,
+//! below a staging folder that nobody else may enter. No path of the archive is ever resolved by the
+//! kernel as a whole, and nothing that exists is ever opened for writing.
+
+use std::collections::BTreeSet;
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use repository::archive::entry::{Entry, EntryKind, FileContent, Metadata};
+use repository::archive::path::EntryPath;
+use rustix::fs::FileType;
+
+use super::area::{Area, below};
+use super::content::ContentWriter;
+use super::disk::{Disk, Subject, kind_of, open_below, open_folder};
+use super::error::{RestoreError, failed};
+use super::ground::{Ground, LOST_AND_FOUND, open_live};
+use super::incoming::Incoming;
+use super::journal::{Journal, Move};
+use super::metadata::{Notes, apply};
+use super::recover::recover;
+use super::request::{RestoreRequest, Selection, Tools};
+use crate::targets::BlobReader;
+
+/// Two handles are held for each.
+const MAX_AREAS: usize = 256;
+
+/// A restore while it is staged.
+pub(super) struct Stage<'a> {
+    disk: Disk<'a>,
+    tools: Tools<'a>,
+    request: &'a RestoreRequest,
+    ground: &'a Ground,
+    pub(super) areas: Vec<Area>,
+    /// Where in the archive each area's live folder lies.
+    bases: Vec<EntryPath>,
+    /// The area in use.
+    area: usize,
+    pub(super) journal: Option<Journal<'a>>,
+    pub(super) moves: Vec<Move>,
+    /// What the root folder will have.
+    pub(super) root: Option<Metadata>,
+    /// Names that stay as they are though the archive has them.
+    pub(super) left_alone: BTreeSet<EntryPath>,
+    pub(super) notes: Notes,
+    /// Entries written so far.
+    pub(super) entries: u64,
+    writer: ContentWriter<'a>,
+    /// The last path that was selected by itself.
+    selected: Option<EntryPath>,
+    /// What is being moved as a whole, in the area in use: what lies below is written with it.
+    moved: Option<EntryPath>,
+    /// The archive's folders from the root down to where the last entry lies.
+    chain: Vec<(EntryPath, Metadata)>,
+    /// The same below `bottom`, as far as they have been made.
+    open: Vec<OpenFolder>,
+    /// `new/` of the area in use.
+    bottom: Option<OwnedFd>,
+}
+
+struct OpenFolder {
+    path: EntryPath,
+    handle: OwnedFd,
+    /// What it gets when all in it is written; nothing if it only leads to what is moved.
+    metadata: Option<Metadata>,
+}
+
+impl<'a> Stage<'a> {
+    pub(super) fn new(
+        disk: Disk<'a>,
+        tools: Tools<'a>,
+        request: &'a RestoreRequest,
+        ground: &'a Ground,
+        blobs: &'a mut dyn BlobReader,
+    ) -> Self {
+        Self {
+            disk,
+            tools,
+            request,
+            ground,
+            areas: Vec::new(),
+            bases: Vec::new(),
+            area: 0,
+            journal: None,
+            moves: Vec::new(),
+            root: None,
+            left_alone: BTreeSet::new(),
+            notes: Notes::default(),
+            entries: 0,
+            writer: ContentWriter::new(disk, tools, blobs),
+            selected: None,
+            moved: None,
+            chain: Vec::new(),
+            open: Vec::new(),
+            bottom: None,
+        }
+    }
+
+    /// Bytes of content written so far.
+    pub(super) fn bytes(&self) -> u64 {
+        self.writer.written
+    }
+
+    /// Writes all that is selected.
+    pub(super) fn write_all<I, E>(&mut self, mut incoming: Incoming<I>) -> Result<(), RestoreError>
+    where
+        I: Iterator<Item = Result<Entry, E>>,
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        if !matches!(self.ground, Ground::Spread { .. }) {
+            self.use_area(EntryPath::root())?;
+        }
+        while let Some(entry) = incoming.next()? {
+            if self.tools.cancel.is_cancelled() {
+                return Err(RestoreError::Cancelled);
+            }
+            while self.chain.last().is_some_and(|(folder, _)| !entry.path.is_within(folder)) {
+                self.chain.pop();
+            }
+            if self.is_selected(&entry.path) {
+                self.place(&entry, &incoming)?;
+            }
+            if entry.kind == EntryKind::Folder {
+                self.chain.push((entry.path, entry.metadata));
+            }
+        }
+        self.close_to(0)?;
+        if self.selected.is_none() {
+            let place = self.ground.root().display();
+            return Err(RestoreError::refused(place, "nothing in the archive matches the paths that were given"));
+        }
+        Ok(())
+    }
+
+    fn is_selected(&mut self, path: &EntryPath) -> bool {
+        if self.selected.as_ref().is_some_and(|selected| path.is_within(selected)) {
+            return true;
+        }
+        let selected = self.request.selection.names(path);
+        if selected {
+            self.selected = Some(path.clone());
+        }
+        selected
+    }
+
+    fn place<I, E>(&mut self, entry: &Entry, incoming: &Incoming<I>) -> Result<(), RestoreError>
+    where
+        I: Iterator<Item = Result<Entry, E>>,
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        let whole_live = matches!(self.ground, Ground::Live { .. })
+            && matches!(self.request.selection, Selection::Whole);
+        if whole_live && entry.path.is_root() {
+            self.root = Some(entry.metadata.clone());
+            return Ok(());
+        }
+        if self.moved.as_ref().is_some_and(|moved| entry.path.is_within(moved)) {
+            return self.write_below(entry, incoming);
+        }
+        if self.left_alone.iter().any(|left| entry.path.is_within(left)) {
+            return Ok(());
+        }
+        let Some(moved) = self.to_move(entry)? else { return Ok(()) };
+        if whole_live && moved.as_bytes() == LOST_AND_FOUND {
+            self.left_alone.insert(moved);
+            return Ok(());
+        }
+        self.begin_move(moved)?;
+        self.write_below(entry, incoming)
+    }
+
+    /// What has to be moved for `entry` to become live: itself, or the first folder above it that is not
+    /// there. `None` for a live folder that stays.
+    fn to_move(&self, entry: &Entry) -> Result<Option<EntryPath>, RestoreError> {
+        let root = match self.ground {
+            Ground::New { .. } => return Ok(Some(EntryPath::root())),
+            Ground::Live { root } | Ground::Spread { root } => root,
+        };
+        let spread = matches!(self.ground, Ground::Spread { .. });
+        let Some(name) = entry.path.name() else { return Ok(None) };
+        let mut at = open_live(root)?;
+        for (above, _) in self.chain.iter().filter(|(above, _)| !above.is_root()) {
+            let above_name = above.name().expect("it is not the root");
+            match kind_of(&at, above_name).map_err(failed("look at", above))? {
+                None => return Ok(Some(above.clone())),
+                Some(FileType::Directory) => {}
+                Some(_) => {
+                    let place = self.ground.shown(above).display().to_string();
+                    let cause = "in the archive it is a folder, and what is there is none; restore the folder as a whole";
+                    return Err(RestoreError::refused(place, cause));
+                }
+            }
+            at = open_folder(&at, above_name).map_err(failed("open the folder", above))?;
+        }
+        if spread && entry.kind == EntryKind::Folder {
+            let live = kind_of(&at, name).map_err(failed("look at", &entry.path))?;
+            if live == Some(FileType::Directory) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(entry.path.clone()))
+    }
+
+    fn begin_move(&mut self, moved: EntryPath) -> Result<(), RestoreError> {
+        self.close_to_what_holds(&moved)?;
+        if matches!(self.ground, Ground::Spread { .. }) {
+            self.use_area(moved.parent().expect("the root is never moved"))?;
+        }
+        let area = self.area;
+        let path = match self.ground {
+            Ground::New { name, .. } => {
+                EntryPath::new(name).map_err(|error| RestoreError::refused("the new folder", error.to_string()))?
+            }
+            _ => below(&self.bases[area], &moved),
+        };
+        self.moves.push(Move { area, path, put: true });
+        self.moved = Some(moved);
+        Ok(())
+    }
+
+    /// Closes the folders that do not lie above `path`.
+    fn close_to_what_holds(&mut self, path: &EntryPath) -> Result<(), RestoreError> {
+        let kept = self.open.iter().take_while(|folder| path.is_within(&folder.path)).count();
+        self.close_to(kept)
+    }
+
+    /// Goes on in the area whose live folder is `base` in the archive.
+    fn use_area(&mut self, base: EntryPath) -> Result<(), RestoreError> {
+        if self.bases.get(self.area) == Some(&base) {
+            return Ok(());
+        }
+        self.close_to(0)?;
+        let path = match self.ground {
+            Ground::New { parent, .. } => parent.clone(),
+            _ => self.ground.shown(&base),
+        };
+        self.area = match self.bases.iter().position(|known| *known == base) {
+            Some(known) => known,
+            None => self.add_area(&path, &base)?,
+        };
+        let area = &self.areas[self.area];
+        let new = area.new_folder().map_err(failed("open the staging folder in", path.display()))?;
+        self.bottom = Some(new);
+        Ok(())
+    }
+
+    fn add_area(&mut self, path: &Path, base: &EntryPath) -> Result<usize, RestoreError> {
+        if self.areas.len() == MAX_AREAS {
+            let cause = format!("it goes to more than {MAX_AREAS} folders; restore fewer paths at a time");
+            return Err(RestoreError::refused(self.ground.root().display(), cause));
+        }
+        let root = open_live(self.ground.root())?;
+        let root = match self.ground {
+            Ground::Spread { .. } => open_below(root, base).map_err(failed("open the folder", path.display()))?,
+            _ => root,
+        };
+        recover(path, self.tools.steps)?;
+        let serves = self.areas.first().map(|first| first.path.clone());
+        let id = &self.request.restore_id;
+        let (area, journal) = Area::create(self.disk, path, root, id, serves.as_deref())?;
+        self.areas.push(area);
+        self.bases.push(base.clone());
+        self.journal.get_or_insert(journal);
+        Ok(self.areas.len() - 1)
+    }
+
+    fn write_below<I, E>(&mut self, entry: &Entry, incoming: &Incoming<I>) -> Result<(), RestoreError>
+    where
+        I: Iterator<Item = Result<Entry, E>>,
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        self.open_parents(entry)?;
+        if self.write(entry, incoming)? {
+            self.entries += 1;
+            self.tools.progress.entry_written();
+        } else if self.moved.as_ref() == Some(&entry.path) {
+            self.moves.pop();
+            self.moved = None;
+            self.left_alone.insert(entry.path.clone());
+        }
+        Ok(())
+    }
+
+    /// Makes the folders that `entry` lies in, as far as they are not open.
+    fn open_parents(&mut self, entry: &Entry) -> Result<(), RestoreError> {
+        self.close_to_what_holds(&entry.path)?;
+        let base = &self.bases[self.area];
+        let new = matches!(self.ground, Ground::New { .. });
+        let moved = self.moved.clone().expect("something is being moved");
+        let above: Vec<(EntryPath, Metadata)> = (self.chain.iter())
+            .filter(|(path, _)| new || (path != base && path.is_within(base)))
+            .skip(self.open.len())
+            .cloned()
+            .collect();
+        for (path, metadata) in above {
+            let handle = self.make_folder(&path)?;
+            let metadata = path.is_within(&moved).then_some(metadata);
+            self.open.push(OpenFolder { path, handle, metadata });
+        }
+        Ok(())
+    }
+
+    fn make_folder(&self, path: &EntryPath) -> Result<OwnedFd, RestoreError> {
+        self.disk.make_folder(self.parent(), self.name(path)).map_err(failed("make the folder", path))
+    }
+
+    /// The open folder that the next entry goes into.
+    fn parent(&self) -> &OwnedFd {
+        let last = self.open.last().map(|folder| &folder.handle);
+        last.or(self.bottom.as_ref()).expect("an area is in use")
+    }
+
+    fn name<'n>(&'n self, path: &'n EntryPath) -> &'n [u8] {
+        match (path.name(), self.ground) {
+            (Some(name), _) => name,
+            (None, Ground::New { name, .. }) => name,
+            (None, _) => unreachable!("the root of a live folder is never written"),
+        }
+    }
+
+    fn close_to(&mut self, kept: usize) -> Result<(), RestoreError> {
+        while self.open.len() > kept {
+            let folder = self.open.pop().expect("there is more than is kept");
+            if let Some(metadata) = &folder.metadata {
+                let subject = Subject::Handle(folder.handle.as_fd());
+                apply(&self.disk, subject, false, &folder.path, metadata, &mut self.notes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes one entry into its open folder; false if it was left out, which is noted.
+    fn write<I, E>(&mut self, entry: &Entry, incoming: &Incoming<I>) -> Result<bool, RestoreError>
+    where
+        I: Iterator<Item = Result<Entry, E>>,
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        let path = &entry.path;
+        match &entry.kind {
+            EntryKind::Folder => {
+                let handle = self.make_folder(path)?;
+                let metadata = Some(entry.metadata.clone());
+                self.open.push(OpenFolder { path: path.clone(), handle, metadata });
+            }
+            EntryKind::File(content) => self.write_file(entry, content, incoming)?,
+            EntryKind::Symlink { target } => {
+                self.disk.make_symlink(self.parent(), self.name(path), target).map_err(failed("make the link", path))?;
+                self.finish_name(entry, true)?;
+            }
+            EntryKind::HardLink { to } => self.link(path, to)?,
+            EntryKind::Fifo => {
+                self.special(path, FileType::Fifo, 0).map_err(failed("make the fifo", path))?;
+                self.finish_name(entry, false)?;
+            }
+            EntryKind::Socket => {
+                self.notes.socket(path);
+                return Ok(false);
+            }
+            EntryKind::Device { block, major, minor } => {
+                let kind = if *block { FileType::BlockDevice } else { FileType::CharacterDevice };
+                match self.special(path, kind, rustix::fs::makedev(*major, *minor)) {
+                    Ok(()) => self.finish_name(entry, false)?,
+                    Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                        self.notes.device(path);
+                        return Ok(false);
+                    }
+                    Err(error) => return Err(failed("make the device", path)(error)),
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn write_file<I, E>(
+        &mut self,
+        entry: &Entry,
+        content: &FileContent,
+        incoming: &Incoming<I>,
+    ) -> Result<(), RestoreError>
+    where
+        I: Iterator<Item = Result<Entry, E>>,
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        let path = &entry.path;
+        let file =
+            self.disk.make_file(self.parent(), self.name(path)).map_err(failed("make the file", path))?;
+        self.writer.write(&file, path, content, incoming)?;
+        let subject = Subject::Handle(file.as_fd());
+        apply(&self.disk, subject, false, path, &entry.metadata, &mut self.notes)
+    }
+
+    fn special(&self, path: &EntryPath, kind: FileType, device: u64) -> std::io::Result<()> {
+        self.disk.make_special(self.parent(), self.name(path), kind, device)
+    }
+
+    /// Gives what has no handle its metadata.
+    fn finish_name(&mut self, entry: &Entry, is_symlink: bool) -> Result<(), RestoreError> {
+        let name = CString::new(self.name(&entry.path)).expect("a name holds no NUL");
+        let last = self.open.last().map(|folder| &folder.handle);
+        let parent = last.or(self.bottom.as_ref()).expect("an area is in use");
+        let subject = Subject::Name(parent.as_fd(), &name);
+        apply(&self.disk, subject, is_symlink, &entry.path, &entry.metadata, &mut self.notes)
+    }
+
+    /// Makes `path` a further name of what was staged as `to`.
+    fn link(&self, path: &EntryPath, to: &EntryPath) -> Result<(), RestoreError> {
+        let Some((folder, kind)) = self.staged(to)? else {
+            let cause = format!("it is another name of {to}, which is not restored; restore that path too");
+            return Err(RestoreError::archive(path, cause));
+        };
+        if kind == FileType::Directory {
+            return Err(RestoreError::archive(path, format!("it links to {to}, which is a folder")));
+        }
+        let result = self.disk.link(folder, self.name(to), self.parent(), self.name(path));
+        result.map_err(failed("make the link", path))
+    }
+
+    /// The staging folder that `to` was written into, and what it is.
+    fn staged(&self, to: &EntryPath) -> Result<Option<(OwnedFd, FileType)>, RestoreError> {
+        let Some(name) = to.name() else { return Ok(None) };
+        for (area, base) in self.areas.iter().zip(&self.bases).rev() {
+            if !to.is_within(base) {
+                continue;
+            }
+            let inside = match self.ground {
+                Ground::New { name, .. } => EntryPath::new(&[name, &b"/"[..], to.as_bytes()].concat()),
+                _ => Ok(below(base, to)),
+            };
+            let inside = inside.map_err(|error| RestoreError::archive(to, error.to_string()))?;
+            let parent = area.new_folder().and_then(|new| open_below(new, &inside.parent().unwrap_or_default()));
+            let folder = match parent {
+                Ok(folder) => folder,
+                Err(_) => continue,
+            };
+            if let Some(kind) = kind_of(&folder, name).map_err(failed("look at", to))? {
+                return Ok(Some((folder, kind)));
+            }
+        }
+        Ok(None)
+    }
+}
