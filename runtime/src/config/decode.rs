@@ -186,8 +186,21 @@ impl<'de> Deserializer<'de> for &'de Node {
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
         match self.untyped_text() {
-            Some(text) => visitor.visit_seq(CommaSeparated { left: text.split(',').enumerate() }),
+            Some(text) => visitor.visit_seq(CommaSeparated { left: text.split(',') }),
             None => self.deserialize_any(visitor),
+        }
+    }
+
+    /// Derived structs would take a list as their fields in order; a configuration names its keys.
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, DecodeError> {
+        match self.value {
+            Value::List(_) => Err(de::Error::invalid_type(Unexpected::Seq, &visitor)),
+            _ => self.deserialize_any(visitor),
         }
     }
 
@@ -208,8 +221,7 @@ impl<'de> Deserializer<'de> for &'de Node {
     }
 
     serde::forward_to_deserialize_any! {
-        i128 u128 char str string bytes byte_buf unit unit_struct tuple tuple_struct map struct identifier
-        ignored_any
+        i128 u128 char str string bytes byte_buf unit unit_struct tuple tuple_struct map identifier ignored_any
     }
 }
 
@@ -221,7 +233,10 @@ struct Items<'de> {
 impl<'de> de::SeqAccess<'de> for Items<'de> {
     type Error = DecodeError;
 
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, DecodeError> {
+    fn next_element_seed<T: DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, DecodeError> {
         let Some((place, item)) = self.items.next() else { return Ok(None) };
         seed.deserialize(item).map(Some).map_err(|error| error.inside(&format!("[{place}]"), &item.origin))
     }
@@ -229,14 +244,17 @@ impl<'de> de::SeqAccess<'de> for Items<'de> {
 
 /// A list in one text: `a, b,c`.
 struct CommaSeparated<'de> {
-    left: std::iter::Enumerate<std::str::Split<'de, char>>,
+    left: std::str::Split<'de, char>,
 }
 
 impl<'de> de::SeqAccess<'de> for CommaSeparated<'de> {
     type Error = DecodeError;
 
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, DecodeError> {
-        let Some((_, item)) = self.left.find(|(_, item)| !item.trim().is_empty()) else { return Ok(None) };
+    fn next_element_seed<T: DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, DecodeError> {
+        let Some(item) = self.left.find(|item| !item.trim().is_empty()) else { return Ok(None) };
         seed.deserialize(StrDeserializer::new(item.trim())).map(Some)
     }
 }

@@ -166,11 +166,12 @@ impl Node {
     pub(super) fn origin_of(&self, path: &str) -> Origin {
         let mut node = self;
         for step in path.split(['.', '[']).filter(|step| !step.is_empty()) {
-            let next = match (&node.value, step.strip_suffix(']').and_then(|place| place.parse::<usize>().ok())) {
-                (Value::List(items), Some(place)) => items.get(place),
-                (Value::Text(_), Some(_)) if node.origin.is_untyped() => Some(node),
-                _ => node.child(step).map(|entry| &entry.node),
-            };
+            let next =
+                match (&node.value, step.strip_suffix(']').and_then(|place| place.parse::<usize>().ok())) {
+                    (Value::List(items), Some(place)) => items.get(place),
+                    (Value::Text(_), Some(_)) if node.origin.is_untyped() => Some(node),
+                    _ => node.child(step).map(|entry| &entry.node),
+                };
             match next {
                 Some(next) => node = next,
                 None => return Origin::Default,
@@ -208,7 +209,9 @@ impl Raw {
         let at = self.0.referenced;
         let value = match self.0.value {
             RawValue::Leaf(value) => value,
-            RawValue::List(items) => Value::List(items.into_iter().map(|item| item.into_node(file)).collect()),
+            RawValue::List(items) => {
+                Value::List(items.into_iter().map(|item| item.into_node(file)).collect())
+            }
             RawValue::Map(entries) => Value::Map(
                 entries
                     .into_iter()

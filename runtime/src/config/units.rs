@@ -54,8 +54,10 @@ impl FromStr for Duration {
             let letters = after.find(|letter: char| !letter.is_ascii_alphabetic()).unwrap_or(after.len());
             let (unit, rest) = after.split_at(letters);
             let (_, factor) = TIME_UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(refuse)?;
-            milliseconds =
-                number.checked_mul(*factor).and_then(|part| milliseconds.checked_add(part)).ok_or_else(refuse)?;
+            milliseconds = number
+                .checked_mul(*factor)
+                .and_then(|part| milliseconds.checked_add(part))
+                .ok_or_else(refuse)?;
             left = rest.trim_start();
         }
         Ok(Self(std::time::Duration::from_millis(milliseconds)))
