@@ -1,1 +1,53 @@
-fn main(){}
+//! `nsctl`: the one program that people type.
+//!
+//! Must stay true: whatever happens, a person sees lines that say what failed, why and what to do, and a
+//! script sees one of the exit codes of [`output::exit::Exit`]; never a panic message or a backtrace.
+
+mod cli;
+mod client;
+mod commands;
+mod output;
+mod runbook;
+mod up;
+mod views;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use output::exit::{Exit, Trouble};
+
+fn main() -> ExitCode {
+    hide_panics();
+    let words = match runbook::translate(std::env::args_os().collect()) {
+        Ok(words) => words,
+        Err(trouble) => {
+            output::warn(trouble.to_string());
+            return trouble.exit.into();
+        }
+    };
+    // Writes help to stdout and leaves with 0, or a usage error to stderr and leaves with 2.
+    let cli = cli::Cli::try_parse_from(words).unwrap_or_else(|error| error.exit());
+    let voice = output::Voice::of(&cli);
+    let ended = std::panic::catch_unwind(|| commands::run(cli, voice)).unwrap_or_else(|_| Ok(Exit::Failed));
+    ended
+        .unwrap_or_else(|trouble: Trouble| {
+            voice.error(&trouble);
+            trouble.exit
+        })
+        .into()
+}
+
+/// A panic is a fault of this program. It is told as such, in two lines, without a backtrace.
+fn hide_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map_or_else(String::new, |at| format!(" ({}:{})", at.file(), at.line()));
+        let why = panic.payload_as_str().unwrap_or("no reason given");
+        output::warn(
+            Trouble::failed("nsctl ran into a fault of its own")
+                .because(format!("{why}{place}"))
+                .hint("please report this with the command you typed; your backups are not affected")
+                .to_string(),
+        );
+    }));
+}

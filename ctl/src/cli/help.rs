@@ -1,0 +1,81 @@
+//! The examples and notes below each `--help`.
+
+pub(crate) const TOP: &str = "\
+Exit codes:
+  0 done   1 failed   2 wrong usage   3 done but incomplete   4 damage found
+  5 controller or agent not reachable   6 denied   130 interrupted
+
+Start here:
+  nsctl demo                 see it work on sample data
+  nsctl up                   run controller and agent on this machine
+  nsctl backup               make a backup now
+  nsctl list                 what there is
+  nsctl doctor               what is wrong, and what to do";
+
+pub(crate) const DEMO: &str = "\
+Everything happens in a temporary folder, which is removed at the end. Nothing of this machine's
+own data is read or changed.";
+
+pub(crate) const UP: &str = "\
+The controller runs in this process, the agent as a child process with an identity of its own and
+no key. Without a file the usual places are used; `nsctl config show` says which.
+
+Examples:
+  nsctl up
+  nsctl up --config /etc/neurashield/neurashield.yaml";
+
+pub(crate) const BACKUP: &str = "\
+Examples:
+  nsctl backup
+  nsctl backup --components models,configs
+  nsctl backup --pin 'before the upgrade to 2.0'
+  nsctl backup --detach
+
+Ctrl-C leaves the backup running and says how to come back; a second Ctrl-C cancels it.";
+
+pub(crate) const VERIFY: &str = "\
+Examples:
+  nsctl verify
+  nsctl verify --timestamp 20260101_010000 --components models
+  nsctl verify --depth hashed
+
+Leaves with 4 when damage was found, and says what is damaged.";
+
+pub(crate) const RESTORE: &str = "\
+Examples:
+  nsctl restore --timestamp latest --plan
+  nsctl restore --timestamp 20260101_010000 --components models
+  nsctl restore --timestamp latest --components configs --path 'app/*.yaml' --yes
+  nsctl restore --timestamp latest --components models --to /tmp/models-of-yesterday
+
+The data is written beside the old and swapped in whole. The plan is always shown first; off a
+terminal --yes is needed.";
+
+pub(crate) const LS: &str = "\
+Examples:
+  nsctl ls latest models
+  nsctl ls 20260101_010000 configs app -R";
+
+pub(crate) const EXPORT: &str = "\
+Examples:
+  nsctl export latest models -o models.tar
+  nsctl export latest configs -o - | tar -t";
+
+pub(crate) const AGENT: &str = "\
+Example:
+  nsctl agent invite --name db-1
+  and on the other machine give the token to the agent by a file: `join: { token_file: … }`.";
+
+pub(crate) const REPOSITORY: &str = "\
+Secrets are read from files, never from the command line:
+  --key-file, --passphrase-file or --recovery-key-file (or NSCTL_RECOVERY_KEY_FILE);
+  on a terminal with none of them, the recovery key is asked for.
+
+Examples:
+  nsctl repository list --repository /opt/neurashield/backups
+  nsctl repository check --repository /mnt/disk --depth opened --recovery-key-file key.txt
+  nsctl repository restore latest --repository /mnt/disk --to /srv/restored";
+
+pub(crate) const COMPLETIONS: &str = "\
+Example:
+  nsctl completions bash > ~/.local/share/bash-completion/completions/nsctl";

@@ -1,0 +1,384 @@
+//! What can be typed: the verbs, their flags and the texts of `--help`.
+//!
+//! Must stay true: a verb or flag stands here only when it works in this release.
+
+mod help;
+pub(crate) mod repository;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Back up, verify and restore the data of NeuraShield.
+#[derive(Debug, Parser)]
+#[command(name = "nsctl", version, propagate_version = true, max_term_width = 110)]
+#[command(about, after_help = help::TOP, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    /// Here as well as after the verb.
+    #[command(flatten)]
+    pub(crate) output: Output,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// Flags that every verb takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// Where the controller listens: unix:///path/to/controller.sock
+    #[arg(long, global = true, value_name = "URL", env = "NSCTL_SERVER")]
+    #[arg(default_value = "unix:///run/neurashield/controller.sock", hide_env_values = true)]
+    pub(crate) server: String,
+    /// Say nothing but results and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// Say more; errors come with their details
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
+}
+
+/// How results are written to stdout.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub(crate) struct Output {
+    /// Write results as a table for people, or as JSON or YAML for programs [default: table]
+    #[arg(short = 'o', long = "output", value_name = "FORMAT", hide_possible_values = false)]
+    pub(crate) output: Option<Format>,
+}
+
+/// A notation of results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    #[default]
+    Table,
+    /// See docs/json.md.
+    Json,
+    /// The same fields as JSON.
+    Yaml,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// See the whole thing work on sample data, on this machine, in under a minute
+    #[command(after_help = help::DEMO)]
+    Demo {
+        /// Leave when all steps are done, with 0 only if every one of them held
+        #[arg(long)]
+        exit: bool,
+    },
+    /// Run controller and agent on this machine
+    #[command(after_help = help::UP)]
+    Up {
+        /// A file with the sections `controller:` and `agent:`
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Make a backup now
+    #[command(after_help = help::BACKUP)]
+    Backup(Backup),
+    /// Check that a backup can be restored
+    #[command(after_help = help::VERIFY)]
+    Verify(Verify),
+    /// Bring data back from a backup
+    #[command(after_help = help::RESTORE)]
+    Restore(Restore),
+    /// List all backups, newest first
+    List(Output),
+    /// Show one backup: what it holds, how consistent it is, what was verified
+    Show {
+        /// A backup's timestamp, or `latest`
+        timestamp: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// List files in a backup
+    #[command(after_help = help::LS)]
+    Ls(Ls),
+    /// Write one file of a backup to stdout
+    Cat {
+        /// A backup's timestamp, or `latest`
+        timestamp: String,
+        /// A component, or `component/source` where it has several
+        component: String,
+        /// The file's path in the component
+        path: String,
+    },
+    /// Write a component of a backup as a tar file
+    #[command(after_help = help::EXPORT)]
+    Export(Export),
+    /// List what was done and what is being done
+    Jobs {
+        /// How many, newest first
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: u32,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show what happened in a job
+    Logs {
+        /// The job's id
+        job: String,
+        /// Stay until the job has ended; leave with its exit code
+        #[arg(short, long)]
+        follow: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Stop a job
+    Cancel {
+        /// The job's id
+        job: String,
+    },
+    /// Manage the agents: the programs that run beside the data
+    #[command(subcommand, after_help = help::AGENT)]
+    Agent(Agent),
+    /// Look at everything a backup needs, and say what to do where something is wrong
+    Doctor(Output),
+    /// Check the configuration, or show what is in effect
+    #[command(subcommand)]
+    Config(Config),
+    /// Work straight on a repository, with no controller
+    #[command(subcommand, after_help = help::REPOSITORY)]
+    Repository(repository::Verb),
+    /// Print a script that completes nsctl's words in your shell
+    #[command(after_help = help::COMPLETIONS)]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// The agent of `up` and `demo`; not for people.
+    #[command(hide = true)]
+    AgentProcess {
+        /// A file with the agent's settings as JSON.
+        settings: PathBuf,
+    },
+    /// The controller of `demo`; not for people.
+    #[command(hide = true)]
+    ControllerProcess {
+        /// A file with the controller's settings as JSON.
+        settings: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Backup {
+    /// Only these components [default: all that the agents serve]
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    pub(crate) components: Vec<String>,
+    /// Keep this backup until it is unpinned, for this reason
+    #[arg(long, value_name = "REASON", default_value = "", hide_default_value = true)]
+    pub(crate) pin: String,
+    /// Print the job's id and leave; the backup goes on
+    #[arg(long)]
+    pub(crate) detach: bool,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// Which backup [default: the newest]
+    #[arg(long, value_name = "T", default_value = "latest", hide_default_value = true)]
+    pub(crate) timestamp: String,
+    /// Only these components
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    pub(crate) components: Vec<String>,
+    /// How deep to look
+    #[arg(long, value_enum, default_value_t = Depth::Opened)]
+    pub(crate) depth: Depth,
+    /// Print the job's id and leave; the verification goes on
+    #[arg(long)]
+    pub(crate) detach: bool,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// How deep a verification looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Depth {
+    /// Signatures, the chain, every pack there with its size
+    Listed,
+    /// And every pack's SHA-256
+    Hashed,
+    /// And every piece of data opened, and every entry readable
+    Opened,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Restore {
+    /// Which backup, or `latest`: the newest that holds every asked component complete
+    #[arg(long, value_name = "T")]
+    pub(crate) timestamp: String,
+    /// Only these components [default: all]
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    pub(crate) components: Vec<String>,
+    /// Only entries whose path in the component matches one of these
+    #[arg(long, value_name = "GLOB", num_args = 1..)]
+    pub(crate) path: Vec<String>,
+    /// Into this folder on the agent's machine instead of in place; it must be new or empty
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) to: Option<PathBuf>,
+    /// On this agent instead of the one that serves the data
+    #[arg(long, value_name = "AGENT", default_value = "", hide_default_value = true)]
+    pub(crate) to_agent: String,
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    pub(crate) plan: bool,
+    /// Do not ask
+    #[arg(short, long, conflicts_with = "plan")]
+    pub(crate) yes: bool,
+    /// Print the job's id and leave; the restore goes on
+    #[arg(long, conflicts_with = "plan")]
+    pub(crate) detach: bool,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ls {
+    /// A backup's timestamp, or `latest`
+    pub(crate) timestamp: String,
+    /// A component, or `component/source` where it has several
+    pub(crate) component: String,
+    /// A folder in the component [default: its root]
+    #[arg(default_value = "", hide_default_value = true)]
+    pub(crate) path: String,
+    /// All that is below, too
+    #[arg(short = 'R', long)]
+    pub(crate) recursive: bool,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// A backup's timestamp, or `latest`
+    pub(crate) timestamp: String,
+    /// A component, or `component/source` where it has several
+    pub(crate) component: String,
+    /// The tar file to write; it must not exist. `-` is stdout
+    #[arg(short, long = "output", value_name = "FILE")]
+    pub(crate) output: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Agent {
+    /// List the agents and what they serve
+    List(Output),
+    /// Make a token with which one agent can join, once
+    Invite {
+        /// What people will call the agent
+        #[arg(long, default_value = "", hide_default_value = true)]
+        name: String,
+        /// How long the token can be used: 30m, 1h, 2d
+        #[arg(long, value_name = "TIME", default_value = "1h", value_parser = valid_seconds)]
+        valid: u32,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Shut an agent out for good
+    Revoke {
+        /// The agent's id or name
+        agent: String,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Check a file and the environment; say what is wrong and where
+    Check {
+        /// A file with the sections `controller:` and `agent:`
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Show the settings in effect; secrets are left out
+    Show {
+        /// A file with the sections `controller:` and `agent:`
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Say of each setting where it came from
+        #[arg(long)]
+        origin: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// Seconds of a time like `1h` or `1h 30m`, at most 30 days.
+fn valid_seconds(text: &str) -> Result<u32, String> {
+    let allowed = "a time between 1m and 30d, e.g. 30m, 1h, 2d";
+    let span: jiff::SignedDuration = text
+        .parse::<jiff::Span>()
+        .and_then(|span| span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()))
+        .map_err(|_| format!("not {allowed}"))?;
+    match u32::try_from(span.as_secs()) {
+        Ok(seconds) if (60..=30 * 86_400).contains(&seconds) => Ok(seconds),
+        _ => Err(format!("not {allowed}")),
+    }
+}
+
+impl Verb {
+    /// The format that was asked for after the verb.
+    pub(crate) fn format(&self) -> Option<Format> {
+        match self {
+            Verb::List(output) | Verb::Doctor(output) => output.output,
+            Verb::Show { output, .. } | Verb::Jobs { output, .. } | Verb::Logs { output, .. } => {
+                output.output
+            }
+            Verb::Backup(Backup { output, .. }) | Verb::Verify(Verify { output, .. }) => output.output,
+            Verb::Restore(Restore { output, .. }) | Verb::Ls(Ls { output, .. }) => output.output,
+            Verb::Agent(Agent::List(output)) => output.output,
+            Verb::Agent(Agent::Invite { output, .. } | Agent::Revoke { output, .. }) => output.output,
+            Verb::Config(Config::Show { output, .. }) => output.output,
+            Verb::Repository(verb) => verb.format(),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_contradicts_itself_nowhere() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_output_format_is_taken_before_and_after_the_verb() {
+        let before = Cli::try_parse_from(["nsctl", "-o", "json", "list"]).expect("valid");
+        assert_eq!(before.output.output, Some(Format::Json));
+        let after = Cli::try_parse_from(["nsctl", "list", "-o", "yaml"]).expect("valid");
+        assert_eq!(after.verb.format(), Some(Format::Yaml));
+    }
+
+    #[test]
+    fn a_token_lives_between_a_minute_and_thirty_days() {
+        assert_eq!(valid_seconds("1h 30m"), Ok(5400));
+        assert_eq!(valid_seconds("2d"), Ok(172_800));
+        for wrong in ["", "1", "5s", "31d", "-1h", "soon"] {
+            assert!(valid_seconds(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn several_path_patterns_follow_one_flag_or_several() {
+        for line in [
+            vec!["nsctl", "restore", "--timestamp", "latest", "--path", "a/*", "b/*", "--yes"],
+            vec!["nsctl", "restore", "--timestamp", "latest", "--path", "a/*", "--path", "b/*", "--yes"],
+        ] {
+            let cli = Cli::try_parse_from(line).expect("valid");
+            let Verb::Restore(restore) = cli.verb else { panic!("restore is parsed as restore") };
+            assert_eq!(restore.path, ["a/*", "b/*"]);
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The verbs of `nsctl repository`: straight on a folder, with no controller.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::{Depth, Format, Output};
+
+/// Which repository, and what opens it.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Place {
+    /// The repository's folder
+    #[arg(long, value_name = "DIR", env = "NSCTL_REPOSITORY")]
+    #[arg(default_value = "/opt/neurashield/backups", hide_env_values = true)]
+    pub(crate) repository: PathBuf,
+}
+
+/// What opens a repository's data: at most one.
+#[derive(Debug, Clone, Default, Args)]
+#[group(multiple = false)]
+pub(crate) struct Secret {
+    /// The key file, as the controller uses it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key_file: Option<PathBuf>,
+    /// A file that holds the passphrase
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// A file that holds the recovery key; `-` is stdin
+    #[arg(long, value_name = "FILE", env = "NSCTL_RECOVERY_KEY_FILE", hide_env_values = true)]
+    pub(crate) recovery_key_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Make a new repository; shows the recovery key, once
+    Init {
+        #[command(flatten)]
+        place: Place,
+        /// Open it with this key file; made new, with a random key, if it does not exist
+        #[arg(long, value_name = "FILE", conflicts_with = "passphrase_file")]
+        #[arg(required_unless_present = "passphrase_file")]
+        key_file: Option<PathBuf>,
+        /// Open it with the passphrase in this file
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+    },
+    /// List the backups
+    List {
+        #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Check backups; leaves with 4 when damage was found
+    Check(Check),
+    /// Bring data back into a new folder
+    Restore(Restore),
+    /// Write a component of a backup as a tar file
+    Export(Export),
+    /// Make the index anew from the packs
+    Rebuild {
+        #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
+        secret: Secret,
+    },
+    /// Manage what opens the repository
+    #[command(subcommand)]
+    Key(Key),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    #[command(flatten)]
+    pub(crate) place: Place,
+    #[command(flatten)]
+    pub(crate) secret: Secret,
+    /// Only this backup, or `latest` [default: all]
+    pub(crate) timestamp: Option<String>,
+    /// How deep to look; `opened` needs a key
+    #[arg(long, value_enum, default_value_t = Depth::Hashed)]
+    pub(crate) depth: Depth,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Restore {
+    #[command(flatten)]
+    pub(crate) place: Place,
+    #[command(flatten)]
+    pub(crate) secret: Secret,
+    /// Which backup, or `latest`
+    pub(crate) timestamp: String,
+    /// Only these components [default: all]
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    pub(crate) components: Vec<String>,
+    /// Only entries whose path in the component matches one of these
+    #[arg(long, value_name = "GLOB", num_args = 1..)]
+    pub(crate) path: Vec<String>,
+    /// The folder to write to, one subfolder for each component; it must be new or empty
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) to: PathBuf,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    #[command(flatten)]
+    pub(crate) place: Place,
+    #[command(flatten)]
+    pub(crate) secret: Secret,
+    /// Which backup, or `latest`
+    pub(crate) timestamp: String,
+    /// A component, or `component/source` where it has several
+    pub(crate) component: String,
+    /// The tar file to write; it must not exist. `-` is stdout
+    #[arg(short, long = "output", value_name = "FILE")]
+    pub(crate) output: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Key {
+    /// List the slots: each opens the repository by itself
+    List {
+        #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Confirm that the recovery key is kept safe: asks it back
+    Confirm {
+        #[command(flatten)]
+        place: Place,
+        /// A file that holds the recovery key; `-` is stdin [default: ask]
+        #[arg(long, value_name = "FILE", env = "NSCTL_RECOVERY_KEY_FILE", hide_env_values = true)]
+        recovery_key_file: Option<PathBuf>,
+    },
+    /// Add a slot
+    Add {
+        #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
+        secret: Secret,
+        /// The new slot's key file; made new, with a random key, if it does not exist
+        #[arg(long, value_name = "FILE", conflicts_with = "new_passphrase_file")]
+        #[arg(required_unless_present = "new_passphrase_file")]
+        new_key_file: Option<PathBuf>,
+        /// A file that holds the new slot's passphrase
+        #[arg(long, value_name = "FILE")]
+        new_passphrase_file: Option<PathBuf>,
+    },
+}
+
+impl Verb {
+    /// The format that was asked for.
+    pub(super) fn format(&self) -> Option<Format> {
+        match self {
+            Verb::List { output, .. } | Verb::Key(Key::List { output, .. }) => output.output,
+            Verb::Check(check) => check.output.output,
+            Verb::Restore(restore) => restore.output.output,
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! `nsctl jobs`, `logs` and `cancel`.
+
+use std::time::Duration;
+
+use proto::v1;
+use runtime::clock::{Clock, SystemClock};
+use tokio::time::timeout;
+
+use super::follow::{Events, tell_failure};
+use crate::client::{Client, ask};
+use crate::output::Voice;
+use crate::output::exit::{Ended, Exit};
+use crate::views::job::{Event, Job, Jobs};
+
+/// The past of a job is sent at once; a pause as long as this means that it is told.
+const PAST_IS_TOLD: Duration = Duration::from_millis(500);
+
+pub(super) async fn list(client: Client, limit: u32, voice: Voice) -> Ended {
+    let wire = client.jobs().list_jobs(ask(v1::ListJobsRequest { limit })).await?.into_inner();
+    let jobs = Jobs { jobs: wire.jobs.into_iter().map(Job::from).collect() };
+    voice.result(&jobs, |jobs| jobs.table(SystemClock.now()))?;
+    Ok(Exit::Done)
+}
+
+pub(super) async fn logs(client: Client, id: String, follow: bool, voice: Voice) -> Ended {
+    let now = get(&client, &id).await?;
+    let mut events = Events::new(client.clone(), &id);
+    loop {
+        let next = events.next();
+        let next = match follow || now.state.has_ended() {
+            true => next.await?,
+            false => match timeout(PAST_IS_TOLD, next).await {
+                Ok(next) => next?,
+                Err(_) => return Ok(Exit::Done),
+            },
+        };
+        let Some(event) = next else { break };
+        if !event.line.is_empty() {
+            voice.event(&Event::from(event), Event::line)?;
+        }
+    }
+    let ended = get(&client, &id).await?;
+    if !follow {
+        return Ok(Exit::Done);
+    }
+    tell_failure(&ended, &voice);
+    Ok(ended.exit())
+}
+
+pub(super) async fn cancel(client: Client, id: String, voice: Voice) -> Ended {
+    let job = client.jobs().cancel_job(ask(v1::CancelJobRequest { id })).await?.into_inner();
+    voice.say(format!("the job {} is being cancelled", job.id));
+    Ok(Exit::Done)
+}
+
+async fn get(client: &Client, id: &str) -> Result<Job, crate::output::exit::Trouble> {
+    Ok(client.jobs().get_job(ask(v1::GetJobRequest { id: id.to_owned() })).await?.into_inner().into())
+}

@@ -1,0 +1,77 @@
+//! One file for each verb.
+
+mod agent;
+mod backup;
+mod browse;
+mod completions;
+mod config;
+mod doctor;
+mod export;
+mod follow;
+mod jobs;
+mod restore;
+mod verify;
+
+use std::future::Future;
+
+use proto::v1;
+
+use crate::cli::{Cli, Verb};
+use crate::client::Client;
+use crate::output::Voice;
+use crate::output::exit::{Ended, Trouble};
+
+/// Runs what was typed.
+pub(crate) fn run(cli: Cli, voice: Voice) -> Ended {
+    let server = cli.global.server;
+    match cli.verb {
+        Verb::Completions { shell } => completions::run(shell),
+        Verb::Backup(wanted) => on(server, |client| backup::run(client, wanted, voice)),
+        Verb::Verify(wanted) => on(server, |client| verify::run(client, wanted, voice)),
+        Verb::Restore(wanted) => on(server, |client| restore::run(client, wanted, voice)),
+        Verb::List(_) => on(server, |client| browse::list(client, voice)),
+        Verb::Show { timestamp, .. } => on(server, |client| browse::show(client, timestamp, voice)),
+        Verb::Ls(wanted) => on(server, |client| browse::ls(client, wanted, voice)),
+        Verb::Cat { timestamp, component, path } => {
+            on(server, move |client| export::cat(client, timestamp, component, path))
+        }
+        Verb::Export(wanted) => on(server, move |client| export::run(client, wanted, voice)),
+        Verb::Jobs { limit, .. } => on(server, move |client| jobs::list(client, limit, voice)),
+        Verb::Logs { job, follow, .. } => on(server, move |client| jobs::logs(client, job, follow, voice)),
+        Verb::Cancel { job } => on(server, move |client| jobs::cancel(client, job, voice)),
+        Verb::Agent(wanted) => on(server, move |client| agent::run(client, wanted, voice)),
+        Verb::Config(wanted) => config::run(wanted, voice),
+        Verb::Up { .. }
+        | Verb::Demo { .. }
+        | Verb::Repository(_)
+        | Verb::AgentProcess { .. }
+        | Verb::ControllerProcess { .. } => Err(Trouble::failed("not built yet")),
+        Verb::Doctor(_) => on(server, move |client| doctor::run(client, voice)),
+    }
+}
+
+/// Runs a verb that needs the controller.
+fn on<F: Future<Output = Ended>>(server: String, verb: impl FnOnce(Client) -> F) -> Ended {
+    block_on(async { verb(Client::connect(&server).await?).await })
+}
+
+/// Runs asynchronous code to its end.
+fn block_on<F: Future<Output = Ended>>(work: F) -> Ended {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Trouble::failed("cannot start").caused_by(&error))?
+        .block_on(work)
+}
+
+/// `models` or, where a component has several sources, `models/yolo`.
+fn source(text: &str) -> v1::SourceId {
+    let (component, name) = text.split_once('/').unwrap_or((text, ""));
+    v1::SourceId { component: component.to_owned(), name: name.to_owned() }
+}
+
+/// A fresh id, so that a request that is repeated after a broken connection starts nothing twice.
+fn request_id() -> String {
+    uuid::Uuid::now_v7().to_string()
+}

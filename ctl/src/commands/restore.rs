@@ -1,0 +1,67 @@
+//! `nsctl restore`: the plan first, then a question, then the work.
+//!
+//! Must stay true: nothing is changed that the shown plan does not say; the plan's digest holds the
+//! controller to it.
+
+use proto::v1;
+
+use super::{follow, request_id};
+use crate::cli::Restore;
+use crate::client::{Client, ask};
+use crate::output::exit::{Ended, Exit, Trouble};
+use crate::output::{Voice, can_ask, confirm};
+use crate::views::plan::Plan;
+
+pub(super) async fn run(client: Client, wanted: Restore, voice: Voice) -> Ended {
+    if !wanted.plan && !wanted.yes && !can_ask() {
+        return Err(Trouble::usage("a restore changes data and has to be confirmed")
+            .because("there is no terminal to ask on")
+            .hint("add --yes, or --plan to only see what it would do"));
+    }
+    let wire = client.jobs().plan_restore(ask(request(&wanted)?)).await?.into_inner();
+    let planned = wire.request.clone();
+    let plan = Plan::from(wire);
+    if wanted.plan {
+        voice.result(&plan, Plan::text)?;
+    } else {
+        voice.say(plan.text());
+    }
+    if !plan.can_go_ahead() {
+        let obstacles: Vec<_> = plan.sources.iter().flat_map(|source| source.obstacles.clone()).collect();
+        return Err(Trouble::failed("the restore cannot go ahead; nothing was changed")
+            .because(obstacles.join("; "))
+            .hint("clear what is in its way, or restore elsewhere with --to FOLDER"));
+    }
+    if wanted.plan {
+        return Ok(Exit::Done);
+    }
+    if !wanted.yes && !confirm("Restore this?")? {
+        voice.say("nothing was changed");
+        return Ok(Exit::Failed);
+    }
+    let request = v1::StartRestoreRequest { request: planned, digest: plan.digest, request_id: request_id() };
+    let job = client.jobs().start_restore(ask(request)).await?.into_inner();
+    follow::started(client, job, wanted.detach, voice).await
+}
+
+fn request(wanted: &Restore) -> Result<v1::PlanRestoreRequest, Trouble> {
+    let folder = match &wanted.to {
+        None => String::new(),
+        Some(folder) if folder.is_absolute() => match folder.to_str() {
+            Some(text) => text.to_owned(),
+            None => return Err(Trouble::usage("the folder of --to is not UTF-8")),
+        },
+        Some(folder) => {
+            return Err(Trouble::usage(format!("--to {} is not an absolute path", folder.display()))
+                .because("the folder lies on the agent's machine, which does not know where you are")
+                .hint("give the whole path, from / on"));
+        }
+    };
+    Ok(v1::PlanRestoreRequest {
+        backup: wanted.timestamp.clone(),
+        components: wanted.components.clone(),
+        selection: Some(v1::Selection { globs: wanted.path.clone() }),
+        folder,
+        agent: wanted.to_agent.clone(),
+    })
+}

@@ -1,0 +1,152 @@
+//! The progress of long work: a bar on a terminal, a line now and then off it, nothing with `-q`.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::words::{count, duration, size};
+use super::{Voice, warn};
+
+/// Between two lines off a terminal.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// How far a piece of work is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Reached {
+    /// What is being done, e.g. `reading`.
+    pub(crate) step: String,
+    /// Bytes worked through.
+    pub(crate) done: u64,
+    /// Bytes in all; 0: not known.
+    pub(crate) total: u64,
+    /// Entries worked through.
+    pub(crate) entries: u64,
+}
+
+/// Shows how far a piece of work is. Dropping it leaves the line free.
+pub(crate) struct Progress {
+    shown: Shown,
+}
+
+enum Shown {
+    Nothing,
+    Bar(ProgressBar),
+    Lines { started: Instant, last: Instant },
+}
+
+impl Progress {
+    pub(crate) fn new(voice: &Voice) -> Self {
+        let now = Instant::now();
+        let shown = match (voice.is_quiet(), std::io::stderr().is_terminal()) {
+            (true, _) => Shown::Nothing,
+            (false, true) => Shown::Bar(bar()),
+            (false, false) => Shown::Lines { started: now, last: now },
+        };
+        Self { shown }
+    }
+
+    pub(crate) fn reached(&mut self, reached: &Reached) {
+        match &mut self.shown {
+            Shown::Nothing => {}
+            Shown::Bar(bar) => {
+                set_total(
+                    bar,
+                    reached.total.max(reached.done).min(if reached.total == 0 { 0 } else { u64::MAX }),
+                );
+                bar.set_position(reached.done);
+                bar.set_message(reached.step.clone());
+            }
+            Shown::Lines { started, last } if last.elapsed() >= LINE_EVERY => {
+                *last = Instant::now();
+                warn(line(reached, started.elapsed()));
+            }
+            Shown::Lines { .. } => {}
+        }
+    }
+
+    /// Says a line without disturbing the bar; nothing with `-q`.
+    pub(crate) fn say(&self, text: &str) {
+        match &self.shown {
+            Shown::Nothing => {}
+            Shown::Bar(bar) => bar.suspend(|| warn(text)),
+            Shown::Lines { .. } => warn(text),
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Shown::Bar(bar) = &self.shown {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+const WITH_TOTAL: &str =
+    "{spinner} {wide_bar} {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta} left  {msg}";
+const WITHOUT_TOTAL: &str = "{spinner} {binary_bytes}  {binary_bytes_per_sec}  {elapsed}  {msg}";
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template)
+        .expect("the templates are fixed and valid")
+        .progress_chars("█▉▊▋▌▍▎▏ ")
+}
+
+fn bar() -> ProgressBar {
+    let bar = ProgressBar::no_length().with_style(style(WITHOUT_TOTAL));
+    bar.enable_steady_tick(Duration::from_millis(120));
+    bar
+}
+
+fn set_total(bar: &ProgressBar, total: u64) {
+    match (bar.length().unwrap_or(0), total) {
+        (0, 0) => {}
+        (_, 0) => {
+            bar.unset_length();
+            bar.set_style(style(WITHOUT_TOTAL));
+        }
+        (0, total) => {
+            bar.set_length(total);
+            bar.set_style(style(WITH_TOTAL));
+        }
+        (old, total) if old != total => bar.set_length(total),
+        _ => {}
+    }
+}
+
+/// E.g. `reading: 1.20 GiB of 2.00 GiB (60 %), 12,000 entries, 210 MiB/s, 4.1 s left`.
+fn line(reached: &Reached, elapsed: Duration) -> String {
+    let seconds = elapsed.as_secs_f64().max(0.001);
+    let rate = reached.done as f64 / seconds;
+    let mut text = format!("{}: {}", reached.step, size(reached.done));
+    if reached.total > 0 {
+        let share = reached.done.min(reached.total) as f64 / reached.total as f64;
+        text.push_str(&format!(" of {} ({:.0} %)", size(reached.total), share * 100.0));
+    }
+    text.push_str(&format!(", {} entries, {}/s", count(reached.entries), size(rate as u64)));
+    if reached.total > reached.done && rate > 0.0 {
+        text.push_str(&format!(", {} left", duration((reached.total - reached.done) as f64 / rate)));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_how_much_how_fast_and_how_long() {
+        let reached = Reached { step: "reading".into(), done: 50 << 20, total: 100 << 20, entries: 1_200 };
+        assert_eq!(
+            line(&reached, Duration::from_secs(5)),
+            "reading: 50.0 MiB of 100 MiB (50 %), 1,200 entries, 10.0 MiB/s, 5.0 s left"
+        );
+    }
+
+    #[test]
+    fn what_is_not_known_is_left_out() {
+        let reached = Reached { step: "reading".into(), done: 1 << 20, total: 0, entries: 3 };
+        assert_eq!(line(&reached, Duration::from_secs(1)), "reading: 1.00 MiB, 3 entries, 1.00 MiB/s");
+    }
+}

@@ -1,0 +1,3 @@
+//! `nsctl up`: the single-host service.
+
+pub(crate) mod settings;
