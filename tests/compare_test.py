@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""compare.py must see every kind of difference: a comparison that cannot fail proves nothing."""
+import os
+import subprocess
+import sys
+import tempfile
+import unittest
+
+COMPARE = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'compare.py')
+
+
+def make(top):
+    os.makedirs(f'{top}/folder')
+    for name, data in (('a', b'same bytes'), ('folder/b', b'x' * 3_000_000)):
+        with open(f'{top}/{name}', 'wb') as file:
+            file.write(data)
+    os.link(f'{top}/a', f'{top}/a-again')
+    os.symlink('folder/b', f'{top}/link')
+    with open(f'{top}/sparse', 'wb') as file:
+        file.truncate(10 << 20)
+    with open(os.path.join(os.fsencode(top), b'not-utf8-\xff'), 'wb'):
+        pass
+    for name in ('a', 'folder/b', 'link', 'sparse', 'folder', ''):
+        os.utime(f'{top}/{name}', ns=(1, 1_700_000_000_123_456_789), follow_symlinks=False)
+    os.utime(os.path.join(os.fsencode(top), b'not-utf8-\xff'), ns=(1, 5))
+    os.utime(top, ns=(1, 1_700_000_000_000_000_001))
+
+
+class Comparison(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.left, self.right = f'{self.folder.name}/left', f'{self.folder.name}/right'
+        make(self.left)
+        make(self.right)
+
+    def tearDown(self):
+        self.folder.cleanup()
+
+    def compare(self):
+        return subprocess.run([sys.executable, COMPARE, self.left, self.right], capture_output=True, text=True)
+
+    def assert_seen(self, *words):
+        done = self.compare()
+        self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
+        for word in words:
+            self.assertIn(word, done.stdout)
+
+    def keep_time(self, name, change):
+        """Changes an entry without a trace in its modification time or its folder's."""
+        path = f'{self.right}/{name}'
+        before, folder = os.lstat(path), os.lstat(os.path.dirname(path))
+        change(path)
+        os.utime(path, ns=(1, before.st_mtime_ns), follow_symlinks=False)
+        os.utime(os.path.dirname(path), ns=(1, folder.st_mtime_ns))
+
+    def test_equal_folders_are_equal(self):
+        done = self.compare()
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+    def test_a_single_byte_is_seen(self):
+        def flip(path):
+            with open(path, 'r+b') as file:
+                file.seek(2_500_000)
+                file.write(b'y')
+        self.keep_time('folder/b', flip)
+        self.assert_seen('content, from byte 2500000 on')
+
+    def test_a_nanosecond_is_seen(self):
+        os.utime(f'{self.right}/a', ns=(1, 1_700_000_000_123_456_790))
+        self.assert_seen('modification time')
+
+    def test_a_mode_is_seen(self):
+        self.keep_time('a', lambda path: os.chmod(path, 0o600))
+        self.assert_seen("'a': mode")
+
+    def test_a_link_target_is_seen(self):
+        def retarget(path):
+            os.unlink(path)
+            os.symlink('folder/c', path)
+        self.keep_time('link', retarget)
+        self.assert_seen('link target')
+
+    def test_a_broken_hard_link_is_seen(self):
+        def unlink(path):
+            os.unlink(path)
+            with open(path, 'wb') as file:
+                file.write(b'same bytes')
+        self.keep_time('a-again', unlink)
+        self.assert_seen("hard link of b'a' and of None")
+
+    def test_a_filled_hole_is_seen(self):
+        def fill(path):
+            with open(path, 'wb') as file:
+                file.write(bytes(10 << 20))
+        self.keep_time('sparse', fill)
+        self.assert_seen('holes')
+
+    def test_an_extended_attribute_is_seen(self):
+        self.keep_time('a', lambda path: os.setxattr(path, 'user.note', b'x'))
+        self.assert_seen('extended attributes')
+
+    def test_a_missing_and_a_new_name_are_seen(self):
+        os.remove(os.path.join(os.fsencode(self.right), b'not-utf8-\xff'))
+        with open(f'{self.right}/new', 'wb'):
+            pass
+        self.assert_seen('is only on the left', 'is only on the right')
+
+
+if __name__ == '__main__':
+    unittest.main()
