@@ -74,6 +74,7 @@ impl Settings for AgentConfig {
 /// What an agent without an identity shows to the controller.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[expect(clippy::manual_non_exhaustive, reason = "the private field takes a key only to refuse it")]
 pub struct Join {
     /// A one-time token.
     pub token: Option<Secret>,

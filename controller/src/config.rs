@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use runtime::config::{Duration, Problem, Secret, SecretSource, Settings};
 use serde::{Deserialize, Deserializer, Serialize};
 
-pub use alerts::{Alerts, Event, Route, Sink};
+pub use alerts::{Alerts, Channel, Email, Event, Ping, Route, Sink, Webhook};
 pub use schedules::{BackupSchedule, Components, Cron, Schedule, VerifyDepth, VerifySchedule};
 
 /// Where the file lies unless told otherwise.
@@ -35,7 +35,8 @@ pub struct ControllerConfig {
     pub grpc_names: Vec<String>,
     /// IANA name of the zone in which schedules are meant.
     pub time_zone: String,
-    /// What is to happen when, by name.
+    /// What is to happen when, by name. A file that has `schedules` replaces the default ones, `daily` and
+    /// `check`.
     pub schedules: BTreeMap<String, Schedule>,
     /// Which backups are kept.
     pub retention: Retention,
@@ -137,6 +138,7 @@ impl ControllerConfig {
 /// What opens the repository's private key: one of these.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[expect(clippy::manual_non_exhaustive, reason = "the private field takes a key only to refuse it")]
 pub struct Key {
     /// A key file.
     pub file: Option<PathBuf>,
@@ -221,7 +223,8 @@ fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::
     })
 }
 
-/// Which backups are kept: what one rule keeps stays.
+/// Which backups are kept: what one rule keeps stays. A file that has `retention` replaces the default of
+/// 30 days; it has to say what it keeps.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Retention {

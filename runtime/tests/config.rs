@@ -82,9 +82,9 @@ struct Place {
 
 impl Place {
     fn new(text: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().expect("a temporary folder");
         let file = folder.path().join("program.yaml");
-        std::fs::write(&file, text).unwrap();
+        std::fs::write(&file, text).expect("it can be written");
         Self { folder, layers: Layers { file: Some(file), ..Layers::default() } }
     }
 
@@ -236,7 +236,11 @@ fn what_only_the_program_can_judge_is_told_with_the_place_too() {
 fn a_file_for_several_programs_gives_each_its_own_section() {
     let loaded = Place::new("program:\n  workers: 8\nother:\n  anything: goes\n").good();
     assert_eq!(loaded.settings.workers, 8);
-    assert_eq!(Place::new("other: { anything: goes }\n").good().settings.workers, 2);
+    for without in
+        ["other: { anything: goes }\n", "other: { anything: goes }\nprogram:\n", "# nothing yet\n", "---\n"]
+    {
+        assert_eq!(Place::new(without).good().settings.workers, 2, "{without}");
+    }
     assert_eq!(
         Place::new("program: { workers: 8 }\nname: x\n").error(),
         "program.yaml:2:1: name: unknown section; allowed beside each other here: program, other"
@@ -267,6 +271,34 @@ fn lists_of_texts_are_comma_separated_and_lists_of_groups_are_numbered() {
     assert_eq!(loaded.settings.places[1].after, Duration::from_secs(2));
     assert!(matches!(loaded.origin("places[0].after"), Origin::File { .. }));
     assert!(matches!(loaded.origin("places[0].mode"), Origin::Environment(_)));
+}
+
+#[test]
+fn numbered_variables_fill_a_list_in_the_order_of_numbers_and_leave_no_gap() {
+    let mut place = Place::new("");
+    for number in 0..12 {
+        let seconds = format!("{number}s");
+        place = place
+            .variable(&format!("NEURASHIELD_PLACES__{number}__MODE"), "slow")
+            .variable(&format!("NEURASHIELD_PLACES__{number}__AFTER"), &seconds);
+    }
+    let loaded = place.good();
+    let after: Vec<u64> = loaded.settings.places.iter().map(|rule| rule.after.get().as_secs()).collect();
+    assert_eq!(after, (0..12).collect::<Vec<u64>>());
+    assert_eq!(
+        Place::new("").variable("NEURASHIELD_PLACES__1__AFTER", "1s").error(),
+        "environment NEURASHIELD_PLACES__1__AFTER: places.1.after: there is no place 1; the list has 0 items, \
+         counted from 0"
+    );
+}
+
+#[test]
+fn a_secret_and_its_file_in_the_same_layer_both_stay_for_the_program_to_refuse() {
+    let loaded = Place::new("")
+        .variable("NEURASHIELD_LOGIN__PASSWORD", "a")
+        .variable("NEURASHIELD_LOGIN__PASSWORD_FILE", "/b")
+        .good();
+    assert!(loaded.settings.login.password.is_some() && loaded.settings.login.password_file.is_some());
 }
 
 #[test]

@@ -1,1 +1,203 @@
+use std::fs;
 
+use runtime::config::{Layers, Loaded, load};
+
+use super::*;
+
+fn from(text: &str, variables: &[(&str, &str)]) -> Result<Loaded<AgentConfig>, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("agent.yaml");
+    fs::write(&file, text).unwrap();
+    let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let loaded = load(&Layers { file: Some(file), variables, flags: Vec::new() });
+    loaded.map_err(|error| error.to_string().replace(&format!("{}/", folder.path().display()), ""))
+}
+
+/// The error of a configuration with this source in its third line.
+fn source_error(source: &str) -> String {
+    match from(&format!("controller: https://c:8443\nsources:\n  - {source}\n"), &[]) {
+        Err(error) => error,
+        Ok(_) => panic!("this source is wrong and was accepted: {source}"),
+    }
+}
+
+#[test]
+fn with_only_the_controllers_address_the_documented_defaults_hold() {
+    let loaded = from("", &[("NEURASHIELD_CONTROLLER", "https://backup.example.org:8443")]).unwrap();
+    assert_eq!(loaded.settings.controller, "https://backup.example.org:8443");
+    assert_eq!(loaded.settings.name, runtime::host::hostname());
+    assert_eq!(loaded.settings.state, Path::new("/var/lib/neurashield-agent"));
+    assert_eq!(loaded.settings.join.token(), None);
+    assert!(loaded.settings.sources.is_empty());
+}
+
+#[test]
+fn the_four_kinds_of_this_release_are_read_with_their_places() {
+    let text = r#"
+controller: { time_zone: UTC }
+agent:
+  name: host-1
+  controller: https://backup.example.org:8443
+  join: { token_file: /run/secrets/join }
+  sources:
+    - { component: models,     kind: files,      name: models, path: /app/ai_models/models, exclude: ["*.tmp"] }
+    - { component: blockchain, kind: blockchain, name: chain,  path: /app/backend/data/blockchain }
+    - { component: ipfs,       kind: ipfs,       name: ipfs,   path: /data/ipfs }
+    - { component: configs,    kind: configs,    name: configs, files: [/etc/app/*.yaml, /app/.env] }
+"#;
+    let loaded = from(text, &[]).unwrap();
+    let config = &loaded.settings;
+    assert_eq!(config.name, "host-1");
+    assert_eq!(config.join.token(), Some(SecretSource::File("/run/secrets/join".into())));
+    let kinds: Vec<Kind> = config.sources.iter().map(|source| source.kind).collect();
+    assert_eq!(kinds, [Kind::Files, Kind::Blockchain, Kind::Ipfs, Kind::Configs]);
+    assert_eq!(config.sources[0].data, SourceData::Folder { path: "/app/ai_models/models".into() });
+    assert_eq!(config.sources[0].exclude, ["*.tmp"]);
+    let files = vec!["/etc/app/*.yaml".to_owned(), "/app/.env".to_owned()];
+    assert_eq!(config.sources[3].data, SourceData::Listed { files });
+    let shown = loaded.show(true);
+    assert!(shown.contains("sources[0].path: /app/ai_models/models"), "{shown}");
+    assert!(shown.contains("sources[3].files: [/etc/app/*.yaml, /app/.env]"), "{shown}");
+}
+
+#[test]
+fn sources_can_be_written_in_the_environment() {
+    let variables = [
+        ("NEURASHIELD_CONTROLLER", "https://c:8443"),
+        ("NEURASHIELD_JOIN__TOKEN", "hunter2"),
+        ("NEURASHIELD_SOURCES__0__COMPONENT", "configs"),
+        ("NEURASHIELD_SOURCES__0__KIND", "configs"),
+        ("NEURASHIELD_SOURCES__0__NAME", "env"),
+        ("NEURASHIELD_SOURCES__0__FILES", "/app/.env,/app/*.yaml"),
+    ];
+    let loaded = from("", &variables).unwrap();
+    let files = vec!["/app/.env".to_owned(), "/app/*.yaml".to_owned()];
+    assert_eq!(loaded.settings.sources[0].data, SourceData::Listed { files });
+    assert_eq!(loaded.settings.join.token().unwrap().read().unwrap().expose(), "hunter2");
+    assert!(!format!("{:?}{}", loaded.settings, loaded.show(true)).contains("hunter2"));
+}
+
+#[test]
+fn what_this_release_cannot_serve_is_refused_by_key_with_what_to_do_instead() {
+    let folder = "component: x, name: x, path: /x";
+    let keys = [
+        ("profile: auto", "profile"),
+        ("quiesce: [stop]", "quiesce"),
+        ("container: geth", "container"),
+        ("rpc: http://127.0.0.1:5001", "rpc"),
+        ("uri_file: /run/secrets/uri", "uri_file"),
+        ("uri: mongodb://u:hunter2@h", "uri"),
+        ("env: true", "env"),
+        ("kubernetes: { secrets: true }", "kubernetes"),
+    ];
+    for (written, key) in keys {
+        let error = source_error(&format!("{{ {folder}, kind: blockchain, {written} }}"));
+        assert!(error.starts_with("agent.yaml:3:"), "{error}");
+        assert!(error.contains(&format!("sources[0].{key}: not served by this release: ")), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+    let mongodb = source_error(&format!("{{ {folder}, kind: mongodb }}"));
+    assert!(
+        mongodb.starts_with("agent.yaml:3:5: sources[0]: this release cannot read from MongoDB yet"),
+        "{mongodb}"
+    );
+    let service =
+        from("controller: https://c:1\njoin: { service_account: true }\n", &[]).map(|_| ()).unwrap_err();
+    assert!(service.starts_with("agent.yaml:2:26: join.service_account: this release cannot"), "{service}");
+}
+
+#[test]
+fn impossible_sources_are_refused_at_their_place() {
+    let cases = [
+        (
+            "{ component: x, name: x, kind: tapes, path: /x }",
+            "`tapes` is not allowed here; allowed: files, ipfs, blockchain, configs",
+        ),
+        ("{ component: x, name: x, kind: files, path: x }", "3:49: sources[0].path: write an absolute path"),
+        ("{ component: x, name: x, kind: files }", "3:5: sources[0]: a source of this kind has `path`"),
+        ("{ component: x, name: x, kind: files, path: /x, files: [/y] }", "a source of this kind has `path`"),
+        ("{ component: x, name: x, kind: configs, path: /x }", "a source of kind configs has `files`"),
+        (
+            "{ component: x, name: x, kind: configs, files: [x] }",
+            "3:53: sources[0].files[0]: write an absolute",
+        ),
+        (
+            "{ component: x, name: x, kind: configs, files: [\"/x/[\"] }",
+            "sources[0].files[0]: `/x/[` is not a glob",
+        ),
+        (
+            "{ component: x, name: x, kind: files, path: /x, exclude: [\"a[\"] }",
+            "exclude[0]: `a[` is not a glob",
+        ),
+        ("{ component: X, name: x, kind: files, path: /x }", "3:18: sources[0].component: names have"),
+        ("{ component: x, name: ../x, kind: files, path: /x }", "sources[0].name: names have"),
+        ("{ component: x, kind: files, path: /x }", "3:5: sources[0]: the key `name` is missing"),
+        (
+            "{ component: x, name: x, kind: files, path: /x, exlude: [a] }",
+            "sources[0].exlude: unknown key; allowed",
+        ),
+    ];
+    for (source, expected) in cases {
+        let error = source_error(source);
+        assert!(error.starts_with("agent.yaml:3:") && error.contains(expected), "{source}\n{error}");
+    }
+}
+
+#[test]
+fn two_sources_of_a_component_need_two_names() {
+    let source = |component: &str, name: &str| {
+        format!("  - {{ component: {component}, name: {name}, kind: files, path: /{name} }}\n")
+    };
+    let text =
+        |second: String| format!("controller: https://c:8443\nsources:\n{}{second}", source("models", "a"));
+    let error = from(&text(source("models", "a")), &[]).map(|_| ()).unwrap_err();
+    assert_eq!(
+        error,
+        "agent.yaml:4:32: sources[1].name: the component `models` has a source `a` already; give this one \
+         another name"
+    );
+    assert!(from(&text(source("models", "b")), &[]).is_ok());
+    assert!(from(&text(source("ipfs", "a")), &[]).is_ok());
+}
+
+#[test]
+fn an_address_that_is_no_https_address_is_refused_with_how_to_write_one() {
+    for address in ["", "http://c:8443", "c:8443", "https://", "https://c:8443/path", "https://user@c:8443"] {
+        let error = from(&format!("controller: \"{address}\"\n"), &[]).map(|_| ()).unwrap_err();
+        assert!(
+            error.starts_with(
+                "agent.yaml:1:13: controller: write the controller's address as https://host:port"
+            )
+        );
+    }
+}
+
+#[test]
+fn a_token_given_twice_is_refused() {
+    let variables = [
+        ("NEURASHIELD_CONTROLLER", "https://c:8443"),
+        ("NEURASHIELD_JOIN__TOKEN", "hunter2"),
+        ("NEURASHIELD_JOIN__TOKEN_FILE", "/run/secrets/join"),
+    ];
+    let error = from("", &variables).map(|_| ()).unwrap_err();
+    assert_eq!(error, "environment NEURASHIELD_JOIN__TOKEN: join: set token or token_file, not both");
+}
+
+#[test]
+fn discovery_tells_what_is_there_what_is_not_and_what_cannot_be_served() {
+    let root = tempfile::tempdir().unwrap();
+    assert_eq!(discover(root.path()).missing.len(), 4);
+    for folder in ["app/ai_models/models", "app/backend/data/db", "data/ipfs"] {
+        fs::create_dir_all(root.path().join(folder)).unwrap();
+    }
+    let found = discover(root.path());
+    let served: Vec<_> =
+        found.sources.iter().map(|source| (source.component.as_str(), source.kind)).collect();
+    assert_eq!(served, [("models", Kind::Files), ("ipfs", Kind::Ipfs)]);
+    assert_eq!(found.sources[1].data, SourceData::Folder { path: root.path().join("data/ipfs") });
+    assert_eq!(found.unserved.iter().map(|place| place.component).collect::<Vec<_>>(), ["database"]);
+    assert_eq!(found.missing.iter().map(|place| place.component).collect::<Vec<_>>(), ["blockchain"]);
+    for source in &found.sources {
+        source.check("sources[0]").unwrap();
+    }
+}

@@ -16,53 +16,68 @@ pub struct Alerts {
     pub routes: Vec<Route>,
 }
 
-/// A way to reach somebody.
+/// A way to reach somebody. Of a pair `x` and `x_file`, at most one is set.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase", deny_unknown_fields)]
+#[serde(rename_all = "lowercase")]
 pub enum Sink {
     /// By email.
-    Email {
-        /// Addresses.
-        to: Vec<String>,
-        /// `smtps://user@host` or `smtp://host`, without a password.
-        smtp: String,
-        /// The password of the user.
-        password: Option<Secret>,
-        /// The file that holds it.
-        password_file: Option<PathBuf>,
-    },
+    Email(Email),
     /// A Slack channel.
-    Slack {
-        /// Its incoming webhook.
-        webhook_url: Option<Secret>,
-        /// The file that holds it.
-        webhook_url_file: Option<PathBuf>,
-    },
+    Slack(Channel),
     /// A Discord channel.
-    Discord {
-        /// Its webhook.
-        webhook_url: Option<Secret>,
-        /// The file that holds it.
-        webhook_url_file: Option<PathBuf>,
-    },
+    Discord(Channel),
     /// Any program.
-    Webhook {
-        /// Where to post to.
-        url: Option<Secret>,
-        /// The file that holds it.
-        url_file: Option<PathBuf>,
-        /// What signs the message.
-        secret: Option<Secret>,
-        /// The file that holds it.
-        secret_file: Option<PathBuf>,
-    },
+    Webhook(Webhook),
     /// A dead-man switch.
-    Ping {
-        /// What to ask after each success.
-        url: Option<Secret>,
-        /// The file that holds it.
-        url_file: Option<PathBuf>,
-    },
+    Ping(Ping),
+}
+
+/// An email.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Email {
+    /// Addresses.
+    pub to: Vec<String>,
+    /// `smtps://user@host` or `smtp://host`, without a password.
+    pub smtp: String,
+    /// The password of the user.
+    pub password: Option<Secret>,
+    /// The file that holds it.
+    pub password_file: Option<PathBuf>,
+}
+
+/// A channel of a chat.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Channel {
+    /// Its incoming webhook.
+    pub webhook_url: Option<Secret>,
+    /// The file that holds it.
+    pub webhook_url_file: Option<PathBuf>,
+}
+
+/// A program that takes messages.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Webhook {
+    /// Where to post to.
+    pub url: Option<Secret>,
+    /// The file that holds it.
+    pub url_file: Option<PathBuf>,
+    /// What signs the message.
+    pub secret: Option<Secret>,
+    /// The file that holds it.
+    pub secret_file: Option<PathBuf>,
+}
+
+/// A dead-man switch.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ping {
+    /// What to ask after each success.
+    pub url: Option<Secret>,
+    /// The file that holds it.
+    pub url_file: Option<PathBuf>,
 }
 
 /// Events that go to sinks.
@@ -113,67 +128,47 @@ impl Alerts {
 
 impl Sink {
     fn check(&self, path: &str) -> Result<(), Problem> {
-        match self {
-            Self::Email { to, smtp, password, password_file } => {
-                if to.is_empty() || !to.iter().all(|address| address.contains('@')) {
-                    return Err(Problem::new(
-                        format!("{path}.email.to"),
-                        "write at least one address, name@host",
-                    ));
-                }
-                let rest = smtp.strip_prefix("smtps://").or_else(|| smtp.strip_prefix("smtp://"));
-                match rest.map(|rest| rest.rsplit_once('@').map_or("", |(user, _)| user)) {
-                    None => {
-                        return Err(Problem::new(
-                            format!("{path}.email.smtp"),
-                            "write smtps://user@host or smtp://host",
-                        ));
-                    }
-                    Some(user) if user.contains(':') => {
-                        let reason = "the password does not belong here; use password_file or password";
-                        return Err(Problem::new(format!("{path}.email.smtp"), reason));
-                    }
-                    Some(_) => {}
-                }
-                at_most_one(path, "email", "password", password, password_file)
+        let (kind, url, file, key) = match self {
+            Self::Email(email) => return email.check(&format!("{path}.email")),
+            Self::Slack(channel) => ("slack", &channel.webhook_url, &channel.webhook_url_file, "webhook_url"),
+            Self::Discord(channel) => {
+                ("discord", &channel.webhook_url, &channel.webhook_url_file, "webhook_url")
             }
-            Self::Slack { webhook_url, webhook_url_file } => {
-                exactly_one(path, "slack", "webhook_url", webhook_url, webhook_url_file)
+            Self::Ping(ping) => ("ping", &ping.url, &ping.url_file, "url"),
+            Self::Webhook(hook) => {
+                at_most_one(&format!("{path}.webhook"), "secret", &hook.secret, &hook.secret_file)?;
+                ("webhook", &hook.url, &hook.url_file, "url")
             }
-            Self::Discord { webhook_url, webhook_url_file } => {
-                exactly_one(path, "discord", "webhook_url", webhook_url, webhook_url_file)
+        };
+        let path = format!("{path}.{kind}");
+        if url.is_none() && file.is_none() {
+            return Err(Problem::new(path, format!("set `{key}` or `{key}_file`")));
+        }
+        at_most_one(&path, key, url, file)
+    }
+}
+
+impl Email {
+    fn check(&self, path: &str) -> Result<(), Problem> {
+        if self.to.is_empty() || !self.to.iter().all(|address| address.contains('@')) {
+            return Err(Problem::new(format!("{path}.to"), "write at least one address, name@host"));
+        }
+        let rest = self.smtp.strip_prefix("smtps://").or_else(|| self.smtp.strip_prefix("smtp://"));
+        let user = rest.map(|rest| rest.rsplit_once('@').map_or("", |(user, _)| user));
+        match user {
+            None => Err(Problem::new(format!("{path}.smtp"), "write smtps://user@host or smtp://host")),
+            Some(user) if user.contains(':') => {
+                let reason = "the password does not belong here; use `password_file` or `password`";
+                Err(Problem::new(format!("{path}.smtp"), reason))
             }
-            Self::Webhook { url, url_file, secret, secret_file } => {
-                exactly_one(path, "webhook", "url", url, url_file)?;
-                at_most_one(path, "webhook", "secret", secret, secret_file)
-            }
-            Self::Ping { url, url_file } => exactly_one(path, "ping", "url", url, url_file),
+            Some(_) => at_most_one(path, "password", &self.password, &self.password_file),
         }
     }
 }
 
-fn exactly_one(
-    path: &str,
-    kind: &str,
-    key: &str,
-    value: &Option<Secret>,
-    file: &Option<PathBuf>,
-) -> Result<(), Problem> {
-    match value.is_none() && file.is_none() {
-        true => Err(Problem::new(format!("{path}.{kind}"), format!("set `{key}` or `{key}_file`"))),
-        false => at_most_one(path, kind, key, value, file),
-    }
-}
-
-fn at_most_one(
-    path: &str,
-    kind: &str,
-    key: &str,
-    value: &Option<Secret>,
-    file: &Option<PathBuf>,
-) -> Result<(), Problem> {
+fn at_most_one(path: &str, key: &str, value: &Option<Secret>, file: &Option<PathBuf>) -> Result<(), Problem> {
     match value.is_some() && file.is_some() {
-        true => Err(Problem::new(format!("{path}.{kind}"), format!("set `{key}` or `{key}_file`, not both"))),
+        true => Err(Problem::new(path, format!("set `{key}` or `{key}_file`, not both"))),
         false => Ok(()),
     }
 }

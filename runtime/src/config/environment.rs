@@ -1,8 +1,9 @@
 //! Environment variables and flags, put over the file.
 
+use super::decode;
+use super::error::{ConfigError, Problem};
 use super::load::{Flag, Settings};
 use super::tree::{Node, Origin};
-use super::{decode, error::Problem};
 
 const PREFIX: &str = "NEURASHIELD_";
 /// Read before or outside of the configuration.
@@ -17,7 +18,10 @@ struct Setting<'a> {
 }
 
 /// Puts the variables that are settings of `T` into the tree; returns those that nobody knows.
-pub(super) fn apply<T: Settings>(tree: &mut Node, variables: &[(String, String)]) -> Vec<Problem> {
+pub(super) fn apply<T: Settings>(
+    tree: &mut Node,
+    variables: &[(String, String)],
+) -> Result<Vec<Problem>, ConfigError> {
     let keys = decode::keys_of::<T>();
     let mut settings = Vec::new();
     let mut unknown = Vec::new();
@@ -43,19 +47,32 @@ pub(super) fn apply<T: Settings>(tree: &mut Node, variables: &[(String, String)]
             ));
         }
     }
-    settings.sort_by(|one, other| (one.rank, one.name).cmp(&(other.rank, other.name)));
+    // Lists grow by one place after the other: 2 comes before 10.
+    settings.sort_by_cached_key(|setting| {
+        let steps = setting.path.iter().map(|step| (step.parse::<usize>().ok(), step.clone()));
+        (setting.rank, steps.collect::<Vec<_>>())
+    });
     for setting in settings {
-        tree.put(&setting.path, setting.text, &Origin::Environment(setting.name.to_owned()));
+        put(tree, &setting.path, setting.text, Origin::Environment(setting.name.to_owned()))?;
     }
-    unknown
+    Ok(unknown)
 }
 
 /// Puts flags over everything else.
-pub(super) fn apply_flags(tree: &mut Node, flags: &[Flag]) {
+pub(super) fn apply_flags(tree: &mut Node, flags: &[Flag]) -> Result<(), ConfigError> {
     for flag in flags {
         let path: Vec<String> = flag.path.split('.').map(str::to_owned).collect();
-        tree.put(&path, &flag.value, &Origin::Flag(flag.name.to_owned()));
+        put(tree, &path, &flag.value, Origin::Flag(flag.name.to_owned()))?;
     }
+    Ok(())
+}
+
+fn put(tree: &mut Node, path: &[String], text: &str, origin: Origin) -> Result<(), ConfigError> {
+    tree.put(path, text, &origin).map_err(|reason| ConfigError::Invalid {
+        origin,
+        path: path.join("."),
+        reason,
+    })
 }
 
 /// Kubernetes announces services as variables: `…_SERVICE_HOST`, `…_PORT`, `…_PORT_8443_TCP_ADDR`.

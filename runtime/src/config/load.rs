@@ -98,8 +98,8 @@ pub fn load<T: Settings>(layers: &Layers) -> Result<Loaded<T>, ConfigError> {
         None => Node::empty_map(Origin::Default),
     };
     fill_defaults::<T>(&mut tree);
-    let mut notices = environment::apply::<T>(&mut tree, &layers.variables);
-    environment::apply_flags(&mut tree, &layers.flags);
+    let mut notices = environment::apply::<T>(&mut tree, &layers.variables)?;
+    environment::apply_flags(&mut tree, &layers.flags)?;
     let settings: T = decode::decode(&tree).map_err(|error| ConfigError::Invalid {
         origin: error.origin.unwrap_or(Origin::Default),
         path: error.path,
@@ -141,6 +141,7 @@ fn own_section<T: Settings>(root: Node) -> Result<Node, ConfigError> {
         });
     }
     let own = root.child(T::SECTION).map(|entry| entry.node.clone());
+    let own = own.filter(|section| !matches!(section.value, Value::Null));
     Ok(own.unwrap_or_else(|| Node::empty_map(root.origin.clone())))
 }
 

@@ -46,6 +46,10 @@ impl fmt::Display for Origin {
 }
 
 impl Origin {
+    fn is_same_layer(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+
     /// True where values arrive as text without a type of their own.
     pub(super) fn is_untyped(&self) -> bool {
         matches!(self, Self::Environment(_) | Self::Flag(_))
@@ -114,31 +118,39 @@ impl Node {
         self.entries().iter().find(|entry| entry.key == key)
     }
 
-    /// Puts `text` at `path`, making the maps and lists on the way; numbers are places in lists. The sibling
-    /// `x_file` of a secret `x` (and the other way round) is removed: what comes later wins.
-    pub(super) fn put(&mut self, path: &[String], text: &str, origin: &Origin) {
+    /// Puts `text` at `path`, making the maps and lists on the way; numbers are places in lists. A secret `x`
+    /// of a lower layer gives way to `x_file`, and the other way round.
+    ///
+    /// # Errors
+    /// A place beyond the end of its list, as a reason to tell.
+    pub(super) fn put(&mut self, path: &[String], text: &str, origin: &Origin) -> Result<(), String> {
         let Some((key, rest)) = path.split_first() else {
             *self = Self { origin: origin.clone(), value: Value::Text(text.to_owned()) };
-            return;
+            return Ok(());
         };
         let slot = match key.parse::<usize>() {
-            Ok(place) if !matches!(self.value, Value::Map(_)) => self.list_slot(place, origin),
+            Ok(place) if !matches!(self.value, Value::Map(_)) => self.list_slot(place, origin)?,
             _ => self.map_slot(key, rest.is_empty(), origin),
         };
-        slot.put(rest, text, origin);
+        slot.put(rest, text, origin)
     }
 
-    /// The node at `place` of this list, which becomes one if it was none. A place beyond the end is the end.
-    fn list_slot(&mut self, place: usize, origin: &Origin) -> &mut Self {
+    /// The node at `place` of this list, which becomes one if it was none, and grows by one at its end.
+    fn list_slot(&mut self, place: usize, origin: &Origin) -> Result<&mut Self, String> {
         if !matches!(self.value, Value::List(_)) {
-            self.value = Value::List(Vec::new());
+            *self = Self { origin: origin.clone(), value: Value::List(Vec::new()) };
         }
         let Value::List(items) = &mut self.value else { unreachable!("it was just made a list") };
-        let place = place.min(items.len());
+        if place > items.len() {
+            return Err(format!(
+                "there is no place {place}; the list has {} items, counted from 0",
+                items.len()
+            ));
+        }
         if place == items.len() {
             items.push(Self { origin: origin.clone(), value: Value::Null });
         }
-        &mut items[place]
+        Ok(&mut items[place])
     }
 
     fn map_slot(&mut self, key: &str, is_leaf: bool, origin: &Origin) -> &mut Self {
@@ -148,7 +160,7 @@ impl Node {
         let Value::Map(entries) = &mut self.value else { unreachable!("it was just made a map") };
         if is_leaf {
             let sibling = key.strip_suffix("_file").map_or_else(|| format!("{key}_file"), str::to_owned);
-            entries.retain(|entry| entry.key != sibling);
+            entries.retain(|entry| entry.key != sibling || entry.node.origin.is_same_layer(origin));
         }
         // A variable cannot hold `-`: `OPS_MAIL` means the `ops-mail` that the file declares.
         let found = entries.iter().position(|entry| entry.key == key).or_else(|| {
