@@ -4,11 +4,16 @@ use serde::{Deserialize, Deserializer, Serializer};
 
 use crate::ids::{hex, unhex};
 
-pub(crate) fn serialize<S: Serializer, const N: usize>(bytes: &[u8; N], serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn serialize<S: Serializer, const N: usize>(
+    bytes: &[u8; N],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&hex(bytes))
 }
 
-pub(crate) fn deserialize<'de, D: Deserializer<'de>, const N: usize>(deserializer: D) -> Result<[u8; N], D::Error> {
+pub(crate) fn deserialize<'de, D: Deserializer<'de>, const N: usize>(
+    deserializer: D,
+) -> Result<[u8; N], D::Error> {
     let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
     unhex(&text)
         .and_then(|bytes| bytes.try_into().ok())

@@ -4,21 +4,34 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`ids`], [`names`], [`codec`] | typed ids and names, the binary notation |
-//! | [`store`] | where bytes lie: local disk, memory; faults for tests; the writer's lease |
+//! | [`ids`], [`names`], [`codec`], [`signed`] | typed ids and names, the binary notation, signed JSON |
+//! | [`store`], [`layout`] | where bytes lie: local disk, memory; faults for tests; the writer's lease |
 //! | [`cut`], [`content`], [`pack`] | chunks, compression, ids of contents, sealing, segments, packs |
-//! | [`archive`], [`refs`] | entries, pages, manifests; which blobs an archive needs |
+//! | [`keys`] | the keyring, the slots that open it, the recovery key |
+//! | [`archive`], [`refs`], [`index`] | entries and pages; which blobs an archive needs; where they lie |
+//! | [`repo`] | init, open, unlock |
+//! | [`ingest`], [`backup`] | taking in segments; committing and listing backups |
+//! | [`read`], [`verify`] | reading an archive back; proving that it can be |
 
 pub mod archive;
+pub mod backup;
 pub mod codec;
 pub mod content;
 pub mod cut;
+pub mod error;
 mod hex_array;
 pub mod ids;
+pub mod index;
+pub mod ingest;
 pub mod keys;
+pub mod layout;
 pub mod names;
 pub mod pack;
+pub mod progress;
 mod random;
+pub mod read;
 pub mod refs;
+pub mod repo;
 pub mod signed;
 pub mod store;
+pub mod verify;

@@ -135,7 +135,8 @@ impl BackupName {
     }
 
     fn parse(text: &str) -> Option<Timestamp> {
-        let shape = text.len() == 15 && text.bytes().enumerate().all(|(i, b)| if i == 8 { b == b'_' } else { b.is_ascii_digit() });
+        let shape = text.len() == 15
+            && text.bytes().enumerate().all(|(i, b)| if i == 8 { b == b'_' } else { b.is_ascii_digit() });
         let time = DateTime::strptime("%Y%m%d_%H%M%S", shape.then_some(text)?).ok()?;
         time.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
     }
@@ -144,7 +145,9 @@ impl BackupName {
 impl FromStr for BackupName {
     type Err = InvalidName;
     fn from_str(text: &str) -> Result<Self, InvalidName> {
-        Self::parse(text).map(|_| Self(text.to_owned())).ok_or_else(|| InvalidName::new("a backup's timestamp", Self::RULE, text))
+        Self::parse(text)
+            .map(|_| Self(text.to_owned()))
+            .ok_or_else(|| InvalidName::new("a backup's timestamp", Self::RULE, text))
     }
 }
 
@@ -158,7 +161,9 @@ mod tests {
     fn a_backup_name_is_a_real_second() {
         let name: BackupName = "20240229_235959".parse().expect("a leap day");
         assert_eq!(BackupName::from_time(name.time()), name);
-        for wrong in ["20230229_000000", "20230101-120000", "2023010_1120000", "20230101_246000", "", "latest"] {
+        for wrong in
+            ["20230229_000000", "20230101-120000", "2023010_1120000", "20230101_246000", "", "latest"]
+        {
             assert!(wrong.parse::<BackupName>().is_err(), "{wrong}");
         }
     }

@@ -52,7 +52,8 @@ impl Refs {
     /// Adds a blob of a segment that has `blobs` lines in its table. Adding one twice is fine.
     pub fn add(&mut self, address: BlobAddress, blobs: u32) {
         assert!(address.ordinal < blobs && blobs as usize <= MAX_BLOBS, "an ordinal lies within its segment");
-        let refs = self.segments.entry(address.segment).or_insert_with(|| SegmentRefs { blobs, bitmap: Vec::new() });
+        let refs =
+            self.segments.entry(address.segment).or_insert_with(|| SegmentRefs { blobs, bitmap: Vec::new() });
         debug_assert_eq!(refs.blobs, blobs);
         refs.bitmap.resize((blobs as usize).div_ceil(8), 0);
         refs.bitmap[address.ordinal as usize / 8] |= 1 << (address.ordinal % 8);

@@ -125,7 +125,9 @@ impl VerifyingKey {
 
 /// The content of a file that is signed by whichever key it names, and that key: for the one file that
 /// introduces the key.
-pub(crate) fn verify_introduction<T: DeserializeOwned>(file: &[u8]) -> Result<(T, VerifyingKey), SignedError> {
+pub(crate) fn verify_introduction<T: DeserializeOwned>(
+    file: &[u8],
+) -> Result<(T, VerifyingKey), SignedError> {
     let (content, line) = split(file)?;
     check(content, &line)?;
     Ok((serde_json::from_slice(content).map_err(SignedError::Content)?, line.ed25519))
@@ -139,7 +141,9 @@ fn split(file: &[u8]) -> Result<(&[u8], SignatureLine), SignedError> {
 }
 
 fn check(content: &[u8], line: &SignatureLine) -> Result<(), SignedError> {
-    UnparsedPublicKey::new(&ED25519, &line.ed25519.0).verify(content, &line.signature).map_err(|_| SignedError::Broken)
+    UnparsedPublicKey::new(&ED25519, &line.ed25519.0)
+        .verify(content, &line.signature)
+        .map_err(|_| SignedError::Broken)
 }
 
 /// A SHA-256, as JSON and `sha256sum` show it.

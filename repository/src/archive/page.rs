@@ -7,7 +7,8 @@
 use std::collections::HashMap;
 
 use super::entry::{
-    Entry, EntryKind, Extent, FileContent, Layout, MAX_EXTENTS, MAX_INLINE_PIECES, Metadata, Piece, Pieces, Timestamp,
+    Entry, EntryKind, Extent, FileContent, Layout, MAX_EXTENTS, MAX_INLINE_PIECES, Metadata, Piece, Pieces,
+    Timestamp,
 };
 use super::path::{EntryPath, MAX_PATH};
 use crate::codec::{Decoder, Encoder, Malformed};
@@ -78,7 +79,11 @@ impl PageBuilder {
     }
 
     fn is_boundary(&self, path: &EntryPath) -> bool {
-        let hash = *blake3::Hasher::new_keyed(self.key.expose()).update(b"page\0").update(path.as_bytes()).finalize().as_bytes();
+        let hash = *blake3::Hasher::new_keyed(self.key.expose())
+            .update(b"page\0")
+            .update(path.as_bytes())
+            .finalize()
+            .as_bytes();
         u16::from_le_bytes([hash[0], hash[1]]) & 0x3ff == 0
     }
 
@@ -282,7 +287,9 @@ fn decode_entry(
         }
         5 => EntryKind::Fifo,
         6 => EntryKind::Socket,
-        7 | 8 => EntryKind::Device { block: code == 8, major: decoder.varint_u32()?, minor: decoder.varint_u32()? },
+        7 | 8 => {
+            EntryKind::Device { block: code == 8, major: decoder.varint_u32()?, minor: decoder.varint_u32()? }
+        }
         _ => return Err(decoder.malformed("an entry's kind is not known")),
     };
     if path.is_root() && kind != EntryKind::Folder {

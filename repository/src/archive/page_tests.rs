@@ -69,7 +69,9 @@ fn a_page_cut_anywhere_or_with_a_flipped_byte_never_panics() {
 
 fn many(count: u32) -> Vec<Entry> {
     let name = |i| format!("folder-{:03}/file-{i:07}", i / 500);
-    (0..count).map(|i| file(&name(i), 5, Layout::Dense, Pieces::Inline(vec![piece((i / 100) as u8, i, 5)]))).collect()
+    (0..count)
+        .map(|i| file(&name(i), 5, Layout::Dense, Pieces::Inline(vec![piece((i / 100) as u8, i, 5)])))
+        .collect()
 }
 
 #[test]
@@ -89,7 +91,8 @@ fn one_changed_entry_changes_one_page() {
 #[test]
 fn the_table_finds_the_page_of_a_path() {
     let pages = pages(&many(60_000));
-    let line = |page: &Page| PageLine { first: page.first.clone(), id: BlobId::new([0; 32]), entries: page.entries };
+    let line =
+        |page: &Page| PageLine { first: page.first.clone(), id: BlobId::new([0; 32]), entries: page.entries };
     let table = PageTable { pages: pages.iter().map(line).collect() };
     assert_eq!(PageTable::decode(&table.encode()), Ok(table.clone()));
     assert_eq!(table.entries(), 60_000);

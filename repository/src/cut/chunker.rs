@@ -106,7 +106,7 @@ mod tests {
         assert_eq!(&found[..6], GOLDEN, "a change here makes every repository send everything again");
     }
 
-    const GOLDEN: [usize; 6] = [0; 6];
+    const GOLDEN: [usize; 6] = [1889010, 1220257, 843963, 1284301, 1005579, 808047];
 
     #[test]
     fn an_insertion_moves_few_cuts() {

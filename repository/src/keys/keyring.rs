@@ -65,7 +65,8 @@ impl KeyRing {
 
     /// The keys of a source's own domain.
     pub fn domain_keys(&self, source: &SourceId) -> DomainKeys {
-        let name = [b"domain\0", source.component.as_str().as_bytes(), b"/", source.name.as_str().as_bytes()].concat();
+        let name = [b"domain\0", source.component.as_str().as_bytes(), b"/", source.name.as_str().as_bytes()]
+            .concat();
         let id = keyed(&self.domain_secret.0, &name);
         let domain = DomainId::try_from(&id[..DomainId::LEN]).expect("16 of 32 bytes");
         domain_keys_of(&self.domain_secret.0, domain)
@@ -85,9 +86,13 @@ impl KeyRing {
     }
 }
 
-pub(crate) fn domain_keys_of(secret: &[u8; 32], domain: DomainId) -> DomainKeys {
+fn domain_keys_of(secret: &[u8; 32], domain: DomainId) -> DomainKeys {
     let derive = |word: &[u8]| keyed(secret, &[word, domain.as_bytes()].concat());
-    DomainKeys { domain, id_key: IdKey::new(derive(b"id key\0")), gear_key: GearKey::new(derive(b"gear key\0")) }
+    DomainKeys {
+        domain,
+        id_key: IdKey::new(derive(b"id key\0")),
+        gear_key: GearKey::new(derive(b"gear key\0")),
+    }
 }
 
 fn keyed(key: &[u8; 32], message: &[u8]) -> [u8; 32] {

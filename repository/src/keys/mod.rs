@@ -11,5 +11,5 @@ pub use keyring::{DomainKeys, KeyRing};
 pub use recovery::{InvalidRecoveryKey, RecoveryKey};
 pub use slots::{Slot, SlotKind, SlotSecret};
 
-pub(crate) use keyring::{SealedKeyRing, domain_keys_of};
+pub(crate) use keyring::SealedKeyRing;
 pub(crate) use slots::RootKey;

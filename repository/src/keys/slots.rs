@@ -149,7 +149,12 @@ struct Stretching {
 }
 
 impl Slot {
-    pub(crate) fn wrap(root: &RootKey, secret: &SlotSecret, repository: RepositoryId, now: Timestamp) -> Self {
+    pub(crate) fn wrap(
+        root: &RootKey,
+        secret: &SlotSecret,
+        repository: RepositoryId,
+        now: Timestamp,
+    ) -> Self {
         let slot = crate::ids::hex(&random::bytes::<8>());
         let salt = random::bytes();
         let stretching = Stretching { memory_kib: MEMORY_KIB, passes: PASSES, lanes: LANES };
@@ -193,7 +198,9 @@ fn stretch(passphrase: &[u8], salt: &[u8; 16], with: Stretching) -> Option<Zeroi
     }
     let params = Params::new(with.memory_kib, with.passes, with.lanes, Some(32)).ok()?;
     let mut key = Zeroizing::new([0; 32]);
-    Argon2::new(Algorithm::Argon2id, Version::V0x13, params).hash_password_into(passphrase, salt, &mut *key).ok()?;
+    Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+        .hash_password_into(passphrase, salt, &mut *key)
+        .ok()?;
     Some(key)
 }
 

@@ -157,8 +157,10 @@ impl BlobLine {
     /// Takes a line; checks every field.
     pub fn decode(decoder: &mut Decoder<'_>) -> Result<Self, Malformed> {
         let id = BlobId::new(decoder.array()?);
-        let kind = BlobKind::from_code(decoder.u8()?).ok_or_else(|| decoder.malformed("a blob's kind is not known"))?;
-        let codec = Codec::from_code(decoder.u8()?).ok_or_else(|| decoder.malformed("a blob's codec is not known"))?;
+        let kind = BlobKind::from_code(decoder.u8()?)
+            .ok_or_else(|| decoder.malformed("a blob's kind is not known"))?;
+        let codec = Codec::from_code(decoder.u8()?)
+            .ok_or_else(|| decoder.malformed("a blob's codec is not known"))?;
         let flags = decoder.u16()?;
         let (plain_length, stored_length) = (decoder.u32()?, decoder.u32()?);
         if flags & !Self::ABSENT != 0 {
@@ -174,8 +176,12 @@ impl BlobLine {
         // no honest writer would need.
         let largest = self.plain_length + (self.plain_length >> 8) + 512 + TAG;
         match self.codec {
-            _ if self.plain_length == 0 || self.plain_length > MAX_PLAIN => Err("a blob's length is out of bounds"),
-            Codec::Raw if self.stored_length != self.plain_length + TAG => Err("a blob's two lengths do not fit"),
+            _ if self.plain_length == 0 || self.plain_length > MAX_PLAIN => {
+                Err("a blob's length is out of bounds")
+            }
+            Codec::Raw if self.stored_length != self.plain_length + TAG => {
+                Err("a blob's two lengths do not fit")
+            }
             Codec::Zstd if self.stored_length <= TAG || self.stored_length > largest => {
                 Err("a blob's two lengths do not fit")
             }

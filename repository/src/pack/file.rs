@@ -97,7 +97,8 @@ mod tests {
     fn sealed(texts: &[&[u8]]) -> (SealedSegment, SealingPrivateKey) {
         let (public, private) = SealingPrivateKey::generate();
         let public = SealingPublicKey { epoch: 1, key: public };
-        let mut builder = SegmentBuilder::new(Class::Data, RepositoryId::random(), DomainId::new([2; 16]), &public);
+        let mut builder =
+            SegmentBuilder::new(Class::Data, RepositoryId::random(), DomainId::new([2; 16]), &public);
         for text in texts {
             let id = blob_id(&IdKey::new([1; 32]), BlobKind::Data, text);
             builder.add(id, BlobKind::Data, Codec::Raw, text.len() as u32, text);
@@ -140,7 +141,12 @@ mod tests {
             context.open(&cipher, 0, &BlobLine { kind: BlobKind::Page, ..line }, stored.clone()),
             context.open(&cipher, 0, &BlobLine { codec: Codec::Zstd, ..line }, stored.clone()),
             context.open(&cipher, 0, &BlobLine { plain_length: 12, ..line }, stored.clone()),
-            SegmentContext { domain: DomainId::new([3; 16]), ..context }.open(&cipher, 0, &line, stored.clone()),
+            SegmentContext { domain: DomainId::new([3; 16]), ..context }.open(
+                &cipher,
+                0,
+                &line,
+                stored.clone(),
+            ),
             SegmentContext { repository: RepositoryId::random(), ..context }.open(&cipher, 0, &line, stored),
         ];
         assert!(attempts.iter().all(Result::is_err));

@@ -103,11 +103,16 @@ impl SegmentKey {
     }
 
     /// Opens a sealed key with the repository's private key of the same epoch.
-    pub(crate) fn open(private: &SealingPrivateKey, sealed: &SealedKey, header: &[u8]) -> Result<Self, SealBroken> {
+    pub(crate) fn open(
+        private: &SealingPrivateKey,
+        sealed: &SealedKey,
+        header: &[u8],
+    ) -> Result<Self, SealBroken> {
         let encapsulated = EncapsulatedSecret(sealed.encapsulated.to_vec());
         let private = HpkePrivateKey::from(private.expose().to_vec());
-        let mut opened =
-            HPKE_SUITE.open(&encapsulated, HPKE_INFO, header, &sealed.sealed, &private).map_err(|_| SealBroken)?;
+        let mut opened = HPKE_SUITE
+            .open(&encapsulated, HPKE_INFO, header, &sealed.sealed, &private)
+            .map_err(|_| SealBroken)?;
         let key = opened.as_slice().try_into().map(Self).map_err(|_| SealBroken);
         opened.zeroize();
         key
@@ -153,18 +158,35 @@ impl SegmentContext {
     }
 
     /// Appends `compressed`, sealed, to `body`.
-    pub(crate) fn seal(&self, cipher: &BlobCipher, ordinal: u32, line: &BlobLine, compressed: &[u8], body: &mut Vec<u8>) {
+    pub(crate) fn seal(
+        &self,
+        cipher: &BlobCipher,
+        ordinal: u32,
+        line: &BlobLine,
+        compressed: &[u8],
+        body: &mut Vec<u8>,
+    ) {
         let start = body.len();
         body.extend_from_slice(compressed);
         let tag = cipher
             .0
-            .seal_in_place_separate_tag(nonce(ordinal), Aad::from(self.associated_data(ordinal, line)), &mut body[start..])
+            .seal_in_place_separate_tag(
+                nonce(ordinal),
+                Aad::from(self.associated_data(ordinal, line)),
+                &mut body[start..],
+            )
             .expect("a blob is far below AES-GCM's limit");
         body.extend_from_slice(tag.as_ref());
     }
 
     /// Opens a sealed blob: still compressed, `stored_length` minus the tag long.
-    pub fn open(&self, cipher: &BlobCipher, ordinal: u32, line: &BlobLine, mut sealed: Vec<u8>) -> Result<Vec<u8>, SealBroken> {
+    pub fn open(
+        &self,
+        cipher: &BlobCipher,
+        ordinal: u32,
+        line: &BlobLine,
+        mut sealed: Vec<u8>,
+    ) -> Result<Vec<u8>, SealBroken> {
         if sealed.len() != line.stored_length as usize {
             return Err(SealBroken);
         }

@@ -41,10 +41,7 @@ pub struct SegmentHeader {
 impl SegmentHeader {
     /// Bytes of a header.
     pub const LEN: usize = 160;
-    /// Bytes at its start that the sealed key is bound to.
-    pub(crate) const BOUND: usize = 64;
-
-    /// The first [`Self::BOUND`] bytes.
+    /// The first 64 bytes: what the sealed key is bound to.
     pub(crate) fn bound(class: Class, epoch: u32, context: &SegmentContext) -> Vec<u8> {
         let mut encoder = Encoder::new();
         encoder.raw(MAGIC);

@@ -1,0 +1,151 @@
+//! What backups there are: read back from the folders, each signature checked.
+
+use super::manifest::{ArchiveManifest, BackupRecord};
+use crate::error::RepositoryError;
+use crate::layout;
+use crate::names::{BackupName, SourceId};
+use crate::refs::Refs;
+use crate::repo::Repository;
+use crate::signed::{MAX_JSON, Sha256};
+use crate::store::ListedKind;
+
+/// The longest refs file, in bytes.
+const MAX_REFS: u64 = 256 << 20;
+
+/// Everything with a timestamp in a repository's root.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Committed backups, newest first by sequence.
+    pub backups: Vec<BackupRecord>,
+    /// Timestamp folders of an older system, by name.
+    pub legacy: Vec<LegacyBackup>,
+    /// Backups whose `backup.json` is not to be trusted, with the reason.
+    pub damaged: Vec<(BackupName, RepositoryError)>,
+}
+
+/// A timestamp folder that is not ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LegacyBackup {
+    /// Its name.
+    pub name: BackupName,
+    /// What lies in it, by name.
+    pub contents: Vec<String>,
+}
+
+impl Repository {
+    /// Lists the root. A damaged backup does not hide the others.
+    pub fn list(&self) -> Result<Listing, RepositoryError> {
+        let mut listing = Listing::default();
+        for listed in self.store.list(None)? {
+            let (Ok(name), ListedKind::Folder) = (listed.name.parse::<BackupName>(), listed.kind) else {
+                continue;
+            };
+            match self.backup(&name) {
+                Ok(record) => listing.backups.push(record),
+                Err(RepositoryError::NoBackup { .. }) => {
+                    let contents = self.store.list(Some(&layout::backup(&name)))?;
+                    let contents = contents.into_iter().map(|listed| listed.name).collect();
+                    listing.legacy.push(LegacyBackup { name, contents });
+                }
+                Err(error) if error.is_damage() => listing.damaged.push((name, error)),
+                Err(error) => return Err(error),
+            }
+        }
+        listing.backups.sort_by_key(|record| std::cmp::Reverse(record.sequence));
+        Ok(listing)
+    }
+
+    /// A backup's record, its signature checked.
+    pub fn backup(&self, name: &BackupName) -> Result<BackupRecord, RepositoryError> {
+        self.backup_with_digest(name).map(|(record, _)| record)
+    }
+
+    pub(crate) fn backup_with_digest(
+        &self,
+        name: &BackupName,
+    ) -> Result<(BackupRecord, Sha256), RepositoryError> {
+        let path = layout::backup(name).join(layout::BACKUP_JSON);
+        let file = match self.store.read(&path, MAX_JSON) {
+            Err(error) if error.is_not_found() => {
+                return Err(RepositoryError::NoBackup { name: name.clone() });
+            }
+            other => other?,
+        };
+        let record: BackupRecord = self
+            .config
+            .signing_key
+            .verify(&file)
+            .map_err(|source| RepositoryError::Signature { path: path.clone(), source })?;
+        // A whole folder that was renamed or brought from elsewhere is signed, and still not this backup.
+        if record.name != *name || record.repository != self.config.id {
+            return Err(RepositoryError::Checksum { path });
+        }
+        Ok((record, Sha256::of(&file)))
+    }
+
+    /// An archive's manifest, checked against its backup.
+    pub fn archive(
+        &self,
+        record: &BackupRecord,
+        source: &SourceId,
+    ) -> Result<ArchiveManifest, RepositoryError> {
+        let line = record.archive(source).ok_or_else(|| no_archive(record, source))?;
+        let path = layout::manifest(&layout::backup(&record.name), source);
+        let file = self.store.read(&path, MAX_JSON)?;
+        if Sha256::of(&file) != line.manifest {
+            return Err(RepositoryError::Checksum { path });
+        }
+        serde_json::from_slice(&file).map_err(|_| RepositoryError::Damaged {
+            path,
+            source: crate::codec::Malformed::new("archive manifest", "it cannot be understood"),
+        })
+    }
+
+    /// An archive's refs. One damaged copy inside the file is told in the log and costs nothing.
+    pub fn refs(&self, record: &BackupRecord, source: &SourceId) -> Result<Refs, RepositoryError> {
+        let line = record.archive(source).ok_or_else(|| no_archive(record, source))?;
+        let Some(sum) = line.refs else {
+            return Err(RepositoryError::ArchiveFailed {
+                name: record.name.clone(),
+                source_id: source.clone(),
+                reason: line.reason.clone().unwrap_or_else(|| "no reason was recorded".to_owned()),
+            });
+        };
+        let path = layout::refs(&layout::backup(&record.name), source);
+        let file = self.store.read(&path, MAX_REFS)?;
+        let refs =
+            Refs::decode(&file).map_err(|source| RepositoryError::Damaged { path: path.clone(), source })?;
+        // The file as a whole may be hurt in one copy; what was read must still encode to what was written.
+        if Sha256::of(&refs.encode()) != sum {
+            return Err(RepositoryError::Checksum { path });
+        }
+        if Sha256::of(&file) != sum {
+            tracing::warn!(%path, "one of the two copies in this file is damaged");
+        }
+        Ok(refs)
+    }
+}
+
+fn no_archive(record: &BackupRecord, source: &SourceId) -> RepositoryError {
+    RepositoryError::NoArchive { name: record.name.clone(), source_id: source.clone() }
+}
+
+/// The page that stands in every backup's folder.
+pub(crate) fn restore_md(record: &BackupRecord) -> String {
+    let name = &record.name;
+    let mut components: Vec<&str> =
+        record.archives.iter().map(|archive| archive.source.component.as_str()).collect();
+    components.dedup();
+    let components = components.join(", ");
+    format!(
+        "# Backup {name}\n\n\
+         Made by NeuraShield Backup: {components}.\n\n\
+         Are these files intact?     sha256sum -c SHA256SUMS\n\
+         Are the packs intact?       cd ../repository/packs && for p in */*; do [ \"$(sha256sum <$p)\" = \"${{p#*/}}  -\" ] || echo \"damaged: $p\"; done\n\n\
+         Restore with the controller running:\n\n\
+         \x20   nsctl restore --timestamp {name}\n\n\
+         Restore with nothing but this folder's parent and the recovery key:\n\n\
+         \x20   nsctl repository restore --repository .. --recovery-key-file KEY --timestamp {name} --to FOLDER\n\n\
+         Every byte of the format is described in docs/FORMAT.md of NeuraShield Backup.\n"
+    )
+}

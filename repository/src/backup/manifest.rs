@@ -1,0 +1,199 @@
+//! The JSON that describes archives, backups and the chain. Readable without a key.
+//!
+//! Must stay true: nothing of content or file names is in here; and what is in here was done. A backup
+//! says how consistent each archive is and what could not be read.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{BlobId, DomainId, RepositoryId};
+use crate::names::{BackupName, SourceId};
+use crate::signed::Sha256;
+
+/// The format's version that this program writes.
+pub const FORMAT: u32 = 0;
+
+/// How an archive or a backup ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Everything that was asked for is there.
+    Complete,
+    /// Something could not be read, or an archive of the backup is missing.
+    Incomplete,
+    /// Nothing usable; the reason says why.
+    Failed,
+}
+
+/// How far an archive is one point in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Consistency {
+    /// One instant, by a snapshot.
+    Snapshot,
+    /// What writes was stopped or paused.
+    Quiesced,
+    /// Proven unchanged between two looks.
+    Bracketed,
+    /// Read one after the other, possibly while in use.
+    Fuzzy,
+}
+
+/// Figures of an archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Counts {
+    /// Regular files.
+    pub files: u64,
+    /// Folders.
+    pub folders: u64,
+    /// Symbolic and hard links.
+    pub links: u64,
+    /// Fifos, sockets, devices.
+    pub specials: u64,
+    /// Bytes of all files, holes included.
+    pub bytes: u64,
+    /// Entries that were there and could not be read.
+    pub unreadable: u64,
+    /// Entries that were gone when their turn came.
+    pub vanished: u64,
+    /// Files that changed while they were read.
+    pub changed: u64,
+    /// Bytes read from the source.
+    pub read_bytes: u64,
+    /// Bytes that are new in the repository, sealed.
+    pub stored_bytes: u64,
+    /// Files that were not read because nothing had changed.
+    pub reused_files: u64,
+}
+
+impl Counts {
+    /// How many entries.
+    pub fn entries(&self) -> u64 {
+        self.files + self.folders + self.links + self.specials
+    }
+}
+
+/// One source's part of a backup: `<component>/<source>.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchiveManifest {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// Component and source.
+    #[serde(flatten)]
+    pub source: SourceId,
+    /// The driver: `files`, `mongodb`, …
+    pub kind: String,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Why it is not complete, in one line without file names.
+    pub reason: Option<String>,
+    /// How far it is one point in time.
+    pub consistency: Option<Consistency>,
+    /// The domain of its blobs.
+    pub domain: DomainId,
+    /// Its page table; none if it failed.
+    pub root: Option<BlobId>,
+    /// What the source could not give; none if there is nothing to tell.
+    pub problems: Option<BlobId>,
+    /// The agent that made it.
+    pub agent: Option<String>,
+    /// When it was begun.
+    pub started_at: Timestamp,
+    /// When it was finished.
+    pub ended_at: Timestamp,
+    /// Figures.
+    pub counts: Counts,
+    /// How many segments it needs blobs of.
+    pub segments: u64,
+    /// How many blobs it needs.
+    pub blobs: u64,
+}
+
+/// An archive's line in `backup.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchiveRecord {
+    /// Component and source.
+    #[serde(flatten)]
+    pub source: SourceId,
+    /// The driver.
+    pub kind: String,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Why it is not complete.
+    pub reason: Option<String>,
+    /// How far it is one point in time.
+    pub consistency: Option<Consistency>,
+    /// Figures.
+    pub counts: Counts,
+    /// SHA-256 of the manifest.
+    pub manifest: Sha256,
+    /// SHA-256 of the refs; none if it failed.
+    pub refs: Option<Sha256>,
+}
+
+/// `backup.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupRecord {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The repository.
+    pub repository: RepositoryId,
+    /// The folder's name.
+    pub name: BackupName,
+    /// The order of backups, counted from 1 and never used twice.
+    pub sequence: u64,
+    /// The job that made it.
+    pub job: String,
+    /// When it was begun.
+    pub started_at: Timestamp,
+    /// When everything but the commit was done.
+    pub ended_at: Timestamp,
+    /// Complete if every archive is.
+    pub outcome: Outcome,
+    /// Why it must be kept whatever its age.
+    pub pin: Option<String>,
+    /// SHA-256 of the chain line before; none for the first.
+    pub previous: Option<Sha256>,
+    /// Its archives, sorted by component and source.
+    pub archives: Vec<ArchiveRecord>,
+}
+
+impl BackupRecord {
+    /// The archive of a source.
+    pub fn archive(&self, source: &SourceId) -> Option<&ArchiveRecord> {
+        self.archives.iter().find(|archive| archive.source == *source)
+    }
+}
+
+/// `chain/<sequence>.json`: that a backup was committed, kept even when the backup is gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainLine {
+    /// The backup's sequence.
+    pub sequence: u64,
+    /// Its name.
+    pub name: BackupName,
+    /// SHA-256 of its `backup.json`.
+    pub backup: Sha256,
+    /// SHA-256 of the line before; none for the first.
+    pub previous: Option<Sha256>,
+    /// When the line was written.
+    pub at: Timestamp,
+}
+
+/// `repository/config.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepositoryConfig {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// Features that a reader must know.
+    pub required_features: Vec<String>,
+    /// The repository.
+    pub id: RepositoryId,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Signs this file, every backup and the chain.
+    pub signing_key: crate::signed::VerifyingKey,
+    /// What segments are sealed to, oldest first; new ones use the last.
+    pub sealing_keys: Vec<crate::pack::seal::SealingPublicKey>,
+}

@@ -1,0 +1,5 @@
+//! What a committed backup is: archive manifests, `backup.json`, the chain, the commit itself.
+
+pub mod commit;
+pub mod listing;
+pub mod manifest;

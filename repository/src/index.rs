@@ -1,0 +1,204 @@
+//! The index: in which pack each segment lies, and what is in it.
+//!
+//! One set of files per domain, so that a job loads no more than its own. Must stay true: an index file
+//! refers only to packs that are durable, says nothing that the packs do not say themselves, and can be
+//! made again from them without a key.
+
+use std::collections::HashMap;
+
+use crate::codec::{Decoder, Encoder, Malformed};
+use crate::ids::{BlobId, DomainId, PackId, SegmentId};
+use crate::pack::blob::BlobLine;
+use crate::pack::file::PlacedSegment;
+use crate::pack::segment::SegmentTable;
+use crate::refs::{BlobAddress, Refs};
+use crate::signed::Sha256;
+
+/// The longest index file, in bytes.
+pub const MAX_INDEX_FILE: u64 = 256 << 20;
+
+const MAGIC: &[u8; 8] = b"NSindex0";
+const VERSION: u16 = 0;
+const WHAT: &str = "index file";
+
+/// One pack and what it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexedPack {
+    /// The pack.
+    pub id: PackId,
+    /// Its length in bytes.
+    pub length: u64,
+    /// Its segments.
+    pub segments: Vec<PlacedSegment>,
+}
+
+/// One index file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexFile {
+    /// The domain of all packs in it.
+    pub domain: DomainId,
+    /// Index files that this one stands for.
+    pub replaces: Vec<Sha256>,
+    /// The packs.
+    pub packs: Vec<IndexedPack>,
+}
+
+impl IndexFile {
+    /// The file.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Encoder::new();
+        out.raw(MAGIC);
+        out.u16(VERSION);
+        out.u16(0);
+        out.raw(self.domain.as_bytes());
+        out.varint(self.replaces.len() as u64);
+        self.replaces.iter().for_each(|name| out.raw(&name.0));
+        out.varint(self.packs.len() as u64);
+        for pack in &self.packs {
+            out.raw(pack.id.as_bytes());
+            out.varint(pack.length);
+            out.varint(pack.segments.len() as u64);
+            for segment in &pack.segments {
+                out.varint(segment.offset);
+                segment.table.encode(&mut out);
+            }
+        }
+        out.finish()
+    }
+
+    /// Reads an index file; checks that it is of one domain.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut decoder = Decoder::new(WHAT, bytes);
+        if &decoder.array()? != MAGIC {
+            return Err(Malformed::new(WHAT, "it does not begin like one"));
+        }
+        if decoder.u16()? != VERSION || decoder.u16()? != 0 {
+            return Err(Malformed::new(WHAT, "its version is not known to this program"));
+        }
+        let domain = DomainId::new(decoder.array()?);
+        let replaced = decoder.count(32)?;
+        let replaces = (0..replaced).map(|_| decoder.array().map(Sha256)).collect::<Result<_, _>>()?;
+        let count = decoder.count(PackId::LEN)?;
+        let mut packs = Vec::with_capacity(count);
+        for _ in 0..count {
+            packs.push(Self::decode_pack(&mut decoder, domain)?);
+        }
+        decoder.end()?;
+        Ok(Self { domain, replaces, packs })
+    }
+
+    fn decode_pack(decoder: &mut Decoder<'_>, domain: DomainId) -> Result<IndexedPack, Malformed> {
+        let id = PackId::new(decoder.array()?);
+        let length = decoder.varint()?;
+        let count = decoder.count(SegmentId::LEN)?;
+        let mut segments = Vec::with_capacity(count);
+        for _ in 0..count {
+            let offset = decoder.varint()?;
+            let table = SegmentTable::decode(decoder)?;
+            let fits = offset.checked_add(table.segment_length()).is_some_and(|end| end <= length);
+            if !fits || table.header.context.domain != domain {
+                return Err(Malformed::new(WHAT, "a segment does not fit its pack or its domain"));
+            }
+            segments.push(PlacedSegment { offset, table });
+        }
+        Ok(IndexedPack { id, length, segments })
+    }
+}
+
+/// A domain's index in memory: the union of its files.
+#[derive(Debug, Default, Clone)]
+pub struct DomainIndex {
+    packs: Vec<IndexedPack>,
+    places: HashMap<SegmentId, (usize, usize)>,
+}
+
+/// Where a blob's sealed bytes lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlobPlace {
+    /// The pack.
+    pub pack: PackId,
+    /// Bytes from the pack's start.
+    pub offset: u64,
+    /// The blob's line in its segment's table.
+    pub line: BlobLine,
+}
+
+impl DomainIndex {
+    /// The union of these packs. Where two packs hold one segment, the one with fewer blobs missing wins.
+    pub fn new(packs: impl IntoIterator<Item = IndexedPack>) -> Self {
+        let mut index = Self::default();
+        packs.into_iter().for_each(|pack| index.add(pack));
+        index
+    }
+
+    /// Adds a pack; one that is known already changes nothing.
+    pub fn add(&mut self, pack: IndexedPack) {
+        let at = self.packs.len();
+        for (nth, segment) in pack.segments.iter().enumerate() {
+            let id = segment.table.header.context.segment;
+            let better = self.table(&id).is_none_or(|known| present(known) < present(&segment.table));
+            if better {
+                self.places.insert(id, (at, nth));
+            }
+        }
+        self.packs.push(pack);
+    }
+
+    /// Every pack.
+    pub fn packs(&self) -> &[IndexedPack] {
+        &self.packs
+    }
+
+    /// Every segment once, with its pack.
+    pub fn segments(&self) -> impl Iterator<Item = (&IndexedPack, &PlacedSegment)> {
+        self.places.values().map(|(pack, nth)| (&self.packs[*pack], &self.packs[*pack].segments[*nth]))
+    }
+
+    /// A segment's pack and place.
+    pub fn segment(&self, id: &SegmentId) -> Option<(&IndexedPack, &PlacedSegment)> {
+        let (pack, nth) = self.places.get(id)?;
+        Some((&self.packs[*pack], &self.packs[*pack].segments[*nth]))
+    }
+
+    fn table(&self, id: &SegmentId) -> Option<&SegmentTable> {
+        self.segment(id).map(|(_, placed)| &placed.table)
+    }
+
+    /// Where a blob lies; `None` if no pack holds it.
+    pub fn place(&self, address: &BlobAddress) -> Option<BlobPlace> {
+        let (pack, placed) = self.segment(&address.segment)?;
+        let (offset, _) = placed.table.body_range(address.ordinal)?;
+        let line = placed.table.lines[address.ordinal as usize];
+        Some(BlobPlace { pack: pack.id, offset: placed.body_offset() + offset, line })
+    }
+
+    /// Every blob of `refs` that no pack holds, or whose segment has another shape than the refs say.
+    pub fn missing(&self, refs: &Refs) -> Vec<BlobAddress> {
+        let mut missing = Vec::new();
+        for (segment, blobs) in refs.segments() {
+            let table = self.table(&segment).filter(|table| table.lines.len() == blobs as usize);
+            let gone = |ordinal: &u32| table.is_none_or(|table| table.lines[*ordinal as usize].absent);
+            missing
+                .extend(refs.ordinals(&segment).filter(gone).map(|ordinal| BlobAddress { segment, ordinal }));
+        }
+        missing
+    }
+
+    /// The blobs of `refs` by id. Blobs that no pack holds are left out.
+    pub fn by_id(&self, refs: &Refs) -> HashMap<BlobId, BlobAddress> {
+        let mut found = HashMap::new();
+        for (segment, _) in refs.segments() {
+            let Some(table) = self.table(&segment) else { continue };
+            for ordinal in refs.ordinals(&segment) {
+                if let Some(line) = table.lines.get(ordinal as usize).filter(|line| !line.absent) {
+                    found.insert(line.id, BlobAddress { segment, ordinal });
+                }
+            }
+        }
+        found
+    }
+}
+
+fn present(table: &SegmentTable) -> usize {
+    table.lines.iter().filter(|line| !line.absent).count()
+}

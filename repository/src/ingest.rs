@@ -1,0 +1,363 @@
+//! Taking in segments: what agents send becomes packs, exclusively and durably, without any key.
+//!
+//! Must stay true: a segment is answered for only when its pack is durable; a pack's bytes were hashed as
+//! they went to storage and its structure was checked; a blob is offered for re-use only while a pack
+//! holds it. Packs that no index names yet (a job in progress, or one that a crash ended) are found again
+//! by [`Repository::find_unindexed`], so no journal is kept.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use aws_lc_rs::digest;
+
+use crate::backup::manifest::Outcome;
+use crate::codec::Decoder;
+use crate::error::RepositoryError;
+use crate::ids::{DomainId, PackId, SegmentId};
+use crate::index::{DomainIndex, IndexFile, IndexedPack, MAX_INDEX_FILE};
+use crate::layout;
+use crate::pack::blob::BlobLine;
+use crate::pack::file::{self, PlacedSegment};
+use crate::pack::segment::{FULL_BODY, SegmentHeader, SegmentTable};
+use crate::refs::{BlobAddress, Refs};
+use crate::repo::Repository;
+use crate::signed::Sha256;
+use crate::store::{ListedKind, ObjectPath, Store, StoreError, Upload};
+
+/// The longest segment that is taken in, in bytes: a full one and one more blob.
+pub const MAX_SEGMENT: u64 = (FULL_BODY as u64 + crate::pack::blob::MAX_PLAIN as u64) + (4 << 20);
+
+/// A domain's index with what was taken in since.
+#[derive(Default)]
+pub(crate) struct DomainState {
+    pub(crate) index: DomainIndex,
+    pub(crate) unindexed: Vec<IndexedPack>,
+}
+
+/// The blobs of one segment, by ordinal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlobTable {
+    /// The segment.
+    pub segment: SegmentId,
+    /// Its lines, absent ones included.
+    pub blobs: Vec<BlobLine>,
+}
+
+/// The answer to an announced segment.
+pub enum Receive {
+    /// It is durable already.
+    Existed,
+    /// Its bytes are awaited.
+    New(SegmentReceiver),
+}
+
+impl Repository {
+    /// Every blob of a domain that is there to be used again.
+    pub fn blob_tables(&self, domain: &DomainId) -> Result<Vec<BlobTable>, RepositoryError> {
+        let state = self.domain(domain)?;
+        let state = lock(&state);
+        let table = |placed: &PlacedSegment| BlobTable {
+            segment: placed.table.header.context.segment,
+            blobs: placed.table.lines.clone(),
+        };
+        Ok(state.index.segments().map(|(_, placed)| table(placed)).collect())
+    }
+
+    /// Begins to take in a segment of `length` bytes.
+    pub fn receive(
+        &self,
+        domain: &DomainId,
+        segment: SegmentId,
+        length: u64,
+    ) -> Result<Receive, RepositoryError> {
+        let state = self.domain(domain)?;
+        if lock(&state).index.segment(&segment).is_some() {
+            return Ok(Receive::Existed);
+        }
+        if length > MAX_SEGMENT {
+            return Err(RepositoryError::Rejected { segment, why: "it is longer than any segment may be" });
+        }
+        let mut receiver = SegmentReceiver {
+            expected: Expected { repository: self.config.id, domain: *domain, segment, length },
+            upload: self.store.upload()?,
+            hash: digest::Context::new(&digest::SHA256),
+            head: Vec::new(),
+            head_length: SegmentHeader::LEN,
+            received: 0,
+            state,
+        };
+        receiver.store(&file::header(1))?;
+        Ok(Receive::New(receiver))
+    }
+
+    /// Which blobs of `refs` no pack holds.
+    pub fn resolve(&self, domain: &DomainId, refs: &Refs) -> Result<Vec<BlobAddress>, RepositoryError> {
+        let state = self.domain(domain)?;
+        let state = lock(&state);
+        Ok(state.index.missing(refs))
+    }
+
+    /// Finds packs that no index names, so that what they hold is used again. To be called once by the one
+    /// writer, before the first job. Returns how many there are.
+    pub fn find_unindexed(&self) -> Result<usize, RepositoryError> {
+        let known = self.indexed_packs()?;
+        let mut found = 0;
+        for (pack, length) in self.list_packs()? {
+            if known.contains(&pack) {
+                continue;
+            }
+            // A pack that does not even look like one holds nothing that anybody was promised.
+            let Ok(indexed) = survey(&*self.store, pack, length) else {
+                tracing::warn!(%pack, "a pack that no backup needs is damaged; it is left alone");
+                continue;
+            };
+            let Some(domain) = indexed.segments.first().map(|placed| placed.table.header.context.domain)
+            else {
+                continue;
+            };
+            let state = self.domain(&domain)?;
+            let mut state = lock(&state);
+            state.index.add(indexed.clone());
+            state.unindexed.push(indexed);
+            found += 1;
+        }
+        Ok(found)
+    }
+
+    /// Makes a domain's index again from the packs, replacing every index file it has. Returns how many
+    /// packs it names.
+    pub fn rebuild_index(&self) -> Result<usize, RepositoryError> {
+        let mut domains: std::collections::BTreeMap<DomainId, Vec<IndexedPack>> = Default::default();
+        for (pack, length) in self.list_packs()? {
+            match survey(&*self.store, pack, length) {
+                Ok(indexed) => {
+                    let domain = indexed.segments[0].table.header.context.domain;
+                    domains.entry(domain).or_default().push(indexed);
+                }
+                Err(error) if error.is_damage() => {
+                    tracing::warn!(%pack, "left out of the index: it is damaged")
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let count = domains.values().map(Vec::len).sum();
+        for (domain, packs) in domains {
+            let replaces = self.index_names(&domain)?;
+            self.write_index(&IndexFile { domain, replaces, packs })?;
+        }
+        self.domains.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        Ok(count)
+    }
+
+    pub(crate) fn write_index(&self, index: &IndexFile) -> Result<(), RepositoryError> {
+        let bytes = index.encode();
+        match self.store.create(&layout::index_file(&index.domain, &Sha256::of(&bytes)), &bytes) {
+            Ok(()) | Err(StoreError::AlreadyExists { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The domain's index, loaded once and then kept: the controller has a handful of domains, and each
+    /// blob costs about 50 bytes.
+    pub(crate) fn domain(&self, domain: &DomainId) -> Result<Arc<Mutex<DomainState>>, RepositoryError> {
+        let mut domains = self.domains.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(state) = domains.get(domain) {
+            return Ok(state.clone());
+        }
+        let state = DomainState { index: self.load_index(domain)?, unindexed: Vec::new() };
+        let state = Arc::new(Mutex::new(state));
+        domains.insert(*domain, state.clone());
+        Ok(state)
+    }
+
+    pub(crate) fn load_index(&self, domain: &DomainId) -> Result<DomainIndex, RepositoryError> {
+        let mut files = Vec::new();
+        for name in self.index_names(domain)? {
+            let path = layout::index_file(domain, &name);
+            let bytes = self.store.read(&path, MAX_INDEX_FILE)?;
+            if Sha256::of(&bytes) != name {
+                let source = crate::codec::Malformed::new("index file", "its SHA-256 is not its name");
+                return Err(RepositoryError::Damaged { path, source });
+            }
+            let file =
+                IndexFile::decode(&bytes).map_err(|source| RepositoryError::Damaged { path, source })?;
+            files.push((name, file));
+        }
+        let replaced: HashSet<Sha256> = files.iter().flat_map(|(_, file)| file.replaces.clone()).collect();
+        let live = files.into_iter().filter(|(name, _)| !replaced.contains(name));
+        Ok(DomainIndex::new(live.flat_map(|(_, file)| file.packs)))
+    }
+
+    fn index_names(&self, domain: &DomainId) -> Result<Vec<Sha256>, RepositoryError> {
+        let listed = self.store.list(Some(&layout::index(domain)))?;
+        let name = |name: &str| crate::ids::unhex(name).and_then(|bytes| bytes.try_into().ok()).map(Sha256);
+        Ok(listed.iter().filter_map(|listed| name(&listed.name)).collect())
+    }
+
+    pub(crate) fn domains_on_disk(&self) -> Result<Vec<DomainId>, RepositoryError> {
+        let listed = self.store.list(Some(&layout::indexes()))?;
+        Ok(listed.iter().filter_map(|listed| listed.name.parse().ok()).collect())
+    }
+
+    fn indexed_packs(&self) -> Result<HashSet<PackId>, RepositoryError> {
+        let mut packs = HashSet::new();
+        for domain in self.domains_on_disk()? {
+            packs.extend(self.load_index(&domain)?.packs().iter().map(|pack| pack.id));
+        }
+        Ok(packs)
+    }
+
+    /// Every pack with its length in bytes.
+    pub(crate) fn list_packs(&self) -> Result<Vec<(PackId, u64)>, RepositoryError> {
+        let mut packs = Vec::new();
+        for folder in self.store.list(Some(&layout::packs()))? {
+            if folder.kind != ListedKind::Folder {
+                continue;
+            }
+            for listed in self.store.list(Some(&layout::packs().join(&folder.name)))? {
+                if let (Ok(id), ListedKind::Object { size }) = (listed.name.parse(), listed.kind) {
+                    packs.push((id, size));
+                }
+            }
+        }
+        Ok(packs)
+    }
+}
+
+/// Reads a pack's headers and tables.
+fn survey(store: &dyn Store, pack: PackId, length: u64) -> Result<IndexedPack, RepositoryError> {
+    enum Failure {
+        Store(StoreError),
+        Malformed(crate::codec::Malformed),
+    }
+    impl From<crate::codec::Malformed> for Failure {
+        fn from(error: crate::codec::Malformed) -> Self {
+            Failure::Malformed(error)
+        }
+    }
+    let path: ObjectPath = layout::pack(&pack);
+    let read = |offset: u64, count: u64| {
+        if offset.checked_add(count).is_none_or(|end| end > length) {
+            return Err(crate::codec::Malformed::new("pack", "it ends too early").into());
+        }
+        store.read_range(&path, offset, count).map_err(Failure::Store)
+    };
+    match file::survey(length, read) {
+        Ok(segments) => Ok(IndexedPack { id: pack, length, segments }),
+        Err(Failure::Store(error)) => Err(error.into()),
+        Err(Failure::Malformed(source)) => Err(RepositoryError::Damaged { path, source }),
+    }
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Expected {
+    repository: crate::ids::RepositoryId,
+    domain: DomainId,
+    segment: SegmentId,
+    length: u64,
+}
+
+/// Writes one segment into a pack of its own as its bytes arrive. Dropped, it leaves nothing.
+pub struct SegmentReceiver {
+    expected: Expected,
+    upload: Box<dyn Upload>,
+    hash: digest::Context,
+    head: Vec<u8>,
+    head_length: usize,
+    received: u64,
+    state: Arc<Mutex<DomainState>>,
+}
+
+impl SegmentReceiver {
+    /// The next bytes.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), RepositoryError> {
+        self.received += bytes.len() as u64;
+        if self.received > self.expected.length {
+            return Err(self.rejected("it is longer than was announced"));
+        }
+        self.collect_head(bytes)?;
+        self.store(bytes)
+    }
+
+    /// Makes the pack durable. The segment must be whole, well-formed and in its place.
+    pub fn finish(self) -> Result<PackId, RepositoryError> {
+        let table = self.check()?;
+        let pack = PackId::try_from(self.hash.finish().as_ref()).expect("SHA-256 has 32 bytes");
+        match self.upload.finish(&layout::pack(&pack)) {
+            // The same bytes under the same name: an earlier answer was lost.
+            Ok(()) | Err(StoreError::AlreadyExists { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let offset = file::HEADER as u64;
+        let segments = vec![PlacedSegment { offset, table }];
+        let indexed = IndexedPack { id: pack, length: offset + self.received, segments };
+        let mut state = lock(&self.state);
+        if state.index.segment(&self.expected.segment).is_none() {
+            state.index.add(indexed.clone());
+            state.unindexed.push(indexed);
+        }
+        Ok(pack)
+    }
+
+    fn rejected(&self, why: &'static str) -> RepositoryError {
+        RepositoryError::Rejected { segment: self.expected.segment, why }
+    }
+
+    fn store(&mut self, bytes: &[u8]) -> Result<(), RepositoryError> {
+        self.hash.update(bytes);
+        Ok(self.upload.write(bytes)?)
+    }
+
+    /// Keeps the bytes of header and table; once the header is there, it tells how long the table is.
+    fn collect_head(&mut self, bytes: &[u8]) -> Result<(), RepositoryError> {
+        let mut rest = bytes;
+        while !rest.is_empty() && self.head.len() < self.head_length {
+            let (taken, left) = rest.split_at(rest.len().min(self.head_length - self.head.len()));
+            self.head.extend_from_slice(taken);
+            rest = left;
+            if self.head.len() == SegmentHeader::LEN && self.head_length == SegmentHeader::LEN {
+                let header = SegmentHeader::decode(&mut Decoder::new("segment", &self.head));
+                let header = header.map_err(|_| self.rejected("its header is malformed"))?;
+                self.head_length += header.blobs as usize * BlobLine::LEN;
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<SegmentTable, RepositoryError> {
+        if self.received != self.expected.length {
+            return Err(self.rejected("it is shorter than was announced"));
+        }
+        let table = SegmentTable::decode(&mut Decoder::new("segment", &self.head));
+        let table = table.map_err(|_| self.rejected("its table is malformed"))?;
+        let context = &table.header.context;
+        if context.repository != self.expected.repository {
+            return Err(self.rejected("it belongs to another repository"));
+        }
+        if context.domain != self.expected.domain || context.segment != self.expected.segment {
+            return Err(self.rejected("it is not the segment that was announced"));
+        }
+        if table.segment_length() != self.expected.length {
+            return Err(self.rejected("its length is not what its header says"));
+        }
+        if table.lines.iter().any(|line| line.absent) {
+            return Err(self.rejected("a fresh segment cannot lack blobs"));
+        }
+        Ok(table)
+    }
+}
+
+/// The outcome of a backup with these archives; `None` if there is nothing worth committing.
+pub fn outcome_of(archives: impl IntoIterator<Item = Outcome>) -> Option<Outcome> {
+    let outcomes: Vec<Outcome> = archives.into_iter().collect();
+    if outcomes.iter().all(|outcome| *outcome == Outcome::Failed) {
+        None
+    } else if outcomes.iter().all(|outcome| *outcome == Outcome::Complete) {
+        Some(Outcome::Complete)
+    } else {
+        Some(Outcome::Incomplete)
+    }
+}

@@ -1,0 +1,105 @@
+//! Where each thing lies in the store. Names only; nothing here reads or writes.
+
+use crate::ids::{DomainId, PackId};
+use crate::names::{BackupName, SourceId};
+use crate::signed::Sha256;
+use crate::store::ObjectPath;
+
+/// The folder of everything that is not a backup.
+pub const REPOSITORY: &str = "repository";
+/// The object whose presence commits a backup.
+pub const BACKUP_JSON: &str = "backup.json";
+/// The checksums of a backup's files.
+pub const SHA256SUMS: &str = "SHA256SUMS";
+/// How to restore by hand.
+pub const RESTORE_MD: &str = "RESTORE.md";
+
+fn below(name: &str) -> ObjectPath {
+    ObjectPath::new(REPOSITORY).join(name)
+}
+
+/// `repository/config.json`.
+pub fn config() -> ObjectPath {
+    below("config.json")
+}
+
+/// A file of the key folder, in its first or second copy.
+pub fn slot(id: &str, copy: u8) -> ObjectPath {
+    below("keys").join("slots").join(format!("{id}.{copy}.json"))
+}
+
+/// The folder of the slots.
+pub fn slots() -> ObjectPath {
+    below("keys").join("slots")
+}
+
+/// The keyring, in its first or second copy.
+pub fn keyring(copy: u8) -> ObjectPath {
+    below("keys").join(format!("keyring.{copy}.json"))
+}
+
+/// That somebody proved to have a slot's recovery key.
+pub fn confirmed(slot: &str) -> ObjectPath {
+    below("keys").join("confirmed").join(format!("{slot}.json"))
+}
+
+/// The folder of all packs.
+pub fn packs() -> ObjectPath {
+    below("packs")
+}
+
+/// A pack.
+pub fn pack(id: &PackId) -> ObjectPath {
+    let name = id.to_string();
+    packs().join(&name[..2]).join(name)
+}
+
+/// The folder of all domains' index files.
+pub fn indexes() -> ObjectPath {
+    below("index")
+}
+
+/// The folder of a domain's index files.
+pub fn index(domain: &DomainId) -> ObjectPath {
+    indexes().join(domain)
+}
+
+/// An index file.
+pub fn index_file(domain: &DomainId, name: &Sha256) -> ObjectPath {
+    index(domain).join(name)
+}
+
+/// The folder of the chain.
+pub fn chain() -> ObjectPath {
+    below("chain")
+}
+
+/// A line of the chain.
+pub fn chain_line(sequence: u64) -> ObjectPath {
+    chain().join(format!("{sequence:020}.json"))
+}
+
+/// The folder of unfinished backups.
+pub fn staging() -> ObjectPath {
+    below("staging")
+}
+
+/// An unfinished backup.
+pub fn staged(name: &BackupName) -> ObjectPath {
+    staging().join(name)
+}
+
+/// A committed backup.
+pub fn backup(name: &BackupName) -> ObjectPath {
+    ObjectPath::new(name.as_str())
+}
+
+/// An archive's manifest, below a backup's folder.
+pub fn manifest(backup: &ObjectPath, source: &SourceId) -> ObjectPath {
+    backup.join(&source.component).join(format!("{}.json", source.name))
+}
+
+/// An archive's refs, below a backup's folder.
+pub fn refs(backup: &ObjectPath, source: &SourceId) -> ObjectPath {
+    backup.join(&source.component).join(format!("{}.refs", source.name))
+}

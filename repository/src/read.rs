@@ -1,0 +1,407 @@
+//! Reading an archive back: its entries, the blobs behind them, the keys that an agent needs to restore.
+//!
+//! Must stay true: nothing is handed out that was not opened under its seal and found to be what its id
+//! says; and memory does not grow with the archive beyond its table of blobs.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::archive::entry::{Entry, EntryKind, Piece, Pieces};
+use crate::archive::page::{PageTable, decode_page, decode_pieces};
+use crate::archive::path::EntryPath;
+use crate::backup::manifest::{ArchiveManifest, BackupRecord};
+use crate::codec::Malformed;
+use crate::content::IdKey;
+use crate::cut::decompress;
+use crate::error::RepositoryError;
+use crate::ids::{BlobId, DomainId, SegmentId};
+use crate::index::{BlobPlace, DomainIndex};
+use crate::keys::KeyRing;
+use crate::layout;
+use crate::names::SourceId;
+use crate::pack::blob::{BlobKind, BlobLine, blob_id};
+use crate::pack::seal::{BlobCipher, SegmentContext, SegmentKey};
+use crate::refs::{BlobAddress, Refs};
+use crate::repo::Repository;
+
+/// How many bytes of opened blobs are kept for the next piece.
+const CACHE: usize = 32 << 20;
+
+/// A segment, ready to be opened by whoever restores.
+#[derive(Debug, Clone)]
+pub struct OpenedSegment {
+    /// The segment.
+    pub segment: SegmentId,
+    /// Its key.
+    pub key: SegmentKey,
+    /// The blobs that the archive needs of it, by ordinal.
+    pub blobs: Vec<(u32, BlobLine)>,
+}
+
+/// Reads one archive.
+pub struct ArchiveReader {
+    repository: Arc<Repository>,
+    keys: KeyRing,
+    id_key: IdKey,
+    source: SourceId,
+    manifest: ArchiveManifest,
+    refs: Refs,
+    index: DomainIndex,
+    by_id: HashMap<BlobId, BlobAddress>,
+    ciphers: HashMap<SegmentId, BlobCipher>,
+    recent: Recent,
+}
+
+impl ArchiveReader {
+    /// Opens an archive: checks the backup's signature, the manifest and the refs, and loads the domain's
+    /// index.
+    pub fn open(
+        repository: &Arc<Repository>,
+        keys: &KeyRing,
+        record: &BackupRecord,
+        source: &SourceId,
+    ) -> Result<Self, RepositoryError> {
+        let refs = repository.refs(record, source)?;
+        let manifest = repository.archive(record, source)?;
+        let index = repository.load_index(&refs.domain())?;
+        Ok(Self {
+            repository: repository.clone(),
+            id_key: keys.domain_keys_by_id(refs.domain()).id_key,
+            keys: keys.clone(),
+            source: source.clone(),
+            manifest,
+            by_id: index.by_id(&refs),
+            refs,
+            index,
+            ciphers: HashMap::new(),
+            recent: Recent::default(),
+        })
+    }
+
+    /// The archive's manifest.
+    pub fn manifest(&self) -> &ArchiveManifest {
+        &self.manifest
+    }
+
+    /// The domain of its blobs.
+    pub fn domain(&self) -> DomainId {
+        self.refs.domain()
+    }
+
+    /// The key that its ids are made with.
+    pub fn id_key(&self) -> &IdKey {
+        &self.id_key
+    }
+
+    /// Which blobs it needs.
+    pub fn refs(&self) -> &Refs {
+        &self.refs
+    }
+
+    /// The page table's blob.
+    pub fn root(&self) -> Result<BlobId, RepositoryError> {
+        self.manifest.root.ok_or_else(|| {
+            let path = layout::manifest(&crate::store::ObjectPath::new(layout::REPOSITORY), &self.source);
+            RepositoryError::Damaged {
+                path,
+                source: Malformed::new("archive manifest", "it names no page table"),
+            }
+        })
+    }
+
+    /// The page table.
+    pub fn page_table(&mut self) -> Result<PageTable, RepositoryError> {
+        let root = self.root()?;
+        let plain = self.blob_of_kind(&root, BlobKind::PageTable)?;
+        PageTable::decode(&plain).map_err(|source| self.damaged_blob(&root, source))
+    }
+
+    /// The entries of one page.
+    pub fn page(&mut self, id: &BlobId) -> Result<Vec<Entry>, RepositoryError> {
+        let plain = self.blob_of_kind(id, BlobKind::Page)?;
+        decode_page(&plain).map_err(|source| self.damaged_blob(id, source))
+    }
+
+    /// All entries in order.
+    pub fn entries(&mut self) -> Result<Entries<'_>, RepositoryError> {
+        self.entries_from(&EntryPath::root())
+    }
+
+    /// The entries from `from` on, in order.
+    pub fn entries_from(&mut self, from: &EntryPath) -> Result<Entries<'_>, RepositoryError> {
+        let table = self.page_table()?;
+        let next_page = table.page_of(from);
+        Ok(Entries { reader: self, table, next_page, page: Vec::new().into_iter(), from: from.clone() })
+    }
+
+    /// The entry at `path`.
+    pub fn entry(&mut self, path: &EntryPath) -> Result<Option<Entry>, RepositoryError> {
+        match self.entries_from(path)?.next().transpose()? {
+            Some(entry) if entry.path == *path => Ok(Some(entry)),
+            _ => Ok(None),
+        }
+    }
+
+    /// What lies directly in `folder`, in order. Skips from page to page past what lies deeper.
+    pub fn children(&mut self, folder: &EntryPath) -> Result<Vec<Entry>, RepositoryError> {
+        let table = self.page_table()?;
+        let depth = folder.names().count() + 1;
+        let mut found: Vec<Entry> = Vec::new();
+        let mut at = table.page_of(folder);
+        while let Some(line) = table.pages.get(at) {
+            if line.first > *folder && !line.first.is_within(folder) {
+                break;
+            }
+            let entries = self.page(&line.id)?;
+            let child = |entry: &Entry| entry.path.is_within(folder) && entry.path.names().count() == depth;
+            found.extend(entries.into_iter().filter(child));
+            at += 1;
+            // Pages that begin and end below the last child hold no other one.
+            let Some(last) = found.last().map(|entry| entry.path.clone()) else { continue };
+            while table.pages.get(at + 1).is_some_and(|after| after.first.is_within(&last)) {
+                at += 1;
+            }
+        }
+        Ok(found)
+    }
+
+    /// All pieces of a file's content.
+    pub fn pieces(&mut self, pieces: &Pieces) -> Result<Vec<Piece>, RepositoryError> {
+        match pieces {
+            Pieces::Inline(pieces) => Ok(pieces.clone()),
+            Pieces::Listed(lists) => {
+                let mut all = Vec::new();
+                for id in lists {
+                    all.extend(self.piece_list(id)?);
+                }
+                Ok(all)
+            }
+        }
+    }
+
+    /// The pieces that one list blob names.
+    pub fn piece_list(&mut self, id: &BlobId) -> Result<Vec<Piece>, RepositoryError> {
+        let plain = self.blob_of_kind(id, BlobKind::Pieces)?;
+        decode_pieces(&plain).map_err(|source| self.damaged_blob(id, source))
+    }
+
+    /// The plaintext of a piece.
+    pub fn piece(&mut self, piece: &Piece) -> Result<Bytes, RepositoryError> {
+        let plain = self.blob_of_kind(&piece.blob, BlobKind::Data)?;
+        let (start, end) = (piece.offset as usize, piece.offset as usize + piece.length as usize);
+        if end > plain.len() {
+            return Err(self.damaged_blob(&piece.blob, Malformed::new("piece", "it reaches past its blob")));
+        }
+        Ok(plain.slice(start..end))
+    }
+
+    /// The plaintext of a blob of whatever kind, opened and its id recomputed.
+    pub fn blob(&mut self, id: &BlobId) -> Result<Bytes, RepositoryError> {
+        if let Some(plain) = self.recent.get(id) {
+            return Ok(plain);
+        }
+        let address = *self.by_id.get(id).ok_or(RepositoryError::BlobMissing(*id))?;
+        let place = self.place(&address)?;
+        let sealed = self.read(&place)?;
+        let plain = Bytes::from(self.unseal(&address, &place, sealed)?);
+        self.recent.put(*id, plain.clone());
+        Ok(plain)
+    }
+
+    /// The sealed bytes of a blob, for whoever restores. Only blobs of this archive.
+    pub fn sealed(&self, address: &BlobAddress) -> Result<Vec<u8>, RepositoryError> {
+        let place = self.place(address)?;
+        if self.by_id.get(&place.line.id).is_none() {
+            return Err(RepositoryError::BlobMissing(place.line.id));
+        }
+        self.read(&place)
+    }
+
+    /// The keys and tables of every segment that the archive needs.
+    pub fn segments(&self) -> impl Iterator<Item = Result<OpenedSegment, RepositoryError>> + '_ {
+        self.refs.segments().filter_map(|(segment, _)| {
+            let (pack, placed) = self.index.segment(&segment)?;
+            let lines = &placed.table.lines;
+            let blobs: Vec<(u32, BlobLine)> = self
+                .refs
+                .ordinals(&segment)
+                .filter_map(|ordinal| lines.get(ordinal as usize).map(|line| (ordinal, *line)))
+                .filter(|(_, line)| !line.absent)
+                .collect();
+            let first = blobs.first().map(|(_, line)| line.id)?;
+            let damaged = |_| RepositoryError::BlobDamaged { id: first, pack: pack.id };
+            let key = self.keys.segment_key(&placed.table.header).map_err(damaged);
+            Some(key.map(|key| OpenedSegment { segment, key, blobs }))
+        })
+    }
+
+    pub(crate) fn place(&self, address: &BlobAddress) -> Result<BlobPlace, RepositoryError> {
+        let of_refs = || self.by_id.iter().find(|(_, known)| **known == *address).map(|(id, _)| *id);
+        self.index
+            .place(address)
+            .ok_or_else(|| RepositoryError::BlobMissing(of_refs().unwrap_or(BlobId::new([0; 32]))))
+    }
+
+    pub(crate) fn address(&self, id: &BlobId) -> Option<BlobAddress> {
+        self.by_id.get(id).copied()
+    }
+
+    pub(crate) fn index(&self) -> &DomainIndex {
+        &self.index
+    }
+
+    fn read(&self, place: &BlobPlace) -> Result<Vec<u8>, RepositoryError> {
+        let length = u64::from(place.line.stored_length);
+        Ok(self.repository.store.read_range(&layout::pack(&place.pack), place.offset, length)?)
+    }
+
+    /// Opens sealed bytes and proves that they are the blob they should be.
+    pub(crate) fn unseal(
+        &mut self,
+        address: &BlobAddress,
+        place: &BlobPlace,
+        sealed: Vec<u8>,
+    ) -> Result<Vec<u8>, RepositoryError> {
+        let damaged = || RepositoryError::BlobDamaged { id: place.line.id, pack: place.pack };
+        let (_, placed) = self.index.segment(&address.segment).ok_or_else(damaged)?;
+        let header = &placed.table.header;
+        let context = header.context;
+        let cipher = match self.ciphers.entry(address.segment) {
+            std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
+            std::collections::hash_map::Entry::Vacant(slot) => {
+                slot.insert(BlobCipher::new(&self.keys.segment_key(header).map_err(|_| damaged())?))
+            }
+        };
+        open_blob(&context, cipher, address.ordinal, &place.line, sealed, &self.id_key).map_err(|_| damaged())
+    }
+
+    fn blob_of_kind(&mut self, id: &BlobId, kind: BlobKind) -> Result<Bytes, RepositoryError> {
+        let address = *self.by_id.get(id).ok_or(RepositoryError::BlobMissing(*id))?;
+        if self.place(&address)?.line.kind != kind {
+            return Err(
+                self.damaged_blob(id, Malformed::new("blob", "it is of another kind than it should be"))
+            );
+        }
+        self.blob(id)
+    }
+
+    fn damaged_blob(&self, id: &BlobId, why: Malformed) -> RepositoryError {
+        tracing::warn!(blob = %id, error = %why, "a blob opens and does not make sense");
+        let place = self.by_id.get(id).and_then(|address| self.index.place(address));
+        place.map_or(RepositoryError::BlobMissing(*id), |place| RepositoryError::BlobDamaged {
+            id: *id,
+            pack: place.pack,
+        })
+    }
+}
+
+/// A sealed blob did not turn out to be what its table says.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// It does not open.
+    #[error(transparent)]
+    Seal(#[from] crate::pack::seal::SealBroken),
+    /// It opens and does not decompress.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// It decompresses to something else.
+    #[error("its content is not what its id says")]
+    WrongId,
+}
+
+/// Opens, decompresses and proves a sealed blob: the one way back from sealed bytes to plaintext.
+pub fn open_blob(
+    context: &SegmentContext,
+    cipher: &BlobCipher,
+    ordinal: u32,
+    line: &BlobLine,
+    sealed: Vec<u8>,
+    id_key: &IdKey,
+) -> Result<Vec<u8>, OpenError> {
+    let stored = context.open(cipher, ordinal, line, sealed)?;
+    let plain = decompress(line.codec, stored, line.plain_length)?;
+    if blob_id(id_key, line.kind, &plain) != line.id {
+        return Err(OpenError::WrongId);
+    }
+    Ok(plain)
+}
+
+/// The entries of an archive, in order, a page at a time.
+pub struct Entries<'a> {
+    reader: &'a mut ArchiveReader,
+    table: PageTable,
+    next_page: usize,
+    page: std::vec::IntoIter<Entry>,
+    from: EntryPath,
+}
+
+impl Entries<'_> {
+    fn advance(&mut self) -> Result<Option<Entry>, RepositoryError> {
+        loop {
+            if let Some(entry) = self.page.by_ref().find(|entry| entry.path >= self.from) {
+                return Ok(Some(entry));
+            }
+            let Some(line) = self.table.pages.get(self.next_page) else { return Ok(None) };
+            self.next_page += 1;
+            let entries = self.reader.page(&line.id)?;
+            let fits = entries.first().is_some_and(|entry| entry.path == line.first)
+                && entries.len() as u64 == line.entries;
+            if !fits {
+                return Err(self
+                    .reader
+                    .damaged_blob(&line.id, Malformed::new("page", "it is not what its table says")));
+            }
+            self.page = entries.into_iter();
+        }
+    }
+}
+
+impl Iterator for Entries<'_> {
+    type Item = Result<Entry, RepositoryError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let result = self.advance();
+        if result.is_err() {
+            // An error ends the iteration: what follows a gap is not the archive.
+            self.next_page = self.table.pages.len();
+        }
+        result.transpose()
+    }
+}
+
+/// Blobs that were opened last, within a limit of bytes: bundles are asked for once for each small file.
+#[derive(Default)]
+struct Recent {
+    blobs: std::collections::VecDeque<(BlobId, Bytes)>,
+    bytes: usize,
+}
+
+impl Recent {
+    fn get(&mut self, id: &BlobId) -> Option<Bytes> {
+        self.blobs.iter().rev().find(|(known, _)| known == id).map(|(_, plain)| plain.clone())
+    }
+
+    fn put(&mut self, id: BlobId, plain: Bytes) {
+        self.bytes += plain.len();
+        self.blobs.push_back((id, plain));
+        while self.bytes > CACHE {
+            let Some((_, oldest)) = self.blobs.pop_front() else { break };
+            self.bytes -= oldest.len();
+        }
+    }
+}
+
+/// What kind of entry this is, in one word for people and JSON.
+pub fn kind_word(kind: &EntryKind) -> &'static str {
+    match kind {
+        EntryKind::Folder => "folder",
+        EntryKind::File(_) => "file",
+        EntryKind::Symlink { .. } => "symlink",
+        EntryKind::HardLink { .. } => "hardlink",
+        EntryKind::Fifo => "fifo",
+        EntryKind::Socket => "socket",
+        EntryKind::Device { .. } => "device",
+    }
+}

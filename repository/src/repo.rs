@@ -1,0 +1,253 @@
+//! A repository: made by [`Repository::init`], opened by [`Repository::open`], unlocked with a secret.
+//!
+//! Opening needs no secret: listing, taking in segments and `hashed` verification work without one. Must
+//! stay true: `config.json` is written last at `init`, so a repository exists whole or not at all; and an
+//! `init` never touches what it finds.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::backup::manifest::{FORMAT, RepositoryConfig};
+use crate::error::RepositoryError;
+use crate::ids::{DomainId, RepositoryId};
+use crate::ingest::DomainState;
+use crate::keys::{KeyRing, RecoveryKey, RootKey, SealedKeyRing, Slot, SlotKind, SlotSecret};
+use crate::layout;
+use crate::pack::seal::SealingPublicKey;
+use crate::signed::{MAX_JSON, verify_introduction};
+use crate::store::{ObjectPath, Store, StoreError};
+
+/// An open repository. Cheap to share; all of its methods block.
+pub struct Repository {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) config: RepositoryConfig,
+    pub(crate) domains: Mutex<HashMap<DomainId, Arc<Mutex<DomainState>>>>,
+    /// Held by a commit from resolving its blobs to the rename, and by prune while it takes blobs away.
+    pub(crate) commits: Mutex<()>,
+}
+
+impl std::fmt::Debug for Repository {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Repository({} in {})", self.config.id, self.store.location())
+    }
+}
+
+/// A fresh repository.
+pub struct Initialised {
+    /// It.
+    pub repository: Repository,
+    /// Its keys, already unlocked.
+    pub keys: KeyRing,
+    /// To be shown to its owner once.
+    pub recovery_key: RecoveryKey,
+}
+
+impl Repository {
+    /// Makes a repository with two slots: one for `first`, one for a fresh recovery key. Other things in
+    /// the root are left alone.
+    pub fn init(
+        store: Arc<dyn Store>,
+        first: &SlotSecret,
+        now: Timestamp,
+    ) -> Result<Initialised, RepositoryError> {
+        refuse_if_there(&*store)?;
+        let (keys, root, id) = (KeyRing::generate(), RootKey::random(), RepositoryId::random());
+        let recovery_key = RecoveryKey::generate();
+        // Keys of an `init` that did not get to its end open nothing: there is no config.json.
+        store.delete_folder(&layout::slots().parent().expect("the slots lie in the key folder"))?;
+        for secret in [first, &SlotSecret::Recovery(recovery_key.clone())] {
+            write_slot(&*store, &Slot::wrap(&root, secret, id, now))?;
+        }
+        let sealed = json(&SealedKeyRing::seal(&keys, &root, id));
+        store.create(&layout::keyring(1), &sealed)?;
+        store.create(&layout::keyring(2), &sealed)?;
+        let config = RepositoryConfig {
+            format: FORMAT,
+            required_features: Vec::new(),
+            id,
+            created_at: now,
+            signing_key: keys.signing().public(),
+            sealing_keys: keys.sealing_public(),
+        };
+        store.create(&layout::config(), keys.signing().sign(&config).bytes())?;
+        Ok(Initialised { repository: Self::with(store, config), keys, recovery_key })
+    }
+
+    /// Opens a repository.
+    pub fn open(store: Arc<dyn Store>) -> Result<Self, RepositoryError> {
+        let path = layout::config();
+        let file = match store.read(&path, MAX_JSON) {
+            Err(error) if error.is_not_found() => {
+                refuse_if_there(&*store)?;
+                return Err(RepositoryError::NotARepository { location: store.location() });
+            }
+            other => other?,
+        };
+        let wrong = |source| RepositoryError::Signature { path: path.clone(), source };
+        let (config, signer): (RepositoryConfig, _) = verify_introduction(&file).map_err(wrong)?;
+        if signer != config.signing_key {
+            return Err(wrong(crate::signed::SignedError::Stranger));
+        }
+        if config.format != FORMAT {
+            return Err(RepositoryError::TooNew { feature: format!("format version {}", config.format) });
+        }
+        if let Some(feature) = config.required_features.first() {
+            return Err(RepositoryError::TooNew { feature: format!("the feature {feature:?}") });
+        }
+        Ok(Self::with(store, config))
+    }
+
+    fn with(store: Arc<dyn Store>, config: RepositoryConfig) -> Self {
+        Self { store, config, domains: Mutex::default(), commits: Mutex::new(()) }
+    }
+
+    /// What `config.json` says.
+    pub fn config(&self) -> &RepositoryConfig {
+        &self.config
+    }
+
+    /// Where it lies.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The key that new segments are sealed to.
+    pub fn sealing_key(&self) -> SealingPublicKey {
+        *self.config.sealing_keys.last().expect("a repository has a sealing key from its first moment")
+    }
+
+    /// Its slots, oldest first. A slot whose two copies are damaged is left out.
+    pub fn slots(&self) -> Result<Vec<Slot>, RepositoryError> {
+        let mut slots: Vec<Slot> = Vec::new();
+        for listed in self.store.list(Some(&layout::slots()))? {
+            let Some(id) =
+                listed.name.strip_suffix(".1.json").or_else(|| listed.name.strip_suffix(".2.json"))
+            else {
+                continue;
+            };
+            if slots.iter().any(|slot| slot.slot == id) {
+                continue;
+            }
+            slots.extend(self.read_twice(&layout::slot(id, 1), &layout::slot(id, 2)).ok());
+        }
+        slots.sort_by(|a, b| (a.created_at, &a.slot).cmp(&(b.created_at, &b.slot)));
+        Ok(slots)
+    }
+
+    /// Opens the keyring.
+    pub fn unlock(&self, secret: &SlotSecret) -> Result<KeyRing, RepositoryError> {
+        let (root, _) = self.open_slot(secret)?;
+        self.open_keyring(&root)
+    }
+
+    /// Adds a slot for `new`, given a secret that opens one already.
+    pub fn add_slot(
+        &self,
+        old: &SlotSecret,
+        new: &SlotSecret,
+        now: Timestamp,
+    ) -> Result<Slot, RepositoryError> {
+        let (root, _) = self.open_slot(old)?;
+        let slot = Slot::wrap(&root, new, self.config.id, now);
+        write_slot(&*self.store, &slot)?;
+        Ok(slot)
+    }
+
+    /// Adds a slot for a fresh recovery key, to be shown to its owner once.
+    pub fn add_recovery(
+        &self,
+        old: &SlotSecret,
+        now: Timestamp,
+    ) -> Result<(Slot, RecoveryKey), RepositoryError> {
+        let key = RecoveryKey::generate();
+        let slot = self.add_slot(old, &SlotSecret::Recovery(key.clone()), now)?;
+        Ok((slot, key))
+    }
+
+    /// Records that the owner of a recovery key has shown to have it.
+    pub fn confirm_recovery(&self, key: &RecoveryKey, now: Timestamp) -> Result<Slot, RepositoryError> {
+        let (_, slot) = self.open_slot(&SlotSecret::Recovery(key.clone()))?;
+        match self.store.create(&layout::confirmed(&slot.slot), &json(&Confirmed { at: now })) {
+            Ok(()) | Err(StoreError::AlreadyExists { .. }) => Ok(slot),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// True once the owner of any recovery key has shown to have it.
+    pub fn is_recovery_confirmed(&self) -> Result<bool, RepositoryError> {
+        for slot in self.slots()?.iter().filter(|slot| slot.kind == SlotKind::Recovery) {
+            match self.store.size(&layout::confirmed(&slot.slot)) {
+                Ok(_) => return Ok(true),
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(false)
+    }
+
+    fn open_slot(&self, secret: &SlotSecret) -> Result<(RootKey, Slot), RepositoryError> {
+        let opened = |slot: Slot| slot.unwrap(secret, self.config.id).map(|root| (root, slot));
+        self.slots()?.into_iter().find_map(opened).ok_or(RepositoryError::WrongKey { kind: secret.kind() })
+    }
+
+    fn open_keyring(&self, root: &RootKey) -> Result<KeyRing, RepositoryError> {
+        for path in [layout::keyring(1), layout::keyring(2)] {
+            let sealed: Option<SealedKeyRing> = self.read_json(&path).ok();
+            if let Some(keys) = sealed.and_then(|sealed| sealed.open(root, self.config.id))
+                && keys.signing().public() == self.config.signing_key
+            {
+                return Ok(keys);
+            }
+        }
+        Err(RepositoryError::KeysDamaged { path: layout::keyring(1) })
+    }
+
+    fn read_twice<T: DeserializeOwned>(
+        &self,
+        first: &ObjectPath,
+        second: &ObjectPath,
+    ) -> Result<T, RepositoryError> {
+        self.read_json(first).or_else(|_| self.read_json(second))
+    }
+
+    fn read_json<T: DeserializeOwned>(&self, path: &ObjectPath) -> Result<T, RepositoryError> {
+        let bytes = self.store.read(path, MAX_JSON)?;
+        serde_json::from_slice(&bytes).map_err(|_| RepositoryError::Damaged {
+            path: path.clone(),
+            source: crate::codec::Malformed::new("JSON file", "it cannot be understood"),
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct Confirmed {
+    at: Timestamp,
+}
+
+fn json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec_pretty(value).expect("our own types have a JSON form")
+}
+
+fn write_slot(store: &dyn Store, slot: &Slot) -> Result<(), RepositoryError> {
+    let bytes = json(slot);
+    store.create(&layout::slot(&slot.slot, 1), &bytes)?;
+    Ok(store.create(&layout::slot(&slot.slot, 2), &bytes)?)
+}
+
+fn refuse_if_there(store: &dyn Store) -> Result<(), RepositoryError> {
+    match store.size(&layout::config()) {
+        Ok(_) => return Err(RepositoryError::AlreadyThere { location: store.location() }),
+        Err(error) if error.is_not_found() => {}
+        Err(error) => return Err(error.into()),
+    }
+    for folder in [layout::packs(), layout::indexes(), layout::chain()] {
+        if !store.list(Some(&folder))?.is_empty() {
+            return Err(RepositoryError::Headless { location: store.location() });
+        }
+    }
+    Ok(())
+}

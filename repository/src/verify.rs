@@ -1,0 +1,415 @@
+//! Verification: how far a backup is proven to be restorable.
+//!
+//! | depth | what is proven |
+//! |---|---|
+//! | `listed` | signature and chain; manifests and refs; every pack is there with its size |
+//! | `hashed` | and every pack's SHA-256 |
+//! | `opened` | and every blob opens, decompresses, has its id; every entry can be read from them |
+//!
+//! Must stay true: damage is a finding, not an error, and hides no other damage; an error means that the
+//! verification itself could not be carried out, and then nothing is claimed.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
+use serde::{Deserialize, Serialize};
+
+use crate::archive::entry::{Entry, EntryKind, Pieces};
+use crate::archive::path::EntryPath;
+use crate::backup::manifest::{BackupRecord, Counts};
+use crate::error::RepositoryError;
+use crate::ids::{BlobId, PackId};
+use crate::index::DomainIndex;
+use crate::ingest::lock;
+use crate::keys::KeyRing;
+use crate::layout;
+use crate::names::SourceId;
+use crate::pack::blob::{BlobKind, BlobLine};
+use crate::progress::{CancelFlag, Progress};
+use crate::read::ArchiveReader;
+use crate::refs::{BlobAddress, Refs};
+use crate::repo::Repository;
+
+/// How many bytes of a pack are read at once.
+const WINDOW: u64 = 4 << 20;
+/// How many entries a finding names.
+const NAMED: usize = 10;
+
+/// How deep to look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Depth {
+    /// Everything is there.
+    Listed,
+    /// Every pack has its SHA-256.
+    Hashed,
+    /// Everything opens.
+    Opened,
+}
+
+/// What a verification found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifyReport {
+    /// One for each archive that was looked at.
+    pub archives: Vec<ArchiveReport>,
+}
+
+impl VerifyReport {
+    /// True if no archive has a finding.
+    pub fn is_intact(&self) -> bool {
+        self.archives.iter().all(|archive| archive.findings.is_empty())
+    }
+}
+
+/// What was found in one archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArchiveReport {
+    /// Which.
+    pub source: SourceId,
+    /// What is wrong, a line each; none if it is intact.
+    pub findings: Vec<String>,
+    /// Bytes of packs that were looked at.
+    pub bytes: u64,
+}
+
+/// What to verify and how.
+pub struct Verification<'a> {
+    /// The repository.
+    pub repository: &'a Arc<Repository>,
+    /// Needed for [`Depth::Opened`].
+    pub keys: Option<&'a KeyRing>,
+    /// How deep.
+    pub depth: Depth,
+    /// Hears of the bytes.
+    pub progress: &'a dyn Progress,
+    /// Stops it.
+    pub cancel: &'a CancelFlag,
+}
+
+impl Verification<'_> {
+    /// Verifies the archives of `record` that `wanted` picks.
+    pub fn run(
+        &self,
+        record: &BackupRecord,
+        wanted: impl Fn(&SourceId) -> bool,
+    ) -> Result<VerifyReport, RepositoryError> {
+        let of_backup = self.chain_findings(record)?;
+        let mut meter = Meter { progress: self.progress, cancel: self.cancel, done: 0, total: 0 };
+        let sources: Vec<&SourceId> =
+            record.archives.iter().map(|archive| &archive.source).filter(|source| wanted(source)).collect();
+        for source in &sources {
+            meter.total += self.bytes_of(record, source)?;
+        }
+        let mut archives = Vec::new();
+        for source in sources {
+            let mut report = ArchiveReport { source: source.clone(), findings: of_backup.clone(), bytes: 0 };
+            let before = meter.done;
+            self.archive(record, source, &mut meter, &mut report.findings)?;
+            report.bytes = meter.done - before;
+            archives.push(report);
+        }
+        Ok(VerifyReport { archives })
+    }
+
+    fn chain_findings(&self, record: &BackupRecord) -> Result<Vec<String>, RepositoryError> {
+        let (_, digest) = self.repository.backup_with_digest(&record.name)?;
+        match self.repository.chain() {
+            Ok(chain) => match chain.iter().find(|(line, _)| line.sequence == record.sequence) {
+                Some((line, _)) if line.backup == digest && line.name == record.name => Ok(Vec::new()),
+                Some(_) => Ok(vec!["backup.json is not the one that the chain recorded".to_owned()]),
+                None => Ok(vec!["the chain does not know this backup".to_owned()]),
+            },
+            Err(error) if error.is_damage() => {
+                Ok(vec![format!("the chain of backups is damaged: {}", full(&error))])
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn bytes_of(&self, record: &BackupRecord, source: &SourceId) -> Result<u64, RepositoryError> {
+        let Ok(refs) = self.repository.refs(record, source) else { return Ok(0) };
+        let Ok(index) = self.repository.load_index(&refs.domain()) else { return Ok(0) };
+        Ok(needed_packs(&index, &refs).values().sum())
+    }
+
+    fn archive(
+        &self,
+        record: &BackupRecord,
+        source: &SourceId,
+        meter: &mut Meter<'_>,
+        findings: &mut Vec<String>,
+    ) -> Result<(), RepositoryError> {
+        let line = record.archive(source).expect("the caller took it from the record");
+        if line.refs.is_none() {
+            let reason = line.reason.as_deref().unwrap_or("no reason was recorded");
+            findings.push(format!("there is no data: {reason}"));
+            return Ok(());
+        }
+        let opened = self.repository.archive(record, source).and_then(|_| {
+            let refs = self.repository.refs(record, source)?;
+            let index = self.repository.load_index(&refs.domain())?;
+            Ok((refs, index))
+        });
+        let (refs, index) = match opened {
+            Ok(opened) => opened,
+            Err(error) if error.is_damage() => {
+                findings.push(full(&error));
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let mut bad_blobs: HashSet<BlobId> = missing_ids(&index, &refs, findings);
+        let mut bad_packs = BTreeSet::new();
+        for (pack, length) in needed_packs(&index, &refs) {
+            if let Some(finding) = self.pack(&pack, length, meter)? {
+                findings.push(finding);
+                bad_packs.insert(pack);
+            }
+        }
+        if self.depth < Depth::Opened {
+            return Ok(());
+        }
+        let keys = self.keys.expect("`opened` is asked for with the keys");
+        let mut reader = ArchiveReader::open(self.repository, keys, record, source)?;
+        self.blobs(&mut reader, &refs, &bad_packs, &mut bad_blobs, findings)?;
+        Entries { cancel: self.cancel, bad: &bad_blobs, lengths: HashMap::new() }.walk(&mut reader, findings)
+    }
+
+    /// Looks at one pack; `Some` is what is wrong with it.
+    fn pack(
+        &self,
+        id: &PackId,
+        length: u64,
+        meter: &mut Meter<'_>,
+    ) -> Result<Option<String>, RepositoryError> {
+        let (path, store) = (layout::pack(id), self.repository.store());
+        match store.size(&path) {
+            Ok(size) if size == length => {}
+            Ok(size) => {
+                meter.advance(length)?;
+                return Ok(Some(format!("pack {id} is {size} bytes long instead of {length}")));
+            }
+            Err(error) if error.is_not_found() => {
+                meter.advance(length)?;
+                return Ok(Some(format!("pack {id} is missing")));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        if self.depth == Depth::Listed {
+            meter.advance(length)?;
+            return Ok(None);
+        }
+        let mut hash = digest::Context::new(&digest::SHA256);
+        let mut offset = 0;
+        while offset < length {
+            let window = WINDOW.min(length - offset);
+            match store.read_range(&path, offset, window) {
+                Ok(bytes) => hash.update(&bytes),
+                Err(error) => return Ok(Some(format!("pack {id} cannot be read: {}", full(&error)))),
+            }
+            meter.advance(window)?;
+            offset += window;
+        }
+        let intact = hash.finish().as_ref() == id.as_bytes();
+        Ok((!intact).then(|| format!("pack {id} is damaged: its SHA-256 is not its name")))
+    }
+
+    /// Opens every blob that the archive needs, segment by segment.
+    fn blobs(
+        &self,
+        reader: &mut ArchiveReader,
+        refs: &Refs,
+        bad_packs: &BTreeSet<PackId>,
+        bad: &mut HashSet<BlobId>,
+        findings: &mut Vec<String>,
+    ) -> Result<(), RepositoryError> {
+        for (segment, _) in refs.segments() {
+            for ordinal in refs.ordinals(&segment) {
+                if self.cancel.is_cancelled() {
+                    return Err(RepositoryError::Cancelled);
+                }
+                let address = BlobAddress { segment, ordinal };
+                let Some(place) = reader.index().place(&address) else { continue };
+                let opened =
+                    reader.sealed(&address).and_then(|sealed| reader.unseal(&address, &place, sealed));
+                match opened {
+                    Ok(_) => {}
+                    Err(error) if error.is_damage() || bad_packs.contains(&place.pack) => {
+                        bad.insert(place.line.id);
+                        if !bad_packs.contains(&place.pack) {
+                            findings.push(full(&error));
+                        }
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Meter<'a> {
+    progress: &'a dyn Progress,
+    cancel: &'a CancelFlag,
+    done: u64,
+    total: u64,
+}
+
+impl Meter<'_> {
+    fn advance(&mut self, bytes: u64) -> Result<(), RepositoryError> {
+        if self.cancel.is_cancelled() {
+            return Err(RepositoryError::Cancelled);
+        }
+        self.done += bytes;
+        self.progress.bytes(self.done, self.total);
+        Ok(())
+    }
+}
+
+/// Every pack that holds a needed segment, with its length.
+fn needed_packs(index: &DomainIndex, refs: &Refs) -> BTreeMap<PackId, u64> {
+    refs.segments().filter_map(|(id, _)| index.segment(&id)).map(|(pack, _)| (pack.id, pack.length)).collect()
+}
+
+fn missing_ids(index: &DomainIndex, refs: &Refs, findings: &mut Vec<String>) -> HashSet<BlobId> {
+    let missing = index.missing(refs);
+    if !missing.is_empty() {
+        findings.push(format!("{} blobs are in no pack", missing.len()));
+    }
+    let line = |address: &BlobAddress| -> Option<&BlobLine> {
+        index.segment(&address.segment)?.1.table.lines.get(address.ordinal as usize)
+    };
+    missing.iter().filter_map(|address| line(address).map(|line| line.id)).collect()
+}
+
+/// Reads the archive's entries and says which of them cannot be restored.
+struct Entries<'a> {
+    cancel: &'a CancelFlag,
+    bad: &'a HashSet<BlobId>,
+    lengths: HashMap<BlobId, u32>,
+}
+
+impl Entries<'_> {
+    fn walk(mut self, reader: &mut ArchiveReader, findings: &mut Vec<String>) -> Result<(), RepositoryError> {
+        let table = match reader.page_table() {
+            Ok(table) => table,
+            Err(error) if error.is_damage() => {
+                findings.push("no entry can be listed: the page table is damaged".to_owned());
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let (mut counts, mut lost, mut pages_are_whole) = (Counts::default(), Vec::new(), true);
+        for (at, page) in table.pages.iter().enumerate() {
+            if self.cancel.is_cancelled() {
+                return Err(RepositoryError::Cancelled);
+            }
+            let entries = match reader.page(&page.id) {
+                Ok(entries) => entries,
+                Err(error) if error.is_damage() => {
+                    let end =
+                        table.pages.get(at + 1).map_or("the end".to_owned(), |next| next.first.to_string());
+                    findings.push(format!(
+                        "{} entries from {} to {end} cannot be listed",
+                        page.entries, page.first
+                    ));
+                    pages_are_whole = false;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            for entry in &entries {
+                count(&mut counts, entry);
+                if !self.is_readable(reader, entry)? {
+                    lost.push(entry.path.clone());
+                }
+            }
+        }
+        if !lost.is_empty() {
+            findings.push(lost_line(&lost));
+        }
+        let told = reader.manifest().counts;
+        if pages_are_whole && (counts.entries(), counts.bytes) != (told.entries(), told.bytes) {
+            findings.push("the entries are not those that the manifest counts".to_owned());
+        }
+        Ok(())
+    }
+
+    /// True if every piece of the entry is a slice of a sound data blob and they add up.
+    fn is_readable(&mut self, reader: &mut ArchiveReader, entry: &Entry) -> Result<bool, RepositoryError> {
+        let EntryKind::File(content) = &entry.kind else { return Ok(true) };
+        let pieces = match &content.pieces {
+            Pieces::Inline(pieces) => pieces.clone(),
+            listed => match reader.pieces(listed) {
+                Ok(pieces) => pieces,
+                Err(error) if error.is_damage() => return Ok(false),
+                Err(error) => return Err(error),
+            },
+        };
+        let mut sum = 0;
+        for piece in &pieces {
+            let Some(length) = self.length_of(reader, &piece.blob) else { return Ok(false) };
+            if u64::from(piece.offset) + u64::from(piece.length) > u64::from(length) {
+                return Ok(false);
+            }
+            sum += u64::from(piece.length);
+        }
+        Ok(sum == content.data_length())
+    }
+
+    fn length_of(&mut self, reader: &ArchiveReader, blob: &BlobId) -> Option<u32> {
+        if self.bad.contains(blob) {
+            return None;
+        }
+        if let Some(length) = self.lengths.get(blob) {
+            return Some(*length);
+        }
+        let place = reader.index().place(&reader.address(blob)?)?;
+        let length = (place.line.kind == BlobKind::Data).then_some(place.line.plain_length)?;
+        self.lengths.insert(*blob, length);
+        Some(length)
+    }
+}
+
+fn count(counts: &mut Counts, entry: &Entry) {
+    match &entry.kind {
+        EntryKind::Folder => counts.folders += 1,
+        EntryKind::File(content) => {
+            counts.files += 1;
+            counts.bytes += content.size;
+        }
+        EntryKind::Symlink { .. } | EntryKind::HardLink { .. } => counts.links += 1,
+        EntryKind::Fifo | EntryKind::Socket | EntryKind::Device { .. } => counts.specials += 1,
+    }
+}
+
+fn lost_line(lost: &[EntryPath]) -> String {
+    let named: Vec<String> = lost.iter().take(NAMED).map(EntryPath::to_string).collect();
+    let more = if lost.len() > NAMED { format!(" and {} more", lost.len() - NAMED) } else { String::new() };
+    let noun = if lost.len() == 1 { "entry" } else { "entries" };
+    format!("{} {noun} cannot be restored: {}{more}", lost.len(), named.join(", "))
+}
+
+/// An error with its causes, in one line.
+fn full(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        line.push_str(": ");
+        line.push_str(&next.to_string());
+        cause = next.source();
+    }
+    line
+}
+
+impl Repository {
+    /// Lets go of a domain's index in memory, unless something in it has no index file yet.
+    pub fn release(&self, domain: &crate::ids::DomainId) {
+        let mut domains = lock(&self.domains);
+        let idle = domains.get(domain).is_some_and(|state| lock(state).unindexed.is_empty());
+        if idle {
+            domains.remove(domain);
+        }
+    }
+}
