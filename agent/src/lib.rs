@@ -1,5 +1,7 @@
 //! The agent: runs beside the data, takes jobs, streams archives and takes them back.
 
+mod cache;
 pub mod config;
+mod pipeline;
 pub mod sources;
 pub mod targets;

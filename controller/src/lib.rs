@@ -1,3 +1,8 @@
 //! The controller: owns the repository, hands out jobs, keeps the catalog.
 
+pub mod catalog;
 pub mod config;
+pub mod identity;
+pub mod ids;
+pub mod jobs;
+pub mod state;

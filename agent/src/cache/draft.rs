@@ -1,4 +1,4 @@
-//! The one place where the agent makes a file durable.
+//! Writes a cache file, which may be large, bit by bit (small files: [`runtime::atomic_file`]).
 //!
 //! Must stay true: a name that exists means whole content. Bytes go into a new file beside it, that file
 //! is synced, then it takes the name by one rename, then the folder is synced. A failed write or sync is
@@ -16,7 +16,7 @@ const DRAFT_SUFFIX: &str = ".new";
 
 /// A file that has no name of its own yet. Dropped unfinished, it is gone.
 #[derive(Debug)]
-pub(crate) struct Draft {
+pub(super) struct Draft {
     file: Option<File>,
     draft: PathBuf,
     place: PathBuf,
@@ -24,7 +24,7 @@ pub(crate) struct Draft {
 
 impl Draft {
     /// A new, empty draft of the file at `place`. One draft of a place at a time.
-    pub(crate) fn begin(place: &Path) -> io::Result<Self> {
+    pub(super) fn begin(place: &Path) -> io::Result<Self> {
         let mut draft = place.as_os_str().to_owned();
         draft.push(DRAFT_SUFFIX);
         let draft = PathBuf::from(draft);
@@ -37,12 +37,12 @@ impl Draft {
     }
 
     /// Appends.
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.as_mut().expect("a draft is open until it is finished").write_all(bytes)
     }
 
     /// Makes the content durable and gives it its name, replacing what had it.
-    pub(crate) fn finish(mut self) -> io::Result<()> {
+    pub(super) fn finish(mut self) -> io::Result<()> {
         let file = self.file.take().expect("a draft is finished once");
         let renamed = file.sync_all().and_then(|()| std::fs::rename(&self.draft, &self.place));
         if let Err(error) = renamed {
@@ -62,17 +62,16 @@ impl Drop for Draft {
     }
 }
 
-/// Makes `place` hold exactly `bytes`.
-pub(crate) fn replace(place: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut draft = Draft::begin(place)?;
-    draft.write(bytes)?;
-    draft.finish()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    fn replace(place: &Path, bytes: &[u8]) -> io::Result<()> {
+        let mut draft = Draft::begin(place)?;
+        draft.write(bytes)?;
+        draft.finish()
+    }
 
     #[test]
     fn a_draft_takes_its_name_only_when_finished() {

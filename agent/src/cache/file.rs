@@ -18,9 +18,9 @@ use repository::archive::path::EntryPath;
 use repository::codec::{Decoder, Encoder, Malformed};
 use repository::ids::BlobId;
 
+use super::draft::Draft;
 use super::notation::{RecordEncoder, decode_records};
 use super::{CacheOwner, Record};
-use crate::state::durable::Draft;
 
 const MAGIC: &[u8; 8] = b"NSCACHE1";
 const CHECKSUM: usize = 16;
@@ -129,7 +129,10 @@ impl CacheReader {
 
 fn tell_ignored(cache: &str, error: &Unusable) {
     let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-    tracing::warn!(cache, "from here on the no-change cache is ignored and files are read again: {error}{cause}");
+    tracing::warn!(
+        cache,
+        "from here on the no-change cache is ignored and files are read again: {error}{cause}"
+    );
 }
 
 impl Blocks {
@@ -138,7 +141,11 @@ impl Blocks {
         let mut found = [0; HEADER];
         file.read_exact(&mut found)?;
         if found != header(owner) {
-            return Err(if found[..MAGIC.len()] == *MAGIC { Unusable::Foreign } else { damaged("its header") });
+            return Err(if found[..MAGIC.len()] == *MAGIC {
+                Unusable::Foreign
+            } else {
+                damaged("its header")
+            });
         }
         let tail_at = file.seek(SeekFrom::End(-(TAIL as i64)))?;
         let mut tail = [0; TAIL];

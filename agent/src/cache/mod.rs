@@ -9,6 +9,7 @@
 //! stamp was the same before and after it was read; a new cache takes the old one's place only after the
 //! controller accepted the archive that it describes.
 
+mod draft;
 mod file;
 mod notation;
 pub(crate) mod rules;

@@ -170,8 +170,10 @@ mod tests {
     #[test]
     fn every_file_is_really_read_once_in_thirty_days_and_once_that_day() {
         let days: Vec<Day> = (3_000..3_030).map(Day).collect();
-        let due: Vec<&Day> =
-            days.iter().filter(|day| judged(&record(), stamp(), **day) == Verdict::Read(Why::ItsDay)).collect();
+        let due: Vec<&Day> = days
+            .iter()
+            .filter(|day| judged(&record(), stamp(), **day) == Verdict::Read(Why::ItsDay))
+            .collect();
         assert_eq!(due.len(), 1);
         let again = Record { read_on: *due[0], ..record() };
         assert_eq!(judged(&again, stamp(), *due[0]), Verdict::Reuse);

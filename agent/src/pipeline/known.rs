@@ -69,8 +69,10 @@ impl KnownBlobsBuilder {
         let segment = self.segments.len() as u32;
         self.segments.push(SegmentSize { id, blobs: blobs.len() as u32 });
         let lines = blobs.iter().zip(lengths).enumerate().filter(|(ordinal, _)| usable[*ordinal]);
-        self.lines.extend(lines.map(|(ordinal, (id, length))| {
-            Line { id: *id, place: Place { segment, ordinal: ordinal as u32 }, length: *length }
+        self.lines.extend(lines.map(|(ordinal, (id, length))| Line {
+            id: *id,
+            place: Place { segment, ordinal: ordinal as u32 },
+            length: *length,
         }));
         Ok(())
     }

@@ -155,34 +155,29 @@ pub(crate) fn run(
     let (segments_in, segments_out) = sync_channel(0);
     let (jobs_out, segments_out) = (Mutex::new(jobs_out), Mutex::new(segments_out));
     let Caches { old, new } = caches;
+    let stop = cancel.child_token();
 
     thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| worker::work(&jobs_out, &job.id_key, &ledger));
         }
         let uploaders: Vec<_> = (0..uploader::UPLOADS)
-            .map(|_| scope.spawn(|| uploader::upload(&segments_out, uplink, progress, cancel)))
+            .map(|_| scope.spawn(|| uploader::upload(&segments_out, uplink, progress, &stop)))
             .collect();
         let sealer = sealer::Sealer::new(job, &ledger, segments_in);
         let packer = packer::Packer::new(job, sealer, empty_in, new);
         let packer = scope.spawn(move || packer.run(orders_out));
         let links = reader::Links { orders: orders_in, jobs: jobs_in, empty: empty_out };
-        let read = reader::Reader::new(job, &ledger, old, links, progress, cancel).run(source);
+        let read = reader::Reader::new(job, &ledger, old, links, progress, &stop).run(source);
 
         let packed = packer.join().expect("the packer does not panic");
-        let mut stored_bytes = 0;
-        let mut sent = Ok(());
-        for uploader in uploaders {
-            match uploader.join().expect("an uploader does not panic") {
-                Ok(bytes) => stored_bytes += bytes,
-                Err(error) => sent = Err(error),
-            }
-        }
+        let sent = uploaders.into_iter().map(|uploader| uploader.join().expect("an uploader does not panic"));
+        let sent: Vec<_> = sent.collect();
         // Cancelling makes uploads fail, too: what was asked for is what is told.
         if cancel.is_cancelled() {
             return Err(PipelineError::Cancelled);
         }
-        sent?;
+        let stored_bytes = sent.into_iter().sum::<Result<u64, Failure>>().map_err(PipelineError::Upload)?;
         let read = read.map_err(failed)?;
         let mut archived = packed.expect("a packer whose neighbours all ended well ends well");
         archived.counts.read_bytes = read.read_bytes;

@@ -16,7 +16,7 @@ pub(super) enum Order {
     Entry(Entry),
     /// A file whose content the repository holds already.
     Reused { metadata: Metadata, record: Record },
-    /// A file in the bundle that is being filled.
+    /// A file in the bundle that is being filled; its slice is never empty.
     Bundled { file: FileHead, offset: u32, length: u32 },
     /// The bundle is full.
     BundleEnds(Coming),
@@ -28,6 +28,8 @@ pub(super) enum Order {
     FileEnds(FileHead),
     /// Something to tell.
     Problem(Problem),
+    /// That was all. Without it the reader has failed.
+    End,
 }
 
 /// A file whose content was read.

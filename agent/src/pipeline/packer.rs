@@ -16,7 +16,7 @@ use repository::pack::blob::BlobKind;
 use super::orders::{Coming, FileHead, Order, Processed, Seen};
 use super::problems::Problems;
 use super::sealer::Sealer;
-use super::{Archived, ArchiveJob, Counts, Stopped};
+use super::{ArchiveJob, Archived, Counts, Stopped};
 use crate::cache::{CacheWriter, PendingCache, Record, StoredContent};
 
 /// Builds the archive.
@@ -84,9 +84,12 @@ impl<'a> Packer<'a> {
     /// Follows the orders to their end.
     pub(super) fn run(mut self, orders: Receiver<Order>) -> Result<Archived, Stopped> {
         for order in orders {
+            if let Order::End = order {
+                return self.finish();
+            }
             self.follow(order)?;
         }
-        self.finish()
+        Err(Stopped)
     }
 
     fn follow(&mut self, order: Order) -> Result<(), Stopped> {
@@ -112,6 +115,7 @@ impl<'a> Packer<'a> {
                 self.problems.add(problem);
                 Ok(())
             }
+            Order::End => unreachable!("it was looked for before"),
         }
     }
 
@@ -142,11 +146,7 @@ impl<'a> Packer<'a> {
             let done = match waiting {
                 Waiting::Done(done) => done,
                 Waiting::Bundled { file, offset, length } => {
-                    let pieces = match length {
-                        0 => Vec::new(),
-                        _ => vec![Piece { blob: bundle, offset, length }],
-                    };
-                    read_file(file, pieces, Vec::new())
+                    read_file(file, vec![Piece { blob: bundle, offset, length }], Vec::new())
                 }
             };
             self.emit(done)?;
@@ -186,7 +186,7 @@ impl<'a> Packer<'a> {
             Done::Plain(entry) => (entry, None),
             Done::File { path, metadata, size, content, seen } => {
                 self.sealer.need(content.blobs());
-                self.count_bundle(size, &content);
+                self.count_bundle(&content);
                 let kind = EntryKind::File(content.entry_content(size));
                 let entry = Entry { path, metadata, kind };
                 (entry, seen.map(|seen| (seen, content)))
@@ -215,9 +215,9 @@ impl<'a> Packer<'a> {
         }
     }
 
-    fn count_bundle(&mut self, size: u64, content: &StoredContent) {
+    fn count_bundle(&mut self, content: &StoredContent) {
         let [piece] = content.pieces[..] else { return };
-        if size > SMALL_FILE && u64::from(piece.length) > SMALL_FILE {
+        if u64::from(piece.length) > SMALL_FILE {
             return;
         }
         let live = self.bundles.entry(piece.blob).or_default();

@@ -77,15 +77,24 @@ impl From<ReadError> for FileEnd {
     }
 }
 
-impl<T: Into<StageEnd>> From<T> for FileEnd {
-    fn from(end: T) -> Self {
-        FileEnd::Stage(end.into())
+impl From<StageEnd> for FileEnd {
+    fn from(end: StageEnd) -> Self {
+        FileEnd::Stage(end)
     }
 }
 
-/// Where a small file's data lies in the bundle; a large file's has gone already.
+impl From<Stopped> for FileEnd {
+    fn from(stopped: Stopped) -> Self {
+        FileEnd::Stage(stopped.into())
+    }
+}
+
+/// Where the data of a file that was read is.
+#[derive(Clone, Copy)]
 enum Placed {
+    /// At the bundle's end, from here on.
     InBundle { offset: usize },
+    /// Ordered already: in blobs of its own.
     OwnBlobs,
 }
 
@@ -119,6 +128,7 @@ impl<'a> Reader<'a> {
             }
         }
         self.end_bundle()?;
+        self.order(Order::End)?;
         Ok(self.totals)
     }
 
@@ -316,8 +326,7 @@ impl<'a> Reader<'a> {
         stamp: Option<Stamp>,
     ) -> Result<(), StageEnd> {
         let trusted = |stamp: &Stamp| rules::old_enough(stamp, self.job.read_start);
-        let seen =
-            stamp.map(|stamp| Seen { stamp, trusted: trusted(&stamp), read_on: self.job.today });
+        let seen = stamp.map(|stamp| Seen { stamp, trusted: trusted(&stamp), read_on: self.job.today });
         if seen.is_none() {
             let cause = "it was written to while it was read, both times".to_owned();
             let problem = Problem { path: file.path.clone(), kind: ProblemKind::Changed, cause };
@@ -325,7 +334,7 @@ impl<'a> Reader<'a> {
         }
         self.compare(file, &measured, seen);
         let Placed::InBundle { offset } = placed else {
-            return self.large_was_read(file, measured, seen);
+            return self.own_blobs_were_read(file, measured, seen);
         };
         if let (Some(record), Some(seen)) = (self.same_content(file, &measured), seen) {
             self.take_back(&placed);
@@ -334,14 +343,17 @@ impl<'a> Reader<'a> {
             return self.reuse(file.metadata.clone(), record);
         }
         let bundle = self.bundle.as_mut().expect("a small file lies in the bundle");
-        let length = (bundle.plain.len() - offset) as u32;
-        let offset = offset as u32;
+        let (offset, length) = (offset as u32, (bundle.plain.len() - offset) as u32);
+        if length == 0 {
+            self.order(Order::FileBegins)?;
+            return self.own_blobs_were_read(file, measured, seen);
+        }
         let head = head(file, measured, seen);
         self.order(Order::Bundled { file: head, offset, length })?;
         self.waits(weight(&file.path, &file.metadata))
     }
 
-    fn large_was_read(
+    fn own_blobs_were_read(
         &mut self,
         file: &ToRead,
         measured: Measured,
@@ -382,6 +394,10 @@ impl<'a> Reader<'a> {
 
     fn end_bundle(&mut self) -> Result<(), StageEnd> {
         let Some(bundle) = self.bundle.take() else { return Ok(()) };
+        if bundle.plain.is_empty() {
+            self.bundle = Some(Bundle::new(bundle.plain));
+            return Ok(());
+        }
         let coming = self.hand_out(bundle.plain)?;
         Ok(self.order(Order::BundleEnds(coming))?)
     }

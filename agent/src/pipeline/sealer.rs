@@ -9,8 +9,8 @@ use repository::pack::blob::{BlobKind, Class, Codec, blob_id};
 use repository::pack::segment::{FULL_BODY, SealedSegment, SegmentBuilder};
 use repository::refs::Refs;
 
-use super::ledger::{Claim, Ledger, Needs};
 use super::known::Place;
+use super::ledger::{Claim, Ledger, Needs};
 use super::{ArchiveJob, Stopped};
 
 /// Smaller segments would cost more in requests and files than they are worth.

@@ -7,7 +7,6 @@ use proto::Failure;
 use repository::pack::segment::SealedSegment;
 use tokio_util::sync::CancellationToken;
 
-use super::PipelineError;
 use super::progress::ArchiveProgress;
 
 /// Segments in flight.
@@ -19,21 +18,22 @@ pub(crate) trait Uplink: Sync {
     fn put(&self, segment: &SealedSegment) -> Result<bool, Failure>;
 }
 
-/// Sends until the packer has no more segments; returns how many bytes are new in the repository.
+/// Sends until the packer has no more segments; returns how many bytes are new in the repository. The
+/// first failure stops the whole pipeline.
 pub(super) fn upload(
     segments: &Mutex<Receiver<SealedSegment>>,
     uplink: &dyn Uplink,
     progress: &ArchiveProgress,
-    cancel: &CancellationToken,
-) -> Result<u64, PipelineError> {
+    stop: &CancellationToken,
+) -> Result<u64, Failure> {
     let mut stored = 0;
     loop {
         let next = segments.lock().expect("nobody panics while waiting for a segment").recv();
         let Ok(segment) = next else { return Ok(stored) };
-        if cancel.is_cancelled() {
-            return Err(PipelineError::Cancelled);
+        if stop.is_cancelled() {
+            return Ok(stored);
         }
-        let existed = uplink.put(&segment).map_err(PipelineError::Upload)?;
+        let existed = uplink.put(&segment).inspect_err(|_| stop.cancel())?;
         progress.add_sent(segment.length());
         stored += if existed { 0 } else { segment.length() };
     }

@@ -1,0 +1,96 @@
+//! The stream of sealed blobs from the controller, as blocking calls.
+
+use proto::v1::agent_gateway_client::AgentGatewayClient;
+use proto::{Failure, v1};
+use repository::refs::BlobAddress;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::Streaming;
+use tonic::transport::Channel;
+
+/// Requests that may wait for the stream; answers are bounded by the reader's window.
+const REQUESTS: usize = 256;
+
+/// Gives sealed blobs in the order in which they are asked for. Blocking.
+pub(crate) trait BlobStream: Send {
+    /// Asks for a blob.
+    fn ask(&mut self, address: BlobAddress) -> Result<(), String>;
+    /// The next answer; it must be the one for `expected`.
+    fn receive(&mut self, expected: BlobAddress) -> Result<Fetched, String>;
+}
+
+/// An answer.
+#[derive(Debug)]
+pub(crate) enum Fetched {
+    /// The blob.
+    Sealed(Vec<u8>),
+    /// No pack holds it.
+    Missing,
+    /// It cannot be had for another reason.
+    Problem(String),
+}
+
+/// `FetchBlobs` of one task.
+pub(crate) struct WireBlobs {
+    runtime: Handle,
+    cancel: CancellationToken,
+    requests: mpsc::Sender<v1::FetchBlobsRequest>,
+    answers: Streaming<v1::FetchedBlob>,
+}
+
+impl WireBlobs {
+    /// Opens the stream.
+    pub(crate) async fn open(
+        mut gateway: AgentGatewayClient<Channel>,
+        task_id: &str,
+        cancel: CancellationToken,
+    ) -> Result<Self, Failure> {
+        let (requests, outgoing) = mpsc::channel(REQUESTS);
+        let first = v1::FetchBlobsRequest { task_id: task_id.to_owned(), blobs: Vec::new() };
+        requests.try_send(first).expect("a new channel has room");
+        let answers = gateway.fetch_blobs(ReceiverStream::new(outgoing)).await.map_err(Failure::from)?;
+        Ok(Self { runtime: Handle::current(), cancel, requests, answers: answers.into_inner() })
+    }
+}
+
+impl BlobStream for WireBlobs {
+    fn ask(&mut self, address: BlobAddress) -> Result<(), String> {
+        let blob = v1::BlobAddress {
+            segment_id: address.segment.as_bytes().to_vec().into(),
+            ordinal: address.ordinal,
+        };
+        let request = v1::FetchBlobsRequest { task_id: String::new(), blobs: vec![blob] };
+        self.requests.blocking_send(request).map_err(|_| "the stream of blobs has ended".to_owned())
+    }
+
+    fn receive(&mut self, expected: BlobAddress) -> Result<Fetched, String> {
+        let (cancel, answers) = (&self.cancel, &mut self.answers);
+        let answer = self.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => Err("the restore was cancelled or the connection broke".to_owned()),
+                answer = answers.message() => answer.map_err(|status| one_line(&Failure::from(status))),
+            }
+        })?;
+        let answer = answer.ok_or_else(|| "the controller ended the stream of blobs".to_owned())?;
+        check_address(answer.address.as_ref(), expected)?;
+        match answer.problem.as_str() {
+            "" => Ok(Fetched::Sealed(Vec::from(answer.sealed))),
+            "missing" => Ok(Fetched::Missing),
+            other => Ok(Fetched::Problem(other.chars().filter(|c| !c.is_control()).take(500).collect())),
+        }
+    }
+}
+
+fn check_address(found: Option<&v1::BlobAddress>, expected: BlobAddress) -> Result<(), String> {
+    let same = |found: &v1::BlobAddress| {
+        found.segment_id[..] == *expected.segment.as_bytes() && found.ordinal == expected.ordinal
+    };
+    if found.is_some_and(same) { Ok(()) } else { Err("the controller answered with another blob".to_owned()) }
+}
+
+fn one_line(failure: &Failure) -> String {
+    if failure.why.is_empty() { failure.what.clone() } else { format!("{}: {}", failure.what, failure.why) }
+}

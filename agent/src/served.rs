@@ -1,0 +1,108 @@
+//! The sources that this agent serves: what the configuration says, made usable.
+
+use std::path::{Path, PathBuf};
+
+use proto::{convert, v1};
+use repository::names::{InvalidName, SourceId};
+
+use crate::config::{Kind, SourceConfig, SourceData};
+use crate::sources::files::{Excludes, FilesSource, WrongPattern};
+use crate::sources::{Source, SourceError};
+use crate::targets::files::Place;
+
+/// One source with what it needs.
+#[derive(Debug, Clone)]
+pub(crate) struct Served {
+    pub(crate) id: SourceId,
+    pub(crate) kind: Kind,
+    pub(crate) data: SourceData,
+    exclude: Vec<String>,
+}
+
+/// A configured source cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("the configured source {component}/{name} is wrong")]
+pub(crate) struct WrongSource {
+    component: String,
+    name: String,
+    #[source]
+    source: InvalidName,
+}
+
+/// A source cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error(transparent)]
+    Pattern(#[from] WrongPattern),
+}
+
+impl Served {
+    pub(crate) fn new(config: &SourceConfig) -> Result<Self, WrongSource> {
+        let SourceConfig { component, name, kind, data, exclude } = config;
+        let wrong = |source| WrongSource { component: component.clone(), name: name.clone(), source };
+        let id = SourceId {
+            component: component.parse().map_err(wrong)?,
+            name: name.parse().map_err(wrong)?,
+        };
+        Ok(Self { id, kind: *kind, data: data.clone(), exclude: exclude.clone() })
+    }
+
+    /// Begins to read it. Blocks.
+    pub(crate) fn open(&self) -> Result<Box<dyn Source>, OpenError> {
+        let exclude = Excludes::new(&self.exclude)?;
+        Ok(Box::new(match &self.data {
+            SourceData::Folder { path } => FilesSource::folder(path, exclude)?,
+            SourceData::Listed { files } => {
+                let patterns: Vec<PathBuf> = files.iter().map(PathBuf::from).collect();
+                FilesSource::listed(&patterns, exclude)?
+            }
+        }))
+    }
+
+    /// Where a restore in place goes.
+    pub(crate) fn place(&self) -> Place {
+        match &self.data {
+            SourceData::Folder { path } => Place::InPlace { root: path.clone() },
+            SourceData::Listed { .. } => Place::Listed { root: PathBuf::from("/") },
+        }
+    }
+
+    /// The folders in which a restore may have left something unfinished.
+    pub(crate) fn roots(&self) -> Vec<PathBuf> {
+        match &self.data {
+            SourceData::Folder { path } => vec![path.clone()],
+            SourceData::Listed { files } => {
+                let parents = files.iter().filter_map(|file| Path::new(file).parent());
+                let mut roots: Vec<PathBuf> = std::iter::once(Path::new("/")).chain(parents).map(Path::to_owned).collect();
+                roots.sort();
+                roots.dedup();
+                roots
+            }
+        }
+    }
+
+    /// Where it is, for people.
+    pub(crate) fn location(&self) -> String {
+        match &self.data {
+            SourceData::Folder { path } => path.display().to_string(),
+            SourceData::Listed { files } => files.join(", "),
+        }
+    }
+
+    /// As the controller is told of it.
+    pub(crate) fn to_wire(&self) -> v1::ServedSource {
+        let kind = match self.kind {
+            Kind::Files => "files",
+            Kind::Ipfs => "ipfs",
+            Kind::Blockchain => "blockchain",
+            Kind::Configs => "configs",
+        };
+        v1::ServedSource {
+            source: Some(convert::to_wire_source(&self.id)),
+            kind: kind.to_owned(),
+            location: self.location(),
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! The agent's state folder: who it is, whom it trusts, what it remembers.
+//!
+//! Must stay true: the folder has one process (a lock tells); the private key never leaves it; repository
+//! and repository key are pinned at the join and never changed by anything that comes over the wire.
+
+mod identity;
+
+pub(crate) use identity::{AgentKey, Identity, IdentityError, PinBroken, RepositoryPin, certificate_pem};
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use repository::names::SourceId;
+use rustix::fs::FlockOperation;
+
+const FOLDER_MODE: u32 = 0o700;
+const CACHES: &str = "caches";
+
+/// The folder, held by this process.
+#[derive(Debug)]
+pub(crate) struct StateFolder {
+    path: PathBuf,
+    _lock: File,
+}
+
+/// The state folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StateError {
+    /// A call to the file system failed.
+    #[error("cannot {action} the state folder {}", path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// Another process holds it.
+    #[error(
+        "another agent works with the state folder {}: stop it, or give this one a folder of its own \
+         (`state` in its configuration)",
+        .0.display()
+    )]
+    Taken(PathBuf),
+}
+
+impl StateFolder {
+    /// Takes the folder, made where there is none, for this process.
+    pub(crate) fn open(path: &Path) -> Result<Self, StateError> {
+        let failed = |action| move |source| StateError::Io { action, path: path.to_owned(), source };
+        let caches = path.join(CACHES);
+        for folder in [path, &caches] {
+            DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder).map_err(failed("make"))?;
+        }
+        let mode = std::fs::Permissions::from_mode(FOLDER_MODE);
+        std::fs::set_permissions(path, mode).map_err(failed("set the mode of"))?;
+        let lock = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(runtime::atomic_file::PRIVATE)
+            .open(path.join("lock"))
+            .map_err(failed("lock"))?;
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(StateError::Taken(path.to_owned())),
+            Err(error) => Err(failed("lock")(error.into())),
+        }
+    }
+
+    /// Where the no-change cache of `source` lies.
+    pub(crate) fn cache(&self, source: &SourceId) -> PathBuf {
+        // Component and name have no `+` in them, so no two sources share a file.
+        self.path.join(CACHES).join(format!("{}+{}", source.component, source.name))
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_folder_has_one_process_and_only_its_user_may_look_in() {
+        let parent = tempfile::tempdir().expect("a temporary folder");
+        let path = parent.path().join("state");
+        let held = StateFolder::open(&path).expect("opens");
+        assert_eq!(std::fs::metadata(&path).expect("stat").permissions().mode() & 0o777, FOLDER_MODE);
+        let second = StateFolder::open(&path).expect_err("it is taken");
+        assert!(matches!(second, StateError::Taken(_)), "{second}");
+        drop(held);
+        StateFolder::open(&path).expect("it is free again");
+    }
+}

@@ -1,0 +1,183 @@
+//! Agents and what they serve.
+
+use jiff::Timestamp;
+use repository::names::SourceId;
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use crate::catalog::{Catalog, CatalogError, micros, time};
+use crate::ids::AgentId;
+
+/// An agent that has joined.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentRecord {
+    /// Its id.
+    pub id: AgentId,
+    /// What people call it.
+    pub name: String,
+    /// The host it last said hello from; empty: never.
+    pub host: String,
+    /// The version of its program; empty: not known.
+    pub version: String,
+    /// When it joined.
+    pub joined_at: Timestamp,
+    /// When it was last connected.
+    pub last_seen_at: Option<Timestamp>,
+    /// When its newest certificate ends.
+    pub certificate_ends_at: Timestamp,
+    /// Since when it is shut out.
+    pub revoked_at: Option<Timestamp>,
+    /// What it said it serves when it last said hello.
+    pub sources: Vec<ServedSource>,
+}
+
+/// One source that an agent serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServedSource {
+    /// Component and name.
+    pub source: SourceId,
+    /// Its driver: files, ipfs, …
+    pub kind: String,
+    /// Where it is, for people.
+    pub location: String,
+}
+
+impl Catalog {
+    /// All agents, the oldest first.
+    pub async fn agents(&self) -> Result<Vec<AgentRecord>, CatalogError> {
+        let rows = sqlx::query("SELECT * FROM agents ORDER BY id").fetch_all(&self.readers).await?;
+        let mut agents = rows.iter().map(read_agent).collect::<Result<Vec<_>, _>>()?;
+        let rows = sqlx::query("SELECT * FROM sources ORDER BY component, name").fetch_all(&self.readers).await?;
+        for row in rows {
+            let (id, source) = read_source(&row)?;
+            if let Some(agent) = agents.iter_mut().find(|agent| agent.id == id) {
+                agent.sources.push(source);
+            }
+        }
+        Ok(agents)
+    }
+
+    /// One agent.
+    pub async fn agent(&self, id: AgentId) -> Result<Option<AgentRecord>, CatalogError> {
+        Ok(self.agents().await?.into_iter().find(|agent| agent.id == id))
+    }
+
+    /// True if the agent is known and not shut out; `None` where it is not known.
+    pub async fn is_admitted(&self, id: AgentId) -> Result<Option<bool>, CatalogError> {
+        let row = sqlx::query("SELECT revoked_at IS NULL AS admitted FROM agents WHERE id = ?")
+            .bind(id.to_string())
+            .fetch_optional(&self.readers)
+            .await?;
+        Ok(row.map(|row| row.try_get("admitted")).transpose()?)
+    }
+
+    /// Makes the record of an agent anew whose certificate is good but that the catalog has forgotten.
+    pub async fn readmit(&self, id: AgentId, name: &str, ends_at: Timestamp, revoked: bool, now: Timestamp) -> Result<(), CatalogError> {
+        let mut change = self.change().await?;
+        sqlx::query(
+            "INSERT INTO agents (id, name, joined_at, certificate_ends_at, revoked_at) VALUES (?, ?, ?, ?, ?)
+             ON CONFLICT (id) DO NOTHING",
+        )
+        .bind(id.to_string())
+        .bind(name)
+        .bind(micros(now))
+        .bind(micros(ends_at))
+        .bind(revoked.then_some(micros(now)))
+        .execute(&mut *change)
+        .await?;
+        Ok(change.commit().await?)
+    }
+
+    /// The agent is connected and says what it is and serves.
+    pub async fn hello(
+        &self,
+        id: AgentId,
+        host: &str,
+        version: &str,
+        sources: &[ServedSource],
+        now: Timestamp,
+    ) -> Result<(), CatalogError> {
+        let mut change = self.change().await?;
+        sqlx::query("UPDATE agents SET host = ?, version = ?, last_seen_at = ? WHERE id = ?")
+            .bind(host)
+            .bind(version)
+            .bind(micros(now))
+            .bind(id.to_string())
+            .execute(&mut *change)
+            .await?;
+        sqlx::query("DELETE FROM sources WHERE agent = ?").bind(id.to_string()).execute(&mut *change).await?;
+        for served in sources {
+            sqlx::query("INSERT INTO sources (agent, component, name, kind, location) VALUES (?, ?, ?, ?, ?)")
+                .bind(id.to_string())
+                .bind(served.source.component.as_str())
+                .bind(served.source.name.as_str())
+                .bind(&served.kind)
+                .bind(&served.location)
+                .execute(&mut *change)
+                .await?;
+        }
+        Ok(change.commit().await?)
+    }
+
+    /// The agent was connected until now.
+    pub async fn seen(&self, id: AgentId, now: Timestamp) -> Result<(), CatalogError> {
+        let mut change = self.change().await?;
+        sqlx::query("UPDATE agents SET last_seen_at = ? WHERE id = ?")
+            .bind(micros(now))
+            .bind(id.to_string())
+            .execute(&mut *change)
+            .await?;
+        Ok(change.commit().await?)
+    }
+
+    /// The agent has a new certificate.
+    pub async fn certificate_renewed(&self, id: AgentId, ends_at: Timestamp) -> Result<(), CatalogError> {
+        let mut change = self.change().await?;
+        sqlx::query("UPDATE agents SET certificate_ends_at = ? WHERE id = ?")
+            .bind(micros(ends_at))
+            .bind(id.to_string())
+            .execute(&mut *change)
+            .await?;
+        Ok(change.commit().await?)
+    }
+
+    /// Shuts an agent out.
+    pub async fn revoke(&self, id: AgentId, now: Timestamp) -> Result<(), CatalogError> {
+        let mut change = self.change().await?;
+        sqlx::query("UPDATE agents SET revoked_at = coalesce(revoked_at, ?) WHERE id = ?")
+            .bind(micros(now))
+            .bind(id.to_string())
+            .execute(&mut *change)
+            .await?;
+        Ok(change.commit().await?)
+    }
+}
+
+fn read_agent(row: &SqliteRow) -> Result<AgentRecord, CatalogError> {
+    let optional = |column| row.try_get::<Option<i64>, _>(column)?.map(time).transpose();
+    Ok(AgentRecord {
+        id: agent_id(row, "id")?,
+        name: row.try_get("name")?,
+        host: row.try_get("host")?,
+        version: row.try_get("version")?,
+        joined_at: time(row.try_get("joined_at")?)?,
+        last_seen_at: optional("last_seen_at")?,
+        certificate_ends_at: time(row.try_get("certificate_ends_at")?)?,
+        revoked_at: optional("revoked_at")?,
+        sources: Vec::new(),
+    })
+}
+
+fn read_source(row: &SqliteRow) -> Result<(AgentId, ServedSource), CatalogError> {
+    let name = |column| -> Result<String, sqlx::Error> { row.try_get(column) };
+    let wrong = |_| CatalogError::Damaged("a source's name");
+    let source = SourceId {
+        component: name("component")?.parse().map_err(wrong)?,
+        name: name("name")?.parse().map_err(wrong)?,
+    };
+    Ok((agent_id(row, "agent")?, ServedSource { source, kind: name("kind")?, location: name("location")? }))
+}
+
+fn agent_id(row: &SqliteRow, column: &str) -> Result<AgentId, CatalogError> {
+    row.try_get::<String, _>(column)?.parse().map_err(|_| CatalogError::Damaged("an agent's id"))
+}

@@ -1,0 +1,117 @@
+use rcgen::{CertificateParams, KeyPair};
+use repository::ids::RepositoryId;
+
+use super::*;
+use crate::identity::{AgentCertificate, CertificateRefused};
+use crate::state::StateFolder;
+
+struct Place {
+    _home: tempfile::TempDir,
+    state: StateFolder,
+    catalog: Catalog,
+    enrolment: Enrolment,
+    repository: RepositoryId,
+    now: Timestamp,
+}
+
+async fn place() -> Place {
+    let home = tempfile::tempdir().expect("a folder");
+    let state = StateFolder::open(&home.path().join("state")).expect("opened");
+    let catalog = Catalog::open(&state.path("catalog.sqlite")).await.expect("a catalog");
+    let (repository, now) = (RepositoryId::random(), "2026-03-01T10:00:00Z".parse().expect("a time"));
+    let authority = Arc::new(Authority::open(&state, repository, now).expect("an authority"));
+    let enrolment = Enrolment::new(authority, catalog.clone());
+    Place { _home: home, state, catalog, enrolment, repository, now }
+}
+
+/// A certificate request as an agent makes it, which asks for more than it may have.
+fn request() -> Vec<u8> {
+    let key = KeyPair::generate().expect("a key");
+    let params = CertificateParams::new(vec!["localhost".to_owned()]).expect("names");
+    params.serialize_request(&key).expect("a request").der().to_vec()
+}
+
+#[tokio::test]
+async fn a_token_makes_one_agent_and_a_repeat_by_the_same_key_gives_the_same_agent() {
+    let place = place().await;
+    let invitation = place.enrolment.invite("", None, place.now).await.expect("invited");
+    let asked = request();
+    let first = place.enrolment.join(&invitation.token, &asked, "web-1", place.now).await.expect("joined");
+    let again = place.enrolment.join(&invitation.token, &asked, "web-1", place.now).await.expect("joined again");
+    assert_eq!(first.agent, again.agent);
+    let certificate = AgentCertificate::read(&first.issued.certificate, place.repository, place.now).expect("ours");
+    assert_eq!((certificate.agent, certificate.name.as_str()), (first.agent, "web-1"));
+    let agents = place.catalog.agents().await.expect("listed");
+    assert_eq!(agents.iter().map(|agent| agent.name.as_str()).collect::<Vec<_>>(), ["web-1"]);
+}
+
+#[tokio::test]
+async fn another_key_cannot_use_a_used_token() {
+    let place = place().await;
+    let token = place.enrolment.invite("", None, place.now).await.expect("invited").token;
+    place.enrolment.join(&token, &request(), "web-1", place.now).await.expect("joined");
+    let second = place.enrolment.join(&token, &request(), "web-2", place.now).await;
+    assert!(matches!(second, Err(JoinRefused::Token)), "{second:?}");
+}
+
+#[tokio::test]
+async fn a_wrong_or_late_token_is_refused() {
+    let place = place().await;
+    let invitation = place.enrolment.invite("", None, place.now).await.expect("invited");
+    let guessed = JoinToken::new([1; 32], invitation.token.ca_certificate().to_vec());
+    let wrong = place.enrolment.join(&guessed, &request(), "x", place.now).await;
+    assert!(matches!(wrong, Err(JoinRefused::Token)));
+    let later = invitation.ends_at + SignedDuration::from_secs(1);
+    let late = place.enrolment.join(&invitation.token, &request(), "x", later).await;
+    assert!(matches!(late, Err(JoinRefused::Token)));
+    assert_eq!(place.catalog.agents().await.expect("listed"), []);
+}
+
+#[tokio::test]
+async fn a_revoked_agent_cannot_come_back_with_its_token() {
+    let place = place().await;
+    let token = place.enrolment.invite("db", None, place.now).await.expect("invited").token;
+    let asked = request();
+    let joined = place.enrolment.join(&token, &asked, "other", place.now).await.expect("joined");
+    place.catalog.revoke(joined.agent, place.now).await.expect("revoked");
+    assert_eq!(place.catalog.is_admitted(joined.agent).await.expect("known"), Some(false));
+    let again = place.enrolment.join(&token, &asked, "other", place.now).await;
+    assert!(matches!(again, Err(JoinRefused::Revoked)));
+    assert_eq!(place.catalog.agents().await.expect("listed")[0].name, "db", "the invitation names the agent");
+}
+
+#[tokio::test]
+async fn a_broken_certificate_request_is_refused_and_leaves_the_token_good() {
+    let place = place().await;
+    let token = place.enrolment.invite("", None, place.now).await.expect("invited").token;
+    let mut forged = request();
+    let middle = forged.len() / 2;
+    forged[middle] ^= 1;
+    for wrong in [forged, vec![0; 20_000], Vec::new()] {
+        let refused = place.enrolment.join(&token, &wrong, "x", place.now).await;
+        assert!(matches!(refused, Err(JoinRefused::Authority(_))), "{refused:?}");
+    }
+    place.enrolment.join(&token, &request(), "x", place.now).await.expect("the token is still good");
+}
+
+#[tokio::test]
+async fn a_certificate_counts_in_its_time_and_for_its_repository_only() {
+    let place = place().await;
+    let authority = place.enrolment.authority();
+    let issued = authority.certify(&request(), AgentId::fresh(), "a", place.now).expect("certified");
+    let read = |repository, now| AgentCertificate::read(&issued.certificate, repository, now).map(|_| ());
+    assert_eq!(read(place.repository, place.now), Ok(()));
+    assert_eq!(read(RepositoryId::random(), place.now), Err(CertificateRefused::OtherRepository));
+    assert_eq!(read(place.repository, issued.ends_at), Err(CertificateRefused::OutOfTime));
+    let server = authority.server(&["localhost".into(), "127.0.0.1".into()], place.now).expect("a server");
+    let (_, pem) = x509_parser::pem::parse_x509_pem(server.certificate.as_bytes()).expect("PEM");
+    let as_agent = AgentCertificate::read(&pem.contents, place.repository, place.now).map(|_| ());
+    assert_eq!(as_agent, Err(CertificateRefused::NotAnAgent));
+}
+
+#[tokio::test]
+async fn the_authority_outlives_a_restart() {
+    let place = place().await;
+    let again = Authority::open(&place.state, place.repository, place.now).expect("opened again");
+    assert_eq!(again.certificate(), place.enrolment.authority().certificate());
+}

@@ -1,0 +1,12 @@
+//! Who is who: the controller's own authority, the certificates of its agents, the tokens they join with.
+//!
+//! Must stay true: an agent's identity is the SAN URI `spiffe://<repository id>/agent/<agent id>` of a
+//! certificate that our authority signed, and nothing that the agent says; a join token works once.
+
+mod authority;
+mod certificate;
+mod enrolment;
+
+pub use authority::{Authority, AuthorityError, Issued, ServerIdentity};
+pub use certificate::{AgentCertificate, CertificateRefused, KeyDigest};
+pub use enrolment::{Enrolment, Invitation, JoinRefused, Joined};

@@ -1,0 +1,289 @@
+//! What a job is: an order, a state, one part for each source. Kept in the catalog as JSON.
+
+use jiff::Timestamp;
+use repository::backup::manifest::ArchiveManifest;
+use repository::names::{BackupName, Component, SourceId};
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{AgentId, JobId, TaskId};
+
+/// A backup, a verification or a restore, from its order to its end.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    /// Which one.
+    pub id: JobId,
+    /// What was ordered.
+    pub order: Order,
+    /// Where it stands.
+    pub state: JobState,
+    /// The backup that it makes, verifies or restores; none while a backup is queued.
+    pub backup: Option<BackupName>,
+    /// When it was ordered.
+    pub created_at: Timestamp,
+    /// When it left the queue.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// One for each source; none while it is queued.
+    pub parts: Vec<Part>,
+    /// Why it failed.
+    pub failure: Option<JobFailure>,
+    /// Somebody asked to end it.
+    pub cancelling: bool,
+}
+
+/// What was ordered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Order {
+    /// Make a backup.
+    Backup {
+        /// Of these; none: of all that any agent serves.
+        components: Vec<Component>,
+        /// Why it is to be kept; none: it is not pinned.
+        pin: Option<String>,
+    },
+    /// Verify a backup.
+    Verify {
+        /// Which.
+        backup: BackupName,
+        /// These parts; none: all.
+        components: Vec<Component>,
+        /// How thoroughly.
+        depth: Depth,
+    },
+    /// Restore from a backup.
+    Restore {
+        /// Which.
+        backup: BackupName,
+        /// What goes where, as it was planned and confirmed.
+        places: Vec<RestorePlace>,
+    },
+}
+
+/// How thorough a verification is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Depth {
+    /// Signatures, chain, every pack there with its size.
+    Listed,
+    /// And every pack's SHA-256.
+    Hashed,
+    /// And every blob opened, every entry readable.
+    Opened,
+}
+
+impl Depth {
+    /// As people and the catalog write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Depth::Listed => "listed",
+            Depth::Hashed => "hashed",
+            Depth::Opened => "opened",
+        }
+    }
+}
+
+/// One source's part of a restore.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestorePlace {
+    /// The source whose archive it is.
+    pub source: SourceId,
+    /// The driver that made it.
+    pub kind: String,
+    /// The agent that writes it back.
+    pub agent: AgentId,
+    /// Into this folder on the agent's host; none: in place.
+    pub folder: Option<String>,
+    /// Only entries that match one of these; none: all.
+    pub globs: Vec<String>,
+}
+
+/// Where a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// Waits for its turn.
+    Queued,
+    /// Its parts are at work.
+    Running,
+    /// All parts of a backup have ended; the repository is told. It can no longer be cancelled.
+    Committing,
+    /// Everything that was asked for was done.
+    Complete,
+    /// It was done, and something is missing.
+    Incomplete,
+    /// It was not done; or a verification found damage.
+    Failed,
+    /// Somebody ended it.
+    Cancelled,
+}
+
+impl JobState {
+    /// True if nothing will change any more.
+    pub fn is_end(self) -> bool {
+        matches!(self, Self::Complete | Self::Incomplete | Self::Failed | Self::Cancelled)
+    }
+}
+
+/// One source's part of a job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Part {
+    /// Component and name.
+    pub source: SourceId,
+    /// Its driver.
+    pub kind: String,
+    /// The agent that works, or worked last, at it.
+    pub agent: Option<AgentId>,
+    /// Where it stands.
+    pub state: PartState,
+    /// How often it was begun.
+    pub attempt: u32,
+    /// Why it is not complete, in one line.
+    pub reason: Option<String>,
+    /// What it brought.
+    pub result: Option<PartResult>,
+}
+
+impl Part {
+    /// A part that nobody works at yet.
+    pub fn waiting(source: SourceId, kind: impl Into<String>) -> Self {
+        let state = PartState::Waiting;
+        Self { source, kind: kind.into(), agent: None, state, attempt: 0, reason: None, result: None }
+    }
+
+    /// A part that cannot even be begun.
+    pub fn impossible(source: SourceId, kind: impl Into<String>, reason: impl Into<String>) -> Self {
+        let failed = Self::waiting(source, kind);
+        Self { state: PartState::Failed, reason: Some(reason.into()), ..failed }
+    }
+}
+
+/// Where a part stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PartState {
+    /// Nobody works at it: its agent is waited for, or there is no room yet.
+    Waiting,
+    /// It is worked at under this task.
+    Running {
+        /// The attempt.
+        task: TaskId,
+    },
+    /// Done.
+    Complete,
+    /// Done, and something is missing.
+    Incomplete,
+    /// Not done, or found damaged.
+    Failed,
+    /// Ended before it was done.
+    Cancelled,
+}
+
+impl PartState {
+    /// True if nothing will change any more.
+    pub fn is_end(self) -> bool {
+        !matches!(self, Self::Waiting | Self::Running { .. })
+    }
+}
+
+/// What a part brought.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PartResult {
+    /// An archive. Its refs lie in the state folder until the backup is committed.
+    Archive {
+        /// As it will stand in the repository.
+        manifest: Box<ArchiveManifest>,
+        /// The first problems, for people.
+        problems: Vec<Problem>,
+    },
+    /// A verification.
+    Verified {
+        /// What is damaged, a line each; empty: it is intact.
+        findings: Vec<String>,
+    },
+    /// A restore.
+    Restored {
+        /// How many entries were written.
+        entries: u64,
+        /// How many bytes were written.
+        bytes: u64,
+        /// Where the replaced state is kept; none: there was none.
+        previous_state: Option<String>,
+        /// What a person should know.
+        warnings: Vec<String>,
+    },
+}
+
+/// Something that a source could not give.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// `unreadable`, `vanished`, `changed`.
+    pub kind: ProblemKind,
+    /// In the archive, as bytes.
+    pub path: Vec<u8>,
+    /// In one line.
+    pub cause: String,
+}
+
+/// What happened to an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProblemKind {
+    /// It was there and could not be read.
+    Unreadable,
+    /// It was gone when its turn came.
+    Vanished,
+    /// It changed while it was read.
+    Changed,
+}
+
+/// Why a job failed: a line each.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobFailure {
+    /// What failed.
+    pub what: String,
+    /// Why.
+    pub why: String,
+    /// What to do.
+    pub hint: String,
+}
+
+impl JobFailure {
+    /// From three lines.
+    pub fn new(what: impl Into<String>, why: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { what: what.into(), why: why.into(), hint: hint.into() }
+    }
+}
+
+impl Job {
+    /// A job that waits for its turn.
+    pub fn queued(id: JobId, order: Order, now: Timestamp) -> Self {
+        let backup = match &order {
+            Order::Backup { .. } => None,
+            Order::Verify { backup, .. } | Order::Restore { backup, .. } => Some(backup.clone()),
+        };
+        Self {
+            id,
+            order,
+            state: JobState::Queued,
+            backup,
+            created_at: now,
+            started_at: None,
+            ended_at: None,
+            parts: Vec::new(),
+            failure: None,
+            cancelling: false,
+        }
+    }
+
+    /// `backup`, `verify` or `restore`.
+    pub fn kind(&self) -> &'static str {
+        match self.order {
+            Order::Backup { .. } => "backup",
+            Order::Verify { .. } => "verify",
+            Order::Restore { .. } => "restore",
+        }
+    }
+}
