@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 
 use bytes::Bytes;
 use repository::archive::entry::{Entry, Extent, FileContent, Piece, Pieces};
+use repository::archive::page::decode_pieces;
 use repository::archive::path::EntryPath;
 use repository::content::ContentHasher;
 use repository::ids::BlobId;
@@ -49,8 +50,9 @@ impl<'a> ContentWriter<'a> {
                 for (n, list) in lists.iter().enumerate() {
                     let lists_ahead = || lists[n + 1..].iter().copied();
                     let bytes = self.blob(path, list, lists_ahead())?;
-                    let pieces = (self.tools.decode_pieces)(&bytes)
-                        .map_err(|error| RestoreError::archive(path, format!("its list of pieces: {error}")))?;
+                    let pieces = decode_pieces(&bytes).map_err(|error| {
+                        RestoreError::archive(path, format!("its list of pieces: {error}"))
+                    })?;
                     self.pieces(&file, path, &pieces, &mut sink, lists_ahead)?;
                 }
             }
@@ -77,7 +79,8 @@ impl<'a> ContentWriter<'a> {
             if self.tools.cancel.is_cancelled() {
                 return Err(RestoreError::Cancelled);
             }
-            let bytes = self.blob(path, &piece.blob, pieces[n + 1..].iter().map(|p| p.blob).chain(ahead()))?;
+            let bytes =
+                self.blob(path, &piece.blob, pieces[n + 1..].iter().map(|p| p.blob).chain(ahead()))?;
             let end = piece.offset as usize + piece.length as usize;
             let Some(mut slice) = bytes.get(piece.offset as usize..end) else {
                 return Err(RestoreError::archive(path, "a piece of it lies outside of its blob"));

@@ -78,7 +78,13 @@ impl<'a> Disk<'a> {
     }
 
     /// Gives what is `name` in `folder` (no folder itself) the further name `to_name` in `to`.
-    pub(super) fn link(&self, folder: impl AsFd, name: &[u8], to: impl AsFd, to_name: &[u8]) -> io::Result<()> {
+    pub(super) fn link(
+        &self,
+        folder: impl AsFd,
+        name: &[u8],
+        to: impl AsFd,
+        to_name: &[u8],
+    ) -> io::Result<()> {
         self.steps.before("link")?;
         Ok(rustix::fs::linkat(folder, name, to, to_name, AtFlags::empty())?)
     }

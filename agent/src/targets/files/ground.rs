@@ -93,15 +93,18 @@ fn new_folder(path: &Path) -> Result<Ground, RestoreError> {
         Err(error) => return Err(failed("find", path.display())(error)),
     };
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(RestoreError::refused(path.display(), "it is no new folder; name one that does not exist"));
+        return Err(RestoreError::refused(
+            path.display(),
+            "it is no new folder; name one that does not exist",
+        ));
     };
     let new = Ground::New { parent: parent.to_owned(), name: name.as_bytes().to_owned() };
-    let folder = match rustix::fs::open(parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-    {
-        Ok(folder) => folder,
-        Err(rustix::io::Errno::NOENT) => return Ok(new),
-        Err(error) => return Err(failed("open the folder", parent.display())(error)),
-    };
+    let folder =
+        match rustix::fs::open(parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(folder) => folder,
+            Err(rustix::io::Errno::NOENT) => return Ok(new),
+            Err(error) => return Err(failed("open the folder", parent.display())(error)),
+        };
     match kind_of(&folder, name.as_bytes()).map_err(failed("look at", path.display()))? {
         None => return Ok(new),
         Some(FileType::Directory) => {}

@@ -1,7 +1,7 @@
 //! The archive's entries as they come in, checked for what a restore relies on.
 //!
 //! Must stay true: what leaves here starts with the root folder, rises strictly in path order, lies in a
-//! folder that came before, and links only backwards. So no entry can be written twice, or through
+//! folder that came before, links only backwards, and is no staging folder. So no entry can be written twice, or through
 //! another entry that is a link.
 
 use std::collections::VecDeque;
@@ -10,6 +10,7 @@ use repository::archive::entry::{Entry, EntryKind, FileContent, Layout, Pieces};
 use repository::archive::path::EntryPath;
 use repository::ids::BlobId;
 
+use super::area::is_staging;
 use super::error::RestoreError;
 
 /// How many entries are looked at ahead of the one that is written.
@@ -95,6 +96,10 @@ where
         }
         match &entry.kind {
             EntryKind::Folder if self.folders.len() >= MAX_DEPTH => return refuse("it lies too deep"),
+            // It would be ours alone, and what it holds would be believed.
+            EntryKind::Folder if path.name().is_some_and(is_staging) => {
+                return refuse("it has the name of a staging folder, of which no backup is made");
+            }
             EntryKind::Folder => self.folders.push(path.clone()),
             EntryKind::HardLink { to } if to >= path => return refuse("it links to what comes later"),
             EntryKind::File(content) if !is_layout(content) => return refuse("its extents are not in order"),

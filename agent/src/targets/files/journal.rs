@@ -254,7 +254,8 @@ mod tests {
     #[test]
     fn a_line_that_was_torn_off_does_not_count() {
         let path = Text::new(b"caf\xe9\n\xff");
-        let whole = lines(&[Line::Begin { format: 1 }, Line::Move { area: 0, path, put: true }, Line::Swapping]);
+        let whole =
+            lines(&[Line::Begin { format: 1 }, Line::Move { area: 0, path, put: true }, Line::Swapping]);
         let story = tell(&whole).expect("a journal");
         assert_eq!(story.state(), State::Swapping);
         assert_eq!(story.moves[0].path, EntryPath::new(b"caf\xe9\n\xff").expect("a path"));

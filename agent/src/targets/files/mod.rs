@@ -18,6 +18,8 @@ mod ground;
 mod incoming;
 mod journal;
 mod metadata;
+mod plan;
+mod preflight;
 mod recover;
 mod remove;
 mod request;
@@ -26,8 +28,10 @@ mod swap;
 
 pub use disk::{NoFaults, Steps};
 pub use error::{RestoreError, RestoreReport};
+pub use plan::{Facts, LiveEntry, MAX_NAMED, RestorePlan, plan, survey};
+pub use preflight::preflight;
 pub use recover::{Recovered, recover};
-pub use request::{DecodePieces, PathPatterns, Place, RestoreRequest, Selection, Tools, WrongPathPattern};
+pub use request::{PathPatterns, Place, RestoreRequest, Selection, Tools, WrongPathPattern};
 
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
@@ -64,7 +68,8 @@ where
     let disk = Disk::new(tools.steps);
     let ground = Ground::prepare(request)?;
     let mut stage = Stage::new(disk, tools, request, &ground, blobs);
-    let prepared = stage.write_all(Incoming::new(entries)).and_then(|()| plan_swap(disk, request, &ground, &mut stage));
+    let prepared =
+        stage.write_all(Incoming::new(entries)).and_then(|()| plan_swap(disk, request, &ground, &mut stage));
     let (mut journal, story) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
@@ -113,14 +118,17 @@ fn plan_swap<'a>(
     for area in &stage.areas {
         disk.sync_all(&area.root).map_err(failed("make durable", area.path.display()))?;
     }
-    let areas = stage.areas.iter().skip(1).map(|area| Line::Area(Text::new(area.path.as_os_str().as_bytes())));
+    let areas =
+        stage.areas.iter().skip(1).map(|area| Line::Area(Text::new(area.path.as_os_str().as_bytes())));
     let mut lines: Vec<Line> = areas.collect();
     lines.extend(story.moves.iter().map(|Move { area, path, put }| Line::Move {
         area: *area,
         path: Text::new(path.as_bytes()),
         put: *put,
     }));
-    lines.extend(story.root.as_ref().map(|(new, old)| Line::Root { new: Plain::from(new), old: Plain::from(old) }));
+    lines.extend(
+        story.root.as_ref().map(|(new, old)| Line::Root { new: Plain::from(new), old: Plain::from(old) }),
+    );
     lines.push(Line::Swapping);
     journal.write(&lines).map_err(failed("write the journal in", stage.areas[0].path.display()))?;
     Ok((journal, story))
@@ -130,7 +138,8 @@ fn plan_swap<'a>(
 fn add_removals(stage: &Stage<'_>, moves: &mut Vec<Move>) -> Result<(), RestoreError> {
     let root = &stage.areas[0];
     for name in names_in(&root.root).map_err(failed("read the folder", root.path.display()))? {
-        let path = EntryPath::new(&name).map_err(|error| RestoreError::refused("a name", error.to_string()))?;
+        let path =
+            EntryPath::new(&name).map_err(|error| RestoreError::refused("a name", error.to_string()))?;
         let kept = *name == *LOST_AND_FOUND || is_staging(&name) || stage.left_alone.contains(&path);
         let put = |moves: &[Move]| moves.iter().any(|step| step.put && step.path == path);
         if !kept && !put(moves) {

@@ -99,7 +99,11 @@ fn one(disk: Disk<'_>, area: Area, recovered: &mut Recovered) -> Result<(), Rest
                 },
                 _ => swap.undo(&mut journal).map(|()| false)?,
             };
-            if finished { recovered.finished.push(path) } else { recovered.undone.push(path) }
+            if finished {
+                recovered.finished.push(path)
+            } else {
+                recovered.undone.push(path)
+            }
             tidy(&disk, &areas)
         }
     }

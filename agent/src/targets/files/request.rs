@@ -5,9 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
-use repository::archive::entry::Piece;
 use repository::archive::path::EntryPath;
-use repository::codec::Malformed;
 use repository::content::IdKey;
 
 use super::disk::Steps;
@@ -95,16 +93,11 @@ impl Selection {
     }
 }
 
-/// Reads a blob of kind `pieces`.
-pub type DecodePieces<'a> = &'a dyn Fn(&[u8]) -> Result<Vec<Piece>, Malformed>;
-
 /// What a restore works with.
 #[derive(Clone, Copy)]
 pub struct Tools<'a> {
     /// The key of the archive's domain: every file is checked against its content id.
     pub id_key: &'a IdKey,
-    /// How the blobs that list a large file's pieces are read.
-    pub decode_pieces: DecodePieces<'a>,
     /// Is told how far it is.
     pub progress: &'a dyn Progress,
     /// Stops it before the swap.

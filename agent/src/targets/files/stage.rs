@@ -131,7 +131,10 @@ impl<'a> Stage<'a> {
         self.close_to(0)?;
         if self.selected.is_none() {
             let place = self.ground.root().display();
-            return Err(RestoreError::refused(place, "nothing in the archive matches the paths that were given"));
+            return Err(RestoreError::refused(
+                place,
+                "nothing in the archive matches the paths that were given",
+            ));
         }
         Ok(())
     }
@@ -152,8 +155,8 @@ impl<'a> Stage<'a> {
         I: Iterator<Item = Result<Entry, E>>,
         E: std::error::Error + Send + Sync + 'static,
     {
-        let whole_live = matches!(self.ground, Ground::Live { .. })
-            && matches!(self.request.selection, Selection::Whole);
+        let whole_live =
+            matches!(self.ground, Ground::Live { .. }) && matches!(self.request.selection, Selection::Whole);
         if whole_live && entry.path.is_root() {
             self.root = Some(entry.metadata.clone());
             return Ok(());
@@ -212,9 +215,8 @@ impl<'a> Stage<'a> {
         }
         let area = self.area;
         let path = match self.ground {
-            Ground::New { name, .. } => {
-                EntryPath::new(name).map_err(|error| RestoreError::refused("the new folder", error.to_string()))?
-            }
+            Ground::New { name, .. } => EntryPath::new(name)
+                .map_err(|error| RestoreError::refused("the new folder", error.to_string()))?,
             _ => below(&self.bases[area], &moved),
         };
         self.moves.push(Move { area, path, put: true });
@@ -255,7 +257,9 @@ impl<'a> Stage<'a> {
         }
         let root = open_live(self.ground.root())?;
         let root = match self.ground {
-            Ground::Spread { .. } => open_below(root, base).map_err(failed("open the folder", path.display()))?,
+            Ground::Spread { .. } => {
+                open_below(root, base).map_err(failed("open the folder", path.display()))?
+            }
             _ => root,
         };
         recover(path, self.tools.steps)?;
@@ -348,7 +352,9 @@ impl<'a> Stage<'a> {
             }
             EntryKind::File(content) => self.write_file(entry, content, incoming)?,
             EntryKind::Symlink { target } => {
-                self.disk.make_symlink(self.parent(), self.name(path), target).map_err(failed("make the link", path))?;
+                self.disk
+                    .make_symlink(self.parent(), self.name(path), target)
+                    .map_err(failed("make the link", path))?;
                 self.finish_name(entry, true)?;
             }
             EntryKind::HardLink { to } => self.link(path, to)?,
@@ -431,7 +437,8 @@ impl<'a> Stage<'a> {
                 _ => Ok(below(base, to)),
             };
             let inside = inside.map_err(|error| RestoreError::archive(to, error.to_string()))?;
-            let parent = area.new_folder().and_then(|new| open_below(new, &inside.parent().unwrap_or_default()));
+            let parent =
+                area.new_folder().and_then(|new| open_below(new, &inside.parent().unwrap_or_default()));
             let folder = match parent {
                 Ok(folder) => folder,
                 Err(_) => continue,

@@ -45,9 +45,12 @@ impl Swap<'_> {
 
     /// Takes the swap back.
     pub(super) fn undo(&self, journal: &mut Journal<'_>) -> Result<(), RestoreError> {
-        journal.write(&[Line::Undoing]).map_err(failed("write the journal in", self.areas[0].path.display()))?;
+        journal
+            .write(&[Line::Undoing])
+            .map_err(failed("write the journal in", self.areas[0].path.display()))?;
         for step in self.story.moves.iter().rev() {
-            let back = Spot::find(&self.disk, &self.areas[step.area], step).and_then(|spot| spot.back(step.put));
+            let back =
+                Spot::find(&self.disk, &self.areas[step.area], step).and_then(|spot| spot.back(step.put));
             match back {
                 // Somebody removed the live folder around it. What was in it stays in `old/`.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -66,7 +69,8 @@ impl Swap<'_> {
     fn forward(&self, journal: &mut Journal<'_>) -> Result<RestoreReport, RestoreError> {
         let mut report = RestoreReport::default();
         for step in &self.story.moves {
-            let put = Spot::find(&self.disk, &self.areas[step.area], step).and_then(|spot| spot.put(step.put));
+            let put =
+                Spot::find(&self.disk, &self.areas[step.area], step).and_then(|spot| spot.put(step.put));
             match (put.map_err(failed("swap", &step.path))?, step.put) {
                 (true, true) => report.overwritten += 1,
                 (true, false) => report.removed += 1,
@@ -80,9 +84,7 @@ impl Swap<'_> {
             report.notes = notes.lines();
         }
         self.sync_all()?;
-        journal
-            .write(&[Line::Done])
-            .map_err(failed("write the journal in", self.areas[0].path.display()))?;
+        journal.write(&[Line::Done]).map_err(failed("write the journal in", self.areas[0].path.display()))?;
         Ok(report)
     }
 
@@ -97,7 +99,9 @@ impl Swap<'_> {
     fn set_root(&self, metadata: &Metadata, notes: &mut Notes) -> Result<(), RestoreError> {
         let root = &self.areas[0].root;
         let (present, _) = XattrReader::new().read(root.as_fd(), c".");
-        for (name, _) in present.iter().filter(|(name, _)| metadata.xattrs.iter().all(|(kept, _)| kept != name)) {
+        for (name, _) in
+            present.iter().filter(|(name, _)| metadata.xattrs.iter().all(|(kept, _)| kept != name))
+        {
             if let Err(error) = self.disk.remove_xattr(root, name) {
                 tracing::debug!(%error, "an attribute of the root folder stays");
             }

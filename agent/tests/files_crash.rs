@@ -1,0 +1,185 @@
+//! Each change of the file system that a restore makes fails once, in turn, and then everything from it
+//! on as if the process had been killed: the folder always ends in the old state or in the new one.
+
+mod files_support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use agent::sources::files::{Excludes, FilesSource};
+use agent::targets::files::{
+    NoFaults, PathPatterns, Place, RestoreError, RestoreRequest, Selection, recover,
+};
+use files_support::*;
+
+/// A live folder, an archive of another state of it, and how the one becomes the other.
+struct Case {
+    folder: tempfile::TempDir,
+    archive: Archive,
+    place: fn(&Path) -> Place,
+    selection: Selection,
+    /// What is looked at, and where restores leave their staging folders.
+    roots: &'static [&'static str],
+}
+
+fn write(root: &Path, files: &[(&str, &str)]) {
+    for (path, text) in files {
+        let path = root.join(path);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("folders");
+        fs::write(path, text).expect("a file");
+    }
+}
+
+fn archived_state(root: &Path) {
+    write(root, &[("same", "s"), ("changed/x", "then"), ("changed/sub/y", "then"), ("created", "then")]);
+    fs::hard_link(root.join("created"), root.join("changed/linked")).expect("a link");
+    std::os::unix::fs::symlink("same", root.join("link")).expect("a link");
+}
+
+impl Case {
+    fn new(place: fn(&Path) -> Place, selection: Selection, roots: &'static [&'static str]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let base = folder.path().join("live");
+        archived_state(&base);
+        let archive = match place(&base) {
+            Place::Listed { .. } => {
+                let listed = ["changed/x", "changed/sub/y", "created", "gone"].map(|path| base.join(path));
+                write(&base, &[("gone/z", "then")]);
+                Archive::read(FilesSource::listed(&listed, Excludes::none()).expect("it opens"))
+            }
+            _ => Archive::of(&base),
+        };
+        let case = Self { folder, archive, place, selection, roots };
+        case.reset();
+        case
+    }
+
+    fn base(&self) -> PathBuf {
+        self.folder.path().canonicalize().expect("a path").join("live")
+    }
+
+    /// The live state before the restore.
+    fn reset(&self) {
+        let base = self.base();
+        fs::remove_dir_all(&base).expect("it goes");
+        write(&base, &[("same", "s"), ("changed/x", "now"), ("changed/sub/y", "now"), ("removed/z", "now")]);
+        match (self.place)(&base) {
+            Place::NewFolder { path } => fs::create_dir(path).expect("an empty folder"),
+            Place::Listed { .. } | Place::InPlace { .. } => {}
+        }
+    }
+
+    fn request(&self) -> RestoreRequest {
+        let place = (self.place)(&self.base());
+        RestoreRequest { restore_id: "crash".into(), place, selection: self.selection.clone() }
+    }
+
+    /// Contents and kinds: times of live folders move with every rename in them.
+    fn state(&self) -> Vec<(PathBuf, String, Vec<u8>, Option<PathBuf>)> {
+        let facts = look(&self.base()).into_iter();
+        facts
+            .map(|(path, fact)| (path, format!("{} {:o}", fact.kind, fact.mode), fact.content, fact.same_as))
+            .collect()
+    }
+
+    fn recover(&self) {
+        for root in self.roots {
+            recover(&self.base().join(root), &NoFaults).expect("it recovers");
+        }
+    }
+
+    fn left_behind(&self) -> Vec<PathBuf> {
+        let roots = self.roots.iter().map(|root| self.base().join(root));
+        roots.flat_map(|root| staging(&root).into_iter().map(move |name| root.join(name))).collect()
+    }
+
+    fn check(&self) {
+        self.reset();
+        let old = self.state();
+        self.archive.restore(&self.request()).expect("without a fault it is restored");
+        let new = self.state();
+        assert_ne!(old, new, "there is something to do");
+        let (mut at, mut ends) = (0, [0, 0]);
+        loop {
+            let happened = self.crash(at, &old, &new, &mut ends);
+            let failed = self.fail_once(at, &old, &new);
+            if !happened && !failed {
+                break;
+            }
+            at += 1;
+        }
+        assert!(at > 20, "every step was tried: {at}");
+        assert!(ends[0] > 0 && ends[1] > 0, "both ends are reached: {ends:?}");
+    }
+
+    /// Killed at step `at`, and killed again while it recovers.
+    fn crash(&self, at: u64, old: &[StateLine], new: &[StateLine], ends: &mut [u64; 2]) -> bool {
+        let mut happened = false;
+        for again in [None, Some(at % 3), Some(at % 17)] {
+            self.reset();
+            let faults = Faults::crash(at);
+            let restored = self.archive.restore_with(&self.request(), &faults);
+            happened = faults.happened();
+            if let Some(again) = again {
+                for root in self.roots {
+                    let _ = recover(&self.base().join(root), &Faults::crash(again));
+                }
+            }
+            self.recover();
+            let state = self.state();
+            let is_new = state == new;
+            assert!(is_new || state == old, "killed at step {at}, then {again:?}: {state:#?}");
+            assert!(
+                is_new || restored.is_err(),
+                "killed at step {at}: success was reported and is not there"
+            );
+            ends[usize::from(is_new)] += 1;
+            if !is_new {
+                assert_eq!(self.left_behind(), Vec::<PathBuf>::new(), "killed at step {at}");
+            }
+        }
+        happened
+    }
+
+    /// One call fails, and the program goes on.
+    fn fail_once(&self, at: u64, old: &[StateLine], new: &[StateLine]) -> bool {
+        self.reset();
+        let faults = Faults::once(at);
+        match self.archive.restore_with(&self.request(), &faults) {
+            Ok(_) => assert_eq!(self.state(), new, "step {at} failed and did not matter"),
+            Err(RestoreError::Interrupted { .. }) => panic!("step {at}: one failure can be undone"),
+            Err(_) => {
+                assert_eq!(self.state(), old, "step {at} failed and the error was reported");
+                self.recover();
+                assert_eq!(self.state(), old, "step {at}, and later");
+            }
+        }
+        faults.happened()
+    }
+}
+
+type StateLine = (PathBuf, String, Vec<u8>, Option<PathBuf>);
+
+#[test]
+fn a_whole_folder_in_place() {
+    Case::new(|base| Place::InPlace { root: base.to_owned() }, Selection::Whole, &[""]).check();
+}
+
+#[test]
+fn some_paths_in_place() {
+    let patterns =
+        PathPatterns::new(&["changed/sub".to_owned(), "created".to_owned(), "changed/linked".to_owned()]);
+    let selection = Selection::Paths(patterns.expect("patterns"));
+    Case::new(|base| Place::InPlace { root: base.to_owned() }, selection, &[""]).check();
+}
+
+#[test]
+fn a_new_folder() {
+    Case::new(|base| Place::NewFolder { path: base.join("new") }, Selection::Whole, &[""]).check();
+}
+
+#[test]
+fn listed_files_in_several_folders() {
+    let roots = &["", "changed", "changed/sub"];
+    Case::new(|_| Place::Listed { root: "/".into() }, Selection::Whole, roots).check();
+}

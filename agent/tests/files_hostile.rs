@@ -1,0 +1,158 @@
+//! Archives that were made to do harm are refused, and nothing changes, inside or outside of the target.
+
+mod files_support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use agent::targets::files::{NoFaults, Place, RestoreError, RestoreRequest, Selection, recover};
+use files_support::*;
+use repository::archive::entry::{Entry, EntryKind, Extent, FileContent, Layout, Metadata, Piece, Pieces};
+use repository::archive::path::EntryPath;
+
+fn entry(path: &str, kind: EntryKind) -> Entry {
+    let mode = if kind == EntryKind::Folder { 0o755 } else { 0o644 };
+    let metadata = Metadata { mode, ..Metadata::default() };
+    Entry { path: EntryPath::new(path.as_bytes()).expect("a path"), metadata, kind }
+}
+
+fn link_to(path: &str) -> EntryKind {
+    EntryKind::HardLink { to: EntryPath::new(path.as_bytes()).expect("a path") }
+}
+
+fn symlink_to(target: &Path) -> EntryKind {
+    EntryKind::Symlink { target: target.to_str().expect("text").into() }
+}
+
+/// An archive with these entries below its root; each file holds its own path.
+fn archive(entries: Vec<(&str, Option<EntryKind>)>) -> Archive {
+    let mut archive = Archive::default();
+    archive.entries.push(entry("", EntryKind::Folder));
+    for (path, kind) in entries {
+        let kind = kind.unwrap_or_else(|| dense(&mut archive, path.as_bytes()));
+        archive.entries.push(entry(path, kind));
+    }
+    archive
+}
+
+#[track_caller]
+fn assert_refused(archive: &Archive) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path().join("live");
+    fs::create_dir_all(&root).expect("a folder");
+    fs::write(root.join("canary"), b"live").expect("a file");
+    let before = (look(&root), look(folder.path()));
+    let places =
+        [Place::InPlace { root: root.clone() }, Place::NewFolder { path: folder.path().join("new") }];
+    for place in places {
+        let request = RestoreRequest { restore_id: "x".into(), place, selection: Selection::Whole };
+        let error = archive.restore(&request).expect_err("it is refused");
+        assert!(matches!(error, RestoreError::Archive { .. }), "{error:?}");
+    }
+    assert_same(&look(&root), &before.0);
+    assert_same(&look(folder.path()), &before.1);
+    assert_eq!(staging(&root), Vec::<String>::new());
+}
+
+/// A folder that archives try to write to, with a canary in it.
+fn outside() -> (tempfile::TempDir, Tree) {
+    let outside = tempfile::tempdir().expect("a folder");
+    fs::write(outside.path().join("canary"), b"outside").expect("a file");
+    let tree = look(outside.path());
+    (outside, tree)
+}
+
+#[test]
+fn nothing_is_written_through_a_link_of_the_archive() {
+    let (outside, before) = outside();
+    let link = || Some(symlink_to(outside.path()));
+    assert_refused(&archive(vec![("a", link()), ("a/b", None)]));
+    assert_refused(&archive(vec![("a", link()), ("a", Some(EntryKind::Folder)), ("a/b", None)]));
+    assert_refused(&archive(vec![("a", Some(EntryKind::Folder)), ("a", link()), ("a/b", None)]));
+    assert_refused(&archive(vec![("a", link()), ("a", None)]));
+    assert_refused(&archive(vec![("a", link()), ("a/canary", None)]));
+    assert_same(&look(outside.path()), &before);
+}
+
+#[test]
+fn entries_out_of_place_are_refused() {
+    let folder = || Some(EntryKind::Folder);
+    assert_refused(&archive(vec![("b", None), ("a", None)]));
+    assert_refused(&archive(vec![("a", None), ("a", None)]));
+    assert_refused(&archive(vec![("a", None), ("a/b", None)]));
+    assert_refused(&archive(vec![("a/b", None)]));
+    assert_refused(&archive(vec![("a", folder()), ("b", folder()), ("a/c", None)]));
+    assert_refused(&archive(vec![("a", folder()), ("", folder())]));
+    let mut rootless = archive(vec![("a", None)]);
+    rootless.entries.remove(0);
+    assert_refused(&rootless);
+    assert_refused(&Archive::default());
+}
+
+#[test]
+fn a_hard_link_to_what_is_not_an_earlier_file_of_the_archive_is_refused() {
+    let folder = || Some(EntryKind::Folder);
+    assert_refused(&archive(vec![("a", Some(link_to("z"))), ("z", None)]));
+    assert_refused(&archive(vec![("a", Some(link_to("a")))]));
+    assert_refused(&archive(vec![("b", Some(link_to("a")))]));
+    assert_refused(&archive(vec![("a", folder()), ("b", Some(link_to("a")))]));
+    assert_refused(&archive(vec![("b", Some(link_to("")))]));
+    // Through a link of the archive, to a file that is really there.
+    let (outside, before) = outside();
+    assert_refused(&archive(vec![("a", Some(symlink_to(outside.path()))), ("b", Some(link_to("a/canary")))]));
+    assert_same(&look(outside.path()), &before);
+}
+
+#[test]
+fn content_that_is_not_what_was_backed_up_is_refused() {
+    let whole = archive(vec![("a", None)]);
+    let change = |change: &dyn Fn(&mut FileContent)| {
+        let mut archive = whole.clone();
+        let EntryKind::File(content) = &mut archive.entry_mut("a").kind else { panic!("a file") };
+        change(content);
+        assert_refused(&archive);
+    };
+    let first = |content: &FileContent| match &content.pieces {
+        Pieces::Inline(pieces) => pieces[0],
+        Pieces::Listed(_) => panic!("it is small"),
+    };
+    change(&|content| content.id = repository::ids::ContentId::new([0; 32]));
+    change(&|content| content.size += 1);
+    change(&|content| content.pieces = Pieces::Inline(Vec::new()));
+    change(&|content| content.pieces = Pieces::Inline(vec![first(content), first(content)]));
+    change(&|content| content.pieces = Pieces::Inline(vec![Piece { offset: u32::MAX, ..first(content) }]));
+    change(&|content| content.pieces = Pieces::Inline(vec![Piece { length: u32::MAX, ..first(content) }]));
+    change(&|content| content.layout = Layout::Sparse(vec![Extent { offset: 0, length: u64::MAX }]));
+    change(&|content| content.layout = Layout::Sparse(vec![Extent { offset: u64::MAX, length: 1 }]));
+    let overlap = vec![Extent { offset: 0, length: 1 }, Extent { offset: 0, length: 1 }];
+    change(&|content| content.layout = Layout::Sparse(overlap.clone()));
+}
+
+#[test]
+fn an_archive_cannot_plant_a_staging_folder_that_is_believed_later() {
+    let folder = || Some(EntryKind::Folder);
+    assert_refused(&archive(vec![(".neurashield-evil", folder()), (".neurashield-evil/journal", None)]));
+    assert_refused(&archive(vec![("a", folder()), ("a/.neurashield-evil", folder())]));
+}
+
+#[test]
+fn a_staging_folder_that_others_may_write_is_not_believed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let planted = folder.path().join(".neurashield-planted");
+    for name in ["new", "old", "late"] {
+        fs::create_dir_all(planted.join(name)).expect("folders");
+    }
+    fs::write(planted.join("new/file"), b"planted").expect("a file");
+    let journal =
+        "{\"begin\":{\"format\":1}}\n{\"move\":{\"area\":0,\"path\":\"file\",\"put\":true}}\n\"swapping\"\n";
+    fs::write(planted.join("journal"), journal).expect("a journal");
+    fs::set_permissions(&planted, fs::Permissions::from_mode(0o755)).expect("a mode");
+    recover(folder.path(), &NoFaults).expect("it is left alone");
+    assert!(!folder.path().join("file").exists());
+    assert!(planted.join("new/file").exists());
+    // The same journal in a folder that is ours alone is ours, and is carried out.
+    fs::set_permissions(&planted, fs::Permissions::from_mode(0o700)).expect("a mode");
+    recover(folder.path(), &NoFaults).expect("it is finished");
+    assert!(folder.path().join("file").exists());
+}

@@ -1,0 +1,293 @@
+//! A live folder gets the archived state: what changed, what is gone, what is new.
+
+mod files_support;
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use agent::sources::files::{Excludes, FilesSource};
+use agent::targets::files::{
+    NoFaults, PathPatterns, Place, RestoreError, RestoreRequest, Selection, Tools, plan, preflight, recover,
+    restore, survey,
+};
+use agent::targets::{BlobError, BlobReader, CancelFlag};
+use bytes::Bytes;
+use files_support::*;
+use repository::codec::Malformed;
+use repository::ids::BlobId;
+
+fn in_place(root: &Path, id: &str) -> RestoreRequest {
+    let place = Place::InPlace { root: root.to_owned() };
+    RestoreRequest { restore_id: id.into(), place, selection: Selection::Whole }
+}
+
+fn paths(root: &Path, id: &str, patterns: &[&str]) -> RestoreRequest {
+    let patterns: Vec<String> = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
+    let selection = Selection::Paths(PathPatterns::new(&patterns).expect("patterns"));
+    RestoreRequest { selection, ..in_place(root, id) }
+}
+
+fn write(root: &Path, files: &[(&str, &str)]) {
+    for (path, text) in files {
+        let path = root.join(path);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("folders");
+        fs::write(path, text).expect("a file");
+    }
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    fs::read_to_string(path).expect("a file")
+}
+
+#[test]
+fn a_changed_folder_gets_its_archived_state_and_the_old_one_is_kept() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    write(root, &[("same", "same"), ("changed", "before"), ("sub/gone", "gone"), ("removed/x", "x")]);
+    fs::set_permissions(root, fs::Permissions::from_mode(0o751)).expect("a mode");
+    let (archive, archived) = (Archive::of(root), look(root));
+    write(root, &[("changed", "after"), ("sub/added", "added"), ("added/y", "y"), ("lost+found/z", "z")]);
+    fs::remove_file(root.join("sub/gone")).expect("it goes");
+    fs::remove_dir_all(root.join("removed")).expect("it goes");
+    fs::set_permissions(root, fs::Permissions::from_mode(0o700)).expect("a mode");
+
+    let report = archive.restore(&in_place(root, "one")).expect("it is restored");
+    assert_eq!(read(root.join("lost+found/z")), "z", "not a part of anybody's data");
+    fs::remove_dir_all(root.join("lost+found")).expect("it goes");
+    assert_same(&without_root_time(look(root)), &without_root_time(archived.clone()));
+    assert_eq!((report.overwritten, report.created, report.removed), (3, 1, 1));
+    let [old] = &report.old[..] else { panic!("{:?}", report.old) };
+    assert_eq!(read(old.join("changed")), "after");
+    assert_eq!(read(old.join("added/y")), "y");
+    assert_eq!(read(old.join("sub/added")), "added");
+
+    write(root, &[("changed", "once more")]);
+    let report = archive.restore(&in_place(root, "two")).expect("it is restored again");
+    assert_same(&look(root), &archived);
+    assert!(!old.exists(), "the next restore removes the old state of the one before");
+    assert_eq!(read(report.old[0].join("changed")), "once more");
+    assert_eq!(staging(root), [".neurashield-two"]);
+    assert_eq!(recover(root, &NoFaults).expect("nothing to do"), Default::default());
+    assert_eq!(read(report.old[0].join("changed")), "once more", "what is done is left alone");
+}
+
+#[test]
+fn a_path_is_swapped_alone_and_its_missing_folders_are_made_as_archived() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    write(
+        root,
+        &[("a/b/wanted", "then"), ("a/b/other", "then"), ("c/d/wanted", "then"), ("c/d/other", "then")],
+    );
+    fs::set_permissions(root.join("c"), fs::Permissions::from_mode(0o711)).expect("a mode");
+    let (archive, archived) = (Archive::of(root), look(root));
+    write(root, &[("a/b/wanted", "now"), ("a/b/other", "now")]);
+    fs::remove_dir_all(root.join("c")).expect("it goes");
+
+    let report = archive.restore(&paths(root, "x", &["**/wanted"])).expect("it is restored");
+    assert_eq!((report.overwritten, report.created, report.removed), (1, 1, 0));
+    assert_eq!((read(root.join("a/b/wanted")), read(root.join("a/b/other"))), ("then".into(), "now".into()));
+    assert_eq!(read(root.join(".neurashield-x/old/a/b/wanted")), "now");
+    assert!(!root.join("c/d/other").exists());
+    let live = look(root);
+    for path in ["c", "c/d", "c/d/wanted", "a/b/wanted"].map(Path::new) {
+        assert_eq!(live[path], archived[path], "{path:?}");
+    }
+}
+
+#[test]
+fn paths_that_match_nothing_and_links_in_the_way_are_refused_and_nothing_changes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (root, outside) = (folder.path().join("live"), folder.path().join("outside"));
+    write(&root, &[("a/b", "then")]);
+    write(&outside, &[("b", "canary")]);
+    let archive = Archive::of(&root);
+    fs::remove_dir_all(root.join("a")).expect("it goes");
+    symlink(&outside, root.join("a")).expect("a link");
+    let before = (look(&root), look(&outside));
+    for pattern in ["a/b", "nothing"] {
+        let error = archive.restore(&paths(&root, "x", &[pattern])).expect_err("refused");
+        assert!(matches!(error, RestoreError::Refused { .. }), "{error:?}");
+    }
+    assert_same(&look(&root), &before.0);
+    assert_same(&look(&outside), &before.1);
+    assert_eq!(staging(&root), Vec::<String>::new());
+}
+
+#[test]
+fn a_link_in_place_of_an_archived_folder_is_replaced_and_not_followed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (root, outside) = (folder.path().join("live"), folder.path().join("outside"));
+    write(&root, &[("a/b", "then")]);
+    write(&outside, &[("b", "canary")]);
+    let (archive, archived) = (Archive::of(&root), look(&root));
+    fs::remove_dir_all(root.join("a")).expect("it goes");
+    symlink(&outside, root.join("a")).expect("a link");
+    archive.restore(&in_place(&root, "x")).expect("it is restored");
+    assert_same(&look(&root), &archived);
+    assert_eq!(read(outside.join("b")), "canary");
+    assert_eq!(fs::read_link(root.join(".neurashield-x/old/a")).expect("a link"), outside);
+}
+
+#[test]
+fn a_new_folder_must_not_exist_or_be_empty() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let live = folder.path().join("live");
+    write(&live, &[("a", "then")]);
+    let archive = Archive::of(&live);
+    let request = |path: &str| RestoreRequest {
+        place: Place::NewFolder { path: folder.path().join(path) },
+        ..in_place(&live, "x")
+    };
+    write(folder.path(), &[("full/x", "x"), ("file", "x")]);
+    fs::create_dir(folder.path().join("empty")).expect("a folder");
+    for path in ["full", "file"] {
+        let error = archive.restore(&request(path)).expect_err("it is in the way");
+        assert!(matches!(error, RestoreError::Refused { .. }), "{error:?}");
+    }
+    assert_eq!(read(folder.path().join("full/x")), "x");
+    for path in ["empty", "missing"] {
+        archive.restore(&request(path)).expect("it is restored");
+        assert_same(&look(&folder.path().join(path)), &look(&live));
+    }
+    assert_eq!(staging(folder.path()), Vec::<String>::new());
+}
+
+#[test]
+fn listed_files_go_back_to_their_places_and_their_neighbours_stay() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let base = folder.path().canonicalize().expect("a path");
+    write(
+        &base,
+        &[
+            ("a/x.yaml", "then"),
+            ("a/keep", "then"),
+            ("b/y.yaml", "then"),
+            ("c/d/z.yaml", "then"),
+            ("w.yaml", "then"),
+        ],
+    );
+    let patterns = ["*.yaml", "*/*.yaml", "c/d"].map(|pattern| base.join(pattern));
+    let archive = Archive::read(FilesSource::listed(&patterns, Excludes::none()).expect("it opens"));
+    assert_eq!(archive.problems, []);
+    write(&base, &[("a/x.yaml", "now"), ("a/keep", "now"), ("b/more", "now"), ("w.yaml", "now")]);
+    fs::remove_dir_all(base.join("c")).expect("it goes");
+    let request = RestoreRequest {
+        restore_id: "x".into(),
+        place: Place::Listed { root: "/".into() },
+        selection: Selection::Whole,
+    };
+    let report = archive.restore(&request).expect("it is restored");
+    assert_eq!((report.overwritten, report.created, report.removed), (3, 1, 0));
+    for path in ["a/x.yaml", "b/y.yaml", "c/d/z.yaml", "w.yaml"] {
+        assert_eq!(read(base.join(path)), "then", "{path}");
+    }
+    assert_eq!((read(base.join("a/keep")), read(base.join("b/more"))), ("now".into(), "now".into()));
+    assert_eq!(read(base.join("a/.neurashield-x/old/x.yaml")), "now");
+    let again = RestoreRequest { restore_id: "y".into(), ..request };
+    archive.restore(&again).expect("it is restored again");
+    assert_eq!(staging(&base.join("a")), [".neurashield-y"]);
+}
+
+/// Asks the restore to stop when the first blob is fetched.
+struct Cancelling<'a>(Blobs<'a>, &'a CancelFlag);
+
+impl BlobReader for Cancelling<'_> {
+    fn hint(&mut self, upcoming: &[BlobId]) {
+        self.0.hint(upcoming);
+    }
+
+    fn blob(&mut self, id: &BlobId) -> Result<Bytes, BlobError> {
+        self.1.cancel();
+        self.0.blob(id)
+    }
+}
+
+#[test]
+fn a_cancelled_restore_and_one_that_lacks_a_blob_leave_no_trace() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    write(root, &[("a/b", "then"), ("c", "then")]);
+    let archive = Archive::of(root);
+    write(root, &[("c", "now")]);
+    let before = look(root);
+    let cancel = CancelFlag::default();
+    let tools = Tools { id_key: &KEY, progress: &(), cancel: &cancel, steps: &NoFaults };
+    let mut blobs = Cancelling(Blobs { blobs: &archive.blobs, hinted: Vec::new() }, &cancel);
+    let entries = archive.entries.iter().cloned().map(Ok::<_, Malformed>);
+    let error = restore(&in_place(root, "x"), entries, &mut blobs, tools).expect_err("cancelled");
+    assert!(matches!(error, RestoreError::Cancelled), "{error:?}");
+    assert_same(&look(root), &before);
+
+    let mut without = archive;
+    without.blobs.clear();
+    let error = without.restore(&in_place(root, "x")).expect_err("no blobs");
+    assert!(matches!(&error, RestoreError::Blob { path, .. } if path.as_bytes() == b"a/b"), "{error:?}");
+    assert_same(&look(root), &before);
+    assert_eq!(staging(root), Vec::<String>::new());
+}
+
+#[test]
+fn a_hard_link_whose_content_is_not_selected_says_what_to_select_too() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    write(root, &[("a/first", "then")]);
+    fs::hard_link(root.join("a/first"), root.join("second")).expect("a link");
+    let archive = Archive::of(root);
+    let error = archive.restore(&paths(root, "x", &["second"])).expect_err("no content");
+    assert!(error.to_string().contains("another name of a/first"), "{error}");
+    archive.restore(&paths(root, "x", &["second", "a/first"])).expect("both are restored");
+    assert_eq!(look(root)[Path::new("second")].same_as, Some("a/first".into()));
+}
+
+#[test]
+fn the_plan_says_what_the_restore_then_does_and_looking_changes_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path().canonicalize().expect("a path");
+    write(&root, &[("changed/x", "then"), ("gone", "then"), ("same", "then")]);
+    let archive = Archive::of(&root);
+    write(&root, &[("changed/x", "now"), ("added/y", "now")]);
+    fs::remove_file(root.join("gone")).expect("it goes");
+    let entries = || archive.entries.iter().cloned().map(Ok::<_, Malformed>);
+    let before = look(&root);
+    for (request, [overwritten, created, removed]) in [
+        (in_place(&root, "one"), [&["changed", "same"][..], &["gone"], &["added"]]),
+        (paths(&root, "two", &["changed/*", "gone"]), [&["changed/x", "gone"], &[], &[]]),
+    ] {
+        let facts = survey(&request, entries()).expect("it looks");
+        let plan = plan(&facts);
+        let names = |paths: &[repository::archive::path::EntryPath]| -> Vec<String> {
+            paths.iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(names(&plan.overwritten), overwritten);
+        assert_eq!(names(&plan.created), created);
+        assert_eq!(names(&plan.removed), removed);
+        assert_eq!(plan.conflicts, Vec::<String>::new());
+        assert_eq!(preflight(&facts, "x", &NoFaults), Vec::<String>::new());
+        assert!(plan.free_space > plan.bytes_to_write && plan.bytes_to_write > 0);
+        if request.restore_id == "one" {
+            assert_same(&without_root_time(look(&root)), &without_root_time(before.clone()));
+        }
+        let report = archive.restore(&request).expect("it is restored");
+        let counts = [report.overwritten, report.created, report.removed];
+        assert_eq!(
+            counts,
+            [plan.overwritten.len(), plan.created.len(), plan.removed.len()].map(|n| n as u64)
+        );
+        assert_eq!(report.bytes, plan.bytes_to_write);
+    }
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_named_with_what_to_do() {
+    let folder = tempfile::tempdir().expect("a folder");
+    write(folder.path(), &[("a", "then")]);
+    let archive = Archive::of(folder.path());
+    let request = in_place(folder.path(), "x");
+    let facts = survey(&request, archive.entries.iter().cloned().map(Ok::<_, Malformed>)).expect("it looks");
+    let troubles = preflight(&facts, "x", &Faults::once(3));
+    assert_eq!(troubles.len(), 1, "{troubles:?}");
+    assert!(troubles[0].contains(&folder.path().display().to_string()), "{troubles:?}");
+    assert_eq!(staging(folder.path()), Vec::<String>::new(), "nothing is left behind");
+}
