@@ -4,7 +4,9 @@
 //! field; it never panics and never guesses.
 
 use jiff::Timestamp;
+use repository::backup::manifest::{Consistency, Counts, Outcome};
 use repository::names::{BackupName, Component, SourceId};
+use repository::refs::BlobAddress;
 use tonic::Status;
 
 use crate::failure::Failure;
@@ -125,6 +127,81 @@ pub fn backup_choice(field: &'static str, wire: &str) -> Result<BackupChoice, In
             .parse()
             .map(BackupChoice::Named)
             .map_err(|error| Invalid::new(field, format!("is wrong: {error}"))),
+    }
+}
+
+/// Where a blob lies.
+pub fn blob_address(field: &'static str, wire: &v1::BlobAddress) -> Result<BlobAddress, Invalid> {
+    Ok(BlobAddress { segment: id(field, &wire.segment_id)?, ordinal: wire.ordinal })
+}
+
+/// Where a blob lies, for the wire.
+pub fn to_wire_address(address: &BlobAddress) -> v1::BlobAddress {
+    v1::BlobAddress { segment_id: address.segment.as_bytes().to_vec().into(), ordinal: address.ordinal }
+}
+
+/// Figures of an archive.
+pub fn counts(wire: &v1::ArchiveCounts) -> Counts {
+    Counts {
+        files: wire.files,
+        folders: wire.folders,
+        links: wire.links,
+        specials: wire.specials,
+        bytes: wire.bytes,
+        unreadable: wire.unreadable,
+        vanished: wire.vanished,
+        changed: wire.changed,
+        read_bytes: wire.read_bytes,
+        stored_bytes: wire.stored_bytes,
+        reused_files: wire.reused_files,
+    }
+}
+
+/// Figures of an archive, for the wire.
+pub fn to_wire_counts(counts: &Counts) -> v1::ArchiveCounts {
+    v1::ArchiveCounts {
+        files: counts.files,
+        folders: counts.folders,
+        links: counts.links,
+        specials: counts.specials,
+        bytes: counts.bytes,
+        unreadable: counts.unreadable,
+        vanished: counts.vanished,
+        changed: counts.changed,
+        read_bytes: counts.read_bytes,
+        stored_bytes: counts.stored_bytes,
+        reused_files: counts.reused_files,
+    }
+}
+
+/// How an archive or a backup ended, for the wire.
+pub fn to_wire_outcome(outcome: Outcome) -> v1::Outcome {
+    match outcome {
+        Outcome::Complete => v1::Outcome::Complete,
+        Outcome::Incomplete => v1::Outcome::Incomplete,
+        Outcome::Failed => v1::Outcome::Failed,
+    }
+}
+
+/// How far an archive is one point in time; `None` where the other side does not say.
+pub fn consistency(wire: v1::Consistency) -> Option<Consistency> {
+    match wire {
+        v1::Consistency::Unspecified => None,
+        v1::Consistency::Snapshot => Some(Consistency::Snapshot),
+        v1::Consistency::Quiesced => Some(Consistency::Quiesced),
+        v1::Consistency::Bracketed => Some(Consistency::Bracketed),
+        v1::Consistency::Fuzzy => Some(Consistency::Fuzzy),
+    }
+}
+
+/// How far an archive is one point in time, for the wire.
+pub fn to_wire_consistency(consistency: Option<Consistency>) -> v1::Consistency {
+    match consistency {
+        None => v1::Consistency::Unspecified,
+        Some(Consistency::Snapshot) => v1::Consistency::Snapshot,
+        Some(Consistency::Quiesced) => v1::Consistency::Quiesced,
+        Some(Consistency::Bracketed) => v1::Consistency::Bracketed,
+        Some(Consistency::Fuzzy) => v1::Consistency::Fuzzy,
     }
 }
 

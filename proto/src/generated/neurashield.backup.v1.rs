@@ -477,13 +477,13 @@ pub struct ArchiveSummary {
     #[prost(bytes = "bytes", tag = "6")]
     pub problems_blob: ::prost::bytes::Bytes,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct FinishArchiveResponse {
     #[prost(bool, tag = "1")]
     pub accepted: bool,
-    /// blob ids that no pack holds any more: send them again
-    #[prost(bytes = "bytes", repeated, tag = "2")]
-    pub missing: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// in no pack (the first thousand): make the archive anew
+    #[prost(message, repeated, tag = "2")]
+    pub missing: ::prost::alloc::vec::Vec<BlobAddress>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OpenArchiveRequest {
