@@ -32,6 +32,14 @@ pub const MAX_SEGMENT: u64 = (FULL_BODY as u64 + crate::pack::blob::MAX_PLAIN as
 pub(crate) struct DomainState {
     pub(crate) index: DomainIndex,
     pub(crate) unindexed: Vec<IndexedPack>,
+    /// Index files that the next one stands for: they could not be read, and their packs were found again.
+    pub(crate) damaged: Vec<Sha256>,
+}
+
+/// A domain's index, and the index files that could not be used for it.
+pub(crate) struct LoadedIndex {
+    pub(crate) index: DomainIndex,
+    pub(crate) damaged: Vec<Sha256>,
 }
 
 /// The blobs of one segment, by ordinal.
@@ -97,8 +105,9 @@ impl Repository {
         Ok(state.index.missing(refs))
     }
 
-    /// Finds packs that no index names, so that what they hold is used again. To be called once by the one
-    /// writer, before the first job. Returns how many there are.
+    /// Finds packs that no index names, so that what they hold is used again, and replaces index files that
+    /// are damaged. To be called once by the one writer, before the first job. Returns how many packs it
+    /// found.
     pub fn find_unindexed(&self) -> Result<usize, RepositoryError> {
         let known = self.indexed_packs()?;
         let mut found = 0;
@@ -111,17 +120,37 @@ impl Repository {
                 tracing::warn!(%pack, "a pack that no backup needs is damaged; it is left alone");
                 continue;
             };
-            let Some(domain) = indexed.segments.first().map(|placed| placed.table.header.context.domain)
-            else {
-                continue;
-            };
+            let Some(domain) = domain_of(&indexed) else { continue };
             let state = self.domain(&domain)?;
             let mut state = lock(&state);
             state.index.add(indexed.clone());
             state.unindexed.push(indexed);
             found += 1;
         }
+        for domain in self.domains_on_disk()? {
+            let state = self.domain(&domain)?;
+            let mut state = lock(&state);
+            if !state.damaged.is_empty() {
+                tracing::warn!(%domain, "an index file is damaged; it is replaced by what the packs say");
+                self.index_what_is_not(domain, &mut state)?;
+            }
+        }
         Ok(found)
+    }
+
+    /// Writes an index file for the packs that have none.
+    pub(crate) fn index_what_is_not(
+        &self,
+        domain: DomainId,
+        state: &mut DomainState,
+    ) -> Result<(), RepositoryError> {
+        if !state.unindexed.is_empty() {
+            let packs = state.unindexed.clone();
+            self.write_index(&IndexFile { domain, replaces: state.damaged.clone(), packs })?;
+            state.unindexed.clear();
+            state.damaged.clear();
+        }
+        Ok(())
     }
 
     /// Makes a domain's index again from the packs, replacing every index file it has. Returns how many
@@ -131,7 +160,7 @@ impl Repository {
         for (pack, length) in self.list_packs()? {
             match survey(&*self.store, pack, length) {
                 Ok(indexed) => {
-                    let domain = indexed.segments[0].table.header.context.domain;
+                    let domain = domain_of(&indexed).expect("a pack that was surveyed holds a segment");
                     domains.entry(domain).or_default().push(indexed);
                 }
                 Err(error) if error.is_damage() => {
@@ -149,11 +178,18 @@ impl Repository {
         Ok(count)
     }
 
-    pub(crate) fn write_index(&self, index: &IndexFile) -> Result<(), RepositoryError> {
+    fn write_index(&self, index: &IndexFile) -> Result<(), RepositoryError> {
         let bytes = index.encode();
-        match self.store.create(&layout::index_file(&index.domain, &Sha256::of(&bytes)), &bytes) {
-            Ok(()) | Err(StoreError::AlreadyExists { .. }) => Ok(()),
-            Err(error) => Err(error.into()),
+        let path = layout::index_file(&index.domain, &Sha256::of(&bytes));
+        match self.store.create(&path, &bytes) {
+            Err(StoreError::AlreadyExists { .. }) => {
+                if self.store.read(&path, MAX_INDEX_FILE)? != bytes {
+                    // The name is the content's: whatever else lies there is a torn or rotten copy of it.
+                    self.store.replace(&path, &bytes)?;
+                }
+                Ok(())
+            }
+            other => Ok(other?),
         }
     }
 
@@ -164,28 +200,46 @@ impl Repository {
         if let Some(state) = domains.get(domain) {
             return Ok(state.clone());
         }
-        let state = DomainState { index: self.load_index(domain)?, unindexed: Vec::new() };
+        let LoadedIndex { index, damaged } = self.load_index(domain)?;
+        let state = DomainState { index, unindexed: Vec::new(), damaged };
         let state = Arc::new(Mutex::new(state));
         domains.insert(*domain, state.clone());
         Ok(state)
     }
 
-    pub(crate) fn load_index(&self, domain: &DomainId) -> Result<DomainIndex, RepositoryError> {
-        let mut files = Vec::new();
+    /// A domain's index as its files give it; those that are damaged are left out and named.
+    pub(crate) fn load_index(&self, domain: &DomainId) -> Result<LoadedIndex, RepositoryError> {
+        let (mut files, mut damaged) = (Vec::new(), Vec::new());
         for name in self.index_names(domain)? {
-            let path = layout::index_file(domain, &name);
-            let bytes = self.store.read(&path, MAX_INDEX_FILE)?;
-            if Sha256::of(&bytes) != name {
-                let source = crate::codec::Malformed::new("index file", "its SHA-256 is not its name");
-                return Err(RepositoryError::Damaged { path, source });
+            let bytes = self.store.read(&layout::index_file(domain, &name), MAX_INDEX_FILE)?;
+            match IndexFile::decode(&bytes) {
+                Ok(file) if Sha256::of(&bytes) == name && file.domain == *domain => files.push((name, file)),
+                _ => damaged.push(name),
             }
-            let file =
-                IndexFile::decode(&bytes).map_err(|source| RepositoryError::Damaged { path, source })?;
-            files.push((name, file));
         }
         let replaced: HashSet<Sha256> = files.iter().flat_map(|(_, file)| file.replaces.clone()).collect();
+        damaged.retain(|name| !replaced.contains(name));
         let live = files.into_iter().filter(|(name, _)| !replaced.contains(name));
-        Ok(DomainIndex::new(live.flat_map(|(_, file)| file.packs)))
+        Ok(LoadedIndex { index: DomainIndex::new(live.flat_map(|(_, file)| file.packs)), damaged })
+    }
+
+    /// The index that `refs` are resolved with. Where the index files do not have everything, the packs are
+    /// asked themselves: slower, but a lost index never stands between a user and a restore.
+    pub(crate) fn index_for(&self, refs: &Refs) -> Result<LoadedIndex, RepositoryError> {
+        let mut loaded = self.load_index(&refs.domain())?;
+        if loaded.damaged.is_empty() && loaded.index.missing(refs).is_empty() {
+            return Ok(loaded);
+        }
+        let known: HashSet<PackId> = loaded.index.packs().iter().map(|pack| pack.id).collect();
+        for (pack, length) in self.list_packs()?.into_iter().filter(|(pack, _)| !known.contains(pack)) {
+            match survey(&*self.store, pack, length) {
+                Ok(pack) if domain_of(&pack) == Some(refs.domain()) => loaded.index.add(pack),
+                Ok(_) => {}
+                Err(error) if error.is_damage() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(loaded)
     }
 
     fn index_names(&self, domain: &DomainId) -> Result<Vec<Sha256>, RepositoryError> {
@@ -202,7 +256,7 @@ impl Repository {
     fn indexed_packs(&self) -> Result<HashSet<PackId>, RepositoryError> {
         let mut packs = HashSet::new();
         for domain in self.domains_on_disk()? {
-            packs.extend(self.load_index(&domain)?.packs().iter().map(|pack| pack.id));
+            packs.extend(self.load_index(&domain)?.index.packs().iter().map(|pack| pack.id));
         }
         Ok(packs)
     }
@@ -222,6 +276,10 @@ impl Repository {
         }
         Ok(packs)
     }
+}
+
+fn domain_of(pack: &IndexedPack) -> Option<DomainId> {
+    pack.segments.first().map(|placed| placed.table.header.context.domain)
 }
 
 /// Reads a pack's headers and tables.

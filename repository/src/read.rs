@@ -55,8 +55,7 @@ pub struct ArchiveReader {
 }
 
 impl ArchiveReader {
-    /// Opens an archive: checks the backup's signature, the manifest and the refs, and loads the domain's
-    /// index.
+    /// Opens an archive: checks the manifest and the refs against the record, and loads the domain's index.
     pub fn open(
         repository: &Arc<Repository>,
         keys: &KeyRing,
@@ -65,7 +64,7 @@ impl ArchiveReader {
     ) -> Result<Self, RepositoryError> {
         let refs = repository.refs(record, source)?;
         let manifest = repository.archive(record, source)?;
-        let index = repository.load_index(&refs.domain())?;
+        let index = repository.index_for(&refs)?.index;
         Ok(Self {
             repository: repository.clone(),
             id_key: keys.domain_keys_by_id(refs.domain()).id_key,
@@ -213,7 +212,7 @@ impl ArchiveReader {
     /// The sealed bytes of a blob, for whoever restores. Only blobs of this archive.
     pub fn sealed(&self, address: &BlobAddress) -> Result<Vec<u8>, RepositoryError> {
         let place = self.place(address)?;
-        if self.by_id.get(&place.line.id).is_none() {
+        if !self.by_id.contains_key(&place.line.id) {
             return Err(RepositoryError::BlobMissing(place.line.id));
         }
         self.read(&place)

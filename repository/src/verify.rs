@@ -21,7 +21,7 @@ use crate::backup::manifest::{BackupRecord, Counts};
 use crate::error::RepositoryError;
 use crate::ids::{BlobId, PackId};
 use crate::index::DomainIndex;
-use crate::ingest::lock;
+use crate::ingest::{LoadedIndex, lock};
 use crate::keys::KeyRing;
 use crate::layout;
 use crate::names::SourceId;
@@ -129,8 +129,8 @@ impl Verification<'_> {
 
     fn bytes_of(&self, record: &BackupRecord, source: &SourceId) -> Result<u64, RepositoryError> {
         let Ok(refs) = self.repository.refs(record, source) else { return Ok(0) };
-        let Ok(index) = self.repository.load_index(&refs.domain()) else { return Ok(0) };
-        Ok(needed_packs(&index, &refs).values().sum())
+        let Ok(loaded) = self.repository.index_for(&refs) else { return Ok(0) };
+        Ok(needed_packs(&loaded.index, &refs).values().sum())
     }
 
     fn archive(
@@ -148,8 +148,9 @@ impl Verification<'_> {
         }
         let opened = self.repository.archive(record, source).and_then(|_| {
             let refs = self.repository.refs(record, source)?;
-            let index = self.repository.load_index(&refs.domain())?;
-            Ok((refs, index))
+            let loaded = self.repository.index_for(&refs)?;
+            index_findings(self.repository, &refs, &loaded, findings)?;
+            Ok((refs, loaded.index))
         });
         let (refs, index) = match opened {
             Ok(opened) => opened,
@@ -270,6 +271,30 @@ impl Meter<'_> {
 /// Every pack that holds a needed segment, with its length.
 fn needed_packs(index: &DomainIndex, refs: &Refs) -> BTreeMap<PackId, u64> {
     refs.segments().filter_map(|(id, _)| index.segment(&id)).map(|(pack, _)| (pack.id, pack.length)).collect()
+}
+
+/// What the index files lack although the packs have it: nothing is lost, and it is told.
+fn index_findings(
+    repository: &Repository,
+    refs: &Refs,
+    loaded: &LoadedIndex,
+    findings: &mut Vec<String>,
+) -> Result<(), RepositoryError> {
+    findings.extend(
+        loaded
+            .damaged
+            .iter()
+            .map(|name| format!("index file {name} is damaged; the packs were asked instead")),
+    );
+    let by_files_alone = repository.load_index(&refs.domain())?.index.missing(refs).len();
+    let lost = loaded.index.missing(refs).len();
+    if loaded.damaged.is_empty() && by_files_alone > lost {
+        findings.push(format!(
+            "{} blobs are in no index file; the packs were asked instead",
+            by_files_alone - lost
+        ));
+    }
+    Ok(())
 }
 
 fn missing_ids(index: &DomainIndex, refs: &Refs, findings: &mut Vec<String>) -> HashSet<BlobId> {

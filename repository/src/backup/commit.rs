@@ -11,7 +11,6 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::manifest::{ArchiveManifest, ArchiveRecord, BackupRecord, ChainLine, FORMAT, Outcome};
 use crate::error::RepositoryError;
-use crate::index::IndexFile;
 use crate::ingest::{lock, outcome_of};
 use crate::keys::KeyRing;
 use crate::layout;
@@ -187,12 +186,7 @@ impl Repository {
         let domains: BTreeSet<_> = draft.archives.iter().map(|archive| archive.manifest.domain).collect();
         for domain in domains {
             let state = self.domain(&domain)?;
-            let mut state = lock(&state);
-            if !state.unindexed.is_empty() {
-                let packs = state.unindexed.clone();
-                self.write_index(&IndexFile { domain, replaces: Vec::new(), packs })?;
-                state.unindexed.clear();
-            }
+            self.index_what_is_not(domain, &mut lock(&state))?;
         }
         Ok(())
     }
