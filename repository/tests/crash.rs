@@ -9,6 +9,7 @@ use std::sync::Arc;
 use repository::keys::KeyRing;
 use repository::names::BackupName;
 use repository::repo::Repository;
+use repository::store::Store;
 use repository::store::faulty::{Effect, Fault, FaultyStore, Operation};
 use repository::store::memory::MemoryStore;
 use repository::verify::Depth;
@@ -117,7 +118,26 @@ fn a_crash_just_after_every_call() {
     every_call(Effect::AnswerLost, &EVERYTHING, true);
 }
 
+/// A pack is written piece by piece, so a crash may tear it; all else a store writes whole (see
+/// `store::conformance`).
 #[test]
-fn a_torn_write_at_every_write() {
-    every_call(Effect::Torn, &WRITES, true);
+fn a_pack_torn_at_every_write() {
+    every_call(Effect::Torn, &[Operation::Write, Operation::Finish], true);
+}
+
+#[test]
+fn an_index_file_that_rots_is_replaced_at_the_next_start() {
+    let disk = MemoryStore::new();
+    let (repository, keys) = init(disk.clone());
+    let record = back_up(&repository, &keys, &before(), "job-1", 0).expect("committed");
+    let domain = keys.domain_keys(&source()).domain;
+    let folder = repository::layout::index(&domain);
+    for listed in disk.list(Some(&folder)).expect("listed") {
+        disk.replace(&folder.join(listed.name), b"rot").expect("damaged");
+    }
+    assert_eq!(findings(&repository, None, &record, Depth::Listed).len(), 1);
+    assert_holds(&repository, &keys, &record, &before());
+    let restarted = Arc::new(Repository::open(Arc::new(disk)).expect("opens"));
+    assert_eq!(restarted.find_unindexed().expect("searched"), 2);
+    assert_eq!(findings(&restarted, Some(&keys), &record, Depth::Opened), Vec::<String>::new());
 }
