@@ -1,7 +1,31 @@
 //! The agent: runs beside the data, takes jobs, streams archives and takes them back.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`config`] | the settings |
+//! | `state` | key, certificate and what was pinned at the join |
+//! | `connection` | joining, the control stream, connecting again |
+//! | `tasks` | what the controller asks for, a few at a time |
+//! | [`sources`], `served` | what is read from |
+//! | `pipeline`, `cache` | from a source to sealed segments; what need not be read again |
+//! | `restore`, [`targets`] | blobs from the wire; what is written to |
 
 mod cache;
 pub mod config;
+mod connection;
 mod pipeline;
+mod restore;
+mod run;
+mod served;
 pub mod sources;
+mod state;
 pub mod targets;
+mod tasks;
+
+pub use run::{StartError, run};
+
+/// A number that others cannot foresee well enough to come at the same moment; no secret.
+fn chance() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::hash::RandomState::new().build_hasher().finish()
+}

@@ -42,10 +42,8 @@ impl Served {
     pub(crate) fn new(config: &SourceConfig) -> Result<Self, WrongSource> {
         let SourceConfig { component, name, kind, data, exclude } = config;
         let wrong = |source| WrongSource { component: component.clone(), name: name.clone(), source };
-        let id = SourceId {
-            component: component.parse().map_err(wrong)?,
-            name: name.parse().map_err(wrong)?,
-        };
+        let id =
+            SourceId { component: component.parse().map_err(wrong)?, name: name.parse().map_err(wrong)? };
         Ok(Self { id, kind: *kind, data: data.clone(), exclude: exclude.clone() })
     }
 
@@ -75,7 +73,8 @@ impl Served {
             SourceData::Folder { path } => vec![path.clone()],
             SourceData::Listed { files } => {
                 let parents = files.iter().filter_map(|file| Path::new(file).parent());
-                let mut roots: Vec<PathBuf> = std::iter::once(Path::new("/")).chain(parents).map(Path::to_owned).collect();
+                let mut roots: Vec<PathBuf> =
+                    std::iter::once(Path::new("/")).chain(parents).map(Path::to_owned).collect();
                 roots.sort();
                 roots.dedup();
                 roots

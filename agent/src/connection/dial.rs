@@ -27,7 +27,11 @@ pub(super) struct Shown<'a> {
 
 /// How `address` is reached: behind a certificate of the authority `ca_certificate` (PEM), showing a
 /// certificate of our own where there is one.
-pub(super) fn endpoint(address: &str, ca_certificate: &str, shown: Option<&Shown<'_>>) -> Result<Endpoint, Failure> {
+pub(super) fn endpoint(
+    address: &str,
+    ca_certificate: &str,
+    shown: Option<&Shown<'_>>,
+) -> Result<Endpoint, Failure> {
     let wrong = |error: tonic::transport::Error| {
         Failure::new(Code::InvalidArgument, reason::INVALID_REQUEST, "the connection cannot be set up")
             .caused_by(&error)

@@ -14,7 +14,9 @@ use tonic::transport::Channel;
 
 use super::dial;
 use crate::config::AgentConfig;
-use crate::state::{AgentKey, Identity, IdentityError, PinBroken, RepositoryPin, StateFolder, certificate_pem};
+use crate::state::{
+    AgentKey, Identity, IdentityError, PinBroken, RepositoryPin, StateFolder, certificate_pem,
+};
 
 /// A join or a renewal is answered within this time.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -116,7 +118,8 @@ pub(super) fn pin_broken(broken: &PinBroken) -> Failure {
 }
 
 fn certificate_request(key: &AgentKey) -> Result<Vec<u8>, Failure> {
-    key.certificate_request().map_err(|error| Failure::internal("cannot ask for a certificate").caused_by(&error))
+    key.certificate_request()
+        .map_err(|error| Failure::internal("cannot ask for a certificate").caused_by(&error))
 }
 
 fn not_kept(error: IdentityError) -> Failure {

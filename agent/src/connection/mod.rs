@@ -11,5 +11,5 @@ mod keep;
 mod session;
 
 pub(crate) use backlog::UpQueue;
-pub(crate) use dial::{MAX_MESSAGE, PART_BYTES};
+pub(crate) use dial::PART_BYTES;
 pub(crate) use keep::{Agent, keep_connected};

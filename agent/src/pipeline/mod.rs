@@ -31,7 +31,7 @@ mod tests;
 
 pub(crate) use known::{KnownBlobs, KnownBlobsBuilder, WrongListing};
 pub(crate) use problems::{Problems, code as problem_code};
-pub(crate) use progress::{ArchiveProgress, ArchiveProgressNow};
+pub(crate) use progress::ArchiveProgress;
 pub(crate) use uploader::Uplink;
 
 use std::sync::Mutex;

@@ -12,6 +12,8 @@ use crate::targets::{BlobError, BlobReader};
 
 /// The most hints that are kept.
 const MAX_HINTS: usize = 4_096;
+/// The most blobs that are asked for ahead, however small they are.
+const MAX_ASKED: usize = 256;
 
 /// How much memory reading may take, in bytes of plaintext.
 #[derive(Debug, Clone, Copy)]
@@ -52,7 +54,8 @@ impl<S: BlobStream> RemoteBlobs<S> {
     fn ask(&mut self) -> Result<(), BlobError> {
         while let Some(index) = self.wanted.front().copied() {
             let length = self.map.plain_length(index);
-            if !self.asked.is_empty() && self.asked_bytes + length > self.window.ahead {
+            let full = self.asked_bytes + length > self.window.ahead || self.asked.len() >= MAX_ASKED;
+            if full && !self.asked.is_empty() {
                 return Ok(());
             }
             self.wanted.pop_front();

@@ -121,11 +121,6 @@ impl BlobMap {
         BlobAddress { segment: self.segments[segment as usize].0.segment, ordinal }
     }
 
-    /// The key of the domain's ids.
-    pub(crate) fn id_key(&self) -> &IdKey {
-        &self.keys.id_key
-    }
-
     /// The plaintext of the blob with this index, its id recomputed.
     pub(crate) fn open(&self, index: usize, sealed: Vec<u8>) -> Result<Vec<u8>, OpenError> {
         let Located { line, segment, ordinal } = &self.lines[index];

@@ -9,6 +9,6 @@ mod fetch;
 mod map;
 
 pub(crate) use blobs::{RemoteBlobs, Window};
-pub(crate) use entries::{ArchiveEntries, EntriesError};
-pub(crate) use fetch::{BlobStream, WireBlobs};
-pub(crate) use map::{BlobMap, BlobMapBuilder};
+pub(crate) use entries::ArchiveEntries;
+pub(crate) use fetch::WireBlobs;
+pub(crate) use map::{ArchiveKeys, BlobMap, BlobMapBuilder};

@@ -52,7 +52,9 @@ pub(crate) struct RepositoryPin {
 pub(crate) enum PinBroken {
     #[error("the controller writes to the repository {found}; this agent joined {pinned}")]
     Repository { pinned: RepositoryId, found: RepositoryId },
-    #[error("the controller shows another key for the repository {repository} (epoch {epoch}) than at the join")]
+    #[error(
+        "the controller shows another key for the repository {repository} (epoch {epoch}) than at the join"
+    )]
     Key { repository: RepositoryId, epoch: u32 },
 }
 

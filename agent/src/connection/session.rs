@@ -1,0 +1,187 @@
+//! One connection, from Hello to its end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::failure::reason;
+use proto::v1::agent_gateway_client::AgentGatewayClient;
+use proto::v1::agent_message::Message as Up;
+use proto::v1::controller_message::Message as Down;
+use proto::{Failure, convert, v1};
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+use tonic::{Code, Streaming};
+
+use super::backlog::UpQueue;
+use super::dial::{self, MAX_MESSAGE, Shown};
+use super::enrol;
+use super::keep::Agent;
+use crate::state::Identity;
+use crate::tasks::{TaskContext, Tasks, Work};
+
+const PROTOCOL: u32 = 1;
+/// Hello is answered within this time.
+const WELCOME: Duration = Duration::from_secs(20);
+const LEAST_HEARTBEAT: Duration = Duration::from_secs(1);
+const MOST_HEARTBEAT: Duration = Duration::from_secs(60);
+/// A renewal that failed is tried again after this time.
+const RENEW_AGAIN: Duration = Duration::from_secs(3_600);
+
+/// How a connection ended.
+#[derive(Debug)]
+pub(super) enum SessionEnd {
+    /// We were asked to stop.
+    Stopped,
+    /// It broke, or never came to be.
+    Lost {
+        why: Failure,
+        /// The controller had said Welcome.
+        was_welcome: bool,
+    },
+}
+
+/// Connects, works, and returns when the connection has ended and every task has cleaned up.
+pub(super) async fn run(agent: &Arc<Agent>, identity: &mut Identity, stop: &CancellationToken) -> SessionEnd {
+    let lost = |why| SessionEnd::Lost { why, was_welcome: false };
+    let opened = tokio::select! {
+        biased;
+        () = stop.cancelled() => return SessionEnd::Stopped,
+        opened = open(agent, identity) => opened,
+    };
+    let Opened { mut down, up, bulk, welcome } = match opened {
+        Ok(opened) => opened,
+        Err(why) => return lost(why),
+    };
+    tracing::info!(controller = %agent.config.controller, version = welcome.controller_version, "connected");
+    let context =
+        TaskContext { agent: Arc::clone(agent), pin: identity.pin, gateway: bulk.clone(), up: up.clone() };
+    let tasks = Tasks::new(context);
+    let end = serve(agent, identity, &tasks, &mut down, &up, bulk, &welcome, stop).await;
+    // Before anything else is said to the controller: its jobs are handed out anew.
+    tasks.end().await;
+    end
+}
+
+struct Opened {
+    down: Streaming<v1::ControllerMessage>,
+    up: UpQueue,
+    bulk: AgentGatewayClient<Channel>,
+    welcome: v1::Welcome,
+}
+
+async fn open(agent: &Agent, identity: &Identity) -> Result<Opened, Failure> {
+    let address = &agent.config.controller;
+    let key = agent.key.pem();
+    let shown = Shown { certificate: &identity.certificate, key: &key };
+    let endpoint = dial::endpoint(address, &identity.ca_certificate, Some(&shown))?;
+    let channel = endpoint.connect().await.map_err(|error| dial::unreachable(address, &error))?;
+    let bulk = AgentGatewayClient::new(endpoint.connect_lazy()).max_decoding_message_size(MAX_MESSAGE);
+    let (up, outgoing) = UpQueue::new();
+    up.send(Up::Hello(hello(agent))).await;
+    let mut gateway = AgentGatewayClient::new(channel);
+    let greeted = async {
+        let mut down = gateway.control(ReceiverStream::new(outgoing)).await?.into_inner();
+        let first = down.message().await?;
+        Ok::<_, tonic::Status>((down, first))
+    };
+    let (down, first) = tokio::time::timeout(WELCOME, greeted)
+        .await
+        .map_err(|_| Failure::from(tonic::Status::deadline_exceeded("no answer to Hello")))?
+        .map_err(Failure::from)?;
+    let Some(Down::Welcome(welcome)) = first.and_then(|first| first.message) else {
+        return Err(Failure::invalid("the controller did not answer Hello with Welcome")
+            .hint("bring controller and agents to the same release"));
+    };
+    let found = enrol::pin(&welcome.repository_id, welcome.repository_key.as_ref())?;
+    identity.pin.check(&found).map_err(|broken| enrol::pin_broken(&broken))?;
+    Ok(Opened { down, up, bulk, welcome })
+}
+
+fn hello(agent: &Agent) -> v1::Hello {
+    v1::Hello {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        protocol: PROTOCOL,
+        host: runtime::host::hostname(),
+        sources: agent.served.iter().map(crate::served::Served::to_wire).collect(),
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "the parts of one connection, used only here")]
+async fn serve(
+    agent: &Arc<Agent>,
+    identity: &mut Identity,
+    tasks: &Tasks,
+    down: &mut Streaming<v1::ControllerMessage>,
+    up: &UpQueue,
+    bulk: AgentGatewayClient<Channel>,
+    welcome: &v1::Welcome,
+    stop: &CancellationToken,
+) -> SessionEnd {
+    let period = Duration::from_secs(u64::from(welcome.heartbeat_seconds));
+    let mut heartbeat = tokio::time::interval(period.clamp(LEAST_HEARTBEAT, MOST_HEARTBEAT));
+    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut renewal = std::pin::pin!(tokio::time::sleep(until_renewal(agent, identity)));
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return SessionEnd::Stopped,
+            message = down.message() => match message {
+                Ok(Some(message)) => obey(tasks, message),
+                Ok(None) => return lost(ended()),
+                Err(status) => return lost(Failure::from(status)),
+            },
+            _ = heartbeat.tick() => up.offer(Up::Heartbeat(v1::Heartbeat { running_tasks: tasks.running() })),
+            () = &mut renewal => {
+                let next = match enrol::renew(bulk.clone(), &agent.state, &agent.key, identity).await {
+                    Ok(new) => {
+                        *identity = new;
+                        until_renewal(agent, identity).max(LEAST_HEARTBEAT)
+                    }
+                    Err(failure) => {
+                        let (why, hint) = (failure.why.clone(), failure.hint.clone());
+                        tracing::warn!(why, hint, "the certificate was not renewed: {failure}");
+                        RENEW_AGAIN
+                    }
+                };
+                renewal.as_mut().reset(Instant::now() + next);
+            }
+        }
+    }
+}
+
+fn lost(why: Failure) -> SessionEnd {
+    SessionEnd::Lost { why, was_welcome: true }
+}
+
+fn ended() -> Failure {
+    Failure::new(Code::Unavailable, reason::UNREACHABLE, "the controller ended the connection")
+}
+
+fn until_renewal(agent: &Agent, identity: &Identity) -> Duration {
+    let left = identity.renew_at().as_second() - agent.clock.now().as_second();
+    // A timer cannot sleep for years; it only has to fire again.
+    Duration::from_secs(u64::try_from(left).unwrap_or(0)).min(Duration::from_secs(30 * 86_400))
+}
+
+/// Passes on what the controller asks for. What this release does not know is left alone: the
+/// controller sees from Hello what it can ask for.
+fn obey(tasks: &Tasks, message: v1::ControllerMessage) {
+    match message.message {
+        Some(Down::StartArchive(order)) => take(tasks, order.task_id.clone(), Work::Archive(order)),
+        Some(Down::PlanRestore(order)) => take(tasks, order.task_id.clone(), Work::Plan(order)),
+        Some(Down::StartRestore(order)) => take(tasks, order.task_id.clone(), Work::Restore(order)),
+        Some(Down::Probe(order)) => take(tasks, order.task_id, Work::Probe),
+        Some(Down::Cancel(order)) => tasks.cancel(&order.task_id),
+        Some(Down::Welcome(_)) | None => tracing::debug!("a message that this release does not act on"),
+    }
+}
+
+fn take(tasks: &Tasks, task_id: String, work: Work) {
+    match convert::text("task_id", &task_id, 200) {
+        Ok(task_id) if !task_id.is_empty() => tasks.start(task_id, work),
+        Ok(_) => tracing::warn!("a task without an id was not taken"),
+        Err(error) => tracing::warn!("a task was not taken: {error}"),
+    }
+}

@@ -1,0 +1,123 @@
+//! The agent's life: state, what a crash left, then the connection until it is asked to stop.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use runtime::clock::SystemClock;
+use runtime::shutdown::{Drained, Shutdown};
+
+use crate::config::{AgentConfig, discover};
+use crate::connection::{Agent, keep_connected};
+use crate::served::{Served, WrongSource};
+use crate::state::{AgentKey, Identity, IdentityError, StateError, StateFolder};
+use crate::targets::files::{NoFaults, recover};
+
+/// How long running work may take to end.
+const STOP: Duration = Duration::from_secs(10);
+
+/// The agent cannot start.
+#[derive(Debug, thiserror::Error)]
+#[error("the agent cannot start")]
+pub struct StartError(#[source] Box<dyn std::error::Error + Send + Sync>);
+
+impl StartError {
+    fn of(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self(Box::new(error))
+    }
+}
+
+impl From<StateError> for StartError {
+    fn from(error: StateError) -> Self {
+        Self::of(error)
+    }
+}
+
+impl From<IdentityError> for StartError {
+    fn from(error: IdentityError) -> Self {
+        Self::of(error)
+    }
+}
+
+impl From<WrongSource> for StartError {
+    fn from(error: WrongSource) -> Self {
+        Self::of(error)
+    }
+}
+
+/// Runs the agent until `shutdown` is asked for, then ends its work within ten seconds. Needs the
+/// process's crypto provider to be installed, and a tokio runtime with several threads.
+///
+/// # Errors
+/// When it cannot start; once it runs, it goes on trying.
+pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), StartError> {
+    let state = StateFolder::open(&config.state)?;
+    let key = AgentKey::open(&state)?;
+    let identity = Identity::load(&state)?;
+    let served = served(&config)?;
+    for source in &served {
+        tracing::info!(source = %source.id, location = source.location(), "serves");
+    }
+    let served = finish_restores(served).await;
+    let agent = Arc::new(Agent { config, state, key, served, clock: Arc::new(SystemClock) });
+    let token = shutdown.token();
+    shutdown.spawn("connection", async move { Box::pin(keep_connected(agent, identity, token)).await });
+    match shutdown.drain(STOP).await {
+        Drained::Clean => tracing::info!("{}", Drained::Clean),
+        other => tracing::warn!("{other}"),
+    }
+    Ok(())
+}
+
+/// The configured sources, or those found in the usual places.
+fn served(config: &AgentConfig) -> Result<Vec<Served>, WrongSource> {
+    if !config.sources.is_empty() {
+        return config.sources.iter().map(Served::new).collect();
+    }
+    let found = discover(Path::new("/"));
+    for place in &found.unserved {
+        let hint = "dump the database into a folder and serve that with `kind: files`";
+        tracing::warn!(
+            component = place.component, path = %place.path.display(), hint,
+            "found, and not served: this release cannot back it up while it is in use"
+        );
+    }
+    for place in &found.missing {
+        tracing::info!(component = place.component, path = %place.path.display(), "not found in the usual place");
+    }
+    if found.sources.is_empty() {
+        tracing::warn!("nothing to serve: list `sources` in the configuration");
+    }
+    found.sources.iter().map(Served::new).collect()
+}
+
+/// Ends what a crash left of restores, before anything reads or writes there.
+async fn finish_restores(served: Vec<Served>) -> Vec<Served> {
+    let finished = tokio::task::spawn_blocking(move || {
+        for source in &served {
+            source.roots().iter().for_each(|root| finish_restore(root));
+        }
+        served
+    });
+    finished.await.expect("recovering restores does not panic")
+}
+
+fn finish_restore(root: &Path) {
+    match recover(root, &NoFaults) {
+        Ok(recovered) => {
+            for path in &recovered.finished {
+                tracing::info!(path = %path.display(), "finished a restore that was interrupted");
+            }
+            for path in &recovered.undone {
+                tracing::info!(path = %path.display(), "took back a restore that was interrupted");
+            }
+        }
+        Err(error) => {
+            let cause = proto::failure::chain(&error);
+            tracing::error!(
+                path = %root.display(),
+                "an interrupted restore could not be ended: {cause}; see to it and restart the agent"
+            );
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! An archive: the domain's blobs are listed, the pipeline runs, the controller accepts the end.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use proto::convert::{self, Invalid};
+use proto::failure::reason;
+use proto::v1::finish_archive_request::Part;
+use proto::{Failure, v1};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+
+use super::uplink::{WireUplink, slices};
+use super::{TaskContext, blocking, order, telling, until};
+use crate::cache::{CacheOwner, CacheReader, CacheWriter, Day, PendingCache};
+use crate::pipeline::{
+    self, ArchiveJob, ArchiveProgress, Archived, Caches, KnownBlobs, KnownBlobsBuilder, PipelineError,
+};
+use crate::served::{OpenError, Served};
+
+/// How often an archive is made when blobs that it builds on are lost meanwhile.
+const RUNS: usize = 3;
+/// Problems that the summary itself tells.
+const TOLD_PROBLEMS: usize = 100;
+const SECONDS_PER_DAY: i64 = 86_400;
+
+/// Makes the archive that was ordered and returns when the controller has accepted it.
+pub(super) async fn run(
+    context: &Arc<TaskContext>,
+    wire: v1::StartArchive,
+    cancel: &CancellationToken,
+) -> Result<(), Failure> {
+    order::check_pin(&context.pin, wire.repository_key.as_ref())?;
+    let keys = order::domain_keys(wire.domain.as_ref())?;
+    let source = convert::source_id("source", wire.source.as_ref())?;
+    let served = order::served(&context.agent, &source)?.clone();
+    let progress = Arc::new(ArchiveProgress::default());
+    let tell = || to_wire_progress(&wire, &progress);
+    for _ in 0..RUNS {
+        let known = list_blobs(context, &wire.task_id, cancel).await?;
+        let now = context.agent.clock.now().as_second();
+        let job = ArchiveJob {
+            repository: context.pin.id,
+            domain: keys.domain,
+            id_key: keys.id_key.clone(),
+            gear_key: keys.gear_key.clone(),
+            public_key: context.pin.key,
+            segment_bytes: wire.segment_bytes,
+            today: Day(u32::try_from(now / SECONDS_PER_DAY).unwrap_or(0)),
+            read_start: now,
+        };
+        let made = make(context, &served, job, known, &wire.task_id, &progress, cancel);
+        let mut archived = telling(&context.up, tell, made).await?;
+        let cache = archived.cache.take();
+        match finish(context, &wire.task_id, &archived, cancel).await? {
+            0 => return keep(cache).await,
+            missing => tracing::warn!(task = wire.task_id, missing, "blobs were lost meanwhile: once more"),
+        }
+    }
+    Err(Failure::new(Code::Aborted, reason::DAMAGED, format!("the archive of {source} cannot be finished"))
+        .because(format!("the repository lost blobs that it builds on, {RUNS} times"))
+        .hint("run `nsctl verify --depth hashed` to see what is missing from the repository, then back up again"))
+}
+
+/// The blobs that the domain holds, as of now.
+async fn list_blobs(
+    context: &TaskContext,
+    task_id: &str,
+    cancel: &CancellationToken,
+) -> Result<KnownBlobs, Failure> {
+    let mut gateway = context.gateway.clone();
+    let request = v1::ListBlobsRequest { task_id: task_id.to_owned() };
+    let mut tables = until(cancel, gateway.list_blobs(request)).await?.into_inner();
+    let mut known = KnownBlobsBuilder::default();
+    while let Some(table) = until(cancel, tables.message()).await? {
+        let segment = convert::id("segment_id", &table.segment_id)?;
+        let blobs = convert::ids32("blob_ids", &table.blob_ids)?;
+        let wrong = |error: pipeline::WrongListing| Invalid::new("blob_ids", error.to_string());
+        known.add(segment, &blobs, &table.lengths, &table.absent).map_err(wrong)?;
+    }
+    blocking(|| known.finish()).await
+}
+
+/// Runs the pipeline on threads of its own.
+async fn make(
+    context: &TaskContext,
+    served: &Served,
+    job: ArchiveJob,
+    known: KnownBlobs,
+    task_id: &str,
+    progress: &Arc<ArchiveProgress>,
+    cancel: &CancellationToken,
+) -> Result<Archived, Failure> {
+    let uplink = WireUplink {
+        runtime: Handle::current(),
+        gateway: context.gateway.clone(),
+        task_id: task_id.to_owned(),
+        cancel: cancel.clone(),
+    };
+    let place = context.agent.state.cache(&served.id);
+    let owner = CacheOwner { repository: job.repository, domain: job.domain };
+    let (served, progress, cancel) = (served.clone(), Arc::clone(progress), cancel.clone());
+    blocking(move || {
+        let source = served.open().map_err(|error| not_opened(&served, &error))?;
+        let new = CacheWriter::begin(&place, &owner).inspect_err(
+            |error| tracing::warn!(%error, cache = %place.display(), "cannot write the no-change cache"),
+        );
+        let caches = Caches { old: CacheReader::open(&place, &owner), new: new.ok() };
+        pipeline::run(&job, source, caches, known, &uplink, &progress, &cancel)
+            .map_err(|error| not_made(&served, error))
+    })
+    .await?
+}
+
+/// Ends the archive; returns how many of its blobs the repository no longer has.
+async fn finish(
+    context: &TaskContext,
+    task_id: &str,
+    archived: &Archived,
+    cancel: &CancellationToken,
+) -> Result<usize, Failure> {
+    let summary = Part::Summary(summary(task_id, archived));
+    let refs = slices(Bytes::from(archived.refs.encode())).map(Part::Refs);
+    let parts = std::iter::once(summary).chain(refs);
+    let parts: Vec<_> = parts.map(|part| v1::FinishArchiveRequest { part: Some(part) }).collect();
+    let mut gateway = context.gateway.clone();
+    let call = gateway.finish_archive(tokio_stream::iter(parts));
+    let answer = until(cancel, call).await?.into_inner();
+    match (answer.accepted, answer.missing.len()) {
+        (true, _) => Ok(0),
+        (false, 0) => {
+            Err(Failure::internal("the controller refused the archive without saying what is missing"))
+        }
+        (false, missing) => Ok(missing),
+    }
+}
+
+/// The archive was accepted: the cache that describes it takes its place. Without it the next archive
+/// reads more, no worse.
+async fn keep(cache: Option<PendingCache>) -> Result<(), Failure> {
+    let kept = blocking(|| cache.map_or(Ok(()), PendingCache::commit)).await?;
+    if let Err(error) = kept {
+        tracing::warn!(%error, "cannot keep the no-change cache: the next backup reads more than it must");
+    }
+    Ok(())
+}
+
+fn summary(task_id: &str, archived: &Archived) -> v1::ArchiveSummary {
+    let Archived { root, counts, problems, problems_blob, .. } = archived;
+    let told = problems.kept().iter().take(TOLD_PROBLEMS).map(|problem| v1::EntryProblem {
+        kind: i32::from(pipeline::problem_code(problem.kind)),
+        path: problem.path.as_bytes().to_vec().into(),
+        cause: problem.cause.clone(),
+    });
+    v1::ArchiveSummary {
+        task_id: task_id.to_owned(),
+        root: root.as_bytes().to_vec().into(),
+        counts: Some(v1::ArchiveCounts {
+            files: counts.files,
+            folders: counts.folders,
+            links: counts.links,
+            specials: counts.specials,
+            bytes: counts.bytes,
+            unreadable: problems.unreadable,
+            vanished: problems.vanished,
+            changed: problems.changed,
+            read_bytes: counts.read_bytes,
+            stored_bytes: counts.stored_bytes,
+            reused_files: counts.reused_files,
+        }),
+        // Files are read one after the other while they may be in use: no more is claimed.
+        consistency: v1::Consistency::Fuzzy.into(),
+        problems: told.collect(),
+        problems_blob: problems_blob.map(|id| id.as_bytes().to_vec()).unwrap_or_default().into(),
+    }
+}
+
+fn to_wire_progress(order: &v1::StartArchive, progress: &ArchiveProgress) -> v1::TaskProgress {
+    let now = progress.now();
+    v1::TaskProgress {
+        task_id: order.task_id.clone(),
+        step: "reading".to_owned(),
+        done_bytes: now.done_bytes,
+        total_bytes: order.expected_bytes,
+        done_entries: now.done_entries,
+        sent_bytes: now.sent_bytes,
+    }
+}
+
+fn not_opened(served: &Served, error: &OpenError) -> Failure {
+    Failure::new(
+        Code::FailedPrecondition,
+        reason::NOT_FOUND,
+        format!("the source {} cannot be read", served.id),
+    )
+    .caused_by(error)
+    .hint(format!("check that {} is there and that the agent may read it", served.location()))
+}
+
+fn not_made(served: &Served, error: PipelineError) -> Failure {
+    match error {
+        PipelineError::Upload(failure) => failure,
+        PipelineError::Cancelled => super::cancelled(),
+        PipelineError::Source(error) => not_opened(served, &OpenError::Source(error)),
+    }
+}

@@ -1,0 +1,238 @@
+//! Tasks: what the controller asks for, a few at a time, each of which can be cancelled.
+//!
+//! Must stay true: a task that was taken ends in exactly one message (its result or its failure) or with
+//! the connection; the number of tasks that run, and of those that wait, is bounded; a cancelled task has
+//! ended its threads and cleaned up before it counts as ended.
+
+mod archive;
+mod order;
+mod probe;
+mod restore;
+mod uplink;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use proto::Failure;
+use proto::failure::reason;
+use proto::v1::agent_gateway_client::AgentGatewayClient;
+use proto::v1::{self, agent_message::Message};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::Code;
+use tonic::transport::Channel;
+
+use crate::connection::{Agent, UpQueue};
+use crate::state::RepositoryPin;
+
+/// Archives that run at once.
+const ARCHIVES: usize = 2;
+/// Restores and plans of restores that run at once.
+const RESTORES: usize = 1;
+/// Probes that run at once.
+const PROBES: usize = 1;
+/// Tasks that are known at once, those that wait for their turn included.
+const MAX_TASKS: usize = 64;
+/// How often a task says how far it is.
+const TELL: Duration = Duration::from_millis(500);
+
+/// What a task works with, for the life of one connection.
+pub(crate) struct TaskContext {
+    pub(crate) agent: Arc<Agent>,
+    pub(crate) pin: RepositoryPin,
+    /// For bulk data: a connection of its own.
+    pub(crate) gateway: AgentGatewayClient<Channel>,
+    pub(crate) up: UpQueue,
+}
+
+/// What the controller asks for.
+pub(crate) enum Work {
+    Archive(v1::StartArchive),
+    Plan(v1::PlanRestore),
+    Restore(v1::StartRestore),
+    Probe,
+}
+
+/// The tasks of one connection.
+pub(crate) struct Tasks {
+    context: Arc<TaskContext>,
+    running: Arc<Mutex<BTreeMap<String, CancellationToken>>>,
+    tracker: TaskTracker,
+    stop: CancellationToken,
+    archives: Arc<Semaphore>,
+    restores: Arc<Semaphore>,
+    probes: Arc<Semaphore>,
+}
+
+impl Tasks {
+    pub(crate) fn new(context: TaskContext) -> Self {
+        let semaphore = |permits| Arc::new(Semaphore::new(permits));
+        Self {
+            context: Arc::new(context),
+            running: Arc::default(),
+            tracker: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            archives: semaphore(ARCHIVES),
+            restores: semaphore(RESTORES),
+            probes: semaphore(PROBES),
+        }
+    }
+
+    /// Takes a task; it runs when it is its turn. A task that is known already is left alone.
+    pub(crate) fn start(&self, task_id: String, work: Work) {
+        let cancel = self.stop.child_token();
+        {
+            let mut running = lock(&self.running);
+            if running.contains_key(&task_id) {
+                return;
+            }
+            if running.len() >= MAX_TASKS {
+                self.context.up.offer(failed(&task_id, too_many(), false));
+                return;
+            }
+            running.insert(task_id.clone(), cancel.clone());
+        }
+        let turn = Arc::clone(match &work {
+            Work::Archive(_) => &self.archives,
+            Work::Plan(_) | Work::Restore(_) => &self.restores,
+            Work::Probe => &self.probes,
+        });
+        let entry = Entry { running: Arc::clone(&self.running), task_id };
+        let context = Arc::clone(&self.context);
+        self.tracker.spawn(async move {
+            let task_id = &entry.task_id;
+            let _turn = tokio::select! {
+                () = cancel.cancelled() => None,
+                turn = turn.acquire_owned() => turn.ok(),
+            };
+            let result = match cancel.is_cancelled() {
+                true => Err(cancelled()),
+                false => Box::pin(work_on(&context, task_id, work, &cancel)).await,
+            };
+            match result {
+                Ok(None) => tracing::info!(task = task_id, "done"),
+                Ok(Some(message)) => {
+                    tracing::info!(task = task_id, "done");
+                    context.up.send(message).await;
+                }
+                Err(failure) => {
+                    let was_cancelled = cancel.is_cancelled();
+                    let (why, hint) = (&failure.why, &failure.hint);
+                    tracing::warn!(task = task_id, was_cancelled, why, hint, "{failure}");
+                    context.up.send(failed(task_id, failure, was_cancelled)).await;
+                }
+            }
+        });
+    }
+
+    /// Asks a task to end. One that is not known has ended already.
+    pub(crate) fn cancel(&self, task_id: &str) {
+        if let Some(task) = lock(&self.running).get(task_id) {
+            task.cancel();
+        }
+    }
+
+    /// The tasks that run or wait.
+    pub(crate) fn running(&self) -> Vec<String> {
+        lock(&self.running).keys().cloned().collect()
+    }
+
+    /// Cancels every task and waits until each has ended and cleaned up.
+    pub(crate) async fn end(self) {
+        self.stop.cancel();
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+}
+
+fn lock(
+    running: &Mutex<BTreeMap<String, CancellationToken>>,
+) -> MutexGuard<'_, BTreeMap<String, CancellationToken>> {
+    running.lock().expect("nobody panics while holding the list of tasks")
+}
+
+/// A task on the list; off it however it ends.
+struct Entry {
+    running: Arc<Mutex<BTreeMap<String, CancellationToken>>>,
+    task_id: String,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        lock(&self.running).remove(&self.task_id);
+    }
+}
+
+async fn work_on(
+    context: &Arc<TaskContext>,
+    task_id: &str,
+    work: Work,
+    cancel: &CancellationToken,
+) -> Result<Option<Message>, Failure> {
+    match work {
+        Work::Archive(order) => archive::run(context, order, cancel).await.map(|()| None),
+        Work::Plan(order) => {
+            restore::plan(context, order, cancel).await.map(Message::RestorePlanned).map(Some)
+        }
+        Work::Restore(order) => {
+            restore::run(context, order, cancel).await.map(Message::RestoreFinished).map(Some)
+        }
+        Work::Probe => probe::run(context, task_id).await.map(Message::ProbeFinished).map(Some),
+    }
+}
+
+/// Runs blocking code on a thread of its own and waits for its end, whatever happens meanwhile.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Failure::internal("the agent's work ended unexpectedly").caused_by(&error))
+}
+
+/// Waits for an answer of the controller, but no longer than the task lives.
+async fn until<T>(
+    cancel: &CancellationToken,
+    answer: impl Future<Output = Result<T, tonic::Status>>,
+) -> Result<T, Failure> {
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Err(cancelled()),
+        answer = answer => answer.map_err(Failure::from),
+    }
+}
+
+/// Offers what `tell` says twice a second, until `work` has ended.
+async fn telling<T>(up: &UpQueue, tell: impl Fn() -> v1::TaskProgress, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    let mut last = None;
+    loop {
+        tokio::select! {
+            biased;
+            result = &mut work => return result,
+            () = tokio::time::sleep(TELL) => {
+                let now = tell();
+                if last.as_ref() != Some(&now) {
+                    up.offer(Message::Progress(now.clone()));
+                    last = Some(now);
+                }
+            }
+        }
+    }
+}
+
+fn failed(task_id: &str, failure: Failure, cancelled: bool) -> Message {
+    let retryable = !cancelled && (failure.is_passing() || failure.code == Code::Unknown);
+    let Failure { what, why, hint, .. } = failure;
+    Message::Failed(v1::TaskFailed { task_id: task_id.to_owned(), what, why, hint, retryable, cancelled })
+}
+
+fn cancelled() -> Failure {
+    Failure::new(Code::Cancelled, reason::TASK_GONE, "the task was cancelled")
+}
+
+fn too_many() -> Failure {
+    Failure::new(Code::ResourceExhausted, reason::BUSY, "the agent has too many tasks already")
+        .because(format!("{MAX_TASKS} tasks run or wait"))
+        .hint("try again when some of them have ended")
+}

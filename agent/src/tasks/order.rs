@@ -1,0 +1,83 @@
+//! What the controller's orders say, checked.
+
+use proto::convert::{self, Invalid};
+use proto::failure::reason;
+use proto::{Failure, v1};
+use repository::content::IdKey;
+use repository::cut::GearKey;
+use repository::ids::{BlobId, DomainId};
+use repository::keys::DomainKeys;
+use repository::names::SourceId;
+use tonic::Code;
+
+use crate::connection::Agent;
+use crate::served::Served;
+use crate::state::RepositoryPin;
+
+/// The keys of a domain from the wire.
+pub(super) fn domain_keys(wire: Option<&v1::DomainKeys>) -> Result<DomainKeys, Invalid> {
+    let wire = convert::required("domain", wire)?;
+    Ok(DomainKeys {
+        domain: convert::id::<DomainId>("domain_id", &wire.domain_id)?,
+        id_key: IdKey::new(convert::array("id_key", &wire.id_key)?),
+        gear_key: GearKey::new(convert::array("gear_key", &wire.gear_key)?),
+    })
+}
+
+/// The served source that is meant.
+pub(super) fn served<'a>(agent: &'a Agent, source: &SourceId) -> Result<&'a Served, Failure> {
+    agent.served.iter().find(|served| served.id == *source).ok_or_else(|| {
+        Failure::new(Code::NotFound, reason::NOT_FOUND, format!("this agent does not serve {source}"))
+            .because("its configuration has changed since the job was planned, or another agent was meant")
+            .hint("check `sources` in the agent's configuration, then run the job again")
+    })
+}
+
+/// The order must be for the repository that this agent joined.
+pub(super) fn check_pin(pin: &RepositoryPin, key: Option<&v1::RepositoryKey>) -> Result<(), Failure> {
+    let key = convert::required("repository_key", key)?;
+    let same = key.epoch == pin.key.epoch && key.public_key[..] == pin.key.key;
+    if same {
+        Ok(())
+    } else {
+        Err(Failure::invalid("the order is for another repository key than the pinned one"))
+    }
+}
+
+/// What a restore is asked for.
+pub(super) struct RestoreOrder {
+    pub(super) source: SourceId,
+    pub(super) into: Into,
+    pub(super) globs: Vec<String>,
+    pub(super) restore_id: String,
+    pub(super) root: BlobId,
+    pub(super) keys: DomainKeys,
+}
+
+/// Where a restore goes.
+pub(super) enum Into {
+    Served(SourceId),
+    Folder(std::path::PathBuf),
+}
+
+impl RestoreOrder {
+    pub(super) fn check(wire: Option<&v1::RestoreOrder>) -> Result<Self, Invalid> {
+        let wire = convert::required("order", wire)?;
+        let into = match (&wire.into, wire.folder.as_str()) {
+            (Some(_), "") => Into::Served(convert::source_id("into", wire.into.as_ref())?),
+            (None, folder) if folder.starts_with('/') => {
+                Into::Folder(convert::text("folder", folder, 4_096)?.into())
+            }
+            _ => return Err(Invalid::new("folder", "must be an absolute path, or `into` be set instead")),
+        };
+        let globs = wire.selection.as_ref().map(|selection| selection.globs.as_slice()).unwrap_or_default();
+        Ok(Self {
+            source: convert::source_id("source", wire.source.as_ref())?,
+            into,
+            globs: globs.iter().map(|glob| convert::text("globs", glob, 4_096)).collect::<Result<_, _>>()?,
+            restore_id: convert::text("restore_id", &wire.restore_id, 64)?,
+            root: convert::id("root", &wire.root)?,
+            keys: domain_keys(wire.domain.as_ref())?,
+        })
+    }
+}

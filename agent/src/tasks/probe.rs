@@ -1,0 +1,68 @@
+//! A probe: can each source be read?
+
+use std::sync::Arc;
+
+use proto::{Failure, convert, v1};
+
+use super::{TaskContext, blocking};
+use crate::served::Served;
+use crate::sources::{Item, ProblemKind};
+
+/// Entries that a probe looks at in each source.
+const LOOK_AT: usize = 200;
+
+/// Looks at every source.
+pub(super) async fn run(context: &Arc<TaskContext>, task_id: &str) -> Result<v1::ProbeFinished, Failure> {
+    let agent = Arc::clone(&context.agent);
+    let sources = blocking(move || agent.served.iter().map(look_at).collect()).await?;
+    Ok(v1::ProbeFinished { task_id: task_id.to_owned(), sources })
+}
+
+fn look_at(served: &Served) -> v1::SourceHealth {
+    let (reachable, finding, hint) = match first_entries(served) {
+        Ok(Found { entries: 0, unreadable: None }) => {
+            (true, "it is there and empty".to_owned(), "check that this is the right folder")
+        }
+        Ok(Found { entries, unreadable: None }) => (true, found(entries), ""),
+        Ok(Found { unreadable: Some(problem), .. }) => {
+            (true, problem, "let the agent's user read it, or exclude it")
+        }
+        Err(cause) => {
+            (false, cause, "check that the folder is there, mounted, and readable for the agent's user")
+        }
+    };
+    v1::SourceHealth {
+        source: Some(convert::to_wire_source(&served.id)),
+        reachable,
+        finding: format!("{}: {finding}", served.location()),
+        hint: hint.to_owned(),
+    }
+}
+
+struct Found {
+    entries: usize,
+    unreadable: Option<String>,
+}
+
+fn found(entries: usize) -> String {
+    let more = if entries >= LOOK_AT { " or more" } else { "" };
+    format!("{entries}{more} entries")
+}
+
+fn first_entries(served: &Served) -> Result<Found, String> {
+    let text = |error: &dyn std::error::Error| proto::failure::chain(error);
+    let mut source = served.open().map_err(|error| text(&error))?;
+    let mut found = Found { entries: 0, unreadable: None };
+    while found.entries < LOOK_AT {
+        match source.next().map_err(|error| text(&error))? {
+            None => break,
+            Some(Item::Entry(entry)) => found.entries += usize::from(!entry.path.is_root()),
+            Some(Item::Problem(problem)) if problem.kind == ProblemKind::Unreadable => {
+                found.unreadable = Some(format!("{} cannot be read: {}", problem.path, problem.cause));
+                break;
+            }
+            Some(Item::Problem(_)) => {}
+        }
+    }
+    Ok(found)
+}
