@@ -24,6 +24,11 @@ macro_rules! id {
             pub fn fresh() -> Self {
                 Self(Uuid::now_v7())
             }
+
+            /// The same as a UUID.
+            pub fn as_uuid(self) -> Uuid {
+                self.0
+            }
         }
 
         impl fmt::Display for $name {

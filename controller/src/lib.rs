@@ -2,7 +2,10 @@
 
 pub mod catalog;
 pub mod config;
+pub mod depot;
+pub mod fleet;
 pub mod identity;
 pub mod ids;
+pub mod ingest;
 pub mod jobs;
 pub mod state;

@@ -1,0 +1,235 @@
+//! The repository as the controller uses it: opened or made at the start, unlocked, leased, pinned.
+//!
+//! Must stay true: a repository that is not the one of the last start is refused, and an empty root is
+//! initialised only by a controller that has never seen a repository, so that a disk that was not mounted
+//! is never mistaken for a fresh one; nothing is committed once the lease is lost.
+
+mod keeper;
+mod secret;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use repository::backup::commit::BackupDraft;
+use repository::backup::listing::Listing;
+use repository::backup::manifest::BackupRecord;
+use repository::error::RepositoryError;
+use repository::ids::RepositoryId;
+use repository::keys::KeyRing;
+use repository::names::BackupName;
+use repository::repo::Repository;
+use repository::signed::VerifyingKey;
+use repository::store::lease::{DEFAULT_TTL, Lease, LeaseError};
+use repository::store::local::{LocalStore, OpenError};
+use repository::store::probe::{ProbeError, probe};
+use repository::store::Store;
+use serde::{Deserialize, Serialize};
+
+use crate::config::ControllerConfig;
+use crate::state::{StateError, StateFolder};
+
+pub use keeper::LeaseKeeper;
+pub use secret::SecretError;
+
+const PIN_FILE: &str = "repository-pin.json";
+const RECOVERY_FILE: &str = "recovery-key.txt";
+
+/// The repository cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DepotError {
+    /// Its folder cannot be opened.
+    #[error("the repository's folder cannot be used")]
+    Open(#[from] OpenError),
+    /// The storage does not keep the promises that a repository needs.
+    #[error("the repository's storage is not fit for a repository")]
+    Probe(#[from] ProbeError),
+    /// Another controller writes it.
+    #[error("the repository cannot be taken for writing")]
+    Lease(#[from] LeaseError),
+    /// It cannot be opened, made or unlocked.
+    #[error("the repository cannot be opened")]
+    Repository(#[from] RepositoryError),
+    /// The key cannot be read or kept.
+    #[error("the repository's key cannot be had")]
+    Secret(#[from] SecretError),
+    /// The state folder failed.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// It is not the repository of the last start.
+    #[error(
+        "{location} holds repository {found}, but this controller belongs to repository {pinned}; if that is \
+         meant, use another state folder for it"
+    )]
+    OtherRepository {
+        /// Where.
+        location: String,
+        /// What is there.
+        found: RepositoryId,
+        /// What was there.
+        pinned: RepositoryId,
+    },
+    /// It is the repository of the last start by its id, and not by its signing key.
+    #[error("repository/config.json in {location} was changed: its signing key is not the one of the last start")]
+    OtherSigner {
+        /// Where.
+        location: String,
+    },
+    /// There was a repository, and now there is none.
+    #[error(
+        "{location} holds no repository, but this controller has one (repository {pinned}): is the disk mounted? \
+         To begin anew, use another state folder"
+    )]
+    Gone {
+        /// Where.
+        location: String,
+        /// What was there.
+        pinned: RepositoryId,
+    },
+}
+
+/// What must not change from one start to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Pin {
+    repository: RepositoryId,
+    signing_key: VerifyingKey,
+}
+
+/// The repository, ready for work. All methods block.
+pub struct Depot {
+    repository: Arc<Repository>,
+    keys: KeyRing,
+    lease: Arc<LeaseKeeper>,
+}
+
+impl std::fmt::Debug for Depot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.repository.fmt(f)
+    }
+}
+
+impl Depot {
+    /// Opens the configured repository for writing, making it at the very first start.
+    pub fn open(config: &ControllerConfig, state: &StateFolder, now: Timestamp) -> Result<Self, DepotError> {
+        let pin = read_pin(state)?;
+        let store: Arc<dyn Store> = match pin {
+            None => Arc::new(LocalStore::open_or_make(&config.repository)?),
+            Some(_) => Arc::new(LocalStore::open(&config.repository)?),
+        };
+        let opened = match Repository::open(store.clone()) {
+            Err(RepositoryError::NotARepository { location }) => match pin {
+                Some(pin) => return Err(DepotError::Gone { location, pinned: pin.repository }),
+                None => None,
+            },
+            other => Some(other?),
+        };
+        if let Some(opened) = &opened {
+            check_pin(opened, pin)?;
+        }
+        for notice in probe(&*store)? {
+            tracing::warn!("{notice}");
+        }
+        let lease = Lease::acquire(store.clone(), &keeper::holder(state), now, DEFAULT_TTL)?;
+        let (repository, keys) = match opened {
+            Some(repository) => {
+                let keys = repository.unlock(&secret::existing(&config.key, state)?)?;
+                (repository, keys)
+            }
+            None => initialise(store, config, state, now)?,
+        };
+        if pin.is_none() {
+            write_pin(state, &repository)?;
+        }
+        let depot = Self { repository: Arc::new(repository), keys, lease: Arc::new(LeaseKeeper::new(lease)) };
+        depot.recover(now)?;
+        Ok(depot)
+    }
+
+    /// Finds what a crash may have left behind, so that it is used again.
+    fn recover(&self, now: Timestamp) -> Result<(), DepotError> {
+        let unindexed = self.repository.find_unindexed()?;
+        if unindexed > 0 {
+            tracing::info!(packs = unindexed, "found packs that no backup has indexed yet; they are used again");
+        }
+        self.repository.complete_chain(&self.keys, now)?;
+        Ok(())
+    }
+
+    /// The repository itself.
+    pub fn repository(&self) -> &Arc<Repository> {
+        &self.repository
+    }
+
+    /// Its private keys.
+    pub fn keys(&self) -> &KeyRing {
+        &self.keys
+    }
+
+    /// The right to write.
+    pub fn lease(&self) -> &Arc<LeaseKeeper> {
+        &self.lease
+    }
+
+    /// A name for a backup that starts now.
+    pub fn reserve_name(&self, now: Timestamp, in_use: &BTreeSet<BackupName>) -> Result<BackupName, RepositoryError> {
+        self.repository.reserve_name(now, in_use)
+    }
+
+    /// Commits a backup, unless the lease was lost. May be repeated.
+    pub fn commit(&self, draft: &BackupDraft, now: Timestamp) -> Result<BackupRecord, RepositoryError> {
+        self.lease.check().map_err(RepositoryError::Fenced)?;
+        self.repository.commit(draft, &self.keys, now, &|| self.lease.check())
+    }
+
+    /// What the repository holds; damaged backups go to the log.
+    pub fn list(&self) -> Result<Listing, RepositoryError> {
+        let listing = self.repository.list()?;
+        for (name, error) in &listing.damaged {
+            tracing::error!(backup = %name, error = proto::failure::chain(error), "a backup is damaged");
+        }
+        Ok(listing)
+    }
+}
+
+fn initialise(
+    store: Arc<dyn Store>,
+    config: &ControllerConfig,
+    state: &StateFolder,
+    now: Timestamp,
+) -> Result<(Repository, KeyRing), DepotError> {
+    let secret = secret::existing_or_new(&config.key, state)?;
+    let made = Repository::init(store, &secret, now)?;
+    state.write(RECOVERY_FILE, format!("{}\n", made.recovery_key.reveal()).as_bytes())?;
+    tracing::warn!(
+        file = %state.path(RECOVERY_FILE).display(),
+        "a repository was made; its recovery key lies in this file: keep a copy elsewhere, then run \
+         `nsctl repository key confirm`"
+    );
+    Ok((made.repository, made.keys))
+}
+
+fn check_pin(repository: &Repository, pin: Option<Pin>) -> Result<(), DepotError> {
+    let (config, location) = (repository.config(), repository.store().location());
+    match pin {
+        Some(pin) if pin.repository != config.id => {
+            Err(DepotError::OtherRepository { location, found: config.id, pinned: pin.repository })
+        }
+        Some(pin) if pin.signing_key != config.signing_key => Err(DepotError::OtherSigner { location }),
+        _ => Ok(()),
+    }
+}
+
+fn read_pin(state: &StateFolder) -> Result<Option<Pin>, StateError> {
+    let damaged = |_| StateError::Damaged { path: state.path(PIN_FILE), expected: "the repository's id and key" };
+    state.read(PIN_FILE)?.map(|bytes| serde_json::from_slice(&bytes).map_err(damaged)).transpose()
+}
+
+fn write_pin(state: &StateFolder, repository: &Repository) -> Result<(), StateError> {
+    let config = repository.config();
+    let pin = Pin { repository: config.id, signing_key: config.signing_key };
+    state.write(PIN_FILE, &serde_json::to_vec(&pin).expect("a pin has a JSON form"))
+}
+
+#[cfg(test)]
+#[path = "depot/tests.rs"]
+mod tests;

@@ -1,0 +1,249 @@
+//! The agents that are connected, and the tasks that they work at.
+//!
+//! Must stay true: an agent has one connection that counts, the newest; a task belongs to the connection
+//! it was handed out on, and when that breaks every task of it ends as [`Ended::AgentLost`]; nobody but
+//! the agent that was given a task can touch it; nothing here waits for an agent, queues are bounded, and
+//! an agent that does not take its messages is cut off.
+
+mod connection;
+mod task;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use proto::v1::controller_message::Message;
+use proto::v1::{CancelTask, ControllerMessage};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::catalog::ServedSource;
+use crate::ids::{AgentId, TaskId};
+
+pub use connection::Connection;
+pub use task::{ArchiveTask, Ended, RestoreTask, RunningTask, TaskContext};
+
+use task::TaskEntry;
+
+/// Agents send a heartbeat this often.
+pub const HEARTBEAT: Duration = Duration::from_secs(5);
+/// An agent that was silent for this long is lost.
+pub const LOST_AFTER: Duration = Duration::from_secs(20);
+/// Messages that may wait for an agent.
+const QUEUE: usize = 64;
+/// More than any controller has.
+const MAX_AGENTS: usize = 1_000;
+
+/// A message on its way down a control stream.
+pub type Down = Result<ControllerMessage, Status>;
+
+/// An agent as it is connected now.
+#[derive(Debug, Clone)]
+pub struct Connected {
+    /// Which one.
+    pub agent: AgentId,
+    /// What it serves.
+    pub sources: Vec<ServedSource>,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// The agent is not connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the agent is not connected")]
+pub struct Away;
+
+/// All connected agents. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Fleet {
+    state: Arc<Mutex<State>>,
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next_connection: u64,
+    agents: HashMap<AgentId, Line>,
+    tasks: HashMap<TaskId, TaskEntry>,
+}
+
+/// One connection.
+#[derive(Debug)]
+struct Line {
+    number: u64,
+    connected: Connected,
+    down: mpsc::Sender<Down>,
+    cut: CancellationToken,
+}
+
+impl Default for Fleet {
+    fn default() -> Self {
+        Self { state: Arc::default(), changed: watch::Sender::new(0) }
+    }
+}
+
+impl Fleet {
+    /// Nobody is connected yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Registers a connection; an older one of the same agent is cut. The messages for the agent come out
+    /// of the receiver.
+    pub fn connect(
+        &self,
+        agent: AgentId,
+        sources: Vec<ServedSource>,
+        since: Timestamp,
+    ) -> Result<(Connection, mpsc::Receiver<Down>), Away> {
+        let (down, messages) = mpsc::channel(QUEUE);
+        let cut = CancellationToken::new();
+        let mut state = self.lock();
+        if state.agents.len() >= MAX_AGENTS && !state.agents.contains_key(&agent) {
+            return Err(Away);
+        }
+        state.next_connection += 1;
+        let number = state.next_connection;
+        let line = Line { number, connected: Connected { agent, sources, since }, down, cut: cut.clone() };
+        if let Some(older) = state.agents.insert(agent, line) {
+            older.cut.cancel();
+            state.lose_tasks(agent, older.number);
+        }
+        drop(state);
+        self.announce();
+        Ok((Connection::new(self.clone(), agent, number, cut), messages))
+    }
+
+    fn disconnect(&self, agent: AgentId, number: u64) {
+        let mut state = self.lock();
+        if state.agents.get(&agent).is_some_and(|line| line.number == number) {
+            state.agents.remove(&agent);
+        }
+        state.lose_tasks(agent, number);
+        drop(state);
+        self.announce();
+    }
+
+    /// Cuts an agent's connection, e.g. because it was revoked.
+    pub fn cut(&self, agent: AgentId) {
+        if let Some(line) = self.lock().agents.get(&agent) {
+            line.cut.cancel();
+        }
+    }
+
+    /// Everybody who is connected now.
+    pub fn connected(&self) -> Vec<Connected> {
+        let mut all: Vec<_> = self.lock().agents.values().map(|line| line.connected.clone()).collect();
+        all.sort_by_key(|connected| connected.agent);
+        all
+    }
+
+    /// True if the agent is connected now.
+    pub fn is_connected(&self, agent: AgentId) -> bool {
+        self.lock().agents.contains_key(&agent)
+    }
+
+    /// Changes whenever an agent comes or goes.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Hands a task to an agent: `message` makes the words for it.
+    pub fn begin(
+        &self,
+        agent: AgentId,
+        task: TaskId,
+        context: TaskContext,
+        message: Message,
+    ) -> Result<RunningTask, Away> {
+        let mut state = self.lock();
+        let line = state.agents.get(&agent).ok_or(Away)?;
+        let number = line.number;
+        let down = ControllerMessage { message: Some(message) };
+        if line.down.try_send(Ok(down)).is_err() {
+            line.cut.cancel();
+            return Err(Away);
+        }
+        let (entry, running) = TaskEntry::new(self.clone(), agent, number, task, context);
+        state.tasks.insert(task, entry);
+        Ok(running)
+    }
+
+    /// What a task is about, for the agent that it was given to.
+    pub fn task(&self, agent: AgentId, task: TaskId) -> Option<TaskContext> {
+        self.lock().tasks.get(&task).filter(|entry| entry.agent == agent).map(|entry| entry.context.clone())
+    }
+
+    /// The agent tells how far it is; of other agents' tasks and ended ones nothing is heard.
+    pub fn progress(&self, agent: AgentId, task: TaskId, progress: proto::v1::TaskProgress) {
+        if let Some(entry) = self.lock().tasks.get(&task).filter(|entry| entry.agent == agent) {
+            entry.progress.send_replace(Some(progress));
+        }
+    }
+
+    /// The task has ended. False if it had ended before or belongs to another agent.
+    pub fn end(&self, agent: AgentId, task: TaskId, ended: Ended) -> bool {
+        let mut state = self.lock();
+        if !state.tasks.get(&task).is_some_and(|entry| entry.agent == agent) {
+            return false;
+        }
+        state.tasks.remove(&task).is_some_and(|entry| entry.end(ended))
+    }
+
+    /// Asks the agent to end a task. It ends when the agent says so.
+    pub fn cancel(&self, task: TaskId) {
+        let state = self.lock();
+        if let Some(entry) = state.tasks.get(&task) {
+            state.tell_cancel(entry.agent, task);
+        }
+    }
+
+    /// Tells an agent to end tasks that it works at and that are none of ours.
+    pub fn cancel_strangers(&self, agent: AgentId, running: &[String]) {
+        let state = self.lock();
+        for task in running.iter().filter_map(|text| text.parse::<TaskId>().ok()) {
+            if !state.tasks.contains_key(&task) {
+                state.tell_cancel(agent, task);
+            }
+        }
+    }
+
+    /// Forgets a task that nobody waits for any more.
+    fn abandon(&self, task: TaskId) {
+        let mut state = self.lock();
+        if let Some(entry) = state.tasks.remove(&task) {
+            state.tell_cancel(entry.agent, task);
+        }
+    }
+
+    fn announce(&self) {
+        self.changed.send_modify(|version| *version += 1);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn lose_tasks(&mut self, agent: AgentId, connection: u64) {
+        let lost = self.tasks.extract_if(|_, entry| entry.agent == agent && entry.connection == connection);
+        for (_, entry) in lost {
+            entry.end(Ended::AgentLost);
+        }
+    }
+
+    fn tell_cancel(&self, agent: AgentId, task: TaskId) {
+        let Some(line) = self.agents.get(&agent) else { return };
+        let message = Message::Cancel(CancelTask { task_id: task.to_string() });
+        if line.down.try_send(Ok(ControllerMessage { message: Some(message) })).is_err() {
+            line.cut.cancel();
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -1,0 +1,142 @@
+//! A task: one attempt at a part of a job, in the hands of one agent.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use proto::v1::{RestoreFinished, SourceHealth, SourcePlan, TaskProgress};
+use repository::backup::manifest::{ArchiveManifest, BackupRecord};
+use repository::keys::DomainKeys;
+use repository::names::SourceId;
+use tokio::sync::{oneshot, watch};
+
+use crate::fleet::Fleet;
+use crate::ids::{AgentId, TaskId};
+use crate::jobs::job::Problem;
+
+/// What a task is about: what the calls that name it need to know.
+#[derive(Clone)]
+pub enum TaskContext {
+    /// Makes an archive.
+    Archive(Arc<ArchiveTask>),
+    /// Plans or carries out a restore.
+    Restore(Arc<RestoreTask>),
+    /// Looks whether the sources can be reached.
+    Probe,
+}
+
+impl std::fmt::Debug for TaskContext {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Archive(task) => write!(f, "archive of {}", task.source),
+            Self::Restore(task) => write!(f, "restore of {}", task.source),
+            Self::Probe => f.write_str("probe"),
+        }
+    }
+}
+
+/// An archive in the making.
+pub struct ArchiveTask {
+    /// What is archived.
+    pub source: SourceId,
+    /// Its driver.
+    pub kind: String,
+    /// The agent's name, for the manifest.
+    pub agent_name: String,
+    /// The keys of its domain.
+    pub domain: DomainKeys,
+    /// When the attempt began.
+    pub started_at: Timestamp,
+    /// Where its refs are kept until the commit.
+    pub refs_file: PathBuf,
+}
+
+/// An archive on its way back.
+pub struct RestoreTask {
+    /// The backup that it is in.
+    pub backup: BackupRecord,
+    /// Whose archive it is.
+    pub source: SourceId,
+}
+
+/// How a task ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// The archive is whole: every blob is durable, its refs are kept.
+    Archived {
+        /// As it will stand in the repository.
+        manifest: Box<ArchiveManifest>,
+        /// The first problems.
+        problems: Vec<Problem>,
+    },
+    /// What a restore would do.
+    Planned(Box<SourcePlan>),
+    /// The restore is done.
+    Restored(Box<RestoreFinished>),
+    /// What the agent found at its sources.
+    Probed(Vec<SourceHealth>),
+    /// The agent could not do it: one line, and whether another attempt may go better.
+    Failed {
+        /// What failed and why.
+        reason: String,
+        /// Another attempt may go better.
+        retryable: bool,
+    },
+    /// The agent has ended it because it was told to.
+    Cancelled,
+    /// The connection broke.
+    AgentLost,
+}
+
+/// A task that somebody waits for. Dropped before its end, the agent is told to end it.
+#[derive(Debug)]
+pub struct RunningTask {
+    /// Which one.
+    pub id: TaskId,
+    /// How far it is.
+    pub progress: watch::Receiver<Option<TaskProgress>>,
+    ended: oneshot::Receiver<Ended>,
+    fleet: Fleet,
+}
+
+impl RunningTask {
+    /// Waits for its end.
+    pub async fn ended(&mut self) -> Ended {
+        (&mut self.ended).await.unwrap_or(Ended::AgentLost)
+    }
+}
+
+impl Drop for RunningTask {
+    fn drop(&mut self) {
+        self.fleet.abandon(self.id);
+    }
+}
+
+/// The fleet's side of a task.
+#[derive(Debug)]
+pub(super) struct TaskEntry {
+    pub(super) agent: AgentId,
+    pub(super) connection: u64,
+    pub(super) context: TaskContext,
+    pub(super) progress: watch::Sender<Option<TaskProgress>>,
+    end: oneshot::Sender<Ended>,
+}
+
+impl TaskEntry {
+    pub(super) fn new(
+        fleet: Fleet,
+        agent: AgentId,
+        connection: u64,
+        id: TaskId,
+        context: TaskContext,
+    ) -> (Self, RunningTask) {
+        let (progress, watcher) = watch::channel(None);
+        let (end, ended) = oneshot::channel();
+        (Self { agent, connection, context, progress, end }, RunningTask { id, progress: watcher, ended, fleet })
+    }
+
+    /// True if somebody still waits for it.
+    pub(super) fn end(self, ended: Ended) -> bool {
+        self.end.send(ended).is_ok()
+    }
+}

@@ -1,0 +1,159 @@
+//! The beginning and the end of an archive: which blobs there are, and which of them it needs.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use proto::failure::reason;
+use proto::v1::entry_problem::Kind;
+use proto::v1::finish_archive_request::Part;
+use proto::v1::{self, ArchiveSummary, FinishArchiveRequest, FinishArchiveResponse};
+use proto::{Failure, convert};
+use repository::backup::manifest::{ArchiveManifest, FORMAT, Outcome};
+use repository::ids::DomainId;
+use repository::ingest::BlobTable;
+use repository::refs::Refs;
+use repository::repo::Repository;
+use runtime::atomic_file;
+use tokio::sync::mpsc;
+use tonic::{Code, Status, Streaming};
+
+use crate::fleet::{ArchiveTask, Ended};
+use crate::ingest::{next_message, repository_failure, thread_died};
+use crate::jobs::job::{Problem, ProblemKind};
+
+/// The longest refs file: some 250 million blobs.
+const MAX_REFS: usize = 64 << 20;
+/// The most missing blobs that an answer names.
+const MAX_MISSING: usize = 1_000;
+/// The most problems that a job shows.
+const MAX_PROBLEMS: usize = 100;
+const QUEUE: usize = 16;
+
+/// Sends every blob that the domain holds, a segment at a time.
+pub fn list_blobs(repository: Arc<Repository>, domain: DomainId) -> mpsc::Receiver<Result<v1::BlobTable, Status>> {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    tokio::task::spawn_blocking(move || match repository.blob_tables(&domain) {
+        Ok(tables) => {
+            for table in tables {
+                if sender.blocking_send(Ok(to_wire(&table))).is_err() {
+                    return;
+                }
+            }
+        }
+        Err(error) => {
+            let failure = repository_failure("the domain's blobs cannot be listed", &error);
+            // An agent that has gone away asks again.
+            let _ = sender.blocking_send(Err(failure.into()));
+        }
+    });
+    receiver
+}
+
+fn to_wire(table: &BlobTable) -> v1::BlobTable {
+    let mut ids = Vec::with_capacity(table.blobs.len() * 32);
+    table.blobs.iter().for_each(|line| ids.extend_from_slice(line.id.as_bytes()));
+    let absent = table.blobs.iter().zip(0u32..).filter(|(line, _)| line.absent).map(|(_, ordinal)| ordinal);
+    v1::BlobTable {
+        segment_id: table.segment.as_bytes().to_vec().into(),
+        blob_ids: ids.into(),
+        lengths: table.blobs.iter().map(|line| line.plain_length).collect(),
+        absent: absent.collect(),
+    }
+}
+
+/// Takes the end of an archive. `Some` end of its task if it was accepted; its refs are kept then.
+pub async fn finish_archive(
+    repository: Arc<Repository>,
+    task: Arc<ArchiveTask>,
+    summary: ArchiveSummary,
+    mut stream: Streaming<FinishArchiveRequest>,
+    now: Timestamp,
+) -> Result<(FinishArchiveResponse, Option<Ended>), Failure> {
+    let (manifest, problems) = read_summary(&task, &summary, now)?;
+    let refs = read_refs(&mut stream).await?;
+    let resolved = tokio::task::spawn_blocking(move || keep_refs(&repository, &task, &refs));
+    let missing = resolved.await.map_err(|error| thread_died(&error))??;
+    if !missing.is_empty() {
+        return Ok((FinishArchiveResponse { accepted: false, missing }, None));
+    }
+    let ended = Ended::Archived { manifest: Box::new(manifest), problems };
+    Ok((FinishArchiveResponse { accepted: true, missing: Vec::new() }, Some(ended)))
+}
+
+async fn read_refs(stream: &mut Streaming<FinishArchiveRequest>) -> Result<Vec<u8>, Failure> {
+    let mut refs = Vec::new();
+    while let Some(message) = next_message(stream).await? {
+        let Some(Part::Refs(piece)) = message.part else {
+            return Err(Failure::invalid("the end of an archive is a summary and then its refs"));
+        };
+        if refs.len() + piece.len() > MAX_REFS {
+            return Err(Failure::new(Code::ResourceExhausted, reason::INVALID_REQUEST, "the refs are too long")
+                .hint("split the source into several"));
+        }
+        refs.extend_from_slice(&piece);
+    }
+    Ok(refs)
+}
+
+/// Blocks. Resolves every blob, and keeps the refs once none is missing.
+fn keep_refs(repository: &Repository, task: &ArchiveTask, file: &[u8]) -> Result<Vec<v1::BlobAddress>, Failure> {
+    let refs = Refs::decode(file).map_err(|error| Failure::invalid("the refs cannot be read").caused_by(&error))?;
+    if refs.domain() != task.domain.domain {
+        return Err(Failure::invalid("the refs are of another domain"));
+    }
+    let missing = repository
+        .resolve(&task.domain.domain, &refs)
+        .map_err(|error| repository_failure("the archive's blobs cannot be looked up", &error))?;
+    if missing.is_empty() {
+        atomic_file::write(&task.refs_file, file, atomic_file::PRIVATE).map_err(|error| {
+            Failure::new(Code::Internal, reason::STORAGE, "the refs cannot be kept")
+                .caused_by(&error)
+                .hint("check space and permissions of the controller's state folder")
+        })?;
+    }
+    Ok(missing.iter().take(MAX_MISSING).map(convert::to_wire_address).collect())
+}
+
+fn read_summary(
+    task: &ArchiveTask,
+    summary: &ArchiveSummary,
+    now: Timestamp,
+) -> Result<(ArchiveManifest, Vec<Problem>), Failure> {
+    let counts = convert::counts(convert::required("counts", summary.counts.as_ref())?);
+    let problems_blob = match summary.problems_blob.as_ref() {
+        [] => None,
+        bytes => Some(convert::id("problems_blob", bytes)?),
+    };
+    let incomplete = counts.unreadable > 0;
+    let manifest = ArchiveManifest {
+        format: FORMAT,
+        source: task.source.clone(),
+        kind: task.kind.clone(),
+        outcome: if incomplete { Outcome::Incomplete } else { Outcome::Complete },
+        reason: incomplete.then(|| format!("{} entries could not be read", counts.unreadable)),
+        consistency: convert::consistency(summary.consistency()),
+        domain: task.domain.domain,
+        root: Some(convert::id("root", &summary.root)?),
+        problems: problems_blob,
+        agent: Some(task.agent_name.clone()),
+        started_at: task.started_at,
+        ended_at: now,
+        counts,
+        segments: 0,
+        blobs: 0,
+    };
+    Ok((manifest, summary.problems.iter().take(MAX_PROBLEMS).filter_map(problem).collect()))
+}
+
+/// A problem for people; one of a kind that this program does not know is left out.
+fn problem(wire: &v1::EntryProblem) -> Option<Problem> {
+    let kind = match wire.kind() {
+        Kind::Unspecified => return None,
+        Kind::Unreadable => ProblemKind::Unreadable,
+        Kind::Vanished => ProblemKind::Vanished,
+        Kind::Changed => ProblemKind::Changed,
+    };
+    let plain = |c: char| if c.is_control() { ' ' } else { c };
+    let cause = wire.cause.chars().take(500).map(plain).collect();
+    Some(Problem { kind, path: wire.path.iter().take(4_096).copied().collect(), cause })
+}

@@ -1,0 +1,134 @@
+//! The way back: keys and tables of an archive's segments, then its sealed blobs.
+
+use std::sync::Arc;
+
+use proto::v1::{self, FetchBlobsRequest, FetchedBlob};
+use proto::{Failure, convert};
+use repository::error::RepositoryError;
+use repository::keys::KeyRing;
+use repository::read::ArchiveReader;
+use repository::repo::Repository;
+use tokio::sync::mpsc;
+use tonic::{Status, Streaming};
+
+use crate::fleet::RestoreTask;
+use crate::ingest::{repository_failure, thread_died};
+
+const QUEUE: usize = 16;
+/// Sealed blobs that may wait for the wire: with blobs of a few MiB at most some tens of MiB.
+const BLOBS_AHEAD: usize = 8;
+/// Requests that may wait for the reading thread.
+const REQUESTS_AHEAD: usize = 64;
+/// The most blobs that one request may name.
+const MAX_BLOBS: usize = 1_024;
+
+fn open(repository: &Arc<Repository>, keys: &KeyRing, task: &RestoreTask) -> Result<ArchiveReader, Failure> {
+    ArchiveReader::open(repository, keys, &task.backup, &task.source)
+        .map_err(|error| repository_failure("the archive cannot be opened", &error))
+}
+
+/// Sends what is needed to open the archive, a segment at a time.
+pub fn open_archive(
+    repository: Arc<Repository>,
+    keys: KeyRing,
+    task: Arc<RestoreTask>,
+) -> mpsc::Receiver<Result<v1::OpenedSegment, Status>> {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    tokio::task::spawn_blocking(move || {
+        let reader = match open(&repository, &keys, &task) {
+            Ok(reader) => reader,
+            Err(failure) => {
+                // An agent that has gone away asks again.
+                let _ = sender.blocking_send(Err(failure.into()));
+                return;
+            }
+        };
+        for segment in reader.segments() {
+            let message = segment
+                .map(|segment| to_wire(&segment))
+                .map_err(|error| repository_failure("a segment cannot be opened", &error).into());
+            if sender.blocking_send(message).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn to_wire(opened: &repository::read::OpenedSegment) -> v1::OpenedSegment {
+    let blobs = opened.blobs.iter().map(|(ordinal, line)| v1::BlobLine {
+        ordinal: *ordinal,
+        blob_id: line.id.as_bytes().to_vec().into(),
+        kind: line.kind.code().into(),
+        codec: line.codec.code().into(),
+        plain_length: line.plain_length,
+        stored_length: line.stored_length,
+    });
+    v1::OpenedSegment {
+        segment_id: opened.segment.as_bytes().to_vec().into(),
+        key: opened.key.expose().to_vec().into(),
+        blobs: blobs.collect(),
+    }
+}
+
+/// Answers each asked-for blob in order. A blob that cannot be had is answered with its problem, and the
+/// stream goes on.
+pub fn fetch_blobs(
+    repository: Arc<Repository>,
+    keys: KeyRing,
+    task: Arc<RestoreTask>,
+    first: FetchBlobsRequest,
+    mut stream: Streaming<FetchBlobsRequest>,
+) -> mpsc::Receiver<Result<FetchedBlob, Status>> {
+    let (asked, requests) = mpsc::channel::<FetchBlobsRequest>(REQUESTS_AHEAD);
+    let (answers, receiver) = mpsc::channel(BLOBS_AHEAD);
+    let failed = answers.clone();
+    let reader = tokio::task::spawn_blocking(move || answer(&repository, &keys, &task, requests, &answers));
+    tokio::spawn(async move {
+        let mut next = Some(first);
+        // An agent that writes its files may ask for nothing for long: its heartbeat says that it lives.
+        while let Some(request) = next {
+            if asked.send(request).await.is_err() {
+                break;
+            }
+            next = stream.message().await.unwrap_or(None);
+        }
+        drop(asked);
+        let failure = match reader.await {
+            Ok(Ok(())) => return,
+            Ok(Err(failure)) => failure,
+            Err(error) => thread_died(&error),
+        };
+        // An agent that has gone away asks again.
+        let _ = failed.send(Err(failure.into())).await;
+    });
+    receiver
+}
+
+/// Blocks until nobody asks or listens any more.
+fn answer(
+    repository: &Arc<Repository>,
+    keys: &KeyRing,
+    task: &RestoreTask,
+    mut requests: mpsc::Receiver<FetchBlobsRequest>,
+    answers: &mpsc::Sender<Result<FetchedBlob, Status>>,
+) -> Result<(), Failure> {
+    let reader = open(repository, keys, task)?;
+    while let Some(request) = requests.blocking_recv() {
+        if request.blobs.len() > MAX_BLOBS {
+            return Err(Failure::invalid(format!("a request names more than {MAX_BLOBS} blobs")));
+        }
+        for wire in request.blobs {
+            let address = convert::blob_address("blobs", &wire)?;
+            let (sealed, problem) = match reader.sealed(&address) {
+                Ok(sealed) => (sealed.into(), String::new()),
+                Err(RepositoryError::BlobMissing(_)) => (Default::default(), "missing".to_owned()),
+                Err(error) => (Default::default(), proto::failure::chain(&error)),
+            };
+            if answers.blocking_send(Ok(FetchedBlob { address: Some(wire), sealed, problem })).is_err() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
