@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use agent::sources::files::{Excludes, FilesSource};
 use agent::targets::files::{
-    NoFaults, PathPatterns, Place, RestoreError, RestoreRequest, Selection, recover,
+    NoFaults, PathPatterns, Place, RestoreError, RestoreRequest, Selection, Steps, recover,
 };
 use files_support::*;
 
@@ -38,7 +38,9 @@ fn archived_state(root: &Path) {
 
 impl Case {
     fn new(place: fn(&Path) -> Place, selection: Selection, roots: &'static [&'static str]) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
+        // In memory where there is such a place: every restore waits for its file system to be durable.
+        let memory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        let folder = memory.expect("a folder");
         let base = folder.path().join("live");
         archived_state(&base);
         let archive = match place(&base) {
@@ -182,4 +184,59 @@ fn a_new_folder() {
 fn listed_files_in_several_folders() {
     let roots = &["", "changed", "changed/sub"];
     Case::new(|_| Place::Listed { root: "/".into() }, Selection::Whole, roots).check();
+}
+
+/// Killed before the rename with this number.
+struct KilledAtRename {
+    renames: std::cell::Cell<u64>,
+    at: u64,
+}
+
+impl Steps for KilledAtRename {
+    fn before(&self, what: &'static str) -> std::io::Result<()> {
+        self.renames.set(self.renames.get() + u64::from(what == "rename"));
+        if self.renames.get() > self.at { Err(std::io::Error::other("killed")) } else { Ok(()) }
+    }
+}
+
+#[test]
+fn what_a_program_wrote_after_the_crash_is_kept_beside_the_new_state() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    write(root, &[("data", "then")]);
+    let archive = Archive::of(root);
+    write(root, &[("data", "now")]);
+    let place = Place::InPlace { root: root.to_owned() };
+    let request = RestoreRequest { restore_id: "x".into(), place, selection: Selection::Whole };
+    let killed = KilledAtRename { renames: Default::default(), at: 1 };
+    let error = archive.restore_with(&request, &killed).expect_err("killed");
+    assert!(matches!(error, RestoreError::Interrupted { .. }), "{error:?}");
+    assert!(!root.join("data").exists(), "between the two renames");
+    write(root, &[("data", "later")]);
+    let recovered = recover(root, &NoFaults).expect("it recovers");
+    assert_eq!(recovered.finished, [root]);
+    let read = |path: &str| fs::read_to_string(root.join(path)).expect("a file");
+    assert_eq!(read("data"), "then");
+    assert_eq!(read(".neurashield-x/old/data"), "now");
+    assert_eq!(read(".neurashield-x/late/data"), "later");
+}
+
+#[test]
+fn a_second_restore_ends_the_one_that_was_interrupted_first() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    write(root, &[("a", "then"), ("b", "then")]);
+    let archive = Archive::of(root);
+    write(root, &[("a", "now"), ("b", "now")]);
+    let request = |id: &str| RestoreRequest {
+        restore_id: id.into(),
+        place: Place::InPlace { root: root.to_owned() },
+        selection: Selection::Whole,
+    };
+    let killed = KilledAtRename { renames: Default::default(), at: 3 };
+    archive.restore_with(&request("one"), &killed).expect_err("killed");
+    let report = archive.restore(&request("two")).expect("it is restored");
+    assert_eq!(report.overwritten, 2);
+    assert_eq!(fs::read_to_string(root.join("b")).expect("a file"), "then");
+    assert_eq!(staging(root), [".neurashield-two"]);
 }

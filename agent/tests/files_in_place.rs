@@ -291,3 +291,58 @@ fn a_folder_that_cannot_be_written_is_named_with_what_to_do() {
     assert!(troubles[0].contains(&folder.path().display().to_string()), "{troubles:?}");
     assert_eq!(staging(folder.path()), Vec::<String>::new(), "nothing is left behind");
 }
+
+#[test]
+fn what_the_live_folder_hands_down_is_not_inherited_and_closed_folders_are_swapped_too() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    write(root, &[("closed/below/x", "then"), ("file", "then")]);
+    for path in ["closed/below", "closed"] {
+        fs::set_permissions(root.join(path), fs::Permissions::from_mode(0o555)).expect("a mode");
+    }
+    let hands_down = b"\x02\0\0\0\x01\0\x07\0\xff\xff\xff\xff\x02\0\x07\0\xe9\x03\0\0\x04\0\x05\0\xff\xff\xff\xff\x10\0\x07\0\xff\xff\xff\xff\x20\0\x05\0\xff\xff\xff\xff";
+    let flags = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(root, "system.posix_acl_default", hands_down, flags).expect("a default ACL");
+    let (archive, archived) = (Archive::of(root), look(root));
+    write(root, &[("file", "now")]);
+    for id in ["one", "two"] {
+        archive.restore(&in_place(root, id)).expect("it is restored");
+        assert_same(&look(root), &archived);
+    }
+}
+
+#[test]
+fn an_owner_is_restored_by_root_and_otherwise_noted_and_costs_the_setuid_bit() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path().join("live");
+    write(&root, &[("program", "then")]);
+    let mut archive = Archive::of(&root);
+    let metadata = &mut archive.entry_mut("program").metadata;
+    (metadata.uid, metadata.gid, metadata.mode) = (12_345, 23_456, 0o6755);
+    let report = archive.restore(&in_place(&root, "x")).expect("it is restored");
+    let fact = &look(&root)[Path::new("program")];
+    if rustix::process::geteuid().is_root() {
+        assert_eq!((fact.owner, fact.mode), ((12_345, 23_456), 0o6755));
+        assert_eq!(report.notes, Vec::<String>::new());
+    } else {
+        assert_eq!(fact.mode, 0o755);
+        assert!(report.notes[0].contains("1 (first program)"), "{:?}", report.notes);
+    }
+}
+
+#[test]
+fn a_restore_that_is_tried_again_after_it_had_succeeded_keeps_the_state_from_before_the_first_attempt() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    write(root, &[("data", "then")]);
+    let archive = Archive::of(root);
+    write(root, &[("data", "now")]);
+    let first = archive.restore(&in_place(root, "x")).expect("it is restored");
+    let second = archive.restore(&in_place(root, "x")).expect("it is restored again");
+    assert_eq!(read(root.join("data")), "then");
+    assert_eq!(read(first.old[0].join("data")), "now");
+    assert_eq!(second.old.len(), 2, "{:?}", second.old);
+    assert_eq!(second.old[0], first.old[0]);
+    archive.restore(&in_place(root, "y")).expect("another restore");
+    assert_eq!(staging(root), [".neurashield-y"]);
+}

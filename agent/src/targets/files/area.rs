@@ -15,13 +15,16 @@ use repository::archive::path::EntryPath;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::disk::{Disk, Subject, open_folder};
+use super::disk::{Disk, Subject, kind_of, open_folder};
 use super::error::{RestoreError, failed};
 use super::journal::Journal;
 use super::metadata::disinherit;
 use super::remove::{names_in, remove_tree};
 use crate::sources::files::STAGING_PREFIX;
 use crate::sources::files::metadata::mtime;
+
+/// More attempts of one restore keep no old state of their own.
+const MAX_ATTEMPTS: u32 = 99;
 
 /// One such folder.
 pub(super) struct Area {
@@ -38,16 +41,16 @@ pub(super) struct Area {
 }
 
 impl Area {
-    /// Makes the staging folder of restore `id` in `path`. The journal is that of this area, or says
-    /// that it `serves` another one.
+    /// Makes the staging folder `name` in `root`, which is `path`. The journal is that of this area, or
+    /// says that it `serves` another one.
     pub(super) fn create<'a>(
         disk: Disk<'a>,
         path: &Path,
         root: OwnedFd,
-        id: &str,
+        name: &[u8],
         serves: Option<&Path>,
     ) -> Result<(Self, Journal<'a>), RestoreError> {
-        let name = staging_name(id);
+        let name = name.to_owned();
         let shown = || path.join(String::from_utf8_lossy(&name).as_ref()).display().to_string();
         let stat = rustix::fs::fstat(&root).map_err(failed("read", path.display()))?;
         let staging = disk.make_folder(&root, &name).map_err(failed("make the folder", shown()))?;
@@ -147,9 +150,30 @@ impl Area {
     }
 }
 
-/// How the staging folder of restore `id` is called.
-pub(super) fn staging_name(id: &str) -> Vec<u8> {
-    format!("{STAGING_PREFIX}{id}").into_bytes()
+/// How the staging folder of restore `id` is called at its first attempt; at a later one, or when it is
+/// for something else, a `.` (which no id holds) and what it is for follow.
+pub(super) fn staging_name(id: &str, what_for: Option<&str>) -> Vec<u8> {
+    let dot = if what_for.is_some() { "." } else { "" };
+    format!("{STAGING_PREFIX}{id}{dot}{}", what_for.unwrap_or_default()).into_bytes()
+}
+
+/// A name for the staging folder of restore `id` that is free in `root`. An earlier attempt that came to
+/// its end (and whose success was perhaps never heard of) keeps its folder, and the old state in it.
+pub(super) fn free_name(root: impl AsFd, id: &str) -> io::Result<Vec<u8>> {
+    let mut name = staging_name(id, None);
+    for attempt in 2..=MAX_ATTEMPTS {
+        if kind_of(&root, &name)?.is_none() {
+            break;
+        }
+        name = staging_name(id, Some(&attempt.to_string()));
+    }
+    Ok(name)
+}
+
+/// True if `name` is the staging folder of an attempt of restore `id`.
+pub(super) fn is_of(name: &[u8], id: &str) -> bool {
+    let rest = name.strip_prefix(&staging_name(id, None)[..]);
+    rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'.')
 }
 
 /// Staging folders in `root`, whosever they are.

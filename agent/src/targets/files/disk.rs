@@ -163,34 +163,37 @@ impl<'a> Disk<'a> {
     ) -> io::Result<()> {
         self.steps.before("set the owner")?;
         let (owner, group) = (owner.map(Uid::from_raw), group.map(Gid::from_raw));
-        Ok(match subject {
+        match subject {
             Subject::Handle(handle) => rustix::fs::fchown(handle, owner, group)?,
             Subject::Name(folder, name) => {
                 rustix::fs::chownat(folder, name, owner, group, AtFlags::SYMLINK_NOFOLLOW)?;
             }
-        })
+        }
+        Ok(())
     }
 
     /// Sets the permission bits. A name must not be that of a link.
     pub(super) fn set_mode(&self, subject: Subject<'_>, mode: u32) -> io::Result<()> {
         self.steps.before("set the mode")?;
         let mode = Mode::from_raw_mode(mode);
-        Ok(match subject {
+        match subject {
             Subject::Handle(handle) => rustix::fs::fchmod(handle, mode)?,
             Subject::Name(folder, name) => set_mode(&path_handle(folder, name.to_bytes())?, mode)?,
-        })
+        }
+        Ok(())
     }
 
     /// Sets one extended attribute.
     pub(super) fn set_xattr(&self, subject: Subject<'_>, name: &[u8], value: &[u8]) -> io::Result<()> {
         self.steps.before("set an attribute")?;
         let flags = XattrFlags::empty();
-        Ok(match subject {
+        match subject {
             Subject::Handle(handle) => rustix::fs::fsetxattr(handle, name, value, flags)?,
             Subject::Name(folder, entry) => {
                 rustix::fs::lsetxattr(handle_path(folder, entry), name, value, flags)?;
             }
-        })
+        }
+        Ok(())
     }
 
     /// Takes one extended attribute away, if it is there.
@@ -209,12 +212,13 @@ impl<'a> Disk<'a> {
             last_access: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
             last_modification: Timespec { tv_sec: mtime.seconds, tv_nsec: mtime.nanoseconds.into() },
         };
-        Ok(match subject {
+        match subject {
             Subject::Handle(handle) => rustix::fs::futimens(handle, &times)?,
             Subject::Name(folder, name) => {
                 rustix::fs::utimensat(folder, name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
             }
-        })
+        }
+        Ok(())
     }
 }
 

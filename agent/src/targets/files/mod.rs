@@ -42,12 +42,12 @@ use repository::archive::path::EntryPath;
 use crate::sources::files::metadata::{XattrReader, metadata};
 use crate::targets::BlobReader;
 use area::is_staging;
-use disk::Disk;
+use disk::{Disk, Subject};
 use error::failed;
 use ground::{Ground, LOST_AND_FOUND};
 use incoming::Incoming;
 use journal::{Journal, Line, Move, Plain, Story, Text};
-use recover::{reap, tidy};
+use recover::{kept_by_attempts, reap, tidy};
 use remove::names_in;
 use stage::Stage;
 use swap::Swap;
@@ -91,7 +91,8 @@ where
     report.entries = stage.entries;
     report.bytes = stage.bytes();
     report.notes.extend(stage.notes.lines());
-    clean_up(&disk, &ground, &stage, &story, &mut report);
+    clean_up(&disk, request, &ground, &stage, &mut report);
+    keep_time(&disk, &stage, &story);
     Ok(report)
 }
 
@@ -150,23 +151,35 @@ fn add_removals(stage: &Stage<'_>, moves: &mut Vec<Move>) -> Result<(), RestoreE
 }
 
 /// The swap has succeeded: what is not needed any more goes. What fails here is left for later.
-fn clean_up(disk: &Disk<'_>, ground: &Ground, stage: &Stage<'_>, story: &Story, report: &mut RestoreReport) {
-    match ground {
+fn clean_up(
+    disk: &Disk<'_>,
+    request: &RestoreRequest,
+    ground: &Ground,
+    stage: &Stage<'_>,
+    report: &mut RestoreReport,
+) {
+    if let Ground::New { .. } = ground {
         // All that was replaced is an empty folder.
-        Ground::New { .. } => stage.areas.iter().for_each(|area| area.remove_or_log(disk)),
-        Ground::Live { .. } | Ground::Spread { .. } => {
-            for area in &stage.areas {
-                if let Err(error) = reap(disk, &area.path, area.staging_name()) {
-                    tracing::warn!(%error, "the old state of an earlier restore stays");
-                }
-            }
-            tidy_or_log(disk, stage);
-            report.old = stage.areas.iter().filter_map(|area| area.old_state().ok().flatten()).collect();
+        return stage.areas.iter().for_each(|area| area.remove_or_log(disk));
+    }
+    let id = &request.restore_id;
+    for area in &stage.areas {
+        if let Err(error) = reap(disk, &area.path, id) {
+            tracing::warn!(%error, "the old state of an earlier restore stays");
+        }
+        match kept_by_attempts(&area.path, id) {
+            Ok(kept) => report.old.extend(kept),
+            Err(error) => tracing::warn!(%error, "cannot look for the old state of an earlier attempt"),
         }
     }
-    // Removing staging folders has changed the root's time.
+    tidy_or_log(disk, stage);
+    report.old.extend(stage.areas.iter().filter_map(|area| area.old_state().ok().flatten()));
+}
+
+/// Removing staging folders has changed the root's time.
+fn keep_time(disk: &Disk<'_>, stage: &Stage<'_>, story: &Story) {
     if let (Some((new, _)), Some(area)) = (&story.root, stage.areas.first())
-        && let Err(error) = disk.set_mtime(disk::Subject::Handle(area.root.as_fd()), new.mtime)
+        && let Err(error) = disk.set_mtime(Subject::Handle(area.root.as_fd()), new.mtime)
     {
         tracing::warn!(path = %area.path.display(), %error, "the folder's time is not the one in the archive");
     }

@@ -29,7 +29,7 @@ fn attempt(disk: &Disk<'_>, folder: &Path, restore_id: &str) -> Result<(), io::E
         RestoreError::Io { source, .. } => source,
         other => io::Error::other(other),
     })?;
-    let name = staging_name(&format!("{restore_id}-preflight"));
+    let name = staging_name(restore_id, Some("preflight"));
     // From an earlier attempt that was interrupted.
     remove_tree(disk, &root, &name)?;
     let tried = (|| {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
-use super::area::{Area, staging_names};
+use super::area::{Area, is_of, staging_names};
 use super::disk::{Disk, Steps};
 use super::error::{RestoreError, failed};
 use super::journal::{self, Journal, State, Story};
@@ -42,9 +42,9 @@ pub fn recover(root: &Path, steps: &dyn Steps) -> Result<Recovered, RestoreError
     Ok(recovered)
 }
 
-/// Removes what earlier restores into `root` have kept of the old state, but not restore `but`.
-pub(super) fn reap(disk: &Disk<'_>, root: &Path, but: &[u8]) -> Result<(), RestoreError> {
-    for name in staging_names_at(root)?.iter().filter(|name| ***name != *but) {
+/// Removes what earlier restores into `root` have kept of the old state, but nothing of restore `id`.
+pub(super) fn reap(disk: &Disk<'_>, root: &Path, id: &str) -> Result<(), RestoreError> {
+    for name in staging_names_at(root)?.iter().filter(|name| !is_of(name, id)) {
         let reaped = match Area::open(root, name) {
             Ok(Some(area)) => match journal::read(&area.staging) {
                 Ok(Some(story)) if story.is_over() => area.remove(disk),
@@ -57,6 +57,18 @@ pub(super) fn reap(disk: &Disk<'_>, root: &Path, but: &[u8]) -> Result<(), Resto
         reaped.map_err(failed("remove an old state in", root.display()))?;
     }
     Ok(())
+}
+
+/// Where the old state lies that earlier attempts of restore `id` have kept in `root`.
+pub(super) fn kept_by_attempts(root: &Path, id: &str) -> Result<Vec<PathBuf>, RestoreError> {
+    let mut kept = Vec::new();
+    for name in staging_names_at(root)?.iter().filter(|name| is_of(name, id)) {
+        // The attempt that runs holds its own lock and speaks for itself.
+        if let Ok(Some(area)) = Area::open(root, name) {
+            kept.extend(area.old_state().map_err(failed("look into", root.display()))?);
+        }
+    }
+    Ok(kept)
 }
 
 fn staging_names_at(root: &Path) -> Result<Vec<Box<[u8]>>, RestoreError> {

@@ -14,7 +14,7 @@ use repository::archive::entry::{Entry, EntryKind, FileContent, Metadata};
 use repository::archive::path::EntryPath;
 use rustix::fs::FileType;
 
-use super::area::{Area, below};
+use super::area::{Area, below, free_name};
 use super::content::ContentWriter;
 use super::disk::{Disk, Subject, kind_of, open_below, open_folder};
 use super::error::{RestoreError, failed};
@@ -263,9 +263,15 @@ impl<'a> Stage<'a> {
             _ => root,
         };
         recover(path, self.tools.steps)?;
-        let serves = self.areas.first().map(|first| first.path.clone());
-        let id = &self.request.restore_id;
-        let (area, journal) = Area::create(self.disk, path, root, id, serves.as_deref())?;
+        let first = self.areas.first();
+        let name = match first {
+            Some(first) => first.staging_name().to_owned(),
+            None => {
+                free_name(&root, &self.request.restore_id).map_err(failed("look into", path.display()))?
+            }
+        };
+        let serves = first.map(|first| &*first.path);
+        let (area, journal) = Area::create(self.disk, path, root, &name, serves)?;
         self.areas.push(area);
         self.bases.push(base.clone());
         self.journal.get_or_insert(journal);
