@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compare two folders independently of the programs under test.
 
-usage: compare.py LEFT RIGHT [--ignore NAME …]
+usage: compare.py LEFT RIGHT [--ignore PATTERN …]
 
 Looks at names (as bytes), types, permissions, owners, nanosecond modification times, link targets,
 groups of hard links, extended attributes, device numbers, every byte of every file, and roughly at the
@@ -9,6 +9,7 @@ room that sparse files take. Prints each difference; exit code 0 if there is non
 wrong usage.
 """
 import argparse
+import fnmatch
 import os
 import stat
 import sys
@@ -23,7 +24,7 @@ def walk(top, ignored):
     while open_folders:
         folder = open_folders.pop()
         for name in os.listdir(os.path.join(top, folder)):
-            if name in ignored:
+            if any(fnmatch.fnmatchcase(name, pattern) for pattern in ignored):
                 continue
             path = os.path.join(folder, name)
             found[path] = os.lstat(os.path.join(top, path))
@@ -113,7 +114,7 @@ def main():
     parser = argparse.ArgumentParser(description='Compare two folders independently.')
     parser.add_argument('left')
     parser.add_argument('right')
-    parser.add_argument('--ignore', nargs='*', default=[], help='names that are left out, wherever they are')
+    parser.add_argument('--ignore', nargs='*', default=[], help='names that are left out, wherever they are; * and ? stand for anything')
     wanted = parser.parse_args()
     for folder in (wanted.left, wanted.right):
         if not os.path.isdir(folder):

@@ -1,0 +1,287 @@
+//! A controller and an agent as two processes, and `nsctl` beside them.
+
+use std::fs;
+use std::io::Write;
+use std::net::TcpListener;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{programs, wait_for};
+
+/// What a command said.
+#[derive(Debug)]
+pub struct Answer {
+    /// Exit code; -1 if a signal ended it.
+    pub code: i32,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+impl Answer {
+    /// This answer, if its exit code is `code`.
+    pub fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.out, self.err);
+        self
+    }
+
+    /// Standard output as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}", self.out))
+    }
+}
+
+/// A controller and an agent on this machine. Dropped, it kills both; its folder stays if a test panics.
+pub struct System {
+    folder: Option<TempDir>,
+    root: PathBuf,
+    controller: Option<Child>,
+    agent: Option<Child>,
+    ports: [u16; 3],
+}
+
+impl System {
+    /// A system that serves these folders, each as the component of its name. Both processes run and the
+    /// agent has joined.
+    pub fn start(sources: &[(&str, &Path)]) -> Self {
+        let mut system = Self::prepare(sources);
+        system.start_controller();
+        system.invite();
+        system.start_agent();
+        system.await_agent();
+        system
+    }
+
+    /// The same with nothing started.
+    pub fn prepare(sources: &[(&str, &Path)]) -> Self {
+        let folder =
+            tempfile::Builder::new().prefix("neurashield-test-").tempdir().expect("a temporary folder");
+        let root = folder.path().to_owned();
+        // Held all at once, so that they are three different ones.
+        let held = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+        let ports = held.each_ref().map(|listener| listener.local_addr().expect("bound").port());
+        let system = Self { folder: Some(folder), root, controller: None, agent: None, ports };
+        system.write_configuration(sources);
+        system
+    }
+
+    fn write_configuration(&self, sources: &[(&str, &Path)]) {
+        let (root, [grpc, web, probes]) = (self.root.display(), self.ports);
+        let controller = format!(
+            "repository: {root}/backups\nstate: {root}/controller\n\
+             listen: {{ grpc: \"127.0.0.1:{grpc}\", web: \"127.0.0.1:{web}\", probes: \"127.0.0.1:{probes}\", \
+             socket: {root}/controller.sock }}\n"
+        );
+        let line = |(component, path): &(&str, &Path)| {
+            format!(
+                "  - {{ component: {component}, kind: files, name: {component}, path: {} }}\n",
+                path.display()
+            )
+        };
+        let agent = format!(
+            "name: test-agent\ncontroller: https://127.0.0.1:{grpc}\nstate: {root}/agent\n\
+             join: {{ token_file: {root}/token }}\nsources:\n{}",
+            sources.iter().map(line).collect::<String>()
+        );
+        fs::write(self.root.join("controller.yaml"), controller).expect("written");
+        fs::write(self.root.join("agent.yaml"), agent).expect("written");
+    }
+
+    /// The system's folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The repository's folder.
+    pub fn repository(&self) -> PathBuf {
+        self.root.join("backups")
+    }
+
+    /// The file with the recovery key.
+    pub fn recovery_key(&self) -> PathBuf {
+        self.root.join("controller/recovery-key.txt")
+    }
+
+    /// The port of the web page.
+    pub fn web_port(&self) -> u16 {
+        self.ports[1]
+    }
+
+    fn spawn(&self, program: &str) -> Child {
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(self.root.join(format!("{program}.log")))
+            .expect("a log");
+        Command::new(programs().join(program))
+            .arg("--config")
+            .arg(self.root.join(if program.ends_with("agent") { "agent.yaml" } else { "controller.yaml" }))
+            .env("NEURASHIELD_LOG_FORMAT", "text")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("the program starts")
+    }
+
+    /// Starts the controller and waits until it answers.
+    pub fn start_controller(&mut self) {
+        self.controller = Some(self.spawn("neurashield-controller"));
+        wait_for("the controller to answer", 30, || (self.nsctl(&["list"]).code == 0).then_some(()));
+    }
+
+    /// Writes a fresh join token for the agent.
+    pub fn invite(&self) {
+        let token = self.nsctl(&["agent", "invite", "-o", "json"]).expect(0).json()["token"].clone();
+        let mut file = fs::OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(self.root.join("token"))
+            .expect("a file");
+        file.write_all(token.as_str().expect("a token").as_bytes()).expect("written");
+    }
+
+    /// Starts the agent.
+    pub fn start_agent(&mut self) {
+        self.agent = Some(self.spawn("neurashield-agent"));
+    }
+
+    /// Waits until the controller sees the agent.
+    pub fn await_agent(&self) {
+        wait_for("the agent to connect", 60, || {
+            let answer = self.nsctl(&["agent", "list", "-o", "json"]);
+            let connected =
+                |agents: &Value| agents.as_array()?.iter().any(|one| one["connected"] == true).then_some(());
+            (answer.code == 0).then(|| answer.json()).and_then(|json| connected(&json["agents"]))
+        });
+    }
+
+    /// `kill -9` of the controller.
+    pub fn kill_controller(&mut self) {
+        kill(self.controller.take());
+    }
+
+    /// `kill -9` of the agent.
+    pub fn kill_agent(&mut self) {
+        kill(self.agent.take());
+    }
+
+    /// Runs `nsctl` against this controller.
+    pub fn nsctl(&self, arguments: &[&str]) -> Answer {
+        let output = Command::new(programs().join("nsctl"))
+            .arg("--server")
+            .arg(format!("unix://{}/controller.sock", self.root.display()))
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .expect("nsctl runs");
+        Answer {
+            code: output.status.code().unwrap_or(-1),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// `nsctl repository VERB --repository …`.
+    pub fn offline(&self, verb: &str, arguments: &[&str]) -> Answer {
+        let repository = self.repository();
+        let mut all = vec!["repository", verb, "--repository", repository.to_str().expect("UTF-8")];
+        all.extend(arguments);
+        self.nsctl(&all)
+    }
+
+    /// A finished job's JSON; panics unless it ended `complete`.
+    pub fn run(&self, arguments: &[&str]) -> Value {
+        let mut all = arguments.to_vec();
+        all.extend(["-o", "json"]);
+        let job = self.nsctl(&all).expect(0).json();
+        assert_eq!(job["state"], "complete", "{job:#}");
+        job
+    }
+
+    /// Starts a job and returns its id.
+    pub fn start_job(&self, arguments: &[&str]) -> String {
+        let mut all = arguments.to_vec();
+        all.extend(["--detach", "-o", "json"]);
+        let job = self.nsctl(&all).expect(0).json();
+        job["id"].as_str().expect("an id").to_owned()
+    }
+
+    /// A job as it is now; `None` while the controller does not answer.
+    pub fn job(&self, id: &str) -> Option<Value> {
+        let answer = self.nsctl(&["jobs", "-o", "json"]);
+        if answer.code != 0 {
+            return None;
+        }
+        answer.json()["jobs"].as_array()?.iter().find(|job| job["id"] == id).cloned()
+    }
+
+    /// Waits until the job has ended.
+    pub fn await_end(&self, id: &str) -> Value {
+        let ended = |job: &Value| {
+            ["complete", "incomplete", "failed", "cancelled"].iter().any(|end| job["state"] == *end)
+        };
+        wait_for("the job to end", 180, || self.job(id).filter(ended))
+    }
+
+    /// Waits until a part of the job has gone past `bytes`.
+    pub fn await_progress(&self, id: &str, bytes: u64) {
+        wait_for("the job to get going", 60, || {
+            let job = self.job(id)?;
+            assert!(job["ended_at"].is_null(), "the job ended before it could be disturbed: {job:#}");
+            job["parts"]
+                .as_array()?
+                .iter()
+                .any(|part| part["done_bytes"].as_u64() > Some(bytes))
+                .then_some(())
+        });
+    }
+
+    /// A line of `/proc/<pid>/<file>` of the agent or the controller, as a number.
+    pub fn proc(&self, of: Process, file: &str, key: &str) -> u64 {
+        let child = match of {
+            Process::Agent => self.agent.as_ref(),
+            Process::Controller => self.controller.as_ref(),
+        };
+        let path = format!("/proc/{}/{file}", child.expect("it runs").id());
+        let text = fs::read_to_string(&path).expect("readable");
+        let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).expect("the key");
+        line.split_whitespace().next().and_then(|number| number.parse().ok()).expect("a number")
+    }
+}
+
+/// One of the two daemons.
+#[derive(Debug, Clone, Copy)]
+pub enum Process {
+    /// `neurashield-agent`.
+    Agent,
+    /// `neurashield-controller`.
+    Controller,
+}
+
+fn kill(child: Option<Child>) {
+    if let Some(mut child) = child {
+        child.kill().expect("it can be killed");
+        child.wait().expect("it can be reaped");
+    }
+}
+
+impl Drop for System {
+    fn drop(&mut self) {
+        kill(self.agent.take());
+        kill(self.controller.take());
+        if std::thread::panicking()
+            && let Some(folder) = self.folder.take()
+        {
+            eprintln!("kept for a look: {}", folder.keep().display());
+        }
+    }
+}
