@@ -74,3 +74,6 @@ impl StoredContent {
         self.lists.iter().chain(self.pieces.iter().map(|piece| &piece.blob))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,5 +10,7 @@ mod map;
 
 pub(crate) use blobs::{RemoteBlobs, Window};
 pub(crate) use entries::ArchiveEntries;
+#[cfg(test)]
+pub(crate) use fetch::{BlobStream, Fetched};
 pub(crate) use fetch::WireBlobs;
 pub(crate) use map::{ArchiveKeys, BlobMap, BlobMapBuilder};
