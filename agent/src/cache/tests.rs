@@ -19,7 +19,7 @@ fn record(n: u32) -> Record {
     Record {
         path: EntryPath::new(format!("folder/{n:06}").as_bytes()).expect("valid"),
         stamp: Stamp { inode: u64::from(n), size: 12, mtime: time, ctime: time },
-        trusted: n % 2 == 0,
+        trusted: n.is_multiple_of(2),
         read_on: Day(n),
         content: StoredContent {
             id: ContentId::new([3; 32]),

@@ -10,8 +10,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
-/// Requests that may wait for the stream; answers are bounded by the reader's window.
-const REQUESTS: usize = 256;
+/// Requests that may wait for the stream: more than a reader ever has open, so that asking never waits for
+/// answers that nobody reads meanwhile.
+const REQUESTS: usize = 512;
 
 /// Gives sealed blobs in the order in which they are asked for. Blocking.
 pub(crate) trait BlobStream: Send {

@@ -10,7 +10,7 @@ mod map;
 
 pub(crate) use blobs::{RemoteBlobs, Window};
 pub(crate) use entries::ArchiveEntries;
+pub(crate) use fetch::WireBlobs;
 #[cfg(test)]
 pub(crate) use fetch::{BlobStream, Fetched};
-pub(crate) use fetch::WireBlobs;
 pub(crate) use map::{ArchiveKeys, BlobMap, BlobMapBuilder};

@@ -164,7 +164,12 @@ fn a_blob_that_the_repository_lost_is_sent_again() {
     let bench = Bench::new();
     fill(&bench.data());
     bench.backup();
-    bench.wire.segments.lock().expect("locks").retain(|_, segment| segment.table.header.class == Class::Metadata);
+    bench
+        .wire
+        .segments
+        .lock()
+        .expect("locks")
+        .retain(|_, segment| segment.table.header.class == Class::Metadata);
     let second = bench.backup();
     assert_eq!(second.counts.reused_files, 3, "only empty files need no blob");
     bench.assert_comes_back(&second);
@@ -175,7 +180,9 @@ fn files_that_changed_within_the_last_minute_are_read_again_next_time() {
     let bench = Bench::new();
     fs::write(bench.data().join("old"), b"old").expect("writes");
     let young = File::create(bench.data().join("young")).expect("creates");
-    young.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(4_000_000_000 - 59)).expect("sets");
+    young
+        .set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(4_000_000_000 - 59))
+        .expect("sets");
     bench.backup();
     bench.backup();
     assert_eq!(bench.reads.opened.load(Ordering::SeqCst), 1);

@@ -25,8 +25,8 @@ use crate::restore::{ArchiveEntries, ArchiveKeys, BlobMapBuilder, RemoteBlobs, W
 use crate::restore::{BlobStream, Fetched};
 use crate::sources::files::{Excludes, FilesSource};
 use crate::sources::{Body, Content, Item, Opened, ReadError, Source, SourceEntry, SourceError, Stamp};
-use crate::targets::files::{NoFaults, Place, RestoreRequest, Selection, Tools, restore};
 use crate::targets::CancelFlag;
+use crate::targets::files::{NoFaults, Place, RestoreRequest, Selection, Tools, restore};
 
 /// A moment so late that every file of the test is old enough to be trusted.
 const LATER: i64 = 4_000_000_000;
@@ -83,7 +83,11 @@ impl Wire {
     /// Bytes of all segments of a class.
     pub(super) fn bytes(&self, class: Class) -> u64 {
         let segments = self.segments.lock().expect("locks");
-        segments.values().filter(|segment| segment.table.header.class == class).map(SealedSegment::length).sum()
+        segments
+            .values()
+            .filter(|segment| segment.table.header.class == class)
+            .map(SealedSegment::length)
+            .sum()
     }
 }
 
@@ -94,7 +98,8 @@ impl Bench {
         let folder = memory.expect("a temporary folder");
         let store = LocalStore::open_or_make(&folder.path().join("repository")).expect("a store");
         let secret = SlotSecret::KeyFile(zeroize::Zeroizing::new(vec![7; 32]));
-        let made = Repository::init(Arc::new(store), &secret, jiff::Timestamp::UNIX_EPOCH).expect("a repository");
+        let made =
+            Repository::init(Arc::new(store), &secret, jiff::Timestamp::UNIX_EPOCH).expect("a repository");
         std::fs::create_dir(folder.path().join("data")).expect("a folder");
         Self {
             repository: made.repository.config().id,
@@ -229,8 +234,10 @@ impl BlobStream for Shelf {
 fn assert_equal(one: &Path, two: &Path) {
     use std::os::unix::fs::MetadataExt;
     let names = |folder: &Path| {
-        let mut names: Vec<_> =
-            std::fs::read_dir(folder).expect("lists").map(|entry| entry.expect("lists").file_name()).collect();
+        let mut names: Vec<_> = std::fs::read_dir(folder)
+            .expect("lists")
+            .map(|entry| entry.expect("lists").file_name())
+            .collect();
         names.sort();
         names
     };
