@@ -1,5 +1,21 @@
 //! The controller: owns the repository, hands out jobs, keeps the catalog.
+//!
+//! From the bottom up:
+//!
+//! | module | what |
+//! |---|---|
+//! | [`config`], [`ids`], [`state`] | settings, typed ids, the state folder |
+//! | [`catalog`] | SQLite: agents, jobs, and what the repository holds |
+//! | [`identity`] | the authority, certificates, join tokens |
+//! | [`depot`] | the repository: opened, leased, pinned |
+//! | [`fleet`] | connected agents and their tasks |
+//! | [`ingest`] | segments in, blobs out, off the async runtime |
+//! | [`jobs`] | the state machine, the queue, the runner |
+//! | [`app`] | every operation, once |
+//! | [`rpc`], [`web`] | the edges: gRPC, the status page, probes |
+//! | [`start`] | puts it all together |
 
+pub mod app;
 pub mod catalog;
 pub mod config;
 pub mod depot;
@@ -8,4 +24,9 @@ pub mod identity;
 pub mod ids;
 pub mod ingest;
 pub mod jobs;
+pub mod rpc;
+pub mod start;
 pub mod state;
+pub mod web;
+
+pub use start::{Controller, StartError, rebuild_catalog, run};

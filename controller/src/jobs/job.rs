@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use repository::backup::manifest::ArchiveManifest;
 use repository::names::{BackupName, Component, SourceId};
+use repository::verify::Depth;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{AgentId, JobId, TaskId};
@@ -61,29 +62,6 @@ pub enum Order {
     },
 }
 
-/// How thorough a verification is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Depth {
-    /// Signatures, chain, every pack there with its size.
-    Listed,
-    /// And every pack's SHA-256.
-    Hashed,
-    /// And every blob opened, every entry readable.
-    Opened,
-}
-
-impl Depth {
-    /// As people and the catalog write it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Depth::Listed => "listed",
-            Depth::Hashed => "hashed",
-            Depth::Opened => "opened",
-        }
-    }
-}
-
 /// One source's part of a restore.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestorePlace {
@@ -97,6 +75,15 @@ pub struct RestorePlace {
     pub folder: Option<String>,
     /// Only entries that match one of these; none: all.
     pub globs: Vec<String>,
+}
+
+/// A depth as people and the catalog write it.
+pub fn depth_word(depth: Depth) -> &'static str {
+    match depth {
+        Depth::Listed => "listed",
+        Depth::Hashed => "hashed",
+        Depth::Opened => "opened",
+    }
 }
 
 /// Where a job stands.

@@ -53,10 +53,11 @@ fn share_a_component(a: &Option<Vec<&Component>>, b: &Option<Vec<&Component>>) -
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
+    use repository::verify::Depth;
 
     use super::*;
     use crate::ids::AgentId;
-    use crate::jobs::job::{Depth, RestorePlace};
+    use crate::jobs::job::RestorePlace;
 
     fn job(order: Order, state: JobState) -> Job {
         Job { state, ..Job::queued(JobId::fresh(), order, Timestamp::UNIX_EPOCH) }

@@ -20,7 +20,7 @@ fn backup() -> Job {
 }
 
 fn verify() -> Job {
-    let order = Order::Verify { backup: name(), components: Vec::new(), depth: crate::jobs::job::Depth::Opened };
+    let order = Order::Verify { backup: name(), components: Vec::new(), depth: repository::verify::Depth::Opened };
     Job::queued(JobId::fresh(), order, NOW)
 }
 

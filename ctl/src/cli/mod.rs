@@ -149,16 +149,31 @@ pub(crate) enum Verb {
     },
     /// The agent of `up` and `demo`; not for people.
     #[command(hide = true)]
-    AgentProcess {
-        /// A file with the agent's settings as JSON.
-        settings: PathBuf,
-    },
+    AgentProcess(AgentProcess),
     /// The controller of `demo`; not for people.
     #[command(hide = true)]
     ControllerProcess {
-        /// A file with the controller's settings as JSON.
-        settings: PathBuf,
+        /// Its settings.
+        #[arg(long)]
+        config: PathBuf,
     },
+}
+
+/// What the parent of an agent tells it. No secret: everybody sees the arguments of a process.
+#[derive(Debug, Args)]
+pub(crate) struct AgentProcess {
+    /// Its settings.
+    #[arg(long)]
+    pub(crate) config: Option<PathBuf>,
+    /// The controller's address.
+    #[arg(long)]
+    pub(crate) controller: String,
+    /// Its folder.
+    #[arg(long)]
+    pub(crate) state: PathBuf,
+    /// The one-time token, if it has yet to join.
+    #[arg(long)]
+    pub(crate) token_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

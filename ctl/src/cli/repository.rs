@@ -61,8 +61,6 @@ pub(crate) enum Verb {
     Rebuild {
         #[command(flatten)]
         place: Place,
-        #[command(flatten)]
-        secret: Secret,
     },
     /// Manage what opens the repository
     #[command(subcommand)]

@@ -66,6 +66,11 @@ async fn interrupted(client: Client, id: &str, interrupts: &mut Signal) -> Ended
     Ok(Exit::Interrupted)
 }
 
+/// Waits for a job without a word.
+pub(crate) async fn quietly(client: &Client, id: &str) -> Result<v1::Job, Trouble> {
+    ended(client, id, &mut Progress::none()).await
+}
+
 /// The job as it ended. Survives a restart of the controller.
 async fn ended(client: &Client, id: &str, progress: &mut Progress) -> Result<v1::Job, Trouble> {
     let mut events = Events::new(client.clone(), id);
@@ -96,8 +101,7 @@ impl Events {
         Self { client, request, stream: None, away_since: None }
     }
 
-    /// The next event; `None` when the job has ended. Must not be dropped half-way: an event would be lost
-    /// to the caller.
+    /// The next event; `None` when the job has ended. May be dropped and called again.
     pub(super) async fn next(&mut self) -> Result<Option<v1::JobEvent>, Trouble> {
         loop {
             match self.try_next().await {

@@ -7,7 +7,7 @@ mod completions;
 mod config;
 mod doctor;
 mod export;
-mod follow;
+pub(crate) mod follow;
 mod jobs;
 mod restore;
 mod verify;
@@ -20,6 +20,7 @@ use crate::cli::{Cli, Verb};
 use crate::client::Client;
 use crate::output::Voice;
 use crate::output::exit::{Ended, Trouble};
+use crate::{demo, offline, processes, up};
 
 /// Runs what was typed.
 pub(crate) fn run(cli: Cli, voice: Voice) -> Ended {
@@ -41,11 +42,11 @@ pub(crate) fn run(cli: Cli, voice: Voice) -> Ended {
         Verb::Cancel { job } => on(server, move |client| jobs::cancel(client, job, voice)),
         Verb::Agent(wanted) => on(server, move |client| agent::run(client, wanted, voice)),
         Verb::Config(wanted) => config::run(wanted, voice),
-        Verb::Up { .. }
-        | Verb::Demo { .. }
-        | Verb::Repository(_)
-        | Verb::AgentProcess { .. }
-        | Verb::ControllerProcess { .. } => Err(Trouble::failed("not built yet")),
+        Verb::Up { config } => up::run(config, voice),
+        Verb::Demo { exit } => demo::run(exit, voice),
+        Verb::AgentProcess(wanted) => processes::run_agent(wanted),
+        Verb::ControllerProcess { config } => processes::run_controller(config),
+        Verb::Repository(verb) => offline::run(verb, voice),
         Verb::Doctor(_) => on(server, move |client| doctor::run(client, voice)),
     }
 }
@@ -56,7 +57,7 @@ fn on<F: Future<Output = Ended>>(server: String, verb: impl FnOnce(Client) -> F)
 }
 
 /// Runs asynchronous code to its end.
-fn block_on<F: Future<Output = Ended>>(work: F) -> Ended {
+pub(crate) fn block_on<F: Future<Output = Ended>>(work: F) -> Ended {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -72,6 +73,6 @@ fn source(text: &str) -> v1::SourceId {
 }
 
 /// A fresh id, so that a request that is repeated after a broken connection starts nothing twice.
-fn request_id() -> String {
+pub(crate) fn request_id() -> String {
     uuid::Uuid::now_v7().to_string()
 }

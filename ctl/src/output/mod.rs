@@ -27,16 +27,6 @@ impl Voice {
         Self { format, quiet: cli.global.quiet, verbose: cli.global.verbose }
     }
 
-    /// True if results are for people.
-    pub(crate) fn is_for_people(&self) -> bool {
-        self.format == Format::Table
-    }
-
-    /// True if `-v` was given.
-    pub(crate) fn is_verbose(&self) -> bool {
-        self.verbose
-    }
-
     /// True if `-q` was given.
     pub(crate) fn is_quiet(&self) -> bool {
         self.quiet

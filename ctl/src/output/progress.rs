@@ -46,6 +46,11 @@ impl Progress {
         Self { shown }
     }
 
+    /// Shows nothing.
+    pub(crate) fn none() -> Self {
+        Self { shown: Shown::Nothing }
+    }
+
     pub(crate) fn reached(&mut self, reached: &Reached) {
         match &mut self.shown {
             Shown::Nothing => {}

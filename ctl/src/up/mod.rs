@@ -1,3 +1,140 @@
-//! `nsctl up`: the single-host service.
+//! `nsctl up`: the single-host service. The controller runs in this process, the agent in one of its own
+//! that has no key and an identity of its own.
+//!
+//! Must stay true: the agent of `up` is an agent like any other; it joins by a one-time token and speaks
+//! mTLS to the controller beside it. What ends either of the two for good ends the service, so that
+//! whoever supervises it sees it.
 
+pub(crate) mod keeper;
 pub(crate) mod settings;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use controller::config::ControllerConfig;
+use proto::v1;
+use runtime::shutdown::Shutdown;
+use tokio::time::sleep;
+
+use crate::cli::AgentProcess;
+use crate::client::{Client, ask};
+use crate::commands::block_on;
+use crate::output::Voice;
+use crate::output::exit::{Ended, Exit, Trouble};
+use crate::processes;
+use keeper::Keeper;
+use settings::Both;
+
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long a token of ours can be used: the agent starts within moments.
+const TOKEN_SECONDS: u32 = 600;
+
+/// Runs the service until it is asked to stop.
+pub(crate) fn run(config: Option<PathBuf>, voice: Voice) -> Ended {
+    let both = settings::read(config)?;
+    processes::prepare()?;
+    block_on(async { Box::pin(serve(both, voice)).await })
+}
+
+async fn serve(both: Both, voice: Voice) -> Ended {
+    let Both { controller, agent } = both;
+    let shutdown = Shutdown::new();
+    shutdown
+        .listen_to_signals()
+        .map_err(|error| Trouble::failed("cannot watch for signals").caused_by(&error))?;
+    let config = controller.settings;
+    let mut running = tokio::spawn(crate::shim::run(config.clone(), shutdown.clone()));
+    let server = format!("unix://{}", config.listen.socket.display());
+    let client = tokio::select! {
+        client = answering(&server) => client,
+        ended = &mut running => return controller_ended(ended),
+    };
+
+    let wanted = AgentProcess {
+        config: agent.file,
+        controller: agent.settings.controller.clone(),
+        state: agent.settings.state.clone(),
+        token_file: token_file(&client, &agent.settings.name, &agent.settings.state).await?,
+    };
+    let mut keeper = Keeper::start(wanted)?;
+    voice.say(ready(&config));
+    let stopped = shutdown.token();
+    let gave_up = tokio::select! {
+        () = stopped.cancelled() => None,
+        trouble = keeper.keep() => Some(trouble),
+        ended = &mut running => {
+            keeper.stop().await;
+            return controller_ended(ended);
+        }
+    };
+    shutdown.request();
+    let ((), ended) = tokio::join!(keeper.stop(), running);
+    match gave_up {
+        Some(trouble) => Err(trouble),
+        None => controller_ended(ended),
+    }
+}
+
+/// Tries until the controller answers at its socket.
+pub(crate) async fn answering(server: &str) -> Client {
+    loop {
+        if let Ok(client) = Client::connect(server).await {
+            return client;
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+/// A fresh token in a file that only this user can read; `None` if the agent has joined before.
+pub(crate) async fn token_file(
+    client: &Client,
+    name: &str,
+    state: &Path,
+) -> Result<Option<PathBuf>, Trouble> {
+    if has_joined(state) {
+        return Ok(None);
+    }
+    let request = v1::InviteAgentRequest { name: name.to_owned(), valid_seconds: TOKEN_SECONDS };
+    let token = client.agents().invite_agent(ask(request)).await?.into_inner().token;
+    let cannot = |error: &dyn std::error::Error| {
+        Trouble::failed(format!("cannot use the agent's state folder {}", state.display()))
+            .caused_by(error)
+            .hint("choose a folder that this user may write to: `state` in the section `agent:`")
+    };
+    std::fs::create_dir_all(state).map_err(|error| cannot(&error))?;
+    let file = state.join("join-token");
+    runtime::atomic_file::write(&file, token.as_bytes(), runtime::atomic_file::PRIVATE)
+        .map_err(|error| cannot(&error))?;
+    Ok(Some(file))
+}
+
+/// Whether the agent with this state folder has an identity.
+pub(crate) fn has_joined(state: &Path) -> bool {
+    state.join("identity.json").exists()
+}
+
+fn controller_ended<E: std::error::Error>(ended: Result<Result<(), E>, tokio::task::JoinError>) -> Ended {
+    match ended {
+        Ok(Ok(())) => Ok(Exit::Done),
+        Ok(Err(error)) => Err(Trouble::failed("the controller ended").caused_by(&error)),
+        Err(error) => Err(Trouble::failed("the controller ended").caused_by(&error)),
+    }
+}
+
+fn ready(config: &ControllerConfig) -> String {
+    let listen = &config.listen;
+    format!(
+        "NeuraShield Backup is ready\n\
+         \x20 page        http://{}\n\
+         \x20 agents      https://{}\n\
+         \x20 probes      http://{}\n\
+         \x20 nsctl       unix://{}\n\
+         \x20 repository  {}\n\
+         Ctrl-C stops it.",
+        settings::reachable(listen.web),
+        settings::reachable(listen.grpc),
+        settings::reachable(listen.probes),
+        listen.socket.display(),
+        config.repository.display(),
+    )
+}

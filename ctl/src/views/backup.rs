@@ -15,6 +15,15 @@ pub(crate) struct Listing {
     pub(crate) backups: Vec<Backup>,
     /// What older systems left in the same root.
     pub(crate) legacy: Vec<Legacy>,
+    /// What cannot be trusted any more.
+    pub(crate) damaged: Vec<Damaged>,
+}
+
+/// A backup whose own description is damaged.
+#[derive(Debug, Serialize)]
+pub(crate) struct Damaged {
+    pub(crate) name: String,
+    pub(crate) reason: String,
 }
 
 /// A backup of an older system.
@@ -89,6 +98,7 @@ impl From<v1::ListBackupsResponse> for Listing {
         Self {
             backups: wire.backups.into_iter().map(Backup::from).collect(),
             legacy: wire.legacy.into_iter().map(legacy).collect(),
+            damaged: Vec::new(),
         }
     }
 }
@@ -185,7 +195,11 @@ impl Listing {
                 unpinned,
             ]);
         }
-        rows.finish_or("no backups yet; make one with `nsctl backup`")
+        let mut text = rows.finish_or("no backups yet; make one with `nsctl backup`");
+        for damaged in &self.damaged {
+            text.push_str(&format!("\n{}: DAMAGED: {}", damaged.name, damaged.reason));
+        }
+        text
     }
 }
 

@@ -1,0 +1,148 @@
+//! Agents: join, admit, list, invite, shut out.
+
+use jiff::SignedDuration;
+use proto::Failure;
+use proto::convert::text;
+use proto::failure::reason;
+use proto::token::JoinToken;
+use proto::v1::{JoinResponse, RepositoryKey};
+use tonic::Code;
+
+use crate::app::{App, catalog_failure};
+use crate::catalog::AgentRecord;
+use crate::identity::{AgentCertificate, AuthorityError, Invitation, Issued, JoinRefused, Joined};
+use crate::ids::AgentId;
+use crate::state::StateError;
+
+const MAX_NAME: usize = 64;
+
+impl App {
+    /// Trades a token for a certificate.
+    pub async fn join(&self, token: &str, request: &[u8], name: &str) -> Result<Joined, Failure> {
+        let name = text("name", name, MAX_NAME)?;
+        let token = JoinToken::parse(token).map_err(|error| {
+            Failure::new(Code::InvalidArgument, reason::TOKEN_REFUSED, error.to_string()).hint(JOIN_HINT)
+        })?;
+        let joined = self.enrolment.join(&token, request, &name, self.now()).await;
+        let joined = joined.inspect_err(|error| tracing::warn!(name, %error, "a join was refused")).map_err(join_failure)?;
+        tracing::info!(agent = %joined.agent, name, "agent joined");
+        Ok(joined)
+    }
+
+    /// A new certificate for an agent that shows one.
+    pub async fn renew(&self, agent: &AgentCertificate, request: &[u8]) -> Result<Issued, Failure> {
+        let issued = self.enrolment.renew(agent.agent, &agent.name, request, self.now()).await.map_err(join_failure)?;
+        tracing::info!(agent = %agent.agent, ends_at = %issued.ends_at, "certificate renewed");
+        Ok(issued)
+    }
+
+    /// What an agent is answered with its certificate.
+    pub fn join_response(&self, agent: AgentId, issued: Issued) -> JoinResponse {
+        let key = self.depot.repository().sealing_key();
+        JoinResponse {
+            agent_id: agent.to_string(),
+            certificate: issued.certificate.into(),
+            ca_certificate: self.enrolment.authority().certificate().to_vec().into(),
+            repository_id: self.repository_id().as_bytes().to_vec().into(),
+            repository_key: Some(RepositoryKey { epoch: key.epoch, public_key: key.key.to_vec().into() }),
+        }
+    }
+
+    /// Lets an agent through that is known and not shut out. One whose certificate is good and that the
+    /// catalog does not know is taken in again: the catalog was lost.
+    pub async fn admit(&self, certificate: &AgentCertificate) -> Result<(), Failure> {
+        let admitted = self.catalog.is_admitted(certificate.agent).await.map_err(|error| catalog_failure(&error))?;
+        let admitted = match admitted {
+            Some(admitted) => admitted,
+            None => self.readmit(certificate).await?,
+        };
+        match admitted {
+            true => Ok(()),
+            false => Err(Failure::new(Code::PermissionDenied, reason::AGENT_REVOKED, "this agent was revoked")
+                .hint("to let it in again, make a token with `nsctl agent invite` and let it join anew")),
+        }
+    }
+
+    async fn readmit(&self, certificate: &AgentCertificate) -> Result<bool, Failure> {
+        let app = self.clone();
+        let revoked = tokio::task::spawn_blocking(move || app.state.revoked())
+            .await
+            .map_err(|error| Failure::internal("the list of revoked agents cannot be read").caused_by(&error))?
+            .map_err(|error| state_failure(&error))?;
+        let is_revoked = revoked.contains(&certificate.agent);
+        self.catalog
+            .readmit(certificate.agent, &certificate.name, certificate.ends_at, is_revoked, self.now())
+            .await
+            .map_err(|error| catalog_failure(&error))?;
+        tracing::warn!(agent = %certificate.agent, name = certificate.name, is_revoked, "an agent that the catalog had forgotten came back");
+        Ok(!is_revoked)
+    }
+
+    /// All agents, the oldest first.
+    pub async fn agents(&self) -> Result<Vec<AgentRecord>, Failure> {
+        self.catalog.agents().await.map_err(|error| catalog_failure(&error))
+    }
+
+    /// A token with which one agent can join, once.
+    pub async fn invite(&self, name: &str, life: Option<SignedDuration>) -> Result<Invitation, Failure> {
+        let invitation = self.enrolment.invite(name, life, self.now()).await.map_err(join_failure)?;
+        tracing::info!(name, ends_at = %invitation.ends_at, "an agent was invited");
+        Ok(invitation)
+    }
+
+    /// Shuts an agent out, by its id or its name, and cuts its connection.
+    pub async fn revoke(&self, which: &str) -> Result<AgentRecord, Failure> {
+        let id = self.find_agent(which).await?.id;
+        let app = self.clone();
+        // Outside the catalog first: a catalog that is lost later must not let it in again.
+        tokio::task::spawn_blocking(move || app.state.revoke(id))
+            .await
+            .map_err(|error| Failure::internal("the revocation cannot be kept").caused_by(&error))?
+            .map_err(|error| state_failure(&error))?;
+        self.catalog.revoke(id, self.now()).await.map_err(|error| catalog_failure(&error))?;
+        self.fleet.cut(id);
+        tracing::warn!(agent = %id, "agent revoked");
+        self.find_agent(&id.to_string()).await
+    }
+
+    /// An agent by its id, or by its name if only one agent that is not shut out has it.
+    pub async fn find_agent(&self, which: &str) -> Result<AgentRecord, Failure> {
+        let agents = self.agents().await?;
+        if let Some(agent) = agents.iter().find(|agent| agent.id.to_string() == which) {
+            return Ok(agent.clone());
+        }
+        let named = agents.into_iter().filter(|agent| agent.name == which && agent.revoked_at.is_none());
+        match named.collect::<Vec<_>>().as_slice() {
+            [agent] => Ok(agent.clone()),
+            [] => Err(Failure::not_found(format!("there is no agent {which:?}")).hint("`nsctl agent list` shows them")),
+            several => Err(Failure::invalid(format!("{} agents are called {which:?}", several.len()))
+                .hint("use the id that `nsctl agent list` shows")),
+        }
+    }
+}
+
+const JOIN_HINT: &str = "make a new token with `nsctl agent invite`";
+
+fn join_failure(error: JoinRefused) -> Failure {
+    match &error {
+        JoinRefused::Token => {
+            Failure::new(Code::PermissionDenied, reason::TOKEN_REFUSED, error.to_string()).hint(JOIN_HINT)
+        }
+        JoinRefused::Revoked => {
+            Failure::new(Code::PermissionDenied, reason::AGENT_REVOKED, error.to_string()).hint(JOIN_HINT)
+        }
+        JoinRefused::TooMany => Failure::new(Code::ResourceExhausted, reason::BUSY, error.to_string())
+            .hint("wait until some of them end"),
+        JoinRefused::Authority(AuthorityError::Request(why)) => {
+            Failure::invalid("the certificate request is refused").because(*why)
+        }
+        JoinRefused::Authority(cause) => Failure::internal(error.to_string()).caused_by(cause),
+        JoinRefused::Catalog(cause) => catalog_failure(cause),
+    }
+}
+
+fn state_failure(error: &StateError) -> Failure {
+    Failure::new(Code::Internal, reason::STORAGE, "the controller's state folder cannot be used")
+        .caused_by(error)
+        .hint("check its space and permissions")
+}

@@ -1,0 +1,66 @@
+//! Jobs: order and cancel.
+
+use proto::Failure;
+use proto::convert::BackupChoice;
+use proto::failure::reason;
+use repository::names::Component;
+use repository::verify::Depth;
+use tonic::Code;
+
+use crate::app::{App, catalog_failure};
+use crate::ids::JobId;
+use crate::jobs::job::{Job, Order};
+use crate::jobs::state::Refused;
+use crate::jobs::{CancelError, SubmitError};
+
+impl App {
+    /// Orders a backup of these components, or of everything.
+    pub async fn start_backup(
+        &self,
+        components: Vec<Component>,
+        pin: Option<String>,
+        request_id: Option<&str>,
+    ) -> Result<Job, Failure> {
+        self.submit(Order::Backup { components, pin }, request_id).await
+    }
+
+    /// Orders a verification; of the newest backup unless one is named.
+    pub async fn start_verify(
+        &self,
+        choice: BackupChoice,
+        components: Vec<Component>,
+        depth: Depth,
+        request_id: Option<&str>,
+    ) -> Result<Job, Failure> {
+        let backup = self.newest(&choice).await?.name;
+        self.submit(Order::Verify { backup, components, depth }, request_id).await
+    }
+
+    /// Orders a job. Repeating it with the same id starts nothing new.
+    pub(super) async fn submit(&self, order: Order, request_id: Option<&str>) -> Result<Job, Failure> {
+        self.runner.submit(order, request_id).await.map_err(|error| match &error {
+            SubmitError::Full => Failure::new(Code::ResourceExhausted, reason::BUSY, error.to_string())
+                .hint("wait for some of them, or cancel them: `nsctl jobs` lists them"),
+            SubmitError::Catalog(cause) => catalog_failure(cause),
+        })
+    }
+
+    /// One job as it is now.
+    pub async fn job(&self, id: JobId) -> Result<Job, Failure> {
+        let job = self.catalog.job(id).await.map_err(|error| catalog_failure(&error))?;
+        job.ok_or_else(|| Failure::not_found(format!("there is no job {id}")).hint("`nsctl jobs` lists them"))
+    }
+
+    /// Asks a job to end. One that has ended already is fine.
+    pub async fn cancel(&self, id: JobId) -> Result<Job, Failure> {
+        match self.runner.cancel(id).await {
+            Ok(()) | Err(CancelError::Refused(Refused::Ended)) => self.job(id).await,
+            Err(CancelError::Unknown) => self.job(id).await,
+            Err(CancelError::Refused(refused)) => {
+                Err(Failure::new(Code::FailedPrecondition, reason::TOO_LATE, "the job cannot be cancelled any more")
+                    .because(refused.to_string()))
+            }
+            Err(CancelError::Catalog(error)) => Err(catalog_failure(&error)),
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The application services: one implementation of every operation, whoever asks for it.
+//!
+//! Must stay true: nothing here knows how a request came in; every error says what failed, why, and what
+//! to do.
+
+mod agents;
+pub mod backups;
+mod browse;
+mod doctor;
+mod jobs;
+mod plan;
+mod tar;
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use proto::Failure;
+use proto::failure::reason;
+use repository::ids::RepositoryId;
+use runtime::clock::Clock;
+use runtime::shutdown::Shutdown;
+use tonic::Code;
+
+use crate::catalog::{Catalog, CatalogError};
+use crate::config::ControllerConfig;
+use crate::depot::Depot;
+use crate::fleet::Fleet;
+use crate::identity::Enrolment;
+use crate::jobs::Runner;
+use crate::state::StateFolder;
+
+pub use backups::ArchiveChoice;
+pub use browse::Reading;
+pub use doctor::{Finding, FindingLevel};
+pub use plan::{Plan, RestoreRequest};
+
+/// Everything that the controller can do. Cheap to clone.
+#[derive(Clone)]
+pub struct App {
+    shared: Arc<Parts>,
+}
+
+/// What the services are made of.
+pub struct Parts {
+    /// What is configured.
+    pub config: ControllerConfig,
+    /// The state folder.
+    pub state: StateFolder,
+    /// The database.
+    pub catalog: Catalog,
+    /// The repository.
+    pub depot: Arc<Depot>,
+    /// Who is connected.
+    pub fleet: Fleet,
+    /// The jobs.
+    pub runner: Runner,
+    /// How agents join.
+    pub enrolment: Enrolment,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// The stop.
+    pub shutdown: Shutdown,
+    /// Until when the server's certificate counts.
+    pub server_certificate_ends_at: Timestamp,
+}
+
+impl App {
+    /// The services on top of these parts.
+    pub fn new(parts: Parts) -> Self {
+        Self { shared: Arc::new(parts) }
+    }
+
+    /// Now.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// The repository that this controller writes.
+    pub fn repository_id(&self) -> RepositoryId {
+        self.depot.repository().config().id
+    }
+}
+
+impl std::ops::Deref for App {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.shared
+    }
+}
+
+/// The catalog failed; the cause goes to the log as well.
+pub(crate) fn catalog_failure(error: &CatalogError) -> Failure {
+    let failure = Failure::new(Code::Internal, reason::STORAGE, "the controller's catalog cannot be used")
+        .caused_by(error)
+        .hint("check space and permissions of the controller's state folder");
+    tracing::error!(why = failure.why, "the catalog cannot be used");
+    failure
+}

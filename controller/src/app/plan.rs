@@ -1,0 +1,252 @@
+//! Restore plans: what would be done, confirmed by a digest.
+//!
+//! Must stay true: nothing is restored that was not planned and confirmed; a plan is made anew before it is
+//! carried out, and one that no longer says the same is refused.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use proto::Failure;
+use proto::convert::BackupChoice;
+use proto::failure::reason;
+use proto::v1::controller_message::Message;
+use proto::v1::{PlanRestore, SourcePlan};
+use repository::backup::manifest::{ArchiveRecord, BackupRecord, Outcome};
+use repository::error::RepositoryError;
+use repository::ids::hex;
+use repository::names::{BackupName, Component};
+use repository::read::ArchiveReader;
+use serde::Serialize;
+use tokio::task::JoinSet;
+use tonic::Code;
+
+use crate::app::App;
+use crate::depot::Depot;
+use crate::fleet::{Ended, TaskContext};
+use crate::ids::{AgentId, TaskId};
+use crate::ingest::{repository_failure, thread_died};
+use crate::jobs::Job;
+use crate::jobs::job::{Order, RestorePlace};
+use crate::jobs::restore::order;
+
+/// An agent looks through an archive's entries and its own folder in this time.
+const PLAN_WITHIN: Duration = Duration::from_secs(600);
+
+/// What somebody wants to have restored.
+#[derive(Debug, Clone)]
+pub struct RestoreRequest {
+    /// From which backup.
+    pub backup: BackupChoice,
+    /// Which components; none: all that the backup holds.
+    pub components: Vec<Component>,
+    /// Which entries, by pattern; none: all.
+    pub globs: Vec<String>,
+    /// Into this folder; none: in place.
+    pub folder: Option<String>,
+    /// By this agent (id or name); none: the one that serves the source.
+    pub agent: Option<String>,
+}
+
+/// What would be done.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Confirms it.
+    pub digest: String,
+    /// From this backup.
+    pub backup: BackupName,
+    /// By source.
+    pub sources: Vec<SourcePlan>,
+    /// Sealed bytes that would be fetched, at most.
+    pub fetch_bytes: u64,
+    places: Vec<RestorePlace>,
+}
+
+impl App {
+    /// What a restore would do.
+    pub async fn plan_restore(&self, request: &RestoreRequest) -> Result<Plan, Failure> {
+        let record = self.newest_complete(&request.backup, &request.components).await?;
+        let archives = chosen_archives(&record, &request.components)?;
+        let mut places = Vec::new();
+        for archive in &archives {
+            places.push(self.place(request, archive, archives.len()).await?);
+        }
+        let mut asking = JoinSet::new();
+        for (at, place) in places.iter().enumerate() {
+            let (app, record, place) = (self.clone(), record.clone(), place.clone());
+            asking.spawn(async move { app.ask_for_plan(record, place).await.map(|plan| (at, plan)) });
+        }
+        let mut plans = Vec::new();
+        while let Some(answer) = asking.join_next().await {
+            plans.push(answer.map_err(|error| thread_died(&error))??);
+        }
+        plans.sort_by_key(|(at, _)| *at);
+        let sources: Vec<SourcePlan> = plans.into_iter().map(|(_, plan)| plan).collect();
+        let digest = digest_of(&record.name, &places, &sources);
+        let fetch_bytes = self.fetch_bytes(&record, &places).await?;
+        Ok(Plan { digest, backup: record.name, sources, fetch_bytes, places })
+    }
+
+    /// Carries out a plan, if it still says what `digest` confirmed.
+    pub async fn start_restore(
+        &self,
+        request: &RestoreRequest,
+        digest: &str,
+        request_id: Option<&str>,
+    ) -> Result<Job, Failure> {
+        let plan = self.plan_restore(request).await?;
+        if plan.digest != digest {
+            return Err(Failure::new(Code::FailedPrecondition, reason::PLAN_CHANGED, "the plan is out of date")
+                .because("what the restore would do has changed since it was planned")
+                .hint("look at the new plan, then restore again"));
+        }
+        let obstacles = plan.sources.iter().flat_map(|source| &source.obstacles);
+        if let Some(first) = obstacles.clone().next() {
+            return Err(Failure::new(Code::FailedPrecondition, reason::OBSTACLES, "the restore cannot go ahead")
+                .because(match obstacles.count() {
+                    1 => first.clone(),
+                    count => format!("{first} (and {} more)", count - 1),
+                })
+                .hint("clear what is in its way, or restore elsewhere with --to FOLDER"));
+        }
+        self.submit(Order::Restore { backup: plan.backup, places: plan.places }, request_id).await
+    }
+
+    /// Which agent restores an archive, and where to.
+    async fn place(&self, request: &RestoreRequest, archive: &ArchiveRecord, of: usize) -> Result<RestorePlace, Failure> {
+        let agent = match &request.agent {
+            Some(which) => self.find_agent(which).await?.id,
+            None => self.serving_agent(archive, request.folder.is_some())?,
+        };
+        let name = &archive.source;
+        let folder = request.folder.as_ref().map(|folder| match of {
+            1 => folder.clone(),
+            _ => format!("{}/{}/{}", folder.trim_end_matches('/'), name.component, name.name),
+        });
+        Ok(RestorePlace {
+            source: archive.source.clone(),
+            kind: archive.kind.clone(),
+            agent,
+            folder,
+            globs: request.globs.clone(),
+        })
+    }
+
+    /// The connected agent that serves the source. For another folder any agent will do if there is but one.
+    fn serving_agent(&self, archive: &ArchiveRecord, elsewhere: bool) -> Result<AgentId, Failure> {
+        let connected = self.fleet.connected();
+        let serves = connected.iter().find(|agent| agent.sources.iter().any(|served| served.source == archive.source));
+        match (serves, connected.as_slice()) {
+            (Some(agent), _) => Ok(agent.agent),
+            (None, [only]) if elsewhere => Ok(only.agent),
+            _ => Err(Failure::new(
+                Code::FailedPrecondition,
+                reason::AGENT_AWAY,
+                format!("no connected agent serves {}", archive.source),
+            )
+            .hint("start its agent, or name another one with --to-agent and --to FOLDER")),
+        }
+    }
+
+    async fn ask_for_plan(&self, record: BackupRecord, place: RestorePlace) -> Result<SourcePlan, Failure> {
+        let what = format!("the restore of {} cannot be planned", place.source);
+        let (agent, task) = (place.agent, TaskId::fresh());
+        let away = || {
+            Failure::new(Code::FailedPrecondition, reason::AGENT_AWAY, what.clone())
+                .because("the connection to its agent broke")
+                .hint("see `nsctl agent list`, then try again")
+        };
+        let failed = |why: String| Failure::new(Code::FailedPrecondition, reason::OBSTACLES, what.clone()).because(why);
+        let (context, order) = order(self.depot.clone(), record, place, task).await.map_err(failed)?;
+        let message = Message::PlanRestore(PlanRestore { task_id: task.to_string(), order: Some(order) });
+        let running = self.fleet.begin(agent, task, TaskContext::Restore(Arc::new(context)), message);
+        let mut running = running.map_err(|_away| away())?;
+        match tokio::time::timeout(PLAN_WITHIN, running.ended()).await {
+            Ok(Ended::Planned(plan)) => Ok(*plan),
+            Ok(Ended::Failed { reason, .. }) => Err(failed(reason)),
+            Ok(Ended::AgentLost) => Err(away()),
+            Ok(_) => Err(failed("the agent answered another question than it was asked".to_owned())),
+            Err(_) => Err(failed("the agent did not answer in time".to_owned())),
+        }
+    }
+
+    async fn fetch_bytes(&self, record: &BackupRecord, places: &[RestorePlace]) -> Result<u64, Failure> {
+        let (depot, record, places) = (self.depot.clone(), record.clone(), places.to_vec());
+        let summed = tokio::task::spawn_blocking(move || sealed_bytes(&depot, &record, &places)).await;
+        summed
+            .map_err(|error| thread_died(&error))?
+            .map_err(|error| repository_failure("the archive cannot be opened", &error))
+    }
+}
+
+fn sealed_bytes(depot: &Depot, record: &BackupRecord, places: &[RestorePlace]) -> Result<u64, RepositoryError> {
+    let mut sum = 0;
+    for place in places {
+        let reader = ArchiveReader::open(depot.repository(), depot.keys(), record, &place.source)?;
+        for segment in reader.segments() {
+            sum += segment?.blobs.iter().map(|(_, line)| u64::from(line.stored_length)).sum::<u64>();
+        }
+    }
+    Ok(sum)
+}
+
+/// The archives to restore: every asked component has at least one, and none of them failed.
+fn chosen_archives(record: &BackupRecord, components: &[Component]) -> Result<Vec<ArchiveRecord>, Failure> {
+    let usable = record.archives.iter().filter(|archive| archive.outcome != Outcome::Failed);
+    let asked = |component: &Component| components.is_empty() || components.contains(component);
+    let chosen: Vec<ArchiveRecord> = usable.filter(|archive| asked(&archive.source.component)).cloned().collect();
+    let holds = |component: &Component| chosen.iter().any(|archive| archive.source.component == *component);
+    match components.iter().find(|component| !holds(component)) {
+        Some(missing) => Err(Failure::not_found(format!("backup {} holds nothing usable of {missing}", record.name))
+            .hint("`nsctl list` shows which backups do")),
+        None => Ok(chosen),
+    }
+}
+
+/// SHA-256 over what matters of a plan, in one notation.
+fn digest_of(backup: &BackupName, places: &[RestorePlace], sources: &[SourcePlan]) -> String {
+    #[derive(Serialize)]
+    struct Facts<'a> {
+        backup: &'a BackupName,
+        places: Vec<(&'a RestorePlace, &'a str, [u64; 5])>,
+    }
+    let of_source = |plan: &SourcePlan| {
+        [plan.entries, plan.bytes, plan.replaced_count, plan.created_count, plan.removed_count]
+    };
+    let places = places.iter().zip(sources).map(|(place, plan)| (place, plan.place.as_str(), of_source(plan)));
+    let facts = Facts { backup, places: places.collect() };
+    let json = serde_json::to_vec(&facts).expect("the facts of a plan have a JSON form");
+    hex(digest::digest(&digest::SHA256, &json).as_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(source: &str) -> RestorePlace {
+        RestorePlace {
+            source: source.parse().expect("a source"),
+            kind: "files".into(),
+            agent: "01970000-0000-7000-8000-000000000000".parse().expect("an agent"),
+            folder: None,
+            globs: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_plan_that_would_do_something_else_has_another_digest() {
+        let name = "20260101_010000".parse().expect("a name");
+        let (places, plan) = (vec![place("models/a")], SourcePlan { place: "/data".into(), entries: 3, ..Default::default() });
+        let digest = |places: &[RestorePlace], plan: &SourcePlan| digest_of(&name, places, std::slice::from_ref(plan));
+        let first = digest(&places, &plan);
+        assert_eq!(first, digest(&places, &SourcePlan { free_bytes: 99, ..plan.clone() }), "free space comes and goes");
+        for other in [
+            SourcePlan { place: "/other".into(), ..plan.clone() },
+            SourcePlan { removed_count: 1, ..plan.clone() },
+            SourcePlan { entries: 4, ..plan.clone() },
+        ] {
+            assert_ne!(first, digest(&places, &other));
+        }
+        assert_ne!(first, digest(&[RestorePlace { globs: vec!["*.db".into()], ..place("models/a") }], &plan));
+    }
+}

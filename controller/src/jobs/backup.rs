@@ -1,0 +1,227 @@
+//! A backup's parts: which sources, which agent, one archive each.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::convert::to_wire_source;
+use proto::v1::controller_message::Message;
+use proto::v1::{RepositoryKey, StartArchive};
+use repository::backup::manifest::Outcome;
+use repository::names::{Component, SourceId};
+
+use crate::catalog::CatalogError;
+use crate::fleet::{ArchiveTask, Ended, RunningTask, TaskContext};
+use crate::ids::{AgentId, JobId, TaskId};
+use crate::jobs::job::{Job, JobFailure, Part, PartResult};
+use crate::jobs::runner::{Attempt, Shared, lock};
+use crate::jobs::state::{Event, TaskEnd};
+
+/// How long a segment's body is meant to be, in bytes.
+const SEGMENT_BYTES: u32 = 16 << 20;
+/// How often a watcher hears of progress.
+const PROGRESS_EVERY: Duration = Duration::from_millis(250);
+
+/// Chooses the sources: all that agents which were not shut out have ever said they serve.
+pub(super) async fn prepare(shared: &Arc<Shared>, components: &[Component]) -> Result<Event, CatalogError> {
+    let mut sources: BTreeMap<SourceId, String> = BTreeMap::new();
+    for agent in shared.catalog.agents().await?.into_iter().filter(|agent| agent.revoked_at.is_none()) {
+        for served in agent.sources {
+            if components.is_empty() || components.contains(&served.source.component) {
+                sources.insert(served.source, served.kind);
+            }
+        }
+    }
+    if sources.is_empty() && components.is_empty() {
+        return Ok(Event::CannotStart(JobFailure::new(
+            "there is nothing to back up",
+            "no agent that serves a source has joined",
+            "make a token with `nsctl agent invite` and start an agent with it",
+        )));
+    }
+    let unserved = components.iter().filter(|asked| !sources.keys().any(|source| source.component == **asked));
+    let unserved: Vec<Part> = unserved.map(nobody_serves).collect();
+    let mut parts: Vec<Part> = sources.into_iter().map(|(source, kind)| Part::waiting(source, kind)).collect();
+    parts.extend(unserved);
+    match reserve_name(shared).await {
+        Ok(backup) => Ok(Event::Started { parts, backup }),
+        Err(failure) => Ok(Event::CannotStart(failure)),
+    }
+}
+
+fn nobody_serves(component: &Component) -> Part {
+    let name = component.as_str().parse().expect("every component's name is a source's name too");
+    Part::impossible(SourceId { component: component.clone(), name }, "", "no agent serves this component")
+}
+
+async fn reserve_name(shared: &Arc<Shared>) -> Result<repository::names::BackupName, JobFailure> {
+    let (depot, now) = (shared.depot.clone(), shared.clock.now());
+    let in_use = lock(&shared.names).clone();
+    let failed = |why: String, hint: &str| JobFailure::new("the backup cannot start", why, hint);
+    let name = tokio::task::spawn_blocking(move || depot.reserve_name(now, &in_use))
+        .await
+        .map_err(|error| failed(error.to_string(), "see the controller's log"))?
+        .map_err(|error| failed(proto::failure::chain(&error), error.hint()))?;
+    lock(&shared.names).insert(name.clone());
+    Ok(name)
+}
+
+/// Makes one archive.
+pub(super) async fn attempt(attempt: Attempt) {
+    let (shared, part) = (&attempt.shared, &attempt.job.parts[attempt.part]);
+    let away = Event::NobodyServes { part: attempt.part, reason: away_reason(shared.settings.agent_wait) };
+    if find_agent(shared, part).await.is_none() {
+        attempt.mailbox.tell(away).await;
+        return;
+    }
+    let Ok(_slot) = shared.slots.acquire().await else { return };
+    // It may have gone while the others were at work.
+    let Some(agent) = find_agent(shared, part).await else {
+        attempt.mailbox.tell(away).await;
+        return;
+    };
+    let task = TaskId::fresh();
+    if !attempt.mailbox.tell(Event::TaskStarted { part: attempt.part, task, agent: Some(agent) }).await {
+        return;
+    }
+    let end = match begin(&attempt, task, agent).await {
+        Ok(running) => archive_end(follow(&attempt, running).await),
+        Err(end) => end,
+    };
+    attempt.end(task, end).await;
+}
+
+fn away_reason(waited: Duration) -> String {
+    format!("no agent that serves it came within {} seconds", waited.as_secs())
+}
+
+/// An agent that serves the source and is connected; waits for one as long as is set.
+async fn find_agent(shared: &Shared, part: &Part) -> Option<AgentId> {
+    let serves = || {
+        let mut agents = shared.fleet.connected();
+        agents.retain(|connected| connected.sources.iter().any(|served| served.source == part.source));
+        // The one that began it has its cache.
+        let known = agents.iter().find(|connected| Some(connected.agent) == part.agent);
+        known.or(agents.first()).map(|connected| connected.agent)
+    };
+    wait_until(shared, serves).await
+}
+
+/// Waits until `look` finds something, looking again whenever an agent comes or goes.
+pub(super) async fn wait_until<T>(shared: &Shared, look: impl Fn() -> Option<T>) -> Option<T> {
+    let mut changes = shared.fleet.changes();
+    let found = async {
+        loop {
+            if let Some(found) = look() {
+                return Some(found);
+            }
+            changes.changed().await.ok()?;
+        }
+    };
+    tokio::time::timeout(shared.settings.agent_wait, found).await.ok().flatten()
+}
+
+async fn begin(attempt: &Attempt, task: TaskId, agent: AgentId) -> Result<RunningTask, TaskEnd> {
+    let (shared, part) = (&attempt.shared, &attempt.job.parts[attempt.part]);
+    let failed = |error: &dyn std::error::Error| TaskEnd::Failed {
+        reason: format!("the controller cannot begin the archive: {}", proto::failure::chain(error)),
+        retryable: true,
+        result: None,
+    };
+    let domain = shared.depot.keys().domain_keys(&part.source);
+    let record = shared.catalog.agent(agent).await.map_err(|error| failed(&error))?;
+    let refs_file = refs_file(&shared.settings.jobs_folder, attempt.job.id, &part.source);
+    let folder = refs_file.parent().expect("refs lie in the job's folder").to_owned();
+    tokio::task::spawn_blocking(move || crate::state::make_private_folder(&folder))
+        .await
+        .map_err(|error| failed(&error))?
+        .map_err(|error| failed(&error))?;
+    let key = shared.depot.repository().sealing_key();
+    let message = Message::StartArchive(StartArchive {
+        task_id: task.to_string(),
+        source: Some(to_wire_source(&part.source)),
+        domain: Some(crate::rpc::wire::domain_keys(&domain)),
+        repository_key: Some(RepositoryKey { epoch: key.epoch, public_key: key.key.to_vec().into() }),
+        segment_bytes: SEGMENT_BYTES,
+        expected_bytes: expected_bytes(shared, &part.source).await.map_err(|error| failed(&error))?,
+    });
+    let context = ArchiveTask {
+        source: part.source.clone(),
+        kind: part.kind.clone(),
+        agent_name: record.map(|record| record.name).unwrap_or_default(),
+        domain,
+        started_at: shared.clock.now(),
+        refs_file,
+    };
+    shared
+        .fleet
+        .begin(agent, task, TaskContext::Archive(Arc::new(context)), message)
+        .map_err(|_away| TaskEnd::AgentLost)
+}
+
+/// Where an archive's refs are kept until the backup is committed.
+pub(super) fn refs_file(jobs_folder: &Path, job: JobId, source: &SourceId) -> PathBuf {
+    jobs_folder.join(job.to_string()).join(format!("{}~{}.refs", source.component, source.name))
+}
+
+/// The size of the source's newest archive, for a bar that knows its end.
+async fn expected_bytes(shared: &Shared, source: &SourceId) -> Result<u64, CatalogError> {
+    let backups = shared.catalog.backups().await?;
+    let newest = backups.iter().filter_map(|backup| backup.archive(source)).find(|archive| archive.outcome != Outcome::Failed);
+    Ok(newest.map_or(0, |archive| archive.counts.bytes))
+}
+
+/// Waits for a task's end and shows its progress meanwhile.
+pub(super) async fn follow(attempt: &Attempt, mut running: RunningTask) -> Ended {
+    let mut progress = running.progress.clone();
+    let show = async {
+        while progress.changed().await.is_ok() {
+            let latest = progress.borrow_and_update().clone();
+            latest.into_iter().for_each(|latest| attempt.progress(latest));
+            tokio::time::sleep(PROGRESS_EVERY).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        biased;
+        ended = running.ended() => ended,
+        () = show => Ended::AgentLost,
+    }
+}
+
+fn archive_end(ended: Ended) -> TaskEnd {
+    match ended {
+        Ended::Archived { manifest, problems } => {
+            let reason = manifest.reason.clone();
+            let result = PartResult::Archive { manifest, problems };
+            match reason {
+                Some(reason) => TaskEnd::Incomplete(result, reason),
+                None => TaskEnd::Complete(result),
+            }
+        }
+        other => common_end(other),
+    }
+}
+
+/// The ends that every kind of task has.
+pub(super) fn common_end(ended: Ended) -> TaskEnd {
+    match ended {
+        Ended::Failed { reason, retryable } => TaskEnd::Failed { reason, retryable, result: None },
+        Ended::Cancelled => TaskEnd::Cancelled,
+        Ended::AgentLost => TaskEnd::AgentLost,
+        Ended::Archived { .. } | Ended::Planned(_) | Ended::Restored(_) | Ended::Probed(_) => TaskEnd::Failed {
+            reason: "the agent answered another question than it was asked".to_owned(),
+            retryable: false,
+            result: None,
+        },
+    }
+}
+
+/// The job's order as a backup's.
+pub(super) fn pin(job: &Job) -> Option<String> {
+    match &job.order {
+        crate::jobs::job::Order::Backup { pin, .. } => pin.clone(),
+        _ => None,
+    }
+}

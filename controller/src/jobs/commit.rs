@@ -1,0 +1,93 @@
+//! The end of a backup: its archives become one backup in the repository.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use repository::backup::commit::{ArchiveDraft, BackupDraft};
+use repository::backup::manifest::{ArchiveManifest, Counts, FORMAT, Outcome};
+use repository::keys::KeyRing;
+use repository::refs::Refs;
+
+use crate::jobs::backup::{pin, refs_file};
+use crate::jobs::job::{Job, JobFailure, Part, PartResult};
+use crate::jobs::runner::Shared;
+use crate::jobs::state::Event;
+
+const WHAT: &str = "the backup could not be committed";
+
+/// Commits a backup; repeating it is harmless.
+pub(super) async fn commit(shared: Arc<Shared>, job: &Job) -> Event {
+    let (depot, now) = (shared.depot.clone(), shared.clock.now());
+    let (folder, of_job) = (shared.settings.jobs_folder.clone(), job.clone());
+    let committed = tokio::task::spawn_blocking(move || {
+        let draft = draft(&folder, &of_job, depot.keys(), now)?;
+        depot
+            .commit(&draft, now)
+            .map_err(|error| JobFailure::new(WHAT, proto::failure::chain(&error), error.hint()))?;
+        depot
+            .list()
+            .map(|listing| listing.backups)
+            .map_err(|error| JobFailure::new("the repository cannot be listed", proto::failure::chain(&error), error.hint()))
+    });
+    let backups = match committed.await {
+        Ok(Ok(backups)) => backups,
+        Ok(Err(failure)) => return Event::CommitFailed(failure),
+        Err(error) => return Event::CommitFailed(JobFailure::new(WHAT, error.to_string(), "see the controller's log")),
+    };
+    // The backup is there whatever becomes of the list; the next start reads it again.
+    if let Err(error) = shared.catalog.replace_backups(&backups).await {
+        tracing::error!(error = proto::failure::chain(&error), "the catalog's list of backups is out of date");
+    }
+    Event::Committed
+}
+
+fn draft(folder: &Path, job: &Job, keys: &KeyRing, now: jiff::Timestamp) -> Result<BackupDraft, JobFailure> {
+    let name = job.backup.clone().expect("a running backup has a name");
+    let archives = job.parts.iter().map(|part| archive(folder, job, part, keys, now)).collect::<Result<Vec<_>, _>>()?;
+    Ok(BackupDraft {
+        name,
+        job: job.id.to_string(),
+        started_at: job.started_at.unwrap_or(job.created_at),
+        ended_at: now,
+        pin: pin(job),
+        archives,
+    })
+}
+
+fn archive(
+    folder: &Path,
+    job: &Job,
+    part: &Part,
+    keys: &KeyRing,
+    now: jiff::Timestamp,
+) -> Result<ArchiveDraft, JobFailure> {
+    let Some(PartResult::Archive { manifest, .. }) = &part.result else {
+        return Ok(ArchiveDraft { manifest: failed(job, part, keys, now), refs: None });
+    };
+    let file = refs_file(folder, job.id, &part.source);
+    let lost = |why: String| JobFailure::new(WHAT, format!("the refs of {} are lost: {why}", part.source), "run the backup again");
+    let bytes = std::fs::read(&file).map_err(|error| lost(error.to_string()))?;
+    let refs = Refs::decode(&bytes).map_err(|error| lost(error.to_string()))?;
+    Ok(ArchiveDraft { manifest: (**manifest).clone(), refs: Some(refs) })
+}
+
+/// The manifest of a part that brought nothing.
+fn failed(job: &Job, part: &Part, keys: &KeyRing, now: jiff::Timestamp) -> ArchiveManifest {
+    ArchiveManifest {
+        format: FORMAT,
+        source: part.source.clone(),
+        kind: part.kind.clone(),
+        outcome: Outcome::Failed,
+        reason: Some(part.reason.clone().unwrap_or_else(|| "it was cancelled".to_owned())),
+        consistency: None,
+        domain: keys.domain_keys(&part.source).domain,
+        root: None,
+        problems: None,
+        agent: part.agent.map(|agent| agent.to_string()),
+        started_at: job.started_at.unwrap_or(job.created_at),
+        ended_at: now,
+        counts: Counts::default(),
+        segments: 0,
+        blobs: 0,
+    }
+}

@@ -1,0 +1,120 @@
+//! A restore's parts: each planned and confirmed before, each carried out by the agent that it was planned
+//! with. A safety backup before, and stopping and starting what uses the data, have their place between
+//! the preparation and the attempt; they come with a later release.
+
+use std::sync::Arc;
+
+use proto::v1::controller_message::Message;
+use proto::v1::{RestoreFinished, RestoreOrder, Selection, StartRestore};
+use repository::backup::manifest::BackupRecord;
+use repository::names::BackupName;
+
+use crate::depot::Depot;
+use crate::fleet::{Ended, RestoreTask, RunningTask, TaskContext};
+use crate::ids::TaskId;
+use crate::jobs::backup::{common_end, follow, wait_until};
+use crate::jobs::job::{Order, Part, PartResult, RestorePlace};
+use crate::jobs::runner::Attempt;
+use crate::jobs::state::{Event, TaskEnd};
+
+/// One part for each place.
+pub(super) fn prepare(backup: &BackupName, places: &[RestorePlace]) -> Event {
+    let part = |place: &RestorePlace| Part {
+        agent: Some(place.agent),
+        ..Part::waiting(place.source.clone(), place.kind.clone())
+    };
+    Event::Started { parts: places.iter().map(part).collect(), backup: backup.clone() }
+}
+
+/// Restores one place.
+pub(super) async fn attempt(attempt: Attempt) {
+    let shared = &attempt.shared;
+    let Order::Restore { backup, places } = &attempt.job.order else { return };
+    let place = &places[attempt.part];
+    let Ok(_slot) = shared.slots.acquire().await else { return };
+    let connected = || shared.fleet.is_connected(place.agent).then_some(());
+    if wait_until(shared, connected).await.is_none() {
+        let reason = format!("its agent did not come within {} seconds", shared.settings.agent_wait.as_secs());
+        attempt.mailbox.tell(Event::NobodyServes { part: attempt.part, reason }).await;
+        return;
+    }
+    let task = TaskId::fresh();
+    let started = Event::TaskStarted { part: attempt.part, task, agent: Some(place.agent) };
+    if !attempt.mailbox.tell(started).await {
+        return;
+    }
+    let end = match begin(&attempt, task, backup, place).await {
+        Ok(running) => restore_end(follow(&attempt, running).await),
+        Err(end) => end,
+    };
+    attempt.end(task, end).await;
+}
+
+async fn begin(
+    attempt: &Attempt,
+    task: TaskId,
+    backup: &BackupName,
+    place: &RestorePlace,
+) -> Result<RunningTask, TaskEnd> {
+    let failed = |reason: String| TaskEnd::Failed { reason, retryable: false, result: None };
+    let shared = &attempt.shared;
+    let record = shared.catalog.backup(backup).await.map_err(|error| failed(proto::failure::chain(&error)))?;
+    let record = record.ok_or_else(|| failed(format!("there is no backup {backup}")))?;
+    let (context, order) = order(shared.depot.clone(), record, place.clone(), task).await.map_err(failed)?;
+    let message = Message::StartRestore(StartRestore { task_id: task.to_string(), order: Some(order) });
+    shared
+        .fleet
+        .begin(place.agent, task, TaskContext::Restore(Arc::new(context)), message)
+        .map_err(|_away| TaskEnd::AgentLost)
+}
+
+/// What the agent is told to plan or to do.
+pub(crate) async fn order(
+    depot: Arc<Depot>,
+    backup: BackupRecord,
+    place: RestorePlace,
+    task: TaskId,
+) -> Result<(RestoreTask, RestoreOrder), String> {
+    let of_backup = backup.clone();
+    let source = place.source.clone();
+    let reading = tokio::task::spawn_blocking(move || {
+        let manifest = depot.repository().archive(&of_backup, &source)?;
+        Ok::<_, repository::error::RepositoryError>((manifest.root, depot.keys().domain_keys_by_id(manifest.domain)))
+    });
+    let read = reading.await.map_err(|error| error.to_string())?;
+    let (root, domain) = read.map_err(|error| proto::failure::chain(&error))?;
+    let root = root.ok_or_else(|| "the archive holds nothing".to_owned())?;
+    let source = proto::convert::to_wire_source(&place.source);
+    let order = RestoreOrder {
+        source: Some(source.clone()),
+        into: place.folder.is_none().then_some(source),
+        folder: place.folder.clone().unwrap_or_default(),
+        selection: Some(Selection { globs: place.globs.clone() }),
+        restore_id: restore_id(task),
+        root: root.as_bytes().to_vec().into(),
+        domain: Some(crate::rpc::wire::domain_keys(&domain)),
+    };
+    Ok((RestoreTask { backup, source: place.source }, order))
+}
+
+/// Short, and of this attempt alone: the random end of the task's id.
+fn restore_id(task: TaskId) -> String {
+    let text = task.to_string();
+    text.rsplit('-').next().unwrap_or(&text).to_owned()
+}
+
+fn restore_end(ended: Ended) -> TaskEnd {
+    match ended {
+        Ended::Restored(finished) => TaskEnd::Complete(result(*finished)),
+        other => common_end(other),
+    }
+}
+
+fn result(finished: RestoreFinished) -> PartResult {
+    PartResult::Restored {
+        entries: finished.entries,
+        bytes: finished.bytes,
+        previous_state: (!finished.previous_state.is_empty()).then_some(finished.previous_state),
+        warnings: finished.warnings,
+    }
+}

@@ -1,0 +1,451 @@
+//! Runs the jobs: starts what may start, keeps each job's state in the catalog, carries out its actions.
+//!
+//! Must stay true: one task owns a job and alone changes it; it writes the new state down before it acts;
+//! when the controller stops, jobs stay as they are and are taken up again at the next start.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use repository::names::BackupName;
+use repository::progress::CancelFlag;
+use runtime::clock::Clock;
+use runtime::shutdown::Shutdown;
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::{Added, Catalog, CatalogError};
+use crate::depot::Depot;
+use crate::fleet::Fleet;
+use crate::ids::{JobId, TaskId};
+use crate::jobs::job::{Job, JobFailure, Order, PartState};
+use crate::jobs::live::Live;
+use crate::jobs::queue::{self, MAX_QUEUED};
+use crate::jobs::state::{Action, Event, Level, Refused, TaskEnd, advance};
+
+/// Archives and restores that are worked at together.
+const TASKS_AT_ONCE: usize = 4;
+/// Events that may wait for one job.
+const MAILBOX: usize = 64;
+/// An agent that was told to end a task has this long to say that it did.
+const CANCEL_GRACE: Duration = Duration::from_secs(30);
+/// The catalog may fail this often in a row before a job is left to the next start.
+const CATALOG_TRIES: u32 = 5;
+const CATALOG_PAUSE: Duration = Duration::from_secs(1);
+
+/// What can be set from outside.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How long an agent that is away is waited for.
+    pub agent_wait: Duration,
+    /// Where what belongs to a job lies until it ends.
+    pub jobs_folder: PathBuf,
+}
+
+/// A job could not be ordered.
+#[derive(Debug, thiserror::Error)]
+pub enum SubmitError {
+    /// Too many wait already.
+    #[error("{MAX_QUEUED} jobs are waiting already")]
+    Full,
+    /// The catalog failed.
+    #[error("the job cannot be recorded")]
+    Catalog(#[from] CatalogError),
+}
+
+/// A job could not be cancelled.
+#[derive(Debug, thiserror::Error)]
+pub enum CancelError {
+    /// There is no such job.
+    #[error("there is no such job")]
+    Unknown,
+    /// It is too late.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The catalog failed.
+    #[error("the job cannot be changed")]
+    Catalog(#[from] CatalogError),
+}
+
+/// Runs jobs. Cheap to clone.
+#[derive(Clone)]
+pub struct Runner {
+    pub(super) shared: Arc<Shared>,
+}
+
+/// What every job's tasks need.
+pub(super) struct Shared {
+    pub(super) catalog: Catalog,
+    pub(super) depot: Arc<Depot>,
+    pub(super) fleet: Fleet,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) live: Live,
+    pub(super) settings: Settings,
+    pub(super) slots: Semaphore,
+    pub(super) verifying: Semaphore,
+    /// Verifications that can be told to stop.
+    pub(super) local: Mutex<HashMap<TaskId, Arc<CancelFlag>>>,
+    /// Names of backups that are not committed yet.
+    pub(super) names: Mutex<BTreeSet<BackupName>>,
+    shutdown: Shutdown,
+    running: Mutex<HashMap<JobId, Mailbox>>,
+    /// Held while a job leaves the queue or is cancelled in it.
+    queue: tokio::sync::Mutex<()>,
+    kick: Notify,
+}
+
+/// An event for a job, and who wants to know whether it was taken.
+struct Mail {
+    event: Event,
+    taken: oneshot::Sender<Result<(), Refused>>,
+}
+
+/// The way to a running job.
+#[derive(Clone)]
+pub(super) struct Mailbox(mpsc::Sender<Mail>);
+
+impl Mailbox {
+    /// True once the event is in the catalog; false if it came too late or the job has gone.
+    pub(super) async fn tell(&self, event: Event) -> bool {
+        matches!(self.ask(event).await, Some(Ok(())))
+    }
+
+    async fn ask(&self, event: Event) -> Option<Result<(), Refused>> {
+        let (taken, answer) = oneshot::channel();
+        self.0.send(Mail { event, taken }).await.ok()?;
+        answer.await.ok()
+    }
+}
+
+/// One attempt at a part, as the code that carries it out sees it.
+pub(super) struct Attempt {
+    pub(super) shared: Arc<Shared>,
+    pub(super) mailbox: Mailbox,
+    pub(super) job: Job,
+    pub(super) part: usize,
+}
+
+impl Attempt {
+    /// Ends the attempt.
+    pub(super) async fn end(&self, task: TaskId, end: TaskEnd) {
+        self.mailbox.tell(Event::TaskEnded { part: self.part, task, end }).await;
+    }
+
+    /// Shows how far it is.
+    pub(super) fn progress(&self, progress: proto::v1::TaskProgress) {
+        self.shared.live.progress(self.job.id, self.part, progress, self.shared.clock.now());
+    }
+}
+
+impl Runner {
+    /// A runner that does nothing yet; [`Runner::run`] sets it going.
+    pub fn new(
+        catalog: Catalog,
+        depot: Arc<Depot>,
+        fleet: Fleet,
+        clock: Arc<dyn Clock>,
+        settings: Settings,
+        shutdown: Shutdown,
+    ) -> Self {
+        let shared = Shared {
+            catalog,
+            depot,
+            fleet,
+            clock,
+            live: Live::default(),
+            settings,
+            slots: Semaphore::new(TASKS_AT_ONCE),
+            verifying: Semaphore::new(1),
+            local: Mutex::default(),
+            names: Mutex::default(),
+            shutdown,
+            running: Mutex::default(),
+            queue: tokio::sync::Mutex::default(),
+            kick: Notify::new(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// What goes on now.
+    pub fn live(&self) -> &Live {
+        &self.shared.live
+    }
+
+    /// Orders a job. A repeated `request_id` gives the job that it started first.
+    pub async fn submit(&self, order: Order, request_id: Option<&str>) -> Result<Job, SubmitError> {
+        let shared = &self.shared;
+        let queued = shared.queue.lock().await;
+        if shared.catalog.alive_jobs().await?.len() >= MAX_QUEUED {
+            return Err(SubmitError::Full);
+        }
+        let job = Job::queued(JobId::fresh(), order, shared.clock.now());
+        shared.live.open(&job);
+        let added = shared.catalog.add_job(&job, request_id).await.inspect_err(|_| shared.live.close(job.id))?;
+        drop(queued);
+        match added {
+            Added::Existed(existing) => {
+                shared.live.close(job.id);
+                Ok(*existing)
+            }
+            Added::New => {
+                tracing::info!(job = %job.id, kind = job.kind(), "job ordered");
+                shared.kick.notify_one();
+                Ok(job)
+            }
+        }
+    }
+
+    /// Asks a job to end.
+    pub async fn cancel(&self, id: JobId) -> Result<(), CancelError> {
+        let shared = &self.shared;
+        let _queued = shared.queue.lock().await;
+        let mailbox = lock(&shared.running).get(&id).cloned();
+        if let Some(mailbox) = mailbox {
+            return Ok(mailbox.ask(Event::CancelRequested).await.unwrap_or(Err(Refused::Ended))?);
+        }
+        let job = shared.catalog.job(id).await?.ok_or(CancelError::Unknown)?;
+        let (job, actions) = advance(&job, Event::CancelRequested, shared.clock.now())?;
+        shared.save(&job, &actions).await?;
+        shared.kick.notify_one();
+        Ok(())
+    }
+
+    /// Takes up the jobs of the last life, then starts jobs as their turns come, until the stop.
+    pub async fn run(self) -> Result<(), CatalogError> {
+        let shared = &self.shared;
+        let stop = shared.shutdown.token();
+        for job in shared.catalog.alive_jobs().await? {
+            shared.live.open(&job);
+            if job.state != crate::jobs::job::JobState::Queued {
+                tracing::info!(job = %job.id, kind = job.kind(), "job taken up again");
+                lock(&shared.names).extend(uncommitted_name(&job));
+                self.start(job);
+            }
+        }
+        loop {
+            if let Err(error) = self.start_what_may().await {
+                tracing::error!(error = proto::failure::chain(&error), "the queue cannot be read");
+            }
+            tokio::select! {
+                () = shared.kick.notified() => {}
+                () = tokio::time::sleep(Duration::from_secs(60)) => {}
+                () = stop.cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    async fn start_what_may(&self) -> Result<(), CatalogError> {
+        let _queued = self.shared.queue.lock().await;
+        let alive = self.shared.catalog.alive_jobs().await?;
+        let starts = queue::startable(&alive);
+        let running: BTreeSet<JobId> = lock(&self.shared.running).keys().copied().collect();
+        for job in alive.into_iter().filter(|job| starts.contains(&job.id) && !running.contains(&job.id)) {
+            self.start(job);
+        }
+        Ok(())
+    }
+
+    fn start(&self, job: Job) {
+        let (sender, mail) = mpsc::channel(MAILBOX);
+        let mailbox = Mailbox(sender);
+        lock(&self.shared.running).insert(job.id, mailbox.clone());
+        let name = format!("{} {}", job.kind(), job.id);
+        let owner = Owner { shared: self.shared.clone(), mailbox, work: CancellationToken::new(), job };
+        self.shared.shutdown.spawn(name, owner.run(mail));
+    }
+}
+
+/// The task that owns a job.
+struct Owner {
+    shared: Arc<Shared>,
+    mailbox: Mailbox,
+    /// Cancelled when the job has ended or the controller stops: nothing of it goes on.
+    work: CancellationToken,
+    job: Job,
+}
+
+impl Owner {
+    async fn run(mut self, mut mail: mpsc::Receiver<Mail>) {
+        let id = self.job.id;
+        if let Err(error) = self.run_to_end(&mut mail).await {
+            tracing::error!(job = %id, error = proto::failure::chain(&error), "the job is left to the next start");
+        }
+        self.work.cancel();
+        lock(&self.shared.running).remove(&id);
+        if self.job.state.is_end() {
+            if let Some(name) = &self.job.backup {
+                lock(&self.shared.names).remove(name);
+            }
+            remove_job_folder(&self.shared.settings.jobs_folder.join(id.to_string()));
+        }
+        self.shared.kick.notify_one();
+    }
+
+    async fn run_to_end(&mut self, mail: &mut mpsc::Receiver<Mail>) -> Result<(), CatalogError> {
+        let stop = self.shared.shutdown.token();
+        let first = match self.job.state {
+            crate::jobs::job::JobState::Queued => self.prepare().await?,
+            _ => Event::ControllerRestarted,
+        };
+        // The first event always fits the state that it was made for.
+        let _ = self.apply(first).await?;
+        while !self.job.state.is_end() {
+            let next = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                next = mail.recv() => next,
+            };
+            let Some(Mail { event, taken }) = next else { return Ok(()) };
+            let result = self.apply(event).await?;
+            // Who asked may have gone.
+            let _ = taken.send(result);
+        }
+        Ok(())
+    }
+
+    /// What the job consists of, now that its turn has come.
+    async fn prepare(&self) -> Result<Event, CatalogError> {
+        if self.shared.depot.lease().is_lost() {
+            return Ok(Event::CannotStart(JobFailure::new(
+                format!("the {} cannot start", self.job.kind()),
+                "another controller has taken over this repository",
+                "make sure that only one controller uses the repository, then restart this one",
+            )));
+        }
+        match &self.job.order {
+            Order::Backup { components, .. } => super::backup::prepare(&self.shared, components).await,
+            Order::Verify { backup, components, .. } => super::verify::prepare(&self.shared, backup, components).await,
+            Order::Restore { backup, places } => Ok(super::restore::prepare(backup, places)),
+        }
+    }
+
+    /// Makes the event count: catalog first, then watchers, then actions.
+    async fn apply(&mut self, event: Event) -> Result<Result<(), Refused>, CatalogError> {
+        let (next, actions) = match advance(&self.job, event, self.shared.clock.now()) {
+            Ok(next) => next,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        self.shared.save(&next, &actions).await?;
+        self.job = next;
+        for action in actions {
+            self.perform(action);
+        }
+        Ok(Ok(()))
+    }
+
+    fn perform(&self, action: Action) {
+        match action {
+            Action::Tell(..) => {}
+            Action::Attempt { part } => {
+                let attempt = Attempt {
+                    shared: self.shared.clone(),
+                    mailbox: self.mailbox.clone(),
+                    job: self.job.clone(),
+                    part,
+                };
+                match self.job.order {
+                    Order::Backup { .. } => self.spawn("archive", super::backup::attempt(attempt)),
+                    Order::Verify { .. } => self.spawn("verification", super::verify::attempt(attempt)),
+                    Order::Restore { .. } => self.spawn("restore", super::restore::attempt(attempt)),
+                }
+            }
+            Action::CancelTask { task } => self.cancel_task(task),
+            Action::Commit => {
+                let (shared, mailbox, job) = (self.shared.clone(), self.mailbox.clone(), self.job.clone());
+                self.spawn("commit", async move {
+                    let event = super::commit::commit(shared, &job).await;
+                    mailbox.tell(event).await;
+                });
+            }
+        }
+    }
+
+    fn cancel_task(&self, task: TaskId) {
+        self.shared.fleet.cancel(task);
+        if let Some(flag) = lock(&self.shared.local).get(&task) {
+            flag.cancel();
+        }
+        let Some(part) = self.job.parts.iter().position(|part| part.state == (PartState::Running { task })) else {
+            return;
+        };
+        let mailbox = self.mailbox.clone();
+        self.spawn("cancellation", async move {
+            tokio::time::sleep(CANCEL_GRACE).await;
+            mailbox.tell(Event::TaskEnded { part, task, end: TaskEnd::Cancelled }).await;
+        });
+    }
+
+    /// Runs work of this job until it is done, or the job has ended, or the controller stops.
+    fn spawn(&self, what: &str, work: impl Future<Output = ()> + Send + 'static) {
+        let (over, stop) = (self.work.clone(), self.shared.shutdown.token());
+        self.shared.shutdown.spawn(format!("{what} of {}", self.job.id), async move {
+            tokio::select! {
+                biased;
+                () = over.cancelled() => {}
+                () = stop.cancelled() => {}
+                () = work => {}
+            }
+        });
+    }
+}
+
+impl Shared {
+    /// Writes a job's new state and lines down, and shows them to whoever watches.
+    async fn save(&self, job: &Job, actions: &[Action]) -> Result<(), CatalogError> {
+        let lines = || -> Vec<(&'static str, String)> {
+            let told = actions.iter().filter_map(|action| match action {
+                Action::Tell(level, line) => Some((word(*level), line.clone())),
+                _ => None,
+            });
+            told.collect()
+        };
+        for (level, line) in lines() {
+            match level {
+                "error" => tracing::error!(job = %job.id, "{line}"),
+                "warning" => tracing::warn!(job = %job.id, "{line}"),
+                _ => tracing::info!(job = %job.id, "{line}"),
+            }
+        }
+        let now = self.clock.now();
+        let mut tries = 1;
+        let kept = loop {
+            match self.catalog.save_job(job, lines(), now).await {
+                Ok(kept) => break kept,
+                Err(error) if tries < CATALOG_TRIES => {
+                    tracing::warn!(job = %job.id, error = proto::failure::chain(&error), "the job's state was not written; it is tried again");
+                    tries += 1;
+                    tokio::time::sleep(CATALOG_PAUSE).await;
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        self.live.publish(job, kept, now);
+        Ok(())
+    }
+}
+
+fn word(level: Level) -> &'static str {
+    match level {
+        Level::Info => "info",
+        Level::Warning => "warning",
+        Level::Error => "error",
+    }
+}
+
+fn uncommitted_name(job: &Job) -> Option<BackupName> {
+    matches!(job.order, Order::Backup { .. }).then(|| job.backup.clone()).flatten()
+}
+
+fn remove_job_folder(folder: &std::path::Path) {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(folder = %folder.display(), %error, "what a job left cannot be removed");
+        }
+        _ => {}
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

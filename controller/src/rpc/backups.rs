@@ -1,0 +1,102 @@
+//! `Backups`: what there is, and what is in it.
+
+use std::pin::Pin;
+
+use bytes::Bytes;
+use proto::convert::{backup_choice, source_id};
+use proto::v1::backups_server::Backups;
+use proto::v1::{
+    Backup, Data, EntryLine, ExportArchiveRequest, GetBackupRequest, ListBackupsRequest, ListBackupsResponse,
+    ListEntriesRequest, ReadFileRequest, SourceId as WireSource,
+};
+use proto::{Failure, convert};
+use repository::archive::path::EntryPath;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status};
+
+use crate::app::{App, ArchiveChoice, Reading};
+use crate::rpc::wire;
+
+pub(super) struct BackupsService {
+    pub(super) app: App,
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+fn answers<T, W: 'static>(reading: Reading<T>, to_wire: fn(T) -> W) -> Answers<W>
+where
+    T: Send + 'static,
+{
+    Box::pin(ReceiverStream::new(reading).map(move |next| next.map(to_wire).map_err(Status::from)))
+}
+
+fn data(data: Bytes) -> Data {
+    Data { data }
+}
+
+/// Which archive a request means; an empty name means the component's only source.
+fn archive(backup: &str, source: Option<&WireSource>) -> Result<ArchiveChoice, Failure> {
+    let wire = convert::required("source", source)?;
+    let name = match wire.name.as_str() {
+        "" => None,
+        _ => Some(source_id("source", source)?.name),
+    };
+    let component = wire.component.parse();
+    let component = component.map_err(|error| Failure::invalid("the component is wrong").caused_by(&error))?;
+    Ok(ArchiveChoice { backup: backup_choice("backup", backup)?, component, name })
+}
+
+fn path(bytes: &[u8]) -> Result<EntryPath, Failure> {
+    EntryPath::new(bytes).map_err(|error| Failure::invalid("the path is wrong").caused_by(&error))
+}
+
+#[tonic::async_trait]
+impl Backups for BackupsService {
+    type ListEntriesStream = Answers<EntryLine>;
+    type ReadFileStream = Answers<Data>;
+    type ExportArchiveStream = Answers<Data>;
+
+    async fn list_backups(
+        &self,
+        _request: Request<ListBackupsRequest>,
+    ) -> Result<Response<ListBackupsResponse>, Status> {
+        let (backups, legacy) = self.app.backups().await?;
+        Ok(Response::new(ListBackupsResponse {
+            backups: backups.iter().map(|(record, verified)| wire::backup(record, verified)).collect(),
+            legacy: legacy.iter().map(wire::legacy).collect(),
+        }))
+    }
+
+    async fn get_backup(&self, request: Request<GetBackupRequest>) -> Result<Response<Backup>, Status> {
+        let choice = backup_choice("name", &request.into_inner().name)?;
+        let (record, verified) = self.app.backup(&choice).await?;
+        Ok(Response::new(wire::backup(&record, &verified)))
+    }
+
+    async fn list_entries(
+        &self,
+        request: Request<ListEntriesRequest>,
+    ) -> Result<Response<Self::ListEntriesStream>, Status> {
+        let request = request.into_inner();
+        let archive = archive(&request.backup, request.source.as_ref())?;
+        let entries = self.app.list_entries(&archive, path(&request.path)?, request.recursive).await?;
+        Ok(Response::new(answers(entries, |entry| wire::entry(&entry))))
+    }
+
+    async fn read_file(&self, request: Request<ReadFileRequest>) -> Result<Response<Self::ReadFileStream>, Status> {
+        let request = request.into_inner();
+        let archive = archive(&request.backup, request.source.as_ref())?;
+        let content = self.app.read_file(&archive, path(&request.path)?).await?;
+        Ok(Response::new(answers(content, data)))
+    }
+
+    async fn export_archive(
+        &self,
+        request: Request<ExportArchiveRequest>,
+    ) -> Result<Response<Self::ExportArchiveStream>, Status> {
+        let request = request.into_inner();
+        let archive = archive(&request.backup, request.source.as_ref())?;
+        Ok(Response::new(answers(self.app.export(&archive).await?, data)))
+    }
+}

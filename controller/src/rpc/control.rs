@@ -1,0 +1,180 @@
+//! The control stream: Hello, Welcome, and then heartbeats and results up, tasks down.
+
+use proto::v1::agent_message::Message;
+use proto::v1::controller_message::Message as DownMessage;
+use proto::v1::{AgentMessage, ControllerMessage, Hello, RepositoryKey, TaskFailed, Welcome};
+use proto::{Failure, convert};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Streaming};
+
+use crate::app::App;
+use crate::catalog::ServedSource;
+use crate::fleet::{Connection, Down, Ended, HEARTBEAT, LOST_AFTER};
+use crate::identity::AgentCertificate;
+use crate::ids::{AgentId, TaskId};
+
+/// The version of the protocol that this program speaks.
+const PROTOCOL: u32 = 1;
+/// More than any agent serves.
+const MAX_SOURCES: usize = 256;
+
+/// Greets the agent and keeps its connection for as long as it lasts.
+pub(super) async fn open(
+    app: App,
+    certificate: AgentCertificate,
+    mut stream: Streaming<AgentMessage>,
+) -> Result<ReceiverStream<Down>, Failure> {
+    let agent = certificate.agent;
+    let hello = hello(&mut stream).await?;
+    let sources = served(&hello)?;
+    let host = convert::text("host", &hello.host, 256)?;
+    let version = convert::text("version", &hello.version, 64)?;
+    app.catalog
+        .hello(agent, &host, &version, &sources, app.now())
+        .await
+        .map_err(|error| crate::app::catalog_failure(&error))?;
+    let (connection, messages) = app.fleet.connect(agent, sources, app.now()).map_err(|_away| {
+        Failure::new(Code::ResourceExhausted, proto::failure::reason::BUSY, "too many agents are connected")
+    })?;
+    tracing::info!(%agent, name = certificate.name, host, version, "agent connected");
+    let (down, outgoing) = mpsc::channel(1);
+    // A new channel has room for its first message.
+    let _ = down.try_send(Ok(welcome(&app)));
+    let tracked = app.shutdown.clone();
+    tracked.spawn(format!("control stream of agent {agent}"), keep(app, connection, stream, messages, down));
+    Ok(ReceiverStream::new(outgoing))
+}
+
+async fn hello(stream: &mut Streaming<AgentMessage>) -> Result<Hello, Failure> {
+    let first = tokio::time::timeout(LOST_AFTER, stream.message())
+        .await
+        .map_err(|_| Failure::invalid("the agent did not say hello"))??;
+    match first.and_then(|message| message.message) {
+        Some(Message::Hello(hello)) if hello.protocol == PROTOCOL => Ok(hello),
+        Some(Message::Hello(hello)) => Err(Failure::new(
+            Code::FailedPrecondition,
+            proto::failure::reason::INVALID_REQUEST,
+            format!("the agent speaks protocol {}, this controller {PROTOCOL}", hello.protocol),
+        )
+        .hint("bring controller and agent to the same release")),
+        _ => Err(Failure::invalid("the first message of a control stream is Hello")),
+    }
+}
+
+fn served(hello: &Hello) -> Result<Vec<ServedSource>, Failure> {
+    if hello.sources.len() > MAX_SOURCES {
+        return Err(Failure::invalid(format!("an agent serves at most {MAX_SOURCES} sources")));
+    }
+    let mut sources: Vec<ServedSource> = Vec::new();
+    for wire in &hello.sources {
+        let source = convert::source_id("source", wire.source.as_ref())?;
+        if sources.iter().any(|known| known.source == source) {
+            return Err(Failure::invalid(format!("the agent serves {source} twice")).hint("give each source its own name"));
+        }
+        sources.push(ServedSource {
+            source,
+            kind: convert::text("kind", &wire.kind, 32)?,
+            location: convert::text("location", &wire.location, 4_096)?,
+        });
+    }
+    Ok(sources)
+}
+
+fn welcome(app: &App) -> ControllerMessage {
+    let key = app.depot.repository().sealing_key();
+    ControllerMessage {
+        message: Some(DownMessage::Welcome(Welcome {
+            controller_version: env!("CARGO_PKG_VERSION").to_owned(),
+            heartbeat_seconds: HEARTBEAT.as_secs() as u32,
+            repository_key: Some(RepositoryKey { epoch: key.epoch, public_key: key.key.to_vec().into() }),
+            repository_id: app.repository_id().as_bytes().to_vec().into(),
+        })),
+    }
+}
+
+/// Until the stream breaks, the agent falls silent, a newer connection takes over, or the stop.
+async fn keep(
+    app: App,
+    connection: Connection,
+    stream: Streaming<AgentMessage>,
+    messages: mpsc::Receiver<Down>,
+    down: mpsc::Sender<Down>,
+) {
+    let agent = connection.agent();
+    let cut = connection.cut();
+    let stop = app.shutdown.token();
+    let why = tokio::select! {
+        biased;
+        () = stop.cancelled() => "the controller stops",
+        () = cut.cancelled() => "cut: a newer connection took over, or the agent was shut out or too slow",
+        why = hear(&app, agent, stream) => why,
+        why = pass_on(messages, &down) => why,
+    };
+    drop(connection);
+    tracing::info!(%agent, why, "agent disconnected");
+    let goodbye = Failure::new(Code::Unavailable, proto::failure::reason::UNREACHABLE, "the control stream ends").because(why);
+    // An agent that has gone away needs no goodbye.
+    let _ = down.try_send(Err(goodbye.into()));
+    if let Err(error) = app.catalog.seen(agent, app.now()).await {
+        tracing::warn!(%agent, error = proto::failure::chain(&error), "when the agent was last seen is not recorded");
+    }
+}
+
+async fn pass_on(mut messages: mpsc::Receiver<Down>, down: &mpsc::Sender<Down>) -> &'static str {
+    while let Some(message) = messages.recv().await {
+        if down.send(message).await.is_err() {
+            break;
+        }
+    }
+    "the agent stopped listening"
+}
+
+async fn hear(app: &App, agent: AgentId, mut stream: Streaming<AgentMessage>) -> &'static str {
+    loop {
+        match tokio::time::timeout(LOST_AFTER, stream.message()).await {
+            Err(_) => return "it was silent for too long",
+            Ok(Ok(None)) => return "it hung up",
+            Ok(Err(_)) => return "the connection broke",
+            Ok(Ok(Some(AgentMessage { message: Some(message) }))) => take(app, agent, message),
+            // A message of a newer agent: not for us.
+            Ok(Ok(Some(AgentMessage { message: None }))) => {}
+        }
+    }
+}
+
+fn take(app: &App, agent: AgentId, message: Message) {
+    let end = |task: &str, ended: Ended| {
+        if let Ok(task) = task.parse::<TaskId>() {
+            app.fleet.end(agent, task, ended);
+        }
+    };
+    match message {
+        Message::Hello(_) => tracing::warn!(%agent, "the agent said hello twice"),
+        Message::Heartbeat(heartbeat) => app.fleet.cancel_strangers(agent, &heartbeat.running_tasks),
+        Message::Progress(progress) => {
+            if let Ok(task) = progress.task_id.parse() {
+                app.fleet.progress(agent, task, progress);
+            }
+        }
+        Message::Failed(failed) if failed.cancelled => end(&failed.task_id, Ended::Cancelled),
+        Message::Failed(failed) => end(&failed.task_id, failure(&failed)),
+        Message::RestorePlanned(planned) => {
+            let plan = planned.plan.unwrap_or_default();
+            end(&planned.task_id, Ended::Planned(Box::new(plan)));
+        }
+        Message::RestoreFinished(finished) => end(&finished.task_id.clone(), Ended::Restored(Box::new(finished))),
+        Message::ProbeFinished(probed) => end(&probed.task_id, Ended::Probed(probed.sources)),
+    }
+}
+
+/// One bounded line of an agent's failure.
+fn failure(failed: &TaskFailed) -> Ended {
+    let checked = Failure::invalid(&failed.what).because(&failed.why).hint(&failed.hint);
+    let mut reason = checked.what;
+    for more in [checked.why, checked.hint].iter().filter(|more| !more.is_empty()) {
+        reason.push_str(": ");
+        reason.push_str(more);
+    }
+    Ended::Failed { reason, retryable: failed.retryable }
+}

@@ -1,0 +1,150 @@
+//! `AgentGateway`: what agents call, each by its certificate, each for its own tasks.
+
+use std::sync::Arc;
+
+use proto::v1::agent_gateway_server::AgentGateway;
+use proto::v1::finish_archive_request::Part;
+use proto::v1::{
+    AgentMessage, BlobTable, ControllerMessage, FetchBlobsRequest, FetchedBlob, FinishArchiveRequest,
+    FinishArchiveResponse, JoinResponse, ListBlobsRequest, OpenArchiveRequest, OpenedSegment,
+    PutSegmentRequest, PutSegmentResponse, RenewCertificateRequest,
+};
+use proto::{Failure, convert};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::app::App;
+use crate::fleet::{ArchiveTask, RestoreTask, TaskContext};
+use crate::identity::AgentCertificate;
+use crate::ids::TaskId;
+use crate::ingest;
+use crate::rpc::{control, peer};
+
+pub(super) struct GatewayService {
+    pub(super) app: App,
+}
+
+type Answers<T> = ReceiverStream<Result<T, Status>>;
+
+impl GatewayService {
+    /// The agent of a call, its body, and the task that it names.
+    async fn agent<T>(&self, request: Request<T>) -> Result<(AgentCertificate, T), Failure> {
+        let agent = peer::agent(&self.app, request.extensions()).await?;
+        Ok((agent, request.into_inner()))
+    }
+
+    fn task(&self, agent: &AgentCertificate, task: &str) -> Result<(TaskId, TaskContext), Failure> {
+        let id = task.parse::<TaskId>().map_err(|_| ingest::task_gone())?;
+        let context = self.app.fleet.task(agent.agent, id).ok_or_else(ingest::task_gone)?;
+        Ok((id, context))
+    }
+
+    fn archive(&self, agent: &AgentCertificate, task: &str) -> Result<(TaskId, Arc<ArchiveTask>), Failure> {
+        match self.task(agent, task)? {
+            (id, TaskContext::Archive(context)) => Ok((id, context)),
+            _ => Err(Failure::invalid("this task makes no archive")),
+        }
+    }
+
+    fn restore(&self, agent: &AgentCertificate, task: &str) -> Result<Arc<RestoreTask>, Failure> {
+        match self.task(agent, task)? {
+            (_, TaskContext::Restore(context)) => Ok(context),
+            _ => Err(Failure::invalid("this task restores nothing")),
+        }
+    }
+}
+
+/// The first message of a stream.
+async fn first<T>(stream: &mut Streaming<T>) -> Result<T, Failure> {
+    stream.message().await?.ok_or_else(|| Failure::invalid("the stream holds no message"))
+}
+
+#[tonic::async_trait]
+impl AgentGateway for GatewayService {
+    type ControlStream = Answers<ControllerMessage>;
+    type ListBlobsStream = Answers<BlobTable>;
+    type OpenArchiveStream = Answers<OpenedSegment>;
+    type FetchBlobsStream = Answers<FetchedBlob>;
+
+    async fn control(
+        &self,
+        request: Request<Streaming<AgentMessage>>,
+    ) -> Result<Response<Self::ControlStream>, Status> {
+        let (agent, stream) = self.agent(request).await?;
+        Ok(Response::new(control::open(self.app.clone(), agent, stream).await?))
+    }
+
+    async fn list_blobs(
+        &self,
+        request: Request<ListBlobsRequest>,
+    ) -> Result<Response<Self::ListBlobsStream>, Status> {
+        let (agent, request) = self.agent(request).await?;
+        let (_, task) = self.archive(&agent, &request.task_id)?;
+        let tables = ingest::list_blobs(self.app.depot.repository().clone(), task.domain.domain);
+        Ok(Response::new(ReceiverStream::new(tables)))
+    }
+
+    async fn put_segment(
+        &self,
+        request: Request<Streaming<PutSegmentRequest>>,
+    ) -> Result<Response<PutSegmentResponse>, Status> {
+        let (agent, mut stream) = self.agent(request).await?;
+        let head = first(&mut stream).await?;
+        let (_, task) = self.archive(&agent, &head.task_id)?;
+        let repository = self.app.depot.repository().clone();
+        Ok(Response::new(ingest::put_segment(repository, task.domain.domain, head, stream).await?))
+    }
+
+    async fn finish_archive(
+        &self,
+        request: Request<Streaming<FinishArchiveRequest>>,
+    ) -> Result<Response<FinishArchiveResponse>, Status> {
+        let (agent, mut stream) = self.agent(request).await?;
+        let Some(Part::Summary(summary)) = first(&mut stream).await?.part else {
+            return Err(Failure::invalid("the end of an archive begins with its summary").into());
+        };
+        let (id, task) = self.archive(&agent, &summary.task_id)?;
+        let repository = self.app.depot.repository().clone();
+        let (answer, ended) = ingest::finish_archive(repository, task, summary, stream, self.app.now()).await?;
+        if let Some(ended) = ended
+            && !self.app.fleet.end(agent.agent, id, ended)
+        {
+            return Err(ingest::task_gone().into());
+        }
+        Ok(Response::new(answer))
+    }
+
+    async fn open_archive(
+        &self,
+        request: Request<OpenArchiveRequest>,
+    ) -> Result<Response<Self::OpenArchiveStream>, Status> {
+        let (agent, request) = self.agent(request).await?;
+        let task = self.restore(&agent, &request.task_id)?;
+        let (repository, keys) = (self.app.depot.repository().clone(), self.app.depot.keys().clone());
+        Ok(Response::new(ReceiverStream::new(ingest::open_archive(repository, keys, task))))
+    }
+
+    async fn fetch_blobs(
+        &self,
+        request: Request<Streaming<FetchBlobsRequest>>,
+    ) -> Result<Response<Self::FetchBlobsStream>, Status> {
+        let (agent, mut stream) = self.agent(request).await?;
+        let head = first(&mut stream).await?;
+        let task = self.restore(&agent, &head.task_id)?;
+        let (repository, keys) = (self.app.depot.repository().clone(), self.app.depot.keys().clone());
+        let blobs = ingest::fetch_blobs(repository, keys, task, head, stream);
+        Ok(Response::new(ReceiverStream::new(blobs)))
+    }
+
+    async fn renew_certificate(
+        &self,
+        request: Request<RenewCertificateRequest>,
+    ) -> Result<Response<JoinResponse>, Status> {
+        let (agent, request) = self.agent(request).await?;
+        if request.certificate_request.is_empty() {
+            return Err(convert::Invalid::new("certificate_request", "is missing").into());
+        }
+        let issued = self.app.renew(&agent, &request.certificate_request).await?;
+        Ok(Response::new(self.app.join_response(agent.agent, issued)))
+    }
+}

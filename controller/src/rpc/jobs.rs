@@ -1,0 +1,161 @@
+//! `Jobs`: order, watch, cancel.
+
+use proto::convert::{backup_choice, components};
+use proto::v1::jobs_server::Jobs;
+use proto::v1::{
+    self, CancelJobRequest, GetJobRequest, JobEvent, ListJobsRequest, ListJobsResponse, PlanRestoreRequest,
+    RestorePlan, StartBackupRequest, StartRestoreRequest, StartVerifyRequest, WatchJobRequest,
+};
+use proto::{Failure, convert};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use crate::app::{App, RestoreRequest, catalog_failure};
+use crate::ids::JobId;
+use crate::jobs::Job;
+use crate::rpc::wire;
+
+const USUAL_LIMIT: u32 = 50;
+const MAX_LIMIT: u32 = 1_000;
+const QUEUE: usize = 16;
+
+pub(super) struct JobsService {
+    pub(super) app: App,
+}
+
+impl JobsService {
+    async fn answer(&self, job: Job) -> Result<Response<v1::Job>, Status> {
+        let agents = self.app.agents().await?;
+        Ok(Response::new(wire::job(&self.app.runner.live().view(job), &agents)))
+    }
+}
+
+fn job_id(text: &str) -> Result<JobId, Failure> {
+    text.parse().map_err(|_| Failure::not_found(format!("there is no job {text:?}")).hint("`nsctl jobs` lists them"))
+}
+
+fn request_id(text: &str) -> Result<Option<String>, convert::Invalid> {
+    let text = convert::text("request_id", text, 128)?;
+    Ok((!text.is_empty()).then_some(text))
+}
+
+fn restore_request(wire: &PlanRestoreRequest) -> Result<RestoreRequest, Failure> {
+    let globs = wire.selection.as_ref().map(|selection| selection.globs.clone()).unwrap_or_default();
+    if globs.len() > 256 || globs.iter().any(|glob| glob.len() > 4_096) {
+        return Err(Failure::invalid("a selection has at most 256 patterns of 4,096 bytes"));
+    }
+    let folder = convert::text("folder", &wire.folder, 4_096)?;
+    if !folder.is_empty() && !folder.starts_with('/') {
+        return Err(Failure::invalid("the folder to restore to must be an absolute path"));
+    }
+    Ok(RestoreRequest {
+        backup: backup_choice("backup", &wire.backup)?,
+        components: components("components", &wire.components)?,
+        globs,
+        folder: (!folder.is_empty()).then_some(folder),
+        agent: (!wire.agent.is_empty()).then(|| wire.agent.clone()),
+    })
+}
+
+#[tonic::async_trait]
+impl Jobs for JobsService {
+    type WatchJobStream = ReceiverStream<Result<JobEvent, Status>>;
+
+    async fn start_backup(&self, request: Request<StartBackupRequest>) -> Result<Response<v1::Job>, Status> {
+        let request = request.into_inner();
+        let components = components("components", &request.components)?;
+        let pin = convert::text("pin", &request.pin, 500)?;
+        let id = request_id(&request.request_id)?;
+        let pin = (!pin.is_empty()).then_some(pin);
+        self.answer(self.app.start_backup(components, pin, id.as_deref()).await?).await
+    }
+
+    async fn start_verify(&self, request: Request<StartVerifyRequest>) -> Result<Response<v1::Job>, Status> {
+        let request = request.into_inner();
+        let depth = wire::depth(request.depth()).ok_or_else(|| Failure::invalid("the depth is not known"))?;
+        let choice = backup_choice("backup", &request.backup)?;
+        let components = components("components", &request.components)?;
+        let id = request_id(&request.request_id)?;
+        self.answer(self.app.start_verify(choice, components, depth, id.as_deref()).await?).await
+    }
+
+    async fn plan_restore(
+        &self,
+        request: Request<PlanRestoreRequest>,
+    ) -> Result<Response<RestorePlan>, Status> {
+        let wire = request.into_inner();
+        let plan = self.app.plan_restore(&restore_request(&wire)?).await?;
+        Ok(Response::new(RestorePlan {
+            digest: plan.digest,
+            backup: plan.backup.to_string(),
+            sources: plan.sources,
+            fetch_bytes: plan.fetch_bytes,
+            request: Some(wire),
+        }))
+    }
+
+    async fn start_restore(&self, request: Request<StartRestoreRequest>) -> Result<Response<v1::Job>, Status> {
+        let request = request.into_inner();
+        let wanted = convert::required("request", request.request.as_ref())?;
+        let id = request_id(&request.request_id)?;
+        let job = self.app.start_restore(&restore_request(wanted)?, &request.digest, id.as_deref()).await?;
+        self.answer(job).await
+    }
+
+    async fn list_jobs(&self, request: Request<ListJobsRequest>) -> Result<Response<ListJobsResponse>, Status> {
+        let limit = match request.into_inner().limit {
+            0 => USUAL_LIMIT,
+            limit => limit.min(MAX_LIMIT),
+        };
+        let agents = self.app.agents().await?;
+        let jobs = self.app.catalog.jobs(limit).await.map_err(|error| catalog_failure(&error))?;
+        let live = self.app.runner.live();
+        let jobs = jobs.into_iter().map(|job| wire::job(&live.view(job), &agents)).collect();
+        Ok(Response::new(ListJobsResponse { jobs }))
+    }
+
+    async fn get_job(&self, request: Request<GetJobRequest>) -> Result<Response<v1::Job>, Status> {
+        let job = self.app.job(job_id(&request.into_inner().id)?).await?;
+        self.answer(job).await
+    }
+
+    async fn watch_job(
+        &self,
+        request: Request<WatchJobRequest>,
+    ) -> Result<Response<Self::WatchJobStream>, Status> {
+        let request = request.into_inner();
+        let id = job_id(&request.id)?;
+        self.app.job(id).await?;
+        let agents = self.app.agents().await?;
+        let mut watched = self.app.runner.live().watch(self.app.catalog.clone(), id, request.after);
+        let (events, answer) = mpsc::channel(QUEUE);
+        let stop = self.app.shutdown.token();
+        self.app.shutdown.spawn(format!("watcher of {id}"), async move {
+            let pass_on = async {
+                while let Some(next) = watched.recv().await {
+                    let event = next.map(|watched| wire::event(&watched, &agents));
+                    let event = event.map_err(|error| catalog_failure(&error).into());
+                    if events.send(event).await.is_err() {
+                        return;
+                    }
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => {
+                    let stops = Failure::new(tonic::Code::Unavailable, proto::failure::reason::UNREACHABLE, "the controller stops")
+                        .hint("the job goes on when the controller is started again");
+                    // A watcher that has gone away needs no goodbye.
+                    let _ = events.try_send(Err(stops.into()));
+                }
+                () = pass_on => {}
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(answer)))
+    }
+
+    async fn cancel_job(&self, request: Request<CancelJobRequest>) -> Result<Response<v1::Job>, Status> {
+        let job = self.app.cancel(job_id(&request.into_inner().id)?).await?;
+        self.answer(job).await
+    }
+}

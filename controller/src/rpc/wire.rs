@@ -1,0 +1,220 @@
+//! From the controller's own words to the wire's.
+
+use jiff::Timestamp;
+use proto::convert::{to_wire_consistency, to_wire_counts, to_wire_outcome, to_wire_source, to_wire_time};
+use proto::v1;
+use repository::archive::entry::{Entry, EntryKind};
+use repository::backup::listing::LegacyBackup;
+use repository::backup::manifest::{ArchiveRecord, BackupRecord};
+use repository::keys::DomainKeys;
+use repository::read::kind_word;
+use repository::verify::Depth;
+
+use crate::catalog::{AgentRecord, ServedSource, VerificationRecord};
+use crate::jobs::job::{Job, JobState, Part, PartResult, PartState, Problem, ProblemKind};
+use crate::jobs::{JobView, Watched};
+
+pub(crate) fn domain_keys(keys: &DomainKeys) -> v1::DomainKeys {
+    v1::DomainKeys {
+        domain_id: keys.domain.as_bytes().to_vec().into(),
+        id_key: keys.id_key.expose().to_vec().into(),
+        gear_key: keys.gear_key.expose().to_vec().into(),
+    }
+}
+
+fn time(time: Option<Timestamp>) -> Option<prost_types::Timestamp> {
+    time.map(to_wire_time)
+}
+
+pub(crate) fn backup(record: &BackupRecord, verifications: &[VerificationRecord]) -> v1::Backup {
+    v1::Backup {
+        name: record.name.to_string(),
+        sequence: record.sequence,
+        outcome: to_wire_outcome(record.outcome).into(),
+        started_at: Some(to_wire_time(record.started_at)),
+        ended_at: Some(to_wire_time(record.ended_at)),
+        archives: record.archives.iter().map(|line| archive(line, verifications)).collect(),
+        pinned: record.pin.clone().unwrap_or_default(),
+        job_id: record.job.clone(),
+    }
+}
+
+fn archive(record: &ArchiveRecord, verifications: &[VerificationRecord]) -> v1::Archive {
+    let of_this = verifications.iter().filter(|result| result.source == record.source);
+    v1::Archive {
+        source: Some(to_wire_source(&record.source)),
+        kind: record.kind.clone(),
+        outcome: to_wire_outcome(record.outcome).into(),
+        reason: record.reason.clone().unwrap_or_default(),
+        consistency: to_wire_consistency(record.consistency).into(),
+        counts: Some(to_wire_counts(&record.counts)),
+        verifications: of_this.map(verification).collect(),
+    }
+}
+
+fn verification(record: &VerificationRecord) -> v1::Verification {
+    let depth = match record.depth.as_str() {
+        "listed" => v1::Depth::Listed,
+        "hashed" => v1::Depth::Hashed,
+        "opened" => v1::Depth::Opened,
+        _ => v1::Depth::Unspecified,
+    };
+    v1::Verification {
+        depth: depth.into(),
+        at: Some(to_wire_time(record.at)),
+        intact: record.intact,
+        findings: record.findings.clone(),
+    }
+}
+
+pub(crate) fn legacy(backup: &LegacyBackup) -> v1::LegacyBackup {
+    v1::LegacyBackup { name: backup.name.to_string(), components: backup.contents.clone() }
+}
+
+/// `None` for a depth that this program does not know.
+pub(crate) fn depth(wire: v1::Depth) -> Option<Depth> {
+    match wire {
+        v1::Depth::Unspecified => None,
+        v1::Depth::Listed => Some(Depth::Listed),
+        v1::Depth::Hashed => Some(Depth::Hashed),
+        v1::Depth::Opened => Some(Depth::Opened),
+    }
+}
+
+pub(crate) fn agent(record: &AgentRecord, connected: bool) -> v1::Agent {
+    v1::Agent {
+        id: record.id.to_string(),
+        name: record.name.clone(),
+        host: record.host.clone(),
+        version: record.version.clone(),
+        connected,
+        revoked: record.revoked_at.is_some(),
+        joined_at: Some(to_wire_time(record.joined_at)),
+        last_seen_at: time(record.last_seen_at),
+        certificate_ends_at: Some(to_wire_time(record.certificate_ends_at)),
+        sources: record.sources.iter().map(served).collect(),
+    }
+}
+
+fn served(source: &ServedSource) -> v1::ServedSource {
+    v1::ServedSource {
+        source: Some(to_wire_source(&source.source)),
+        kind: source.kind.clone(),
+        location: source.location.clone(),
+    }
+}
+
+pub(crate) fn job(view: &JobView, agents: &[AgentRecord]) -> v1::Job {
+    let JobView { job, progress } = view;
+    let failure = job.failure.as_ref();
+    let line = |text: fn(&crate::jobs::job::JobFailure) -> &String| failure.map(text).cloned().unwrap_or_default();
+    let parts = job.parts.iter().enumerate();
+    v1::Job {
+        id: job.id.to_string(),
+        kind: job.kind().to_owned(),
+        state: state(job).into(),
+        backup: job.backup.as_ref().map(ToString::to_string).unwrap_or_default(),
+        created_at: Some(to_wire_time(job.created_at)),
+        ended_at: time(job.ended_at),
+        parts: parts.map(|(at, part)| job_part(part, progress.get(at).cloned().flatten(), agents)).collect(),
+        what: line(|failure| &failure.what),
+        why: line(|failure| &failure.why),
+        hint: line(|failure| &failure.hint),
+    }
+}
+
+fn state(job: &Job) -> v1::JobState {
+    match job.state {
+        JobState::Queued => v1::JobState::Queued,
+        JobState::Running => v1::JobState::Running,
+        JobState::Committing => v1::JobState::Committing,
+        JobState::Complete => v1::JobState::Complete,
+        JobState::Incomplete => v1::JobState::Incomplete,
+        JobState::Failed => v1::JobState::Failed,
+        JobState::Cancelled => v1::JobState::Cancelled,
+    }
+}
+
+fn job_part(part: &Part, progress: Option<v1::TaskProgress>, agents: &[AgentRecord]) -> v1::JobPart {
+    let state = match part.state {
+        PartState::Waiting => v1::JobState::Queued,
+        PartState::Running { .. } => v1::JobState::Running,
+        PartState::Complete => v1::JobState::Complete,
+        PartState::Incomplete => v1::JobState::Incomplete,
+        PartState::Failed => v1::JobState::Failed,
+        PartState::Cancelled => v1::JobState::Cancelled,
+    };
+    let agent = part.agent.map(|id| {
+        let known = agents.iter().find(|agent| agent.id == id);
+        known.map_or_else(|| id.to_string(), |agent| agent.name.clone())
+    });
+    let mut wire = v1::JobPart {
+        source: Some(to_wire_source(&part.source)),
+        agent: agent.unwrap_or_default(),
+        state: state.into(),
+        attempt: part.attempt,
+        progress,
+        reason: part.reason.clone().unwrap_or_default(),
+        ..v1::JobPart::default()
+    };
+    match &part.result {
+        None => {}
+        Some(PartResult::Archive { manifest, problems }) => {
+            wire.counts = Some(to_wire_counts(&manifest.counts));
+            wire.problems = problems.iter().map(problem).collect();
+        }
+        Some(PartResult::Verified { findings }) => wire.findings = findings.clone(),
+        Some(PartResult::Restored { entries, bytes, previous_state, warnings }) => {
+            wire.restored = Some(v1::RestoreFinished {
+                task_id: String::new(),
+                entries: *entries,
+                bytes: *bytes,
+                previous_state: previous_state.clone().unwrap_or_default(),
+                warnings: warnings.clone(),
+            });
+        }
+    }
+    wire
+}
+
+fn problem(problem: &Problem) -> v1::EntryProblem {
+    use v1::entry_problem::Kind;
+    let kind = match problem.kind {
+        ProblemKind::Unreadable => Kind::Unreadable,
+        ProblemKind::Vanished => Kind::Vanished,
+        ProblemKind::Changed => Kind::Changed,
+    };
+    v1::EntryProblem { kind: kind.into(), path: problem.path.clone().into(), cause: problem.cause.clone() }
+}
+
+pub(crate) fn entry(entry: &Entry) -> v1::EntryLine {
+    let metadata = &entry.metadata;
+    let (size, target) = match &entry.kind {
+        EntryKind::File(content) => (content.size, Vec::new()),
+        EntryKind::Symlink { target } => (0, target.clone()),
+        EntryKind::HardLink { to } => (0, to.as_bytes().to_vec()),
+        _ => (0, Vec::new()),
+    };
+    v1::EntryLine {
+        path: entry.path.as_bytes().to_vec().into(),
+        kind: kind_word(&entry.kind).to_owned(),
+        mode: metadata.mode,
+        uid: metadata.uid,
+        gid: metadata.gid,
+        mtime_seconds: metadata.mtime.seconds,
+        mtime_nanoseconds: metadata.mtime.nanoseconds,
+        size,
+        target: target.into(),
+    }
+}
+
+pub(crate) fn event(watched: &Watched, agents: &[AgentRecord]) -> v1::JobEvent {
+    let line = watched.line.as_ref();
+    v1::JobEvent {
+        sequence: line.map_or(watched.sequence, |line| line.sequence),
+        at: Some(to_wire_time(watched.at)),
+        level: line.map_or("info", |line| line.level.as_str()).to_owned(),
+        line: line.map(|line| line.line.clone()).unwrap_or_default(),
+        job: watched.view.as_deref().map(|view| job(view, agents)),
+    }
+}

@@ -1,0 +1,261 @@
+//! From settings to a running controller, and back to rest.
+//!
+//! Order of the start: state folder (locked) → repository (leased, pinned, unlocked) → catalog (made from
+//! the repository where it is missing) → identity → listeners bound → work. Whatever cannot be had is told
+//! before anything is served.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use proto::Failure;
+use runtime::clock::{Clock, SystemClock};
+use runtime::shutdown::{Drained, Shutdown};
+
+use crate::app::{App, Parts};
+use crate::catalog::{Catalog, CatalogError};
+use crate::config::ControllerConfig;
+use crate::depot::{Depot, DepotError};
+use crate::fleet::Fleet;
+use crate::identity::{Authority, AuthorityError, Enrolment};
+use crate::jobs::{Runner, Settings};
+use crate::rpc::{AgentServer, PeopleServer, ServeError};
+use crate::state::{StateError, StateFolder};
+use crate::web::{self, WebServer};
+
+const CATALOG_FILE: &str = "catalog.sqlite";
+/// How long an agent that is away is waited for before its source counts as missing.
+const AGENT_WAIT: Duration = Duration::from_secs(60);
+/// What still runs this long after a stop was asked for is left to the end of the process.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// A lease that another controller holds is waited for, a little longer than it lasts: after a crash with
+/// a lost state folder it simply ends.
+const LEASE_PATIENCE: Duration = Duration::from_secs(100);
+const LEASE_AGAIN: Duration = Duration::from_secs(5);
+
+/// The controller cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The state folder cannot be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The repository cannot be used.
+    #[error(transparent)]
+    Depot(#[from] DepotError),
+    /// The catalog cannot be used.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The certificates cannot be had.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// An address or the socket cannot be had.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// The repository's backups cannot be read into the catalog.
+    #[error("{} ({})", .0.what, .0.why)]
+    Sync(Failure),
+    /// A thread ended unexpectedly.
+    #[error("a thread of the controller ended unexpectedly")]
+    Thread(#[from] tokio::task::JoinError),
+    /// The stop was asked for before the start was done.
+    #[error("the controller was stopped while it was starting")]
+    Stopped,
+}
+
+/// A controller that is ready to serve.
+pub struct Controller {
+    app: App,
+    agents: AgentServer,
+    people: PeopleServer,
+    web: WebServer,
+    probes: WebServer,
+    addresses: Addresses,
+}
+
+/// Where a controller listens.
+#[derive(Debug, Clone)]
+pub struct Addresses {
+    /// gRPC with TLS.
+    pub grpc: SocketAddr,
+    /// The status page.
+    pub web: SocketAddr,
+    /// Probes.
+    pub probes: SocketAddr,
+    /// The Unix socket.
+    pub socket: PathBuf,
+}
+
+/// Runs a controller until the stop is asked for, and waits until it is at rest.
+pub async fn run(config: ControllerConfig, shutdown: Shutdown) -> Result<(), StartError> {
+    Controller::start(config, shutdown).await?.serve().await;
+    Ok(())
+}
+
+/// Makes the catalog anew from the repository: agents and what they serve come back as they connect.
+/// No controller may run on this state folder.
+pub async fn rebuild_catalog(config: ControllerConfig) -> Result<(), StartError> {
+    let state = StateFolder::open(&config.state)?;
+    Catalog::delete(&state.path(CATALOG_FILE))?;
+    let shutdown = Shutdown::new();
+    let (state, depot) = open_depot(config, state, &shutdown, &SystemClock).await?;
+    let catalog = Catalog::open(&state.path(CATALOG_FILE)).await?;
+    let depot = Arc::new(depot);
+    let listing = {
+        let depot = depot.clone();
+        tokio::task::spawn_blocking(move || depot.list()).await?.map_err(DepotError::from)?
+    };
+    catalog.replace_backups(&listing.backups).await?;
+    catalog.close().await;
+    tokio::task::spawn_blocking(move || depot.lease().release()).await?;
+    Ok(())
+}
+
+impl Controller {
+    /// Opens everything and binds every address. Nothing is served yet.
+    pub async fn start(config: ControllerConfig, shutdown: Shutdown) -> Result<Self, StartError> {
+        Self::start_with(config, shutdown, Arc::new(SystemClock), AGENT_WAIT).await
+    }
+
+    /// The same with a clock of one's own, and another patience with agents that are away.
+    pub async fn start_with(
+        config: ControllerConfig,
+        shutdown: Shutdown,
+        clock: Arc<dyn Clock>,
+        agent_wait: Duration,
+    ) -> Result<Self, StartError> {
+        runtime::tls::install_crypto_provider();
+        let state = StateFolder::open(&config.state)?;
+        let (state, depot) = open_depot(config.clone(), state, &shutdown, &*clock).await?;
+        let depot = Arc::new(depot);
+        let catalog = Catalog::open(&state.path(CATALOG_FILE)).await?;
+        let now = clock.now();
+        let authority = Arc::new(Authority::open(&state, depot.repository().config().id, now)?);
+        let identity = authority.server(&config.certificate_names(), now)?;
+        let agents = AgentServer::bind(config.listen.grpc, &identity, authority.certificate_pem()).await?;
+        let people = PeopleServer::bind(&config.listen.socket).await?;
+        let web = WebServer::bind(config.listen.web).await?;
+        let probes = WebServer::bind(config.listen.probes).await?;
+        let addresses = addresses(&config, &agents, &web, &probes)?;
+        let fleet = Fleet::new();
+        let settings = Settings { agent_wait, jobs_folder: state.path("jobs") };
+        let runner = Runner::new(
+            catalog.clone(),
+            depot.clone(),
+            fleet.clone(),
+            clock.clone(),
+            settings,
+            shutdown.clone(),
+        );
+        let app = App::new(Parts {
+            config,
+            state,
+            enrolment: Enrolment::new(authority, catalog.clone()),
+            catalog,
+            depot,
+            fleet,
+            runner,
+            clock,
+            shutdown,
+            server_certificate_ends_at: identity.ends_at,
+        });
+        app.sync_with_repository().await.map_err(StartError::Sync)?;
+        Ok(Self { app, agents, people, web, probes, addresses })
+    }
+
+    /// Its services, for whoever runs in the same process.
+    pub fn app(&self) -> &App {
+        &self.app
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// Serves until the stop is asked for, and waits until it is at rest.
+    pub async fn serve(self) {
+        let Self { app, agents, people, web, probes, addresses } = self;
+        let shutdown = app.shutdown.clone();
+        let stop = shutdown.token();
+        tracing::info!(
+            grpc = %addresses.grpc, web = %addresses.web, probes = %addresses.probes,
+            socket = %addresses.socket.display(), repository = %app.repository_id(), "controller ready"
+        );
+        let lease = app.depot.lease().clone();
+        shutdown.spawn("lease", lease.keep(app.clock.clone(), stop.clone()));
+        shutdown.spawn("job queue", watched("job queue", shutdown.clone(), app.runner.clone().run()));
+        shutdown.spawn("gRPC server", watched("gRPC server", shutdown.clone(), agents.serve(app.clone(), stop.clone())));
+        shutdown.spawn("socket", watched("socket", shutdown.clone(), people.serve(app.clone(), stop.clone())));
+        let status = web.serve(web::status(app.clone()), stop.clone());
+        shutdown.spawn("web page", watched("web page", shutdown.clone(), status));
+        let served = probes.serve(web::probes(app.clone()), stop);
+        shutdown.spawn("probes", watched("probes", shutdown.clone(), served));
+        let drained = shutdown.drain(STOP_WITHIN).await;
+        app.catalog.close().await;
+        let depot = app.depot.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || depot.lease().release()).await {
+            tracing::warn!(%error, "the lease was not given back; it expires by itself");
+        }
+        match drained {
+            Drained::Clean => tracing::info!("{drained}"),
+            _ => tracing::warn!("{drained}"),
+        }
+    }
+}
+
+/// A part of the controller that ends with an error takes the whole controller with it: half a controller
+/// helps nobody, and whoever watches the process starts it anew.
+async fn watched<E: std::error::Error>(
+    name: &'static str,
+    shutdown: Shutdown,
+    work: impl Future<Output = Result<(), E>>,
+) {
+    if let Err(error) = work.await {
+        tracing::error!(part = name, error = proto::failure::chain(&error), "a part of the controller failed; it stops");
+        shutdown.request();
+    }
+}
+
+fn addresses(
+    config: &ControllerConfig,
+    agents: &AgentServer,
+    web: &WebServer,
+    probes: &WebServer,
+) -> Result<Addresses, ServeError> {
+    let failed = |source| ServeError::Listen { place: "the configured addresses".to_owned(), source };
+    Ok(Addresses {
+        grpc: agents.address().map_err(failed)?,
+        web: web.address().map_err(failed)?,
+        probes: probes.address().map_err(failed)?,
+        socket: config.listen.socket.clone(),
+    })
+}
+
+/// Opens the repository; waits for a while where another controller holds it.
+async fn open_depot(
+    config: ControllerConfig,
+    state: StateFolder,
+    shutdown: &Shutdown,
+    clock: &dyn Clock,
+) -> Result<(StateFolder, Depot), StartError> {
+    let (state, config) = (Arc::new(state), Arc::new(config));
+    let stop = shutdown.token();
+    let mut waited = Duration::ZERO;
+    let depot = loop {
+        let (state, config, now): (_, _, Timestamp) = (state.clone(), config.clone(), clock.now());
+        match tokio::task::spawn_blocking(move || Depot::open(&config, &state, now)).await? {
+            Err(DepotError::Lease(held @ repository::store::lease::LeaseError::Held { .. })) if waited < LEASE_PATIENCE => {
+                tracing::warn!(why = %held, "waiting for the repository");
+                if stop.run_until_cancelled(tokio::time::sleep(LEASE_AGAIN)).await.is_none() {
+                    return Err(StartError::Stopped);
+                }
+                waited += LEASE_AGAIN;
+            }
+            other => break other?,
+        }
+    };
+    let state = Arc::into_inner(state).expect("the opening thread has ended and dropped its handle");
+    Ok((state, depot))
+}

@@ -1,0 +1,96 @@
+//! The two HTTP listeners.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{Html, IntoResponse};
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::App;
+use crate::rpc::ServeError;
+use crate::web::page;
+
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// Connections that are still open after a stop are left this long to end by themselves.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// A listener for plain HTTP.
+pub struct WebServer {
+    listener: TcpListener,
+}
+
+impl WebServer {
+    /// Listens at `address`.
+    pub async fn bind(address: SocketAddr) -> Result<Self, ServeError> {
+        let failed = |source| ServeError::Listen { place: address.to_string(), source };
+        Ok(Self { listener: TcpListener::bind(address).await.map_err(failed)? })
+    }
+
+    /// The address that it listens at.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until `stop`.
+    pub async fn serve(self, router: Router, stop: CancellationToken) -> io::Result<()> {
+        let stopped = stop.clone().cancelled_owned();
+        let patience = async {
+            stop.cancelled().await;
+            tokio::time::sleep(GOODBYE).await;
+        };
+        tokio::select! {
+            served = axum::serve(self.listener, router).with_graceful_shutdown(stopped) => served,
+            () = patience => Ok(()),
+        }
+    }
+}
+
+/// The status page.
+pub fn status(app: App) -> Router {
+    Router::new().route("/", get(show)).fallback(nothing).with_state(app)
+}
+
+/// `/healthz`: the process answers. `/readyz`: it can do its work.
+pub fn probes(app: App) -> Router {
+    Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(ready)).with_state(app)
+}
+
+async fn show(State(app): State<App>) -> impl IntoResponse {
+    match page::render(&app).await {
+        Ok(page) => (StatusCode::OK, headers(), Html(page)),
+        Err(failure) => {
+            tracing::warn!(what = failure.what, why = failure.why, "the status page cannot be made");
+            (StatusCode::SERVICE_UNAVAILABLE, headers(), Html(page::unavailable()))
+        }
+    }
+}
+
+async fn nothing() -> impl IntoResponse {
+    (StatusCode::NOT_FOUND, headers(), "there is nothing here\n")
+}
+
+async fn ready(State(app): State<App>) -> (StatusCode, &'static str) {
+    if app.depot.lease().is_lost() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "another controller writes this repository\n");
+    }
+    match app.catalog.agents().await {
+        Ok(_) => (StatusCode::OK, "ready\n"),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the catalog cannot be read\n"),
+    }
+}
+
+fn headers() -> HeaderMap {
+    let fixed = [
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    fixed.into_iter().map(|(name, value)| (name, HeaderValue::from_static(value))).collect()
+}

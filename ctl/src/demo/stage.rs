@@ -1,0 +1,221 @@
+//! The demo's folder, its two programs, and the ways to them.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::v1;
+use repository::repo::Repository;
+use repository::store::local::LocalStore;
+use runtime::clock::{Clock, SystemClock};
+use serde_json::json;
+use tokio::time::{sleep, timeout};
+
+use super::sample::COMPONENTS;
+use crate::cli::AgentProcess;
+use crate::client::{Client, ask};
+use crate::output::exit::{Exit, Trouble};
+use crate::processes::{Program, environment_of_demo};
+use crate::up::{answering, keeper, token_file};
+
+const WEB_PORT: u16 = 8080;
+/// How long a program may take until it can be used.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// The name of a Unix socket has 108 bytes at most.
+const LONGEST_FOLDER: usize = 80;
+
+/// Everything that the demo has made and started.
+pub(super) struct Stage {
+    folder: PathBuf,
+    web: SocketAddr,
+    grpc: SocketAddr,
+    probes: SocketAddr,
+    controller: Option<Program>,
+    agent: Option<Program>,
+}
+
+impl Stage {
+    /// A new folder, this user's alone, and free ports.
+    pub(super) fn new() -> Result<Self, Trouble> {
+        let folder = make_folder().map_err(|error| {
+            Trouble::failed("cannot make a folder for the demo")
+                .caused_by(&error)
+                .hint("set TMPDIR to a folder that you may write to and that has 600 MiB of room")
+        })?;
+        let no_port = |error| Trouble::failed("there is no free port on 127.0.0.1").caused_by(&error);
+        let web = TcpListener::bind((Ipv4Addr::LOCALHOST, WEB_PORT)).and_then(|found| found.local_addr());
+        let web = web.or_else(|_| free_port()).map_err(no_port)?;
+        let (grpc, probes) = (free_port().map_err(no_port)?, free_port().map_err(no_port)?);
+        Ok(Self { folder, web, grpc, probes, controller: None, agent: None })
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The data that is backed up.
+    pub(super) fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    pub(super) fn repository(&self) -> PathBuf {
+        self.folder.join("repository")
+    }
+
+    pub(super) fn grpc(&self) -> SocketAddr {
+        self.grpc
+    }
+
+    fn server(&self) -> String {
+        format!("unix://{}", self.folder.join("controller.sock").display())
+    }
+
+    /// Makes the repository; returns its id. The recovery key is confirmed at once, as its owner would.
+    pub(super) fn init_repository(&self) -> Result<String, Trouble> {
+        let cannot =
+            |error: &dyn std::error::Error| Trouble::failed("cannot make the repository").caused_by(error);
+        let secret = crate::offline::new_key_file(&self.folder.join("key"))?;
+        let store = LocalStore::open_or_make(&self.repository()).map_err(|error| cannot(&error))?;
+        let now = SystemClock.now();
+        let made = Repository::init(Arc::new(store), &secret, now)?;
+        made.repository.confirm_recovery(&made.recovery_key, now)?;
+        Ok(made.repository.config().id.to_string())
+    }
+
+    /// Starts the controller, then the agent, which joins by a one-time token. Returns their process ids.
+    pub(super) async fn start(&mut self) -> Result<(Client, u32, u32), Trouble> {
+        let (config, server) = (self.write_config()?, self.server());
+        let words = ["controller-process".into(), "--config".into(), config.clone().into_os_string()];
+        let log = self.log("controller.log")?;
+        let controller =
+            self.controller.insert(Program::start("controller", &words, environment_of_demo(), Some(log))?);
+        let controller_id = controller.id();
+        let client = tokio::select! {
+            client = timeout(READY_WITHIN, answering(&server)) => {
+                client.map_err(|_| not_ready("controller", "it did not answer in time"))?
+            }
+            ended = controller.ended() => return Err(not_ready("controller", &how(ended))),
+        };
+        let state = self.folder.join("agent");
+        let wanted = AgentProcess {
+            config: Some(config),
+            controller: format!("https://{}", self.grpc),
+            token_file: token_file(&client, "demo", &state).await?,
+            state,
+        };
+        let log = self.log("agent.log")?;
+        let agent = self.agent.insert(Program::start(
+            "agent",
+            &keeper::words(&wanted),
+            environment_of_demo(),
+            Some(log),
+        )?);
+        let agent_id = agent.id();
+        tokio::select! {
+            connected = timeout(READY_WITHIN, connected(&client)) => {
+                connected.map_err(|_| not_ready("agent", "it did not connect in time"))??;
+            }
+            ended = agent.ended() => return Err(not_ready("agent", &how(ended))),
+        }
+        Ok((client, controller_id, agent_id))
+    }
+
+    /// Both sections of the configuration, as a person would write them.
+    fn write_config(&self) -> Result<PathBuf, Trouble> {
+        let source = |(component, kind): (&str, &str)| {
+            let folder = self.data().join(component);
+            match kind {
+                "configs" => {
+                    let files = folder.join("*.yaml");
+                    json!({ "component": component, "name": component, "kind": kind, "files": [files] })
+                }
+                _ => json!({ "component": component, "name": component, "kind": kind, "path": folder }),
+            }
+        };
+        let config = json!({
+            "controller": {
+                "repository": self.repository(),
+                "state": self.folder.join("controller"),
+                "key": { "file": self.folder.join("key") },
+                "listen": {
+                    "grpc": self.grpc, "web": self.web, "probes": self.probes,
+                    "socket": self.folder.join("controller.sock"),
+                },
+            },
+            "agent": { "name": "demo", "sources": COMPONENTS.map(source) },
+        });
+        let file = self.folder.join("neurashield.yaml");
+        // JSON is YAML.
+        fs::write(&file, format!("{config:#}\n"))
+            .map_err(|error| Trouble::failed("cannot write the configuration").caused_by(&error))?;
+        Ok(file)
+    }
+
+    fn log(&self, name: &str) -> Result<File, Trouble> {
+        File::create(self.folder.join(name))
+            .map_err(|error| Trouble::failed("cannot make a log file").caused_by(&error))
+    }
+
+    /// What to do while the demo waits.
+    pub(super) fn invitation(&self) -> String {
+        let taken = match self.web.port() {
+            WEB_PORT => String::new(),
+            _ => format!("  (port {WEB_PORT} is taken)"),
+        };
+        let server = self.server();
+        format!(
+            "\nThe page: http://localhost:{}{taken}\n\
+             Look around from another terminal, e.g.\n\
+             \x20 nsctl --server {server} list\n\
+             \x20 nsctl --server {server} ls latest models\n\
+             Ctrl-C ends the demo and removes its folder.",
+            self.web.port()
+        )
+    }
+
+    /// Stops both programs, the agent first. Fine if they never ran.
+    pub(super) async fn stop(&mut self) {
+        for program in [self.agent.take(), self.controller.take()].into_iter().flatten() {
+            program.stop().await;
+        }
+    }
+}
+
+async fn connected(client: &Client) -> Result<(), Trouble> {
+    loop {
+        let agents = client.agents().list_agents(ask(v1::ListAgentsRequest {})).await?.into_inner().agents;
+        if agents.iter().any(|agent| agent.connected && agent.sources.len() == COMPONENTS.len()) {
+            return Ok(());
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+fn how(ended: io::Result<std::process::ExitStatus>) -> String {
+    ended.map_or_else(|error| error.to_string(), |status| format!("it ended with {status}"))
+}
+
+fn not_ready(name: &str, why: &str) -> Trouble {
+    Trouble::new(Exit::Unreachable, format!("the {name} did not start"))
+        .because(why)
+        .hint(format!("read {name}.log in the demo's folder"))
+}
+
+fn make_folder() -> io::Result<PathBuf> {
+    let mut base = std::env::temp_dir();
+    if base.as_os_str().len() > LONGEST_FOLDER {
+        base = PathBuf::from("/tmp");
+    }
+    let folder = base.join(format!("neurashield-demo-{}", std::process::id()));
+    DirBuilder::new().mode(0o700).create(&folder)?;
+    Ok(folder)
+}
+
+fn free_port() -> io::Result<SocketAddr> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
+}

@@ -1,0 +1,119 @@
+//! `nsctl repository check`: every backup, or one, to a depth. Damage is listed with what it concerns.
+
+use std::sync::{Mutex, PoisonError};
+
+use repository::progress::CancelFlag;
+use repository::verify::{Depth, Verification, VerifyReport};
+use serde::Serialize;
+
+use super::{backup, open, unlock};
+use crate::cli;
+use crate::cli::repository::Check;
+use crate::output::Voice;
+use crate::output::exit::{Ended, Exit};
+use crate::output::progress::{Progress, Reached};
+use crate::output::table::Rows;
+
+/// What was found.
+#[derive(Debug, Serialize)]
+struct Checked {
+    depth: Depth,
+    intact: bool,
+    archives: Vec<Archive>,
+    /// Backups whose own description is not to be trusted.
+    damaged: Vec<crate::views::backup::Damaged>,
+}
+
+/// What was found in one archive.
+#[derive(Debug, Serialize)]
+struct Archive {
+    backup: String,
+    component: String,
+    source: String,
+    intact: bool,
+    findings: Vec<String>,
+}
+
+pub(super) fn run(wanted: &Check, voice: Voice) -> Ended {
+    let repository = open(&wanted.place.repository)?;
+    let depth = match wanted.depth {
+        cli::Depth::Listed => Depth::Listed,
+        cli::Depth::Hashed => Depth::Hashed,
+        cli::Depth::Opened => Depth::Opened,
+    };
+    let keys = (depth == Depth::Opened).then(|| unlock(&repository, &wanted.secret)).transpose()?;
+    let (records, damaged) = match &wanted.timestamp {
+        Some(asked) => (vec![backup(&repository, asked, &[])?], Vec::new()),
+        None => {
+            let listing = repository.list()?;
+            (listing.backups, listing.damaged)
+        }
+    };
+    let mut checked = Checked { depth, intact: true, archives: Vec::new(), damaged: Vec::new() };
+    checked.damaged.extend(damaged.into_iter().map(|(name, error)| crate::views::backup::Damaged {
+        name: name.to_string(),
+        reason: proto::failure::chain(&error),
+    }));
+    for record in records {
+        let shown = Shown::new(&voice, format!("checking {}", record.name));
+        let (progress, cancel) = (&shown, &CancelFlag::new());
+        let verification =
+            Verification { repository: &repository, keys: keys.as_ref(), depth, progress, cancel };
+        let report = verification.run(&record, |_| true)?;
+        checked.archives.extend(archives(record.name.as_str(), report));
+    }
+    checked.intact = checked.damaged.is_empty() && checked.archives.iter().all(|archive| archive.intact);
+    voice.result(&checked, Checked::table)?;
+    Ok(if checked.intact { Exit::Done } else { Exit::Damaged })
+}
+
+fn archives(backup: &str, report: VerifyReport) -> impl Iterator<Item = Archive> {
+    report.archives.into_iter().map(move |archive| Archive {
+        backup: backup.to_owned(),
+        component: archive.source.component.to_string(),
+        source: archive.source.name.to_string(),
+        intact: archive.findings.is_empty(),
+        findings: archive.findings,
+    })
+}
+
+impl Checked {
+    fn table(&self) -> String {
+        let mut rows = Rows::new(&["BACKUP", "COMPONENT", "SOURCE", "RESULT"]);
+        for archive in &self.archives {
+            let result = if archive.intact { "intact" } else { "DAMAGED" };
+            let (component, source) = (archive.component.clone(), archive.source.clone());
+            rows.row([archive.backup.clone(), component, source, result.to_owned()]);
+        }
+        let mut text = rows.finish_or("there are no backups to check");
+        for archive in &self.archives {
+            for finding in &archive.findings {
+                let Archive { backup, component, source, .. } = archive;
+                text.push_str(&format!("\n{backup} {component}/{source}: {finding}"));
+            }
+        }
+        for damaged in &self.damaged {
+            text.push_str(&format!("\n{}: {}", damaged.name, damaged.reason));
+        }
+        text
+    }
+}
+
+/// Progress of repository work, which may be told from several threads.
+pub(super) struct Shown {
+    step: String,
+    progress: Mutex<Progress>,
+}
+
+impl Shown {
+    pub(super) fn new(voice: &Voice, step: String) -> Self {
+        Self { step, progress: Mutex::new(Progress::new(voice)) }
+    }
+}
+
+impl repository::progress::Progress for Shown {
+    fn bytes(&self, done: u64, total: u64) {
+        let reached = Reached { step: self.step.clone(), done, total, entries: 0 };
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).reached(&reached);
+    }
+}

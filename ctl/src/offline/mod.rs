@@ -1,0 +1,171 @@
+//! `nsctl repository …`: straight on a folder, for the day on which there is no controller.
+//!
+//! Must stay true: what only reads never writes, not even a lease; secrets come from files or a prompt,
+//! never from the command line; damage is told with the names of what it concerns, and leaves with 4.
+
+mod check;
+mod init;
+mod key;
+mod list;
+mod rebuild;
+mod restore;
+mod secret;
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+use repository::backup::manifest::BackupRecord;
+use repository::error::RepositoryError;
+use repository::keys::{KeyRing, SlotSecret};
+use repository::names::{BackupName, SourceId};
+use repository::repo::Repository;
+use repository::store::Store;
+use repository::store::local::LocalStore;
+
+use crate::cli::repository::Verb;
+use crate::output::Voice;
+use crate::output::exit::{Ended, Exit, Trouble};
+
+/// Runs what was typed. Blocks.
+pub(crate) fn run(verb: Verb, voice: Voice) -> Ended {
+    match verb {
+        Verb::Init { place, key_file, passphrase_file } => {
+            init::run(&place, key_file, passphrase_file, voice)
+        }
+        Verb::List { place, .. } => list::run(&place, voice),
+        Verb::Check(wanted) => check::run(&wanted, voice),
+        Verb::Restore(wanted) => restore::run(&wanted, voice),
+        Verb::Export(_) => Err(Trouble::failed("not built yet")),
+        Verb::Rebuild { place } => rebuild::run(&place, voice),
+        Verb::Key(wanted) => key::run(wanted, voice),
+    }
+}
+
+/// Makes a key file with random bytes; returns what it opens.
+pub(crate) fn new_key_file(file: &Path) -> Result<SlotSecret, Trouble> {
+    Ok(secret::key_file_or_new(file)?.0)
+}
+
+fn open_store(folder: &Path) -> Result<Arc<dyn Store>, Trouble> {
+    let store = LocalStore::open(folder).map_err(|error| {
+        Trouble::failed(format!("cannot open the repository in {}", folder.display())).caused_by(&error).hint(
+            "give the repository's folder with --repository, and check that it is mounted and yours to read",
+        )
+    })?;
+    Ok(Arc::new(store))
+}
+
+fn open(folder: &Path) -> Result<Arc<Repository>, Trouble> {
+    Ok(Arc::new(Repository::open(open_store(folder)?)?))
+}
+
+impl From<RepositoryError> for Trouble {
+    fn from(error: RepositoryError) -> Self {
+        let exit = match &error {
+            RepositoryError::WrongKey { .. } => Exit::Denied,
+            error if error.is_damage() => Exit::Damaged,
+            _ => Exit::Failed,
+        };
+        let why = std::error::Error::source(&error).map(proto::failure::chain).unwrap_or_default();
+        Trouble::new(exit, error.to_string()).because(why).hint(error.hint())
+    }
+}
+
+/// A backup by its timestamp. `latest` is the newest that holds every asked component complete.
+fn backup(repository: &Repository, asked: &str, components: &[String]) -> Result<BackupRecord, Trouble> {
+    if asked != "latest" {
+        let name: BackupName = asked.parse().map_err(|error| {
+            Trouble::usage("there is no such backup")
+                .caused_by(&error)
+                .hint("`nsctl repository list` shows what there is; `latest` is the newest")
+        })?;
+        return Ok(repository.backup(&name)?);
+    }
+    let listing = repository.list()?;
+    let newest = listing.backups.into_iter().find(|record| is_complete(record, components));
+    newest.ok_or_else(|| {
+        Trouble::failed("no backup holds all of that complete")
+            .because("each one lacks a component that was asked for, or there are none")
+            .hint("`nsctl repository list` shows what there is; give a timestamp to take what one has")
+    })
+}
+
+fn is_complete(record: &BackupRecord, components: &[String]) -> bool {
+    use repository::backup::manifest::Outcome;
+    let is_whole = |component: &String| {
+        let mut of = record
+            .archives
+            .iter()
+            .filter(|archive| archive.source.component.as_str() == component)
+            .peekable();
+        of.peek().is_some() && of.all(|archive| archive.outcome == Outcome::Complete)
+    };
+    match components {
+        [] => record.outcome == Outcome::Complete,
+        asked => asked.iter().all(is_whole),
+    }
+}
+
+/// The sources of a backup that belong to the asked components; none asked: all.
+fn sources(record: &BackupRecord, components: &[String]) -> Result<Vec<SourceId>, Trouble> {
+    let all = record.archives.iter().map(|archive| &archive.source);
+    if let Some(absent) = components.iter().find(|asked| !all.clone().any(|source| belongs(source, asked))) {
+        return Err(no_component(record, absent));
+    }
+    let wanted = |source: &&SourceId| {
+        components.is_empty() || components.iter().any(|asked| belongs(source, asked))
+    };
+    Ok(all.filter(wanted).cloned().collect())
+}
+
+fn belongs(source: &SourceId, component: &str) -> bool {
+    source.component.as_str() == component
+}
+
+/// `models`, or `models/yolo` where the component has several sources.
+fn source(record: &BackupRecord, asked: &str) -> Result<SourceId, Trouble> {
+    let (component, name) = asked.split_once('/').unwrap_or((asked, ""));
+    let fits = |source: &&SourceId| {
+        source.component.as_str() == component && (name.is_empty() || source.name.as_str() == name)
+    };
+    let found: Vec<_> = record.archives.iter().map(|archive| &archive.source).filter(fits).collect();
+    match found.as_slice() {
+        [] => Err(no_component(record, asked)),
+        [only] => Ok((*only).clone()),
+        several => {
+            let names: Vec<_> = several.iter().map(ToString::to_string).collect();
+            Err(Trouble::usage(format!("the component {component} has several sources"))
+                .hint(format!("give one of {}", names.join(", "))))
+        }
+    }
+}
+
+fn no_component(record: &BackupRecord, asked: &str) -> Trouble {
+    let names: Vec<_> = record.archives.iter().map(|archive| archive.source.to_string()).collect();
+    Trouble::usage(format!("backup {} holds nothing of {asked}", record.name))
+        .hint(format!("it holds {}", names.join(", ")))
+}
+
+/// Up to `limit` bytes of a small file, or of stdin for `-`.
+fn read_small(path: &Path, limit: u64) -> Result<Vec<u8>, Trouble> {
+    let cannot =
+        |error: std::io::Error| Trouble::usage(format!("cannot read {}", path.display())).caused_by(&error);
+    let mut bytes = Vec::new();
+    let reader: Box<dyn Read> = match path == Path::new("-") {
+        true => Box::new(std::io::stdin()),
+        false => Box::new(File::open(path).map_err(cannot)?),
+    };
+    reader.take(limit + 1).read_to_end(&mut bytes).map_err(cannot)?;
+    if bytes.len() as u64 > limit {
+        return Err(Trouble::usage(format!("{} is too long to be a key", path.display()))
+            .because(format!("it has more than {limit} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// The keyring that the given secret opens.
+fn unlock(repository: &Repository, secret: &crate::cli::repository::Secret) -> Result<KeyRing, Trouble> {
+    Ok(repository.unlock(&secret::read(secret)?)?)
+}

@@ -1,0 +1,259 @@
+//! `nsctl repository restore`: from the repository and a key alone into a new folder.
+//!
+//! Uses the agent's files target, so what arrives is what an agent would have restored: staged beside,
+//! every file checked against its content id, swapped in whole. A damaged archive does not keep the
+//! others from being restored.
+
+use std::cell::{Cell, RefCell};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use agent::targets::files::{NoFaults, PathPatterns, Place, RestoreError, RestoreRequest, Selection, Tools};
+use agent::targets::{BlobError, BlobReader, CancelFlag};
+use bytes::Bytes;
+use repository::backup::manifest::BackupRecord;
+use repository::error::RepositoryError;
+use repository::ids::BlobId;
+use repository::keys::KeyRing;
+use repository::names::SourceId;
+use repository::progress;
+use repository::read::ArchiveReader;
+use repository::repo::Repository;
+use repository::verify::{Depth, Verification};
+use serde::Serialize;
+
+use super::{backup, open, sources, unlock};
+use crate::cli::repository::Restore;
+use crate::output::Voice;
+use crate::output::exit::{Ended, Exit, Trouble};
+use crate::output::progress::{Progress, Reached};
+use crate::output::table::Rows;
+use crate::output::words::{count, size};
+
+/// What was restored.
+#[derive(Debug, Serialize)]
+struct Restored {
+    backup: String,
+    archives: Vec<Archive>,
+}
+
+/// What became of one archive.
+#[derive(Debug, Serialize)]
+struct Archive {
+    component: String,
+    source: String,
+    folder: PathBuf,
+    restored: bool,
+    entries: u64,
+    bytes: u64,
+    /// What could not be restored as it was, or why nothing was restored.
+    notes: Vec<String>,
+}
+
+pub(super) fn run(wanted: &Restore, voice: Voice) -> Ended {
+    if !wanted.to.is_absolute() {
+        return Err(Trouble::usage(format!("--to {} is not an absolute path", wanted.to.display()))
+            .hint("give the whole path, from / on"));
+    }
+    let selection = match wanted.path.as_slice() {
+        [] => Selection::Whole,
+        patterns => Selection::Paths(
+            PathPatterns::new(patterns)
+                .map_err(|error| Trouble::usage("--path is wrong").caused_by(&error))?,
+        ),
+    };
+    let repository = open(&wanted.place.repository)?;
+    let record = backup(&repository, &wanted.timestamp, &wanted.components)?;
+    let chosen = sources(&record, &wanted.components)?;
+    let work = Work { keys: unlock(&repository, &wanted.secret)?, repository, record, selection, voice };
+    let mut done = Restored { backup: work.record.name.to_string(), archives: Vec::new() };
+    let mut exit = Exit::Done;
+    for source in &chosen {
+        let several = chosen.iter().filter(|other| other.component == source.component).count() > 1;
+        let mut folder = wanted.to.join(source.component.as_str());
+        if several {
+            folder.push(source.name.as_str());
+        }
+        let (archive, ended) = work.archive(source, folder)?;
+        exit = exit.worse(ended);
+        done.archives.push(archive);
+    }
+    voice.result(&done, Restored::table)?;
+    Ok(exit)
+}
+
+/// What all archives of one restore share.
+struct Work {
+    repository: Arc<Repository>,
+    keys: KeyRing,
+    record: BackupRecord,
+    selection: Selection,
+    voice: Voice,
+}
+
+impl Work {
+    /// Restores one archive. Damage is told in the result; an error ends the whole restore.
+    fn archive(&self, source: &SourceId, folder: PathBuf) -> Result<(Archive, Exit), Trouble> {
+        let mut archive = Archive {
+            component: source.component.to_string(),
+            source: source.name.to_string(),
+            folder,
+            restored: false,
+            entries: 0,
+            bytes: 0,
+            notes: Vec::new(),
+        };
+        let outcome = self.restore(source, archive.folder.clone());
+        let exit = match outcome {
+            Ok(report) => {
+                archive.restored = true;
+                (archive.entries, archive.bytes, archive.notes) =
+                    (report.entries, report.bytes, report.notes);
+                if archive.notes.is_empty() { Exit::Done } else { Exit::Incomplete }
+            }
+            Err(trouble) if trouble.exit == Exit::Damaged => {
+                self.voice.error(&trouble);
+                archive.notes = self.damage(source)?;
+                Exit::Damaged
+            }
+            Err(trouble) => return Err(trouble),
+        };
+        Ok((archive, exit))
+    }
+
+    fn restore(
+        &self,
+        source: &SourceId,
+        path: PathBuf,
+    ) -> Result<agent::targets::files::RestoreReport, Trouble> {
+        let open = || ArchiveReader::open(&self.repository, &self.keys, &self.record, source);
+        // One walks the pages, the other fetches contents.
+        let (mut pages, contents) = (open()?, open()?);
+        let id_key = pages.id_key().clone();
+        let total = pages.manifest().counts.bytes;
+        let request = RestoreRequest {
+            restore_id: self.record.name.as_str().replace('_', "-"),
+            place: Place::NewFolder { path },
+            selection: self.selection.clone(),
+        };
+        let meter = Meter::new(&self.voice, source, total);
+        let cancel = CancelFlag::default();
+        let tools = Tools { id_key: &id_key, progress: &meter, cancel: &cancel, steps: &NoFaults };
+        let mut blobs = Blobs(contents);
+        agent::targets::files::restore(&request, pages.entries()?, &mut blobs, tools)
+            .map_err(|error| trouble(source, &error))
+    }
+
+    /// What exactly is damaged, by name.
+    fn damage(&self, source: &SourceId) -> Result<Vec<String>, Trouble> {
+        let verification = Verification {
+            repository: &self.repository,
+            keys: Some(&self.keys),
+            depth: Depth::Opened,
+            progress: &progress::Silent,
+            cancel: &progress::CancelFlag::new(),
+        };
+        let report = verification.run(&self.record, |other| other == source)?;
+        Ok(report.archives.into_iter().flat_map(|archive| archive.findings).collect())
+    }
+}
+
+fn trouble(source: &SourceId, error: &RestoreError) -> Trouble {
+    let exit = match error {
+        RestoreError::Blob { source: BlobError::Missing(_) | BlobError::Damaged { .. }, .. } => Exit::Damaged,
+        RestoreError::Archive { .. } => Exit::Damaged,
+        RestoreError::Entries(cause) => match cause.downcast_ref::<RepositoryError>() {
+            Some(cause) if cause.is_damage() => Exit::Damaged,
+            _ => Exit::Failed,
+        },
+        RestoreError::Refused { .. } => Exit::Usage,
+        _ => Exit::Failed,
+    };
+    let hint = match exit {
+        Exit::Damaged => {
+            "the findings name what is concerned; take that from another backup, the rest with --path"
+        }
+        Exit::Usage => "give a folder that is new or empty with --to",
+        _ => "nothing is left half restored; mend the cause and try again",
+    };
+    Trouble::new(exit, format!("{source} was not restored")).caused_by(error).hint(hint)
+}
+
+/// Blobs straight from the repository.
+struct Blobs(ArchiveReader);
+
+impl BlobReader for Blobs {
+    fn hint(&mut self, _upcoming: &[BlobId]) {}
+
+    fn blob(&mut self, id: &BlobId) -> Result<Bytes, BlobError> {
+        self.0.blob(id).map_err(|error| match &error {
+            RepositoryError::BlobMissing(id) => BlobError::Missing(*id),
+            error if error.is_damage() => BlobError::Damaged { id: *id, cause: proto::failure::chain(error) },
+            error => BlobError::Fetch { id: *id, cause: proto::failure::chain(error) },
+        })
+    }
+}
+
+/// Shows how far the restore of one archive is.
+struct Meter {
+    shown: RefCell<Progress>,
+    step: String,
+    total: u64,
+    done: Cell<u64>,
+    entries: Cell<u64>,
+}
+
+impl Meter {
+    fn new(voice: &Voice, source: &SourceId, total: u64) -> Self {
+        let shown = RefCell::new(Progress::new(voice));
+        Self { shown, step: format!("restoring {source}"), total, done: Cell::new(0), entries: Cell::new(0) }
+    }
+
+    fn show(&self) {
+        let (done, entries) = (self.done.get(), self.entries.get());
+        self.shown.borrow_mut().reached(&Reached {
+            step: self.step.clone(),
+            done,
+            total: self.total,
+            entries,
+        });
+    }
+}
+
+impl agent::targets::Progress for Meter {
+    fn bytes_written(&self, count: u64) {
+        self.done.set(self.done.get() + count);
+        self.show();
+    }
+
+    fn entry_written(&self) {
+        self.entries.set(self.entries.get() + 1);
+        self.show();
+    }
+
+    fn swap_begins(&self) {}
+}
+
+impl Restored {
+    fn table(&self) -> String {
+        let mut rows = Rows::new(&["COMPONENT", "SOURCE", "RESULT", ">ENTRIES", ">SIZE", "FOLDER"]);
+        for archive in &self.archives {
+            let result = if archive.restored { "restored" } else { "DAMAGED" };
+            rows.row([
+                archive.component.clone(),
+                archive.source.clone(),
+                result.to_owned(),
+                count(archive.entries),
+                size(archive.bytes),
+                archive.folder.display().to_string(),
+            ]);
+        }
+        let mut text = rows.finish_or("there was nothing to restore");
+        for archive in &self.archives {
+            for note in &archive.notes {
+                text.push_str(&format!("\n{}/{}: {note}", archive.component, archive.source));
+            }
+        }
+        text
+    }
+}
