@@ -6,7 +6,10 @@
 mod cli;
 mod client;
 mod commands;
+mod demo;
+mod offline;
 mod output;
+mod processes;
 mod runbook;
 mod up;
 mod views;
@@ -29,7 +32,7 @@ fn main() -> ExitCode {
     // Writes help to stdout and leaves with 0, or a usage error to stderr and leaves with 2.
     let cli = cli::Cli::try_parse_from(words).unwrap_or_else(|error| error.exit());
     let voice = output::Voice::of(&cli);
-    let ended = std::panic::catch_unwind(|| commands::run(cli, voice)).unwrap_or_else(|_| Ok(Exit::Failed));
+    let ended = std::panic::catch_unwind(|| commands::run(cli, voice)).unwrap_or(Ok(Exit::Failed));
     ended
         .unwrap_or_else(|trouble: Trouble| {
             voice.error(&trouble);

@@ -126,7 +126,7 @@ pub(crate) fn run_controller(config: PathBuf) -> Ended {
     let layers = Layers { file: Some(config), ..Layers::default() };
     let config: Loaded<ControllerConfig> = load(&layers)
         .map_err(|error| Trouble::usage("the controller cannot be configured").caused_by(&error))?;
-    child("controller", |shutdown| crate::shim::run(config.settings, shutdown))
+    child("controller", |shutdown| controller::run(config.settings, shutdown))
 }
 
 /// What both do: logs, the end of stdin as the request to stop, and an exit code.
@@ -159,7 +159,7 @@ pub(crate) fn prepare() -> Result<(), Trouble> {
 fn stop_with_stdin(shutdown: Shutdown) {
     std::thread::spawn(move || {
         // Our parent never writes anything: whatever comes, it is the end.
-        std::io::stdin().read(&mut [0]).ok();
+        std::io::stdin().read_exact(&mut [0]).ok();
         shutdown.request();
     });
 }

@@ -73,8 +73,8 @@ Secrets are read from files, never from the command line:
 
 Examples:
   nsctl repository list --repository /opt/neurashield/backups
-  nsctl repository check --repository /mnt/disk --depth opened --recovery-key-file key.txt
-  nsctl repository restore latest --repository /mnt/disk --to /srv/restored";
+  nsctl repository check latest --repository /mnt/disk --depth opened --recovery-key-file key.txt
+  nsctl repository restore --repository /mnt/disk --timestamp latest --to /srv/restored";
 
 pub(crate) const COMPLETIONS: &str = "\
 Example:

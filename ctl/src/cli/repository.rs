@@ -88,7 +88,8 @@ pub(crate) struct Restore {
     pub(crate) place: Place,
     #[command(flatten)]
     pub(crate) secret: Secret,
-    /// Which backup, or `latest`
+    /// Which backup, or `latest`: the newest that holds every asked component complete
+    #[arg(long, value_name = "T")]
     pub(crate) timestamp: String,
     /// Only these components [default: all]
     #[arg(long, value_name = "A,B", value_delimiter = ',')]

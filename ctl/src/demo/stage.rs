@@ -5,13 +5,9 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use proto::v1;
-use repository::repo::Repository;
-use repository::store::local::LocalStore;
-use runtime::clock::{Clock, SystemClock};
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 
@@ -75,19 +71,8 @@ impl Stage {
         format!("unix://{}", self.folder.join("controller.sock").display())
     }
 
-    /// Makes the repository; returns its id. The recovery key is confirmed at once, as its owner would.
-    pub(super) fn init_repository(&self) -> Result<String, Trouble> {
-        let cannot =
-            |error: &dyn std::error::Error| Trouble::failed("cannot make the repository").caused_by(error);
-        let secret = crate::offline::new_key_file(&self.folder.join("key"))?;
-        let store = LocalStore::open_or_make(&self.repository()).map_err(|error| cannot(&error))?;
-        let now = SystemClock.now();
-        let made = Repository::init(Arc::new(store), &secret, now)?;
-        made.repository.confirm_recovery(&made.recovery_key, now)?;
-        Ok(made.repository.config().id.to_string())
-    }
-
-    /// Starts the controller, then the agent, which joins by a one-time token. Returns their process ids.
+    /// Starts the controller, which makes its repository, then the agent, which joins by a one-time token.
+    /// Returns their process ids.
     pub(super) async fn start(&mut self) -> Result<(Client, u32, u32), Trouble> {
         let (config, server) = (self.write_config()?, self.server());
         let words = ["controller-process".into(), "--config".into(), config.clone().into_os_string()];
@@ -141,7 +126,6 @@ impl Stage {
             "controller": {
                 "repository": self.repository(),
                 "state": self.folder.join("controller"),
-                "key": { "file": self.folder.join("key") },
                 "listen": {
                     "grpc": self.grpc, "web": self.web, "probes": self.probes,
                     "socket": self.folder.join("controller.sock"),

@@ -25,11 +25,6 @@ const LITTLE: u64 = 6 << 20;
 pub(super) async fn tell(stage: &mut Stage, steps: &mut Steps) -> Ended {
     let data = stage.data();
     steps.step("sample data of five components", write_sample(data.clone())).await?;
-    steps
-        .step("a new, sealed repository", async {
-            Ok(((), format!("{}…, its key in a file", &stage.init_repository()?[..8])))
-        })
-        .await?;
     let client = steps.step("controller and agent, joined", start(stage)).await?;
 
     let first = steps.step("backup", first_backup(&client)).await?;

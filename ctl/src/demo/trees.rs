@@ -128,7 +128,7 @@ fn facts(path: &Path, stat: &Metadata) -> io::Result<Facts> {
         mode: stat.mode(),
         owner: (stat.uid(), stat.gid()),
         modified: (stat.mtime(), stat.mtime_nsec()),
-        size: stat.is_file().then(|| stat.len()),
+        size: stat.is_file().then_some(stat.len()),
         target: stat.is_symlink().then(|| fs::read_link(path)).transpose()?,
         same_as: None,
         attributes: attributes(path)?,

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use repository::backup::manifest::BackupRecord;
 use repository::error::RepositoryError;
-use repository::keys::{KeyRing, SlotSecret};
+use repository::keys::KeyRing;
 use repository::names::{BackupName, SourceId};
 use repository::repo::Repository;
 use repository::store::Store;
@@ -41,11 +41,6 @@ pub(crate) fn run(verb: Verb, voice: Voice) -> Ended {
         Verb::Rebuild { place } => rebuild::run(&place, voice),
         Verb::Key(wanted) => key::run(wanted, voice),
     }
-}
-
-/// Makes a key file with random bytes; returns what it opens.
-pub(crate) fn new_key_file(file: &Path) -> Result<SlotSecret, Trouble> {
-    Ok(secret::key_file_or_new(file)?.0)
 }
 
 fn open_store(folder: &Path) -> Result<Arc<dyn Store>, Trouble> {
@@ -114,9 +109,8 @@ fn sources(record: &BackupRecord, components: &[String]) -> Result<Vec<SourceId>
     if let Some(absent) = components.iter().find(|asked| !all.clone().any(|source| belongs(source, asked))) {
         return Err(no_component(record, absent));
     }
-    let wanted = |source: &&SourceId| {
-        components.is_empty() || components.iter().any(|asked| belongs(source, asked))
-    };
+    let wanted =
+        |source: &&SourceId| components.is_empty() || components.iter().any(|asked| belongs(source, asked));
     Ok(all.filter(wanted).cloned().collect())
 }
 

@@ -24,11 +24,11 @@ use serde::Serialize;
 
 use super::{backup, open, sources, unlock};
 use crate::cli::repository::Restore;
-use crate::output::Voice;
 use crate::output::exit::{Ended, Exit, Trouble};
 use crate::output::progress::{Progress, Reached};
 use crate::output::table::Rows;
 use crate::output::words::{count, size};
+use crate::output::{Voice, warn};
 
 /// What was restored.
 #[derive(Debug, Serialize)]
@@ -114,6 +114,7 @@ impl Work {
             Err(trouble) if trouble.exit == Exit::Damaged => {
                 self.voice.error(&trouble);
                 archive.notes = self.damage(source)?;
+                archive.notes.iter().for_each(|finding| warn(format!("  {source}: {finding}")));
                 Exit::Damaged
             }
             Err(trouble) => return Err(trouble),
@@ -249,7 +250,8 @@ impl Restored {
             ]);
         }
         let mut text = rows.finish_or("there was nothing to restore");
-        for archive in &self.archives {
+        // Damage was told on stderr when it was found.
+        for archive in self.archives.iter().filter(|archive| archive.restored) {
             for note in &archive.notes {
                 text.push_str(&format!("\n{}/{}: {note}", archive.component, archive.source));
             }

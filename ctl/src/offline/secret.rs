@@ -57,11 +57,17 @@ pub(super) fn recovery(file: Option<&Path>) -> Result<RecoveryKey, Trouble> {
                 .hint("give --key-file, --passphrase-file or --recovery-key-file FILE"));
         }
     };
-    typed.trim().parse().map_err(|error| {
+    find_key(&typed).parse().map_err(|error| {
         Trouble::new(Exit::Denied, "that is no recovery key")
             .caused_by(&error)
             .hint("type it as it was shown at `init`: NSRK- and 14 groups of four")
     })
+}
+
+/// The line with the key: a file may say beside it what it is.
+fn find_key(text: &str) -> &str {
+    let line = text.lines().map(str::trim).find(|line| line.starts_with("NSRK"));
+    line.unwrap_or_else(|| text.trim())
 }
 
 fn text(file: &Path) -> Result<Zeroizing<String>, Trouble> {
@@ -127,6 +133,12 @@ mod tests {
         assert_eq!(*text, " correct horse ");
         std::fs::write(&file, "\n").expect("written");
         assert!(passphrase(&file).is_err());
+    }
+
+    #[test]
+    fn the_key_is_found_beside_what_a_file_says_about_it() {
+        assert_eq!(find_key("# keep this safe\n\n  NSRK-ABCD-EFGH \n"), "NSRK-ABCD-EFGH");
+        assert_eq!(find_key(" nsrk-abcd\n"), "nsrk-abcd");
     }
 
     #[test]

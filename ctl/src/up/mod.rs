@@ -11,7 +11,8 @@ pub(crate) mod settings;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use controller::config::ControllerConfig;
+use controller::start::Addresses;
+use controller::{Controller, StartError};
 use proto::v1;
 use runtime::shutdown::Shutdown;
 use tokio::time::sleep;
@@ -42,13 +43,11 @@ async fn serve(both: Both, voice: Voice) -> Ended {
     shutdown
         .listen_to_signals()
         .map_err(|error| Trouble::failed("cannot watch for signals").caused_by(&error))?;
-    let config = controller.settings;
-    let mut running = tokio::spawn(crate::shim::run(config.clone(), shutdown.clone()));
-    let server = format!("unix://{}", config.listen.socket.display());
-    let client = tokio::select! {
-        client = answering(&server) => client,
-        ended = &mut running => return controller_ended(ended),
-    };
+    let started = Controller::start(controller.settings, shutdown.clone()).await;
+    let controller = started.map_err(|error| cannot_start(&error))?;
+    let addresses = controller.addresses().clone();
+    let mut running = tokio::spawn(controller.serve());
+    let client = Client::connect(&format!("unix://{}", addresses.socket.display())).await?;
 
     let wanted = AgentProcess {
         config: agent.file,
@@ -57,21 +56,22 @@ async fn serve(both: Both, voice: Voice) -> Ended {
         token_file: token_file(&client, &agent.settings.name, &agent.settings.state).await?,
     };
     let mut keeper = Keeper::start(wanted)?;
-    voice.say(ready(&config));
+    voice.say(ready(&addresses));
     let stopped = shutdown.token();
-    let gave_up = tokio::select! {
+    let trouble = tokio::select! {
         () = stopped.cancelled() => None,
         trouble = keeper.keep() => Some(trouble),
         ended = &mut running => {
             keeper.stop().await;
-            return controller_ended(ended);
+            return Err(controller_ended(ended));
         }
     };
     shutdown.request();
     let ((), ended) = tokio::join!(keeper.stop(), running);
-    match gave_up {
-        Some(trouble) => Err(trouble),
-        None => controller_ended(ended),
+    match (trouble, ended) {
+        (Some(trouble), _) => Err(trouble),
+        (None, Ok(_)) => Ok(Exit::Done),
+        (None, ended) => Err(controller_ended(ended)),
     }
 }
 
@@ -113,28 +113,29 @@ pub(crate) fn has_joined(state: &Path) -> bool {
     state.join("identity.json").exists()
 }
 
-fn controller_ended<E: std::error::Error>(ended: Result<Result<(), E>, tokio::task::JoinError>) -> Ended {
-    match ended {
-        Ok(Ok(())) => Ok(Exit::Done),
-        Ok(Err(error)) => Err(Trouble::failed("the controller ended").caused_by(&error)),
-        Err(error) => Err(Trouble::failed("the controller ended").caused_by(&error)),
-    }
+fn cannot_start(error: &StartError) -> Trouble {
+    Trouble::failed("the controller cannot start").caused_by(error).hint(
+        "mend the cause and start it again; `nsctl config show --origin` says where each setting comes from",
+    )
 }
 
-fn ready(config: &ControllerConfig) -> String {
-    let listen = &config.listen;
+/// Nobody asked it to.
+fn controller_ended<T>(ended: Result<T, tokio::task::JoinError>) -> Trouble {
+    let why = ended.err().map_or_else(|| "it was not asked to".to_owned(), |error| error.to_string());
+    Trouble::failed("the controller ended").because(why).hint("its log above says more; start it again")
+}
+
+fn ready(at: &Addresses) -> String {
     format!(
         "NeuraShield Backup is ready\n\
-         \x20 page        http://{}\n\
-         \x20 agents      https://{}\n\
-         \x20 probes      http://{}\n\
-         \x20 nsctl       unix://{}\n\
-         \x20 repository  {}\n\
+         \x20 page    http://{}\n\
+         \x20 agents  https://{}\n\
+         \x20 probes  http://{}\n\
+         \x20 nsctl   --server unix://{}\n\
          Ctrl-C stops it.",
-        settings::reachable(listen.web),
-        settings::reachable(listen.grpc),
-        settings::reachable(listen.probes),
-        listen.socket.display(),
-        config.repository.display(),
+        settings::reachable(at.web),
+        settings::reachable(at.grpc),
+        settings::reachable(at.probes),
+        at.socket.display(),
     )
 }

@@ -236,6 +236,9 @@ impl Jobs {
     }
 }
 
+/// The last three cells of a part's row.
+type Figures = fn(&Part) -> [String; 3];
+
 impl Job {
     /// All parts together.
     pub(crate) fn reached(&self) -> Reached {
@@ -289,15 +292,15 @@ impl Job {
     }
 
     fn parts(&self) -> String {
-        let figures: (&[&str], fn(&Part) -> [String; 3]) = match self.kind.as_str() {
+        let (names, figures): (&[&str], Figures) = match self.kind.as_str() {
             "backup" => (&[">FILES", ">SIZE", ">NEW"], Part::backup_figures),
             "restore" => (&[">ENTRIES", ">SIZE", "KEPT OLD STATE"], Part::restore_figures),
             _ => (&[">ENTRIES", ">READ", "RESULT"], Part::verify_figures),
         };
-        let headers: Vec<_> = ["COMPONENT", "SOURCE", "STATE"].iter().chain(figures.0).copied().collect();
+        let headers: Vec<_> = ["COMPONENT", "SOURCE", "STATE"].iter().chain(names).copied().collect();
         let mut rows = Rows::new(&headers);
         for part in &self.parts {
-            let [first, second, third] = figures.1(part);
+            let [first, second, third] = figures(part);
             let state = part.state.word().to_owned();
             rows.row([part.component.clone(), part.source.clone(), state, first, second, third]);
         }
