@@ -13,6 +13,7 @@
 mod cache;
 pub mod config;
 mod connection;
+mod memory;
 mod pipeline;
 mod restore;
 mod run;

@@ -51,6 +51,7 @@ impl From<WrongSource> for StartError {
 /// # Errors
 /// When it cannot start; once it runs, it goes on trying.
 pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), StartError> {
+    crate::memory::give_back_large_pieces();
     let state = StateFolder::open(&config.state)?;
     let key = AgentKey::open(&state)?;
     let identity = Identity::load(&state)?;
