@@ -20,10 +20,10 @@ use repository::keys::KeyRing;
 use repository::names::BackupName;
 use repository::repo::Repository;
 use repository::signed::VerifyingKey;
+use repository::store::Store;
 use repository::store::lease::{DEFAULT_TTL, Lease, LeaseError};
 use repository::store::local::{LocalStore, OpenError};
 use repository::store::probe::{ProbeError, probe};
-use repository::store::Store;
 use serde::{Deserialize, Serialize};
 
 use crate::config::ControllerConfig;
@@ -70,7 +70,9 @@ pub enum DepotError {
         pinned: RepositoryId,
     },
     /// It is the repository of the last start by its id, and not by its signing key.
-    #[error("repository/config.json in {location} was changed: its signing key is not the one of the last start")]
+    #[error(
+        "repository/config.json in {location} was changed: its signing key is not the one of the last start"
+    )]
     OtherSigner {
         /// Where.
         location: String,
@@ -149,7 +151,10 @@ impl Depot {
     fn recover(&self, now: Timestamp) -> Result<(), DepotError> {
         let unindexed = self.repository.find_unindexed()?;
         if unindexed > 0 {
-            tracing::info!(packs = unindexed, "found packs that no backup has indexed yet; they are used again");
+            tracing::info!(
+                packs = unindexed,
+                "found packs that no backup has indexed yet; they are used again"
+            );
         }
         self.repository.complete_chain(&self.keys, now)?;
         Ok(())
@@ -171,7 +176,11 @@ impl Depot {
     }
 
     /// A name for a backup that starts now.
-    pub fn reserve_name(&self, now: Timestamp, in_use: &BTreeSet<BackupName>) -> Result<BackupName, RepositoryError> {
+    pub fn reserve_name(
+        &self,
+        now: Timestamp,
+        in_use: &BTreeSet<BackupName>,
+    ) -> Result<BackupName, RepositoryError> {
         self.repository.reserve_name(now, in_use)
     }
 
@@ -220,7 +229,8 @@ fn check_pin(repository: &Repository, pin: Option<Pin>) -> Result<(), DepotError
 }
 
 fn read_pin(state: &StateFolder) -> Result<Option<Pin>, StateError> {
-    let damaged = |_| StateError::Damaged { path: state.path(PIN_FILE), expected: "the repository's id and key" };
+    let damaged =
+        |_| StateError::Damaged { path: state.path(PIN_FILE), expected: "the repository's id and key" };
     state.read(PIN_FILE)?.map(|bytes| serde_json::from_slice(&bytes).map_err(damaged)).transpose()
 }
 

@@ -186,8 +186,12 @@ impl Controller {
         let lease = app.depot.lease().clone();
         shutdown.spawn("lease", lease.keep(app.clock.clone(), stop.clone()));
         shutdown.spawn("job queue", watched("job queue", shutdown.clone(), app.runner.clone().run()));
-        shutdown.spawn("gRPC server", watched("gRPC server", shutdown.clone(), agents.serve(app.clone(), stop.clone())));
-        shutdown.spawn("socket", watched("socket", shutdown.clone(), people.serve(app.clone(), stop.clone())));
+        shutdown.spawn(
+            "gRPC server",
+            watched("gRPC server", shutdown.clone(), agents.serve(app.clone(), stop.clone())),
+        );
+        shutdown
+            .spawn("socket", watched("socket", shutdown.clone(), people.serve(app.clone(), stop.clone())));
         let status = web.serve(web::status(app.clone()), stop.clone());
         shutdown.spawn("web page", watched("web page", shutdown.clone(), status));
         let served = probes.serve(web::probes(app.clone()), stop);
@@ -213,7 +217,11 @@ async fn watched<E: std::error::Error>(
     work: impl Future<Output = Result<(), E>>,
 ) {
     if let Err(error) = work.await {
-        tracing::error!(part = name, error = proto::failure::chain(&error), "a part of the controller failed; it stops");
+        tracing::error!(
+            part = name,
+            error = proto::failure::chain(&error),
+            "a part of the controller failed; it stops"
+        );
         shutdown.request();
     }
 }
@@ -246,7 +254,9 @@ async fn open_depot(
     let depot = loop {
         let (state, config, now): (_, _, Timestamp) = (state.clone(), config.clone(), clock.now());
         match tokio::task::spawn_blocking(move || Depot::open(&config, &state, now)).await? {
-            Err(DepotError::Lease(held @ repository::store::lease::LeaseError::Held { .. })) if waited < LEASE_PATIENCE => {
+            Err(DepotError::Lease(held @ repository::store::lease::LeaseError::Held { .. }))
+                if waited < LEASE_PATIENCE =>
+            {
                 tracing::warn!(why = %held, "waiting for the repository");
                 if stop.run_until_cancelled(tokio::time::sleep(LEASE_AGAIN)).await.is_none() {
                     return Err(StartError::Stopped);

@@ -24,14 +24,20 @@ impl App {
             Failure::new(Code::InvalidArgument, reason::TOKEN_REFUSED, error.to_string()).hint(JOIN_HINT)
         })?;
         let joined = self.enrolment.join(&token, request, &name, self.now()).await;
-        let joined = joined.inspect_err(|error| tracing::warn!(name, %error, "a join was refused")).map_err(join_failure)?;
+        let joined = joined
+            .inspect_err(|error| tracing::warn!(name, %error, "a join was refused"))
+            .map_err(join_failure)?;
         tracing::info!(agent = %joined.agent, name, "agent joined");
         Ok(joined)
     }
 
     /// A new certificate for an agent that shows one.
     pub async fn renew(&self, agent: &AgentCertificate, request: &[u8]) -> Result<Issued, Failure> {
-        let issued = self.enrolment.renew(agent.agent, &agent.name, request, self.now()).await.map_err(join_failure)?;
+        let issued = self
+            .enrolment
+            .renew(agent.agent, &agent.name, request, self.now())
+            .await
+            .map_err(join_failure)?;
         tracing::info!(agent = %agent.agent, ends_at = %issued.ends_at, "certificate renewed");
         Ok(issued)
     }
@@ -51,15 +57,18 @@ impl App {
     /// Lets an agent through that is known and not shut out. One whose certificate is good and that the
     /// catalog does not know is taken in again: the catalog was lost.
     pub async fn admit(&self, certificate: &AgentCertificate) -> Result<(), Failure> {
-        let admitted = self.catalog.is_admitted(certificate.agent).await.map_err(|error| catalog_failure(&error))?;
+        let admitted =
+            self.catalog.is_admitted(certificate.agent).await.map_err(|error| catalog_failure(&error))?;
         let admitted = match admitted {
             Some(admitted) => admitted,
             None => self.readmit(certificate).await?,
         };
         match admitted {
             true => Ok(()),
-            false => Err(Failure::new(Code::PermissionDenied, reason::AGENT_REVOKED, "this agent was revoked")
-                .hint("to let it in again, make a token with `nsctl agent invite` and let it join anew")),
+            false => {
+                Err(Failure::new(Code::PermissionDenied, reason::AGENT_REVOKED, "this agent was revoked")
+                    .hint("to let it in again, make a token with `nsctl agent invite` and let it join anew"))
+            }
         }
     }
 
@@ -67,7 +76,9 @@ impl App {
         let app = self.clone();
         let revoked = tokio::task::spawn_blocking(move || app.state.revoked())
             .await
-            .map_err(|error| Failure::internal("the list of revoked agents cannot be read").caused_by(&error))?
+            .map_err(|error| {
+                Failure::internal("the list of revoked agents cannot be read").caused_by(&error)
+            })?
             .map_err(|error| state_failure(&error))?;
         let is_revoked = revoked.contains(&certificate.agent);
         self.catalog
@@ -114,7 +125,8 @@ impl App {
         let named = agents.into_iter().filter(|agent| agent.name == which && agent.revoked_at.is_none());
         match named.collect::<Vec<_>>().as_slice() {
             [agent] => Ok(agent.clone()),
-            [] => Err(Failure::not_found(format!("there is no agent {which:?}")).hint("`nsctl agent list` shows them")),
+            [] => Err(Failure::not_found(format!("there is no agent {which:?}"))
+                .hint("`nsctl agent list` shows them")),
             several => Err(Failure::invalid(format!("{} agents are called {which:?}", several.len()))
                 .hint("use the id that `nsctl agent list` shows")),
         }

@@ -28,16 +28,20 @@ impl App {
     /// Reads the repository's backups into the catalog.
     pub async fn sync_with_repository(&self) -> Result<(), Failure> {
         let depot = self.depot.clone();
-        let listing = tokio::task::spawn_blocking(move || depot.list()).await.map_err(|error| thread_died(&error))?;
-        let listing = listing.map_err(|error| repository_failure("the repository cannot be listed", &error))?;
+        let listing =
+            tokio::task::spawn_blocking(move || depot.list()).await.map_err(|error| thread_died(&error))?;
+        let listing =
+            listing.map_err(|error| repository_failure("the repository cannot be listed", &error))?;
         self.catalog.replace_backups(&listing.backups).await.map_err(|error| catalog_failure(&error))
     }
 
     /// All backups, the newest first, and those of older systems.
     pub async fn backups(&self) -> Result<(Vec<Verified>, Vec<LegacyBackup>), Failure> {
         let depot = self.depot.clone();
-        let listing = tokio::task::spawn_blocking(move || depot.list()).await.map_err(|error| thread_died(&error))?;
-        let legacy = listing.map_err(|error| repository_failure("the repository cannot be listed", &error))?.legacy;
+        let listing =
+            tokio::task::spawn_blocking(move || depot.list()).await.map_err(|error| thread_died(&error))?;
+        let legacy =
+            listing.map_err(|error| repository_failure("the repository cannot be listed", &error))?.legacy;
         let mut backups = Vec::new();
         for record in self.records().await? {
             backups.push(self.with_verifications(record).await?);
@@ -57,7 +61,8 @@ impl App {
     }
 
     async fn with_verifications(&self, record: BackupRecord) -> Result<Verified, Failure> {
-        let found = self.catalog.verifications(&record.name).await.map_err(|error| catalog_failure(&error))?;
+        let found =
+            self.catalog.verifications(&record.name).await.map_err(|error| catalog_failure(&error))?;
         Ok((record, found))
     }
 
@@ -68,8 +73,13 @@ impl App {
 
     /// The chosen backup; the latest is the newest that holds every asked component complete, or all of
     /// its own where none is asked for.
-    pub async fn newest_complete(&self, choice: &BackupChoice, components: &[Component]) -> Result<BackupRecord, Failure> {
-        self.choose(choice, |record| holds_complete(record, components), "no backup holds all of it complete").await
+    pub async fn newest_complete(
+        &self,
+        choice: &BackupChoice,
+        components: &[Component],
+    ) -> Result<BackupRecord, Failure> {
+        self.choose(choice, |record| holds_complete(record, components), "no backup holds all of it complete")
+            .await
     }
 
     async fn choose(
@@ -85,9 +95,8 @@ impl App {
         };
         found.ok_or_else(|| match choice {
             BackupChoice::Latest => Failure::not_found(none).hint("`nsctl list` shows what there is"),
-            BackupChoice::Named(name) => {
-                Failure::not_found(format!("there is no backup {name}")).hint("`nsctl list` shows what there is")
-            }
+            BackupChoice::Named(name) => Failure::not_found(format!("there is no backup {name}"))
+                .hint("`nsctl list` shows what there is"),
         })
     }
 
@@ -101,12 +110,19 @@ impl App {
         let found: Vec<ArchiveRecord> = record.archives.iter().filter(named).cloned().collect();
         match found.as_slice() {
             [archive] => Ok((record, archive.clone())),
-            [] => Err(Failure::not_found(format!("backup {} holds nothing of {}", record.name, choice.component))
-                .hint(format!("`nsctl show {}` shows what it holds", record.name))),
+            [] => Err(Failure::not_found(format!(
+                "backup {} holds nothing of {}",
+                record.name, choice.component
+            ))
+            .hint(format!("`nsctl show {}` shows what it holds", record.name))),
             several => {
                 let names: Vec<String> = several.iter().map(|archive| archive.source.to_string()).collect();
-                Err(Failure::invalid(format!("{} has several sources: {}", choice.component, names.join(", ")))
-                    .hint("name one of them"))
+                Err(Failure::invalid(format!(
+                    "{} has several sources: {}",
+                    choice.component,
+                    names.join(", ")
+                ))
+                .hint("name one of them"))
             }
         }
     }
@@ -117,7 +133,8 @@ fn holds_complete(record: &BackupRecord, components: &[Component]) -> bool {
         return record.outcome == Outcome::Complete;
     }
     components.iter().all(|component| {
-        let mut archives = record.archives.iter().filter(|archive| archive.source.component == *component).peekable();
+        let mut archives =
+            record.archives.iter().filter(|archive| archive.source.component == *component).peekable();
         archives.peek().is_some() && archives.all(|archive| archive.outcome == Outcome::Complete)
     })
 }

@@ -78,7 +78,11 @@ impl App {
     }
 
     /// The content of one regular file; of a hard link, that of the file it stands for.
-    pub async fn read_file(&self, choice: &ArchiveChoice, path: EntryPath) -> Result<Reading<Bytes>, Failure> {
+    pub async fn read_file(
+        &self,
+        choice: &ArchiveChoice,
+        path: EntryPath,
+    ) -> Result<Reading<Bytes>, Failure> {
         let mut reader = self.reader(choice).await?;
         let (reader, path, found) = blocking(move || {
             let mut found = reader.entry(&path)?;
@@ -91,9 +95,11 @@ impl App {
         .await?;
         match found {
             None => Err(no_entry(&path)),
-            Some(Entry { kind: EntryKind::File(content), .. }) => Ok(read_on_thread(reader, move |reader, outlet| {
-                content_of(reader, &content, &mut |data| outlet.put(data))
-            })),
+            Some(Entry { kind: EntryKind::File(content), .. }) => {
+                Ok(read_on_thread(reader, move |reader, outlet| {
+                    content_of(reader, &content, &mut |data| outlet.put(data))
+                }))
+            }
             Some(_) => Err(Failure::invalid(format!("{path} is not a regular file"))
                 .hint("`nsctl ls` shows what is in a folder; `nsctl export` gives everything as a tar file")),
         }
@@ -122,7 +128,8 @@ impl App {
     async fn reader(&self, choice: &ArchiveChoice) -> Result<ArchiveReader, Failure> {
         let (record, archive) = self.archive(choice).await?;
         let depot = self.depot.clone();
-        blocking(move || ArchiveReader::open(depot.repository(), depot.keys(), &record, &archive.source)).await
+        blocking(move || ArchiveReader::open(depot.repository(), depot.keys(), &record, &archive.source))
+            .await
     }
 }
 

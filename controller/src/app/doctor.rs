@@ -63,12 +63,15 @@ impl App {
     pub async fn examine(&self) -> Vec<Finding> {
         let (depot, now) = (self.depot.clone(), self.now());
         let of_repository = tokio::task::spawn_blocking(move || examine_repository(&depot, now)).await;
-        let mut findings = of_repository
-            .unwrap_or_else(|error| vec![problem("repository", error.to_string(), "see the controller's log")]);
+        let mut findings = of_repository.unwrap_or_else(|error| {
+            vec![problem("repository", error.to_string(), "see the controller's log")]
+        });
         findings.push(certificate("the controller's certificate", self.server_certificate_ends_at, now));
         match self.agents().await {
             Ok(agents) => findings.extend(self.examine_agents(&agents).await),
-            Err(failure) => findings.push(problem("agents", format!("{}: {}", failure.what, failure.why), failure.hint)),
+            Err(failure) => {
+                findings.push(problem("agents", format!("{}: {}", failure.what, failure.why), failure.hint))
+            }
         }
         findings
     }
@@ -89,7 +92,11 @@ impl App {
                 continue;
             }
             findings.push(fine("agents", format!("agent {name} is connected ({})", agent.version)));
-            findings.push(certificate(&format!("the certificate of agent {name}"), agent.certificate_ends_at, self.now()));
+            findings.push(certificate(
+                &format!("the certificate of agent {name}"),
+                agent.certificate_ends_at,
+                self.now(),
+            ));
             if agent.sources.is_empty() {
                 let hint = "add sources to its configuration";
                 findings.push(warning("sources", format!("agent {name} serves no source"), hint));
@@ -134,8 +141,14 @@ fn source(health: &SourceHealth) -> Finding {
 fn certificate(whose: &str, ends_at: Timestamp, now: Timestamp) -> Finding {
     let finding = format!("{whose} counts until {ends_at}");
     match ends_at {
-        end if end <= now => problem("certificates", format!("{whose} has ended on {ends_at}"), "restart it, or let it join again"),
-        end if end <= now + SOON => warning("certificates", finding, "it renews itself while it runs; restart it if it does not"),
+        end if end <= now => problem(
+            "certificates",
+            format!("{whose} has ended on {ends_at}"),
+            "restart it, or let it join again",
+        ),
+        end if end <= now + SOON => {
+            warning("certificates", finding, "it renews itself while it runs; restart it if it does not")
+        }
         _ => fine("certificates", finding),
     }
 }
@@ -182,19 +195,28 @@ fn writable(depot: &Depot) -> Finding {
     let path = ObjectPath::new("repository/staging").join(format!("doctor-{}", TaskId::fresh()));
     match store.create(&path, b"doctor").and_then(|()| store.delete(&path)) {
         Ok(()) => fine("storage", "the repository can be written"),
-        Err(error) => problem("storage", chain(&error), "check its permissions, its space, and that it is not mounted read-only"),
+        Err(error) => problem(
+            "storage",
+            chain(&error),
+            "check its permissions, its space, and that it is not mounted read-only",
+        ),
     }
 }
 
 fn lease(depot: &Depot) -> Finding {
     match depot.lease().check() {
         Ok(()) => fine("repository", "this controller holds the right to write it"),
-        Err(error) => problem("repository", chain(&error), "make sure that only one controller uses it, then restart this one"),
+        Err(error) => problem(
+            "repository",
+            chain(&error),
+            "make sure that only one controller uses it, then restart this one",
+        ),
     }
 }
 
 fn listed(listing: &Listing, now: Timestamp) -> Vec<Finding> {
-    let mut findings = vec![fine("repository", format!("it opens, and holds {} backups", listing.backups.len()))];
+    let mut findings =
+        vec![fine("repository", format!("it opens, and holds {} backups", listing.backups.len()))];
     findings.extend(listing.damaged.iter().map(|(name, error)| {
         problem("repository", format!("backup {name} is damaged: {}", chain(error)), error.hint())
     }));

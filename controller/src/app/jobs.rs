@@ -56,10 +56,12 @@ impl App {
         match self.runner.cancel(id).await {
             Ok(()) | Err(CancelError::Refused(Refused::Ended)) => self.job(id).await,
             Err(CancelError::Unknown) => self.job(id).await,
-            Err(CancelError::Refused(refused)) => {
-                Err(Failure::new(Code::FailedPrecondition, reason::TOO_LATE, "the job cannot be cancelled any more")
-                    .because(refused.to_string()))
-            }
+            Err(CancelError::Refused(refused)) => Err(Failure::new(
+                Code::FailedPrecondition,
+                reason::TOO_LATE,
+                "the job cannot be cancelled any more",
+            )
+            .because(refused.to_string())),
             Err(CancelError::Catalog(error)) => Err(catalog_failure(&error)),
         }
     }

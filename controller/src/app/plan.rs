@@ -96,24 +96,37 @@ impl App {
     ) -> Result<Job, Failure> {
         let plan = self.plan_restore(request).await?;
         if plan.digest != digest {
-            return Err(Failure::new(Code::FailedPrecondition, reason::PLAN_CHANGED, "the plan is out of date")
-                .because("what the restore would do has changed since it was planned")
-                .hint("look at the new plan, then restore again"));
+            return Err(Failure::new(
+                Code::FailedPrecondition,
+                reason::PLAN_CHANGED,
+                "the plan is out of date",
+            )
+            .because("what the restore would do has changed since it was planned")
+            .hint("look at the new plan, then restore again"));
         }
         let obstacles = plan.sources.iter().flat_map(|source| &source.obstacles);
         if let Some(first) = obstacles.clone().next() {
-            return Err(Failure::new(Code::FailedPrecondition, reason::OBSTACLES, "the restore cannot go ahead")
-                .because(match obstacles.count() {
-                    1 => first.clone(),
-                    count => format!("{first} (and {} more)", count - 1),
-                })
-                .hint("clear what is in its way, or restore elsewhere with --to FOLDER"));
+            return Err(Failure::new(
+                Code::FailedPrecondition,
+                reason::OBSTACLES,
+                "the restore cannot go ahead",
+            )
+            .because(match obstacles.count() {
+                1 => first.clone(),
+                count => format!("{first} (and {} more)", count - 1),
+            })
+            .hint("clear what is in its way, or restore elsewhere with --to FOLDER"));
         }
         self.submit(Order::Restore { backup: plan.backup, places: plan.places }, request_id).await
     }
 
     /// Which agent restores an archive, and where to.
-    async fn place(&self, request: &RestoreRequest, archive: &ArchiveRecord, of: usize) -> Result<RestorePlace, Failure> {
+    async fn place(
+        &self,
+        request: &RestoreRequest,
+        archive: &ArchiveRecord,
+        of: usize,
+    ) -> Result<RestorePlace, Failure> {
         let agent = match &request.agent {
             Some(which) => self.find_agent(which).await?.id,
             None => self.serving_agent(archive, request.folder.is_some())?,
@@ -135,7 +148,8 @@ impl App {
     /// The connected agent that serves the source. For another folder any agent will do if there is but one.
     fn serving_agent(&self, archive: &ArchiveRecord, elsewhere: bool) -> Result<AgentId, Failure> {
         let connected = self.fleet.connected();
-        let serves = connected.iter().find(|agent| agent.sources.iter().any(|served| served.source == archive.source));
+        let serves =
+            connected.iter().find(|agent| agent.sources.iter().any(|served| served.source == archive.source));
         match (serves, connected.as_slice()) {
             (Some(agent), _) => Ok(agent.agent),
             (None, [only]) if elsewhere => Ok(only.agent),
@@ -156,7 +170,9 @@ impl App {
                 .because("the connection to its agent broke")
                 .hint("see `nsctl agent list`, then try again")
         };
-        let failed = |why: String| Failure::new(Code::FailedPrecondition, reason::OBSTACLES, what.clone()).because(why);
+        let failed = |why: String| {
+            Failure::new(Code::FailedPrecondition, reason::OBSTACLES, what.clone()).because(why)
+        };
         let (context, order) = order(self.depot.clone(), record, place, task).await.map_err(failed)?;
         let message = Message::PlanRestore(PlanRestore { task_id: task.to_string(), order: Some(order) });
         let running = self.fleet.begin(agent, task, TaskContext::Restore(Arc::new(context)), message);
@@ -179,7 +195,11 @@ impl App {
     }
 }
 
-fn sealed_bytes(depot: &Depot, record: &BackupRecord, places: &[RestorePlace]) -> Result<u64, RepositoryError> {
+fn sealed_bytes(
+    depot: &Depot,
+    record: &BackupRecord,
+    places: &[RestorePlace],
+) -> Result<u64, RepositoryError> {
     let mut sum = 0;
     for place in places {
         let reader = ArchiveReader::open(depot.repository(), depot.keys(), record, &place.source)?;
@@ -194,11 +214,14 @@ fn sealed_bytes(depot: &Depot, record: &BackupRecord, places: &[RestorePlace]) -
 fn chosen_archives(record: &BackupRecord, components: &[Component]) -> Result<Vec<ArchiveRecord>, Failure> {
     let usable = record.archives.iter().filter(|archive| archive.outcome != Outcome::Failed);
     let asked = |component: &Component| components.is_empty() || components.contains(component);
-    let chosen: Vec<ArchiveRecord> = usable.filter(|archive| asked(&archive.source.component)).cloned().collect();
+    let chosen: Vec<ArchiveRecord> =
+        usable.filter(|archive| asked(&archive.source.component)).cloned().collect();
     let holds = |component: &Component| chosen.iter().any(|archive| archive.source.component == *component);
     match components.iter().find(|component| !holds(component)) {
-        Some(missing) => Err(Failure::not_found(format!("backup {} holds nothing usable of {missing}", record.name))
-            .hint("`nsctl list` shows which backups do")),
+        Some(missing) => {
+            Err(Failure::not_found(format!("backup {} holds nothing usable of {missing}", record.name))
+                .hint("`nsctl list` shows which backups do"))
+        }
         None => Ok(chosen),
     }
 }
@@ -213,7 +236,8 @@ fn digest_of(backup: &BackupName, places: &[RestorePlace], sources: &[SourcePlan
     let of_source = |plan: &SourcePlan| {
         [plan.entries, plan.bytes, plan.replaced_count, plan.created_count, plan.removed_count]
     };
-    let places = places.iter().zip(sources).map(|(place, plan)| (place, plan.place.as_str(), of_source(plan)));
+    let places =
+        places.iter().zip(sources).map(|(place, plan)| (place, plan.place.as_str(), of_source(plan)));
     let facts = Facts { backup, places: places.collect() };
     let json = serde_json::to_vec(&facts).expect("the facts of a plan have a JSON form");
     hex(digest::digest(&digest::SHA256, &json).as_ref())
@@ -236,10 +260,16 @@ mod tests {
     #[test]
     fn a_plan_that_would_do_something_else_has_another_digest() {
         let name = "20260101_010000".parse().expect("a name");
-        let (places, plan) = (vec![place("models/a")], SourcePlan { place: "/data".into(), entries: 3, ..Default::default() });
-        let digest = |places: &[RestorePlace], plan: &SourcePlan| digest_of(&name, places, std::slice::from_ref(plan));
+        let (places, plan) =
+            (vec![place("models/a")], SourcePlan { place: "/data".into(), entries: 3, ..Default::default() });
+        let digest =
+            |places: &[RestorePlace], plan: &SourcePlan| digest_of(&name, places, std::slice::from_ref(plan));
         let first = digest(&places, &plan);
-        assert_eq!(first, digest(&places, &SourcePlan { free_bytes: 99, ..plan.clone() }), "free space comes and goes");
+        assert_eq!(
+            first,
+            digest(&places, &SourcePlan { free_bytes: 99, ..plan.clone() }),
+            "free space comes and goes"
+        );
         for other in [
             SourcePlan { place: "/other".into(), ..plan.clone() },
             SourcePlan { removed_count: 1, ..plan.clone() },

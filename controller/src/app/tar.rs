@@ -51,7 +51,14 @@ pub(super) fn header(entry: &Entry) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     let records = records(entry, &name, &link, size);
     if !records.is_empty() {
-        let fields = Fields { name: b"PaxHeader", link: b"", flag: b'x', mode: 0o644, size: records.len() as u64, ..Fields::default() };
+        let fields = Fields {
+            name: b"PaxHeader",
+            link: b"",
+            flag: b'x',
+            mode: 0o644,
+            size: records.len() as u64,
+            ..Fields::default()
+        };
         out.extend_from_slice(&fields.block());
         out.extend_from_slice(&records);
         out.resize(out.len() + padding(records.len() as u64), 0);
@@ -90,7 +97,8 @@ fn records(entry: &Entry, name: &[u8], link: &[u8], size: u64) -> Vec<u8> {
         }
     }
     let mtime = metadata.mtime;
-    if mtime.nanoseconds != 0 || u64::try_from(mtime.seconds).is_ok_and(|s| s > MAX_SIZE) || mtime.seconds < 0 {
+    if mtime.nanoseconds != 0 || u64::try_from(mtime.seconds).is_ok_and(|s| s > MAX_SIZE) || mtime.seconds < 0
+    {
         record(&mut out, b"mtime", decimal(mtime).as_bytes());
     }
     for (key, value) in &metadata.xattrs {

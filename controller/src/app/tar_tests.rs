@@ -14,8 +14,12 @@ fn entry(path: &str, kind: EntryKind) -> Entry {
 }
 
 fn file(path: &str, size: u64) -> Entry {
-    let content =
-        FileContent { size, id: ContentId::new([0; 32]), layout: Layout::Dense, pieces: Pieces::Inline(vec![]) };
+    let content = FileContent {
+        size,
+        id: ContentId::new([0; 32]),
+        layout: Layout::Dense,
+        pieces: Pieces::Inline(vec![]),
+    };
     entry(path, EntryKind::File(content))
 }
 
@@ -45,12 +49,19 @@ fn gnu_tar_reads_back_what_was_written() {
         .arg(home.path().join("out"))
         .output()
         .expect("tar runs");
-    assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success() && output.stderr.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 
     let out = home.path().join("out");
     assert_eq!(std::fs::read(out.join(&long)).expect("there"), b"hello");
     let metadata = std::fs::metadata(out.join(&long)).expect("there");
-    assert_eq!((metadata.mtime(), metadata.mtime_nsec(), metadata.mode() & 0o777), (1_700_000_000, 123_456_789, 0o640));
+    assert_eq!(
+        (metadata.mtime(), metadata.mtime_nsec(), metadata.mode() & 0o777),
+        (1_700_000_000, 123_456_789, 0o640)
+    );
     assert_eq!(metadata.ino(), std::fs::metadata(out.join("hard")).expect("there").ino());
     assert_eq!(std::fs::read_link(out.join("link")).expect("there").to_str(), Some("folder/nowhere"));
 }

@@ -47,7 +47,8 @@ impl Catalog {
     pub async fn agents(&self) -> Result<Vec<AgentRecord>, CatalogError> {
         let rows = sqlx::query("SELECT * FROM agents ORDER BY id").fetch_all(&self.readers).await?;
         let mut agents = rows.iter().map(read_agent).collect::<Result<Vec<_>, _>>()?;
-        let rows = sqlx::query("SELECT * FROM sources ORDER BY component, name").fetch_all(&self.readers).await?;
+        let rows =
+            sqlx::query("SELECT * FROM sources ORDER BY component, name").fetch_all(&self.readers).await?;
         for row in rows {
             let (id, source) = read_source(&row)?;
             if let Some(agent) = agents.iter_mut().find(|agent| agent.id == id) {
@@ -72,7 +73,14 @@ impl Catalog {
     }
 
     /// Makes the record of an agent anew whose certificate is good but that the catalog has forgotten.
-    pub async fn readmit(&self, id: AgentId, name: &str, ends_at: Timestamp, revoked: bool, now: Timestamp) -> Result<(), CatalogError> {
+    pub async fn readmit(
+        &self,
+        id: AgentId,
+        name: &str,
+        ends_at: Timestamp,
+        revoked: bool,
+        now: Timestamp,
+    ) -> Result<(), CatalogError> {
         let mut change = self.change().await?;
         sqlx::query(
             "INSERT INTO agents (id, name, joined_at, certificate_ends_at, revoked_at) VALUES (?, ?, ?, ?, ?)
@@ -107,14 +115,16 @@ impl Catalog {
             .await?;
         sqlx::query("DELETE FROM sources WHERE agent = ?").bind(id.to_string()).execute(&mut *change).await?;
         for served in sources {
-            sqlx::query("INSERT INTO sources (agent, component, name, kind, location) VALUES (?, ?, ?, ?, ?)")
-                .bind(id.to_string())
-                .bind(served.source.component.as_str())
-                .bind(served.source.name.as_str())
-                .bind(&served.kind)
-                .bind(&served.location)
-                .execute(&mut *change)
-                .await?;
+            sqlx::query(
+                "INSERT INTO sources (agent, component, name, kind, location) VALUES (?, ?, ?, ?, ?)",
+            )
+            .bind(id.to_string())
+            .bind(served.source.component.as_str())
+            .bind(served.source.name.as_str())
+            .bind(&served.kind)
+            .bind(&served.location)
+            .execute(&mut *change)
+            .await?;
         }
         Ok(change.commit().await?)
     }

@@ -47,8 +47,9 @@ impl Catalog {
 
     /// All backups, the newest first.
     pub async fn backups(&self) -> Result<Vec<BackupRecord>, CatalogError> {
-        let records: Vec<String> =
-            sqlx::query_scalar("SELECT record FROM backups ORDER BY sequence DESC").fetch_all(&self.readers).await?;
+        let records: Vec<String> = sqlx::query_scalar("SELECT record FROM backups ORDER BY sequence DESC")
+            .fetch_all(&self.readers)
+            .await?;
         records.iter().map(|record| from_json(record, "a backup")).collect()
     }
 
@@ -62,7 +63,11 @@ impl Catalog {
     }
 
     /// Remembers the result of a verification.
-    pub async fn add_verification(&self, backup: &BackupName, result: &VerificationRecord) -> Result<(), CatalogError> {
+    pub async fn add_verification(
+        &self,
+        backup: &BackupName,
+        result: &VerificationRecord,
+    ) -> Result<(), CatalogError> {
         let mut change = self.change().await?;
         sqlx::query(
             "INSERT OR REPLACE INTO verifications (backup, component, source, depth, at, intact, findings)

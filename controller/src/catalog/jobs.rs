@@ -70,10 +70,11 @@ impl Catalog {
             .bind(job.id.to_string())
             .execute(&mut *change)
             .await?;
-        let mut last: i64 = sqlx::query_scalar("SELECT coalesce(max(sequence), 0) FROM job_events WHERE job = ?")
-            .bind(job.id.to_string())
-            .fetch_one(&mut *change)
-            .await?;
+        let mut last: i64 =
+            sqlx::query_scalar("SELECT coalesce(max(sequence), 0) FROM job_events WHERE job = ?")
+                .bind(job.id.to_string())
+                .fetch_one(&mut *change)
+                .await?;
         let mut kept = Vec::new();
         for (level, line) in lines {
             if last >= MAX_EVENTS && !job.state.is_end() {
@@ -105,18 +106,20 @@ impl Catalog {
 
     /// The newest jobs, the newest first.
     pub async fn jobs(&self, limit: u32) -> Result<Vec<Job>, CatalogError> {
-        let records: Vec<String> = sqlx::query_scalar("SELECT record FROM jobs ORDER BY created_at DESC, id DESC LIMIT ?")
-            .bind(limit)
-            .fetch_all(&self.readers)
-            .await?;
+        let records: Vec<String> =
+            sqlx::query_scalar("SELECT record FROM jobs ORDER BY created_at DESC, id DESC LIMIT ?")
+                .bind(limit)
+                .fetch_all(&self.readers)
+                .await?;
         records.iter().map(|record| from_json(record, "a job")).collect()
     }
 
     /// The jobs that have not ended, the oldest first.
     pub async fn alive_jobs(&self) -> Result<Vec<Job>, CatalogError> {
-        let records: Vec<String> = sqlx::query_scalar("SELECT record FROM jobs WHERE ended = 0 ORDER BY created_at, id")
-            .fetch_all(&self.readers)
-            .await?;
+        let records: Vec<String> =
+            sqlx::query_scalar("SELECT record FROM jobs WHERE ended = 0 ORDER BY created_at, id")
+                .fetch_all(&self.readers)
+                .await?;
         records.iter().map(|record| from_json(record, "a job")).collect()
     }
 

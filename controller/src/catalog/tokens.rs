@@ -20,9 +20,18 @@ pub enum TokenUse {
 
 impl Catalog {
     /// Remembers a token by the SHA-256 of its secret.
-    pub async fn add_token(&self, hash: &[u8; 32], name: &str, now: Timestamp, ends_at: Timestamp) -> Result<(), CatalogError> {
+    pub async fn add_token(
+        &self,
+        hash: &[u8; 32],
+        name: &str,
+        now: Timestamp,
+        ends_at: Timestamp,
+    ) -> Result<(), CatalogError> {
         let mut change = self.change().await?;
-        sqlx::query("DELETE FROM join_tokens WHERE ends_at < ?").bind(micros(now)).execute(&mut *change).await?;
+        sqlx::query("DELETE FROM join_tokens WHERE ends_at < ?")
+            .bind(micros(now))
+            .execute(&mut *change)
+            .await?;
         sqlx::query("INSERT INTO join_tokens (hash, name, created_at, ends_at) VALUES (?, ?, ?, ?)")
             .bind(&hash[..])
             .bind(name)
@@ -62,7 +71,8 @@ impl Catalog {
         let invited: String = token.try_get("name")?;
         let name = if invited.is_empty() { asked_name } else { &invited };
         if let Some(used_by) = token.try_get::<Option<String>, _>("used_by")? {
-            let same_key = token.try_get::<Option<Vec<u8>>, _>("used_key")?.as_deref() == Some(&key.as_bytes()[..]);
+            let same_key =
+                token.try_get::<Option<Vec<u8>>, _>("used_key")?.as_deref() == Some(&key.as_bytes()[..]);
             let agent = used_by.parse().map_err(|_| CatalogError::Damaged("an agent's id"))?;
             return Ok(if same_key { TokenUse::Again(agent, name.to_owned()) } else { TokenUse::Refused });
         }

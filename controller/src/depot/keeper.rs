@@ -39,14 +39,18 @@ impl LeaseKeeper {
     pub async fn keep(self: Arc<Self>, clock: Arc<dyn Clock>, stop: CancellationToken) {
         while stop.run_until_cancelled(tokio::time::sleep(RENEW_EVERY)).await.is_some() {
             let (keeper, now) = (self.clone(), clock.now());
-            let renewed = tokio::task::spawn_blocking(move || keeper.with(|lease| lease.renew(now, DEFAULT_TTL)));
+            let renewed =
+                tokio::task::spawn_blocking(move || keeper.with(|lease| lease.renew(now, DEFAULT_TTL)));
             match renewed.await {
                 Ok(Err(error)) if self.is_lost() => {
                     tracing::error!(error = proto::failure::chain(&error), "nothing is written any more");
                     return;
                 }
                 Ok(Err(error)) => {
-                    tracing::warn!(error = proto::failure::chain(&error), "the lease was not renewed; it is tried again");
+                    tracing::warn!(
+                        error = proto::failure::chain(&error),
+                        "the lease was not renewed; it is tried again"
+                    );
                 }
                 Ok(Ok(())) => {}
                 Err(error) => tracing::error!(%error, "renewing the lease ended unexpectedly"),
@@ -58,7 +62,10 @@ impl LeaseKeeper {
     pub fn release(&self) {
         let lease = self.lease.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(Err(error)) = lease.map(Lease::release) {
-            tracing::warn!(error = proto::failure::chain(&error), "the lease was not given back; it expires by itself");
+            tracing::warn!(
+                error = proto::failure::chain(&error),
+                "the lease was not given back; it expires by itself"
+            );
         }
     }
 

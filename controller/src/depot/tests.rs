@@ -56,7 +56,9 @@ fn a_second_controller_is_kept_out_until_the_first_gives_the_lease_back() {
     let place = place();
     let first = Depot::open(&place.config, &place.state, place.now).expect("made");
     let other = StateFolder::open(&place.home.path().join("other")).expect("opened");
-    other.write("repository.key", &place.state.read("repository.key").expect("read").expect("there")).expect("copied");
+    other
+        .write("repository.key", &place.state.read("repository.key").expect("read").expect("there"))
+        .expect("copied");
     let held = Depot::open(&place.config, &other, place.now);
     assert!(matches!(held, Err(DepotError::Lease(LeaseError::Held { .. }))), "{held:?}");
     first.lease().release();

@@ -186,7 +186,7 @@ impl Fleet {
     /// The task has ended. False if it had ended before or belongs to another agent.
     pub fn end(&self, agent: AgentId, task: TaskId, ended: Ended) -> bool {
         let mut state = self.lock();
-        if !state.tasks.get(&task).is_some_and(|entry| entry.agent == agent) {
+        if state.tasks.get(&task).is_none_or(|entry| entry.agent != agent) {
             return false;
         }
         state.tasks.remove(&task).is_some_and(|entry| entry.end(ended))

@@ -132,7 +132,10 @@ impl TaskEntry {
     ) -> (Self, RunningTask) {
         let (progress, watcher) = watch::channel(None);
         let (end, ended) = oneshot::channel();
-        (Self { agent, connection, context, progress, end }, RunningTask { id, progress: watcher, ended, fleet })
+        (
+            Self { agent, connection, context, progress, end },
+            RunningTask { id, progress: watcher, ended, fleet },
+        )
     }
 
     /// True if somebody still waits for it.

@@ -19,7 +19,10 @@ async fn a_task_ends_as_lost_when_its_connection_breaks() {
     let agent = AgentId::fresh();
     let (connection, mut messages) = fleet.connect(agent, vec![], NOW).expect("room");
     let mut task = begin(&fleet, agent);
-    assert!(matches!(messages.recv().await, Some(Ok(ControllerMessage { message: Some(Message::Probe(_)) }))));
+    assert!(matches!(
+        messages.recv().await,
+        Some(Ok(ControllerMessage { message: Some(Message::Probe(_)) }))
+    ));
     drop(connection);
     assert!(matches!(task.ended().await, Ended::AgentLost));
     let task = TaskId::fresh();

@@ -70,9 +70,15 @@ pub struct ServerIdentity {
 
 impl Authority {
     /// The authority of this state folder, made where there is none.
-    pub fn open(state: &StateFolder, repository: RepositoryId, now: Timestamp) -> Result<Self, AuthorityError> {
+    pub fn open(
+        state: &StateFolder,
+        repository: RepositoryId,
+        now: Timestamp,
+    ) -> Result<Self, AuthorityError> {
         let (key, pem) = match (state.read(CA_KEY_FILE)?, state.read(CA_CERTIFICATE_FILE)?) {
-            (Some(key), Some(certificate)) => (text(state, CA_KEY_FILE, &key)?, text(state, CA_CERTIFICATE_FILE, &certificate)?),
+            (Some(key), Some(certificate)) => {
+                (text(state, CA_KEY_FILE, &key)?, text(state, CA_CERTIFICATE_FILE, &certificate)?)
+            }
             _ => make(state, repository, now)?,
         };
         let issuer = Issuer::from_ca_cert_pem(&pem, KeyPair::from_pem(&key)?)?;
@@ -97,7 +103,13 @@ impl Authority {
     }
 
     /// A certificate for `agent` and the key of `request` (PKCS #10, DER). Names in the request are ignored.
-    pub fn certify(&self, request: &[u8], agent: AgentId, name: &str, now: Timestamp) -> Result<Issued, AuthorityError> {
+    pub fn certify(
+        &self,
+        request: &[u8],
+        agent: AgentId,
+        name: &str,
+        now: Timestamp,
+    ) -> Result<Issued, AuthorityError> {
         let mut request = checked_request(request)?;
         let key = KeyDigest::of(request.public_key_der());
         let ends_at = now + AGENT_LIFE;
@@ -118,7 +130,11 @@ impl Authority {
         params.subject_alt_names = CertificateParams::new(names)?.subject_alt_names;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let certificate = params.signed_by(&key, &self.issuer)?;
-        Ok(ServerIdentity { certificate: certificate.pem(), key: Zeroizing::new(key.serialize_pem()), ends_at })
+        Ok(ServerIdentity {
+            certificate: certificate.pem(),
+            key: Zeroizing::new(key.serialize_pem()),
+            ends_at,
+        })
     }
 }
 

@@ -57,11 +57,13 @@ pub struct AgentCertificate {
 impl AgentCertificate {
     /// Reads the certificate of a connection (X.509, DER).
     pub fn read(der: &[u8], repository: RepositoryId, now: Timestamp) -> Result<Self, CertificateRefused> {
-        let (rest, certificate) = X509Certificate::from_der(der).map_err(|_| CertificateRefused::NotAnAgent)?;
+        let (rest, certificate) =
+            X509Certificate::from_der(der).map_err(|_| CertificateRefused::NotAnAgent)?;
         if !rest.is_empty() {
             return Err(CertificateRefused::NotAnAgent);
         }
-        let names = certificate.subject_alternative_name().ok().flatten().ok_or(CertificateRefused::NotAnAgent)?;
+        let names =
+            certificate.subject_alternative_name().ok().flatten().ok_or(CertificateRefused::NotAnAgent)?;
         let [GeneralName::URI(uri)] = names.value.general_names.as_slice() else {
             return Err(CertificateRefused::NotAnAgent);
         };
@@ -75,7 +77,8 @@ impl AgentCertificate {
         if now < starts_at || now >= ends_at {
             return Err(CertificateRefused::OutOfTime);
         }
-        let name = certificate.subject().iter_common_name().find_map(|name| name.as_str().ok()).unwrap_or_default();
+        let name =
+            certificate.subject().iter_common_name().find_map(|name| name.as_str().ok()).unwrap_or_default();
         Ok(Self { agent, name: name.to_owned(), key: KeyDigest::of(certificate.public_key().raw), ends_at })
     }
 }

@@ -68,7 +68,12 @@ impl Enrolment {
     }
 
     /// Makes a token that one agent can join with, once.
-    pub async fn invite(&self, name: &str, life: Option<SignedDuration>, now: Timestamp) -> Result<Invitation, JoinRefused> {
+    pub async fn invite(
+        &self,
+        name: &str,
+        life: Option<SignedDuration>,
+        now: Timestamp,
+    ) -> Result<Invitation, JoinRefused> {
         if self.catalog.count_open_tokens(now).await? >= MAX_OPEN_TOKENS {
             return Err(JoinRefused::TooMany);
         }
@@ -82,7 +87,13 @@ impl Enrolment {
 
     /// Trades a token and a certificate request for a certificate. The same token with the same key gives
     /// the same agent, for as long as the token counts.
-    pub async fn join(&self, token: &JoinToken, request: &[u8], name: &str, now: Timestamp) -> Result<Joined, JoinRefused> {
+    pub async fn join(
+        &self,
+        token: &JoinToken,
+        request: &[u8],
+        name: &str,
+        now: Timestamp,
+    ) -> Result<Joined, JoinRefused> {
         let key = key_of_request(request)?;
         let ends_at = now + super::authority::AGENT_LIFE;
         let (agent, name) = match self.catalog.use_token(&hash(token), &key, name, ends_at, now).await? {
@@ -99,7 +110,13 @@ impl Enrolment {
     }
 
     /// A new certificate for an agent that has one.
-    pub async fn renew(&self, agent: AgentId, name: &str, request: &[u8], now: Timestamp) -> Result<Issued, JoinRefused> {
+    pub async fn renew(
+        &self,
+        agent: AgentId,
+        name: &str,
+        request: &[u8],
+        now: Timestamp,
+    ) -> Result<Issued, JoinRefused> {
         let issued = self.authority.certify(request, agent, name, now)?;
         self.catalog.certificate_renewed(agent, issued.ends_at).await?;
         Ok(issued)

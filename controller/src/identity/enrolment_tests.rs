@@ -37,9 +37,11 @@ async fn a_token_makes_one_agent_and_a_repeat_by_the_same_key_gives_the_same_age
     let invitation = place.enrolment.invite("", None, place.now).await.expect("invited");
     let asked = request();
     let first = place.enrolment.join(&invitation.token, &asked, "web-1", place.now).await.expect("joined");
-    let again = place.enrolment.join(&invitation.token, &asked, "web-1", place.now).await.expect("joined again");
+    let again =
+        place.enrolment.join(&invitation.token, &asked, "web-1", place.now).await.expect("joined again");
     assert_eq!(first.agent, again.agent);
-    let certificate = AgentCertificate::read(&first.issued.certificate, place.repository, place.now).expect("ours");
+    let certificate =
+        AgentCertificate::read(&first.issued.certificate, place.repository, place.now).expect("ours");
     assert_eq!((certificate.agent, certificate.name.as_str()), (first.agent, "web-1"));
     let agents = place.catalog.agents().await.expect("listed");
     assert_eq!(agents.iter().map(|agent| agent.name.as_str()).collect::<Vec<_>>(), ["web-1"]);

@@ -30,7 +30,10 @@ const MAX_PROBLEMS: usize = 100;
 const QUEUE: usize = 16;
 
 /// Sends every blob that the domain holds, a segment at a time.
-pub fn list_blobs(repository: Arc<Repository>, domain: DomainId) -> mpsc::Receiver<Result<v1::BlobTable, Status>> {
+pub fn list_blobs(
+    repository: Arc<Repository>,
+    domain: DomainId,
+) -> mpsc::Receiver<Result<v1::BlobTable, Status>> {
     let (sender, receiver) = mpsc::channel(QUEUE);
     tokio::task::spawn_blocking(move || match repository.blob_tables(&domain) {
         Ok(tables) => {
@@ -87,8 +90,12 @@ async fn read_refs(stream: &mut Streaming<FinishArchiveRequest>) -> Result<Vec<u
             return Err(Failure::invalid("the end of an archive is a summary and then its refs"));
         };
         if refs.len() + piece.len() > MAX_REFS {
-            return Err(Failure::new(Code::ResourceExhausted, reason::INVALID_REQUEST, "the refs are too long")
-                .hint("split the source into several"));
+            return Err(Failure::new(
+                Code::ResourceExhausted,
+                reason::INVALID_REQUEST,
+                "the refs are too long",
+            )
+            .hint("split the source into several"));
         }
         refs.extend_from_slice(&piece);
     }
@@ -96,8 +103,13 @@ async fn read_refs(stream: &mut Streaming<FinishArchiveRequest>) -> Result<Vec<u
 }
 
 /// Blocks. Resolves every blob, and keeps the refs once none is missing.
-fn keep_refs(repository: &Repository, task: &ArchiveTask, file: &[u8]) -> Result<Vec<v1::BlobAddress>, Failure> {
-    let refs = Refs::decode(file).map_err(|error| Failure::invalid("the refs cannot be read").caused_by(&error))?;
+fn keep_refs(
+    repository: &Repository,
+    task: &ArchiveTask,
+    file: &[u8],
+) -> Result<Vec<v1::BlobAddress>, Failure> {
+    let refs =
+        Refs::decode(file).map_err(|error| Failure::invalid("the refs cannot be read").caused_by(&error))?;
     if refs.domain() != task.domain.domain {
         return Err(Failure::invalid("the refs are of another domain"));
     }

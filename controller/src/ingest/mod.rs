@@ -27,7 +27,9 @@ pub fn repository_failure(what: &str, error: &RepositoryError) -> Failure {
     use RepositoryError as E;
     let (code, reason) = match error {
         E::Store(StoreError::Full { .. }) => (Code::ResourceExhausted, reason::STORAGE_FULL),
-        E::NoBackup { .. } | E::NoArchive { .. } | E::ArchiveFailed { .. } => (Code::NotFound, reason::NOT_FOUND),
+        E::NoBackup { .. } | E::NoArchive { .. } | E::ArchiveFailed { .. } => {
+            (Code::NotFound, reason::NOT_FOUND)
+        }
         E::WrongKey { .. } => (Code::FailedPrecondition, reason::LOCKED),
         E::Fenced(_) => (Code::FailedPrecondition, reason::LEASE_LOST),
         E::Rejected { .. } => (Code::InvalidArgument, reason::INVALID_REQUEST),

@@ -34,14 +34,17 @@ pub async fn put_segment(
 ) -> Result<PutSegmentResponse, Failure> {
     let segment: SegmentId = convert::id("segment_id", &first.segment_id)?;
     let (pieces, taken) = mpsc::channel(QUEUE);
-    let writer = tokio::task::spawn_blocking(move || write(&repository, &domain, segment, first.length, taken));
+    let writer =
+        tokio::task::spawn_blocking(move || write(&repository, &domain, segment, first.length, taken));
     let fed = feed(&pieces, first.data, &mut stream).await;
     // A writer that meets the channel's end before `End` throws away what it has.
     drop(pieces);
     let written = writer.await.map_err(|error| thread_died(&error))?;
     match (fed, written) {
         // The writer's own error says more than that it stopped listening.
-        (_, Err(error)) if !matches!(error, RepositoryError::Cancelled) => Err(repository_failure(WHAT, &error)),
+        (_, Err(error)) if !matches!(error, RepositoryError::Cancelled) => {
+            Err(repository_failure(WHAT, &error))
+        }
         (Err(failure), _) => Err(failure),
         (Ok(()), written) => {
             let existed = written.map_err(|error| repository_failure(WHAT, &error))?;

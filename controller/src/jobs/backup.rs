@@ -40,9 +40,11 @@ pub(super) async fn prepare(shared: &Arc<Shared>, components: &[Component]) -> R
             "make a token with `nsctl agent invite` and start an agent with it",
         )));
     }
-    let unserved = components.iter().filter(|asked| !sources.keys().any(|source| source.component == **asked));
+    let unserved =
+        components.iter().filter(|asked| !sources.keys().any(|source| source.component == **asked));
     let unserved: Vec<Part> = unserved.map(nobody_serves).collect();
-    let mut parts: Vec<Part> = sources.into_iter().map(|(source, kind)| Part::waiting(source, kind)).collect();
+    let mut parts: Vec<Part> =
+        sources.into_iter().map(|(source, kind)| Part::waiting(source, kind)).collect();
     parts.extend(unserved);
     match reserve_name(shared).await {
         Ok(backup) => Ok(Event::Started { parts, backup }),
@@ -168,7 +170,10 @@ pub(super) fn refs_file(jobs_folder: &Path, job: JobId, source: &SourceId) -> Pa
 /// The size of the source's newest archive, for a bar that knows its end.
 async fn expected_bytes(shared: &Shared, source: &SourceId) -> Result<u64, CatalogError> {
     let backups = shared.catalog.backups().await?;
-    let newest = backups.iter().filter_map(|backup| backup.archive(source)).find(|archive| archive.outcome != Outcome::Failed);
+    let newest = backups
+        .iter()
+        .filter_map(|backup| backup.archive(source))
+        .find(|archive| archive.outcome != Outcome::Failed);
     Ok(newest.map_or(0, |archive| archive.counts.bytes))
 }
 
@@ -210,11 +215,13 @@ pub(super) fn common_end(ended: Ended) -> TaskEnd {
         Ended::Failed { reason, retryable } => TaskEnd::Failed { reason, retryable, result: None },
         Ended::Cancelled => TaskEnd::Cancelled,
         Ended::AgentLost => TaskEnd::AgentLost,
-        Ended::Archived { .. } | Ended::Planned(_) | Ended::Restored(_) | Ended::Probed(_) => TaskEnd::Failed {
-            reason: "the agent answered another question than it was asked".to_owned(),
-            retryable: false,
-            result: None,
-        },
+        Ended::Archived { .. } | Ended::Planned(_) | Ended::Restored(_) | Ended::Probed(_) => {
+            TaskEnd::Failed {
+                reason: "the agent answered another question than it was asked".to_owned(),
+                retryable: false,
+                result: None,
+            }
+        }
     }
 }
 

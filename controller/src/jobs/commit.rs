@@ -24,26 +24,31 @@ pub(super) async fn commit(shared: Arc<Shared>, job: &Job) -> Event {
         depot
             .commit(&draft, now)
             .map_err(|error| JobFailure::new(WHAT, proto::failure::chain(&error), error.hint()))?;
-        depot
-            .list()
-            .map(|listing| listing.backups)
-            .map_err(|error| JobFailure::new("the repository cannot be listed", proto::failure::chain(&error), error.hint()))
+        depot.list().map(|listing| listing.backups).map_err(|error| {
+            JobFailure::new("the repository cannot be listed", proto::failure::chain(&error), error.hint())
+        })
     });
     let backups = match committed.await {
         Ok(Ok(backups)) => backups,
         Ok(Err(failure)) => return Event::CommitFailed(failure),
-        Err(error) => return Event::CommitFailed(JobFailure::new(WHAT, error.to_string(), "see the controller's log")),
+        Err(error) => {
+            return Event::CommitFailed(JobFailure::new(WHAT, error.to_string(), "see the controller's log"));
+        }
     };
     // The backup is there whatever becomes of the list; the next start reads it again.
     if let Err(error) = shared.catalog.replace_backups(&backups).await {
-        tracing::error!(error = proto::failure::chain(&error), "the catalog's list of backups is out of date");
+        tracing::error!(
+            error = proto::failure::chain(&error),
+            "the catalog's list of backups is out of date"
+        );
     }
     Event::Committed
 }
 
 fn draft(folder: &Path, job: &Job, keys: &KeyRing, now: jiff::Timestamp) -> Result<BackupDraft, JobFailure> {
     let name = job.backup.clone().expect("a running backup has a name");
-    let archives = job.parts.iter().map(|part| archive(folder, job, part, keys, now)).collect::<Result<Vec<_>, _>>()?;
+    let archives =
+        job.parts.iter().map(|part| archive(folder, job, part, keys, now)).collect::<Result<Vec<_>, _>>()?;
     Ok(BackupDraft {
         name,
         job: job.id.to_string(),
@@ -65,7 +70,9 @@ fn archive(
         return Ok(ArchiveDraft { manifest: failed(job, part, keys, now), refs: None });
     };
     let file = refs_file(folder, job.id, &part.source);
-    let lost = |why: String| JobFailure::new(WHAT, format!("the refs of {} are lost: {why}", part.source), "run the backup again");
+    let lost = |why: String| {
+        JobFailure::new(WHAT, format!("the refs of {} are lost: {why}", part.source), "run the backup again")
+    };
     let bytes = std::fs::read(&file).map_err(|error| lost(error.to_string()))?;
     let refs = Refs::decode(&bytes).map_err(|error| lost(error.to_string()))?;
     Ok(ArchiveDraft { manifest: (**manifest).clone(), refs: Some(refs) })

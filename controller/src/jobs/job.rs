@@ -189,6 +189,10 @@ pub enum PartResult {
     Verified {
         /// What is damaged, a line each; empty: it is intact.
         findings: Vec<String>,
+        /// Bytes of packs that were looked at.
+        bytes: u64,
+        /// Entries that were found readable; 0 where the depth does not look at them.
+        entries: u64,
     },
     /// A restore.
     Restored {

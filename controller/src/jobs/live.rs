@@ -110,7 +110,12 @@ impl Live {
 
     /// Everything that was told of a job after the line `after`, then what is told, until the job has
     /// ended or nobody listens any more.
-    pub fn watch(&self, catalog: Catalog, id: JobId, after: u64) -> mpsc::Receiver<Result<Watched, CatalogError>> {
+    pub fn watch(
+        &self,
+        catalog: Catalog,
+        id: JobId,
+        after: u64,
+    ) -> mpsc::Receiver<Result<Watched, CatalogError>> {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let live = self.clone();
         tokio::spawn(async move {
@@ -202,7 +207,12 @@ impl Watcher {
         Ok(())
     }
 
-    async fn send(&mut self, line: Option<JobEventRecord>, at: Timestamp, view: Option<Arc<JobView>>) -> Result<(), Stop> {
+    async fn send(
+        &mut self,
+        line: Option<JobEventRecord>,
+        at: Timestamp,
+        view: Option<Arc<JobView>>,
+    ) -> Result<(), Stop> {
         let watched = Watched { line, sequence: self.last, at, view };
         self.out.send(Ok(watched)).await.map_err(|_| Stop::Unheard)
     }

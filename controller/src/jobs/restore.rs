@@ -34,7 +34,8 @@ pub(super) async fn attempt(attempt: Attempt) {
     let Ok(_slot) = shared.slots.acquire().await else { return };
     let connected = || shared.fleet.is_connected(place.agent).then_some(());
     if wait_until(shared, connected).await.is_none() {
-        let reason = format!("its agent did not come within {} seconds", shared.settings.agent_wait.as_secs());
+        let reason =
+            format!("its agent did not come within {} seconds", shared.settings.agent_wait.as_secs());
         attempt.mailbox.tell(Event::NobodyServes { part: attempt.part, reason }).await;
         return;
     }
@@ -58,7 +59,8 @@ async fn begin(
 ) -> Result<RunningTask, TaskEnd> {
     let failed = |reason: String| TaskEnd::Failed { reason, retryable: false, result: None };
     let shared = &attempt.shared;
-    let record = shared.catalog.backup(backup).await.map_err(|error| failed(proto::failure::chain(&error)))?;
+    let record =
+        shared.catalog.backup(backup).await.map_err(|error| failed(proto::failure::chain(&error)))?;
     let record = record.ok_or_else(|| failed(format!("there is no backup {backup}")))?;
     let (context, order) = order(shared.depot.clone(), record, place.clone(), task).await.map_err(failed)?;
     let message = Message::StartRestore(StartRestore { task_id: task.to_string(), order: Some(order) });
@@ -79,7 +81,10 @@ pub(crate) async fn order(
     let source = place.source.clone();
     let reading = tokio::task::spawn_blocking(move || {
         let manifest = depot.repository().archive(&of_backup, &source)?;
-        Ok::<_, repository::error::RepositoryError>((manifest.root, depot.keys().domain_keys_by_id(manifest.domain)))
+        Ok::<_, repository::error::RepositoryError>((
+            manifest.root,
+            depot.keys().domain_keys_by_id(manifest.domain),
+        ))
     });
     let read = reading.await.map_err(|error| error.to_string())?;
     let (root, domain) = read.map_err(|error| proto::failure::chain(&error))?;

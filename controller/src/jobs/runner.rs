@@ -181,7 +181,8 @@ impl Runner {
         }
         let job = Job::queued(JobId::fresh(), order, shared.clock.now());
         shared.live.open(&job);
-        let added = shared.catalog.add_job(&job, request_id).await.inspect_err(|_| shared.live.close(job.id))?;
+        let added =
+            shared.catalog.add_job(&job, request_id).await.inspect_err(|_| shared.live.close(job.id))?;
         drop(queued);
         match added {
             Added::Existed(existing) => {
@@ -315,7 +316,9 @@ impl Owner {
         }
         match &self.job.order {
             Order::Backup { components, .. } => super::backup::prepare(&self.shared, components).await,
-            Order::Verify { backup, components, .. } => super::verify::prepare(&self.shared, backup, components).await,
+            Order::Verify { backup, components, .. } => {
+                super::verify::prepare(&self.shared, backup, components).await
+            }
             Order::Restore { backup, places } => Ok(super::restore::prepare(backup, places)),
         }
     }
@@ -366,7 +369,8 @@ impl Owner {
         if let Some(flag) = lock(&self.shared.local).get(&task) {
             flag.cancel();
         }
-        let Some(part) = self.job.parts.iter().position(|part| part.state == (PartState::Running { task })) else {
+        let Some(part) = self.job.parts.iter().position(|part| part.state == (PartState::Running { task }))
+        else {
             return;
         };
         let mailbox = self.mailbox.clone();

@@ -140,7 +140,9 @@ pub fn advance(job: &Job, event: Event, now: Timestamp) -> Result<(Job, Vec<Acti
         (JobState::Queued, Event::CannotStart(failure)) => next.fail(failure),
         (JobState::Queued, Event::CancelRequested) => next.end(JobState::Cancelled),
         (JobState::Queued, Event::ControllerRestarted) => {}
-        (JobState::Running, Event::TaskStarted { part, task, agent }) => next.task_started(part, task, agent)?,
+        (JobState::Running, Event::TaskStarted { part, task, agent }) => {
+            next.task_started(part, task, agent)?
+        }
         (JobState::Running, Event::TaskEnded { part, task, end }) => next.task_ended(part, task, end)?,
         (JobState::Running, Event::NobodyServes { part, reason }) => next.nobody_serves(part, reason)?,
         (JobState::Running, Event::CancelRequested) => next.cancel(),
@@ -210,7 +212,9 @@ impl Step {
         }
         match end {
             TaskEnd::Complete(result) => self.end_part(at, PartState::Complete, None, Some(result)),
-            TaskEnd::Incomplete(result, reason) => self.end_part(at, PartState::Incomplete, Some(reason), Some(result)),
+            TaskEnd::Incomplete(result, reason) => {
+                self.end_part(at, PartState::Incomplete, Some(reason), Some(result))
+            }
             TaskEnd::Failed { reason, retryable: true, .. } => self.again_or_fail(at, reason),
             TaskEnd::Failed { reason, retryable: false, result } => {
                 self.end_part(at, PartState::Failed, Some(reason), result);
@@ -244,7 +248,9 @@ impl Step {
         let source = &part.source;
         let (level, line) = match (state, &reason) {
             (PartState::Complete, _) => (Level::Info, format!("{source}: done")),
-            (PartState::Incomplete, Some(reason)) => (Level::Warning, format!("{source}: done, but {reason}")),
+            (PartState::Incomplete, Some(reason)) => {
+                (Level::Warning, format!("{source}: done, but {reason}"))
+            }
             (PartState::Cancelled, _) => (Level::Warning, format!("{source}: cancelled")),
             (_, reason) => (Level::Error, format!("{source}: {}", reason.as_deref().unwrap_or("failed"))),
         };
@@ -281,9 +287,13 @@ impl Step {
         self.tell(Level::Warning, "the controller was started anew; the job goes on");
         for at in 0..self.job.parts.len() {
             match self.job.parts[at].state {
-                PartState::Waiting if self.job.cancelling => self.end_part(at, PartState::Cancelled, None, None),
+                PartState::Waiting if self.job.cancelling => {
+                    self.end_part(at, PartState::Cancelled, None, None)
+                }
                 PartState::Waiting => self.actions.push(Action::Attempt { part: at }),
-                PartState::Running { .. } => self.again_or_fail(at, "the controller was started anew".to_owned()),
+                PartState::Running { .. } => {
+                    self.again_or_fail(at, "the controller was started anew".to_owned())
+                }
                 _ => {}
             }
         }
@@ -348,7 +358,7 @@ fn why_it_failed(job: &Job) -> JobFailure {
             format!("{}: {}{more}", first.source, first.reason.as_deref().unwrap_or("failed"))
         }
     };
-    let damaged = |part: &&Part| matches!(&part.result, Some(PartResult::Verified { findings }) if !findings.is_empty());
+    let damaged = |part: &&Part| matches!(&part.result, Some(PartResult::Verified { findings, .. }) if !findings.is_empty());
     match job.order {
         Order::Backup { .. } => JobFailure::new(
             "no source could be backed up, so nothing was added to the repository",
@@ -360,7 +370,9 @@ fn why_it_failed(job: &Job) -> JobFailure {
             why,
             "make a new backup now; older backups may hold the same data intact: verify them too",
         ),
-        Order::Verify { .. } => JobFailure::new("the backup could not be verified", why, "see `nsctl doctor`"),
+        Order::Verify { .. } => {
+            JobFailure::new("the backup could not be verified", why, "see `nsctl doctor`")
+        }
         Order::Restore { .. } => JobFailure::new(
             "the restore failed",
             why,

@@ -20,7 +20,8 @@ fn backup() -> Job {
 }
 
 fn verify() -> Job {
-    let order = Order::Verify { backup: name(), components: Vec::new(), depth: repository::verify::Depth::Opened };
+    let order =
+        Order::Verify { backup: name(), components: Vec::new(), depth: repository::verify::Depth::Opened };
     Job::queued(JobId::fresh(), order, NOW)
 }
 
@@ -35,7 +36,8 @@ fn step(job: &Job, event: Event) -> (Job, Vec<Action>) {
 }
 
 fn found(findings: &[&str]) -> PartResult {
-    PartResult::Verified { findings: findings.iter().map(ToString::to_string).collect() }
+    let findings = findings.iter().map(ToString::to_string).collect();
+    PartResult::Verified { findings, bytes: 0, entries: 0 }
 }
 
 /// The job with an attempt at `part` under way.
@@ -66,7 +68,10 @@ fn a_backup_that_misses_a_part_is_incomplete() {
     let (job, actions) = step(&job, Event::NobodyServes { part: 1, reason: "no agent serves it".into() });
     assert_eq!(actions, [Action::Commit]);
     let job = step(&job, Event::Committed).0;
-    assert_eq!((job.state, job.parts[1].reason.as_deref()), (JobState::Incomplete, Some("no agent serves it")));
+    assert_eq!(
+        (job.state, job.parts[1].reason.as_deref()),
+        (JobState::Incomplete, Some("no agent serves it"))
+    );
 }
 
 #[test]
@@ -160,7 +165,8 @@ fn a_job_that_was_being_cancelled_stays_so_after_a_restart() {
 
 #[test]
 fn a_verification_that_finds_damage_has_failed_and_says_what_to_do() {
-    let damaged = TaskEnd::Failed { reason: "1 finding".into(), retryable: false, result: Some(found(&["pack ab"])) };
+    let damaged =
+        TaskEnd::Failed { reason: "1 finding".into(), retryable: false, result: Some(found(&["pack ab"])) };
     let (job, actions) = end(&started(&verify(), &["models/a"]), 0, damaged);
     assert_eq!((job.state, actions), (JobState::Failed, vec![]));
     assert_eq!(job.failure.expect("a reason").what, "verification found damage");

@@ -29,7 +29,11 @@ pub(super) async fn prepare(
     components: &[Component],
 ) -> Result<Event, CatalogError> {
     let cannot = |why: String| {
-        Ok(Event::CannotStart(JobFailure::new("the verification cannot start", why, "`nsctl list` shows what there is")))
+        Ok(Event::CannotStart(JobFailure::new(
+            "the verification cannot start",
+            why,
+            "`nsctl list` shows what there is",
+        )))
     };
     let Some(record) = shared.catalog.backup(backup).await? else {
         return cannot(format!("there is no backup {backup}"));
@@ -94,13 +98,21 @@ async fn verify(attempt: &Attempt, task: TaskId, cancel: &Arc<CancelFlag>) -> Ta
     };
     let (depot, depth, cancel) = (shared.depot.clone(), *depth, cancel.clone());
     let of_source = source.clone();
-    let ran = tokio::task::spawn_blocking(move || run(&depot, &record, &of_source, depth, &shown, &cancel)).await;
+    let ran =
+        tokio::task::spawn_blocking(move || run(&depot, &record, &of_source, depth, &shown, &cancel)).await;
     match ran {
-        Ok(Ok(findings)) => record_findings(attempt, backup, source, depth, findings).await,
+        Ok(Ok(looked)) => record_findings(attempt, backup, source, depth, looked).await,
         Ok(Err(RepositoryError::Cancelled)) => TaskEnd::Cancelled,
         Ok(Err(error)) => failed(proto::failure::chain(&error)),
         Err(error) => failed(error.to_string()),
     }
+}
+
+/// What was looked at, and what was found.
+struct Looked {
+    findings: Vec<String>,
+    bytes: u64,
+    entries: u64,
 }
 
 fn run(
@@ -110,11 +122,14 @@ fn run(
     depth: Depth,
     progress: &Shown,
     cancel: &CancelFlag,
-) -> Result<Vec<String>, RepositoryError> {
+) -> Result<Looked, RepositoryError> {
     let repository = depot.repository();
     let verification = Verification { repository, keys: Some(depot.keys()), depth, progress, cancel };
     let report = verification.run(record, |wanted| wanted == source)?;
-    Ok(report.archives.into_iter().flat_map(|archive| archive.findings).take(MAX_FINDINGS).collect())
+    let bytes = report.archives.iter().map(|archive| archive.bytes).sum();
+    let entries = record.archive(source).filter(|_| depth == Depth::Opened).map_or(0, |of| of.counts.entries());
+    let findings = report.archives.into_iter().flat_map(|archive| archive.findings).take(MAX_FINDINGS).collect();
+    Ok(Looked { findings, bytes, entries })
 }
 
 async fn record_findings(
@@ -122,8 +137,9 @@ async fn record_findings(
     backup: &BackupName,
     source: SourceId,
     depth: Depth,
-    findings: Vec<String>,
+    looked: Looked,
 ) -> TaskEnd {
+    let Looked { findings, bytes, entries } = looked;
     let result = VerificationRecord {
         source,
         depth: depth_word(depth).to_owned(),
@@ -135,14 +151,14 @@ async fn record_findings(
         return failed(proto::failure::chain(&error));
     }
     match findings.first() {
-        None => TaskEnd::Complete(PartResult::Verified { findings }),
+        None => TaskEnd::Complete(PartResult::Verified { findings, bytes, entries }),
         Some(first) => TaskEnd::Failed {
             reason: match findings.len() {
                 1 => format!("damaged: {first}"),
                 count => format!("damaged: {first} (and {} more)", count - 1),
             },
             retryable: false,
-            result: Some(PartResult::Verified { findings }),
+            result: Some(PartResult::Verified { findings, bytes, entries }),
         },
     }
 }

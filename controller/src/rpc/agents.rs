@@ -32,7 +32,8 @@ impl Agents for AgentsService {
     ) -> Result<Response<InviteAgentResponse>, Status> {
         let request = request.into_inner();
         let name = convert::text("name", &request.name, 64)?;
-        let life = (request.valid_seconds > 0).then(|| SignedDuration::from_secs(request.valid_seconds.into()));
+        let life =
+            (request.valid_seconds > 0).then(|| SignedDuration::from_secs(request.valid_seconds.into()));
         let invitation = self.app.invite(&name, life).await?;
         Ok(Response::new(InviteAgentResponse {
             token: invitation.token.to_text().to_string(),

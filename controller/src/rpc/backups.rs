@@ -43,7 +43,8 @@ fn archive(backup: &str, source: Option<&WireSource>) -> Result<ArchiveChoice, F
         _ => Some(source_id("source", source)?.name),
     };
     let component = wire.component.parse();
-    let component = component.map_err(|error| Failure::invalid("the component is wrong").caused_by(&error))?;
+    let component =
+        component.map_err(|error| Failure::invalid("the component is wrong").caused_by(&error))?;
     Ok(ArchiveChoice { backup: backup_choice("backup", backup)?, component, name })
 }
 
@@ -84,7 +85,10 @@ impl Backups for BackupsService {
         Ok(Response::new(answers(entries, |entry| wire::entry(&entry))))
     }
 
-    async fn read_file(&self, request: Request<ReadFileRequest>) -> Result<Response<Self::ReadFileStream>, Status> {
+    async fn read_file(
+        &self,
+        request: Request<ReadFileRequest>,
+    ) -> Result<Response<Self::ReadFileStream>, Status> {
         let request = request.into_inner();
         let archive = archive(&request.backup, request.source.as_ref())?;
         let content = self.app.read_file(&archive, path(&request.path)?).await?;

@@ -51,14 +51,21 @@ impl Configuration for ConfigurationService {
                 components: names(components),
             }
         };
-        Ok(Response::new(ListSchedulesResponse { schedules: config.schedules.iter().map(schedule).collect() }))
+        Ok(Response::new(ListSchedulesResponse {
+            schedules: config.schedules.iter().map(schedule).collect(),
+        }))
     }
 
     async fn list_alert_sinks(
         &self,
         _request: Request<ListAlertSinksRequest>,
     ) -> Result<Response<ListAlertSinksResponse>, Status> {
-        let sink = |(name, sink): (&String, &Sink)| AlertSink { name: name.clone(), kind: sink_kind(sink).to_owned() };
-        Ok(Response::new(ListAlertSinksResponse { sinks: self.app.config.alerts.sinks.iter().map(sink).collect() }))
+        let sink = |(name, sink): (&String, &Sink)| AlertSink {
+            name: name.clone(),
+            kind: sink_kind(sink).to_owned(),
+        };
+        Ok(Response::new(ListAlertSinksResponse {
+            sinks: self.app.config.alerts.sinks.iter().map(sink).collect(),
+        }))
     }
 }

@@ -70,7 +70,8 @@ fn served(hello: &Hello) -> Result<Vec<ServedSource>, Failure> {
     for wire in &hello.sources {
         let source = convert::source_id("source", wire.source.as_ref())?;
         if sources.iter().any(|known| known.source == source) {
-            return Err(Failure::invalid(format!("the agent serves {source} twice")).hint("give each source its own name"));
+            return Err(Failure::invalid(format!("the agent serves {source} twice"))
+                .hint("give each source its own name"));
         }
         sources.push(ServedSource {
             source,
@@ -113,7 +114,9 @@ async fn keep(
     };
     drop(connection);
     tracing::info!(%agent, why, "agent disconnected");
-    let goodbye = Failure::new(Code::Unavailable, proto::failure::reason::UNREACHABLE, "the control stream ends").because(why);
+    let goodbye =
+        Failure::new(Code::Unavailable, proto::failure::reason::UNREACHABLE, "the control stream ends")
+            .because(why);
     // An agent that has gone away needs no goodbye.
     let _ = down.try_send(Err(goodbye.into()));
     if let Err(error) = app.catalog.seen(agent, app.now()).await {
@@ -163,7 +166,9 @@ fn take(app: &App, agent: AgentId, message: Message) {
             let plan = planned.plan.unwrap_or_default();
             end(&planned.task_id, Ended::Planned(Box::new(plan)));
         }
-        Message::RestoreFinished(finished) => end(&finished.task_id.clone(), Ended::Restored(Box::new(finished))),
+        Message::RestoreFinished(finished) => {
+            end(&finished.task_id.clone(), Ended::Restored(Box::new(finished)))
+        }
         Message::ProbeFinished(probed) => end(&probed.task_id, Ended::Probed(probed.sources)),
     }
 }

@@ -105,7 +105,8 @@ impl AgentGateway for GatewayService {
         };
         let (id, task) = self.archive(&agent, &summary.task_id)?;
         let repository = self.app.depot.repository().clone();
-        let (answer, ended) = ingest::finish_archive(repository, task, summary, stream, self.app.now()).await?;
+        let (answer, ended) =
+            ingest::finish_archive(repository, task, summary, stream, self.app.now()).await?;
         if let Some(ended) = ended
             && !self.app.fleet.end(agent.agent, id, ended)
         {

@@ -25,5 +25,10 @@ fn finding(finding: app::Finding) -> Finding {
         app::FindingLevel::Warning => Level::Warning,
         app::FindingLevel::Problem => Level::Problem,
     };
-    Finding { level: level.into(), area: finding.area.to_owned(), finding: finding.finding, hint: finding.hint }
+    Finding {
+        level: level.into(),
+        area: finding.area.to_owned(),
+        finding: finding.finding,
+        hint: finding.hint,
+    }
 }

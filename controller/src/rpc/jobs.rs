@@ -32,7 +32,8 @@ impl JobsService {
 }
 
 fn job_id(text: &str) -> Result<JobId, Failure> {
-    text.parse().map_err(|_| Failure::not_found(format!("there is no job {text:?}")).hint("`nsctl jobs` lists them"))
+    text.parse()
+        .map_err(|_| Failure::not_found(format!("there is no job {text:?}")).hint("`nsctl jobs` lists them"))
 }
 
 fn request_id(text: &str) -> Result<Option<String>, convert::Invalid> {
@@ -95,7 +96,10 @@ impl Jobs for JobsService {
         }))
     }
 
-    async fn start_restore(&self, request: Request<StartRestoreRequest>) -> Result<Response<v1::Job>, Status> {
+    async fn start_restore(
+        &self,
+        request: Request<StartRestoreRequest>,
+    ) -> Result<Response<v1::Job>, Status> {
         let request = request.into_inner();
         let wanted = convert::required("request", request.request.as_ref())?;
         let id = request_id(&request.request_id)?;
@@ -103,7 +107,10 @@ impl Jobs for JobsService {
         self.answer(job).await
     }
 
-    async fn list_jobs(&self, request: Request<ListJobsRequest>) -> Result<Response<ListJobsResponse>, Status> {
+    async fn list_jobs(
+        &self,
+        request: Request<ListJobsRequest>,
+    ) -> Result<Response<ListJobsResponse>, Status> {
         let limit = match request.into_inner().limit {
             0 => USUAL_LIMIT,
             limit => limit.min(MAX_LIMIT),

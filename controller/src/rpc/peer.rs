@@ -32,7 +32,6 @@ pub(super) fn may_command(peer: Option<u32>, own: u32) -> bool {
 }
 
 /// Lets only those through whom the Unix socket serves.
-#[expect(clippy::result_large_err, reason = "tonic's interceptors return a Status")]
 pub(super) fn people_only(request: Request<()>) -> Result<Request<()>, Status> {
     let info = request.extensions().get::<UdsConnectInfo>();
     let peer = info.and_then(|info| info.peer_cred).map(|peer| peer.uid());
@@ -41,10 +40,14 @@ pub(super) fn people_only(request: Request<()>) -> Result<Request<()>, Status> {
     }
     let who = peer.map_or_else(|| "an unknown user".to_owned(), |uid| format!("user {uid}"));
     tracing::warn!(peer = who, "a call over the Unix socket was denied");
-    Err(Failure::new(Code::PermissionDenied, reason::DENIED, "this socket serves the controller's own user and root")
-        .because(format!("the call came from {who}"))
-        .hint("use sudo, or run nsctl as the controller's user")
-        .into())
+    Err(Failure::new(
+        Code::PermissionDenied,
+        reason::DENIED,
+        "this socket serves the controller's own user and root",
+    )
+    .because(format!("the call came from {who}"))
+    .hint("use sudo, or run nsctl as the controller's user")
+    .into())
 }
 
 #[cfg(test)]

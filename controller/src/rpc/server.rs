@@ -106,7 +106,11 @@ pub struct AgentServer {
 
 impl AgentServer {
     /// Listens at `address`, showing `identity` and asking for certificates that `authority` (PEM) signed.
-    pub async fn bind(address: SocketAddr, identity: &ServerIdentity, authority: &str) -> Result<Self, ServeError> {
+    pub async fn bind(
+        address: SocketAddr,
+        identity: &ServerIdentity,
+        authority: &str,
+    ) -> Result<Self, ServeError> {
         let failed = |source| ServeError::Listen { place: address.to_string(), source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let tls = ServerTlsConfig::new()
@@ -129,7 +133,8 @@ impl AgentServer {
             .max_encoding_message_size(MAX_ANSWER);
         let enrolment = EnrolmentServer::new(EnrolmentService { app }).max_decoding_message_size(MAX_MESSAGE);
         let routes = common(Routes::new(gateway).add_service(enrolment)).await?;
-        let incoming = TcpIncoming::from(self.listener).with_nodelay(Some(true)).with_keepalive(Some(KEEP_ALIVE));
+        let incoming =
+            TcpIncoming::from(self.listener).with_nodelay(Some(true)).with_keepalive(Some(KEEP_ALIVE));
         let server = builder().tls_config(self.tls)?.add_routes(routes);
         until(stop.clone(), server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned())).await
     }
@@ -180,7 +185,8 @@ impl PeopleServer {
         let routes = common(routes).await?;
         let incoming = UnixListenerStream::new(self.listener);
         let server = builder().layer(InterceptorLayer::new(people_only)).add_routes(routes);
-        let served = until(stop.clone(), server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned())).await;
+        let served =
+            until(stop.clone(), server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned())).await;
         if let Err(error) = std::fs::remove_file(&self.socket) {
             tracing::warn!(socket = %self.socket.display(), %error, "the socket was not removed");
         }

@@ -107,7 +107,8 @@ fn served(source: &ServedSource) -> v1::ServedSource {
 pub(crate) fn job(view: &JobView, agents: &[AgentRecord]) -> v1::Job {
     let JobView { job, progress } = view;
     let failure = job.failure.as_ref();
-    let line = |text: fn(&crate::jobs::job::JobFailure) -> &String| failure.map(text).cloned().unwrap_or_default();
+    let line =
+        |text: fn(&crate::jobs::job::JobFailure) -> &String| failure.map(text).cloned().unwrap_or_default();
     let parts = job.parts.iter().enumerate();
     v1::Job {
         id: job.id.to_string(),
@@ -163,7 +164,16 @@ fn job_part(part: &Part, progress: Option<v1::TaskProgress>, agents: &[AgentReco
             wire.counts = Some(to_wire_counts(&manifest.counts));
             wire.problems = problems.iter().map(problem).collect();
         }
-        Some(PartResult::Verified { findings }) => wire.findings = findings.clone(),
+        Some(PartResult::Verified { findings, bytes, entries }) => {
+            wire.findings = findings.clone();
+            wire.progress = Some(v1::TaskProgress {
+                step: "verified".to_owned(),
+                done_bytes: *bytes,
+                total_bytes: *bytes,
+                done_entries: *entries,
+                ..v1::TaskProgress::default()
+            });
+        }
         Some(PartResult::Restored { entries, bytes, previous_state, warnings }) => {
             wire.restored = Some(v1::RestoreFinished {
                 task_id: String::new(),

@@ -26,17 +26,29 @@ pub(super) async fn render(app: &App) -> Result<String, Failure> {
     let agents = app.agents().await?;
     let jobs = app.catalog.jobs(JOBS).await.map_err(|error| catalog_failure(&error))?;
     let mut body = String::new();
-    table(&mut body, "Backups", &["Backup (UTC)", "State", "Sources", "Size"], backups.iter().take(BACKUPS).map(backup_row));
+    table(
+        &mut body,
+        "Backups",
+        &["Backup (UTC)", "State", "Sources", "Size"],
+        backups.iter().take(BACKUPS).map(backup_row),
+    );
     let connected = |agent: &AgentRecord| app.fleet.is_connected(agent.id);
     let active = agents.iter().filter(|agent| agent.revoked_at.is_none());
-    table(&mut body, "Agents", &["Agent", "State", "Host", "Serves"], active.map(|agent| agent_row(agent, connected(agent))));
+    table(
+        &mut body,
+        "Agents",
+        &["Agent", "State", "Host", "Serves"],
+        active.map(|agent| agent_row(agent, connected(agent))),
+    );
     table(&mut body, "Jobs", &["Job", "State", "Ordered", "Parts done"], jobs.iter().map(job_row));
     Ok(document(&body))
 }
 
 /// The page where there is nothing to show.
 pub(super) fn unavailable() -> String {
-    document("<p class=bad>The controller cannot read its catalog. See its log, or run <code>nsctl doctor</code>.</p>")
+    document(
+        "<p class=bad>The controller cannot read its catalog. See its log, or run <code>nsctl doctor</code>.</p>",
+    )
 }
 
 fn document(body: &str) -> String {
@@ -50,7 +62,12 @@ fn document(body: &str) -> String {
 /// A cell: its class and its text, not yet escaped.
 type Cell = (&'static str, String);
 
-fn table<const N: usize>(out: &mut String, title: &str, heads: &[&str; N], rows: impl Iterator<Item = [Cell; N]>) {
+fn table<const N: usize>(
+    out: &mut String,
+    title: &str,
+    heads: &[&str; N],
+    rows: impl Iterator<Item = [Cell; N]>,
+) {
     let mut lines = String::new();
     for row in rows {
         lines.push_str("<tr>");
@@ -83,13 +100,23 @@ fn backup_row(record: &BackupRecord) -> [Cell; 4] {
     };
     let sources: Vec<String> = record.archives.iter().map(|archive| archive.source.to_string()).collect();
     let bytes: u64 = record.archives.iter().map(|archive| archive.counts.bytes).sum();
-    [("", record.name.to_string()), (state.0, state.1.to_owned()), ("", sources.join(", ")), ("", size(bytes))]
+    [
+        ("", record.name.to_string()),
+        (state.0, state.1.to_owned()),
+        ("", sources.join(", ")),
+        ("", size(bytes)),
+    ]
 }
 
 fn agent_row(agent: &AgentRecord, connected: bool) -> [Cell; 4] {
     let state = if connected { ("good", "connected") } else { ("bad", "away") };
     let sources: Vec<String> = agent.sources.iter().map(|served| served.source.to_string()).collect();
-    [("", agent.name.clone()), (state.0, state.1.to_owned()), ("", agent.host.clone()), ("", sources.join(", "))]
+    [
+        ("", agent.name.clone()),
+        (state.0, state.1.to_owned()),
+        ("", agent.host.clone()),
+        ("", sources.join(", ")),
+    ]
 }
 
 fn job_row(job: &Job) -> [Cell; 4] {
