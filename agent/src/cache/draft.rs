@@ -8,11 +8,15 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Everything in the state folder is for the agent's own user alone.
 const MODE: u32 = 0o600;
-/// What an unfinished file is called after; a leftover is overwritten by the next one.
-const DRAFT_SUFFIX: &str = ".new";
+/// Stands in the names of drafts and in no other: names of sources do not hold it.
+const MARK: char = '~';
+
+/// Two archives of one source, one about to end, do not share a draft.
+static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// A file that has no name of its own yet. Dropped unfinished, it is gone.
 #[derive(Debug)]
@@ -23,15 +27,11 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// A new, empty draft of the file at `place`. One draft of a place at a time.
+    /// A new, empty draft of the file at `place`.
     pub(super) fn begin(place: &Path) -> io::Result<Self> {
         let mut draft = place.as_os_str().to_owned();
-        draft.push(DRAFT_SUFFIX);
+        draft.push(format!("{MARK}{}", NEXT.fetch_add(1, Ordering::Relaxed)));
         let draft = PathBuf::from(draft);
-        match std::fs::remove_file(&draft) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
         let file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&draft)?;
         Ok(Self { file: Some(file), draft, place: place.to_owned() })
     }
@@ -56,10 +56,21 @@ impl Draft {
 impl Drop for Draft {
     fn drop(&mut self) {
         if self.file.take().is_some() {
-            // What stays behind is overwritten by the next draft of this place.
+            // What stays behind goes at the next start.
             let _ = std::fs::remove_file(&self.draft);
         }
     }
+}
+
+/// Removes what a killed process left in `folder`. Before any draft is begun there.
+pub(crate) fn sweep(folder: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().contains(&(MARK as u8)) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -92,11 +103,28 @@ mod tests {
     }
 
     #[test]
-    fn a_leftover_of_a_killed_process_does_not_stop_the_next_draft() {
+    fn what_a_killed_process_left_is_swept_and_the_rest_stays() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let place = folder.path().join("key");
-        std::fs::write(folder.path().join("key.new"), b"left over").expect("writes");
-        replace(&place, b"new").expect("replaces");
-        assert_eq!(std::fs::read(&place).expect("reads"), b"new");
+        let place = folder.path().join("models+models");
+        replace(&place, b"kept").expect("writes");
+        std::mem::forget(Draft::begin(&place).expect("begins"));
+        assert_eq!(std::fs::read_dir(folder.path()).expect("lists").count(), 2);
+        sweep(folder.path()).expect("sweeps");
+        assert_eq!(std::fs::read_dir(folder.path()).expect("lists").count(), 1);
+        assert_eq!(std::fs::read(&place).expect("reads"), b"kept");
+    }
+
+    #[test]
+    fn two_drafts_of_one_place_do_not_mix() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let place = folder.path().join("models+models");
+        let (mut one, mut two) =
+            (Draft::begin(&place).expect("begins"), Draft::begin(&place).expect("begins"));
+        one.write(b"one").expect("writes");
+        two.write(b"two").expect("writes");
+        one.finish().expect("finishes");
+        assert_eq!(std::fs::read(&place).expect("reads"), b"one");
+        two.finish().expect("finishes");
+        assert_eq!(std::fs::read(&place).expect("reads"), b"two");
     }
 }

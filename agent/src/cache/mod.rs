@@ -14,6 +14,7 @@ mod file;
 mod notation;
 pub(crate) mod rules;
 
+pub(crate) use draft::sweep;
 pub(crate) use file::{CacheReader, CacheWriter, PendingCache};
 
 use repository::archive::entry::{FileContent, Layout, MAX_INLINE_PIECES, Piece, Pieces};

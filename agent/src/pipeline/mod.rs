@@ -53,6 +53,9 @@ use ledger::Ledger;
 
 /// Orders that may wait for the packer.
 const ORDERS: usize = 256;
+/// Buffers for plaintext beside those that the workers are busy with: the open bundle, the one that is
+/// being filled, and some that wait for a worker or for the packer.
+const SPARE_BUFFERS: usize = 4;
 
 /// What an archive is made with.
 #[derive(Debug, Clone)]
@@ -144,7 +147,7 @@ pub(crate) fn run(
     cancel: &CancellationToken,
 ) -> Result<Archived, PipelineError> {
     let workers = thread::available_parallelism().map_or(1, usize::from);
-    let buffers = 2 * workers + 4;
+    let buffers = workers + SPARE_BUFFERS;
     let ledger = Ledger::new(known);
     let (orders_in, orders_out) = sync_channel(ORDERS);
     let (jobs_in, jobs_out) = sync_channel(workers);

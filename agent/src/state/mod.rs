@@ -63,10 +63,12 @@ impl StateFolder {
             .open(path.join("lock"))
             .map_err(failed("lock"))?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(StateError::Taken(path.to_owned())),
-            Err(error) => Err(failed("lock")(error.into())),
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(StateError::Taken(path.to_owned())),
+            Err(error) => return Err(failed("lock")(error.into())),
         }
+        crate::cache::sweep(&caches).map_err(failed("tidy"))?;
+        Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
     /// Where the no-change cache of `source` lies.
