@@ -14,28 +14,36 @@ mod runbook;
 mod up;
 mod views;
 
+use std::ffi::OsString;
+use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use output::exit::{Exit, Trouble};
+use output::exit::{Ended, Exit, Trouble};
 
 fn main() -> ExitCode {
     hide_panics();
-    let words = match runbook::translate(std::env::args_os().collect()) {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    if let Some(child) = cli::Child::asked_for(&words) {
+        return end(|| processes::run(child), |trouble| output::warn(trouble.to_string()));
+    }
+    let words = match runbook::translate(words) {
         Ok(words) => words,
-        Err(trouble) => {
-            output::warn(trouble.to_string());
-            return trouble.exit.into();
-        }
+        Err(trouble) => return end(|| Err(trouble), |trouble| output::warn(trouble.to_string())),
     };
     // Writes help to stdout and leaves with 0, or a usage error to stderr and leaves with 2.
     let cli = cli::Cli::try_parse_from(words).unwrap_or_else(|error| error.exit());
     let voice = output::Voice::of(&cli);
-    let ended = std::panic::catch_unwind(|| commands::run(cli, voice)).unwrap_or(Ok(Exit::Failed));
+    end(|| commands::run(cli, voice), |trouble| voice.error(trouble))
+}
+
+/// Turns the end of a command into the exit code; an error is told, a panic was told already.
+fn end(command: impl FnOnce() -> Ended, tell: impl Fn(&Trouble)) -> ExitCode {
+    let ended = std::panic::catch_unwind(AssertUnwindSafe(command)).unwrap_or(Ok(Exit::Failed));
     ended
-        .unwrap_or_else(|trouble: Trouble| {
-            voice.error(&trouble);
+        .unwrap_or_else(|trouble| {
+            tell(&trouble);
             trouble.exit
         })
         .into()

@@ -18,7 +18,7 @@ use runtime::shutdown::Shutdown;
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::timeout;
 
-use crate::cli::AgentProcess;
+use crate::cli::{self, AgentProcess};
 use crate::commands::block_on;
 use crate::output::exit::{Ended, Exit, Trouble};
 
@@ -104,8 +104,15 @@ fn is_neutral(name: &str) -> bool {
     !name.starts_with("NEURASHIELD_") || name.starts_with("NEURASHIELD_LOG")
 }
 
-/// The hidden verb of an agent.
-pub(crate) fn run_agent(wanted: AgentProcess) -> Ended {
+/// Runs as a child of `up` or `demo`.
+pub(crate) fn run(child: cli::Child) -> Ended {
+    match child {
+        cli::Child::Agent(wanted) => run_agent(wanted),
+        cli::Child::Controller { config } => run_controller(config),
+    }
+}
+
+fn run_agent(wanted: AgentProcess) -> Ended {
     let flag = |path, value| Flag { name: "its parent", path, value };
     let path = |path: PathBuf| {
         path.into_os_string().into_string().map_err(|_| Trouble::usage("a path is not UTF-8"))
@@ -121,8 +128,7 @@ pub(crate) fn run_agent(wanted: AgentProcess) -> Ended {
     child("agent", |shutdown| agent::run(config.settings, shutdown))
 }
 
-/// The hidden verb of the demo's controller.
-pub(crate) fn run_controller(config: PathBuf) -> Ended {
+fn run_controller(config: PathBuf) -> Ended {
     let layers = Layers { file: Some(config), ..Layers::default() };
     let config: Loaded<ControllerConfig> = load(&layers)
         .map_err(|error| Trouble::usage("the controller cannot be configured").caused_by(&error))?;

@@ -5,6 +5,7 @@
 mod help;
 pub(crate) mod repository;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -147,16 +148,30 @@ pub(crate) enum Verb {
         /// Which shell
         shell: clap_complete::Shell,
     },
-    /// The agent of `up` and `demo`; not for people.
-    #[command(hide = true)]
-    AgentProcess(AgentProcess),
-    /// The controller of `demo`; not for people.
-    #[command(hide = true)]
-    ControllerProcess {
+}
+
+/// What `up` and `demo` call themselves with, for their children: not for people, so apart from their verbs.
+#[derive(Debug, Parser)]
+pub(crate) enum Child {
+    /// The agent.
+    #[command(name = "agent-process")]
+    Agent(AgentProcess),
+    /// The controller of the demo.
+    #[command(name = "controller-process")]
+    Controller {
         /// Its settings.
         #[arg(long)]
         config: PathBuf,
     },
+}
+
+impl Child {
+    /// The child that these words ask for, if they do.
+    pub(crate) fn asked_for(words: &[OsString]) -> Option<Self> {
+        let names = ["agent-process", "controller-process"];
+        words.get(1).filter(|word| names.iter().any(|name| *word == name))?;
+        Some(Self::parse_from(words))
+    }
 }
 
 /// What the parent of an agent tells it. No secret: everybody sees the arguments of a process.

@@ -20,7 +20,7 @@ use crate::cli::{Cli, Verb};
 use crate::client::Client;
 use crate::output::Voice;
 use crate::output::exit::{Ended, Trouble};
-use crate::{demo, offline, processes, up};
+use crate::{demo, offline, up};
 
 /// Runs what was typed.
 pub(crate) fn run(cli: Cli, voice: Voice) -> Ended {
@@ -44,8 +44,6 @@ pub(crate) fn run(cli: Cli, voice: Voice) -> Ended {
         Verb::Config(wanted) => config::run(wanted, voice),
         Verb::Up { config } => up::run(config, voice),
         Verb::Demo { exit } => demo::run(exit, voice),
-        Verb::AgentProcess(wanted) => processes::run_agent(wanted),
-        Verb::ControllerProcess { config } => processes::run_controller(config),
         Verb::Repository(verb) => offline::run(verb, voice),
         Verb::Doctor(_) => on(server, move |client| doctor::run(client, voice)),
     }

@@ -21,6 +21,8 @@ use crate::up::{answering, keeper, token_file};
 const WEB_PORT: u16 = 8080;
 /// How long a program may take until it can be used.
 const READY_WITHIN: Duration = Duration::from_secs(30);
+/// How often the controller is started with other ports.
+const ATTEMPTS: u32 = 3;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// The name of a Unix socket has 108 bytes at most.
 const LONGEST_FOLDER: usize = 80;
@@ -28,26 +30,44 @@ const LONGEST_FOLDER: usize = 80;
 /// Everything that the demo has made and started.
 pub(super) struct Stage {
     folder: PathBuf,
-    web: SocketAddr,
-    grpc: SocketAddr,
-    probes: SocketAddr,
+    ports: Ports,
     controller: Option<Program>,
     agent: Option<Program>,
 }
 
+/// Where the controller listens.
+struct Ports {
+    web: SocketAddr,
+    grpc: SocketAddr,
+    probes: SocketAddr,
+}
+
+impl Default for Ports {
+    fn default() -> Self {
+        let none = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Self { web: none, grpc: none, probes: none }
+    }
+}
+
+impl Ports {
+    /// The usual port for the page if it is free; free ones for the rest, all held until all are known.
+    fn free() -> io::Result<Self> {
+        let bind = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port));
+        let held = [bind(WEB_PORT).or_else(|_| bind(0))?, bind(0)?, bind(0)?];
+        let [web, grpc, probes] = held.each_ref().map(TcpListener::local_addr);
+        Ok(Self { web: web?, grpc: grpc?, probes: probes? })
+    }
+}
+
 impl Stage {
-    /// A new folder, this user's alone, and free ports.
+    /// A new folder, this user's alone.
     pub(super) fn new() -> Result<Self, Trouble> {
         let folder = make_folder().map_err(|error| {
             Trouble::failed("cannot make a folder for the demo")
                 .caused_by(&error)
                 .hint("set TMPDIR to a folder that you may write to and that has 600 MiB of room")
         })?;
-        let no_port = |error| Trouble::failed("there is no free port on 127.0.0.1").caused_by(&error);
-        let web = TcpListener::bind((Ipv4Addr::LOCALHOST, WEB_PORT)).and_then(|found| found.local_addr());
-        let web = web.or_else(|_| free_port()).map_err(no_port)?;
-        let (grpc, probes) = (free_port().map_err(no_port)?, free_port().map_err(no_port)?);
-        Ok(Self { folder, web, grpc, probes, controller: None, agent: None })
+        Ok(Self { folder, ports: Ports::default(), controller: None, agent: None })
     }
 
     pub(super) fn folder(&self) -> &Path {
@@ -64,7 +84,7 @@ impl Stage {
     }
 
     pub(super) fn grpc(&self) -> SocketAddr {
-        self.grpc
+        self.ports.grpc
     }
 
     fn server(&self) -> String {
@@ -74,40 +94,55 @@ impl Stage {
     /// Starts the controller, which makes its repository, then the agent, which joins by a one-time token.
     /// Returns their process ids.
     pub(super) async fn start(&mut self) -> Result<(Client, u32, u32), Trouble> {
-        let (config, server) = (self.write_config()?, self.server());
-        let words = ["controller-process".into(), "--config".into(), config.clone().into_os_string()];
-        let log = self.log("controller.log")?;
-        let controller =
-            self.controller.insert(Program::start("controller", &words, environment_of_demo(), Some(log))?);
-        let controller_id = controller.id();
-        let client = tokio::select! {
-            client = timeout(READY_WITHIN, answering(&server)) => {
-                client.map_err(|_| not_ready("controller", "it did not answer in time"))?
+        let (client, controller) = self.start_controller().await?;
+        let agent = self.start_agent(&client).await?;
+        Ok((client, controller, agent))
+    }
+
+    /// A free port may be taken by another program before ours gets it: then with others.
+    async fn start_controller(&mut self) -> Result<(Client, u32), Trouble> {
+        let mut last = String::new();
+        for _ in 0..ATTEMPTS {
+            self.ports = Ports::free()
+                .map_err(|error| Trouble::failed("there is no free port on 127.0.0.1").caused_by(&error))?;
+            let (config, server, log) = (self.write_config()?, self.server(), self.log("controller.log")?);
+            let words = ["controller-process".into(), "--config".into(), config.into_os_string()];
+            let started = Program::start("controller", &words, environment_of_demo(), Some(log))?;
+            let controller = self.controller.insert(started);
+            let id = controller.id();
+            tokio::select! {
+                client = timeout(READY_WITHIN, answering(&server)) => {
+                    let client = client.map_err(|_| not_ready("controller", "it did not answer in time"))?;
+                    return Ok((client, id));
+                }
+                ended = controller.ended() => last = how(ended),
             }
-            ended = controller.ended() => return Err(not_ready("controller", &how(ended))),
-        };
+        }
+        Err(not_ready("controller", &last))
+    }
+
+    async fn start_agent(&mut self, client: &Client) -> Result<u32, Trouble> {
         let state = self.folder.join("agent");
         let wanted = AgentProcess {
-            config: Some(config),
-            controller: format!("https://{}", self.grpc),
-            token_file: token_file(&client, "demo", &state).await?,
+            config: Some(self.config()),
+            controller: format!("https://{}", self.ports.grpc),
+            token_file: token_file(client, "demo", &state).await?,
             state,
         };
-        let log = self.log("agent.log")?;
-        let agent = self.agent.insert(Program::start(
-            "agent",
-            &keeper::words(&wanted),
-            environment_of_demo(),
-            Some(log),
-        )?);
-        let agent_id = agent.id();
+        let (words, log) = (keeper::words(&wanted), self.log("agent.log")?);
+        let agent = self.agent.insert(Program::start("agent", &words, environment_of_demo(), Some(log))?);
+        let id = agent.id();
         tokio::select! {
-            connected = timeout(READY_WITHIN, connected(&client)) => {
+            connected = timeout(READY_WITHIN, connected(client)) => {
                 connected.map_err(|_| not_ready("agent", "it did not connect in time"))??;
             }
             ended = agent.ended() => return Err(not_ready("agent", &how(ended))),
         }
-        Ok((client, controller_id, agent_id))
+        Ok(id)
+    }
+
+    fn config(&self) -> PathBuf {
+        self.folder.join("neurashield.yaml")
     }
 
     /// Both sections of the configuration, as a person would write them.
@@ -127,13 +162,13 @@ impl Stage {
                 "repository": self.repository(),
                 "state": self.folder.join("controller"),
                 "listen": {
-                    "grpc": self.grpc, "web": self.web, "probes": self.probes,
+                    "grpc": self.ports.grpc, "web": self.ports.web, "probes": self.ports.probes,
                     "socket": self.folder.join("controller.sock"),
                 },
             },
             "agent": { "name": "demo", "sources": COMPONENTS.map(source) },
         });
-        let file = self.folder.join("neurashield.yaml");
+        let file = self.config();
         // JSON is YAML.
         fs::write(&file, format!("{config:#}\n"))
             .map_err(|error| Trouble::failed("cannot write the configuration").caused_by(&error))?;
@@ -141,13 +176,16 @@ impl Stage {
     }
 
     fn log(&self, name: &str) -> Result<File, Trouble> {
-        File::create(self.folder.join(name))
+        File::options()
+            .create(true)
+            .append(true)
+            .open(self.folder.join(name))
             .map_err(|error| Trouble::failed("cannot make a log file").caused_by(&error))
     }
 
     /// What to do while the demo waits.
     pub(super) fn invitation(&self) -> String {
-        let taken = match self.web.port() {
+        let taken = match self.ports.web.port() {
             WEB_PORT => String::new(),
             _ => format!("  (port {WEB_PORT} is taken)"),
         };
@@ -158,7 +196,7 @@ impl Stage {
              \x20 nsctl --server {server} list\n\
              \x20 nsctl --server {server} ls latest models\n\
              Ctrl-C ends the demo and removes its folder.",
-            self.web.port()
+            self.ports.web.port()
         )
     }
 
@@ -198,8 +236,4 @@ fn make_folder() -> io::Result<PathBuf> {
     let folder = base.join(format!("neurashield-demo-{}", std::process::id()));
     DirBuilder::new().mode(0o700).create(&folder)?;
     Ok(folder)
-}
-
-fn free_port() -> io::Result<SocketAddr> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }

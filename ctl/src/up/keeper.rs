@@ -118,10 +118,8 @@ pub(crate) fn words(wanted: &AgentProcess) -> Vec<OsString> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-    use crate::cli::{Cli, Verb};
+    use crate::cli::Child;
 
     #[test]
     fn the_hidden_verb_understands_what_its_parent_tells_it() {
@@ -131,10 +129,8 @@ mod tests {
             state: "/var/lib/agent".into(),
             token_file: None,
         };
-        let words = std::iter::once("nsctl".into()).chain(words(&wanted));
-        let Verb::AgentProcess(told) = Cli::try_parse_from(words).expect("valid").verb else {
-            panic!("the hidden verb is found")
-        };
+        let words: Vec<OsString> = std::iter::once("nsctl".into()).chain(words(&wanted)).collect();
+        let Some(Child::Agent(told)) = Child::asked_for(&words) else { panic!("an agent is asked for") };
         assert_eq!(told.config, wanted.config);
         assert_eq!(told.controller, wanted.controller);
         assert_eq!(told.state, wanted.state);

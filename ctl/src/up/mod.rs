@@ -75,10 +75,12 @@ async fn serve(both: Both, voice: Voice) -> Ended {
     }
 }
 
-/// Tries until the controller answers at its socket.
+/// Tries until the controller answers a call at its socket.
 pub(crate) async fn answering(server: &str) -> Client {
     loop {
-        if let Ok(client) = Client::connect(server).await {
+        if let Ok(client) = Client::connect(server).await
+            && client.agents().list_agents(ask(v1::ListAgentsRequest {})).await.is_ok()
+        {
             return client;
         }
         sleep(LOOK_EVERY).await;
