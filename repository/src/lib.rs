@@ -11,7 +11,7 @@
 //! | [`archive`], [`refs`], [`index`] | entries and pages; which blobs an archive needs; where they lie |
 //! | [`repo`] | init, open, unlock |
 //! | [`ingest`], [`backup`] | taking in segments; committing and listing backups |
-//! | [`read`], [`verify`] | reading an archive back; proving that it can be |
+//! | [`read`], [`export`], [`verify`] | reading an archive back; as plain bytes; proving that it can be |
 
 pub mod archive;
 pub mod backup;
@@ -19,6 +19,7 @@ pub mod codec;
 pub mod content;
 pub mod cut;
 pub mod error;
+pub mod export;
 mod hex_array;
 pub mod ids;
 pub mod index;

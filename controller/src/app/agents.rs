@@ -89,9 +89,13 @@ impl App {
         Ok(!is_revoked)
     }
 
-    /// All agents, the oldest first.
+    /// All agents, the oldest first. Those that are connected are seen at this moment.
     pub async fn agents(&self) -> Result<Vec<AgentRecord>, Failure> {
-        self.catalog.agents().await.map_err(|error| catalog_failure(&error))
+        let mut agents = self.catalog.agents().await.map_err(|error| catalog_failure(&error))?;
+        for agent in agents.iter_mut().filter(|agent| self.fleet.is_connected(agent.id)) {
+            agent.last_seen_at = Some(self.now());
+        }
+        Ok(agents)
     }
 
     /// A token with which one agent can join, once.

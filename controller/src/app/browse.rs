@@ -5,19 +5,17 @@
 
 use bytes::Bytes;
 use proto::Failure;
-use repository::archive::entry::{Entry, EntryKind, FileContent, Pieces};
+use repository::archive::entry::{Entry, EntryKind};
 use repository::archive::path::EntryPath;
 use repository::error::RepositoryError;
+use repository::export;
 use repository::read::ArchiveReader;
 use tokio::sync::mpsc;
 
-use crate::app::{App, ArchiveChoice, tar};
+use crate::app::{App, ArchiveChoice};
 use crate::ingest::{repository_failure, thread_died};
 
 const QUEUE: usize = 16;
-/// The most bytes that are handed on at once: a message of the wire has a limit.
-const PART: usize = 512 << 10;
-const ZEROS: Bytes = Bytes::from_static(&[0; 64 << 10]);
 
 /// Something that is read, bit by bit.
 pub type Reading<T> = mpsc::Receiver<Result<T, Failure>>;
@@ -97,7 +95,7 @@ impl App {
             None => Err(no_entry(&path)),
             Some(Entry { kind: EntryKind::File(content), .. }) => {
                 Ok(read_on_thread(reader, move |reader, outlet| {
-                    content_of(reader, &content, &mut |data| outlet.put(data))
+                    export::content(reader, &content, &mut |data| outlet.put(data))
                 }))
             }
             Some(_) => Err(Failure::invalid(format!("{path} is not a regular file"))
@@ -108,21 +106,7 @@ impl App {
     /// The whole archive as a tar file (PAX).
     pub async fn export(&self, choice: &ArchiveChoice) -> Result<Reading<Bytes>, Failure> {
         let reader = self.reader(choice).await?;
-        Ok(read_on_thread(reader, |reader, outlet| {
-            // Entries hold the reader while they come; contents need it too: a page at a time.
-            let table = reader.page_table()?;
-            for page in &table.pages {
-                for entry in reader.page(&page.id)? {
-                    let Some(header) = tar::header(&entry) else { continue };
-                    outlet.put(header.into())?;
-                    if let EntryKind::File(content) = &entry.kind {
-                        content_of(reader, content, &mut |data| outlet.put(data))?;
-                        outlet.put(ZEROS.slice(..tar::padding(content.size)))?;
-                    }
-                }
-            }
-            outlet.put(ZEROS.slice(..tar::END))
-        }))
+        Ok(read_on_thread(reader, |reader, outlet| export::archive(reader, &mut |data| outlet.put(data))))
     }
 
     async fn reader(&self, choice: &ArchiveChoice) -> Result<ArchiveReader, Failure> {
@@ -161,49 +145,4 @@ fn read_on_thread<T: Send + 'static>(
         }
     });
     receiver
-}
-
-/// A file's bytes in order, holes as zeros.
-fn content_of(
-    reader: &mut ArchiveReader,
-    content: &FileContent,
-    put: &mut dyn FnMut(Bytes) -> Result<(), Stop>,
-) -> Result<(), Stop> {
-    let mut extents = content.layout.extents(content.size).into_iter();
-    let mut at = 0;
-    let mut end = 0;
-    let lists = match &content.pieces {
-        Pieces::Inline(pieces) => vec![Ok(pieces.clone())],
-        Pieces::Listed(lists) => lists.iter().map(Err).collect(),
-    };
-    for list in lists {
-        let pieces = match list {
-            Ok(pieces) => pieces,
-            Err(id) => reader.piece_list(id)?,
-        };
-        for piece in pieces {
-            let mut data = reader.piece(&piece)?;
-            while !data.is_empty() {
-                if at == end {
-                    let Some(extent) = extents.next() else { return Ok(()) };
-                    zeros(extent.offset - at, put)?;
-                    (at, end) = (extent.offset, extent.offset + extent.length);
-                }
-                let left = usize::try_from(end - at).unwrap_or(usize::MAX);
-                let taken = data.split_to(data.len().min(left).min(PART));
-                at += taken.len() as u64;
-                put(taken)?;
-            }
-        }
-    }
-    zeros(content.size - at, put)
-}
-
-fn zeros(mut count: u64, put: &mut dyn FnMut(Bytes) -> Result<(), Stop>) -> Result<(), Stop> {
-    while count > 0 {
-        let now = count.min(ZEROS.len() as u64);
-        put(ZEROS.slice(..now as usize))?;
-        count -= now;
-    }
-    Ok(())
 }

@@ -9,7 +9,6 @@ mod browse;
 mod doctor;
 mod jobs;
 mod plan;
-mod tar;
 
 use std::sync::Arc;
 

@@ -127,8 +127,10 @@ fn run(
     let verification = Verification { repository, keys: Some(depot.keys()), depth, progress, cancel };
     let report = verification.run(record, |wanted| wanted == source)?;
     let bytes = report.archives.iter().map(|archive| archive.bytes).sum();
-    let entries = record.archive(source).filter(|_| depth == Depth::Opened).map_or(0, |of| of.counts.entries());
-    let findings = report.archives.into_iter().flat_map(|archive| archive.findings).take(MAX_FINDINGS).collect();
+    let entries =
+        record.archive(source).filter(|_| depth == Depth::Opened).map_or(0, |of| of.counts.entries());
+    let findings =
+        report.archives.into_iter().flat_map(|archive| archive.findings).take(MAX_FINDINGS).collect();
     Ok(Looked { findings, bytes, entries })
 }
 

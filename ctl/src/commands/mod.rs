@@ -6,7 +6,7 @@ mod browse;
 mod completions;
 mod config;
 mod doctor;
-mod export;
+pub(crate) mod export;
 pub(crate) mod follow;
 mod jobs;
 mod restore;

@@ -4,6 +4,7 @@
 //! never from the command line; damage is told with the names of what it concerns, and leaves with 4.
 
 mod check;
+mod export;
 mod init;
 mod key;
 mod list;
@@ -37,7 +38,7 @@ pub(crate) fn run(verb: Verb, voice: Voice) -> Ended {
         Verb::List { place, .. } => list::run(&place, voice),
         Verb::Check(wanted) => check::run(&wanted, voice),
         Verb::Restore(wanted) => restore::run(&wanted, voice),
-        Verb::Export(_) => Err(Trouble::failed("not built yet")),
+        Verb::Export(wanted) => export::run(&wanted, voice),
         Verb::Rebuild { place } => rebuild::run(&place, voice),
         Verb::Key(wanted) => key::run(wanted, voice),
     }

@@ -1,9 +1,9 @@
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
-use repository::archive::entry::{FileContent, Layout, Metadata, Pieces};
-use repository::archive::path::EntryPath;
-use repository::ids::ContentId;
+use crate::archive::entry::{FileContent, Layout, Metadata, Pieces};
+use crate::archive::path::EntryPath;
+use crate::ids::ContentId;
 
 use super::*;
 

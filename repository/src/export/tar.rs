@@ -3,7 +3,7 @@
 //! Must stay true: every name, time, owner and attribute comes back with GNU tar and bsdtar; what the old
 //! header has no room for goes into a PAX record before it. Sparse files are written in full.
 
-use repository::archive::entry::{Entry, EntryKind, Timestamp};
+use crate::archive::entry::{Entry, EntryKind, Timestamp};
 
 const BLOCK: usize = 512;
 /// What ends a tar file: two blocks of zeros.
