@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use tests::System;
+use tests::{System, wait_for};
 
 #[test]
 fn a_root_with_foreign_backups_is_taken_and_they_are_shown_and_left_alone() {
@@ -59,7 +59,7 @@ fn a_backup_that_does_not_exist_is_a_clear_error() {
 }
 
 #[test]
-fn a_second_controller_on_one_repository_is_refused() {
+fn a_second_controller_on_one_repository_waits_and_serves_nobody() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut first = System::prepare(&[("models", folder.path())]);
     first.start_controller();
@@ -68,12 +68,24 @@ fn a_second_controller_on_one_repository_is_refused() {
     let text = fs::read_to_string(&config).expect("read");
     let own = second.repository().display().to_string();
     fs::write(&config, text.replace(&own, &first.repository().display().to_string())).expect("written");
-    let output = Command::new(tests::programs().join("neurashield-controller"))
+    // It waits for a while, since the other one may just have died elsewhere; meanwhile it serves nobody.
+    let mut waiting = start(&config);
+    let log = config.with_extension("log");
+    wait_for("the second controller to say why it waits", 30, || {
+        fs::read_to_string(&log).is_ok_and(|said| said.contains("writes this repository until")).then_some(())
+    });
+    let socket = config.with_file_name("controller.sock");
+    assert!(!socket.exists());
+    waiting.kill().expect("killed");
+    waiting.wait().expect("reaped");
+}
+
+fn start(config: &std::path::Path) -> std::process::Child {
+    Command::new(tests::programs().join("neurashield-controller"))
         .arg("--config")
-        .arg(&config)
+        .arg(config)
         .env("NEURASHIELD_LOG_FORMAT", "text")
-        .output()
-        .expect("it runs");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("another controller"), "{said}");
+        .stderr(fs::File::create(config.with_extension("log")).expect("a log"))
+        .spawn()
+        .expect("it starts")
 }

@@ -2,10 +2,11 @@
 //! complete before still verifies, and nothing half-done stays.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
-use tests::{System, assert_equal_folders, make_dataset};
+use tests::{System, assert_equal_folders};
 
 const SOON: u64 = 8 << 20;
 
@@ -15,15 +16,24 @@ struct Scene {
 }
 
 impl Scene {
-    /// A system with one complete backup of a little, and much new data that it does not hold yet.
+    /// A system with one complete backup of a little, and much new data that it does not hold yet: enough
+    /// to take some seconds, in large files and in small ones.
     fn set() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let data = folder.path().join("data");
-        fs::create_dir_all(data.join("blockchain")).expect("made");
-        fs::write(data.join("blockchain/first"), "first").expect("written");
-        let system = System::start(&[("blockchain", &data.join("blockchain"))]);
+        let data = folder.path().join("data/blockchain");
+        fs::create_dir_all(data.join("chaindata")).expect("made");
+        fs::write(data.join("first"), "first").expect("written");
+        let system = System::start(&[("blockchain", &data)]);
         system.run(&["backup"]);
-        make_dataset(&data, 0.2);
+        let noise = fs::File::open("/dev/urandom").expect("the random source");
+        for (count, megabytes) in [(12, 48), (400, 0)] {
+            for file in 0..count {
+                let path = data.join(format!("chaindata/{megabytes}-{file:06}.ldb"));
+                let length = megabytes << 20 | 30_000;
+                std::io::copy(&mut (&noise).take(length), &mut fs::File::create(path).expect("made"))
+                    .expect("written");
+            }
+        }
         Self { folder, system }
     }
 

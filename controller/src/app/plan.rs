@@ -69,7 +69,10 @@ impl App {
         let archives = chosen_archives(&record, &request.components)?;
         let mut places = Vec::new();
         for archive in &archives {
-            places.push(self.place(request, archive, archives.len()).await?);
+            let component = &archive.source.component;
+            let siblings =
+                record.archives.iter().filter(|other| other.source.component == *component).count();
+            places.push(self.place(request, archive, siblings).await?);
         }
         let mut asking = JoinSet::new();
         for (at, place) in places.iter().enumerate() {
@@ -120,21 +123,22 @@ impl App {
         self.submit(Order::Restore { backup: plan.backup, places: plan.places }, request_id).await
     }
 
-    /// Which agent restores an archive, and where to.
+    /// Which agent restores an archive, and where to: elsewhere means a folder for each component, and below
+    /// it one for each source where the backup has `siblings` of that component.
     async fn place(
         &self,
         request: &RestoreRequest,
         archive: &ArchiveRecord,
-        of: usize,
+        siblings: usize,
     ) -> Result<RestorePlace, Failure> {
         let agent = match &request.agent {
             Some(which) => self.find_agent(which).await?.id,
             None => self.serving_agent(archive, request.folder.is_some())?,
         };
         let name = &archive.source;
-        let folder = request.folder.as_ref().map(|folder| match of {
-            1 => folder.clone(),
-            _ => format!("{}/{}/{}", folder.trim_end_matches('/'), name.component, name.name),
+        let folder = request.folder.as_ref().map(|folder| {
+            let folder = format!("{}/{}", folder.trim_end_matches('/'), name.component);
+            if siblings == 1 { folder } else { format!("{folder}/{}", name.name) }
         });
         Ok(RestorePlace {
             source: archive.source.clone(),
