@@ -118,3 +118,6 @@ fn to_json<T: serde::Serialize>(value: &T) -> String {
 fn from_json<T: serde::de::DeserializeOwned>(text: &str, what: &'static str) -> Result<T, CatalogError> {
     serde_json::from_str(text).map_err(|_| CatalogError::Damaged(what))
 }
+
+#[cfg(test)]
+mod tests;

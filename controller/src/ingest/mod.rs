@@ -52,7 +52,7 @@ pub(crate) fn thread_died(error: &tokio::task::JoinError) -> Failure {
 }
 
 /// The next message of a stream; `None` at its end.
-async fn next_message<T>(stream: &mut Streaming<T>) -> Result<Option<T>, Failure> {
+pub(crate) async fn next_message<T>(stream: &mut Streaming<T>) -> Result<Option<T>, Failure> {
     match tokio::time::timeout(STALLED_AFTER, stream.message()).await {
         Ok(Ok(message)) => Ok(message),
         Ok(Err(status)) => Err(Failure::from(status)),

@@ -15,7 +15,7 @@ use tonic::Streaming;
 use crate::ingest::{next_message, repository_failure, thread_died};
 
 /// Messages between the wire and the writing thread.
-const QUEUE: usize = 8;
+const QUEUE: usize = 4;
 const WHAT: &str = "the segment could not be taken in";
 
 /// What the writing thread is told.

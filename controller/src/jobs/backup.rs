@@ -72,14 +72,17 @@ async fn reserve_name(shared: &Arc<Shared>) -> Result<repository::names::BackupN
 /// Makes one archive.
 pub(super) async fn attempt(attempt: Attempt) {
     let (shared, part) = (&attempt.shared, &attempt.job.parts[attempt.part]);
-    let away = Event::NobodyServes { part: attempt.part, reason: away_reason(shared.settings.agent_wait) };
-    if find_agent(shared, part).await.is_none() {
-        attempt.mailbox.tell(away).await;
-        return;
-    }
-    let Ok(_slot) = shared.slots.acquire().await else { return };
-    // It may have gone while the others were at work.
-    let Some(agent) = find_agent(shared, part).await else {
+    // Waited for twice: it may go while the others are at work.
+    let found = match find_agent(shared, part).await {
+        Some(agent) => {
+            let slot = shared.slot(agent).await;
+            find_agent(shared, part).await.map(|agent| (agent, slot))
+        }
+        None => None,
+    };
+    let Some((agent, _slot)) = found else {
+        let away =
+            Event::NobodyServes { part: attempt.part, reason: away_reason(shared.settings.agent_wait) };
         attempt.mailbox.tell(away).await;
         return;
     };

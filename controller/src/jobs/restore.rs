@@ -31,7 +31,7 @@ pub(super) async fn attempt(attempt: Attempt) {
     let shared = &attempt.shared;
     let Order::Restore { backup, places } = &attempt.job.order else { return };
     let place = &places[attempt.part];
-    let Ok(_slot) = shared.slots.acquire().await else { return };
+    let _slot = shared.slot(place.agent).await;
     let connected = || shared.fleet.is_connected(place.agent).then_some(());
     if wait_until(shared, connected).await.is_none() {
         let reason =

@@ -12,20 +12,22 @@ use repository::names::BackupName;
 use repository::progress::CancelFlag;
 use runtime::clock::Clock;
 use runtime::shutdown::Shutdown;
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::{Added, Catalog, CatalogError};
 use crate::depot::Depot;
 use crate::fleet::Fleet;
-use crate::ids::{JobId, TaskId};
-use crate::jobs::job::{Job, JobFailure, Order, PartState};
+use crate::ids::{AgentId, JobId, TaskId};
+use crate::jobs::job::{Job, JobFailure, JobState, Order, PartState};
 use crate::jobs::live::Live;
 use crate::jobs::queue::{self, MAX_QUEUED};
 use crate::jobs::state::{Action, Event, Level, Refused, TaskEnd, advance};
 
 /// Archives and restores that are worked at together.
 const TASKS_AT_ONCE: usize = 4;
+/// Of these, at one agent: each has a pipeline of its own there, and memory has a limit.
+const TASKS_PER_AGENT: usize = 2;
 /// Events that may wait for one job.
 const MAILBOX: usize = 64;
 /// An agent that was told to end a task has this long to say that it did.
@@ -82,7 +84,8 @@ pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) live: Live,
     pub(super) settings: Settings,
-    pub(super) slots: Semaphore,
+    slots: Semaphore,
+    agent_slots: Mutex<HashMap<AgentId, Arc<Semaphore>>>,
     pub(super) verifying: Semaphore,
     /// Verifications that can be told to stop.
     pub(super) local: Mutex<HashMap<TaskId, Arc<CancelFlag>>>,
@@ -156,6 +159,7 @@ impl Runner {
             live: Live::default(),
             settings,
             slots: Semaphore::new(TASKS_AT_ONCE),
+            agent_slots: Mutex::default(),
             verifying: Semaphore::new(1),
             local: Mutex::default(),
             names: Mutex::default(),
@@ -218,7 +222,7 @@ impl Runner {
         let stop = shared.shutdown.token();
         for job in shared.catalog.alive_jobs().await? {
             shared.live.open(&job);
-            if job.state != crate::jobs::job::JobState::Queued {
+            if job.state != JobState::Queued {
                 tracing::info!(job = %job.id, kind = job.kind(), "job taken up again");
                 lock(&shared.names).extend(uncommitted_name(&job));
                 self.start(job);
@@ -286,7 +290,7 @@ impl Owner {
     async fn run_to_end(&mut self, mail: &mut mpsc::Receiver<Mail>) -> Result<(), CatalogError> {
         let stop = self.shared.shutdown.token();
         let first = match self.job.state {
-            crate::jobs::job::JobState::Queued => self.prepare().await?,
+            JobState::Queued => self.prepare().await?,
             _ => Event::ControllerRestarted,
         };
         // The first event always fits the state that it was made for.
@@ -394,7 +398,24 @@ impl Owner {
     }
 }
 
+/// Room for one task at one agent, until it is dropped.
+pub(super) struct Slot<'a> {
+    _of_agent: OwnedSemaphorePermit,
+    _of_all: SemaphorePermit<'a>,
+}
+
 impl Shared {
+    /// Waits for room for a task at this agent.
+    pub(super) async fn slot(&self, agent: AgentId) -> Slot<'_> {
+        let of_agent = lock(&self.agent_slots)
+            .entry(agent)
+            .or_insert_with(|| Arc::new(Semaphore::new(TASKS_PER_AGENT)))
+            .clone();
+        const OPEN: &str = "the semaphores are never closed";
+        let of_agent = of_agent.acquire_owned().await.expect(OPEN);
+        Slot { _of_agent: of_agent, _of_all: self.slots.acquire().await.expect(OPEN) }
+    }
+
     /// Writes a job's new state and lines down, and shows them to whoever watches.
     async fn save(&self, job: &Job, actions: &[Action]) -> Result<(), CatalogError> {
         let lines = || -> Vec<(&'static str, String)> {

@@ -10,6 +10,7 @@ use proto::v1::{
     PutSegmentRequest, PutSegmentResponse, RenewCertificateRequest,
 };
 use proto::{Failure, convert};
+use tokio::sync::Semaphore;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -20,13 +21,21 @@ use crate::ids::TaskId;
 use crate::ingest;
 use crate::rpc::{control, peer};
 
+/// Segments that are taken in together, of all agents: what waits of them is in memory.
+const UPLOADS: usize = 16;
+
 pub(super) struct GatewayService {
-    pub(super) app: App,
+    app: App,
+    uploads: Semaphore,
 }
 
 type Answers<T> = ReceiverStream<Result<T, Status>>;
 
 impl GatewayService {
+    pub(super) fn new(app: App) -> Self {
+        Self { app, uploads: Semaphore::new(UPLOADS) }
+    }
+
     /// The agent of a call, its body, and the task that it names.
     async fn agent<T>(&self, request: Request<T>) -> Result<(AgentCertificate, T), Failure> {
         let agent = peer::agent(&self.app, request.extensions()).await?;
@@ -56,7 +65,7 @@ impl GatewayService {
 
 /// The first message of a stream.
 async fn first<T>(stream: &mut Streaming<T>) -> Result<T, Failure> {
-    stream.message().await?.ok_or_else(|| Failure::invalid("the stream holds no message"))
+    ingest::next_message(stream).await?.ok_or_else(|| Failure::invalid("the stream holds no message"))
 }
 
 #[tonic::async_trait]
@@ -89,6 +98,7 @@ impl AgentGateway for GatewayService {
         request: Request<Streaming<PutSegmentRequest>>,
     ) -> Result<Response<PutSegmentResponse>, Status> {
         let (agent, mut stream) = self.agent(request).await?;
+        let _room = self.uploads.acquire().await.expect("the semaphore is never closed");
         let head = first(&mut stream).await?;
         let (_, task) = self.archive(&agent, &head.task_id)?;
         let repository = self.app.depot.repository().clone();

@@ -39,8 +39,8 @@ const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 const MAX_STREAMS: u32 = 128;
 const CALLS_PER_CONNECTION: usize = 64;
-/// Of messages that come in. Agents send segments in pieces; refs too.
-const MAX_MESSAGE: usize = 4 << 20;
+/// Of messages that come in. Agents send segments and refs in pieces of half a MiB.
+const MAX_MESSAGE: usize = 2 << 20;
 /// Of messages that go out: a sealed blob, or the keys and lines of one segment.
 const MAX_ANSWER: usize = 80 << 20;
 const HEADERS: u32 = 64 << 10;
@@ -128,7 +128,7 @@ impl AgentServer {
 
     /// Serves until `stop`.
     pub async fn serve(self, app: App, stop: CancellationToken) -> Result<(), ServeError> {
-        let gateway = AgentGatewayServer::new(GatewayService { app: app.clone() })
+        let gateway = AgentGatewayServer::new(GatewayService::new(app.clone()))
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_ANSWER);
         let enrolment = EnrolmentServer::new(EnrolmentService { app }).max_decoding_message_size(MAX_MESSAGE);

@@ -1,0 +1,132 @@
+use repository::backup::manifest::{BackupRecord, FORMAT, Outcome};
+use repository::ids::RepositoryId;
+use repository::names::BackupName;
+
+use super::*;
+use crate::ids::{AgentId, JobId};
+use crate::jobs::job::{Job, JobState, Order};
+
+const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+struct Place {
+    home: tempfile::TempDir,
+    catalog: Catalog,
+}
+
+impl Place {
+    async fn new() -> Self {
+        let home = tempfile::tempdir().expect("a folder");
+        let catalog = Catalog::open(&home.path().join("catalog.sqlite")).await.expect("opened");
+        Self { home, catalog }
+    }
+
+    async fn reopened(self) -> Self {
+        self.catalog.close().await;
+        let catalog = Catalog::open(&self.home.path().join("catalog.sqlite")).await.expect("opened again");
+        Self { catalog, ..self }
+    }
+}
+
+fn backup(name: &str, sequence: u64) -> BackupRecord {
+    BackupRecord {
+        format: FORMAT,
+        repository: RepositoryId::new([1; 16]),
+        name: name.parse().expect("a name"),
+        sequence,
+        job: "job".into(),
+        started_at: NOW,
+        ended_at: NOW,
+        outcome: Outcome::Complete,
+        pin: None,
+        previous: None,
+        archives: Vec::new(),
+    }
+}
+
+fn queued() -> Job {
+    Job::queued(JobId::fresh(), Order::Backup { components: Vec::new(), pin: None }, NOW)
+}
+
+#[tokio::test]
+async fn what_was_written_is_there_after_a_restart() {
+    let place = Place::new().await;
+    let agent = AgentId::fresh();
+    place.catalog.readmit(agent, "web-1", NOW, false, NOW).await.expect("written");
+    let served = ServedSource {
+        source: "models/a".parse().expect("a source"),
+        kind: "files".into(),
+        location: "/data".into(),
+    };
+    place.catalog.hello(agent, "host", "1", std::slice::from_ref(&served), NOW).await.expect("written");
+    place.catalog.replace_backups(&[backup("20260101_010000", 1)]).await.expect("written");
+    let place = place.reopened().await;
+    let agents = place.catalog.agents().await.expect("read");
+    assert_eq!((agents[0].name.as_str(), &agents[0].sources), ("web-1", &vec![served]));
+    assert_eq!(place.catalog.backups().await.expect("read"), [backup("20260101_010000", 1)]);
+}
+
+#[tokio::test]
+async fn an_agent_that_serves_less_is_believed() {
+    let place = Place::new().await;
+    let agent = AgentId::fresh();
+    place.catalog.readmit(agent, "a", NOW, false, NOW).await.expect("written");
+    let served = |name: &str| ServedSource {
+        source: name.parse().expect("a source"),
+        kind: "files".into(),
+        location: String::new(),
+    };
+    place.catalog.hello(agent, "h", "1", &[served("a/a"), served("b/b")], NOW).await.expect("written");
+    place.catalog.hello(agent, "h", "1", &[served("b/b")], NOW).await.expect("written");
+    assert_eq!(place.catalog.agents().await.expect("read")[0].sources, [served("b/b")]);
+}
+
+#[tokio::test]
+async fn backups_are_those_of_the_repository_newest_first_and_keep_what_verification_found() {
+    let place = Place::new().await;
+    let (old, new) = (backup("20260101_010000", 1), backup("20251231_010000", 2));
+    place.catalog.replace_backups(&[old.clone(), new.clone()]).await.expect("written");
+    let result = VerificationRecord {
+        source: "models/a".parse().expect("a source"),
+        depth: "opened".into(),
+        at: NOW,
+        intact: false,
+        findings: vec!["pack ab is damaged".into()],
+    };
+    place.catalog.add_verification(&new.name, &result).await.expect("written");
+    let names =
+        |backups: Vec<BackupRecord>| backups.into_iter().map(|backup| backup.name).collect::<Vec<_>>();
+    assert_eq!(names(place.catalog.backups().await.expect("read")), [new.name.clone(), old.name.clone()]);
+    place.catalog.replace_backups(std::slice::from_ref(&new)).await.expect("written");
+    assert_eq!(names(place.catalog.backups().await.expect("read")), [new.name.clone()]);
+    assert_eq!(place.catalog.verifications(&new.name).await.expect("read"), [result.clone()]);
+    let unknown: BackupName = "20200101_010000".parse().expect("a name");
+    place.catalog.add_verification(&unknown, &result).await.expect("a backup that is gone is no error");
+    assert_eq!(place.catalog.verifications(&unknown).await.expect("read"), []);
+}
+
+#[tokio::test]
+async fn a_repeated_request_gives_the_job_that_it_started_first() {
+    let place = Place::new().await;
+    let (first, second) = (queued(), queued());
+    assert_eq!(place.catalog.add_job(&first, Some("once")).await.expect("written"), Added::New);
+    let again = place.catalog.add_job(&second, Some("once")).await.expect("read");
+    assert_eq!(again, Added::Existed(Box::new(first.clone())));
+    assert_eq!(place.catalog.add_job(&second, None).await.expect("written"), Added::New);
+    assert_eq!(place.catalog.alive_jobs().await.expect("read"), [first, second]);
+}
+
+#[tokio::test]
+async fn a_chatty_job_keeps_its_first_lines_and_its_last() {
+    let place = Place::new().await;
+    let mut job = queued();
+    place.catalog.add_job(&job, None).await.expect("written");
+    let lines = |count: usize| (0..count).map(|at| ("info", format!("line {at}"))).collect::<Vec<_>>();
+    place.catalog.save_job(&job, lines(1_500), NOW).await.expect("written");
+    job.state = JobState::Complete;
+    place.catalog.save_job(&job, vec![("info", "the end".into())], NOW).await.expect("written");
+    let events = place.catalog.job_events(job.id, 0).await.expect("read");
+    assert_eq!((events.len(), events.last().map(|event| event.line.as_str())), (1_001, Some("the end")));
+    assert_eq!(place.catalog.job_events(job.id, 1_000).await.expect("read").len(), 1);
+    assert_eq!(place.catalog.alive_jobs().await.expect("read"), []);
+    assert_eq!(place.catalog.job(job.id).await.expect("read"), Some(job));
+}
