@@ -1,6 +1,6 @@
 //! Configuration: one YAML file, the environment and flags, merged into one typed structure.
 //!
-//! A program describes its settings as a struct that implements [`Settings`] and calls [`load`]. Values come
+//! A program describes its settings as a struct that implements [`Settings`] and calls [`load()`]. Values come
 //! from, in rising precedence: defaults, the file, the environment, flags. Every value keeps its
 //! [`Origin`], so that an error names file, line and column (or the variable, or the flag) and
 //! `config show --origin` can tell where each value came from.

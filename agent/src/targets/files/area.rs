@@ -142,7 +142,7 @@ impl Area {
         Ok(())
     }
 
-    /// As [`Area::remove`]; what fails is left for [`super::recover`].
+    /// As [`Area::remove`]; what fails is left for [`super::recover()`].
     pub(super) fn remove_or_log(&self, disk: &Disk<'_>) {
         if let Err(error) = self.remove(disk) {
             tracing::warn!(path = %self.path.display(), %error, "a staging folder stays until the next start");

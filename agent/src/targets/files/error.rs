@@ -52,7 +52,7 @@ pub enum RestoreError {
     /// Somebody asked to stop.
     #[error("the restore was cancelled")]
     Cancelled,
-    /// It failed in the middle of the swap and could not be undone either. [`super::recover`] ends it,
+    /// It failed in the middle of the swap and could not be undone either. [`super::recover()`] ends it,
     /// one way or the other, once the cause is gone.
     #[error("the swap in {place} is half done; it is finished or undone when the agent starts next")]
     Interrupted {

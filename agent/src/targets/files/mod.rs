@@ -4,7 +4,7 @@
 //! the mount of what it replaces ([`stage`]); all is made durable; the journal says `swapping`; then live
 //! entries move to `old/` and staged ones take their place ([`swap`]), one rename each. A failure before
 //! `swapping` leaves the live state untouched; one after it is undone, and a crash is finished by
-//! [`recover`]. The old state stays in the staging folder until the next restore to the same place has
+//! [`recover()`]. The old state stays in the staging folder until the next restore to the same place has
 //! succeeded.
 //!
 //! Must stay true: an archive, whatever it holds, is never the reason for a write outside of the
