@@ -44,7 +44,9 @@ impl Program {
         let cannot =
             |error: std::io::Error| Trouble::failed(format!("cannot start the {name}")).caused_by(&error);
         let stderr = log.map_or_else(Stdio::inherit, Stdio::from);
-        let mut child = Command::new(std::env::current_exe().map_err(cannot)?)
+        // Not `current_exe`: after an upgrade in place that name is another program's, or nobody's.
+        let mut child = Command::new("/proc/self/exe")
+            .arg0("nsctl")
             .args(words)
             .env_clear()
             .envs(environment)

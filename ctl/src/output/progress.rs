@@ -24,6 +24,13 @@ pub(crate) struct Reached {
     pub(crate) entries: u64,
 }
 
+impl Reached {
+    /// A total is what was there last time. Work that has gone past it has outgrown it: then nobody knows.
+    fn known_total(&self) -> u64 {
+        if self.done > self.total { 0 } else { self.total }
+    }
+}
+
 /// Shows how far a piece of work is. Dropping it leaves the line free.
 pub(crate) struct Progress {
     shown: Shown,
@@ -55,10 +62,7 @@ impl Progress {
         match &mut self.shown {
             Shown::Nothing => {}
             Shown::Bar(bar) => {
-                set_total(
-                    bar,
-                    reached.total.max(reached.done).min(if reached.total == 0 { 0 } else { u64::MAX }),
-                );
+                set_total(bar, reached.known_total());
                 bar.set_position(reached.done);
                 bar.set_message(reached.step.clone());
             }
@@ -125,13 +129,13 @@ fn line(reached: &Reached, elapsed: Duration) -> String {
     let seconds = elapsed.as_secs_f64().max(0.001);
     let rate = reached.done as f64 / seconds;
     let mut text = format!("{}: {}", reached.step, size(reached.done));
-    if reached.total > 0 {
-        let share = reached.done.min(reached.total) as f64 / reached.total as f64;
-        text.push_str(&format!(" of {} ({:.0} %)", size(reached.total), share * 100.0));
+    let total = reached.known_total();
+    if total > 0 {
+        text.push_str(&format!(" of {} ({:.0} %)", size(total), reached.done as f64 / total as f64 * 100.0));
     }
     text.push_str(&format!(", {} entries, {}/s", count(reached.entries), size(rate as u64)));
-    if reached.total > reached.done && rate > 0.0 {
-        text.push_str(&format!(", {} left", duration((reached.total - reached.done) as f64 / rate)));
+    if total > reached.done && rate > 0.0 {
+        text.push_str(&format!(", {} left", duration((total - reached.done) as f64 / rate)));
     }
     text
 }
@@ -147,6 +151,12 @@ mod tests {
             line(&reached, Duration::from_secs(5)),
             "reading: 50.0 MiB of 100 MiB (50 %), 1,200 entries, 10.0 MiB/s, 5.0 s left"
         );
+    }
+
+    #[test]
+    fn work_that_outgrew_its_total_claims_no_end() {
+        let reached = Reached { step: "reading".into(), done: 2 << 20, total: 1 << 20, entries: 3 };
+        assert_eq!(line(&reached, Duration::from_secs(1)), "reading: 2.00 MiB, 3 entries, 2.00 MiB/s");
     }
 
     #[test]
