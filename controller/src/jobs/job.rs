@@ -228,6 +228,8 @@ pub enum ProblemKind {
     Vanished,
     /// It changed while it was read.
     Changed,
+    /// It was left out by a rule: another file system, the target of a listed link.
+    LeftOut,
 }
 
 /// Why a job failed: a line each.

@@ -193,6 +193,7 @@ fn problem(problem: &Problem) -> v1::EntryProblem {
         ProblemKind::Unreadable => Kind::Unreadable,
         ProblemKind::Vanished => Kind::Vanished,
         ProblemKind::Changed => Kind::Changed,
+        ProblemKind::LeftOut => Kind::LeftOut,
     };
     v1::EntryProblem { kind: kind.into(), path: problem.path.clone().into(), cause: problem.cause.clone() }
 }

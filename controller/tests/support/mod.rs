@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use controller::app::App;
-use controller::config::ControllerConfig;
+use controller::config::{ControllerConfig, Listen};
 use controller::start::{Addresses, Controller};
 use jiff::Timestamp;
 use proto::v1::jobs_client::JobsClient;
@@ -34,11 +34,13 @@ pub struct Running {
 /// Starts a controller whose repository and state lie in `home`.
 pub async fn start(home: &Path) -> Running {
     let nowhere = "127.0.0.1:0".parse().expect("an address");
-    let mut config = ControllerConfig::default();
-    config.repository = home.join("backups");
-    config.state = home.join("state");
-    config.listen.socket = home.join("run/controller.sock");
-    (config.listen.grpc, config.listen.web, config.listen.probes) = (nowhere, nowhere, nowhere);
+    let socket = home.join("run/controller.sock");
+    let config = ControllerConfig {
+        repository: home.join("backups"),
+        state: home.join("state"),
+        listen: Listen { grpc: nowhere, web: nowhere, probes: nowhere, socket },
+        ..ControllerConfig::default()
+    };
     let shutdown = Shutdown::new();
     let controller = Controller::start_with(config, shutdown.clone(), Arc::new(SystemClock), AGENT_WAIT);
     let controller = controller.await.expect("the controller starts");
