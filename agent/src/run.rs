@@ -52,6 +52,7 @@ impl From<WrongSource> for StartError {
 /// When it cannot start; once it runs, it goes on trying.
 pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), StartError> {
     crate::memory::give_back_large_pieces();
+    allow_deep_folders();
     let state = StateFolder::open(&config.state)?;
     let key = AgentKey::open(&state)?;
     let identity = Identity::load(&state)?;
@@ -68,6 +69,16 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), StartErr
         other => tracing::warn!("{other}"),
     }
     Ok(())
+}
+
+/// A walk holds a folder open for each level that it is deep: asks for as many open files as the system
+/// lets us have without a privilege.
+fn allow_deep_folders() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
 }
 
 /// The configured sources, or those found in the usual places.

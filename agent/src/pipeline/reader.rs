@@ -1,8 +1,9 @@
 //! The reader: walks, decides what has to be read, reads, cuts and hashes.
 
+use std::collections::HashSet;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use repository::archive::entry::{Entry, Metadata};
+use repository::archive::entry::{Entry, EntryKind, Metadata};
 use repository::archive::path::EntryPath;
 use repository::cut::{Chunker, MAX_CHUNK, SMALL_FILE};
 use tokio_util::sync::CancellationToken;
@@ -53,6 +54,8 @@ pub(super) struct Reader<'a> {
     chunker: Chunker,
     buffer: Vec<u8>,
     bundle: Option<Bundle>,
+    /// Files of which there is no entry: a hard link to one of them would lead nowhere.
+    lost: HashSet<EntryPath>,
     totals: ReadTotals,
 }
 
@@ -109,7 +112,19 @@ impl<'a> Reader<'a> {
     ) -> Self {
         let chunker = Chunker::new(&job.gear_key);
         let (buffer, totals) = (Vec::new(), ReadTotals::default());
-        Self { job, ledger, cache, links, progress, cancel, chunker, buffer, bundle: None, totals }
+        Self {
+            job,
+            ledger,
+            cache,
+            links,
+            progress,
+            cancel,
+            chunker,
+            buffer,
+            bundle: None,
+            lost: HashSet::new(),
+            totals,
+        }
     }
 
     /// Reads all of it.
@@ -121,6 +136,9 @@ impl<'a> Reader<'a> {
                 Item::Entry(SourceEntry { path, metadata, body }) => {
                     self.progress.add_entry();
                     match body {
+                        Body::Plain(EntryKind::HardLink { to }) if self.lost.contains(&to) => {
+                            self.other_name_of_lost(path)?;
+                        }
                         Body::Plain(kind) => self.entry(Entry { path, metadata, kind })?,
                         Body::File { stamp, content } => self.file(path, metadata, stamp, content)?,
                     }
@@ -178,10 +196,16 @@ impl<'a> Reader<'a> {
             Err(FileEnd::Stage(end)) => Err(end),
             Err(FileEnd::Read(error)) => {
                 let kind = if error.vanished { ProblemKind::Vanished } else { ProblemKind::Unreadable };
+                self.lost.insert(file.path.clone());
                 let problem = Problem { path: file.path, kind, cause: error.source.to_string() };
                 Ok(self.order(Order::Problem(problem))?)
             }
         }
+    }
+
+    fn other_name_of_lost(&mut self, path: EntryPath) -> Result<(), StageEnd> {
+        let cause = "it is another name of a file that could not be read".to_owned();
+        Ok(self.order(Order::Problem(Problem { path, kind: ProblemKind::Unreadable, cause }))?)
     }
 
     fn judge(&self, record: &Record, stamp: &Stamp) -> Verdict {

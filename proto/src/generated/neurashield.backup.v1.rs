@@ -41,6 +41,8 @@ pub mod entry_problem {
         Unreadable = 1,
         Vanished = 2,
         Changed = 3,
+        /// by a rule that the user should know of
+        LeftOut = 4,
     }
     impl Kind {
         /// String value of the enum field names used in the ProtoBuf definition.
@@ -53,6 +55,7 @@ pub mod entry_problem {
                 Self::Unreadable => "KIND_UNREADABLE",
                 Self::Vanished => "KIND_VANISHED",
                 Self::Changed => "KIND_CHANGED",
+                Self::LeftOut => "KIND_LEFT_OUT",
             }
         }
         /// Creates an enum from field names used in the ProtoBuf definition.
@@ -62,6 +65,7 @@ pub mod entry_problem {
                 "KIND_UNREADABLE" => Some(Self::Unreadable),
                 "KIND_VANISHED" => Some(Self::Vanished),
                 "KIND_CHANGED" => Some(Self::Changed),
+                "KIND_LEFT_OUT" => Some(Self::LeftOut),
                 _ => None,
             }
         }

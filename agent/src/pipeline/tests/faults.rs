@@ -67,27 +67,33 @@ impl Content for Scripted {
     }
 }
 
-/// Gives files with these names, in this order; then fails if told to.
+/// Gives files with these names, in this order, then hard links; then fails if told to.
 struct Listed {
     files: std::vec::IntoIter<(&'static str, Scripted)>,
+    links: std::vec::IntoIter<(&'static str, &'static str)>,
     fails: bool,
 }
 
 impl Listed {
     fn new(files: Vec<(&'static str, Scripted)>) -> Box<Self> {
-        Box::new(Self { files: files.into_iter(), fails: false })
+        Box::new(Self { files: files.into_iter(), links: Vec::new().into_iter(), fails: false })
     }
 }
 
 impl Source for Listed {
     fn next(&mut self) -> Result<Option<Item>, SourceError> {
+        let path = |name: &str| EntryPath::new(name.as_bytes()).expect("valid");
         let Some((name, content)) = self.files.next() else {
+            if let Some((name, to)) = self.links.next() {
+                let body = Body::Plain(EntryKind::HardLink { to: path(to) });
+                let entry = SourceEntry { path: path(name), metadata: Metadata::default(), body };
+                return Ok(Some(Item::Entry(entry)));
+            }
             let source = io::Error::other("the disk is gone");
             return if self.fails { Err(SourceError::Read { folder: "x".into(), source }) } else { Ok(None) };
         };
         let body = Body::File { stamp: content.stamp(2), content: Box::new(content) };
-        let path = EntryPath::new(name.as_bytes()).expect("valid");
-        Ok(Some(Item::Entry(SourceEntry { path, metadata: Metadata::default(), body })))
+        Ok(Some(Item::Entry(SourceEntry { path: path(name), metadata: Metadata::default(), body })))
     }
 }
 
@@ -125,6 +131,18 @@ fn a_file_that_cannot_be_read_is_told_and_left_out_and_its_neighbours_are_whole(
     assert_eq!(names(&entries), ["a", "e", "f"]);
     let contents: Vec<_> = entries.iter().map(|entry| content(&bench, &archived, entry)).collect();
     assert!(contents == [noise(1, 5_000), noise(3, 300_000), noise(1, 5_000)], "the contents differ");
+}
+
+#[test]
+fn another_name_of_a_file_that_cannot_be_read_is_told_too() {
+    let bench = Bench::new();
+    let scratched = Scripted { fails_after: Some(10), ..Scripted::new(noise(2, 100)) };
+    let files = vec![("a", scratched), ("b", Scripted::new(noise(1, 100)))];
+    let mut source = Listed::new(files);
+    source.links = vec![("y", "a"), ("z", "b")].into_iter();
+    let archived = bench.archive(source, &CancellationToken::new()).expect("an archive");
+    assert_eq!(names(&entries(&bench, &archived)), ["b", "z"], "no link leads nowhere");
+    assert_eq!(archived.problems.unreadable, 2);
 }
 
 fn content(bench: &Bench, archived: &Archived, entry: &Entry) -> Vec<u8> {
@@ -166,7 +184,7 @@ fn a_file_that_changes_once_is_read_again_and_one_that_changes_twice_is_told() {
 fn a_source_that_fails_is_no_archive() {
     let bench = Bench::new();
     let files = vec![("a", Scripted::new(noise(1, 5_000))), ("b", Scripted::new(noise(2, 5 << 20)))];
-    let source = Box::new(Listed { files: files.into_iter(), fails: true });
+    let source = Box::new(Listed { fails: true, ..*Listed::new(files) });
     let error = bench.archive(source, &CancellationToken::new()).expect_err("no archive");
     assert!(matches!(error, PipelineError::Source(_)), "{error}");
 }
