@@ -19,22 +19,31 @@ pub(crate) trait Uplink: Sync {
 }
 
 /// Sends until the packer has no more segments; returns how many bytes are new in the repository. The
-/// first failure stops the whole pipeline.
+/// first failure stops the whole pipeline; from then on segments are taken and dropped, since a packer
+/// whose segments nobody takes would wait for ever.
 pub(super) fn upload(
     segments: &Mutex<Receiver<SealedSegment>>,
     uplink: &dyn Uplink,
     progress: &ArchiveProgress,
     stop: &CancellationToken,
 ) -> Result<u64, Failure> {
-    let mut stored = 0;
+    let mut stored = Ok(0);
     loop {
         let next = segments.lock().expect("nobody panics while waiting for a segment").recv();
-        let Ok(segment) = next else { return Ok(stored) };
+        let Ok(segment) = next else { return stored };
         if stop.is_cancelled() {
-            return Ok(stored);
+            continue;
         }
-        let existed = uplink.put(&segment).inspect_err(|_| stop.cancel())?;
-        progress.add_sent(segment.length());
-        stored += if existed { 0 } else { segment.length() };
+        match uplink.put(&segment) {
+            Ok(existed) => {
+                progress.add_sent(segment.length());
+                let new = if existed { 0 } else { segment.length() };
+                stored = stored.map(|before| before + new);
+            }
+            Err(failure) => {
+                stop.cancel();
+                stored = Err(failure);
+            }
+        }
     }
 }

@@ -4,3 +4,4 @@ mod archives;
 mod bench;
 mod faults;
 mod lists;
+mod uploads;
