@@ -152,10 +152,22 @@ fn layout(file: &OwnedFd, size: u64) -> Result<Layout, Errno> {
 
 fn not_opened(error: Errno) -> ReadError {
     // A link (LOOP), a socket (NXIO) or a folder on the way (NOTDIR) has the name now.
-    let gone = [Errno::NOENT, Errno::LOOP, Errno::NXIO, Errno::NOTDIR, Errno::STALE];
+    // STALE is none of these: a network file system that lost its handles says it of files that are there.
+    let gone = [Errno::NOENT, Errno::LOOP, Errno::NXIO, Errno::NOTDIR];
     ReadError { vanished: gone.contains(&error), source: error.into() }
 }
 
 fn not_read(error: Errno) -> ReadError {
     ReadError { vanished: false, source: error.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stale_handle_is_a_file_that_cannot_be_read_and_not_one_that_vanished() {
+        assert!(!not_opened(Errno::STALE).vanished);
+        assert!(not_opened(Errno::NOENT).vanished);
+    }
 }

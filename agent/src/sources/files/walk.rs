@@ -206,16 +206,23 @@ impl Walk {
     }
 
     fn failed(&mut self, path: EntryPath, error: Errno) {
-        match error {
-            Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::STALE => {
-                self.problem(path, ProblemKind::Vanished, "it vanished while the folder was read".to_owned());
-            }
-            error => self.problem(path, ProblemKind::Unreadable, std::io::Error::from(error).to_string()),
-        }
+        let (kind, cause) = what_failed(error);
+        self.problem(path, kind, cause);
     }
 
     fn problem(&mut self, path: EntryPath, kind: ProblemKind, cause: String) {
         self.ready.push_back(Item::Problem(Problem { path, kind, cause }));
+    }
+}
+
+/// What it means for an entry that a call failed. STALE is no sign of a vanished one: a network file system
+/// that lost its handles says it of all that is there.
+fn what_failed(error: Errno) -> (ProblemKind, String) {
+    match error {
+        Errno::NOENT | Errno::NOTDIR | Errno::LOOP => {
+            (ProblemKind::Vanished, "it vanished while the folder was read".to_owned())
+        }
+        error => (ProblemKind::Unreadable, std::io::Error::from(error).to_string()),
     }
 }
 
@@ -284,5 +291,16 @@ impl FirstNames {
             self.of_inode.remove(&inode);
         }
         Some(first)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stale_handle_makes_an_archive_incomplete() {
+        assert_eq!(what_failed(Errno::STALE).0, ProblemKind::Unreadable);
+        assert_eq!(what_failed(Errno::NOENT).0, ProblemKind::Vanished);
     }
 }
