@@ -6,6 +6,10 @@ use crate::sources::{Problem, ProblemKind};
 
 /// The most problems that are kept with path and cause; all are counted.
 const MAX_KEPT: usize = 20_000;
+/// The most bytes of them that are kept: a blob of them stays well below what a blob may hold.
+const MAX_KEPT_BYTES: usize = 8 << 20;
+/// What a problem takes in the blob beside path and cause: its kind and two lengths.
+const LINE_BYTES: usize = 11;
 /// The longest cause, in bytes.
 const MAX_CAUSE: usize = 500;
 
@@ -13,6 +17,7 @@ const MAX_CAUSE: usize = 500;
 #[derive(Debug, Default)]
 pub(crate) struct Problems {
     kept: Vec<Problem>,
+    kept_bytes: usize,
     pub(crate) unreadable: u64,
     pub(crate) vanished: u64,
     pub(crate) changed: u64,
@@ -28,9 +33,11 @@ impl Problems {
             ProblemKind::LeftOut => &mut self.left_out,
         };
         *count += 1;
-        if self.kept.len() < MAX_KEPT {
-            let end = problem.cause.floor_char_boundary(MAX_CAUSE);
-            problem.cause.truncate(end);
+        let end = problem.cause.floor_char_boundary(MAX_CAUSE);
+        problem.cause.truncate(end);
+        let bytes = self.kept_bytes + problem.path.as_bytes().len() + problem.cause.len() + LINE_BYTES;
+        if self.kept.len() < MAX_KEPT && bytes <= MAX_KEPT_BYTES {
+            self.kept_bytes = bytes;
             self.kept.push(problem);
         }
     }
@@ -63,5 +70,25 @@ pub(crate) fn code(kind: ProblemKind) -> u8 {
         ProblemKind::Vanished => 2,
         ProblemKind::Changed => 3,
         ProblemKind::LeftOut => 4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use repository::archive::path::EntryPath;
+
+    #[test]
+    fn problems_with_long_paths_are_all_counted_and_kept_up_to_a_size() {
+        let long = [&b"n".repeat(255)[..]; 15].join(&b'/');
+        let mut problems = Problems::default();
+        for _ in 0..MAX_KEPT {
+            let path = EntryPath::new(&long).expect("a path");
+            problems.add(Problem { path, kind: ProblemKind::Unreadable, cause: "c".repeat(2 * MAX_CAUSE) });
+        }
+        assert_eq!(problems.unreadable, MAX_KEPT as u64);
+        assert!(problems.kept().len() > 1_000, "{}", problems.kept().len());
+        let blob = problems.encode().expect("a blob");
+        assert!(blob.len() <= MAX_KEPT_BYTES + LINE_BYTES, "{}", blob.len());
     }
 }
