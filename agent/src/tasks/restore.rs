@@ -198,9 +198,9 @@ fn to_wire_plan(
         replaced: names(&plan.overwritten),
         created: names(&plan.created),
         removed: names(&plan.removed),
-        replaced_count: plan.overwritten.len() as u64,
-        created_count: plan.created.len() as u64,
-        removed_count: plan.removed.len() as u64,
+        replaced_count: plan.overwritten_count,
+        created_count: plan.created_count,
+        removed_count: plan.removed_count,
         obstacles,
     }
 }

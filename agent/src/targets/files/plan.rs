@@ -52,15 +52,21 @@ pub enum LiveEntry {
     Unreachable,
 }
 
-/// What a restore would do. Lists name at most [`MAX_NAMED`] entries.
+/// What a restore would do. Lists name at most [`MAX_NAMED`] entries; the counts beside them count all.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RestorePlan {
     /// Live entries (with all below them) whose place is taken.
     pub overwritten: Vec<EntryPath>,
+    /// How many those are.
+    pub overwritten_count: u64,
     /// Entries that have no live one.
     pub created: Vec<EntryPath>,
+    /// How many those are.
+    pub created_count: u64,
     /// Live entries that are moved away since the archive has none of that name.
     pub removed: Vec<EntryPath>,
+    /// How many those are.
+    pub removed_count: u64,
     /// Entries that are written.
     pub entries: u64,
     /// Bytes of content that are written.
@@ -81,16 +87,16 @@ pub fn plan(facts: &Facts) -> RestorePlan {
     };
     for path in facts.outermost.keys() {
         match facts.live.get(path) {
-            None => name(&mut plan.created, path),
+            None => name(&mut plan.created, &mut plan.created_count, path),
             Some(live) => {
-                name(&mut plan.overwritten, path);
+                name(&mut plan.overwritten, &mut plan.overwritten_count, path);
                 conflict(&mut plan.conflicts, path, *live);
             }
         }
     }
     if facts.whole {
         for (path, live) in facts.live.iter().filter(|(path, _)| !facts.outermost.contains_key(*path)) {
-            name(&mut plan.removed, path);
+            name(&mut plan.removed, &mut plan.removed_count, path);
             conflict(&mut plan.conflicts, path, *live);
         }
     }
@@ -106,7 +112,8 @@ pub fn plan(facts: &Facts) -> RestorePlan {
     plan
 }
 
-fn name(list: &mut Vec<EntryPath>, path: &EntryPath) {
+fn name(list: &mut Vec<EntryPath>, count: &mut u64, path: &EntryPath) {
+    *count += 1;
     if list.len() < MAX_NAMED {
         list.push(path.clone());
     }
@@ -264,6 +271,24 @@ mod tests {
             (vec![path("a")], vec![path("b")], vec![path("c")])
         );
         assert_eq!(plan.conflicts, Vec::<String>::new());
+    }
+
+    #[test]
+    fn more_entries_than_are_named_are_counted_all() {
+        let names: Vec<String> = (0..=MAX_NAMED).map(|n| format!("{n:06}")).collect();
+        let all: Vec<&str> = names.iter().map(String::as_str).collect();
+        let live: Vec<_> = all.iter().map(|name| (*name, LiveEntry::Movable)).collect();
+        for (facts, counts) in [
+            (facts(&all, &[]), (1, 0, 0)),
+            (facts(&all, &live), (0, 1, 0)),
+            (facts(&["x"], &live), (0, 0, 1)),
+        ] {
+            let plan = plan(&facts);
+            let all = MAX_NAMED as u64 + 1;
+            let found = (plan.created_count / all, plan.overwritten_count / all, plan.removed_count / all);
+            assert_eq!(found, counts);
+            assert!([&plan.created, &plan.overwritten, &plan.removed].iter().all(|l| l.len() <= MAX_NAMED));
+        }
     }
 
     #[test]
