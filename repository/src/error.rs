@@ -164,6 +164,18 @@ impl RepositoryError {
         }
     }
 
+    /// True if a timestamp folder turned out to be none of ours: it holds no `backup.json`, or we may not
+    /// look into it, which we always may with our own.
+    pub(crate) fn is_foreign(&self) -> bool {
+        match self {
+            RepositoryError::NoBackup { .. } => true,
+            RepositoryError::Store(StoreError::Failed { source, .. }) => {
+                source.kind() == std::io::ErrorKind::PermissionDenied
+            }
+            _ => false,
+        }
+    }
+
     /// True if bytes in the repository are wrong or gone, as opposed to out of reach for the moment.
     pub fn is_damage(&self) -> bool {
         use RepositoryError as E;

@@ -174,9 +174,16 @@ impl DomainIndex {
 
     /// Every blob of `refs` that no pack holds, or whose segment has another shape than the refs say.
     pub fn missing(&self, refs: &Refs) -> Vec<BlobAddress> {
+        self.missing_from(refs, |_| true)
+    }
+
+    /// The same, as if there were only those packs that `is_usable` accepts.
+    pub fn missing_from(&self, refs: &Refs, is_usable: impl Fn(&IndexedPack) -> bool) -> Vec<BlobAddress> {
         let mut missing = Vec::new();
         for (segment, blobs) in refs.segments() {
-            let table = self.table(&segment).filter(|table| table.lines.len() == blobs as usize);
+            let usable =
+                self.segment(&segment).filter(|(pack, _)| is_usable(pack)).map(|(_, placed)| &placed.table);
+            let table = usable.filter(|table| table.lines.len() == blobs as usize);
             let gone = |ordinal: &u32| table.is_none_or(|table| table.lines[*ordinal as usize].absent);
             missing
                 .extend(refs.ordinals(&segment).filter(gone).map(|ordinal| BlobAddress { segment, ordinal }));

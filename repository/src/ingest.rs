@@ -5,7 +5,7 @@
 //! holds it. Packs that no index names yet (a job in progress, or one that a crash ended) are found again
 //! by [`Repository::find_unindexed`], so no journal is kept.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::digest;
@@ -13,10 +13,10 @@ use aws_lc_rs::digest;
 use crate::backup::manifest::Outcome;
 use crate::codec::Decoder;
 use crate::error::RepositoryError;
-use crate::ids::{DomainId, PackId, SegmentId};
+use crate::ids::{BlobId, DomainId, PackId, SegmentId};
 use crate::index::{DomainIndex, IndexFile, IndexedPack, MAX_INDEX_FILE};
 use crate::layout;
-use crate::pack::blob::BlobLine;
+use crate::pack::blob::{BlobKind, BlobLine};
 use crate::pack::file::{self, PlacedSegment};
 use crate::pack::segment::{FULL_BODY, SegmentHeader, SegmentTable};
 use crate::refs::{BlobAddress, Refs};
@@ -26,6 +26,9 @@ use crate::store::{ListedKind, ObjectPath, Store, StoreError, Upload};
 
 /// The longest segment that is taken in, in bytes: a full one and one more blob.
 pub const MAX_SEGMENT: u64 = (FULL_BODY as u64 + crate::pack::blob::MAX_PLAIN as u64) + (4 << 20);
+
+/// About how long an index file gets, in bytes.
+const INDEX_FILE: u64 = 32 << 20;
 
 /// A domain's index with what was taken in since.
 #[derive(Default)]
@@ -51,6 +54,27 @@ pub struct BlobTable {
     pub blobs: Vec<BlobLine>,
 }
 
+/// What a verification of depth `hashed` or deeper says of a pack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PackVerdict {
+    /// Which pack.
+    pub pack: PackId,
+    /// It is there and its bytes are right.
+    pub is_sound: bool,
+}
+
+/// The packs that new backups may build on.
+struct UsablePacks {
+    there: HashMap<PackId, u64>,
+    marked: HashSet<PackId>,
+}
+
+impl UsablePacks {
+    fn contains(&self, pack: &IndexedPack) -> bool {
+        self.there.get(&pack.id) == Some(&pack.length) && !self.marked.contains(&pack.id)
+    }
+}
+
 /// The answer to an announced segment.
 pub enum Receive {
     /// It is durable already.
@@ -60,15 +84,18 @@ pub enum Receive {
 }
 
 impl Repository {
-    /// Every blob of a domain that is there to be used again.
+    /// Every blob of a domain that is there to be used again: in a pack that is where the index says and not
+    /// known to be damaged.
     pub fn blob_tables(&self, domain: &DomainId) -> Result<Vec<BlobTable>, RepositoryError> {
+        let usable = self.usable_packs()?;
         let state = self.domain(domain)?;
         let state = lock(&state);
         let table = |placed: &PlacedSegment| BlobTable {
             segment: placed.table.header.context.segment,
             blobs: placed.table.lines.clone(),
         };
-        Ok(state.index.segments().map(|(_, placed)| table(placed)).collect())
+        let segments = state.index.segments().filter(|(pack, _)| usable.contains(pack));
+        Ok(segments.map(|(_, placed)| table(placed)).collect())
     }
 
     /// Begins to take in a segment of `length` bytes.
@@ -98,11 +125,51 @@ impl Repository {
         Ok(Receive::New(receiver))
     }
 
-    /// Which blobs of `refs` no pack holds.
+    /// Which blobs of `refs` no usable pack holds, at this moment.
     pub fn resolve(&self, domain: &DomainId, refs: &Refs) -> Result<Vec<BlobAddress>, RepositoryError> {
+        let usable = self.usable_packs()?;
         let state = self.domain(domain)?;
         let state = lock(&state);
-        Ok(state.index.missing(refs))
+        Ok(state.index.missing_from(refs, |pack| usable.contains(pack)))
+    }
+
+    /// What kind of blob `id` is, if `refs` name it.
+    pub fn kind_of(
+        &self,
+        domain: &DomainId,
+        refs: &Refs,
+        id: &BlobId,
+    ) -> Result<Option<BlobKind>, RepositoryError> {
+        let state = self.domain(domain)?;
+        let state = lock(&state);
+        let address = state.index.by_id(refs).get(id).copied();
+        Ok(address.and_then(|address| state.index.place(&address)).map(|place| place.line.kind))
+    }
+
+    /// Keeps in mind which packs a verification found damaged, so that no backup builds on them, and which
+    /// it found sound again. Only for the one writer.
+    pub fn keep_verdicts(&self, verdicts: &[PackVerdict]) -> Result<(), RepositoryError> {
+        let marked = self.quarantined()?;
+        for PackVerdict { pack, is_sound } in verdicts {
+            if *is_sound && marked.contains(pack) {
+                self.store.delete(&layout::quarantined(pack))?;
+            } else if !is_sound && !marked.contains(pack) {
+                match self.store.create(&layout::quarantined(pack), b"{}\n") {
+                    Ok(()) | Err(StoreError::AlreadyExists { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn quarantined(&self) -> Result<HashSet<PackId>, RepositoryError> {
+        let listed = self.store.list(Some(&layout::quarantine()))?;
+        Ok(listed.iter().filter_map(|listed| listed.name.parse().ok()).collect())
+    }
+
+    fn usable_packs(&self) -> Result<UsablePacks, RepositoryError> {
+        Ok(UsablePacks { there: self.list_packs()?.into_iter().collect(), marked: self.quarantined()? })
     }
 
     /// Finds packs that no index names, so that what they hold is used again, and replaces index files that
@@ -115,10 +182,13 @@ impl Repository {
             if known.contains(&pack) {
                 continue;
             }
-            // A pack that does not even look like one holds nothing that anybody was promised.
-            let Ok(indexed) = survey(&*self.store, pack, length) else {
-                tracing::warn!(%pack, "a pack that no backup needs is damaged; it is left alone");
-                continue;
+            let indexed = match survey(&*self.store, pack, length) {
+                Ok(indexed) => indexed,
+                Err(error) if error.is_damage() => {
+                    tracing::warn!(%pack, "a pack that no index names is damaged; it is left alone");
+                    continue;
+                }
+                Err(error) => return Err(error),
             };
             let Some(domain) = domain_of(&indexed) else { continue };
             let state = self.domain(&domain)?;
@@ -145,8 +215,7 @@ impl Repository {
         state: &mut DomainState,
     ) -> Result<(), RepositoryError> {
         if !state.unindexed.is_empty() {
-            let packs = state.unindexed.clone();
-            self.write_index(&IndexFile { domain, replaces: state.damaged.clone(), packs })?;
+            self.write_index(domain, state.unindexed.clone(), &state.damaged)?;
             state.unindexed.clear();
             state.damaged.clear();
         }
@@ -156,7 +225,12 @@ impl Repository {
     /// Makes a domain's index again from the packs, replacing every index file it has. Returns how many
     /// packs it names.
     pub fn rebuild_index(&self) -> Result<usize, RepositoryError> {
-        let mut domains: std::collections::BTreeMap<DomainId, Vec<IndexedPack>> = Default::default();
+        // Read before the packs are: a file that appears meanwhile is not among them and stays.
+        let mut replaced = BTreeMap::new();
+        for domain in self.domains_on_disk()? {
+            replaced.insert(domain, self.index_names(&domain)?);
+        }
+        let mut domains: BTreeMap<DomainId, Vec<IndexedPack>> = BTreeMap::new();
         for (pack, length) in self.list_packs()? {
             match survey(&*self.store, pack, length) {
                 Ok(indexed) => {
@@ -171,14 +245,39 @@ impl Repository {
         }
         let count = domains.values().map(Vec::len).sum();
         for (domain, packs) in domains {
-            let replaces = self.index_names(&domain)?;
-            self.write_index(&IndexFile { domain, replaces, packs })?;
+            self.write_index(domain, packs, &replaced.remove(&domain).unwrap_or_default())?;
         }
         self.domains.lock().unwrap_or_else(PoisonError::into_inner).clear();
         Ok(count)
     }
 
-    fn write_index(&self, index: &IndexFile) -> Result<(), RepositoryError> {
+    /// Writes index files for `packs`, each of a size that is read with ease; the last one replaces what is
+    /// to be replaced, so that at no moment a pack is in no file.
+    fn write_index(
+        &self,
+        domain: DomainId,
+        packs: Vec<IndexedPack>,
+        replaces: &[Sha256],
+    ) -> Result<(), RepositoryError> {
+        let mut files = vec![Vec::new()];
+        let mut length = 0;
+        for pack in packs {
+            length += pack.segments.iter().map(|placed| placed.table.encoded_length()).sum::<u64>();
+            if length > INDEX_FILE && files.last().is_some_and(|file| !file.is_empty()) {
+                files.push(Vec::new());
+                length = 0;
+            }
+            files.last_mut().expect("there is one from the start").push(pack);
+        }
+        let last = files.len() - 1;
+        for (nth, packs) in files.into_iter().enumerate() {
+            let replaces = if nth == last { replaces.to_vec() } else { Vec::new() };
+            self.write_index_file(&IndexFile { domain, replaces, packs })?;
+        }
+        Ok(())
+    }
+
+    fn write_index_file(&self, index: &IndexFile) -> Result<(), RepositoryError> {
         let bytes = index.encode();
         let path = layout::index_file(&index.domain, &Sha256::of(&bytes));
         match self.store.create(&path, &bytes) {
@@ -265,7 +364,8 @@ impl Repository {
     pub(crate) fn list_packs(&self) -> Result<Vec<(PackId, u64)>, RepositoryError> {
         let mut packs = Vec::new();
         for folder in self.store.list(Some(&layout::packs()))? {
-            if folder.kind != ListedKind::Folder {
+            let is_ours = folder.name.len() == 2 && crate::ids::unhex(&folder.name).is_some();
+            if folder.kind != ListedKind::Folder || !is_ours {
                 continue;
             }
             for listed in self.store.list(Some(&layout::packs().join(&folder.name)))? {

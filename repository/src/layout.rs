@@ -54,6 +54,16 @@ pub fn pack(id: &PackId) -> ObjectPath {
     packs().join(&name[..2]).join(name)
 }
 
+/// The folder of the marks of packs that were found damaged.
+pub fn quarantine() -> ObjectPath {
+    below("quarantine")
+}
+
+/// The mark of a damaged pack.
+pub fn quarantined(id: &PackId) -> ObjectPath {
+    quarantine().join(id)
+}
+
 /// The folder of all domains' index files.
 pub fn indexes() -> ObjectPath {
     below("index")
@@ -77,6 +87,13 @@ pub fn chain() -> ObjectPath {
 /// A line of the chain.
 pub fn chain_line(sequence: u64) -> ObjectPath {
     chain().join(format!("{sequence:020}.json"))
+}
+
+/// The line of the chain that has this file name; `None` if it is no name of a line: NAS systems and people
+/// leave other things anywhere.
+pub fn chain_line_named(name: &str) -> Option<ObjectPath> {
+    let digits = name.strip_suffix(".json").filter(|digits| digits.len() == 20)?;
+    digits.parse().ok().map(chain_line).filter(|path| path.name() == name)
 }
 
 /// The folder of unfinished backups.

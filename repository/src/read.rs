@@ -243,10 +243,6 @@ impl ArchiveReader {
             .ok_or_else(|| RepositoryError::BlobMissing(of_refs().unwrap_or(BlobId::new([0; 32]))))
     }
 
-    pub(crate) fn address(&self, id: &BlobId) -> Option<BlobAddress> {
-        self.by_id.get(id).copied()
-    }
-
     pub(crate) fn index(&self) -> &DomainIndex {
         &self.index
     }

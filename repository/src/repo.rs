@@ -129,7 +129,7 @@ impl Repository {
             else {
                 continue;
             };
-            if slots.iter().any(|slot| slot.slot == id) {
+            if crate::ids::unhex(id).is_none() || slots.iter().any(|slot| slot.slot == id) {
                 continue;
             }
             slots.extend(self.read_twice(&layout::slot(id, 1), &layout::slot(id, 2)).ok());

@@ -4,31 +4,33 @@
 //! |---|---|
 //! | `listed` | signature and chain; manifests and refs; every pack is there with its size |
 //! | `hashed` | and every pack's SHA-256 |
-//! | `opened` | and every blob opens, decompresses, has its id; every entry can be read from them |
+//! | `opened` | and every blob opens, decompresses, has its id; every entry is well-formed and every file's content is what its id says |
 //!
 //! Must stay true: damage is a finding, not an error, and hides no other damage; an error means that the
 //! verification itself could not be carried out, and then nothing is claimed.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
 
-use crate::archive::entry::{Entry, EntryKind, Pieces};
+mod contents;
+
+use contents::Contents;
+
 use crate::archive::path::EntryPath;
-use crate::backup::manifest::{BackupRecord, Counts};
+use crate::backup::manifest::BackupRecord;
 use crate::error::RepositoryError;
-use crate::ids::{BlobId, PackId};
+use crate::ids::PackId;
 use crate::index::DomainIndex;
-use crate::ingest::{LoadedIndex, lock};
+use crate::ingest::{LoadedIndex, PackVerdict, lock};
 use crate::keys::KeyRing;
 use crate::layout;
 use crate::names::SourceId;
-use crate::pack::blob::{BlobKind, BlobLine};
 use crate::progress::{CancelFlag, Progress};
 use crate::read::ArchiveReader;
-use crate::refs::{BlobAddress, Refs};
+use crate::refs::Refs;
 use crate::repo::Repository;
 
 /// How many bytes of a pack are read at once.
@@ -56,7 +58,7 @@ pub struct VerifyReport {
 }
 
 impl VerifyReport {
-    /// True if no archive has a finding.
+    /// True if no archive has a finding. Archives without data are not damaged: they never were there.
     pub fn is_intact(&self) -> bool {
         self.archives.iter().all(|archive| archive.findings.is_empty())
     }
@@ -69,8 +71,14 @@ pub struct ArchiveReport {
     pub source: SourceId,
     /// What is wrong, a line each; none if it is intact.
     pub findings: Vec<String>,
+    /// The archive failed when it was made, for this reason: there is nothing to verify.
+    pub no_data: Option<String>,
     /// Bytes of packs that were looked at.
     pub bytes: u64,
+    /// Entries that were read; 0 above `opened`.
+    pub entries: u64,
+    /// What is known now of each pack that was read; none at `listed`.
+    pub packs: Vec<PackVerdict>,
 }
 
 /// What to verify and how.
@@ -103,9 +111,16 @@ impl Verification<'_> {
         }
         let mut archives = Vec::new();
         for source in sources {
-            let mut report = ArchiveReport { source: source.clone(), findings: of_backup.clone(), bytes: 0 };
+            let mut report = ArchiveReport {
+                source: source.clone(),
+                findings: of_backup.clone(),
+                no_data: None,
+                bytes: 0,
+                entries: 0,
+                packs: Vec::new(),
+            };
             let before = meter.done;
-            self.archive(record, source, &mut meter, &mut report.findings)?;
+            self.archive(record, source, &mut meter, &mut report)?;
             report.bytes = meter.done - before;
             archives.push(report);
         }
@@ -138,33 +153,39 @@ impl Verification<'_> {
         record: &BackupRecord,
         source: &SourceId,
         meter: &mut Meter<'_>,
-        findings: &mut Vec<String>,
+        report: &mut ArchiveReport,
     ) -> Result<(), RepositoryError> {
         let line = record.archive(source).expect("the caller took it from the record");
         if line.refs.is_none() {
-            let reason = line.reason.as_deref().unwrap_or("no reason was recorded");
-            findings.push(format!("there is no data: {reason}"));
+            report.no_data = Some(line.reason.clone().unwrap_or_else(|| "no reason was recorded".to_owned()));
             return Ok(());
         }
         let opened = self.repository.archive(record, source).and_then(|_| {
             let refs = self.repository.refs(record, source)?;
             let loaded = self.repository.index_for(&refs)?;
-            index_findings(self.repository, &refs, &loaded, findings)?;
+            index_findings(self.repository, &refs, &loaded, &mut report.findings)?;
             Ok((refs, loaded.index))
         });
         let (refs, index) = match opened {
             Ok(opened) => opened,
             Err(error) if error.is_damage() => {
-                findings.push(full(&error));
+                report.findings.push(full(&error));
                 return Ok(());
             }
             Err(error) => return Err(error),
         };
-        let mut bad_blobs: HashSet<BlobId> = missing_ids(&index, &refs, findings);
+        let missing = index.missing(&refs).len();
+        if missing > 0 {
+            report.findings.push(format!("{missing} blobs are in no pack"));
+        }
         let mut bad_packs = BTreeSet::new();
         for (pack, length) in needed_packs(&index, &refs) {
-            if let Some(finding) = self.pack(&pack, length, meter)? {
-                findings.push(finding);
+            let finding = self.pack(&pack, length, meter)?;
+            if self.depth > Depth::Listed {
+                report.packs.push(PackVerdict { pack, is_sound: finding.is_none() });
+            }
+            if let Some(finding) = finding {
+                report.findings.push(finding);
                 bad_packs.insert(pack);
             }
         }
@@ -172,9 +193,12 @@ impl Verification<'_> {
             return Ok(());
         }
         let keys = self.keys.expect("`opened` is asked for with the keys");
-        let mut reader = ArchiveReader::open(self.repository, keys, record, source)?;
-        self.blobs(&mut reader, &refs, &bad_packs, &mut bad_blobs, findings)?;
-        Entries { cancel: self.cancel, bad: &bad_blobs, lengths: HashMap::new() }.walk(&mut reader, findings)
+        let reader = ArchiveReader::open(self.repository, keys, record, source)?;
+        let contents = Contents { reader, cancel: self.cancel, bad_packs: &bad_packs, findings: Vec::new() };
+        let (entries, findings) = contents.prove(&refs)?;
+        report.entries = entries;
+        report.findings.extend(findings);
+        Ok(())
     }
 
     /// Looks at one pack; `Some` is what is wrong with it.
@@ -214,39 +238,6 @@ impl Verification<'_> {
         }
         let intact = hash.finish().as_ref() == id.as_bytes();
         Ok((!intact).then(|| format!("pack {id} is damaged: its SHA-256 is not its name")))
-    }
-
-    /// Opens every blob that the archive needs, segment by segment.
-    fn blobs(
-        &self,
-        reader: &mut ArchiveReader,
-        refs: &Refs,
-        bad_packs: &BTreeSet<PackId>,
-        bad: &mut HashSet<BlobId>,
-        findings: &mut Vec<String>,
-    ) -> Result<(), RepositoryError> {
-        for (segment, _) in refs.segments() {
-            for ordinal in refs.ordinals(&segment) {
-                if self.cancel.is_cancelled() {
-                    return Err(RepositoryError::Cancelled);
-                }
-                let address = BlobAddress { segment, ordinal };
-                let Some(place) = reader.index().place(&address) else { continue };
-                let opened =
-                    reader.sealed(&address).and_then(|sealed| reader.unseal(&address, &place, sealed));
-                match opened {
-                    Ok(_) => {}
-                    Err(error) if error.is_damage() || bad_packs.contains(&place.pack) => {
-                        bad.insert(place.line.id);
-                        if !bad_packs.contains(&place.pack) {
-                            findings.push(full(&error));
-                        }
-                    }
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-        Ok(())
     }
 }
 
@@ -295,118 +286,6 @@ fn index_findings(
         ));
     }
     Ok(())
-}
-
-fn missing_ids(index: &DomainIndex, refs: &Refs, findings: &mut Vec<String>) -> HashSet<BlobId> {
-    let missing = index.missing(refs);
-    if !missing.is_empty() {
-        findings.push(format!("{} blobs are in no pack", missing.len()));
-    }
-    let line = |address: &BlobAddress| -> Option<&BlobLine> {
-        index.segment(&address.segment)?.1.table.lines.get(address.ordinal as usize)
-    };
-    missing.iter().filter_map(|address| line(address).map(|line| line.id)).collect()
-}
-
-/// Reads the archive's entries and says which of them cannot be restored.
-struct Entries<'a> {
-    cancel: &'a CancelFlag,
-    bad: &'a HashSet<BlobId>,
-    lengths: HashMap<BlobId, u32>,
-}
-
-impl Entries<'_> {
-    fn walk(mut self, reader: &mut ArchiveReader, findings: &mut Vec<String>) -> Result<(), RepositoryError> {
-        let table = match reader.page_table() {
-            Ok(table) => table,
-            Err(error) if error.is_damage() => {
-                findings.push("no entry can be listed: the page table is damaged".to_owned());
-                return Ok(());
-            }
-            Err(error) => return Err(error),
-        };
-        let (mut counts, mut lost, mut pages_are_whole) = (Counts::default(), Vec::new(), true);
-        for (at, page) in table.pages.iter().enumerate() {
-            if self.cancel.is_cancelled() {
-                return Err(RepositoryError::Cancelled);
-            }
-            let entries = match reader.page(&page.id) {
-                Ok(entries) => entries,
-                Err(error) if error.is_damage() => {
-                    let end =
-                        table.pages.get(at + 1).map_or("the end".to_owned(), |next| next.first.to_string());
-                    findings.push(format!(
-                        "{} entries from {} to {end} cannot be listed",
-                        page.entries, page.first
-                    ));
-                    pages_are_whole = false;
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            for entry in &entries {
-                count(&mut counts, entry);
-                if !self.is_readable(reader, entry)? {
-                    lost.push(entry.path.clone());
-                }
-            }
-        }
-        if !lost.is_empty() {
-            findings.push(lost_line(&lost));
-        }
-        let told = reader.manifest().counts;
-        if pages_are_whole && (counts.entries(), counts.bytes) != (told.entries(), told.bytes) {
-            findings.push("the entries are not those that the manifest counts".to_owned());
-        }
-        Ok(())
-    }
-
-    /// True if every piece of the entry is a slice of a sound data blob and they add up.
-    fn is_readable(&mut self, reader: &mut ArchiveReader, entry: &Entry) -> Result<bool, RepositoryError> {
-        let EntryKind::File(content) = &entry.kind else { return Ok(true) };
-        let pieces = match &content.pieces {
-            Pieces::Inline(pieces) => pieces.clone(),
-            listed => match reader.pieces(listed) {
-                Ok(pieces) => pieces,
-                Err(error) if error.is_damage() => return Ok(false),
-                Err(error) => return Err(error),
-            },
-        };
-        let mut sum = 0;
-        for piece in &pieces {
-            let Some(length) = self.length_of(reader, &piece.blob) else { return Ok(false) };
-            if u64::from(piece.offset) + u64::from(piece.length) > u64::from(length) {
-                return Ok(false);
-            }
-            sum += u64::from(piece.length);
-        }
-        Ok(sum == content.data_length())
-    }
-
-    fn length_of(&mut self, reader: &ArchiveReader, blob: &BlobId) -> Option<u32> {
-        if self.bad.contains(blob) {
-            return None;
-        }
-        if let Some(length) = self.lengths.get(blob) {
-            return Some(*length);
-        }
-        let place = reader.index().place(&reader.address(blob)?)?;
-        let length = (place.line.kind == BlobKind::Data).then_some(place.line.plain_length)?;
-        self.lengths.insert(*blob, length);
-        Some(length)
-    }
-}
-
-fn count(counts: &mut Counts, entry: &Entry) {
-    match &entry.kind {
-        EntryKind::Folder => counts.folders += 1,
-        EntryKind::File(content) => {
-            counts.files += 1;
-            counts.bytes += content.size;
-        }
-        EntryKind::Symlink { .. } | EntryKind::HardLink { .. } => counts.links += 1,
-        EntryKind::Fifo | EntryKind::Socket | EntryKind::Device { .. } => counts.specials += 1,
-    }
 }
 
 fn lost_line(lost: &[EntryPath]) -> String {

@@ -19,7 +19,7 @@ use crate::refs::Refs;
 use crate::repo::Repository;
 use crate::signed::{MAX_JSON, Sha256};
 use crate::store::lease::LeaseError;
-use crate::store::{ObjectPath, StoreError};
+use crate::store::{ListedKind, ObjectPath, StoreError};
 
 /// An archive that is ready to be committed.
 #[derive(Debug, Clone)]
@@ -110,14 +110,16 @@ impl Repository {
         let mut chain = self.chain()?;
         let mut unchained: Vec<(BackupRecord, Sha256)> = Vec::new();
         for listed in self.store.list(None)? {
-            let Ok(name) = listed.name.parse::<BackupName>() else { continue };
+            let (Ok(name), ListedKind::Folder) = (listed.name.parse::<BackupName>(), listed.kind) else {
+                continue;
+            };
             if chain.iter().any(|(line, _)| line.name == name) {
                 continue;
             }
             match self.backup_with_digest(&name) {
                 Ok(found) => unchained.push(found),
                 // Foreign or damaged folders have no place in the chain.
-                Err(error) if error.is_damage() || matches!(error, RepositoryError::NoBackup { .. }) => {}
+                Err(error) if error.is_damage() || error.is_foreign() => {}
                 Err(error) => return Err(error),
             }
         }
@@ -141,7 +143,7 @@ impl Repository {
     pub fn chain(&self) -> Result<Vec<(ChainLine, Sha256)>, RepositoryError> {
         let mut chain: Vec<(ChainLine, Sha256)> = Vec::new();
         for listed in self.store.list(Some(&layout::chain()))? {
-            let path = layout::chain().join(&listed.name);
+            let Some(path) = layout::chain_line_named(&listed.name) else { continue };
             let file = self.store.read(&path, MAX_JSON)?;
             let line: ChainLine = self
                 .config

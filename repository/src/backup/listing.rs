@@ -42,8 +42,9 @@ impl Repository {
             };
             match self.backup(&name) {
                 Ok(record) => listing.backups.push(record),
-                Err(RepositoryError::NoBackup { .. }) => {
-                    let contents = self.store.list(Some(&layout::backup(&name)))?;
+                Err(error) if error.is_foreign() => {
+                    // What may not even be looked into is shown all the same.
+                    let contents = self.store.list(Some(&layout::backup(&name))).unwrap_or_default();
                     let contents = contents.into_iter().map(|listed| listed.name).collect();
                     listing.legacy.push(LegacyBackup { name, contents });
                 }
