@@ -32,6 +32,8 @@ struct Archive {
     source: String,
     intact: bool,
     findings: Vec<String>,
+    /// Why there is nothing to check: the archive failed when it was made.
+    no_data: Option<String>,
 }
 
 pub(super) fn run(wanted: &Check, voice: Voice) -> Ended {
@@ -64,7 +66,12 @@ pub(super) fn run(wanted: &Check, voice: Voice) -> Ended {
     }
     checked.intact = checked.damaged.is_empty() && checked.archives.iter().all(|archive| archive.intact);
     voice.result(&checked, Checked::table)?;
-    Ok(if checked.intact { Exit::Done } else { Exit::Damaged })
+    let is_all_there = checked.archives.iter().all(|archive| archive.no_data.is_none());
+    Ok(match (checked.intact, is_all_there) {
+        (false, _) => Exit::Damaged,
+        (true, false) => Exit::Incomplete,
+        (true, true) => Exit::Done,
+    })
 }
 
 fn archives(backup: &str, report: VerifyReport) -> impl Iterator<Item = Archive> {
@@ -74,6 +81,7 @@ fn archives(backup: &str, report: VerifyReport) -> impl Iterator<Item = Archive>
         source: archive.source.name.to_string(),
         intact: archive.findings.is_empty(),
         findings: archive.findings,
+        no_data: archive.no_data,
     })
 }
 
@@ -81,14 +89,21 @@ impl Checked {
     fn table(&self) -> String {
         let mut rows = Rows::new(&["BACKUP", "COMPONENT", "SOURCE", "RESULT"]);
         for archive in &self.archives {
-            let result = if archive.intact { "intact" } else { "DAMAGED" };
+            let result = match (archive.intact, &archive.no_data) {
+                (false, _) => "DAMAGED",
+                (true, Some(_)) => "no data",
+                (true, None) => "intact",
+            };
             let (component, source) = (archive.component.clone(), archive.source.clone());
             rows.row([archive.backup.clone(), component, source, result.to_owned()]);
         }
         let mut text = rows.finish_or("there are no backups to check");
         for archive in &self.archives {
+            let Archive { backup, component, source, .. } = archive;
+            if let Some(reason) = &archive.no_data {
+                text.push_str(&format!("\n{backup} {component}/{source}: no data was backed up: {reason}"));
+            }
             for finding in &archive.findings {
-                let Archive { backup, component, source, .. } = archive;
                 text.push_str(&format!("\n{backup} {component}/{source}: {finding}"));
             }
         }
