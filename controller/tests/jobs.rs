@@ -280,6 +280,67 @@ async fn an_archive_that_needs_blobs_that_nobody_has_is_not_accepted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_archive_whose_root_is_none_of_its_blobs_fails_for_good() {
+    let home = tempfile::tempdir().expect("a folder");
+    let running = start(home.path()).await;
+    let mut agent = connected(&running, &["models/a"]).await;
+    let job = running.start_backup(&[]).await;
+    let order = agent.expect_archive().await;
+    let sealed = support::archive::seal(&repository(&running), &order, &files("x"));
+    for segment in &sealed.segments {
+        let bytes = [segment.head.to_vec(), segment.body.to_vec()].concat();
+        agent.put(&order.task_id, segment.id().as_bytes(), &bytes).await.expect("taken in");
+    }
+    let summary = proto::v1::ArchiveSummary {
+        task_id: order.task_id.clone(),
+        root: vec![7; 32].into(),
+        ..sealed.summary
+    };
+    let refused = agent.finish(summary, sealed.refs).await.expect_err("the root is nowhere");
+    assert!(refused.message().contains("bug of the agent"), "{refused}");
+    let (job, _) = running.ended(&job.id).await;
+    assert_eq!((state(&job), job.parts[0].attempt), (JobState::Failed, 1));
+    assert!(job.why.contains("page table"), "{}", job.why);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_stopped_gets_its_archive_again_once_it_is_back() {
+    let home = tempfile::tempdir().expect("a folder");
+    let running = start(home.path()).await;
+    let joined = join(running.addresses.grpc, &running.token().await, "agent").await.expect("joined");
+    let mut agent = joined.connect(running.addresses.grpc, &["models/a"]).await.expect("connected");
+    let job = running.start_backup(&[]).await;
+    let order = agent.expect_archive().await;
+    let ended = TaskFailed { task_id: order.task_id, cancelled: true, ..TaskFailed::default() };
+    agent.say(Up::Failed(ended)).await;
+    assert_eq!(agent.next().await, None, "an agent that stops is given nothing more");
+
+    let mut agent = joined.connect(running.addresses.grpc, &["models/a"]).await.expect("connected again");
+    let again = agent.expect_archive().await;
+    agent.make_archive(&repository(&running), &again, &files("x")).await;
+    let (job, lines) = running.ended(&job.id).await;
+    assert_eq!((state(&job), job.parts[0].attempt), (JobState::Complete, 2), "{lines:?}");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_backup_that_cannot_be_read_does_not_make_a_new_one_fail() {
+    let home = tempfile::tempdir().expect("a folder");
+    let running = start(home.path()).await;
+    let mut agent = connected(&running, &["models/a"]).await;
+    let job = running.start_backup(&[]).await;
+    let order = agent.expect_archive().await;
+    agent.make_archive(&repository(&running), &order, &files("one")).await;
+    let (job, _) = running.ended(&job.id).await;
+    let old = home.path().join("backups").join(&job.backup).join("backup.json");
+    std::fs::remove_file(&old).expect("removed");
+    std::fs::create_dir(&old).expect("a folder cannot be read as a file");
+    back_up(&running, &mut agent, "two").await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_job_outlives_the_controller() {
     let home = tempfile::tempdir().expect("a folder");
     let running = start(home.path()).await;

@@ -117,12 +117,7 @@ impl Fleet {
     }
 
     fn disconnect(&self, agent: AgentId, number: u64) {
-        let mut state = self.lock();
-        if state.agents.get(&agent).is_some_and(|line| line.number == number) {
-            state.agents.remove(&agent);
-        }
-        state.lose_tasks(agent, number);
-        drop(state);
+        self.lock().hang_up(agent, number);
         self.announce();
     }
 
@@ -183,20 +178,35 @@ impl Fleet {
         }
     }
 
-    /// The task has ended. False if it had ended before or belongs to another agent.
+    /// The task has ended. False if it had ended before or belongs to another agent. An agent that ends a
+    /// task which nobody cancelled is about to stop: its connection is over, so that it gets nothing more
+    /// before it is back.
     pub fn end(&self, agent: AgentId, task: TaskId, ended: Ended) -> bool {
         let mut state = self.lock();
         if state.tasks.get(&task).is_none_or(|entry| entry.agent != agent) {
             return false;
         }
-        state.tasks.remove(&task).is_some_and(|entry| entry.end(ended))
+        let Some(entry) = state.tasks.remove(&task) else { return false };
+        let leaves = matches!(ended, Ended::Cancelled) && !entry.cancelled;
+        let connection = entry.connection;
+        if leaves && let Some(line) = state.agents.get(&agent).filter(|line| line.number == connection) {
+            line.cut.cancel();
+            state.hang_up(agent, connection);
+        }
+        drop(state);
+        if leaves {
+            self.announce();
+        }
+        entry.end(ended)
     }
 
     /// Asks the agent to end a task. It ends when the agent says so.
     pub fn cancel(&self, task: TaskId) {
-        let state = self.lock();
-        if let Some(entry) = state.tasks.get(&task) {
-            state.tell_cancel(entry.agent, task);
+        let mut state = self.lock();
+        if let Some(entry) = state.tasks.get_mut(&task) {
+            entry.cancelled = true;
+            let agent = entry.agent;
+            state.tell_cancel(agent, task);
         }
     }
 
@@ -228,6 +238,13 @@ impl Fleet {
 }
 
 impl State {
+    fn hang_up(&mut self, agent: AgentId, connection: u64) {
+        if self.agents.get(&agent).is_some_and(|line| line.number == connection) {
+            self.agents.remove(&agent);
+        }
+        self.lose_tasks(agent, connection);
+    }
+
     fn lose_tasks(&mut self, agent: AgentId, connection: u64) {
         let lost = self.tasks.extract_if(|_, entry| entry.agent == agent && entry.connection == connection);
         for (_, entry) in lost {

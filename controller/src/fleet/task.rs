@@ -82,7 +82,7 @@ pub enum Ended {
         /// Another attempt may go better.
         retryable: bool,
     },
-    /// The agent has ended it because it was told to.
+    /// The agent has ended it because it was told to, or because it stops.
     Cancelled,
     /// The connection broke.
     AgentLost,
@@ -119,6 +119,8 @@ pub(super) struct TaskEntry {
     pub(super) connection: u64,
     pub(super) context: TaskContext,
     pub(super) progress: watch::Sender<Option<TaskProgress>>,
+    /// The agent was told to end it.
+    pub(super) cancelled: bool,
     end: oneshot::Sender<Ended>,
 }
 
@@ -133,7 +135,7 @@ impl TaskEntry {
         let (progress, watcher) = watch::channel(None);
         let (end, ended) = oneshot::channel();
         (
-            Self { agent, connection, context, progress, end },
+            Self { agent, connection, context, progress, cancelled: false, end },
             RunningTask { id, progress: watcher, ended, fleet },
         )
     }

@@ -58,6 +58,25 @@ async fn a_task_can_be_touched_by_its_own_agent_only() {
 }
 
 #[tokio::test]
+async fn an_agent_that_ends_a_task_on_its_own_gets_no_more_until_it_is_back() {
+    let fleet = Fleet::new();
+    let agent = AgentId::fresh();
+    let (line, _messages) = fleet.connect(agent, vec![], NOW).expect("room");
+    let (asked, mut other) = (begin(&fleet, agent), begin(&fleet, agent));
+    let mut unasked = begin(&fleet, agent);
+    fleet.cancel(asked.id);
+    fleet.end(agent, asked.id, Ended::Cancelled);
+    assert!(fleet.is_connected(agent));
+    fleet.end(agent, unasked.id, Ended::Cancelled);
+    assert!(!fleet.is_connected(agent) && line.cut().is_cancelled());
+    assert!(matches!(unasked.ended().await, Ended::Cancelled));
+    assert!(matches!(other.ended().await, Ended::AgentLost));
+    let (_line, _messages) = fleet.connect(agent, vec![], NOW).expect("room");
+    drop(line);
+    assert!(fleet.is_connected(agent));
+}
+
+#[tokio::test]
 async fn a_task_that_nobody_waits_for_is_ended_at_the_agent() {
     let fleet = Fleet::new();
     let agent = AgentId::fresh();

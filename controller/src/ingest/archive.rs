@@ -9,8 +9,9 @@ use proto::v1::finish_archive_request::Part;
 use proto::v1::{self, ArchiveSummary, FinishArchiveRequest, FinishArchiveResponse};
 use proto::{Failure, convert};
 use repository::backup::manifest::{ArchiveManifest, FORMAT, Outcome};
-use repository::ids::DomainId;
+use repository::ids::{BlobId, DomainId};
 use repository::ingest::BlobTable;
+use repository::pack::blob::BlobKind;
 use repository::refs::Refs;
 use repository::repo::Repository;
 use runtime::atomic_file;
@@ -64,23 +65,39 @@ fn to_wire(table: &BlobTable) -> v1::BlobTable {
     }
 }
 
-/// Takes the end of an archive. `Some` end of its task if it was accepted; its refs are kept then.
+/// Takes the end of an archive: the answer, and `Some` end of its task if it was accepted (its refs are
+/// kept then) or can never be.
 pub async fn finish_archive(
     repository: Arc<Repository>,
     task: Arc<ArchiveTask>,
     summary: ArchiveSummary,
     mut stream: Streaming<FinishArchiveRequest>,
     now: Timestamp,
-) -> Result<(FinishArchiveResponse, Option<Ended>), Failure> {
+) -> Result<(Result<FinishArchiveResponse, Failure>, Option<Ended>), Failure> {
     let (manifest, problems) = read_summary(&task, &summary, now)?;
     let refs = read_refs(&mut stream).await?;
-    let resolved = tokio::task::spawn_blocking(move || keep_refs(&repository, &task, &refs));
-    let missing = resolved.await.map_err(|error| thread_died(&error))??;
-    if !missing.is_empty() {
-        return Ok((FinishArchiveResponse { accepted: false, missing }, None));
-    }
-    let ended = Ended::Archived { manifest: Box::new(manifest), problems };
-    Ok((FinishArchiveResponse { accepted: true, missing: Vec::new() }, Some(ended)))
+    let (root, list) = (manifest.root, manifest.problems);
+    let kept = tokio::task::spawn_blocking(move || keep_refs(&repository, &task, root, list, &refs));
+    Ok(match kept.await.map_err(|error| thread_died(&error))?? {
+        Kept::Missing(missing) => (Ok(FinishArchiveResponse { accepted: false, missing }), None),
+        Kept::Whole => {
+            let accepted = FinishArchiveResponse { accepted: true, missing: Vec::new() };
+            (Ok(accepted), Some(Ended::Archived { manifest: Box::new(manifest), problems }))
+        }
+        Kept::Wrong(reason) => {
+            (Err(Failure::invalid(reason.clone())), Some(Ended::Failed { reason, retryable: false }))
+        }
+    })
+}
+
+/// What the controller thinks of an archive's refs.
+enum Kept {
+    /// The archive can be read from them, and they are kept.
+    Whole,
+    /// The repository lacks these.
+    Missing(Vec<v1::BlobAddress>),
+    /// What the archive begins with is not in them: sending it again would change nothing.
+    Wrong(String),
 }
 
 async fn read_refs(stream: &mut Streaming<FinishArchiveRequest>) -> Result<Vec<u8>, Failure> {
@@ -106,8 +123,10 @@ async fn read_refs(stream: &mut Streaming<FinishArchiveRequest>) -> Result<Vec<u
 fn keep_refs(
     repository: &Repository,
     task: &ArchiveTask,
+    root: Option<BlobId>,
+    problems: Option<BlobId>,
     file: &[u8],
-) -> Result<Vec<v1::BlobAddress>, Failure> {
+) -> Result<Kept, Failure> {
     let refs =
         Refs::decode(file).map_err(|error| Failure::invalid("the refs cannot be read").caused_by(&error))?;
     if refs.domain() != task.domain.domain {
@@ -116,14 +135,28 @@ fn keep_refs(
     let missing = repository
         .resolve(&task.domain.domain, &refs)
         .map_err(|error| repository_failure("the archive's blobs cannot be looked up", &error))?;
-    if missing.is_empty() {
-        atomic_file::write(&task.refs_file, file, atomic_file::PRIVATE).map_err(|error| {
-            Failure::new(Code::Internal, reason::STORAGE, "the refs cannot be kept")
-                .caused_by(&error)
-                .hint("check space and permissions of the controller's state folder")
-        })?;
+    if !missing.is_empty() {
+        return Ok(Kept::Missing(missing.iter().take(MAX_MISSING).map(convert::to_wire_address).collect()));
     }
-    Ok(missing.iter().take(MAX_MISSING).map(convert::to_wire_address).collect())
+    for (what, blob, kind) in
+        [("page table", root, BlobKind::PageTable), ("list of problems", problems, BlobKind::Problems)]
+    {
+        let Some(blob) = blob else { continue };
+        let found = repository
+            .kind_of(&task.domain.domain, &refs, &blob)
+            .map_err(|error| repository_failure("the archive's blobs cannot be looked up", &error))?;
+        if found != Some(kind) {
+            return Ok(Kept::Wrong(format!(
+                "the archive's {what} is not among the blobs that it needs; this is a bug of the agent, please report it"
+            )));
+        }
+    }
+    atomic_file::write(&task.refs_file, file, atomic_file::PRIVATE).map_err(|error| {
+        Failure::new(Code::Internal, reason::STORAGE, "the refs cannot be kept")
+            .caused_by(&error)
+            .hint("check space and permissions of the controller's state folder")
+    })?;
+    Ok(Kept::Whole)
 }
 
 fn read_summary(

@@ -91,7 +91,7 @@ pub(super) async fn attempt(attempt: Attempt) {
         return;
     }
     let end = match begin(&attempt, task, agent).await {
-        Ok(running) => archive_end(follow(&attempt, running).await),
+        Ok(running) => archive_end(task, follow(&attempt, running).await),
         Err(end) => end,
     };
     attempt.end(task, end).await;
@@ -136,7 +136,7 @@ async fn begin(attempt: &Attempt, task: TaskId, agent: AgentId) -> Result<Runnin
     };
     let domain = shared.depot.keys().domain_keys(&part.source);
     let record = shared.catalog.agent(agent).await.map_err(|error| failed(&error))?;
-    let refs_file = refs_file(&shared.settings.jobs_folder, attempt.job.id, &part.source);
+    let refs_file = refs_file(&shared.settings.jobs_folder, attempt.job.id, task);
     let folder = refs_file.parent().expect("refs lie in the job's folder").to_owned();
     tokio::task::spawn_blocking(move || crate::state::make_private_folder(&folder))
         .await
@@ -165,9 +165,10 @@ async fn begin(attempt: &Attempt, task: TaskId, agent: AgentId) -> Result<Runnin
         .map_err(|_away| TaskEnd::AgentLost)
 }
 
-/// Where an archive's refs are kept until the backup is committed.
-pub(super) fn refs_file(jobs_folder: &Path, job: JobId, source: &SourceId) -> PathBuf {
-    jobs_folder.join(job.to_string()).join(format!("{}~{}.refs", source.component, source.name))
+/// Where an archive's refs are kept until the backup is committed. By task: a late thread of an attempt
+/// that is over must not touch the refs of the next.
+pub(super) fn refs_file(jobs_folder: &Path, job: JobId, task: TaskId) -> PathBuf {
+    jobs_folder.join(job.to_string()).join(format!("{task}.refs"))
 }
 
 /// The size of the source's newest archive, for a bar that knows its end.
@@ -198,11 +199,11 @@ pub(super) async fn follow(attempt: &Attempt, mut running: RunningTask) -> Ended
     }
 }
 
-fn archive_end(ended: Ended) -> TaskEnd {
+fn archive_end(task: TaskId, ended: Ended) -> TaskEnd {
     match ended {
         Ended::Archived { manifest, problems } => {
             let reason = manifest.reason.clone();
-            let result = PartResult::Archive { manifest, problems };
+            let result = PartResult::Archive { task, manifest, problems };
             match reason {
                 Some(reason) => TaskEnd::Incomplete(result, reason),
                 None => TaskEnd::Complete(result),

@@ -21,28 +21,35 @@ pub(super) async fn commit(shared: Arc<Shared>, job: &Job) -> Event {
     let (folder, of_job) = (shared.settings.jobs_folder.clone(), job.clone());
     let committed = tokio::task::spawn_blocking(move || {
         let draft = draft(&folder, &of_job, depot.keys(), now)?;
-        depot
-            .commit(&draft, now)
-            .map_err(|error| JobFailure::new(WHAT, proto::failure::chain(&error), error.hint()))?;
-        depot.list().map(|listing| listing.backups).map_err(|error| {
-            JobFailure::new("the repository cannot be listed", proto::failure::chain(&error), error.hint())
-        })
+        let committed = depot.commit(&draft, now);
+        committed.map_err(|error| JobFailure::new(WHAT, proto::failure::chain(&error), error.hint()))
     });
-    let backups = match committed.await {
-        Ok(Ok(backups)) => backups,
-        Ok(Err(failure)) => return Event::CommitFailed(failure),
-        Err(error) => {
-            return Event::CommitFailed(JobFailure::new(WHAT, error.to_string(), "see the controller's log"));
+    match committed.await {
+        Ok(Ok(_record)) => {
+            list_again(&shared).await;
+            Event::Committed
         }
-    };
-    // The backup is there whatever becomes of the list; the next start reads it again.
-    if let Err(error) = shared.catalog.replace_backups(&backups).await {
-        tracing::error!(
-            error = proto::failure::chain(&error),
-            "the catalog's list of backups is out of date"
-        );
+        Ok(Err(failure)) => Event::CommitFailed(failure),
+        Err(error) => {
+            Event::CommitFailed(JobFailure::new(WHAT, error.to_string(), "see the controller's log"))
+        }
     }
-    Event::Committed
+}
+
+/// Brings the catalog's list of backups up to date. The backup is there whatever becomes of the list, so
+/// that a failure is told and no more; the next start reads the list again.
+async fn list_again(shared: &Shared) {
+    const WHAT: &str = "the catalog's list of backups is out of date; a restart reads it again";
+    let depot = shared.depot.clone();
+    let listed = tokio::task::spawn_blocking(move || depot.list()).await;
+    let backups = match listed {
+        Ok(Ok(listing)) => listing.backups,
+        Ok(Err(error)) => return tracing::error!(error = proto::failure::chain(&error), "{WHAT}"),
+        Err(error) => return tracing::error!(%error, "{WHAT}"),
+    };
+    if let Err(error) = shared.catalog.replace_backups(&backups).await {
+        tracing::error!(error = proto::failure::chain(&error), "{WHAT}");
+    }
 }
 
 fn draft(folder: &Path, job: &Job, keys: &KeyRing, now: jiff::Timestamp) -> Result<BackupDraft, JobFailure> {
@@ -66,10 +73,10 @@ fn archive(
     keys: &KeyRing,
     now: jiff::Timestamp,
 ) -> Result<ArchiveDraft, JobFailure> {
-    let Some(PartResult::Archive { manifest, .. }) = &part.result else {
+    let Some(PartResult::Archive { task, manifest, .. }) = &part.result else {
         return Ok(ArchiveDraft { manifest: failed(job, part, keys, now), refs: None });
     };
-    let file = refs_file(folder, job.id, &part.source);
+    let file = refs_file(folder, job.id, *task);
     let lost = |why: String| {
         JobFailure::new(WHAT, format!("the refs of {} are lost: {why}", part.source), "run the backup again")
     };

@@ -180,6 +180,8 @@ impl PartState {
 pub enum PartResult {
     /// An archive. Its refs lie in the state folder until the backup is committed.
     Archive {
+        /// The attempt that made it: its refs are the ones that count.
+        task: TaskId,
         /// As it will stand in the repository.
         manifest: Box<ArchiveManifest>,
         /// The first problems, for people.

@@ -81,7 +81,7 @@ pub enum TaskEnd {
     },
     /// The connection to the agent broke.
     AgentLost,
-    /// It was ended on request.
+    /// It was ended: on request, or because the agent was told to stop.
     Cancelled,
 }
 
@@ -220,7 +220,8 @@ impl Step {
                 self.end_part(at, PartState::Failed, Some(reason), result);
             }
             TaskEnd::AgentLost => self.again_or_fail(at, "the connection to the agent broke".to_owned()),
-            TaskEnd::Cancelled => self.end_part(at, PartState::Cancelled, None, None),
+            // Asked for or not: an agent that is stopped ends its tasks on its own.
+            TaskEnd::Cancelled => self.again_or_fail(at, "the agent was stopped".to_owned()),
         }
         self.settle();
         Ok(())
@@ -307,12 +308,13 @@ impl Step {
         }
         let usable = |part: &Part| matches!(part.state, PartState::Complete | PartState::Incomplete);
         let failed = self.job.parts.iter().filter(|part| part.state == PartState::Failed).count();
+        let is_backup = matches!(self.job.order, Order::Backup { .. });
         if self.job.cancelling {
             self.end(JobState::Cancelled);
-        } else if matches!(self.job.order, Order::Backup { .. }) && self.job.parts.iter().any(usable) {
+        } else if is_backup && self.job.parts.iter().any(usable) {
             self.job.state = JobState::Committing;
             self.actions.push(Action::Commit);
-        } else if failed > 0 || self.job.parts.is_empty() {
+        } else if is_backup || failed > 0 || self.job.parts.is_empty() {
             let failure = why_it_failed(&self.job);
             self.fail(failure);
         } else {

@@ -135,6 +135,12 @@ fn a_cancelled_job_ends_its_tasks_and_commits_nothing() {
 }
 
 #[test]
+fn a_task_that_was_ended_and_that_nobody_cancelled_is_begun_again() {
+    let (job, actions) = end(&started(&backup(), &["models/a"]), 0, TaskEnd::Cancelled);
+    assert_eq!((job.state, actions), (JobState::Running, vec![Action::Attempt { part: 0 }]));
+}
+
+#[test]
 fn a_commit_cannot_be_cancelled() {
     let (job, _) = end(&started(&backup(), &["models/a"]), 0, TaskEnd::Complete(found(&[])));
     assert_eq!(advance(&job, Event::CancelRequested, NOW), Err(Refused::Committing));
@@ -232,6 +238,9 @@ fn check(before: &Job, after: &Job, actions: &[Action]) {
     if matches!(after.state, JobState::Complete | JobState::Incomplete) {
         let whole = after.parts.iter().all(|part| part.state == PartState::Complete);
         assert_eq!(whole, after.state == JobState::Complete);
+        let usable = |part: &Part| matches!(part.state, PartState::Complete | PartState::Incomplete);
+        let is_backup = matches!(after.order, Order::Backup { .. });
+        assert!(!is_backup || after.parts.iter().any(usable), "a backup of nothing was called incomplete");
     }
     if after.state == JobState::Running {
         assert!(after.parts.iter().any(|part| !part.state.is_end()), "nothing would ever end it");

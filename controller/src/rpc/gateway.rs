@@ -122,7 +122,7 @@ impl AgentGateway for GatewayService {
         {
             return Err(ingest::task_gone().into());
         }
-        Ok(Response::new(answer))
+        Ok(Response::new(answer?))
     }
 
     async fn open_archive(

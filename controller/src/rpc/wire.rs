@@ -160,7 +160,7 @@ fn job_part(part: &Part, progress: Option<v1::TaskProgress>, agents: &[AgentReco
     };
     match &part.result {
         None => {}
-        Some(PartResult::Archive { manifest, problems }) => {
+        Some(PartResult::Archive { manifest, problems, .. }) => {
             wire.counts = Some(to_wire_counts(&manifest.counts));
             wire.problems = problems.iter().map(problem).collect();
         }
