@@ -23,7 +23,8 @@ mod state;
 pub mod targets;
 mod tasks;
 
-pub use run::{StartError, run};
+pub use run::{RunError, run};
+pub use state::has_joined;
 
 /// A number that others cannot foresee well enough to come at the same moment; no secret.
 fn chance() -> u64 {

@@ -16,30 +16,37 @@ use crate::targets::files::{NoFaults, recover};
 /// How long running work may take to end.
 const STOP: Duration = Duration::from_secs(10);
 
-/// The agent cannot start.
+/// The agent does not run.
 #[derive(Debug, thiserror::Error)]
-#[error("the agent cannot start")]
-pub struct StartError(#[source] Box<dyn std::error::Error + Send + Sync>);
+pub enum RunError {
+    /// It cannot start.
+    #[error("the agent cannot start")]
+    Start(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Work hangs that only the end of the process can end; whoever supervises it starts it again. Threads
+    /// still hang: the runtime must not be waited for.
+    #[error("the agent ends so that it can be started again")]
+    Hangs(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
 
-impl StartError {
+impl RunError {
     fn of(error: impl std::error::Error + Send + Sync + 'static) -> Self {
-        Self(Box::new(error))
+        Self::Start(Box::new(error))
     }
 }
 
-impl From<StateError> for StartError {
+impl From<StateError> for RunError {
     fn from(error: StateError) -> Self {
         Self::of(error)
     }
 }
 
-impl From<IdentityError> for StartError {
+impl From<IdentityError> for RunError {
     fn from(error: IdentityError) -> Self {
         Self::of(error)
     }
 }
 
-impl From<WrongSource> for StartError {
+impl From<WrongSource> for RunError {
     fn from(error: WrongSource) -> Self {
         Self::of(error)
     }
@@ -49,8 +56,8 @@ impl From<WrongSource> for StartError {
 /// process's crypto provider to be installed, and a tokio runtime with several threads.
 ///
 /// # Errors
-/// When it cannot start; once it runs, it goes on trying.
-pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), StartError> {
+/// When it cannot start, or when work hangs; else, once it runs, it goes on trying.
+pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), RunError> {
     crate::memory::give_back_large_pieces();
     allow_deep_folders();
     let state = StateFolder::open(&config.state)?;
@@ -62,13 +69,24 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), StartErr
     }
     let served = finish_restores(served).await;
     let agent = Arc::new(Agent { config, state, key, served, clock: Arc::new(SystemClock) });
-    let token = shutdown.token();
-    shutdown.spawn("connection", async move { Box::pin(keep_connected(agent, identity, token)).await });
+    let stop = shutdown.clone();
+    let connection = shutdown.spawn("connection", async move {
+        let ended = Box::pin(keep_connected(agent, identity, stop.token())).await;
+        stop.request();
+        ended
+    });
     match shutdown.drain(STOP).await {
         Drained::Clean => tracing::info!("{}", Drained::Clean),
-        other => tracing::warn!("{other}"),
+        other => {
+            tracing::warn!("{other}");
+            return Ok(());
+        }
     }
-    Ok(())
+    let ended = connection.await.expect("the connection does not panic");
+    ended.map_err(|hanging| {
+        tracing::error!("{hanging}");
+        RunError::Hangs(Box::new(hanging))
+    })
 }
 
 /// A walk holds a folder open for each level that it is deep: asks for as many open files as the system

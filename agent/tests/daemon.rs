@@ -9,6 +9,9 @@ use proto::v1::agent_message::Message as Up;
 use proto::v1::controller_message::Message as Down;
 use tonic::Status;
 
+/// A controller takes an agent that says nothing for so long to be gone.
+const CUT_OFF: std::time::Duration = std::time::Duration::from_secs(20);
+
 struct Folders {
     _parent: tempfile::TempDir,
     state: std::path::PathBuf,
@@ -175,14 +178,59 @@ async fn a_certificate_in_its_last_third_is_renewed() {
     let (mut fake, folders) = (Fake::listening().await, folders());
     // Begun two hours ago, ending in half an hour.
     fake.certificates_live(1_800);
+    let held = fake.hold_renewals().await;
     let running = start(&fake, &folders.state, &folders.data, Some(fake.token()));
-    let _session = fake.welcome().await;
+    let mut old = fake.welcome().await;
     fake.certificates_live(86_400);
+    drop(held);
     within(fake.renewals.recv()).await.expect("the fake lives");
+    // Nothing runs: it comes again with the new one.
+    while old.next().await.is_some() {}
+    let mut new = fake.welcome().await;
+    assert_ne!(new.certificate, old.certificate);
+    assert!(matches!(new.next().await, Some(Up::Heartbeat(_))));
     running.stop().await;
     let running = start(&fake, &folders.state, &folders.data, None);
     let mut session = fake.welcome().await;
     assert!(matches!(session.next().await, Some(Up::Heartbeat(_))));
-    assert!(fake.renewals.try_recv().is_err(), "the new certificate was kept");
+    assert_eq!(session.certificate, new.certificate, "it was kept");
+    assert!(fake.renewals.try_recv().is_err(), "and is not renewed");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_stops_no_heartbeat_and_ends_no_task() {
+    let (mut fake, folders) = (Fake::listening().await, folders());
+    fake.certificates_live(1_800);
+    let held = fake.hold_renewals().await;
+    let running = start(&fake, &folders.state, &folders.data, Some(fake.token()));
+    let mut session = fake.welcome().await;
+    fake.certificates_live(86_400);
+    session.send(archive("t-1")).await;
+    let _listing = within(fake.listings.recv()).await.expect("the fake lives");
+    within(fake.renewals.recv()).await.expect("the fake lives");
+    let is_beat = |message| matches!(message, Some(Up::Heartbeat(v1::Heartbeat { running_tasks })) if running_tasks == ["t-1"]);
+    let beats = async {
+        for _ in 0..4 {
+            while !is_beat(session.next().await) {}
+        }
+    };
+    tokio::time::timeout(CUT_OFF, beats).await.expect("heartbeats while the renewal is not answered");
+    let identity = folders.state.join("identity.json");
+    let before = std::fs::read(&identity).expect("an identity");
+    drop(held);
+    within(async {
+        while std::fs::read(&identity).expect("an identity") == before {
+            assert!(is_beat(session.next().await), "the task still runs");
+        }
+    })
+    .await;
+    for _ in 0..4 {
+        assert!(is_beat(session.next().await), "the task still runs");
+    }
+    session.send(Down::Cancel(v1::CancelTask { task_id: "t-1".into() })).await;
+    assert!(matches!(session.result().await, Some(Up::Failed(_))), "the task's end is told");
+    while session.next().await.is_some() {}
+    assert_ne!(fake.welcome().await.certificate, session.certificate);
     running.stop().await;
 }

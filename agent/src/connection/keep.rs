@@ -15,6 +15,7 @@ use crate::chance;
 use crate::config::AgentConfig;
 use crate::served::Served;
 use crate::state::{AgentKey, Identity, StateFolder};
+use crate::tasks::Hanging;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -30,8 +31,12 @@ pub(crate) struct Agent {
     pub(crate) clock: Arc<dyn Clock>,
 }
 
-/// Works until `stop`.
-pub(crate) async fn keep_connected(agent: Arc<Agent>, known: Option<Identity>, stop: CancellationToken) {
+/// Works until `stop`, or until a task hangs: then only a new process can go on.
+pub(crate) async fn keep_connected(
+    agent: Arc<Agent>,
+    known: Option<Identity>,
+    stop: CancellationToken,
+) -> Result<(), Hanging> {
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     let mut identity = known;
     loop {
@@ -45,17 +50,22 @@ pub(crate) async fn keep_connected(agent: Arc<Agent>, known: Option<Identity>, s
                 Err(end) => end,
             },
         };
-        let (why, was_welcome) = match end {
-            SessionEnd::Stopped => return,
-            SessionEnd::Lost { why, was_welcome } => (why, was_welcome),
+        let pause = match end {
+            SessionEnd::Stopped => return Ok(()),
+            SessionEnd::Hangs(hanging) => return Err(hanging),
+            // Longer each time: a controller whose certificates are old when they come is not hurried.
+            SessionEnd::Renewed => backoff.next_delay(chance()),
+            SessionEnd::Lost { why, was_welcome } => {
+                if was_welcome {
+                    backoff.reset();
+                }
+                let pause = if needs_a_person(&why) { SLOW_PAUSE } else { backoff.next_delay(chance()) };
+                tell(&why, pause);
+                pause
+            }
         };
-        if was_welcome {
-            backoff.reset();
-        }
-        let pause = if needs_a_person(&why) { SLOW_PAUSE } else { backoff.next_delay(chance()) };
-        tell(&why, pause);
         tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return Ok(()),
             () = tokio::time::sleep(pause) => {}
         }
     }

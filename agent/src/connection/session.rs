@@ -8,7 +8,7 @@ use proto::v1::agent_gateway_client::AgentGatewayClient;
 use proto::v1::agent_message::Message as Up;
 use proto::v1::controller_message::Message as Down;
 use proto::{Failure, convert, v1};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -19,7 +19,7 @@ use super::dial::{self, MAX_MESSAGE, Shown};
 use super::enrol;
 use super::keep::Agent;
 use crate::state::Identity;
-use crate::tasks::{TaskContext, Tasks, Work};
+use crate::tasks::{Hanging, TaskContext, Tasks, Work};
 
 const PROTOCOL: u32 = 1;
 /// Hello is answered within this time.
@@ -28,12 +28,18 @@ const LEAST_HEARTBEAT: Duration = Duration::from_secs(1);
 const MOST_HEARTBEAT: Duration = Duration::from_secs(60);
 /// A renewal that failed is tried again after this time.
 const RENEW_AGAIN: Duration = Duration::from_secs(3_600);
+/// After so many heartbeats without a task, what the last task said has long been sent.
+const IDLE_BEATS: u32 = 2;
 
 /// How a connection ended.
 #[derive(Debug)]
 pub(super) enum SessionEnd {
     /// We were asked to stop.
     Stopped,
+    /// The certificate is a new one and no task runs: the next connection shows it.
+    Renewed,
+    /// Tasks did not end with it.
+    Hangs(Hanging),
     /// It broke, or never came to be.
     Lost {
         why: Failure,
@@ -60,8 +66,10 @@ pub(super) async fn run(agent: &Arc<Agent>, identity: &mut Identity, stop: &Canc
     let tasks = Tasks::new(context);
     let end = serve(agent, identity, &tasks, &mut down, &up, bulk, &welcome, stop).await;
     // Before anything else is said to the controller: its jobs are handed out anew.
-    tasks.end().await;
-    end
+    match tasks.end().await {
+        Ok(()) => end,
+        Err(hanging) => SessionEnd::Hangs(hanging),
+    }
 }
 
 struct Opened {
@@ -122,7 +130,9 @@ async fn serve(
     let period = Duration::from_secs(u64::from(welcome.heartbeat_seconds));
     let mut heartbeat = tokio::time::interval(period.clamp(LEAST_HEARTBEAT, MOST_HEARTBEAT));
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut renewal = std::pin::pin!(tokio::time::sleep(until_renewal(agent, identity)));
+    // A branch of its own, so that heartbeats go on while the controller is asked.
+    let mut renewal = std::pin::pin!(renewed(agent, identity.clone(), bulk));
+    let (mut is_renewed, mut idle_beats) = (false, 0_u32);
     loop {
         tokio::select! {
             biased;
@@ -132,20 +142,33 @@ async fn serve(
                 Ok(None) => return lost(ended()),
                 Err(status) => return lost(Failure::from(status)),
             },
-            _ = heartbeat.tick() => up.offer(Up::Heartbeat(v1::Heartbeat { running_tasks: tasks.running() })),
-            () = &mut renewal => {
-                let next = match enrol::renew(bulk.clone(), &agent.state, &agent.key, identity).await {
-                    Ok(new) => {
-                        *identity = new;
-                        until_renewal(agent, identity).max(LEAST_HEARTBEAT)
-                    }
-                    Err(failure) => {
-                        let (why, hint) = (failure.why.clone(), failure.hint.clone());
-                        tracing::warn!(why, hint, "the certificate was not renewed: {failure}");
-                        RENEW_AGAIN
-                    }
-                };
-                renewal.as_mut().reset(Instant::now() + next);
+            _ = heartbeat.tick() => {
+                let running_tasks = tasks.running();
+                idle_beats = if running_tasks.is_empty() { idle_beats.saturating_add(1) } else { 0 };
+                if is_renewed && idle_beats >= IDLE_BEATS {
+                    return SessionEnd::Renewed;
+                }
+                up.offer(Up::Heartbeat(v1::Heartbeat { running_tasks }));
+            }
+            new = &mut renewal, if !is_renewed => (*identity, is_renewed) = (new, true),
+        }
+    }
+}
+
+/// The identity with a new certificate, once it was time for one and the controller has given it.
+async fn renewed(agent: &Agent, old: Identity, gateway: AgentGatewayClient<Channel>) -> Identity {
+    loop {
+        let left = until_renewal(agent, &old);
+        if !left.is_zero() {
+            tokio::time::sleep(left).await;
+            continue;
+        }
+        match enrol::renew(gateway.clone(), &agent.state, &agent.key, &old).await {
+            Ok(new) => return new,
+            Err(failure) => {
+                let (why, hint) = (&failure.why, &failure.hint);
+                tracing::warn!(why, hint, "the certificate was not renewed: {failure}");
+                tokio::time::sleep(RENEW_AGAIN).await;
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Who this agent is, and which repository it writes to.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use rcgen::{CertificateParams, KeyPair};
@@ -174,6 +174,12 @@ impl Identity {
     }
 }
 
+/// True if the agent whose state folder is `state` has joined a controller. Takes no lock: the agent may
+/// run. An identity that is damaged or may not be read is one too: it is for the agent to say so.
+pub fn has_joined(state: &Path) -> bool {
+    !matches!(state.join(IDENTITY_FILE).try_exists(), Ok(false))
+}
+
 /// A certificate as PEM.
 pub(crate) fn certificate_pem(der: &[u8]) -> String {
     pem::encode(&pem::Pem::new("CERTIFICATE", der))
@@ -224,7 +230,9 @@ mod tests {
         assert_eq!(identity.renew_at().to_string(), "2026-01-21T00:00:00Z");
         let folder = tempfile::tempdir().expect("a temporary folder");
         let state = StateFolder::open(folder.path()).expect("opens");
+        assert!(!has_joined(folder.path()) && !has_joined(&folder.path().join("missing")));
         identity.save(&state).expect("kept");
+        assert!(has_joined(folder.path()));
         assert_eq!(Identity::load(&state).expect("no error"), Some(identity));
     }
 }

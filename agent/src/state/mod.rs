@@ -5,6 +5,7 @@
 
 mod identity;
 
+pub use identity::has_joined;
 pub(crate) use identity::{AgentKey, Identity, IdentityError, PinBroken, RepositoryPin, certificate_pem};
 
 use std::fs::{DirBuilder, File, OpenOptions};

@@ -2,7 +2,8 @@
 //!
 //! Must stay true: a task that was taken ends in exactly one message (its result or its failure) or with
 //! the connection; the number of tasks that run, and of those that wait, is bounded; a cancelled task has
-//! ended its threads and cleaned up before it counts as ended.
+//! ended its threads and cleaned up before it counts as ended; one whose threads hang does not keep the
+//! agent away for ever.
 
 mod archive;
 mod order;
@@ -37,6 +38,8 @@ const PROBES: usize = 1;
 const MAX_TASKS: usize = 64;
 /// How often a task says how far it is.
 const TELL: Duration = Duration::from_millis(500);
+/// How long cancelled tasks may take to end. What is cut off there is cleaned up at the next start.
+const END: Duration = Duration::from_secs(60);
 
 /// What a task works with, for the life of one connection.
 pub(crate) struct TaskContext {
@@ -140,11 +143,27 @@ impl Tasks {
     }
 
     /// Cancels every task and waits until each has ended and cleaned up.
-    pub(crate) async fn end(self) {
+    pub(crate) async fn end(self) -> Result<(), Hanging> {
+        self.end_within(END).await
+    }
+
+    async fn end_within(self, limit: Duration) -> Result<(), Hanging> {
         self.stop.cancel();
         self.tracker.close();
-        self.tracker.wait().await;
+        let ended = tokio::time::timeout(limit, self.tracker.wait()).await;
+        ended.map_err(|_| Hanging { tasks: self.running() })
     }
+}
+
+/// Tasks were cancelled and do not end: a thread of theirs waits for a call of the system that does not
+/// return. Such a thread can only be left by ending the process.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "these tasks do not end: {}; a disk or a network file system that they use does not answer: see to it",
+    .tasks.join(", ")
+)]
+pub(crate) struct Hanging {
+    tasks: Vec<String>,
 }
 
 fn lock(
@@ -235,4 +254,40 @@ fn too_many() -> Failure {
     Failure::new(Code::ResourceExhausted, reason::BUSY, "the agent has too many tasks already")
         .because(format!("{MAX_TASKS} tasks run or wait"))
         .hint("try again when some of them have ended")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{AgentKey, StateFolder};
+    use repository::ids::RepositoryId;
+    use repository::pack::seal::SealingPublicKey;
+
+    #[tokio::test]
+    async fn a_task_that_hangs_is_named_and_not_waited_for_for_ever() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let state = StateFolder::open(folder.path()).expect("opens");
+        let key = AgentKey::open(&state).expect("a key");
+        let agent = Agent {
+            config: crate::config::AgentConfig::default(),
+            state,
+            key,
+            served: Vec::new(),
+            clock: Arc::new(runtime::clock::SystemClock),
+        };
+        let key = SealingPublicKey { epoch: 1, key: [1; 32] };
+        let nowhere = tonic::transport::Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
+        let tasks = Tasks::new(TaskContext {
+            agent: Arc::new(agent),
+            pin: RepositoryPin { id: RepositoryId::new([1; 16]), key },
+            gateway: AgentGatewayClient::new(nowhere),
+            up: UpQueue::new().0,
+        });
+        lock(&tasks.running).insert("t-1".to_owned(), CancellationToken::new());
+        let (release, hung) = std::sync::mpsc::channel::<()>();
+        tasks.tracker.spawn_blocking(move || hung.recv());
+        let hanging = tasks.end_within(Duration::from_millis(10)).await.expect_err("it hangs");
+        assert_eq!(hanging.tasks, ["t-1"]);
+        drop(release);
+    }
 }

@@ -43,6 +43,8 @@ pub(crate) struct Listing(pub(crate) mpsc::Sender<Result<v1::BlobTable, Status>>
 
 /// One control stream.
 pub(crate) struct Session {
+    /// What the agent showed; DER.
+    pub(crate) certificate: Vec<u8>,
     pub(crate) up: Streaming<AgentMessage>,
     pub(crate) down: mpsc::Sender<Result<ControllerMessage, Status>>,
 }
@@ -55,6 +57,8 @@ struct State {
     sessions: mpsc::Sender<Session>,
     listings: mpsc::Sender<Listing>,
     renewals: mpsc::Sender<()>,
+    /// While it is held, renewals are not answered.
+    answers_renewals: Arc<tokio::sync::Mutex<()>>,
     /// How long the certificates live from now on, in seconds; they began two hours ago.
     life: Mutex<i64>,
     refuses: Mutex<Option<Status>>,
@@ -81,6 +85,7 @@ impl Fake {
             sessions: sessions_in,
             listings: listings_in,
             renewals: renewals_in,
+            answers_renewals: Arc::default(),
             life: Mutex::new(86_400),
             refuses: Mutex::new(None),
         };
@@ -118,6 +123,11 @@ impl Fake {
     /// From now on certificates end so many seconds from now.
     pub(crate) fn certificates_live(&self, seconds: i64) {
         *self.state.life.lock().expect("locks") = seconds;
+    }
+
+    /// Renewals are not answered for as long as what is returned lives.
+    pub(crate) async fn hold_renewals(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        Arc::clone(&self.state.answers_renewals).lock_owned().await
     }
 
     /// From now on control streams are refused.
@@ -183,7 +193,7 @@ pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
 /// An agent on threads of this process.
 pub(crate) struct Running {
     pub(crate) shutdown: Shutdown,
-    pub(crate) ended: JoinHandle<Result<(), agent::StartError>>,
+    pub(crate) ended: JoinHandle<Result<(), agent::RunError>>,
 }
 
 /// Starts an agent that serves the folder `data` as models/models.
@@ -263,12 +273,11 @@ impl AgentGateway for State {
         &self,
         request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::ControlStream>, Status> {
-        if request.peer_certs().is_none_or(|certificates| certificates.is_empty()) {
-            return Err(Status::unauthenticated("no certificate"));
-        }
+        let shown = request.peer_certs().and_then(|certificates| certificates.first().cloned());
+        let shown = shown.ok_or_else(|| Status::unauthenticated("no certificate"))?;
         let refused = self.refuses.lock().expect("locks").clone();
         let (down, outgoing) = mpsc::channel(8);
-        let session = Session { up: request.into_inner(), down };
+        let session = Session { certificate: shown.to_vec(), up: request.into_inner(), down };
         self.sessions.send(session).await.expect("the test listens");
         refused.map_or_else(|| Ok(Response::new(ReceiverStream::new(outgoing))), Err)
     }
@@ -287,6 +296,7 @@ impl AgentGateway for State {
         request: Request<v1::RenewCertificateRequest>,
     ) -> Result<Response<v1::JoinResponse>, Status> {
         self.renewals.send(()).await.expect("the test listens");
+        let _turn = self.answers_renewals.lock().await;
         Ok(Response::new(self.answer(&request.into_inner().certificate_request)))
     }
 
