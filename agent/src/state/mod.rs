@@ -4,9 +4,11 @@
 //! and repository key are pinned at the join and never changed by anything that comes over the wire.
 
 mod identity;
+mod restores;
 
 pub use identity::has_joined;
 pub(crate) use identity::{AgentKey, Identity, IdentityError, PinBroken, RepositoryPin, certificate_pem};
+pub(crate) use restores::RestoreRecord;
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -18,6 +20,7 @@ use rustix::fs::FlockOperation;
 
 const FOLDER_MODE: u32 = 0o700;
 const CACHES: &str = "caches";
+const RESTORES: &str = "restores";
 
 /// The folder, held by this process.
 #[derive(Debug)]
@@ -51,7 +54,7 @@ impl StateFolder {
     pub(crate) fn open(path: &Path) -> Result<Self, StateError> {
         let failed = |action| move |source| StateError::Io { action, path: path.to_owned(), source };
         let caches = path.join(CACHES);
-        for folder in [path, &caches] {
+        for folder in [path, &caches, &path.join(RESTORES)] {
             DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder).map_err(failed("make"))?;
         }
         let mode = std::fs::Permissions::from_mode(FOLDER_MODE);
@@ -76,6 +79,25 @@ impl StateFolder {
     pub(crate) fn cache(&self, source: &SourceId) -> PathBuf {
         // Component and name have no `+` in them, so no two sources share a file.
         self.path.join(CACHES).join(format!("{}+{}", source.component, source.name))
+    }
+
+    /// The record of the restore `id`: 1 to 64 letters, digits and `-`, or nothing may be noted in it.
+    pub(crate) fn restore(&self, id: &str) -> RestoreRecord {
+        RestoreRecord::new(self.path.join(RESTORES).join(id))
+    }
+
+    /// Has `recover` look into each folder that a restore had on record when the last process ended. A
+    /// record with a folder of which it says false is kept for the next start.
+    pub(crate) fn recover_restores(&self, recover: impl Fn(&Path) -> bool) -> io::Result<()> {
+        for file in restores::list(&self.path.join(RESTORES))? {
+            let folders = restores::read(&file)?;
+            // All of them, whatever becomes of the first.
+            let failed = folders.iter().filter(|folder| !recover(folder)).count();
+            if failed == 0 {
+                restores::remove(&file);
+            }
+        }
+        Ok(())
     }
 
     fn file(&self, name: &str) -> PathBuf {

@@ -46,6 +46,12 @@ pub enum BlobError {
 
 /// Is told how far a restore is. Called from the restore's own thread: keep it cheap.
 pub trait Progress {
+    /// Something will now be made in `folder`, in which a crash may leave it. Called once for each folder;
+    /// an error ends the restore. Whoever has nobody to recover it later need not remember it.
+    fn writes_in(&self, folder: &std::path::Path) -> std::io::Result<()> {
+        let _ = folder;
+        Ok(())
+    }
     /// `count` more bytes of content have been written.
     fn bytes_written(&self, count: u64);
     /// One more entry has been written.

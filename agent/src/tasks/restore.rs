@@ -1,5 +1,7 @@
 //! Plans of restores, and restores.
 
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -13,6 +15,7 @@ use tonic::Code;
 use super::order::{Into, RestoreOrder};
 use super::{TaskContext, blocking, order, telling, until};
 use crate::restore::{ArchiveEntries, ArchiveKeys, BlobMap, BlobMapBuilder, RemoteBlobs, Window, WireBlobs};
+use crate::state::RestoreRecord;
 use crate::targets::files::{
     self, NoFaults, PathPatterns, Place, RestoreError, RestorePlan, RestoreReport, RestoreRequest, Selection,
     Tools,
@@ -65,12 +68,18 @@ pub(super) async fn run(
     };
     let restored = {
         let counters = Arc::clone(&counters);
+        let record = context.agent.state.restore(&archive.request.restore_id);
         blocking(move || {
             let Archive { order, request, place, .. } = archive;
             let entries = ArchiveEntries::open(pages, &order.root).map_err(|error| not_readable(&error))?;
             let id_key: &IdKey = &order.keys.id_key;
-            let tools = Tools { id_key, progress: &*counters, cancel: &flag, steps: &NoFaults };
-            files::restore(&request, entries, &mut data, tools).map_err(|error| not_restored(&place, &error))
+            let progress = Watched { counters: &counters, record: &record };
+            let tools = Tools { id_key, progress: &progress, cancel: &flag, steps: &NoFaults };
+            let restored = files::restore(&request, entries, &mut data, tools);
+            if !matches!(restored, Err(RestoreError::Interrupted { .. })) {
+                record.ended();
+            }
+            restored.map_err(|error| not_restored(&place, &error))
         })
     };
     let report = telling(&context.up, tell, restored).await??;
@@ -157,17 +166,27 @@ struct Counters {
     swapping: AtomicBool,
 }
 
-impl Progress for Counters {
+/// Counts, and keeps on record where a crash would leave something.
+struct Watched<'a> {
+    counters: &'a Counters,
+    record: &'a RestoreRecord,
+}
+
+impl Progress for Watched<'_> {
+    fn writes_in(&self, folder: &Path) -> io::Result<()> {
+        self.record.note(folder)
+    }
+
     fn bytes_written(&self, count: u64) {
-        self.bytes.fetch_add(count, Ordering::Relaxed);
+        self.counters.bytes.fetch_add(count, Ordering::Relaxed);
     }
 
     fn entry_written(&self) {
-        self.entries.fetch_add(1, Ordering::Relaxed);
+        self.counters.entries.fetch_add(1, Ordering::Relaxed);
     }
 
     fn swap_begins(&self) {
-        self.swapping.store(true, Ordering::Relaxed);
+        self.counters.swapping.store(true, Ordering::Relaxed);
     }
 }
 

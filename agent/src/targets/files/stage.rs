@@ -262,6 +262,8 @@ impl<'a> Stage<'a> {
             }
             _ => root,
         };
+        let told = self.tools.progress.writes_in(path);
+        told.map_err(failed("keep on record that a restore writes in", path.display()))?;
         recover(path, self.tools.steps)?;
         let first = self.areas.first();
         let name = match first {
