@@ -16,7 +16,7 @@ use repository::backup::listing::Listing;
 use repository::backup::manifest::BackupRecord;
 use repository::error::RepositoryError;
 use repository::ids::RepositoryId;
-use repository::keys::KeyRing;
+use repository::keys::{KeyRing, RecoveryKey, SlotSecret};
 use repository::names::BackupName;
 use repository::repo::Repository;
 use repository::signed::VerifyingKey;
@@ -34,6 +34,8 @@ pub use secret::SecretError;
 
 const PIN_FILE: &str = "repository-pin.json";
 const RECOVERY_FILE: &str = "recovery-key.txt";
+/// Says that the file above was written once: who has deleted it since has saved the key.
+const RECOVERY_NOTE: &str = "recovery-key.written";
 
 /// The repository cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -134,7 +136,9 @@ impl Depot {
         let lease = Lease::acquire(store.clone(), &keeper::holder(state), now, DEFAULT_TTL)?;
         let (repository, keys) = match opened {
             Some(repository) => {
-                let keys = repository.unlock(&secret::existing(&config.key, state)?)?;
+                let secret = secret::existing(&config.key, state)?;
+                let keys = repository.unlock(&secret)?;
+                replace_lost_recovery(&repository, &secret, state, now)?;
                 (repository, keys)
             }
             None => initialise(store, config, state, now)?,
@@ -208,13 +212,43 @@ fn initialise(
 ) -> Result<(Repository, KeyRing), DepotError> {
     let secret = secret::existing_or_new(&config.key, state)?;
     let made = Repository::init(store, &secret, now)?;
-    state.write(RECOVERY_FILE, format!("{}\n", made.recovery_key.reveal()).as_bytes())?;
+    keep_recovery(&made.recovery_key, state)?;
     tracing::warn!(
         file = %state.path(RECOVERY_FILE).display(),
         "a repository was made; its recovery key lies in this file: keep a copy elsewhere, then run \
          `nsctl repository key confirm`"
     );
     Ok((made.repository, made.keys))
+}
+
+/// The note last: without it the next start makes a new key rather than to trust in one that nobody saw.
+fn keep_recovery(key: &RecoveryKey, state: &StateFolder) -> Result<(), StateError> {
+    state.write(RECOVERY_FILE, format!("{}\n", key.reveal()).as_bytes())?;
+    state.write(RECOVERY_NOTE, b"")
+}
+
+/// A crash between the making of a repository and the writing of its recovery key loses that key: then
+/// there is a new one.
+fn replace_lost_recovery(
+    repository: &Repository,
+    secret: &SlotSecret,
+    state: &StateFolder,
+    now: Timestamp,
+) -> Result<(), DepotError> {
+    if state.read(RECOVERY_NOTE)?.is_some() {
+        return Ok(());
+    }
+    if state.read(RECOVERY_FILE)?.is_some() || repository.is_recovery_confirmed()? {
+        return Ok(state.write(RECOVERY_NOTE, b"")?);
+    }
+    let (_, key) = repository.add_recovery(secret, now)?;
+    keep_recovery(&key, state)?;
+    tracing::warn!(
+        file = %state.path(RECOVERY_FILE).display(),
+        "nobody has the repository's recovery key; a new one lies in this file: keep a copy elsewhere, then \
+         run `nsctl repository key confirm`"
+    );
+    Ok(())
 }
 
 fn check_pin(repository: &Repository, pin: Option<Pin>) -> Result<(), DepotError> {

@@ -2,6 +2,8 @@
 
 mod support;
 
+use controller::ids::JobId;
+use controller::jobs::job;
 use proto::Failure;
 use proto::failure::reason;
 use proto::v1::agent_message::Message as Up;
@@ -187,6 +189,15 @@ async fn what_nobody_serves_makes_a_backup_incomplete_and_says_so() {
     let backups = BackupsClient::new(running.people().await).list_backups(ListBackupsRequest {}).await;
     let backup = &backups.expect("listed").into_inner().backups[0];
     assert_eq!((backup.outcome(), backup.archives.len()), (Outcome::Incomplete, 3));
+
+    let verify = StartVerifyRequest { depth: Depth::Opened.into(), ..StartVerifyRequest::default() };
+    let verify = StartVerifyRequest { backup: backup.name.clone(), ..verify };
+    let job = running.jobs().await.start_verify(verify).await.expect("ordered").into_inner();
+    let (job, lines) = running.ended(&job.id).await;
+    assert_eq!((state(&job), job.parts.len()), (JobState::Incomplete, 3), "{lines:?}");
+    let empty: Vec<_> = job.parts.iter().filter(|part| !part.reason.is_empty()).collect();
+    assert_eq!(empty.len(), 2);
+    assert!(empty.iter().all(|part| part.reason.starts_with("no data was backed up: ")), "{empty:?}");
     running.stop().await;
 }
 
@@ -337,6 +348,51 @@ async fn an_old_backup_that_cannot_be_read_does_not_make_a_new_one_fail() {
     std::fs::remove_file(&old).expect("removed");
     std::fs::create_dir(&old).expect("a folder cannot be read as a file");
     back_up(&running, &mut agent, "two").await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_nobody_owns_any_more_is_taken_up_again() {
+    let home = tempfile::tempdir().expect("a folder");
+    let running = start(home.path()).await;
+    let mut agent = connected(&running, &["models/a"]).await;
+    back_up(&running, &mut agent, "one").await;
+    // As the catalog holds it after the job's owner has given up on a full disk.
+    let order = job::Order::Backup { components: Vec::new(), pin: None };
+    let parts = vec![job::Part::waiting("models/a".parse().expect("a source"), "files")];
+    let orphan = job::Job {
+        state: job::JobState::Running,
+        backup: Some("20300101_010000".parse().expect("a name")),
+        parts,
+        ..job::Job::queued(JobId::fresh(), order, support::now())
+    };
+    running.app.catalog.add_job(&orphan, None).await.expect("written");
+
+    let next = running.start_backup(&[]).await;
+    for id in [orphan.id.to_string(), next.id] {
+        let order = agent.expect_archive().await;
+        let answer = agent.make_archive(&repository(&running), &order, &files(&id)).await;
+        assert!(answer.accepted);
+        let (job, lines) = running.ended(&id).await;
+        assert_eq!(state(&job), JobState::Complete, "{lines:?}");
+    }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_is_suddenly_empty_is_told() {
+    let home = tempfile::tempdir().expect("a folder");
+    let running = start(home.path()).await;
+    let mut agent = connected(&running, &["models/a"]).await;
+    back_up(&running, &mut agent, &"much ".repeat(100)).await;
+    let job = running.start_backup(&[]).await;
+    let order = agent.expect_archive().await;
+    assert!(order.expected_bytes > 1 << 20);
+    agent.make_archive(&repository(&running), &order, &support::archive::Files::new()).await;
+    let (job, lines) = running.ended(&job.id).await;
+    assert_eq!(state(&job), JobState::Complete, "{lines:?}");
+    let told = "models/a had 1.4 MiB in the last backup and is empty now: is it mounted?";
+    assert!(lines.iter().any(|line| line == told), "{lines:?}");
     running.stop().await;
 }
 

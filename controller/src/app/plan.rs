@@ -4,7 +4,6 @@
 //! carried out, and one that no longer says the same is refused.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use aws_lc_rs::digest;
 use proto::Failure;
@@ -29,9 +28,7 @@ use crate::ingest::{repository_failure, thread_died};
 use crate::jobs::Job;
 use crate::jobs::job::{Order, RestorePlace};
 use crate::jobs::restore::order;
-
-/// An agent looks through an archive's entries and its own folder in this time.
-const PLAN_WITHIN: Duration = Duration::from_secs(600);
+use crate::jobs::{STALLED_AFTER, end_or_stall};
 
 /// What somebody wants to have restored.
 #[derive(Debug, Clone)]
@@ -180,13 +177,12 @@ impl App {
         let (context, order) = order(self.depot.clone(), record, place, task).await.map_err(failed)?;
         let message = Message::PlanRestore(PlanRestore { task_id: task.to_string(), order: Some(order) });
         let running = self.fleet.begin(agent, task, TaskContext::Restore(Arc::new(context)), message);
-        let mut running = running.map_err(|_away| away())?;
-        match tokio::time::timeout(PLAN_WITHIN, running.ended()).await {
-            Ok(Ended::Planned(plan)) => Ok(*plan),
-            Ok(Ended::Failed { reason, .. }) => Err(failed(reason)),
-            Ok(Ended::AgentLost) => Err(away()),
-            Ok(_) => Err(failed("the agent answered another question than it was asked".to_owned())),
-            Err(_) => Err(failed("the agent did not answer in time".to_owned())),
+        let running = running.map_err(|_away| away())?;
+        match end_or_stall(running, STALLED_AFTER, |_| {}).await {
+            Ended::Planned(plan) => Ok(*plan),
+            Ended::Failed { reason, .. } => Err(failed(reason)),
+            Ended::AgentLost | Ended::Cancelled => Err(away()),
+            _ => Err(failed("the agent answered another question than it was asked".to_owned())),
         }
     }
 

@@ -64,3 +64,26 @@ fn a_second_controller_is_kept_out_until_the_first_gives_the_lease_back() {
     first.lease().release();
     Depot::open(&place.config, &other, place.now).expect("free now");
 }
+
+#[test]
+fn a_recovery_key_that_a_crash_has_lost_is_replaced_once() {
+    let place = place();
+    let reopened = || {
+        let depot = Depot::open(&place.config, &place.state, place.now).expect("opened");
+        depot.lease().release();
+        depot
+    };
+    let first = reopened().repository().slots().expect("read").len();
+    for file in [RECOVERY_FILE, RECOVERY_NOTE] {
+        std::fs::remove_file(place.state.path(file)).expect("as if the crash had come before it");
+    }
+    assert_eq!(reopened().repository().slots().expect("read").len(), first + 1);
+    let text = place.state.read(RECOVERY_FILE).expect("read").expect("there");
+    let key = std::str::from_utf8(&text).expect("text").trim().parse().expect("a recovery key");
+    let depot = reopened();
+    depot.repository().unlock(&SlotSecret::Recovery(key)).expect("the new key opens the repository");
+
+    std::fs::remove_file(place.state.path(RECOVERY_FILE)).expect("its owner has saved it elsewhere");
+    assert_eq!(reopened().repository().slots().expect("read").len(), first + 1);
+    assert!(place.state.read(RECOVERY_FILE).expect("read").is_none());
+}

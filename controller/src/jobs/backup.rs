@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use proto::convert::to_wire_source;
 use proto::v1::controller_message::Message;
-use proto::v1::{RepositoryKey, StartArchive};
+use proto::v1::{RepositoryKey, StartArchive, TaskProgress};
 use repository::backup::manifest::Outcome;
 use repository::names::{Component, SourceId};
+use tokio::time::Instant;
 
 use crate::catalog::CatalogError;
 use crate::fleet::{ArchiveTask, Ended, RunningTask, TaskContext};
@@ -20,6 +21,10 @@ use crate::jobs::state::{Event, TaskEnd};
 
 /// How long a segment's body is meant to be, in bytes.
 const SEGMENT_BYTES: u32 = 16 << 20;
+/// A task that gets no further for this long is ended. There is no limit for the whole of it.
+pub(crate) const STALLED_AFTER: Duration = Duration::from_secs(15 * 60);
+/// A source that had more than this in the last backup and is empty now is worth a warning.
+const NOT_NOTHING: u64 = 1 << 20;
 /// How often a watcher hears of progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 
@@ -91,7 +96,13 @@ pub(super) async fn attempt(attempt: Attempt) {
         return;
     }
     let end = match begin(&attempt, task, agent).await {
-        Ok(running) => archive_end(task, follow(&attempt, running).await),
+        Ok((running, expected)) => {
+            let ended = follow(&attempt, running).await;
+            if let Some(line) = collapse(expected, &ended) {
+                attempt.mailbox.tell(Event::Remark { part: attempt.part, line }).await;
+            }
+            archive_end(task, ended)
+        }
         Err(end) => end,
     };
     attempt.end(task, end).await;
@@ -127,7 +138,22 @@ pub(super) async fn wait_until<T>(shared: &Shared, look: impl Fn() -> Option<T>)
     tokio::time::timeout(shared.settings.agent_wait, found).await.ok().flatten()
 }
 
-async fn begin(attempt: &Attempt, task: TaskId, agent: AgentId) -> Result<RunningTask, TaskEnd> {
+/// A source that had much and has nothing now: most likely its disk is not mounted.
+fn collapse(expected: u64, ended: &Ended) -> Option<String> {
+    let Ended::Archived { manifest, .. } = ended else { return None };
+    let is_empty = manifest.counts.files == 0 && manifest.counts.bytes == 0;
+    (is_empty && expected > NOT_NOTHING)
+        .then(|| format!("had {} in the last backup and is empty now: is it mounted?", size(expected)))
+}
+
+fn size(bytes: u64) -> String {
+    const GIB: u64 = 1 << 30;
+    let (unit, word) = if bytes >= GIB { (GIB, "GiB") } else { (1 << 20, "MiB") };
+    format!("{:.1} {word}", bytes as f64 / unit as f64)
+}
+
+/// Hands the archive to the agent; with the running task comes the size that is expected.
+async fn begin(attempt: &Attempt, task: TaskId, agent: AgentId) -> Result<(RunningTask, u64), TaskEnd> {
     let (shared, part) = (&attempt.shared, &attempt.job.parts[attempt.part]);
     let failed = |error: &dyn std::error::Error| TaskEnd::Failed {
         reason: format!("the controller cannot begin the archive: {}", proto::failure::chain(error)),
@@ -143,13 +169,14 @@ async fn begin(attempt: &Attempt, task: TaskId, agent: AgentId) -> Result<Runnin
         .map_err(|error| failed(&error))?
         .map_err(|error| failed(&error))?;
     let key = shared.depot.repository().sealing_key();
+    let expected = expected_bytes(shared, &part.source).await.map_err(|error| failed(&error))?;
     let message = Message::StartArchive(StartArchive {
         task_id: task.to_string(),
         source: Some(to_wire_source(&part.source)),
         domain: Some(crate::rpc::wire::domain_keys(&domain)),
         repository_key: Some(RepositoryKey { epoch: key.epoch, public_key: key.key.to_vec().into() }),
         segment_bytes: SEGMENT_BYTES,
-        expected_bytes: expected_bytes(shared, &part.source).await.map_err(|error| failed(&error))?,
+        expected_bytes: expected,
     });
     let context = ArchiveTask {
         source: part.source.clone(),
@@ -162,6 +189,7 @@ async fn begin(attempt: &Attempt, task: TaskId, agent: AgentId) -> Result<Runnin
     shared
         .fleet
         .begin(agent, task, TaskContext::Archive(Arc::new(context)), message)
+        .map(|running| (running, expected))
         .map_err(|_away| TaskEnd::AgentLost)
 }
 
@@ -182,20 +210,44 @@ async fn expected_bytes(shared: &Shared, source: &SourceId) -> Result<u64, Catal
 }
 
 /// Waits for a task's end and shows its progress meanwhile.
-pub(super) async fn follow(attempt: &Attempt, mut running: RunningTask) -> Ended {
+pub(super) async fn follow(attempt: &Attempt, running: RunningTask) -> Ended {
+    end_or_stall(running, STALLED_AFTER, |latest| attempt.progress(latest)).await
+}
+
+/// Waits for a task's end. One that gets no further for `stall` has failed; dropped here, its agent is told
+/// to end it.
+pub(crate) async fn end_or_stall(
+    mut running: RunningTask,
+    stall: Duration,
+    show: impl Fn(TaskProgress),
+) -> Ended {
     let mut progress = running.progress.clone();
-    let show = async {
-        while progress.changed().await.is_ok() {
+    let stalled = async {
+        let mut last = None;
+        let mut moved_at = Instant::now();
+        loop {
+            match tokio::time::timeout_at(moved_at + stall, progress.changed()).await {
+                Err(_) => return,
+                // The sender goes when the task ends.
+                Ok(Err(_)) => std::future::pending().await,
+                Ok(Ok(())) => {}
+            }
             let latest = progress.borrow_and_update().clone();
-            latest.into_iter().for_each(|latest| attempt.progress(latest));
+            if latest != last {
+                moved_at = Instant::now();
+            }
+            latest.iter().for_each(|latest| show(latest.clone()));
+            last = latest;
             tokio::time::sleep(PROGRESS_EVERY).await;
         }
-        std::future::pending::<()>().await;
     };
     tokio::select! {
         biased;
         ended = running.ended() => ended,
-        () = show => Ended::AgentLost,
+        () = stalled => Ended::Failed {
+            reason: format!("the agent got no further for {} minutes", stall.as_secs() / 60),
+            retryable: true,
+        },
     }
 }
 
@@ -234,5 +286,45 @@ pub(super) fn pin(job: &Job) -> Option<String> {
     match &job.order {
         crate::jobs::job::Order::Backup { pin, .. } => pin.clone(),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::v1::Probe;
+
+    use super::*;
+    use crate::fleet::Fleet;
+
+    #[tokio::test]
+    async fn a_task_that_gets_no_further_is_ended_and_one_that_moves_is_not() {
+        let (fleet, agent, task) = (Fleet::new(), AgentId::fresh(), TaskId::fresh());
+        let (_line, mut messages) = fleet.connect(agent, vec![], jiff::Timestamp::UNIX_EPOCH).expect("room");
+        let probe = || Message::Probe(Probe { task_id: task.to_string() });
+        let stall = Duration::from_millis(700);
+        let progress = |done_bytes| TaskProgress { done_bytes, ..TaskProgress::default() };
+
+        let running = fleet.begin(agent, task, TaskContext::Probe, probe()).expect("connected");
+        let began = Instant::now();
+        let moves = async {
+            for step in 0..6 {
+                fleet.progress(agent, task, progress(step));
+                tokio::time::sleep(stall / 2).await;
+            }
+            // Said again and again, and yet no progress.
+            loop {
+                fleet.progress(agent, task, progress(5));
+                tokio::time::sleep(stall / 2).await;
+            }
+        };
+        let ended = tokio::select! {
+            ended = end_or_stall(running, stall, |_| {}) => ended,
+            () = moves => unreachable!("it never ends"),
+        };
+        assert!(matches!(ended, Ended::Failed { retryable: true, .. }), "{ended:?}");
+        assert!(began.elapsed() > stall * 3, "it was ended while it moved");
+        messages.recv().await.expect("the probe").expect("a message");
+        let told = messages.recv().await.expect("told").expect("a message").message;
+        assert!(matches!(told, Some(Message::Cancel(_))), "{told:?}");
     }
 }

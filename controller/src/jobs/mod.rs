@@ -13,6 +13,7 @@ mod runner;
 pub mod state;
 mod verify;
 
+pub(crate) use backup::{STALLED_AFTER, end_or_stall};
 pub use job::Job;
 pub use live::{JobView, Live, Watched};
 pub use runner::{CancelError, Runner, Settings, SubmitError};

@@ -1,11 +1,14 @@
 //! Runs the jobs: starts what may start, keeps each job's state in the catalog, carries out its actions.
 //!
 //! Must stay true: one task owns a job and alone changes it; it writes the new state down before it acts;
-//! when the controller stops, jobs stay as they are and are taken up again at the next start.
+//! when the controller stops, jobs stay as they are and are taken up again at the next start; a job whose
+//! owner gave up or panicked is taken up again by the next look at the queue.
 
 use std::collections::{BTreeSet, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use repository::names::BackupName;
@@ -22,7 +25,7 @@ use crate::ids::{AgentId, JobId, TaskId};
 use crate::jobs::job::{Job, JobFailure, JobState, Order, PartState};
 use crate::jobs::live::Live;
 use crate::jobs::queue::{self, MAX_QUEUED};
-use crate::jobs::state::{Action, Event, Level, Refused, TaskEnd, advance};
+use crate::jobs::state::{Action, Event, Level, PANICKED, Refused, TaskEnd, advance};
 
 /// Archives and restores that are worked at together.
 const TASKS_AT_ONCE: usize = 4;
@@ -32,9 +35,11 @@ const TASKS_PER_AGENT: usize = 2;
 const MAILBOX: usize = 64;
 /// An agent that was told to end a task has this long to say that it did.
 const CANCEL_GRACE: Duration = Duration::from_secs(30);
-/// The catalog may fail this often in a row before a job is left to the next start.
+/// The catalog may fail this often in a row before a job is left to the next look at the queue.
 const CATALOG_TRIES: u32 = 5;
 const CATALOG_PAUSE: Duration = Duration::from_secs(1);
+/// The queue is looked at this often even if nothing was heard.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// What can be set from outside.
 #[derive(Debug, Clone)]
@@ -220,33 +225,39 @@ impl Runner {
     pub async fn run(self) -> Result<(), CatalogError> {
         let shared = &self.shared;
         let stop = shared.shutdown.token();
-        for job in shared.catalog.alive_jobs().await? {
-            shared.live.open(&job);
-            if job.state != JobState::Queued {
-                tracing::info!(job = %job.id, kind = job.kind(), "job taken up again");
-                lock(&shared.names).extend(uncommitted_name(&job));
-                self.start(job);
-            }
+        {
+            let _queued = shared.queue.lock().await;
+            shared.catalog.alive_jobs().await?.iter().for_each(|job| shared.live.open(job));
         }
         loop {
             if let Err(error) = self.start_what_may().await {
                 tracing::error!(error = proto::failure::chain(&error), "the queue cannot be read");
             }
             tokio::select! {
-                () = shared.kick.notified() => {}
-                () = tokio::time::sleep(Duration::from_secs(60)) => {}
+                biased;
                 () = stop.cancelled() => return Ok(()),
+                () = shared.kick.notified() => {}
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
             }
         }
     }
 
+    /// Starts the queued jobs whose turn has come, and takes up those that nobody owns any more.
     async fn start_what_may(&self) -> Result<(), CatalogError> {
         let _queued = self.shared.queue.lock().await;
+        // Before the catalog is read: a job that ends in between is then in the older set, and not begun
+        // again from a stale copy.
+        let owned: BTreeSet<JobId> = lock(&self.shared.running).keys().copied().collect();
         let alive = self.shared.catalog.alive_jobs().await?;
         let starts = queue::startable(&alive);
-        let running: BTreeSet<JobId> = lock(&self.shared.running).keys().copied().collect();
-        for job in alive.into_iter().filter(|job| starts.contains(&job.id) && !running.contains(&job.id)) {
-            self.start(job);
+        for job in alive.into_iter().filter(|job| !owned.contains(&job.id)) {
+            if job.state != JobState::Queued {
+                tracing::info!(job = %job.id, kind = job.kind(), "job taken up again");
+                lock(&self.shared.names).extend(uncommitted_name(&job));
+                self.start(job);
+            } else if starts.contains(&job.id) {
+                self.start(job);
+            }
         }
         Ok(())
     }
@@ -273,22 +284,28 @@ struct Owner {
 impl Owner {
     async fn run(mut self, mut mail: mpsc::Receiver<Mail>) {
         let id = self.job.id;
+        // After a panic too: nothing of the job goes on, and the next look at the queue takes it up again.
+        let owned = Owned { shared: self.shared.clone(), work: self.work.clone(), job: id };
         if let Err(error) = self.run_to_end(&mut mail).await {
-            tracing::error!(job = %id, error = proto::failure::chain(&error), "the job is left to the next start");
+            // No kick: what failed just now has a pause before it is tried again.
+            tracing::error!(job = %id, error = proto::failure::chain(&error), "the job is left to the next look at the queue");
+            return;
         }
-        self.work.cancel();
-        lock(&self.shared.running).remove(&id);
         if self.job.state.is_end() {
             if let Some(name) = &self.job.backup {
                 lock(&self.shared.names).remove(name);
             }
             remove_job_folder(&self.shared.settings.jobs_folder.join(id.to_string()));
         }
+        drop(owned);
         self.shared.kick.notify_one();
     }
 
     async fn run_to_end(&mut self, mail: &mut mpsc::Receiver<Mail>) -> Result<(), CatalogError> {
         let stop = self.shared.shutdown.token();
+        if stop.is_cancelled() {
+            return Ok(());
+        }
         let first = match self.job.state {
             JobState::Queued => self.prepare().await?,
             _ => Event::ControllerRestarted,
@@ -351,19 +368,30 @@ impl Owner {
                     job: self.job.clone(),
                     part,
                 };
+                let panicked = Event::AttemptPanicked { part, attempt: self.job.parts[part].attempt };
                 match self.job.order {
-                    Order::Backup { .. } => self.spawn("archive", super::backup::attempt(attempt)),
-                    Order::Verify { .. } => self.spawn("verification", super::verify::attempt(attempt)),
-                    Order::Restore { .. } => self.spawn("restore", super::restore::attempt(attempt)),
+                    Order::Backup { .. } => self.spawn("archive", super::backup::attempt(attempt), panicked),
+                    Order::Verify { .. } => {
+                        self.spawn("verification", super::verify::attempt(attempt), panicked)
+                    }
+                    Order::Restore { .. } => {
+                        self.spawn("restore", super::restore::attempt(attempt), panicked)
+                    }
                 }
             }
             Action::CancelTask { task } => self.cancel_task(task),
             Action::Commit => {
                 let (shared, mailbox, job) = (self.shared.clone(), self.mailbox.clone(), self.job.clone());
-                self.spawn("commit", async move {
+                let commit = async move {
                     let event = super::commit::commit(shared, &job).await;
                     mailbox.tell(event).await;
-                });
+                };
+                let panicked = Event::CommitFailed(JobFailure::new(
+                    "the backup could not be committed",
+                    PANICKED,
+                    "see the controller's log, then run the backup again",
+                ));
+                self.spawn("commit", commit, panicked);
             }
         }
     }
@@ -378,23 +406,64 @@ impl Owner {
             return;
         };
         let mailbox = self.mailbox.clone();
-        self.spawn("cancellation", async move {
-            tokio::time::sleep(CANCEL_GRACE).await;
-            mailbox.tell(Event::TaskEnded { part, task, end: TaskEnd::Cancelled }).await;
-        });
+        let ended = Event::TaskEnded { part, task, end: TaskEnd::Cancelled };
+        let patience = {
+            let ended = ended.clone();
+            async move {
+                tokio::time::sleep(CANCEL_GRACE).await;
+                mailbox.tell(ended).await;
+            }
+        };
+        self.spawn("cancellation", patience, ended);
     }
 
-    /// Runs work of this job until it is done, or the job has ended, or the controller stops.
-    fn spawn(&self, what: &str, work: impl Future<Output = ()> + Send + 'static) {
-        let (over, stop) = (self.work.clone(), self.shared.shutdown.token());
+    /// Runs work of this job until it is done, or the job has ended, or the controller stops. Work that
+    /// panics is told as `panicked`, so that the job does not wait for it for ever.
+    fn spawn(&self, what: &str, work: impl Future<Output = ()> + Send + 'static, panicked: Event) {
+        let (over, stop, mailbox) = (self.work.clone(), self.shared.shutdown.token(), self.mailbox.clone());
+        let guarded = async move {
+            if !ends_by_itself(work).await {
+                mailbox.tell(panicked).await;
+            }
+        };
         self.shared.shutdown.spawn(format!("{what} of {}", self.job.id), async move {
             tokio::select! {
                 biased;
                 () = over.cancelled() => {}
                 () = stop.cancelled() => {}
-                () = work => {}
+                () = guarded => {}
             }
         });
+    }
+}
+
+/// Runs `work`; false if it panicked. What it shares with others is behind locks that survive a panic.
+async fn ends_by_itself(work: impl Future<Output = ()>) -> bool {
+    let mut work = Some(Box::pin(work));
+    std::future::poll_fn(move |context| {
+        let Some(running) = &mut work else { return Poll::Ready(false) };
+        match catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(context))) {
+            Ok(poll) => poll.map(|()| true),
+            Err(_) => {
+                work = None;
+                Poll::Ready(false)
+            }
+        }
+    })
+    .await
+}
+
+/// A job has an owner for as long as this lives.
+struct Owned {
+    shared: Arc<Shared>,
+    work: CancellationToken,
+    job: JobId,
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.work.cancel();
+        lock(&self.shared.running).remove(&self.job);
     }
 }
 
@@ -473,4 +542,19 @@ fn remove_job_folder(folder: &std::path::Path) {
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn work_that_panics_is_noticed() {
+        assert!(ends_by_itself(async { tokio::task::yield_now().await }).await);
+        let panics = async {
+            tokio::task::yield_now().await;
+            panic!("on purpose");
+        };
+        assert!(!ends_by_itself(panics).await);
+    }
 }

@@ -15,6 +15,8 @@ use crate::jobs::job::{Job, JobFailure, JobState, Order, Part, PartResult, PartS
 
 /// How often a part is begun before it counts as failed.
 pub const MAX_ATTEMPTS: u32 = 3;
+/// Why work failed whose code did.
+pub const PANICKED: &str = "the controller failed at it, which is a bug; its log says where";
 
 /// Something that happened to a job.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,6 +54,20 @@ pub enum Event {
         part: usize,
         /// Why, in one line.
         reason: String,
+    },
+    /// The code that carried out an attempt has failed: a bug of the controller.
+    AttemptPanicked {
+        /// Which part.
+        part: usize,
+        /// How often it had been begun before.
+        attempt: u32,
+    },
+    /// A person should know this of a part that goes on.
+    Remark {
+        /// Which part.
+        part: usize,
+        /// In one line.
+        line: String,
     },
     /// Somebody wants it to end.
     CancelRequested,
@@ -145,6 +161,11 @@ pub fn advance(job: &Job, event: Event, now: Timestamp) -> Result<(Job, Vec<Acti
         }
         (JobState::Running, Event::TaskEnded { part, task, end }) => next.task_ended(part, task, end)?,
         (JobState::Running, Event::NobodyServes { part, reason }) => next.nobody_serves(part, reason)?,
+        (JobState::Running, Event::AttemptPanicked { part, attempt }) => next.panicked(part, attempt)?,
+        (JobState::Running, Event::Remark { part, line }) => {
+            let line = format!("{} {line}", next.part(part)?.source);
+            next.tell(Level::Warning, line);
+        }
         (JobState::Running, Event::CancelRequested) => next.cancel(),
         (JobState::Running, Event::ControllerRestarted) => next.take_up_again(),
         (JobState::Committing, Event::Committed) => next.committed(),
@@ -179,7 +200,8 @@ impl Step {
         self.job.backup = Some(backup);
         for part in &parts {
             if let Some(reason) = &part.reason {
-                self.actions.push(Action::Tell(Level::Error, format!("{}: {reason}", part.source)));
+                let level = if part.state == PartState::Failed { Level::Error } else { Level::Warning };
+                self.actions.push(Action::Tell(level, format!("{}: {reason}", part.source)));
             }
         }
         self.job.parts = parts;
@@ -266,6 +288,18 @@ impl Step {
         self.end_part(at, PartState::Failed, Some(reason), None);
         self.settle();
         Ok(())
+    }
+
+    fn panicked(&mut self, at: usize, before: u32) -> Result<(), Refused> {
+        let part = self.part(at)?;
+        match part.state {
+            PartState::Waiting if part.attempt == before => self.nobody_serves(at, PANICKED.to_owned()),
+            PartState::Running { task } if part.attempt == before + 1 => {
+                let end = TaskEnd::Failed { reason: PANICKED.to_owned(), retryable: true, result: None };
+                self.task_ended(at, task, end)
+            }
+            _ => Err(Refused::Stale),
+        }
     }
 
     fn cancel(&mut self) {

@@ -141,6 +141,18 @@ fn a_task_that_was_ended_and_that_nobody_cancelled_is_begun_again() {
 }
 
 #[test]
+fn an_attempt_whose_code_panics_ends_and_is_begun_again() {
+    let waiting = started(&backup(), &["models/a"]);
+    let (at_work, _) = at_work(&waiting, 0);
+    let (job, actions) = step(&at_work, Event::AttemptPanicked { part: 0, attempt: 0 });
+    assert_eq!((job.state, actions), (JobState::Running, vec![Action::Attempt { part: 0 }]));
+    let late = Event::AttemptPanicked { part: 0, attempt: 0 };
+    assert_eq!(advance(&job, late, NOW), Err(Refused::Stale), "that attempt is over");
+    let (job, _) = step(&waiting, Event::AttemptPanicked { part: 0, attempt: 0 });
+    assert_eq!(job.state, JobState::Failed);
+}
+
+#[test]
 fn a_commit_cannot_be_cancelled() {
     let (job, _) = end(&started(&backup(), &["models/a"]), 0, TaskEnd::Complete(found(&[])));
     assert_eq!(advance(&job, Event::CancelRequested, NOW), Err(Refused::Committing));
@@ -206,6 +218,8 @@ fn whatever_happens_a_job_ends_whole_or_goes_on() {
         let task = tasks[part % 2];
         events.push(Event::TaskStarted { part, task, agent: None });
         events.push(Event::NobodyServes { part, reason: "n".into() });
+        events.push(Event::Remark { part, line: "is empty".into() });
+        events.extend((0..=MAX_ATTEMPTS).map(|attempt| Event::AttemptPanicked { part, attempt }));
         events.extend(ends.iter().map(|end| Event::TaskEnded { part, task, end: end.clone() }));
     }
     for order in [backup(), verify()] {

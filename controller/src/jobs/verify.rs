@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use proto::v1::TaskProgress;
-use repository::backup::manifest::{BackupRecord, Outcome};
+use repository::backup::manifest::{ArchiveRecord, BackupRecord, Outcome};
 use repository::error::RepositoryError;
 use repository::names::{BackupName, Component, SourceId};
 use repository::progress::{CancelFlag, Progress};
@@ -14,7 +14,7 @@ use repository::verify::{Depth, Verification};
 use crate::catalog::{CatalogError, VerificationRecord};
 use crate::depot::Depot;
 use crate::ids::TaskId;
-use crate::jobs::job::{JobFailure, Order, Part, PartResult, depth_word};
+use crate::jobs::job::{JobFailure, Order, Part, PartResult, PartState, depth_word};
 use crate::jobs::runner::{Attempt, Shared, lock};
 use crate::jobs::state::{Event, TaskEnd};
 
@@ -22,7 +22,8 @@ const SHOW_EVERY: Duration = Duration::from_millis(250);
 /// The most findings that are kept of one archive.
 const MAX_FINDINGS: usize = 200;
 
-/// One part for each archive that was asked for and holds something.
+/// One part for each archive that was asked for; of those that hold nothing there is nothing to verify, and
+/// that is told.
 pub(super) async fn prepare(
     shared: &Arc<Shared>,
     backup: &BackupName,
@@ -39,16 +40,27 @@ pub(super) async fn prepare(
         return cannot(format!("there is no backup {backup}"));
     };
     let asked = |component: &Component| components.is_empty() || components.contains(component);
-    let usable = record.archives.iter().filter(|archive| archive.outcome != Outcome::Failed);
-    let parts: Vec<Part> = usable
-        .filter(|archive| asked(&archive.source.component))
-        .map(|archive| Part::waiting(archive.source.clone(), archive.kind.clone()))
-        .collect();
+    let parts: Vec<Part> =
+        record.archives.iter().filter(|archive| asked(&archive.source.component)).map(part).collect();
     let holds = |component: &Component| parts.iter().any(|part| part.source.component == *component);
     if let Some(missing) = components.iter().find(|component| !holds(component)) {
         return cannot(format!("backup {backup} holds nothing of {missing}"));
     }
     Ok(Event::Started { parts, backup: backup.clone() })
+}
+
+fn part(archive: &ArchiveRecord) -> Part {
+    let waiting = Part::waiting(archive.source.clone(), archive.kind.clone());
+    match archive.outcome {
+        Outcome::Failed => {
+            Part { state: PartState::Incomplete, reason: Some(no_data(archive.reason.as_deref())), ..waiting }
+        }
+        _ => waiting,
+    }
+}
+
+fn no_data(reason: Option<&str>) -> String {
+    format!("no data was backed up: {}", reason.unwrap_or("no reason was recorded"))
 }
 
 /// Verifies one archive.
@@ -113,6 +125,7 @@ struct Looked {
     findings: Vec<String>,
     bytes: u64,
     entries: u64,
+    no_data: Option<String>,
 }
 
 fn run(
@@ -127,11 +140,11 @@ fn run(
     let verification = Verification { repository, keys: Some(depot.keys()), depth, progress, cancel };
     let report = verification.run(record, |wanted| wanted == source)?;
     let bytes = report.archives.iter().map(|archive| archive.bytes).sum();
-    let entries =
-        record.archive(source).filter(|_| depth == Depth::Opened).map_or(0, |of| of.counts.entries());
+    let entries = report.archives.iter().map(|archive| archive.entries).sum();
+    let no_data = report.archives.iter().find_map(|archive| archive.no_data.clone());
     let findings =
         report.archives.into_iter().flat_map(|archive| archive.findings).take(MAX_FINDINGS).collect();
-    Ok(Looked { findings, bytes, entries })
+    Ok(Looked { findings, bytes, entries, no_data })
 }
 
 async fn record_findings(
@@ -141,7 +154,13 @@ async fn record_findings(
     depth: Depth,
     looked: Looked,
 ) -> TaskEnd {
-    let Looked { findings, bytes, entries } = looked;
+    let Looked { findings, bytes, entries, no_data: nothing } = looked;
+    if let Some(reason) = nothing
+        && findings.is_empty()
+    {
+        let result = PartResult::Verified { findings, bytes, entries };
+        return TaskEnd::Incomplete(result, no_data(Some(&reason)));
+    }
     let result = VerificationRecord {
         source,
         depth: depth_word(depth).to_owned(),

@@ -87,7 +87,8 @@ pub fn seal(repository: &[u8], order: &StartArchive, files: &Files) -> Sealed {
         table.pages.push(PageLine { first: page.first, id, entries: page.entries });
     }
     let root = sealer.add(BlobKind::PageTable, &table.encode());
-    let segments = vec![sealer.data.finish(), sealer.metadata.finish()];
+    let mut segments = vec![sealer.data.finish(), sealer.metadata.finish()];
+    segments.retain(|segment| segment.table.header.blobs > 0);
     let mut refs = Refs::new(domain);
     for address in sealer.addresses {
         let of = segments.iter().find(|segment| segment.id() == address.segment).expect("sealed");
