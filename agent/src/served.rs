@@ -90,6 +90,15 @@ impl Served {
         }
     }
 
+    /// As [`Served::location`], for a failure whose text ends in an archive's manifest: a manifest needs no
+    /// key, so listed files, which are entries, are not named.
+    pub(crate) fn for_manifests(&self) -> String {
+        match &self.data {
+            SourceData::Folder { .. } => self.location(),
+            SourceData::Listed { files } => format!("each of the {} listed paths", files.len()),
+        }
+    }
+
     /// As the controller is told of it.
     pub(crate) fn to_wire(&self) -> v1::ServedSource {
         let kind = match self.kind {

@@ -195,7 +195,7 @@ fn not_opened(served: &Served, error: &OpenError) -> Failure {
         format!("the source {} cannot be read", served.id),
     )
     .caused_by(error)
-    .hint(format!("check that {} is there and that the agent may read it", served.location()))
+    .hint(format!("check that {} is there and that the agent may read it", served.for_manifests()))
 }
 
 fn not_made(served: &Served, error: PipelineError) -> Failure {
@@ -203,5 +203,28 @@ fn not_made(served: &Served, error: PipelineError) -> Failure {
         PipelineError::Upload(failure) => failure,
         PipelineError::Cancelled => super::cancelled(),
         PipelineError::Source(error) => not_opened(served, &OpenError::Source(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Kind, SourceConfig, SourceData};
+
+    #[test]
+    fn a_failed_archive_of_listed_files_names_none_of_them() {
+        let config = SourceConfig {
+            component: "configs".into(),
+            name: "configs".into(),
+            kind: Kind::Configs,
+            data: SourceData::Listed { files: vec!["/etc/secret-plans.txt".into()] },
+            exclude: vec!["[".into()],
+        };
+        let served = Served::new(&config).expect("a source");
+        let Err(error) = served.open() else { panic!("the exclude pattern is wrong") };
+        let failure = not_opened(&served, &error);
+        let text = format!("{failure} {} {}", failure.why, failure.hint);
+        assert!(!text.contains("secret-plans"), "{text}");
+        assert!(text.contains("configs/configs"), "{text}");
     }
 }

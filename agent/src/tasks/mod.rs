@@ -204,9 +204,12 @@ async fn work_on(
 
 /// Runs blocking code on a thread of its own and waits for its end, whatever happens meanwhile.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| Failure::internal("the agent's work ended unexpectedly").caused_by(&error))
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        // What a panic says may name an entry, and a failure's text ends in a manifest that needs no key.
+        tracing::error!(%error, "the agent's work ended unexpectedly");
+        Failure::internal("the agent's work ended unexpectedly")
+            .hint("look at the agent's log, which says where")
+    })
 }
 
 /// Waits for an answer of the controller, but no longer than the task lives.
@@ -262,6 +265,13 @@ mod tests {
     use crate::state::{AgentKey, StateFolder};
     use repository::ids::RepositoryId;
     use repository::pack::seal::SealingPublicKey;
+
+    #[tokio::test]
+    async fn what_a_panic_says_stays_in_the_agents_log() {
+        let failure = blocking(|| panic!("the entry secret-plans.txt")).await.expect_err("it panicked");
+        let text = format!("{failure} {} {}", failure.why, failure.hint);
+        assert!(!text.contains("secret-plans"), "{text}");
+    }
 
     #[tokio::test]
     async fn a_task_that_hangs_is_named_and_not_waited_for_for_ever() {
