@@ -132,3 +132,42 @@ async fn a_stop_does_not_wait_for_open_streams() {
     assert_eq!(failure(ended.expect_err("the watcher is told")).reason, reason::UNREACHABLE);
     assert_eq!(agent.next().await, None);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_belongs_to_the_agent_that_served_it_first() {
+    let home = tempfile::tempdir().expect("a folder");
+    let running = start(home.path()).await;
+    let address = running.addresses.grpc;
+    let serves = |name: &'static str| {
+        let app = running.app.clone();
+        move || async move {
+            let agents = app.agents().await.expect("listed");
+            let newest = agents.into_iter().filter(|agent| agent.name == name).next_back().expect("there");
+            (newest.sources.len(), newest.refused.into_iter().map(|owned| owned.owner).collect::<Vec<_>>())
+        }
+    };
+    let first = join(address, &running.token().await, "first").await.expect("joined");
+    let _first = first.connect(address, &["models/a"]).await.expect("connected");
+    let thief = join(address, &running.token().await, "thief").await.expect("joined");
+    let line = thief.connect(address, &["models/a", "ipfs/b"]).await.expect("connected");
+    assert_eq!(serves("thief")().await, (1, vec!["first".to_owned()]));
+    let connected = running.app.fleet.connected();
+    let served =
+        connected.iter().filter(|agent| agent.sources.iter().any(|s| s.source.to_string() == "models/a"));
+    assert_eq!(served.count(), 1, "it is asked for nothing of that source");
+    drop(line);
+
+    let namesake = join(address, &running.token().await, "first").await.expect("joined");
+    let _line = namesake.connect(address, &["models/a"]).await.expect("connected");
+    assert_eq!(serves("first")().await, (0, vec!["first".to_owned()]), "it chose that name itself");
+
+    let invitation = running.app.invite("first", None).await.expect("invited");
+    let reinstalled = join(address, &invitation.token, "first").await.expect("joined");
+    let _line = reinstalled.connect(address, &["models/a"]).await.expect("connected");
+    assert_eq!(serves("first")().await, (1, vec![]));
+
+    running.app.revoke(&reinstalled.id).await.expect("revoked");
+    let _line = thief.connect(address, &["models/a", "ipfs/b"]).await.expect("connected");
+    assert_eq!(serves("thief")().await, (2, vec![]), "the operator has revoked its owner");
+    running.stop().await;
+}

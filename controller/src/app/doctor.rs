@@ -12,7 +12,7 @@ use repository::store::ObjectPath;
 use tokio::task::JoinSet;
 
 use crate::app::App;
-use crate::catalog::AgentRecord;
+use crate::catalog::{AgentRecord, RefusedSource};
 use crate::depot::Depot;
 use crate::fleet::{Ended, TaskContext};
 use crate::ids::TaskId;
@@ -97,7 +97,8 @@ impl App {
                 agent.certificate_ends_at,
                 self.now(),
             ));
-            if agent.sources.is_empty() {
+            findings.extend(agent.refused.iter().map(|owned| not_its_own(&name, owned)));
+            if agent.sources.is_empty() && agent.refused.is_empty() {
                 let hint = "add sources to its configuration";
                 findings.push(warning("sources", format!("agent {name} serves no source"), hint));
             }
@@ -126,6 +127,15 @@ impl App {
             _ => None,
         }
     }
+}
+
+fn not_its_own(agent: &str, owned: &RefusedSource) -> Finding {
+    let RefusedSource { source, owner } = owned;
+    problem(
+        "sources",
+        format!("agent {agent} may not serve {source}: agent {owner} served it first"),
+        format!("if {agent} is to take it over: `nsctl agent revoke {owner}`, then restart {agent}"),
+    )
 }
 
 fn source(health: &SourceHealth) -> Finding {

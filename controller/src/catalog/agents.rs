@@ -5,6 +5,7 @@ use repository::names::SourceId;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
+use crate::catalog::owners::{RefusedSource, claim};
 use crate::catalog::{Catalog, CatalogError, micros, time};
 use crate::ids::AgentId;
 
@@ -29,6 +30,8 @@ pub struct AgentRecord {
     pub revoked_at: Option<Timestamp>,
     /// What it said it serves when it last said hello.
     pub sources: Vec<ServedSource>,
+    /// What it said it serves and another agent owns.
+    pub refused: Vec<RefusedSource>,
 }
 
 /// One source that an agent serves.
@@ -53,6 +56,16 @@ impl Catalog {
             let (id, source) = read_source(&row)?;
             if let Some(agent) = agents.iter_mut().find(|agent| agent.id == id) {
                 agent.sources.push(source);
+            }
+        }
+        let rows = sqlx::query("SELECT * FROM refused_sources ORDER BY component, name")
+            .fetch_all(&self.readers)
+            .await?;
+        for row in rows {
+            let id = agent_id(&row, "agent")?;
+            let refused = RefusedSource { source: source_id(&row)?, owner: row.try_get("owner")? };
+            if let Some(agent) = agents.iter_mut().find(|agent| agent.id == id) {
+                agent.refused.push(refused);
             }
         }
         Ok(agents)
@@ -96,7 +109,7 @@ impl Catalog {
         Ok(change.commit().await?)
     }
 
-    /// The agent is connected and says what it is and serves.
+    /// The agent is connected and says what it is and serves. Returns what of it another agent owns.
     pub async fn hello(
         &self,
         id: AgentId,
@@ -104,7 +117,7 @@ impl Catalog {
         version: &str,
         sources: &[ServedSource],
         now: Timestamp,
-    ) -> Result<(), CatalogError> {
+    ) -> Result<Vec<RefusedSource>, CatalogError> {
         let mut change = self.change().await?;
         sqlx::query("UPDATE agents SET host = ?, version = ?, last_seen_at = ? WHERE id = ?")
             .bind(host)
@@ -113,8 +126,15 @@ impl Catalog {
             .bind(id.to_string())
             .execute(&mut *change)
             .await?;
-        sqlx::query("DELETE FROM sources WHERE agent = ?").bind(id.to_string()).execute(&mut *change).await?;
+        for delete in ["DELETE FROM sources WHERE agent = ?", "DELETE FROM refused_sources WHERE agent = ?"] {
+            sqlx::query(delete).bind(id.to_string()).execute(&mut *change).await?;
+        }
+        let mut refused = Vec::new();
         for served in sources {
+            if let Some(owned) = claim(&mut change, id, served).await? {
+                refused.push(owned);
+                continue;
+            }
             sqlx::query(
                 "INSERT INTO sources (agent, component, name, kind, location) VALUES (?, ?, ?, ?, ?)",
             )
@@ -126,7 +146,8 @@ impl Catalog {
             .execute(&mut *change)
             .await?;
         }
-        Ok(change.commit().await?)
+        change.commit().await?;
+        Ok(refused)
     }
 
     /// The agent was connected until now.
@@ -175,17 +196,23 @@ fn read_agent(row: &SqliteRow) -> Result<AgentRecord, CatalogError> {
         certificate_ends_at: time(row.try_get("certificate_ends_at")?)?,
         revoked_at: optional("revoked_at")?,
         sources: Vec::new(),
+        refused: Vec::new(),
     })
 }
 
 fn read_source(row: &SqliteRow) -> Result<(AgentId, ServedSource), CatalogError> {
-    let name = |column| -> Result<String, sqlx::Error> { row.try_get(column) };
+    let text = |column| -> Result<String, sqlx::Error> { row.try_get(column) };
+    let served = ServedSource { source: source_id(row)?, kind: text("kind")?, location: text("location")? };
+    Ok((agent_id(row, "agent")?, served))
+}
+
+fn source_id(row: &SqliteRow) -> Result<SourceId, CatalogError> {
+    let text = |column| -> Result<String, sqlx::Error> { row.try_get(column) };
     let wrong = |_| CatalogError::Damaged("a source's name");
-    let source = SourceId {
-        component: name("component")?.parse().map_err(wrong)?,
-        name: name("name")?.parse().map_err(wrong)?,
-    };
-    Ok((agent_id(row, "agent")?, ServedSource { source, kind: name("kind")?, location: name("location")? }))
+    Ok(SourceId {
+        component: text("component")?.parse().map_err(wrong)?,
+        name: text("name")?.parse().map_err(wrong)?,
+    })
 }
 
 fn agent_id(row: &SqliteRow, column: &str) -> Result<AgentId, CatalogError> {

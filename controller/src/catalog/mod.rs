@@ -7,6 +7,7 @@
 mod agents;
 mod backups;
 mod jobs;
+mod owners;
 mod tokens;
 
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ use sqlx::{Sqlite, Transaction};
 pub use agents::{AgentRecord, ServedSource};
 pub use backups::VerificationRecord;
 pub use jobs::{Added, JobEventRecord};
+pub use owners::RefusedSource;
 pub use tokens::TokenUse;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");

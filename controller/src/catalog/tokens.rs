@@ -77,13 +77,16 @@ impl Catalog {
             return Ok(if same_key { TokenUse::Again(agent, name.to_owned()) } else { TokenUse::Refused });
         }
         let agent = AgentId::fresh();
-        sqlx::query("INSERT INTO agents (id, name, joined_at, certificate_ends_at) VALUES (?, ?, ?, ?)")
-            .bind(agent.to_string())
-            .bind(name)
-            .bind(micros(now))
-            .bind(micros(certificate_ends_at))
-            .execute(&mut *change)
-            .await?;
+        sqlx::query(
+            "INSERT INTO agents (id, name, invited, joined_at, certificate_ends_at) VALUES (?, ?, ?, ?, ?)",
+        )
+        .bind(agent.to_string())
+        .bind(name)
+        .bind(!invited.is_empty())
+        .bind(micros(now))
+        .bind(micros(certificate_ends_at))
+        .execute(&mut *change)
+        .await?;
         sqlx::query("UPDATE join_tokens SET used_by = ?, used_key = ? WHERE hash = ?")
             .bind(agent.to_string())
             .bind(&key.as_bytes()[..])

@@ -27,13 +27,21 @@ pub(super) async fn open(
 ) -> Result<ReceiverStream<Down>, Failure> {
     let agent = certificate.agent;
     let hello = hello(&mut stream).await?;
-    let sources = served(&hello)?;
+    let mut sources = served(&hello)?;
     let host = convert::text("host", &hello.host, 256)?;
     let version = convert::text("version", &hello.version, 64)?;
-    app.catalog
+    let refused = app
+        .catalog
         .hello(agent, &host, &version, &sources, app.now())
         .await
         .map_err(|error| crate::app::catalog_failure(&error))?;
+    for owned in &refused {
+        tracing::warn!(
+            %agent, name = certificate.name, source = %owned.source, owner = owned.owner,
+            "a source that another agent owns was refused; `nsctl doctor` says what to do"
+        );
+    }
+    sources.retain(|served| refused.iter().all(|owned| owned.source != served.source));
     let (connection, messages) = app.fleet.connect(agent, sources, app.now()).map_err(|_away| {
         Failure::new(Code::ResourceExhausted, proto::failure::reason::BUSY, "too many agents are connected")
     })?;
