@@ -89,11 +89,12 @@ pub fn chain_line(sequence: u64) -> ObjectPath {
     chain().join(format!("{sequence:020}.json"))
 }
 
-/// The line of the chain that has this file name; `None` if it is no name of a line: NAS systems and people
-/// leave other things anywhere.
-pub fn chain_line_named(name: &str) -> Option<ObjectPath> {
+/// The sequence and the path of the chain's line that has this file name; `None` if it is no name of a line:
+/// NAS systems and people leave other things anywhere.
+pub fn chain_line_named(name: &str) -> Option<(u64, ObjectPath)> {
     let digits = name.strip_suffix(".json").filter(|digits| digits.len() == 20)?;
-    digits.parse().ok().map(chain_line).filter(|path| path.name() == name)
+    let sequence = digits.parse().ok().filter(|sequence| *sequence > 0)?;
+    Some((sequence, chain_line(sequence))).filter(|(_, path)| path.name() == name)
 }
 
 /// The folder of unfinished backups.

@@ -127,19 +127,16 @@ impl Verification<'_> {
         Ok(VerifyReport { archives })
     }
 
+    /// What the chain says of this backup alone; what is wrong with the chain elsewhere is for
+    /// [`Repository::list`].
     fn chain_findings(&self, record: &BackupRecord) -> Result<Vec<String>, RepositoryError> {
         let (_, digest) = self.repository.backup_with_digest(&record.name)?;
-        match self.repository.chain() {
-            Ok(chain) => match chain.iter().find(|(line, _)| line.sequence == record.sequence) {
-                Some((line, _)) if line.backup == digest && line.name == record.name => Ok(Vec::new()),
-                Some(_) => Ok(vec!["backup.json is not the one that the chain recorded".to_owned()]),
-                None => Ok(vec!["the chain does not know this backup".to_owned()]),
-            },
-            Err(error) if error.is_damage() => {
-                Ok(vec![format!("the chain of backups is damaged: {}", full(&error))])
-            }
-            Err(error) => Err(error),
-        }
+        let chain = self.repository.chain()?;
+        Ok(match chain.lines.iter().find(|line| line.sequence == record.sequence) {
+            Some(line) if line.backup == digest && line.name == record.name => Vec::new(),
+            Some(_) => vec!["backup.json is not the one that the chain recorded".to_owned()],
+            None => vec!["the chain of backups has no sound line for this one".to_owned()],
+        })
     }
 
     fn bytes_of(&self, record: &BackupRecord, source: &SourceId) -> Result<u64, RepositoryError> {

@@ -53,11 +53,10 @@ fn verdict(sound: &Sound, depth: Depth) -> Vec<String> {
         Err(error) => return vec![error.to_string()],
     };
     let mut findings: Vec<String> = listing.damaged.iter().map(|(_, error)| error.to_string()).collect();
+    findings.extend(listing.lost.iter().map(|name| format!("{name} is gone")));
+    findings.extend(listing.chain.iter().cloned());
     for record in &listing.backups {
         findings.extend(support::findings(&repository, Some(&sound.keys), record, depth));
-    }
-    if listing.backups.is_empty() && findings.is_empty() {
-        findings.push("the backup is gone".to_owned());
     }
     findings
 }
@@ -127,4 +126,24 @@ fn a_damaged_pack_is_named_with_the_entries_that_it_costs() {
     );
     let opened = verdict(&sound, Depth::Opened);
     assert_eq!(opened[1..], ["1 entry cannot be restored: three".to_owned()], "{opened:?}");
+}
+
+#[test]
+fn a_backup_that_was_deleted_by_hand_is_missed_and_a_rotten_chain_line_stops_no_new_one() {
+    let sound = sound();
+    let store = || Arc::new(LocalStore::open(sound.folder.path()).expect("a store"));
+    let repository = Arc::new(Repository::open(store()).expect("opens"));
+    let second = back_up(&repository, &sound.keys, &files(), "job-2", 10).expect("committed");
+    std::fs::remove_dir_all(sound.folder.path().join("20260101_010000")).expect("removed");
+    assert_eq!(verdict(&sound, Depth::Listed), ["20260101_010000 is gone"]);
+
+    let line = repository::layout::chain_line(1);
+    std::fs::write(sound.folder.path().join(line.as_str()), b"").expect("damaged");
+    let third = back_up(&repository, &sound.keys, &files(), "job-3", 20).expect("committed all the same");
+    assert_eq!(third.sequence, 3);
+    for record in [&second, &third] {
+        assert_eq!(support::findings(&repository, None, record, Depth::Listed), Vec::<String>::new());
+        assert_holds(&repository, &sound.keys, record, &files());
+    }
+    assert!(!verdict(&sound, Depth::Listed).is_empty(), "and it is told");
 }

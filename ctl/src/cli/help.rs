@@ -45,7 +45,7 @@ pub(crate) const RESTORE: &str = "\
 Examples:
   nsctl restore --timestamp latest --plan
   nsctl restore --timestamp 20260101_010000 --components models
-  nsctl restore --timestamp latest --components configs --path 'app/*.yaml' --yes
+  nsctl restore --timestamp latest --components configs --path 'etc/app/*.yaml' --yes
   nsctl restore --timestamp latest --components models --to /tmp/models-of-yesterday
 
 The data is written beside the old and swapped in whole. The plan is always shown first; off a

@@ -47,6 +47,47 @@ pub struct BackupDraft {
     pub archives: Vec<ArchiveDraft>,
 }
 
+/// Every backup that was ever committed, oldest first.
+#[derive(Debug, Default)]
+pub struct Chain {
+    /// The lines that can be read.
+    pub lines: Vec<ChainLine>,
+    /// What is wrong with others, a line each.
+    pub findings: Vec<String>,
+    last: Option<(u64, Sha256)>,
+}
+
+impl Chain {
+    fn add(&mut self, sequence: u64, digest: Sha256, line: Result<ChainLine, String>) {
+        let (expected, previous) = (self.next_sequence(), self.head());
+        if sequence != expected {
+            self.findings.push(format!("the chain has no line {expected}"));
+        }
+        match line {
+            Ok(line) if line.sequence != sequence => {
+                self.findings.push(format!("line {sequence} of the chain says that it is another one"));
+            }
+            Ok(line) => {
+                if sequence == expected && line.previous != previous {
+                    self.findings
+                        .push(format!("line {sequence} of the chain does not fit the one before it"));
+                }
+                self.lines.push(line);
+            }
+            Err(why) => self.findings.push(format!("line {sequence} of the chain: {why}")),
+        }
+        self.last = Some((sequence, digest));
+    }
+
+    fn next_sequence(&self) -> u64 {
+        self.last.map_or(1, |(sequence, _)| sequence + 1)
+    }
+
+    fn head(&self) -> Option<Sha256> {
+        self.last.map(|(_, digest)| digest)
+    }
+}
+
 impl Repository {
     /// A name for a backup that starts `now`: that second, or the next one that neither this repository
     /// nor `in_use` (jobs that have not committed yet) knows.
@@ -59,7 +100,7 @@ impl Repository {
         for folder in [None, Some(&layout::staging())] {
             taken.extend(self.store.list(folder)?.iter().filter_map(|listed| listed.name.parse().ok()));
         }
-        taken.extend(self.chain()?.into_iter().map(|(line, _)| line.name));
+        taken.extend(self.chain()?.lines.into_iter().map(|line| line.name));
         let mut time = now;
         loop {
             let name = BackupName::from_time(time);
@@ -86,11 +127,7 @@ impl Repository {
         }
         self.resolve_all(draft)?;
         self.write_indexes(draft)?;
-        let (sequence, previous) = match chain.last() {
-            Some((line, digest)) => (line.sequence + 1, Some(*digest)),
-            None => (1, None),
-        };
-        let record = self.stage(draft, keys, sequence, previous)?;
+        let record = self.stage(draft, keys, chain.next_sequence(), chain.head())?;
         fence().map_err(RepositoryError::Fenced)?;
         self.store.publish(
             &layout::staged(&draft.name),
@@ -102,18 +139,14 @@ impl Repository {
     }
 
     /// Adds the chain line of a backup that a crash left without one, and returns the whole chain.
-    pub fn complete_chain(
-        &self,
-        keys: &KeyRing,
-        now: Timestamp,
-    ) -> Result<Vec<(ChainLine, Sha256)>, RepositoryError> {
+    pub fn complete_chain(&self, keys: &KeyRing, now: Timestamp) -> Result<Chain, RepositoryError> {
         let mut chain = self.chain()?;
         let mut unchained: Vec<(BackupRecord, Sha256)> = Vec::new();
         for listed in self.store.list(None)? {
             let (Ok(name), ListedKind::Folder) = (listed.name.parse::<BackupName>(), listed.kind) else {
                 continue;
             };
-            if chain.iter().any(|(line, _)| line.name == name) {
+            if chain.lines.iter().any(|line| line.name == name) {
                 continue;
             }
             match self.backup_with_digest(&name) {
@@ -125,36 +158,28 @@ impl Repository {
         }
         unchained.sort_by_key(|(record, _)| record.sequence);
         for (record, digest) in unchained {
-            let previous = chain.last().map(|(_, digest)| *digest);
-            let expected = chain.last().map_or(1, |(line, _)| line.sequence + 1);
-            if record.sequence != expected || record.previous != previous {
+            if record.sequence != chain.next_sequence() || record.previous != chain.head() {
                 tracing::warn!(backup = %record.name, "a backup does not continue the chain; it is left out of it");
                 continue;
             }
-            let line = ChainLine { sequence: expected, name: record.name, backup: digest, previous, at: now };
+            let (sequence, previous) = (record.sequence, record.previous);
+            let line = ChainLine { sequence, name: record.name, backup: digest, previous, at: now };
             let file = keys.signing().sign(&line);
-            self.store.create(&layout::chain_line(expected), file.bytes())?;
-            chain.push((line, file.digest()));
+            self.store.create(&layout::chain_line(sequence), file.bytes())?;
+            chain.add(sequence, file.digest(), Ok(line));
         }
         Ok(chain)
     }
 
-    /// The chain, oldest first, each line with its digest. A gap or a line that does not fit is an error.
-    pub fn chain(&self) -> Result<Vec<(ChainLine, Sha256)>, RepositoryError> {
-        let mut chain: Vec<(ChainLine, Sha256)> = Vec::new();
+    /// The chain as it lies there. A damaged line is told in [`Chain::findings`] and stops nothing: neither
+    /// the reading of other backups nor new ones.
+    pub fn chain(&self) -> Result<Chain, RepositoryError> {
+        let mut chain = Chain::default();
         for listed in self.store.list(Some(&layout::chain()))? {
-            let Some(path) = layout::chain_line_named(&listed.name) else { continue };
+            let Some((sequence, path)) = layout::chain_line_named(&listed.name) else { continue };
             let file = self.store.read(&path, MAX_JSON)?;
-            let line: ChainLine = self
-                .config
-                .signing_key
-                .verify(&file)
-                .map_err(|source| RepositoryError::Signature { path: path.clone(), source })?;
-            let previous = chain.last().map(|(_, digest)| *digest);
-            if line.sequence != chain.len() as u64 + 1 || line.previous != previous {
-                return Err(RepositoryError::Checksum { path });
-            }
-            chain.push((line, Sha256::of(&file)));
+            let line = self.config.signing_key.verify::<ChainLine>(&file);
+            chain.add(sequence, Sha256::of(&file), line.map_err(|error| error.to_string()));
         }
         Ok(chain)
     }

@@ -21,6 +21,10 @@ pub struct Listing {
     pub legacy: Vec<LegacyBackup>,
     /// Backups whose `backup.json` is not to be trusted, with the reason.
     pub damaged: Vec<(BackupName, RepositoryError)>,
+    /// Backups that the chain knows and that are no longer there.
+    pub lost: Vec<BackupName>,
+    /// What is wrong with the chain itself, a line each.
+    pub chain: Vec<String>,
 }
 
 /// A timestamp folder that is not ours.
@@ -53,6 +57,13 @@ impl Repository {
             }
         }
         listing.backups.sort_by_key(|record| std::cmp::Reverse(record.sequence));
+        let chain = self.chain()?;
+        let is_there = |name: &BackupName| {
+            listing.backups.iter().any(|record| record.name == *name)
+                || listing.damaged.iter().any(|(damaged, _)| damaged == name)
+        };
+        listing.lost = chain.lines.into_iter().map(|line| line.name).filter(|name| !is_there(name)).collect();
+        listing.chain = chain.findings;
         Ok(listing)
     }
 
