@@ -294,7 +294,7 @@ mod tests {
             up: UpQueue::new().0,
         });
         lock(&tasks.running).insert("t-1".to_owned(), CancellationToken::new());
-        let (release, hung) = std::sync::mpsc::channel::<()>();
+        let (release, hung) = std::sync::mpsc::sync_channel::<()>(0);
         tasks.tracker.spawn_blocking(move || hung.recv());
         let hanging = tasks.end_within(Duration::from_millis(10)).await.expect_err("it hangs");
         assert_eq!(hanging.tasks, ["t-1"]);

@@ -1,6 +1,6 @@
 //! Uploads that end before the packer does.
 
-use std::sync::mpsc::{channel, sync_channel};
+use std::sync::mpsc::sync_channel;
 use std::sync::{Barrier, Mutex};
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ fn all_fail(cancelled: Option<CancellationToken>) -> Vec<Result<u64, Failure>> {
     let bench = Bench::new();
     let (segments_in, segments_out) = sync_channel(0);
     let segments: Vec<_> = (0..2 * UPLOADS).map(|_| segment(&bench)).collect();
-    let (packed_in, packed) = channel();
+    let (packed_in, packed) = sync_channel(1);
     let stop = cancelled.as_ref().map_or_else(CancellationToken::new, CancellationToken::child_token);
     // Threads of no scope: a packer that hangs must fail the test and not hang it.
     let uploaders = std::thread::spawn(move || {
