@@ -142,7 +142,7 @@ async fn a_source_belongs_to_the_agent_that_served_it_first() {
         let app = running.app.clone();
         move || async move {
             let agents = app.agents().await.expect("listed");
-            let newest = agents.into_iter().filter(|agent| agent.name == name).next_back().expect("there");
+            let newest = agents.into_iter().rfind(|agent| agent.name == name).expect("there");
             (newest.sources.len(), newest.refused.into_iter().map(|owned| owned.owner).collect::<Vec<_>>())
         }
     };
