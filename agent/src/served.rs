@@ -67,6 +67,14 @@ impl Served {
         }
     }
 
+    /// The folder that is served as a whole, if it is one.
+    pub(crate) fn folder(&self) -> Option<&Path> {
+        match &self.data {
+            SourceData::Folder { path } => Some(path),
+            SourceData::Listed { .. } => None,
+        }
+    }
+
     /// The folders in which a restore may have left something unfinished.
     pub(crate) fn roots(&self) -> Vec<PathBuf> {
         match &self.data {

@@ -1,5 +1,7 @@
 //! What the controller's orders say, checked.
 
+use std::path::Path;
+
 use proto::convert::{self, Invalid};
 use proto::failure::reason;
 use proto::{Failure, v1};
@@ -31,6 +33,21 @@ pub(super) fn served<'a>(agent: &'a Agent, source: &SourceId) -> Result<&'a Serv
             .because("its configuration has changed since the job was planned, or another agent was meant")
             .hint("check `sources` in the agent's configuration, then run the job again")
     })
+}
+
+/// A restore elsewhere must not end up in what is backed up, around it, or in our own state.
+pub(super) fn check_folder(agent: &Agent, folder: &Path) -> Result<(), Failure> {
+    let folders = agent.served.iter().filter_map(Served::folder).chain([agent.config.state.as_path()]);
+    let taken = folders.into_iter().find(|taken| folder.starts_with(taken) || taken.starts_with(folder));
+    match taken {
+        None if folder.parent().is_some() => Ok(()),
+        taken => {
+            let taken = taken.unwrap_or(Path::new("/")).display();
+            Err(Failure::invalid(format!("cannot restore to {}", folder.display()))
+                .because(format!("{taken} is in use: it is backed up, or it is the agent's own folder"))
+                .hint("choose a folder outside of it"))
+        }
+    }
 }
 
 /// The order must be for the repository that this agent joined.

@@ -109,7 +109,10 @@ impl Archive {
                 let served = order::served(&context.agent, source)?;
                 (served.place(), served.location())
             }
-            Into::Folder(path) => (Place::NewFolder { path: path.clone() }, path.display().to_string()),
+            Into::Folder(path) => {
+                order::check_folder(&context.agent, path)?;
+                (Place::NewFolder { path: path.clone() }, path.display().to_string())
+            }
         };
         let selection = match order.globs.as_slice() {
             [] => Selection::Whole,

@@ -1,5 +1,7 @@
 //! Backups: list, find, and keep the catalog's list true.
 
+use std::collections::BTreeSet;
+
 use proto::Failure;
 use proto::convert::BackupChoice;
 use repository::backup::listing::LegacyBackup;
@@ -78,8 +80,22 @@ impl App {
         choice: &BackupChoice,
         components: &[Component],
     ) -> Result<BackupRecord, Failure> {
-        self.choose(choice, |record| holds_complete(record, components), "no backup holds all of it complete")
-            .await
+        let mut all = components.to_vec();
+        if components.is_empty() {
+            all = self.served_components().await?;
+        }
+        let names: Vec<&str> = all.iter().map(Component::as_str).collect();
+        let none = format!("no backup holds all of {} complete", names.join(", "));
+        self.choose(choice, |record| holds_complete(record, &all), &none).await
+    }
+
+    /// What `all` means: every component that an agent serves which may still come back.
+    async fn served_components(&self) -> Result<Vec<Component>, Failure> {
+        let agents = self.agents().await?;
+        let active = agents.iter().filter(|agent| agent.revoked_at.is_none());
+        let served = active.flat_map(|agent| &agent.sources);
+        let all: BTreeSet<Component> = served.map(|source| source.source.component.clone()).collect();
+        Ok(all.into_iter().collect())
     }
 
     async fn choose(
@@ -94,7 +110,9 @@ impl App {
             BackupChoice::Named(name) => records.into_iter().find(|record| record.name == *name),
         };
         found.ok_or_else(|| match choice {
-            BackupChoice::Latest => Failure::not_found(none).hint("`nsctl list` shows what there is"),
+            BackupChoice::Latest => {
+                Failure::not_found(none).hint("`nsctl list` shows what there is; --components names less")
+            }
             BackupChoice::Named(name) => Failure::not_found(format!("there is no backup {name}"))
                 .hint("`nsctl list` shows what there is"),
         })

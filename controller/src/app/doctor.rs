@@ -230,6 +230,17 @@ fn listed(listing: &Listing, now: Timestamp) -> Vec<Finding> {
     findings.extend(listing.damaged.iter().map(|(name, error)| {
         problem("repository", format!("backup {name} is damaged: {}", chain(error)), error.hint())
     }));
+    let keep = "if nobody meant to delete it, bring its folder back from a copy; the packs are still there";
+    findings.extend(listing.lost.iter().map(|name| {
+        problem("repository", format!("backup {name} is gone from the repository's folder"), keep)
+    }));
+    findings.extend(listing.chain.iter().map(|finding| {
+        problem(
+            "repository",
+            finding.clone(),
+            "bring repository/chain back from a copy; backups go on meanwhile",
+        )
+    }));
     let ahead = listing.backups.iter().find(|backup| backup.name.time() > now + AHEAD);
     findings.push(match ahead {
         Some(backup) => problem(

@@ -212,7 +212,20 @@ fn sealed_bytes(
 
 /// The archives to restore: every asked component has at least one, and none of them failed.
 fn chosen_archives(record: &BackupRecord, components: &[Component]) -> Result<Vec<ArchiveRecord>, Failure> {
-    let usable = record.archives.iter().filter(|archive| archive.outcome != Outcome::Failed);
+    let is_usable = |archive: &&ArchiveRecord| archive.outcome != Outcome::Failed;
+    // Nobody who asks for all of it should have to find out by himself what was not there.
+    if let (true, Some(lacking)) = (components.is_empty(), record.archives.iter().find(|one| !is_usable(one)))
+    {
+        let reason = lacking.reason.as_deref().unwrap_or("no reason was recorded");
+        return Err(Failure::new(
+            Code::FailedPrecondition,
+            reason::NOT_FOUND,
+            format!("backup {} holds nothing of {}", record.name, lacking.source),
+        )
+        .because(reason.to_owned())
+        .hint("name what to restore with --components, or choose another backup"));
+    }
+    let usable = record.archives.iter().filter(is_usable);
     let asked = |component: &Component| components.is_empty() || components.contains(component);
     let chosen: Vec<ArchiveRecord> =
         usable.filter(|archive| asked(&archive.source.component)).cloned().collect();

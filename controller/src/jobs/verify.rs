@@ -139,6 +139,9 @@ fn run(
     let repository = depot.repository();
     let verification = Verification { repository, keys: Some(depot.keys()), depth, progress, cancel };
     let report = verification.run(record, |wanted| wanted == source)?;
+    for archive in &report.archives {
+        repository.keep_verdicts(&archive.packs)?;
+    }
     let bytes = report.archives.iter().map(|archive| archive.bytes).sum();
     let entries = report.archives.iter().map(|archive| archive.entries).sum();
     let no_data = report.archives.iter().find_map(|archive| archive.no_data.clone());

@@ -89,6 +89,7 @@ pub(crate) enum Verb {
     /// Show one backup: what it holds, how consistent it is, what was verified
     Show {
         /// A backup's timestamp, or `latest`
+        #[arg(value_parser = backup_name)]
         timestamp: String,
         #[command(flatten)]
         output: Output,
@@ -99,6 +100,7 @@ pub(crate) enum Verb {
     /// Write one file of a backup to stdout
     Cat {
         /// A backup's timestamp, or `latest`
+        #[arg(value_parser = backup_name)]
         timestamp: String,
         /// A component, or `component/source` where it has several
         component: String,
@@ -210,6 +212,7 @@ pub(crate) struct Backup {
 pub(crate) struct Verify {
     /// Which backup [default: the newest]
     #[arg(long, value_name = "T", default_value = "latest", hide_default_value = true)]
+    #[arg(value_parser = backup_name)]
     pub(crate) timestamp: String,
     /// Only these components
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
@@ -239,6 +242,7 @@ pub(crate) enum Depth {
 pub(crate) struct Restore {
     /// Which backup, or `latest`: the newest that holds every asked component complete
     #[arg(long, value_name = "T")]
+    #[arg(value_parser = backup_name)]
     pub(crate) timestamp: String,
     /// Only these components [default: all]
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
@@ -268,6 +272,7 @@ pub(crate) struct Restore {
 #[derive(Debug, Args)]
 pub(crate) struct Ls {
     /// A backup's timestamp, or `latest`
+    #[arg(value_parser = backup_name)]
     pub(crate) timestamp: String,
     /// A component, or `component/source` where it has several
     pub(crate) component: String,
@@ -284,6 +289,7 @@ pub(crate) struct Ls {
 #[derive(Debug, Args)]
 pub(crate) struct Export {
     /// A backup's timestamp, or `latest`
+    #[arg(value_parser = backup_name)]
     pub(crate) timestamp: String,
     /// A component, or `component/source` where it has several
     pub(crate) component: String,
@@ -340,6 +346,16 @@ pub(crate) enum Config {
     },
 }
 
+/// A backup's timestamp, or `latest`. Nothing else goes further: an empty variable in a script must not
+/// become somebody's choice.
+fn backup_name(text: &str) -> Result<String, String> {
+    if text != "latest" {
+        text.parse::<::repository::names::BackupName>()
+            .map_err(|_| "not YYYYMMDD_HHMMSS (UTC) and not `latest`")?;
+    }
+    Ok(text.to_owned())
+}
+
 /// Seconds of a time like `1h` or `1h 30m`, at most 30 days.
 fn valid_seconds(text: &str) -> Result<u32, String> {
     let allowed = "a time between 1m and 30d, e.g. 30m, 1h, 2d";
@@ -389,6 +405,15 @@ mod tests {
         assert_eq!(before.output.output, Some(Format::Json));
         let after = Cli::try_parse_from(["nsctl", "list", "-o", "yaml"]).expect("valid");
         assert_eq!(after.verb.format(), Some(Format::Yaml));
+    }
+
+    #[test]
+    fn an_empty_timestamp_is_nobodys_choice() {
+        for wrong in ["", "today", "20230101-120000", "20239901_120000"] {
+            let words = ["nsctl", "restore", "--timestamp", wrong, "--yes"];
+            assert!(Cli::try_parse_from(words).is_err(), "{wrong:?}");
+            assert!(Cli::try_parse_from(["nsctl", "ls", wrong, "models"]).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

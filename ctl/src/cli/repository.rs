@@ -74,6 +74,7 @@ pub(crate) struct Check {
     #[command(flatten)]
     pub(crate) secret: Secret,
     /// Only this backup, or `latest` [default: all]
+    #[arg(value_parser = super::backup_name)]
     pub(crate) timestamp: Option<String>,
     /// How deep to look; `opened` needs a key
     #[arg(long, value_enum, default_value_t = Depth::Hashed)]
@@ -90,6 +91,7 @@ pub(crate) struct Restore {
     pub(crate) secret: Secret,
     /// Which backup, or `latest`: the newest that holds every asked component complete
     #[arg(long, value_name = "T")]
+    #[arg(value_parser = super::backup_name)]
     pub(crate) timestamp: String,
     /// Only these components [default: all]
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
@@ -111,6 +113,7 @@ pub(crate) struct Export {
     #[command(flatten)]
     pub(crate) secret: Secret,
     /// Which backup, or `latest`
+    #[arg(value_parser = super::backup_name)]
     pub(crate) timestamp: String,
     /// A component, or `component/source` where it has several
     pub(crate) component: String,

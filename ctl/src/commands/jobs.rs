@@ -49,7 +49,12 @@ pub(super) async fn logs(client: Client, id: String, follow: bool, voice: Voice)
 
 pub(super) async fn cancel(client: Client, id: String, voice: Voice) -> Ended {
     let job = client.jobs().cancel_job(ask(v1::CancelJobRequest { id })).await?.into_inner();
-    voice.say(format!("the job {} is being cancelled", job.id));
+    let job: Job = job.into();
+    if job.state.has_ended() {
+        voice.say(format!("the job {} has ended already: {}", job.id, job.state.word()));
+    } else {
+        voice.say(format!("the job {} is being cancelled", job.id));
+    }
     Ok(Exit::Done)
 }
 

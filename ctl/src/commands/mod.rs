@@ -54,14 +54,20 @@ fn on<F: Future<Output = Ended>>(server: String, verb: impl FnOnce(Client) -> F)
     block_on(async { verb(Client::connect(&server).await?).await })
 }
 
+/// How long threads may take to end once the work has.
+const GIVE_UP: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// Runs asynchronous code to its end.
 pub(crate) fn block_on<F: Future<Output = Ended>>(work: F) -> Ended {
-    tokio::runtime::Builder::new_multi_thread()
+    let threads = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
-        .map_err(|error| Trouble::failed("cannot start").caused_by(&error))?
-        .block_on(work)
+        .map_err(|error| Trouble::failed("cannot start").caused_by(&error))?;
+    let ended = threads.block_on(work);
+    // A thread that hangs in a dead file system must not keep a program whose work has ended.
+    threads.shutdown_timeout(GIVE_UP);
+    ended
 }
 
 /// `models` or, where a component has several sources, `models/yolo`.

@@ -2,6 +2,8 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use repository::backup::listing::Listing;
+use repository::names::BackupName;
 use repository::progress::CancelFlag;
 use repository::verify::{Depth, Verification, VerifyReport};
 use serde::Serialize;
@@ -13,6 +15,7 @@ use crate::output::Voice;
 use crate::output::exit::{Ended, Exit};
 use crate::output::progress::{Progress, Reached};
 use crate::output::table::Rows;
+use crate::views::backup::Damaged;
 
 /// What was found.
 #[derive(Debug, Serialize)]
@@ -20,8 +23,8 @@ struct Checked {
     depth: Depth,
     intact: bool,
     archives: Vec<Archive>,
-    /// Backups whose own description is not to be trusted.
-    damaged: Vec<crate::views::backup::Damaged>,
+    /// Backups that are gone or whose own description is not to be trusted, and lines of the chain.
+    damaged: Vec<Damaged>,
 }
 
 /// What was found in one archive.
@@ -44,19 +47,13 @@ pub(super) fn run(wanted: &Check, voice: Voice) -> Ended {
         cli::Depth::Opened => Depth::Opened,
     };
     let keys = (depth == Depth::Opened).then(|| unlock(&repository, &wanted.secret)).transpose()?;
-    let (records, damaged) = match &wanted.timestamp {
-        Some(asked) => (vec![backup(&repository, asked, &[])?], Vec::new()),
-        None => {
-            let listing = repository.list()?;
-            (listing.backups, listing.damaged)
-        }
-    };
+    let mut listing = repository.list()?;
+    if let Some(asked) = &wanted.timestamp {
+        listing = Listing { backups: vec![backup(&repository, asked, &[])?], ..Listing::default() };
+    }
     let mut checked = Checked { depth, intact: true, archives: Vec::new(), damaged: Vec::new() };
-    checked.damaged.extend(damaged.into_iter().map(|(name, error)| crate::views::backup::Damaged {
-        name: name.to_string(),
-        reason: proto::failure::chain(&error),
-    }));
-    for record in records {
+    checked.damaged = damaged(&listing);
+    for record in listing.backups {
         let shown = Shown::new(&voice, format!("checking {}", record.name));
         let (progress, cancel) = (&shown, &CancelFlag::new());
         let verification =
@@ -72,6 +69,18 @@ pub(super) fn run(wanted: &Check, voice: Voice) -> Ended {
         (true, false) => Exit::Incomplete,
         (true, true) => Exit::Done,
     })
+}
+
+/// What is wrong with backups as a whole.
+fn damaged(listing: &Listing) -> Vec<Damaged> {
+    let distrusted =
+        listing.damaged.iter().map(|(name, error)| (name.to_string(), proto::failure::chain(error)));
+    let gone = |name: &BackupName| {
+        (name.to_string(), "its folder is gone; the chain of backups knows it".to_owned())
+    };
+    let lost = listing.lost.iter().map(gone);
+    let chain = listing.chain.iter().map(|finding| ("chain".to_owned(), finding.clone()));
+    distrusted.chain(lost).chain(chain).map(|(name, reason)| Damaged { name, reason }).collect()
 }
 
 fn archives(backup: &str, report: VerifyReport) -> impl Iterator<Item = Archive> {

@@ -125,7 +125,7 @@ impl State {
         matches!(self, State::Complete | State::Incomplete | State::Failed | State::Cancelled)
     }
 
-    fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             State::Unknown => "unknown",
             State::Queued => "queued",
