@@ -13,7 +13,6 @@
 mod cache;
 pub mod config;
 mod connection;
-mod memory;
 mod pipeline;
 mod restore;
 mod run;

@@ -31,7 +31,9 @@ impl Invalid {
 
 impl From<Invalid> for Failure {
     fn from(invalid: Invalid) -> Self {
-        Failure::invalid(invalid.to_string()).hint("check the value; if nobody typed it, bring controller, agents and nsctl to the same release")
+        Failure::invalid(invalid.to_string()).hint(
+            "check the value; if nobody typed it, bring controller, agents and nsctl to the same release",
+        )
     }
 }
 

@@ -27,7 +27,7 @@ use crate::refs::{BlobAddress, Refs};
 use crate::repo::Repository;
 
 /// How many bytes of opened blobs are kept for the next piece.
-const CACHE: usize = 32 << 20;
+const CACHE: usize = 8 << 20;
 
 /// A segment, ready to be opened by whoever restores.
 #[derive(Debug, Clone)]

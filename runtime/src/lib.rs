@@ -9,6 +9,7 @@ pub mod backoff;
 pub mod clock;
 pub mod config;
 pub mod host;
+pub mod memory;
 pub mod shutdown;
 pub mod telemetry;
 pub mod tls;
