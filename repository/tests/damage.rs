@@ -147,3 +147,15 @@ fn a_backup_that_was_deleted_by_hand_is_missed_and_a_rotten_chain_line_stops_no_
     }
     assert!(!verdict(&sound, Depth::Listed).is_empty(), "and it is told");
 }
+
+#[test]
+fn a_lost_chain_gives_no_sequence_twice() {
+    let sound = sound();
+    let store = Arc::new(LocalStore::open(sound.folder.path()).expect("a store"));
+    let repository = Arc::new(Repository::open(store).expect("opens"));
+    back_up(&repository, &sound.keys, &files(), "job-2", 10).expect("committed");
+    std::fs::remove_dir_all(sound.folder.path().join("repository/chain")).expect("lost");
+    let third = back_up(&repository, &sound.keys, &files(), "job-3", 20).expect("committed");
+    assert_eq!(third.sequence, 3);
+    assert_eq!(repository.list().expect("listed").backups[0].name, third.name, "the newest is the newest");
+}

@@ -54,7 +54,9 @@ pub struct Chain {
     pub lines: Vec<ChainLine>,
     /// What is wrong with others, a line each.
     pub findings: Vec<String>,
-    last: Option<(u64, Sha256)>,
+    head: Option<Sha256>,
+    /// The highest sequence that a line or a backup has: none is given twice, even where lines were lost.
+    highest: u64,
 }
 
 impl Chain {
@@ -76,15 +78,16 @@ impl Chain {
             }
             Err(why) => self.findings.push(format!("line {sequence} of the chain: {why}")),
         }
-        self.last = Some((sequence, digest));
+        self.head = Some(digest);
+        self.highest = self.highest.max(sequence);
     }
 
     fn next_sequence(&self) -> u64 {
-        self.last.map_or(1, |(sequence, _)| sequence + 1)
+        self.highest + 1
     }
 
     fn head(&self) -> Option<Sha256> {
-        self.last.map(|(_, digest)| digest)
+        self.head
     }
 }
 
@@ -160,6 +163,7 @@ impl Repository {
         for (record, digest) in unchained {
             if record.sequence != chain.next_sequence() || record.previous != chain.head() {
                 tracing::warn!(backup = %record.name, "a backup does not continue the chain; it is left out of it");
+                chain.highest = chain.highest.max(record.sequence);
                 continue;
             }
             let (sequence, previous) = (record.sequence, record.previous);
