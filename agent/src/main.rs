@@ -46,6 +46,7 @@ enum ConfigCommand {
 }
 
 fn main() -> ExitCode {
+    runtime::privacy::keep_memory_private();
     let arguments = Arguments::parse();
     match act(arguments) {
         Ok(()) => ExitCode::SUCCESS,

@@ -217,9 +217,7 @@ impl Default for Listen {
 fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
     let text = String::deserialize(deserializer)?;
     text.parse().map_err(|_| {
-        serde::de::Error::custom(format_args!(
-            "`{text}` is not an address to listen at; write IP:PORT, e.g. 0.0.0.0:8443 or [::]:8443"
-        ))
+        serde::de::Error::custom("not an address to listen at; write IP:PORT, e.g. 0.0.0.0:8443 or [::]:8443")
     })
 }
 

@@ -45,6 +45,7 @@ enum ConfigCommand {
 }
 
 fn main() -> ExitCode {
+    runtime::privacy::keep_memory_private();
     match act(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -24,6 +24,7 @@ use output::exit::{Ended, Exit, Trouble};
 
 fn main() -> ExitCode {
     hide_panics();
+    runtime::privacy::keep_memory_private();
     let words: Vec<OsString> = std::env::args_os().collect();
     if let Some(child) = cli::Child::asked_for(&words) {
         return end(|| processes::run(child), |trouble| output::warn(trouble.to_string()));

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod config;
 pub mod host;
 pub mod memory;
+pub mod privacy;
 pub mod shutdown;
 pub mod telemetry;
 pub mod tls;

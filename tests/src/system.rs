@@ -43,6 +43,7 @@ pub struct System {
     controller: Option<Child>,
     agent: Option<Child>,
     ports: [u16; 3],
+    environment: Vec<(String, String)>,
 }
 
 impl System {
@@ -65,7 +66,14 @@ impl System {
         // Held all at once, so that they are three different ones.
         let held = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
         let ports = held.each_ref().map(|listener| listener.local_addr().expect("bound").port());
-        let system = Self { folder: Some(folder), root, controller: None, agent: None, ports };
+        let system = Self {
+            folder: Some(folder),
+            root,
+            controller: None,
+            agent: None,
+            ports,
+            environment: Vec::new(),
+        };
         system.write_configuration(sources);
         system
     }
@@ -92,6 +100,17 @@ impl System {
         fs::write(self.root.join("agent.yaml"), agent).expect("written");
     }
 
+    /// Adds lines to the controller's configuration; before it starts.
+    pub fn configure_controller(&self, lines: &str) {
+        let file = fs::OpenOptions::new().append(true).open(self.root.join("controller.yaml"));
+        file.expect("it is there").write_all(lines.as_bytes()).expect("written");
+    }
+
+    /// Sets a variable in the environment of what is started from now on.
+    pub fn set_variable(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
     /// The system's folder.
     pub fn root(&self) -> &Path {
         &self.root
@@ -112,6 +131,11 @@ impl System {
         self.ports[1]
     }
 
+    /// The port of probes and metrics.
+    pub fn probes_port(&self) -> u16 {
+        self.ports[2]
+    }
+
     fn spawn(&self, program: &str) -> Child {
         let log = fs::OpenOptions::new()
             .create(true)
@@ -123,6 +147,7 @@ impl System {
             .arg("--config")
             .arg(self.root.join(if program.ends_with("agent") { "agent.yaml" } else { "controller.yaml" }))
             .env("NEURASHIELD_LOG_FORMAT", "text")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -245,13 +270,27 @@ impl System {
         });
     }
 
-    /// A line of `/proc/<pid>/<file>` of the agent or the controller, as a number.
-    pub fn proc(&self, of: Process, file: &str, key: &str) -> u64 {
+    /// The process id of a daemon that runs.
+    pub fn pid(&self, of: Process) -> u32 {
         let child = match of {
             Process::Agent => self.agent.as_ref(),
             Process::Controller => self.controller.as_ref(),
         };
-        let path = format!("/proc/{}/{file}", child.expect("it runs").id());
+        child.expect("it runs").id()
+    }
+
+    /// Takes a daemon out of the system's care, e.g. to see how it ends.
+    pub fn take(&mut self, which: Process) -> Child {
+        let child = match which {
+            Process::Agent => self.agent.take(),
+            Process::Controller => self.controller.take(),
+        };
+        child.expect("it runs")
+    }
+
+    /// A line of `/proc/<pid>/<file>` of the agent or the controller, as a number.
+    pub fn proc(&self, of: Process, file: &str, key: &str) -> u64 {
+        let path = format!("/proc/{}/{file}", self.pid(of));
         let text = fs::read_to_string(&path).expect("readable");
         let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).expect("the key");
         line.split_whitespace().next().and_then(|number| number.parse().ok()).expect("a number")

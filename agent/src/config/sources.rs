@@ -65,25 +65,21 @@ impl SourceConfig {
                 for (place, file) in files.iter().enumerate() {
                     let path = format!("{path}.files[{place}]");
                     absolute(&path, Path::new(file))?;
-                    glob::Pattern::new(file)
-                        .map_err(|error| Problem::new(path, not_a_glob(file, error.msg)))?;
+                    glob::Pattern::new(file).map_err(|error| Problem::new(path, not_a_glob(error.msg)))?;
                 }
             }
         }
         for (place, pattern) in self.exclude.iter().enumerate() {
             globset::Glob::new(pattern).map_err(|error| {
-                Problem::new(
-                    format!("{path}.exclude[{place}]"),
-                    not_a_glob(pattern, &error.kind().to_string()),
-                )
+                Problem::new(format!("{path}.exclude[{place}]"), not_a_glob(&error.kind().to_string()))
             })?;
         }
         Ok(())
     }
 }
 
-fn not_a_glob(text: &str, why: &str) -> String {
-    format!("`{text}` is not a glob: {why}")
+fn not_a_glob(why: &str) -> String {
+    format!("not a glob: {why}")
 }
 
 /// A source with every key that the documentation knows, those too that this release refuses.

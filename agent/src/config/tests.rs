@@ -111,7 +111,7 @@ fn impossible_sources_are_refused_at_their_place() {
     let cases = [
         (
             "{ component: x, name: x, kind: tapes, path: /x }",
-            "`tapes` is not allowed here; allowed: files, ipfs, blockchain, configs",
+            "not an allowed word; allowed: files, ipfs, blockchain, configs",
         ),
         ("{ component: x, name: x, kind: files, path: x }", "3:49: sources[0].path: write an absolute path"),
         ("{ component: x, name: x, kind: files }", "3:5: sources[0]: a source of this kind has `path`"),
@@ -121,14 +121,8 @@ fn impossible_sources_are_refused_at_their_place() {
             "{ component: x, name: x, kind: configs, files: [x] }",
             "3:53: sources[0].files[0]: write an absolute",
         ),
-        (
-            "{ component: x, name: x, kind: configs, files: [\"/x/[\"] }",
-            "sources[0].files[0]: `/x/[` is not a glob",
-        ),
-        (
-            "{ component: x, name: x, kind: files, path: /x, exclude: [\"a[\"] }",
-            "exclude[0]: `a[` is not a glob",
-        ),
+        ("{ component: x, name: x, kind: configs, files: [\"/x/[\"] }", "sources[0].files[0]: not a glob"),
+        ("{ component: x, name: x, kind: files, path: /x, exclude: [\"a[\"] }", "exclude[0]: not a glob"),
         ("{ component: X, name: x, kind: files, path: /x }", "3:18: sources[0].component: names have"),
         ("{ component: x, name: ../x, kind: files, path: /x }", "sources[0].name: names have"),
         ("{ component: x, kind: files, path: /x }", "3:5: sources[0]: the key `name` is missing"),

@@ -118,7 +118,7 @@ impl Alerts {
         for (place, route) in self.routes.iter().enumerate() {
             if let Some(unknown) = route.to.iter().position(|name| !self.sinks.contains_key(name)) {
                 let known: Vec<&str> = self.sinks.keys().map(String::as_str).collect();
-                let reason = format!("there is no sink `{}`; sinks: {}", route.to[unknown], known.join(", "));
+                let reason = format!("there is no such sink; sinks: {}", known.join(", "));
                 return Err(Problem::new(format!("alerts.routes[{place}].to[{unknown}]"), reason));
             }
         }

@@ -184,15 +184,14 @@ impl std::str::FromStr for Cron {
     fn from_str(text: &str) -> Result<Self, String> {
         let fields: Vec<&str> = text.split_whitespace().collect();
         if fields.len() != FIELDS.len() {
-            return Err(format!(
-                "`{text}` is not a cron text; write five fields: minute hour day-of-month month day-of-week, \
-                 e.g. \"0 1 * * *\""
-            ));
+            let help = "not a cron text; write five fields: minute hour day-of-month month day-of-week, e.g. \
+                        \"0 1 * * *\"";
+            return Err(help.to_owned());
         }
         for (field, (name, lowest, highest, words)) in fields.iter().zip(FIELDS) {
             if !field.split(',').all(|item| is_item(item, lowest, highest, words)) {
                 return Err(format!(
-                    "`{field}` is no {name} of a cron text; allowed: *, {lowest} to {highest}, A-B, */N, and \
+                    "no {name} of a cron text; allowed: *, {lowest} to {highest}, A-B, */N, and \
                      lists of these with commas"
                 ));
             }

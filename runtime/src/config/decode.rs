@@ -61,8 +61,8 @@ impl de::Error for DecodeError {
         Self::custom(format_args!("not an allowed value; expected {expected}"))
     }
 
-    fn unknown_variant(found: &str, allowed: &'static [&'static str]) -> Self {
-        Self::custom(format_args!("`{found}` is not allowed here; allowed: {}", allowed.join(", ")))
+    fn unknown_variant(_: &str, allowed: &'static [&'static str]) -> Self {
+        Self::custom(format_args!("not an allowed word; allowed: {}", allowed.join(", ")))
     }
 
     fn unknown_field(_: &str, allowed: &'static [&'static str]) -> Self {

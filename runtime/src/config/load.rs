@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
 
 use super::decode;
 use super::environment;
@@ -116,7 +117,7 @@ pub fn load<T: Settings>(layers: &Layers) -> Result<Loaded<T>, ConfigError> {
 
 fn read(file: &Path) -> Result<Node, ConfigError> {
     let unreadable = |source| ConfigError::Read { file: file.to_owned(), source };
-    let mut text = String::new();
+    let mut text = Zeroizing::new(String::new());
     let opened = std::fs::File::open(file).map_err(unreadable)?;
     opened.take(FILE_LIMIT_BYTES + 1).read_to_string(&mut text).map_err(unreadable)?;
     if text.len() as u64 > FILE_LIMIT_BYTES {

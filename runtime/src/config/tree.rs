@@ -11,6 +11,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
+use zeroize::Zeroizing;
 
 use super::error::ConfigError;
 
@@ -70,7 +71,8 @@ pub(super) enum Value {
     Signed(i64),
     Unsigned(u64),
     Float(f64),
-    Text(String),
+    /// Wiped when it goes: it may be a secret.
+    Text(Zeroizing<String>),
     List(Vec<Node>),
     Map(Vec<Entry>),
 }
@@ -125,7 +127,7 @@ impl Node {
     /// A place beyond the end of its list, as a reason to tell.
     pub(super) fn put(&mut self, path: &[String], text: &str, origin: &Origin) -> Result<(), String> {
         let Some((key, rest)) = path.split_first() else {
-            *self = Self { origin: origin.clone(), value: Value::Text(text.to_owned()) };
+            *self = Self { origin: origin.clone(), value: Value::Text(text.to_owned().into()) };
             return Ok(());
         };
         let slot = match key.parse::<usize>() {
@@ -289,7 +291,7 @@ impl<'de> Visitor<'de> for RawVisitor {
     }
 
     fn visit_str<E>(self, value: &str) -> Result<RawValue, E> {
-        Ok(RawValue::Leaf(Value::Text(value.to_owned())))
+        Ok(RawValue::Leaf(Value::Text(value.to_owned().into())))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<RawValue, A::Error> {

@@ -43,7 +43,7 @@ impl FromStr for Duration {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let refuse = || format!("`{text}` is not a duration; {TIME_HELP}");
+        let refuse = || format!("not a duration; {TIME_HELP}");
         let mut left = text.trim();
         let mut milliseconds: u64 = 0;
         if left.is_empty() {
@@ -116,7 +116,7 @@ impl FromStr for Size {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let refuse = || format!("`{text}` is not a size; {SIZE_HELP}");
+        let refuse = || format!("not a size; {SIZE_HELP}");
         let (number, unit) = split_number(text.trim()).ok_or_else(refuse)?;
         let unit = unit.trim_start();
         let (_, factor) =
