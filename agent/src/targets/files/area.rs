@@ -12,11 +12,12 @@ use std::path::{Path, PathBuf};
 
 use repository::archive::entry::Timestamp;
 use repository::archive::path::EntryPath;
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
-use super::disk::{Disk, Subject, kind_of, open_folder};
+use super::disk::{Disk, Subject};
 use super::error::{RestoreError, failed};
+use super::handles::{again, kind_of, open_folder};
 use super::journal::Journal;
 use super::metadata::disinherit;
 use super::remove::{names_in, remove_tree};
@@ -76,15 +77,14 @@ impl Area {
         Ok(journal)
     }
 
-    /// The area of which `name` in `root` is the staging folder; `None` if it is not ours, or no folder,
+    /// The area of which `name` in `root`, which is `path`, is the staging folder; `None` if it is not ours, or no folder,
     /// and an error of kind `WouldBlock` while its restore runs.
-    pub(super) fn open(path: &Path, name: &[u8]) -> io::Result<Option<Self>> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(path, flags, Mode::empty())?;
+    pub(super) fn open(path: &Path, root: impl AsFd, name: &[u8]) -> io::Result<Option<Self>> {
+        let root = again(root)?;
         let staging = match open_folder(&root, name) {
             Ok(staging) => staging,
             Err(error) => {
-                let other = [Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::ACCESS];
+                let other = [Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::ACCESS, Errno::XDEV];
                 let is_other = other.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()));
                 return if is_other { Ok(None) } else { Err(error) };
             }

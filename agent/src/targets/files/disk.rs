@@ -12,8 +12,8 @@ use rustix::fs::{Gid, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use repository::archive::entry::Timestamp;
-use repository::archive::path::EntryPath;
 
+use super::handles::{open_entry, open_folder, open_in};
 use crate::sources::files::metadata::handle_path;
 
 /// Is asked before each change of the file system; an error takes the place of the change.
@@ -32,8 +32,6 @@ impl Steps for NoFaults {
     }
 }
 
-const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-
 /// The changes that a restore makes.
 #[derive(Clone, Copy)]
 pub(super) struct Disk<'a> {
@@ -49,14 +47,25 @@ impl<'a> Disk<'a> {
     pub(super) fn make_folder(&self, folder: impl AsFd, name: &[u8]) -> io::Result<OwnedFd> {
         self.steps.before("make a folder")?;
         rustix::fs::mkdirat(&folder, name, Mode::RWXU)?;
-        Ok(rustix::fs::openat(&folder, name, FOLDER, Mode::empty())?)
+        open_folder(&folder, name)
+    }
+
+    /// Makes a folder on the way to a new one, as anybody's would be made, and opens it. One that has
+    /// turned up meanwhile will do.
+    pub(super) fn make_way(&self, folder: impl AsFd, name: &[u8]) -> io::Result<OwnedFd> {
+        self.steps.before("make a folder")?;
+        let usual = Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH;
+        match rustix::fs::mkdirat(&folder, name, usual) {
+            Ok(()) | Err(Errno::EXIST) => open_folder(&folder, name),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Makes the file `name`, ours alone (0600). It must not exist.
     pub(super) fn make_file(&self, folder: impl AsFd, name: &[u8]) -> io::Result<OwnedFd> {
         self.steps.before("make a file")?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(rustix::fs::openat(folder, name, flags, Mode::RUSR | Mode::WUSR)?)
+        open_in(folder, name, flags, Mode::RUSR | Mode::WUSR)
     }
 
     /// Makes the symbolic link `name`.
@@ -127,7 +136,7 @@ impl<'a> Disk<'a> {
         match rename(folder.as_fd(), to.as_fd(), name) {
             // To get another parent, a folder has to be writable for whoever is not root.
             Err(Errno::ACCESS) => {
-                let entry = path_handle(folder.as_fd(), name)?;
+                let entry = open_entry(folder.as_fd(), name)?;
                 let stat = rustix::fs::fstat(&entry)?;
                 if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
                     return Err(Errno::ACCESS.into());
@@ -178,7 +187,7 @@ impl<'a> Disk<'a> {
         let mode = Mode::from_raw_mode(mode);
         match subject {
             Subject::Handle(handle) => rustix::fs::fchmod(handle, mode)?,
-            Subject::Name(folder, name) => set_mode(&path_handle(folder, name.to_bytes())?, mode)?,
+            Subject::Name(folder, name) => set_mode(&open_entry(folder, name.to_bytes())?, mode)?,
         }
         Ok(())
     }
@@ -231,30 +240,6 @@ pub(super) enum Subject<'a> {
     Name(BorrowedFd<'a>, &'a CStr),
 }
 
-/// Opens the folder `name`; a link is not followed.
-pub(super) fn open_folder(folder: impl AsFd, name: &[u8]) -> io::Result<OwnedFd> {
-    Ok(rustix::fs::openat(folder, name, FOLDER, Mode::empty())?)
-}
-
-/// Opens the folder `path` below `folder`, name by name, so that no link on the way is followed and no
-/// path is too long.
-pub(super) fn open_below(folder: impl AsFd, path: &EntryPath) -> io::Result<OwnedFd> {
-    let mut at = rustix::fs::openat(folder, c".", FOLDER, Mode::empty())?;
-    for name in path.names() {
-        at = open_folder(&at, name)?;
-    }
-    Ok(at)
-}
-
-/// What kind of thing `name` is, links not followed; `None` if there is none.
-pub(super) fn kind_of(folder: impl AsFd, name: &[u8]) -> io::Result<Option<FileType>> {
-    match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) => Ok(Some(FileType::from_raw_mode(stat.st_mode))),
-        Err(Errno::NOENT) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
 fn rename(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
     match rustix::fs::renameat_with(from, name, to, name, RenameFlags::NOREPLACE) {
         // Not every file system can promise it; then look first.
@@ -269,13 +254,7 @@ fn rename(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &[u8]) -> Result<(), E
     }
 }
 
-/// A handle that only names the entry; a link is not followed.
-fn path_handle(folder: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(folder, name, flags, Mode::empty())
-}
-
-/// Sets the mode of what a [`path_handle`] names, which must not be a link: the call that takes the
+/// Sets the mode of what a [`open_entry`] handle names, which must not be a link: the call that takes the
 /// handle itself refuses such handles.
 fn set_mode(entry: &OwnedFd, mode: Mode) -> Result<(), Errno> {
     rustix::fs::chmod(format!("/proc/self/fd/{}", entry.as_raw_fd()), mode)

@@ -1,53 +1,64 @@
 //! Where a restore happens: how the archive's paths lie on the disk.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use repository::archive::path::EntryPath;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxAttributes, StatxFlags};
+use rustix::fs::{AtFlags, StatxAttributes, StatxFlags};
 
-use super::disk::{kind_of, open_folder};
+use super::disk::Disk;
 use super::error::{RestoreError, failed};
+use super::handles::{Mounts, Walked, open_named, walk};
 use super::remove::names_in;
 use super::request::{Place, RestoreRequest};
 
 /// At the top of a file system and not a part of anybody's data.
 pub(super) const LOST_AND_FOUND: &[u8] = b"lost+found";
 
-/// How the archive's paths lie on the disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// How the archive's paths lie on the disk. Whoever swaps a folder above for something else changes
+/// nothing: the handle was opened once, and all goes through it.
+#[derive(Debug)]
 pub(super) enum Ground {
     /// The archive's root is this live folder; what is in it is swapped.
-    Live { root: PathBuf },
-    /// The archive's root becomes `name` in the folder `parent`.
-    New { parent: PathBuf, name: Vec<u8> },
+    Live { root: PathBuf, handle: OwnedFd },
+    /// The archive's root becomes `name` in the folder `parent`. Of the way to it `missing` has to be made,
+    /// in the folder of the handle.
+    New { parent: PathBuf, name: Vec<u8>, missing: Vec<OsString>, handle: OwnedFd },
     /// The archive's root is `root`, in which folders that exist stay; each area is the folder that the
     /// swapped entry lies in.
-    Spread { root: PathBuf },
+    Spread { root: PathBuf, handle: OwnedFd },
 }
 
 impl Ground {
     /// Looks at the place, and makes the folders above a new one.
-    pub(super) fn prepare(request: &RestoreRequest) -> Result<Self, RestoreError> {
+    pub(super) fn prepare(request: &RestoreRequest, disk: &Disk<'_>) -> Result<Self, RestoreError> {
         if !is_id(&request.restore_id) {
             let cause = "its id must be 1 to 64 letters, digits and `-`";
             return Err(RestoreError::refused("any place", cause));
         }
-        let ground = Self::find(&request.place)?;
-        if let Ground::New { parent, .. } = &ground {
-            std::fs::create_dir_all(parent).map_err(failed("make the folder", parent.display()))?;
+        let mut ground = Self::find(&request.place)?;
+        if let Ground::New { parent, missing, handle, .. } = &mut ground {
+            for name in missing.drain(..) {
+                let made = disk.make_way(&*handle, name.as_bytes());
+                *handle = made.map_err(failed("make the folder", parent.display()))?;
+            }
         }
         Ok(ground)
     }
 
     /// As [`Ground::prepare`], but nothing is made.
     pub(super) fn find(place: &Place) -> Result<Self, RestoreError> {
+        let open = |path: &Path| open_named(path).map_err(failed("open the folder", path.display()));
         match place {
-            Place::InPlace { root } => Ok(Ground::Live { root: absolute(root)? }),
-            Place::Listed { root } => Ok(Ground::Spread { root: absolute(root)? }),
+            Place::InPlace { root } => {
+                open(root).map(|Walked { path, handle, .. }| Ground::Live { root: path, handle })
+            }
+            Place::Listed { root } => {
+                open(root).map(|Walked { path, handle, .. }| Ground::Spread { root: path, handle })
+            }
             Place::NewFolder { path } => new_folder(path),
         }
     }
@@ -55,8 +66,25 @@ impl Ground {
     /// The folder that the restore starts from, as far as it exists.
     pub(super) fn root(&self) -> &Path {
         match self {
-            Ground::Live { root } | Ground::Spread { root } => root,
+            Ground::Live { root, .. } | Ground::Spread { root, .. } => root,
             Ground::New { parent, .. } => parent,
+        }
+    }
+
+    /// The same, opened: of a new folder the last one on the way to it that exists.
+    pub(super) fn handle(&self) -> &OwnedFd {
+        match self {
+            Ground::Live { handle, .. } | Ground::Spread { handle, .. } | Ground::New { handle, .. } => {
+                handle
+            }
+        }
+    }
+
+    /// Whether what is restored may lie in other mounts than the root: listed files may.
+    pub(super) fn mounts(&self) -> Mounts {
+        match self {
+            Ground::Spread { .. } => Mounts::Crossed,
+            _ => Mounts::Refused,
         }
     }
 
@@ -64,8 +92,8 @@ impl Ground {
     pub(super) fn shown(&self, path: &EntryPath) -> PathBuf {
         let rest = OsStr::from_bytes(path.as_bytes());
         match self {
-            Ground::Live { root } | Ground::Spread { root } => root.join(rest),
-            Ground::New { parent, name } => parent.join(OsStr::from_bytes(name)).join(rest),
+            Ground::Live { root, .. } | Ground::Spread { root, .. } => root.join(rest),
+            Ground::New { parent, name, .. } => parent.join(OsStr::from_bytes(name)).join(rest),
         }
     }
 }
@@ -74,44 +102,28 @@ fn is_id(id: &str) -> bool {
     (1..=64).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
-/// Opens a live folder that the user named; links on the way to it are followed.
-pub(super) fn open_live(path: &Path) -> Result<OwnedFd, RestoreError> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty()).map_err(failed("open the folder", path.display()))
-}
-
-fn absolute(path: &Path) -> Result<PathBuf, RestoreError> {
-    path.canonicalize().map_err(failed("open the folder", path.display()))
-}
-
 fn new_folder(path: &Path) -> Result<Ground, RestoreError> {
-    let path = match path.canonicalize() {
-        Ok(real) => real,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            std::path::absolute(path).map_err(failed("find", path.display()))?
+    let mut walked = match walk(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            return Err(RestoreError::refused(path.display(), "it is there and is no folder"));
         }
-        Err(error) => return Err(failed("find", path.display())(error)),
+        walked => walked.map_err(failed("find", path.display()))?,
     };
+    if let Some(name) = walked.missing.pop() {
+        let mut parent = walked.path;
+        parent.extend(&walked.missing);
+        let Walked { missing, handle, .. } = walked;
+        return Ok(Ground::New { parent, name: name.into_vec(), missing, handle });
+    }
+    let Walked { path, handle: live, .. } = walked;
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(RestoreError::refused(
             path.display(),
             "it is no new folder; name one that does not exist",
         ));
     };
-    let new = Ground::New { parent: parent.to_owned(), name: name.as_bytes().to_owned() };
-    let folder =
-        match rustix::fs::open(parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
-            Ok(folder) => folder,
-            Err(rustix::io::Errno::NOENT) => return Ok(new),
-            Err(error) => return Err(failed("open the folder", parent.display())(error)),
-        };
-    match kind_of(&folder, name.as_bytes()).map_err(failed("look at", path.display()))? {
-        None => return Ok(new),
-        Some(FileType::Directory) => {}
-        Some(_) => return Err(RestoreError::refused(path.display(), "it is there and is no folder")),
-    }
-    let live = open_folder(&folder, name.as_bytes()).map_err(failed("open the folder", path.display()))?;
-    let is_mount = is_mount_point(&folder, name.as_bytes());
+    let above = open_named(parent).map_err(failed("open the folder", parent.display()))?;
+    let is_mount = is_mount_point(&above.handle, name.as_bytes());
     let mut names = names_in(&live).map_err(failed("read the folder", path.display()))?;
     if is_mount {
         names.retain(|name| **name != *LOST_AND_FOUND);
@@ -122,8 +134,11 @@ fn new_folder(path: &Path) -> Result<Ground, RestoreError> {
             Err(RestoreError::refused(path.display(), cause))
         }
         // A mount cannot be renamed; what is in it can.
-        (true, true) => Ok(Ground::Live { root: path }),
-        (true, false) => Ok(new),
+        (true, true) => Ok(Ground::Live { root: path, handle: live }),
+        (true, false) => {
+            let (parent, name) = (parent.to_owned(), name.as_bytes().to_owned());
+            Ok(Ground::New { parent, name, missing: Vec::new(), handle: above.handle })
+        }
     }
 }
 

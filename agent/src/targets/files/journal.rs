@@ -18,6 +18,7 @@ use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::disk::Disk;
+use super::handles::open_in;
 
 const NAME: &[u8] = b"journal";
 const FORMAT: u32 = 1;
@@ -191,7 +192,7 @@ impl<'a> Journal<'a> {
     /// Goes on with the journal in `staging`.
     pub(super) fn resume(disk: Disk<'a>, staging: impl AsFd) -> io::Result<Self> {
         let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(staging, NAME, flags, Mode::empty())?;
+        let file = open_in(staging, NAME, flags, Mode::empty())?;
         let length = u64::try_from(rustix::fs::fstat(&file)?.st_size).expect("a length is not negative");
         Ok(Self { disk, file, length })
     }
@@ -214,10 +215,10 @@ impl<'a> Journal<'a> {
 /// error: it is left for that version.
 pub(super) fn read(staging: impl AsFd) -> io::Result<Option<Story>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file = match rustix::fs::openat(staging, NAME, flags, Mode::empty()) {
+    let file = match open_in(staging, NAME, flags, Mode::empty()) {
         Ok(file) => file,
-        Err(rustix::io::Errno::NOENT) => return Ok(None),
-        Err(error) => return Err(error.into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
     };
     let mut text = Vec::new();
     std::fs::File::from(file).read_to_end(&mut text)?;

@@ -8,13 +8,15 @@
 //! succeeded.
 //!
 //! Must stay true: an archive, whatever it holds, is never the reason for a write outside of the
-//! place that the request names; every change of the file system goes through [`disk`].
+//! place that the request names; every change of the file system goes through [`disk`], and every handle
+//! comes from [`handles`].
 
 mod area;
 mod content;
 mod disk;
 mod error;
 mod ground;
+mod handles;
 mod incoming;
 mod journal;
 mod metadata;
@@ -66,7 +68,7 @@ where
     E: std::error::Error + Send + Sync + 'static,
 {
     let disk = Disk::new(tools.steps);
-    let ground = Ground::prepare(request)?;
+    let ground = Ground::prepare(request, &disk)?;
     let mut stage = Stage::new(disk, tools, request, &ground, blobs);
     let prepared =
         stage.write_all(Incoming::new(entries)).and_then(|()| plan_swap(disk, request, &ground, &mut stage));
@@ -164,10 +166,10 @@ fn clean_up(
     }
     let id = &request.restore_id;
     for area in &stage.areas {
-        if let Err(error) = reap(disk, &area.path, id) {
+        if let Err(error) = reap(disk, area, id) {
             tracing::warn!(%error, "the old state of an earlier restore stays");
         }
-        match kept_by_attempts(&area.path, id) {
+        match kept_by_attempts(area, id) {
             Ok(kept) => report.old.extend(kept),
             Err(error) => tracing::warn!(%error, "cannot look for the old state of an earlier attempt"),
         }

@@ -4,16 +4,16 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use repository::archive::entry::{Entry, EntryKind};
 use repository::archive::path::EntryPath;
 use rustix::fs::FileType;
 
 use super::area::is_staging;
-use super::disk::{kind_of, open_below};
 use super::error::{RestoreError, failed};
-use super::ground::{Ground, LOST_AND_FOUND, is_mount_point, open_live};
+use super::ground::{Ground, LOST_AND_FOUND, is_mount_point};
+use super::handles::{kind_of, open_below};
 use super::incoming::Incoming;
 use super::remove::names_in;
 use super::request::{RestoreRequest, Selection};
@@ -154,7 +154,7 @@ where
                 Ground::New { .. } => false,
                 Ground::Live { .. } => entry.path.is_root(),
                 Ground::Spread { .. } => {
-                    entry.kind == EntryKind::Folder && is_live_folder(&ground, &entry.path)?
+                    entry.kind == EntryKind::Folder && is_live_folder(&ground, &entry.path)
                 }
             };
             // With listed files a selected folder that stays still selects what is in it.
@@ -174,24 +174,22 @@ where
     Ok(facts)
 }
 
-fn is_live_folder(ground: &Ground, path: &EntryPath) -> Result<bool, RestoreError> {
-    Ok(open_below(open_live(ground.root())?, path).is_ok())
+fn is_live_folder(ground: &Ground, path: &EntryPath) -> bool {
+    open_below(ground.handle(), path, ground.mounts()).is_ok()
 }
 
 fn look(ground: &Ground, facts: &mut Facts) -> Result<(), RestoreError> {
-    if let Ground::New { parent, .. } = ground {
-        let there = parent.ancestors().find(|folder| folder.is_dir()).unwrap_or(parent);
-        facts.folders = vec![there.to_owned()];
-        facts.free_space = free_space(&open_live(there)?).map_err(failed("look at", there.display()))?;
+    let root = ground.handle();
+    facts.free_space = free_space(root).map_err(failed("look at", ground.root().display()))?;
+    if let Ground::New { parent, missing, .. } = ground {
+        facts.folders = parent.ancestors().nth(missing.len()).map(Path::to_owned).into_iter().collect();
         return Ok(());
     }
-    let root = open_live(ground.root())?;
-    facts.free_space = free_space(&root).map_err(failed("look at", ground.root().display()))?;
     let mut folders = vec![ground.root().to_owned()];
     for path in facts.outermost.keys() {
         let Some(name) = path.name() else { continue };
         let parent = path.parent().unwrap_or_default();
-        match open_below(&root, &parent) {
+        match open_below(root, &parent, ground.mounts()) {
             Ok(folder) => {
                 if let Some(live) = live_entry(&folder, name).map_err(failed("look at", path))? {
                     facts.live.insert(path.clone(), live);
@@ -207,13 +205,13 @@ fn look(ground: &Ground, facts: &mut Facts) -> Result<(), RestoreError> {
         }
     }
     if facts.whole {
-        for name in names_in(&root).map_err(failed("read the folder", ground.root().display()))? {
+        for name in names_in(root).map_err(failed("read the folder", ground.root().display()))? {
             let Ok(path) = EntryPath::new(&name) else { continue };
             if *name == *LOST_AND_FOUND {
                 facts.outermost.remove(&path);
                 facts.live.remove(&path);
             } else if !is_staging(&name)
-                && let Some(live) = live_entry(&root, &name).map_err(failed("look at", &path))?
+                && let Some(live) = live_entry(root, &name).map_err(failed("look at", &path))?
             {
                 facts.live.insert(path, live);
             }

@@ -6,8 +6,7 @@ use std::path::Path;
 
 use super::area::staging_name;
 use super::disk::{Disk, Steps};
-use super::error::RestoreError;
-use super::ground::open_live;
+use super::handles::open_named;
 use super::plan::Facts;
 use super::remove::remove_tree;
 
@@ -25,10 +24,7 @@ pub fn preflight(facts: &Facts, restore_id: &str, steps: &dyn Steps) -> Vec<Stri
 }
 
 fn attempt(disk: &Disk<'_>, folder: &Path, restore_id: &str) -> Result<(), io::Error> {
-    let root = open_live(folder).map_err(|error| match error {
-        RestoreError::Io { source, .. } => source,
-        other => io::Error::other(other),
-    })?;
+    let root = open_named(folder)?.handle;
     let name = staging_name(restore_id, Some("preflight"));
     // From an earlier attempt that was interrupted.
     remove_tree(disk, &root, &name)?;

@@ -2,14 +2,14 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-
-use rustix::fs::{Mode, OFlags};
 
 use super::area::{Area, is_of, staging_names};
 use super::disk::{Disk, Steps};
 use super::error::{RestoreError, failed};
+use super::handles::{Walked, open_named};
 use super::journal::{self, Journal, State, Story};
 use super::swap::Swap;
 
@@ -26,10 +26,19 @@ pub struct Recovered {
 /// into it; the one that it lies in, if it was a new folder. Must run before anything else uses `root`,
 /// and may be repeated. A folder that does not exist needs nothing.
 pub fn recover(root: &Path, steps: &dyn Steps) -> Result<Recovered, RestoreError> {
+    match open_named(root) {
+        Ok(Walked { handle, path, .. }) => recover_at(&handle, &path, steps),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Recovered::default()),
+        Err(error) => Err(failed("open the folder", root.display())(error)),
+    }
+}
+
+/// As [`recover()`], in the open folder `at`, which is `root`.
+pub(super) fn recover_at(at: impl AsFd, root: &Path, steps: &dyn Steps) -> Result<Recovered, RestoreError> {
     let disk = Disk::new(steps);
     let mut recovered = Recovered::default();
-    for name in staging_names_at(root)? {
-        match Area::open(root, &name) {
+    for name in staging_names_at(&at, root)? {
+        match Area::open(root, &at, &name) {
             Ok(Some(area)) => one(disk, area, &mut recovered)?,
             Ok(None) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -42,10 +51,11 @@ pub fn recover(root: &Path, steps: &dyn Steps) -> Result<Recovered, RestoreError
     Ok(recovered)
 }
 
-/// Removes what earlier restores into `root` have kept of the old state, but nothing of restore `id`.
-pub(super) fn reap(disk: &Disk<'_>, root: &Path, id: &str) -> Result<(), RestoreError> {
-    for name in staging_names_at(root)?.iter().filter(|name| !is_of(name, id)) {
-        let reaped = match Area::open(root, name) {
+/// Removes what earlier restores into the folder `of` have kept of the old state, but nothing of restore `id`.
+pub(super) fn reap(disk: &Disk<'_>, of: &Area, id: &str) -> Result<(), RestoreError> {
+    let (at, root) = (&of.root, &*of.path);
+    for name in staging_names_at(at, root)?.iter().filter(|name| !is_of(name, id)) {
+        let reaped = match Area::open(root, at, name) {
             Ok(Some(area)) => match journal::read(&area.staging) {
                 Ok(Some(story)) if story.is_over() => area.remove(disk),
                 Ok(_) => Ok(()),
@@ -59,25 +69,27 @@ pub(super) fn reap(disk: &Disk<'_>, root: &Path, id: &str) -> Result<(), Restore
     Ok(())
 }
 
-/// Where the old state lies that earlier attempts of restore `id` have kept in `root`.
-pub(super) fn kept_by_attempts(root: &Path, id: &str) -> Result<Vec<PathBuf>, RestoreError> {
+/// Where the old state lies that earlier attempts of restore `id` have kept in the folder `of`.
+pub(super) fn kept_by_attempts(of: &Area, id: &str) -> Result<Vec<PathBuf>, RestoreError> {
+    let (at, root) = (&of.root, &*of.path);
     let mut kept = Vec::new();
-    for name in staging_names_at(root)?.iter().filter(|name| is_of(name, id)) {
+    for name in staging_names_at(at, root)?.iter().filter(|name| is_of(name, id)) {
         // The attempt that runs holds its own lock and speaks for itself.
-        if let Ok(Some(area)) = Area::open(root, name) {
+        if let Ok(Some(area)) = Area::open(root, at, name) {
             kept.extend(area.old_state().map_err(failed("look into", root.display()))?);
         }
     }
     Ok(kept)
 }
 
-fn staging_names_at(root: &Path) -> Result<Vec<Box<[u8]>>, RestoreError> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    match rustix::fs::open(root, flags, Mode::empty()) {
-        Ok(folder) => staging_names(&folder).map_err(failed("read the folder", root.display())),
-        Err(rustix::io::Errno::NOENT) => Ok(Vec::new()),
-        Err(error) => Err(failed("open the folder", root.display())(error)),
-    }
+fn staging_names_at(at: impl AsFd, root: &Path) -> Result<Vec<Box<[u8]>>, RestoreError> {
+    staging_names(at).map_err(failed("read the folder", root.display()))
+}
+
+/// The area in the folder `path`, which a journal names.
+fn area_at(path: &Path, name: &[u8]) -> io::Result<Option<Area>> {
+    let Walked { handle, path, .. } = open_named(path)?;
+    Area::open(&path, &handle, name)
 }
 
 fn one(disk: Disk<'_>, area: Area, recovered: &mut Recovered) -> Result<(), RestoreError> {
@@ -141,7 +153,7 @@ fn servant(disk: Disk<'_>, area: Area, served: &Path, recovered: &mut Recovered)
     let name = area.staging_name().to_owned();
     let path = area.path.clone();
     drop(area);
-    match Area::open(served, &name) {
+    match area_at(served, &name) {
         Ok(Some(first)) => one(disk, first, recovered)?,
         Ok(None) => {}
         // Perhaps not mounted yet; then nothing may be decided.
@@ -150,7 +162,7 @@ fn servant(disk: Disk<'_>, area: Area, served: &Path, recovered: &mut Recovered)
             return Ok(());
         }
     }
-    match Area::open(&path, &name) {
+    match area_at(&path, &name) {
         Ok(Some(area)) => tidy(&disk, &[area]),
         Ok(None) => Ok(()),
         Err(error) => Err(failed("open a staging folder in", path.display())(error)),
@@ -164,7 +176,7 @@ fn with_servants(first: Area, story: &Story) -> Result<Vec<Area>, RestoreError> 
     let mut areas = vec![first];
     for path in &story.areas {
         let path = Path::new(OsStr::from_bytes(path));
-        match Area::open(path, &name) {
+        match area_at(path, &name) {
             Ok(Some(area)) => areas.push(area),
             Ok(None) if !swapping => {}
             Ok(None) => return Err(RestoreError::refused(path.display(), "its staging folder is gone")),

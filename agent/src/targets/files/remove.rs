@@ -4,22 +4,18 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{FileType, Mode, OFlags, RawDir};
+use rustix::fs::{FileType, RawDir};
 use rustix::io::Errno;
 
-use super::disk::{Disk, Subject, kind_of, open_folder};
+use super::disk::{Disk, Subject};
+use super::handles::{again, kind_of, open_folder};
 
 const NAMES_BUFFER: usize = 32 * 1024;
 
 /// Names in a folder, `.` and `..` left out.
 pub(super) fn names_in(folder: impl AsFd) -> io::Result<Vec<Box<[u8]>>> {
     // A handle of its own: the position of a listing belongs to the open file.
-    let listing = rustix::fs::openat(
-        folder,
-        c".",
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
+    let listing = again(folder)?;
     let mut buffer = vec![MaybeUninit::uninit(); NAMES_BUFFER];
     let mut listing = RawDir::new(listing, &mut buffer);
     let mut names: Vec<Box<[u8]>> = Vec::new();
@@ -34,7 +30,8 @@ pub(super) fn names_in(folder: impl AsFd) -> io::Result<Vec<Box<[u8]>>> {
     Ok(names)
 }
 
-/// Removes `name` in `folder`, and all below it if it is a folder. Nothing there is fine.
+/// Removes `name` in `folder`, and all below it if it is a folder. Nothing there is fine. What is mounted
+/// below it is not ours to remove: an error, and it stays.
 pub(super) fn remove_tree(disk: &Disk<'_>, folder: impl AsFd, name: &[u8]) -> io::Result<()> {
     match kind_of(&folder, name)? {
         None => return Ok(()),

@@ -16,13 +16,14 @@ use rustix::fs::FileType;
 
 use super::area::{Area, below, free_name};
 use super::content::ContentWriter;
-use super::disk::{Disk, Subject, kind_of, open_below, open_folder};
+use super::disk::{Disk, Subject};
 use super::error::{RestoreError, failed};
-use super::ground::{Ground, LOST_AND_FOUND, open_live};
+use super::ground::{Ground, LOST_AND_FOUND};
+use super::handles::{Mounts, again, kind_of, open_below, open_folder_across};
 use super::incoming::Incoming;
 use super::journal::{Journal, Move};
 use super::metadata::{Notes, apply};
-use super::recover::recover;
+use super::recover::recover_at;
 use super::request::{RestoreRequest, Selection, Tools};
 use crate::targets::BlobReader;
 
@@ -179,13 +180,13 @@ impl<'a> Stage<'a> {
     /// What has to be moved for `entry` to become live: itself, or the first folder above it that is not
     /// there. `None` for a live folder that stays.
     fn to_move(&self, entry: &Entry) -> Result<Option<EntryPath>, RestoreError> {
-        let root = match self.ground {
-            Ground::New { .. } => return Ok(Some(EntryPath::root())),
-            Ground::Live { root } | Ground::Spread { root } => root,
-        };
+        if let Ground::New { .. } = self.ground {
+            return Ok(Some(EntryPath::root()));
+        }
         let spread = matches!(self.ground, Ground::Spread { .. });
         let Some(name) = entry.path.name() else { return Ok(None) };
-        let mut at = open_live(root)?;
+        let mut at =
+            again(self.ground.handle()).map_err(failed("open the folder", self.ground.root().display()))?;
         for (above, _) in self.chain.iter().filter(|(above, _)| !above.is_root()) {
             let above_name = above.name().expect("it is not the root");
             match kind_of(&at, above_name).map_err(failed("look at", above))? {
@@ -197,7 +198,8 @@ impl<'a> Stage<'a> {
                     return Err(RestoreError::refused(place, cause));
                 }
             }
-            at = open_folder(&at, above_name).map_err(failed("open the folder", above))?;
+            at = open_folder_across(&at, above_name, self.ground.mounts())
+                .map_err(failed("open the folder", above))?;
         }
         if spread && entry.kind == EntryKind::Folder {
             let live = kind_of(&at, name).map_err(failed("look at", &entry.path))?;
@@ -255,16 +257,14 @@ impl<'a> Stage<'a> {
             let cause = format!("it goes to more than {MAX_AREAS} folders; restore fewer paths at a time");
             return Err(RestoreError::refused(self.ground.root().display(), cause));
         }
-        let root = open_live(self.ground.root())?;
         let root = match self.ground {
-            Ground::Spread { .. } => {
-                open_below(root, base).map_err(failed("open the folder", path.display()))?
-            }
-            _ => root,
+            Ground::Spread { handle, .. } => open_below(handle, base, Mounts::Crossed),
+            ground => again(ground.handle()),
         };
+        let root = root.map_err(failed("open the folder", path.display()))?;
         let told = self.tools.progress.writes_in(path);
         told.map_err(failed("keep on record that a restore writes in", path.display()))?;
-        recover(path, self.tools.steps)?;
+        recover_at(&root, path, self.tools.steps)?;
         let first = self.areas.first();
         let name = match first {
             Some(first) => first.staging_name().to_owned(),
@@ -445,8 +445,9 @@ impl<'a> Stage<'a> {
                 _ => Ok(below(base, to)),
             };
             let inside = inside.map_err(|error| RestoreError::archive(to, error.to_string()))?;
-            let parent =
-                area.new_folder().and_then(|new| open_below(new, &inside.parent().unwrap_or_default()));
+            let parent = area
+                .new_folder()
+                .and_then(|new| open_below(new, &inside.parent().unwrap_or_default(), Mounts::Refused));
             let folder = match parent {
                 Ok(folder) => folder,
                 Err(_) => continue,

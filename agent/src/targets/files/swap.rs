@@ -13,8 +13,9 @@ use repository::archive::entry::Metadata;
 use repository::archive::path::EntryPath;
 
 use super::area::Area;
-use super::disk::{Disk, Subject, kind_of, open_below, open_folder};
+use super::disk::{Disk, Subject};
 use super::error::{RestoreError, RestoreReport, failed};
+use super::handles::{Mounts, kind_of, open_below, open_folder};
 use super::journal::{Journal, Line, Move, Story};
 use super::metadata::{Notes, apply};
 use crate::sources::files::metadata::XattrReader;
@@ -127,8 +128,8 @@ impl<'a> Spot<'a> {
     fn find(disk: &'a Disk<'a>, area: &'a Area, step: &'a Move) -> io::Result<Self> {
         let name = step.path.name().ok_or_else(|| io::Error::other("a root folder is never moved"))?;
         let parent = step.path.parent().unwrap_or_default();
-        let live = open_below(&area.root, &parent)?;
-        let new = match area.new_folder().and_then(|new| open_below(new, &parent)) {
+        let live = open_below(&area.root, &parent, Mounts::Refused)?;
+        let new = match area.new_folder().and_then(|new| open_below(new, &parent, Mounts::Refused)) {
             Ok(new) => Some(new),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error),
