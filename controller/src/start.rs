@@ -19,7 +19,7 @@ use crate::catalog::{Catalog, CatalogError};
 use crate::config::ControllerConfig;
 use crate::depot::{Depot, DepotError};
 use crate::fleet::Fleet;
-use crate::identity::{Authority, AuthorityError, Enrolment};
+use crate::identity::{Authority, AuthorityError, Enrolment, ServerCertificate};
 use crate::jobs::{Runner, Settings};
 use crate::rpc::{AgentServer, PeopleServer, ServeError};
 use crate::state::{StateError, StateFolder};
@@ -133,8 +133,9 @@ impl Controller {
         let catalog = Catalog::open(&state.path(CATALOG_FILE)).await?;
         let now = clock.now();
         let authority = Arc::new(Authority::open(&state, depot.repository().config().id, now)?);
-        let identity = authority.server(&config.certificate_names(), now)?;
-        let agents = AgentServer::bind(config.listen.grpc, &identity, authority.certificate_pem()).await?;
+        let server_certificate = ServerCertificate::new(authority.clone(), config.certificate_names(), now)?;
+        let server_certificate = Arc::new(server_certificate);
+        let agents = AgentServer::bind(config.listen.grpc, server_certificate.tls()?).await?;
         let people = PeopleServer::bind(&config.listen.socket).await?;
         let web = WebServer::bind(config.listen.web).await?;
         let probes = WebServer::bind(config.listen.probes).await?;
@@ -159,7 +160,7 @@ impl Controller {
             runner,
             clock,
             shutdown,
-            server_certificate_ends_at: identity.ends_at,
+            server_certificate,
         });
         app.sync_with_repository().await.map_err(StartError::Sync)?;
         Ok(Self { app, agents, people, web, probes, addresses })
@@ -186,6 +187,8 @@ impl Controller {
         );
         let lease = app.depot.lease().clone();
         shutdown.spawn("lease", lease.keep(app.clock.clone(), stop.clone()));
+        let certificate = app.server_certificate.clone();
+        shutdown.spawn("server certificate", certificate.keep(app.clock.clone(), stop.clone()));
         shutdown.spawn("job queue", watched("job queue", shutdown.clone(), app.runner.clone().run()));
         shutdown.spawn(
             "gRPC server",

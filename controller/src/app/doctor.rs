@@ -66,7 +66,7 @@ impl App {
         let mut findings = of_repository.unwrap_or_else(|error| {
             vec![problem("repository", error.to_string(), "see the controller's log")]
         });
-        findings.push(certificate("the controller's certificate", self.server_certificate_ends_at, now));
+        findings.push(certificate("the controller's certificate", self.server_certificate.ends_at(), now));
         match self.agents().await {
             Ok(agents) => findings.extend(self.examine_agents(&agents).await),
             Err(failure) => {

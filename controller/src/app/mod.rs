@@ -24,7 +24,7 @@ use crate::catalog::{Catalog, CatalogError};
 use crate::config::ControllerConfig;
 use crate::depot::Depot;
 use crate::fleet::Fleet;
-use crate::identity::Enrolment;
+use crate::identity::{Enrolment, ServerCertificate};
 use crate::jobs::Runner;
 use crate::state::StateFolder;
 
@@ -59,8 +59,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// The stop.
     pub shutdown: Shutdown,
-    /// Until when the server's certificate counts.
-    pub server_certificate_ends_at: Timestamp,
+    /// What the server shows.
+    pub server_certificate: Arc<ServerCertificate>,
 }
 
 impl App {

@@ -19,8 +19,8 @@ const CA_CERTIFICATE_FILE: &str = "ca.crt";
 const CA_LIFE: SignedDuration = SignedDuration::from_hours(24 * 3_652);
 /// An agent renews when a third of it is left, so it can be away for weeks.
 pub(super) const AGENT_LIFE: SignedDuration = SignedDuration::from_hours(24 * 90);
-/// Made anew at every start.
-const SERVER_LIFE: SignedDuration = SignedDuration::from_hours(24 * 397);
+/// Made anew at every start, and when a third of it is left.
+pub(super) const SERVER_LIFE: SignedDuration = SignedDuration::from_hours(24 * 397);
 /// Clocks differ: a certificate is valid from a little before it was made.
 const EARLIER: SignedDuration = SignedDuration::from_hours(1);
 const MAX_REQUEST: usize = 16 * 1024;
@@ -34,6 +34,9 @@ pub enum AuthorityError {
     /// Its key or certificate is not usable, or a certificate cannot be made.
     #[error("cannot make a certificate")]
     Certificate(#[from] rcgen::Error),
+    /// TLS does not take it.
+    #[error("TLS cannot be set up")]
+    Tls(#[from] rustls::Error),
     /// The request is not one that we sign.
     #[error("the certificate request is refused: {0}")]
     Request(&'static str),
@@ -58,7 +61,7 @@ pub struct Issued {
     pub ends_at: Timestamp,
 }
 
-/// What the gRPC server shows: PEM.
+/// A certificate for the gRPC server: PEM.
 pub struct ServerIdentity {
     /// The server's certificate.
     pub certificate: String,

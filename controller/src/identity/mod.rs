@@ -6,7 +6,9 @@
 mod authority;
 mod certificate;
 mod enrolment;
+mod server_certificate;
 
 pub use authority::{Authority, AuthorityError, Issued, ServerIdentity};
 pub use certificate::{AgentCertificate, CertificateRefused, KeyDigest};
 pub use enrolment::{Enrolment, Invitation, JoinRefused, Joined};
+pub use server_certificate::ServerCertificate;

@@ -5,8 +5,11 @@
 
 mod agents;
 mod backups;
+mod book;
 mod configuration;
 mod control;
+mod counted;
+mod door;
 mod enrolment;
 mod gateway;
 mod health;

@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use proto::v1::agent_gateway_server::AgentGatewayServer;
@@ -17,17 +18,19 @@ use proto::v1::enrolment_server::EnrolmentServer;
 use proto::v1::health_server::HealthServer;
 use proto::v1::jobs_server::JobsServer;
 use tokio::net::{TcpListener, UnixListener};
+use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::{InterceptorLayer, Routes};
-use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tonic::transport::Server;
 
 use crate::app::App;
-use crate::identity::ServerIdentity;
 use crate::rpc::agents::AgentsService;
 use crate::rpc::backups::BackupsService;
+use crate::rpc::book::{Book, Limits};
 use crate::rpc::configuration::ConfigurationService;
+use crate::rpc::counted::CountedLayer;
+use crate::rpc::door;
 use crate::rpc::enrolment::EnrolmentService;
 use crate::rpc::gateway::GatewayService;
 use crate::rpc::health::HealthService;
@@ -46,7 +49,12 @@ const MAX_ANSWER: usize = 80 << 20;
 const HEADERS: u32 = 64 << 10;
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(10);
-const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Of the messages of those who are not known yet: a join token and a certificate request.
+const MAX_JOIN: usize = 64 << 10;
+/// Calls that a peer has begun and taken back before they were looked at; with more, its connection ends.
+const MAX_RESETS_WAITING: usize = 16;
+/// Calls that were reset because of the peer's own faults; with more, its connection ends.
+const MAX_FAULTS: usize = 64;
 /// Connections that are still open after a stop are left this long to end by themselves.
 const GOODBYE: Duration = Duration::from_secs(3);
 
@@ -86,6 +94,8 @@ fn builder() -> Server {
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_ANSWER))
         .http2_max_header_list_size(HEADERS)
+        .http2_max_pending_accept_reset_streams(Some(MAX_RESETS_WAITING))
+        .http2_max_local_error_reset_streams(Some(MAX_FAULTS))
 }
 
 async fn common(routes: Routes) -> Result<Routes, ServeError> {
@@ -101,24 +111,15 @@ async fn common(routes: Routes) -> Result<Routes, ServeError> {
 /// gRPC with TLS, for agents.
 pub struct AgentServer {
     listener: TcpListener,
-    tls: ServerTlsConfig,
+    tls: TlsAcceptor,
 }
 
 impl AgentServer {
-    /// Listens at `address`, showing `identity` and asking for certificates that `authority` (PEM) signed.
-    pub async fn bind(
-        address: SocketAddr,
-        identity: &ServerIdentity,
-        authority: &str,
-    ) -> Result<Self, ServeError> {
+    /// Listens at `address` with this TLS.
+    pub async fn bind(address: SocketAddr, tls: rustls::ServerConfig) -> Result<Self, ServeError> {
         let failed = |source| ServeError::Listen { place: address.to_string(), source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
-        let tls = ServerTlsConfig::new()
-            .identity(Identity::from_pem(&identity.certificate, identity.key.as_bytes()))
-            .client_ca_root(Certificate::from_pem(authority))
-            .client_auth_optional(true)
-            .timeout(HANDSHAKE);
-        Ok(Self { listener, tls })
+        Ok(Self { listener, tls: TlsAcceptor::from(Arc::new(tls)) })
     }
 
     /// The address that it listens at.
@@ -131,11 +132,11 @@ impl AgentServer {
         let gateway = AgentGatewayServer::new(GatewayService::new(app.clone()))
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_ANSWER);
-        let enrolment = EnrolmentServer::new(EnrolmentService { app }).max_decoding_message_size(MAX_MESSAGE);
+        let enrolment = EnrolmentServer::new(EnrolmentService { app }).max_decoding_message_size(MAX_JOIN);
         let routes = common(Routes::new(gateway).add_service(enrolment)).await?;
-        let incoming =
-            TcpIncoming::from(self.listener).with_nodelay(Some(true)).with_keepalive(Some(KEEP_ALIVE));
-        let server = builder().tls_config(self.tls)?.add_routes(routes);
+        let book = Book::new(Limits::USUAL);
+        let incoming = door::open(self.listener, self.tls, book.clone(), stop.clone());
+        let server = builder().layer(CountedLayer(book)).add_routes(routes);
         until(stop.clone(), server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned())).await
     }
 }
