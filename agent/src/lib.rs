@@ -9,6 +9,7 @@
 //! | [`sources`], `served` | what is read from |
 //! | `pipeline`, `cache` | from a source to sealed segments; what need not be read again |
 //! | `restore`, [`targets`] | blobs from the wire; what is written to |
+//! | [`steps`] | where tests of failures can hold it |
 
 mod cache;
 pub mod config;
@@ -19,6 +20,7 @@ mod run;
 mod served;
 pub mod sources;
 mod state;
+pub mod steps;
 pub mod targets;
 mod tasks;
 

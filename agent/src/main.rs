@@ -76,6 +76,7 @@ fn act(arguments: Arguments) -> anyhow::Result<()> {
 fn work(loaded: Loaded<AgentConfig>) -> anyhow::Result<()> {
     runtime::tls::install_crypto_provider();
     runtime::telemetry::init()?;
+    runtime::steps::offer::<agent::steps::Step>("agent").context("the test of failures cannot begin")?;
     for notice in &loaded.notices {
         tracing::warn!(setting = notice.path, "{}", notice.reason);
     }

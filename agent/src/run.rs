@@ -11,7 +11,7 @@ use crate::config::{AgentConfig, discover};
 use crate::connection::{Agent, keep_connected};
 use crate::served::{Served, WrongSource};
 use crate::state::{AgentKey, Identity, IdentityError, StateError, StateFolder};
-use crate::targets::files::{NoFaults, recover};
+use crate::targets::files::{InProduction, recover};
 
 /// How long running work may take to end.
 const STOP: Duration = Duration::from_secs(10);
@@ -140,7 +140,7 @@ async fn finish_restores(served: Vec<Served>, state: StateFolder) -> (Vec<Served
 
 /// False if something is left to do.
 fn finish_restore(root: &Path) -> bool {
-    match recover(root, &NoFaults) {
+    match recover(root, &InProduction) {
         Ok(recovered) => {
             for path in &recovered.finished {
                 tracing::info!(path = %path.display(), "finished a restore that was interrupted");

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use repository::backup::commit::BackupDraft;
+use repository::backup::commit::{BackupDraft, CommitStep, Guard};
 use repository::backup::listing::Listing;
 use repository::backup::manifest::BackupRecord;
 use repository::error::RepositoryError;
@@ -24,10 +24,12 @@ use repository::store::Store;
 use repository::store::lease::{DEFAULT_TTL, Lease, LeaseError};
 use repository::store::local::{LocalStore, OpenError};
 use repository::store::probe::{ProbeError, probe};
+use runtime::steps;
 use serde::{Deserialize, Serialize};
 
 use crate::config::ControllerConfig;
 use crate::state::{StateError, StateFolder};
+use crate::steps::Step;
 
 pub use keeper::LeaseKeeper;
 pub use secret::SecretError;
@@ -191,7 +193,7 @@ impl Depot {
     /// Commits a backup, unless the lease was lost. May be repeated.
     pub fn commit(&self, draft: &BackupDraft, now: Timestamp) -> Result<BackupRecord, RepositoryError> {
         self.lease.check().map_err(RepositoryError::Fenced)?;
-        self.repository.commit(draft, &self.keys, now, &|| self.lease.check())
+        self.repository.commit(draft, &self.keys, now, &Watch { lease: &self.lease })
     }
 
     /// What the repository holds; damaged backups go to the log.
@@ -201,6 +203,32 @@ impl Depot {
             tracing::error!(backup = %name, error = proto::failure::chain(error), "a backup is damaged");
         }
         Ok(listing)
+    }
+}
+
+/// Lets a commit write for as long as the lease is ours.
+struct Watch<'a> {
+    lease: &'a LeaseKeeper,
+}
+
+impl Guard for Watch<'_> {
+    fn may_write(&self) -> Result<(), LeaseError> {
+        self.lease.check()
+    }
+
+    fn done(&self, step: CommitStep) {
+        steps::reach(match step {
+            CommitStep::Begun => Step::CommitBegun,
+            CommitStep::Resolved => Step::CommitResolved,
+            CommitStep::Indexed => Step::CommitIndexed,
+            CommitStep::FirstStaged => Step::CommitFirstStaged,
+            CommitStep::LastStaged => Step::CommitLastStaged,
+            CommitStep::Summed => Step::CommitSummed,
+            CommitStep::Staged => Step::CommitStaged,
+            CommitStep::Allowed => Step::CommitAllowed,
+            CommitStep::Renamed => Step::CommitRenamed,
+            CommitStep::Chained => Step::CommitChained,
+        });
     }
 }
 

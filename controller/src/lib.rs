@@ -14,6 +14,7 @@
 //! | [`app`] | every operation, once |
 //! | [`rpc`], [`web`] | the edges: gRPC, the status page, probes |
 //! | [`start`] | puts it all together |
+//! | [`steps`] | where tests of failures can hold it |
 
 pub mod app;
 pub mod catalog;
@@ -27,6 +28,7 @@ pub mod jobs;
 pub mod rpc;
 pub mod start;
 pub mod state;
+pub mod steps;
 pub mod web;
 
 pub use start::{Controller, StartError, rebuild_catalog, run};

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 use controller::config::{ControllerConfig, USUAL_FILE};
 use runtime::config::{Layers, Loaded, load};
@@ -73,6 +74,8 @@ fn act(arguments: Arguments) -> anyhow::Result<()> {
 
 fn work(loaded: Loaded<ControllerConfig>) -> anyhow::Result<()> {
     runtime::telemetry::init()?;
+    runtime::steps::offer::<controller::steps::Step>("controller")
+        .context("the test of failures cannot begin")?;
     for notice in &loaded.notices {
         tracing::warn!(setting = notice.path, "{}", notice.reason);
     }

@@ -1,5 +1,5 @@
 //! Process plumbing for the three programs: configuration, time, shutdown, telemetry, TLS provider,
-//! backoff, small durable files.
+//! backoff, small durable files, steps for tests of failures.
 //!
 //! Must stay true: no word of the domain (backup, archive, agent) has a meaning here and no other crate of
 //! the workspace is imported, so that everything in here can be understood, tested and replaced alone.
@@ -12,5 +12,6 @@ pub mod host;
 pub mod memory;
 pub mod privacy;
 pub mod shutdown;
+pub mod steps;
 pub mod telemetry;
 pub mod tls;

@@ -3,8 +3,12 @@
 //! Must stay true: the suites see what a user sees (exit codes, JSON, bytes on disk) and nothing inside
 //! the programs; waiting always has a condition and an end; whatever was started is killed.
 
+mod forwarder;
+mod steps;
 mod system;
 
+pub use forwarder::Forwarder;
+pub use steps::{NamedStep, Steps};
 pub use system::{Answer, Process, System};
 
 use std::path::{Path, PathBuf};
@@ -29,14 +33,21 @@ pub fn project() -> PathBuf {
 /// Panics with the differences unless two folders are equal: names, bytes, modes, owners, times, links,
 /// holes, extended attributes. Told by a program that shares no code with those under test.
 pub fn assert_equal_folders(left: &Path, right: &Path) {
+    if let Err(said) = compare_folders(left, right) {
+        panic!("{} and {} differ:\n{said}", left.display(), right.display());
+    }
+}
+
+/// The same as an answer: what differs.
+pub fn compare_folders(left: &Path, right: &Path) -> Result<(), String> {
     let output = Command::new("python3")
         .arg(project().join("tests/compare.py"))
         .args([left, right])
         .args(["--ignore", ".neurashield-*"])
         .output()
         .expect("python3 runs");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{} and {} differ:\n{said}", left.display(), right.display());
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() { Ok(()) } else { Err(said) }
 }
 
 /// Writes the benchmark data set in the given scale: 1.0 is 2 GiB in 24,000 files. The rule of

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{programs, wait_for};
+use crate::{Forwarder, Steps, programs, wait_for};
 
 /// What a command said.
 #[derive(Debug)]
@@ -24,6 +24,15 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// What a command that has ended said.
+    pub fn of(output: &std::process::Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
     /// This answer, if its exit code is `code`.
     pub fn expect(self, code: i32) -> Self {
         assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.out, self.err);
@@ -44,6 +53,7 @@ pub struct System {
     agent: Option<Child>,
     ports: [u16; 3],
     environment: Vec<(String, String)>,
+    held: Option<(Steps, Forwarder)>,
 }
 
 impl System {
@@ -73,13 +83,44 @@ impl System {
             agent: None,
             ports,
             environment: Vec::new(),
+            held: None,
         };
         system.write_configuration(sources);
         system
     }
 
+    /// The same for a test of failures: the programs can be held at their steps, and the network between
+    /// them can be cut.
+    pub fn prepare_held(sources: &[(&str, &Path)]) -> Self {
+        let mut system = Self::prepare(sources);
+        let steps = Steps::make(&system.root.join("steps"));
+        system.held = Some((steps, Forwarder::to(system.ports[0])));
+        system.write_configuration(sources);
+        system
+    }
+
+    /// Where the programs are held.
+    pub fn steps(&self) -> &Steps {
+        &self.held.as_ref().expect("prepare_held").0
+    }
+
+    /// The network between agent and controller.
+    pub fn network(&self) -> &Forwarder {
+        &self.held.as_ref().expect("prepare_held").1
+    }
+
+    /// The ids of the processes that run.
+    pub fn process(&self, of: Process) -> Option<u32> {
+        match of {
+            Process::Agent => self.agent.as_ref(),
+            Process::Controller => self.controller.as_ref(),
+        }
+        .map(Child::id)
+    }
+
     fn write_configuration(&self, sources: &[(&str, &Path)]) {
         let (root, [grpc, web, probes]) = (self.root.display(), self.ports);
+        let reached_at = self.held.as_ref().map_or(grpc, |(_, network)| network.port());
         let controller = format!(
             "repository: {root}/backups\nstate: {root}/controller\n\
              listen: {{ grpc: \"127.0.0.1:{grpc}\", web: \"127.0.0.1:{web}\", probes: \"127.0.0.1:{probes}\", \
@@ -92,7 +133,7 @@ impl System {
             )
         };
         let agent = format!(
-            "name: test-agent\ncontroller: https://127.0.0.1:{grpc}\nstate: {root}/agent\n\
+            "name: test-agent\ncontroller: https://127.0.0.1:{reached_at}\nstate: {root}/agent\n\
              join: {{ token_file: {root}/token }}\nsources:\n{}",
             sources.iter().map(line).collect::<String>()
         );
@@ -143,7 +184,9 @@ impl System {
             .mode(0o600)
             .open(self.root.join(format!("{program}.log")))
             .expect("a log");
+        let steps = self.held.iter().map(|(steps, _)| (Steps::FOLDER, steps.folder()));
         Command::new(programs().join(program))
+            .envs(steps)
             .arg("--config")
             .arg(self.root.join(if program.ends_with("agent") { "agent.yaml" } else { "controller.yaml" }))
             .env("NEURASHIELD_LOG_FORMAT", "text")
@@ -201,18 +244,19 @@ impl System {
 
     /// Runs `nsctl` against this controller.
     pub fn nsctl(&self, arguments: &[&str]) -> Answer {
-        let output = Command::new(programs().join("nsctl"))
+        let output = self.nsctl_command(arguments).output().expect("nsctl runs");
+        Answer::of(&output)
+    }
+
+    /// `nsctl` against this controller, to be run.
+    pub fn nsctl_command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(programs().join("nsctl"));
+        command
             .arg("--server")
             .arg(format!("unix://{}/controller.sock", self.root.display()))
             .args(arguments)
-            .stdin(Stdio::null())
-            .output()
-            .expect("nsctl runs");
-        Answer {
-            code: output.status.code().unwrap_or(-1),
-            out: String::from_utf8_lossy(&output.stdout).into_owned(),
-            err: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+            .stdin(Stdio::null());
+        command
     }
 
     /// `nsctl repository VERB --repository …`.

@@ -9,6 +9,7 @@ use proto::v1::enrolment_client::EnrolmentClient;
 use proto::{Failure, convert, v1};
 use repository::pack::seal::SealingPublicKey;
 use runtime::config::SecretSource;
+use runtime::steps;
 use tonic::Code;
 use tonic::transport::Channel;
 
@@ -17,6 +18,7 @@ use crate::config::AgentConfig;
 use crate::state::{
     AgentKey, Identity, IdentityError, PinBroken, RepositoryPin, StateFolder, certificate_pem,
 };
+use crate::steps::Step;
 
 /// A join or a renewal is answered within this time.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -48,7 +50,9 @@ pub(super) async fn join(
         )
         .hint("make a new token with `nsctl agent invite` and compare the controller's address"));
     }
+    steps::reached(Step::JoinAnswered).await;
     identity.save(state).map_err(not_kept)?;
+    steps::reached(Step::JoinKept).await;
     tracing::info!(agent = %identity.agent_id, repository = %identity.pin.id, "joined");
     Ok(identity)
 }
@@ -81,7 +85,9 @@ pub(super) async fn renew(
     old.pin.check(&new.pin).map_err(|broken| pin_broken(&broken))?;
     // The authority stays the one that the join token carried.
     let new = Identity { ca_certificate: old.ca_certificate.clone(), ..new };
+    steps::reached(Step::RenewalAnswered).await;
     new.save(state).map_err(not_kept)?;
+    steps::reached(Step::RenewalKept).await;
     tracing::info!(ends_after = %new.renew_at(), "the certificate was renewed");
     Ok(new)
 }

@@ -8,6 +8,7 @@ use proto::v1::agent_gateway_client::AgentGatewayClient;
 use proto::v1::agent_message::Message as Up;
 use proto::v1::controller_message::Message as Down;
 use proto::{Failure, convert, v1};
+use runtime::steps;
 use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +20,7 @@ use super::dial::{self, MAX_MESSAGE, Shown};
 use super::enrol;
 use super::keep::Agent;
 use crate::state::Identity;
+use crate::steps::Step;
 use crate::tasks::{Hanging, TaskContext, Tasks, Work};
 
 const PROTOCOL: u32 = 1;
@@ -61,6 +63,7 @@ pub(super) async fn run(agent: &Arc<Agent>, identity: &mut Identity, stop: &Canc
         Err(why) => return lost(why),
     };
     tracing::info!(controller = %agent.config.controller, version = welcome.controller_version, "connected");
+    steps::reached(Step::Welcomed).await;
     let context =
         TaskContext { agent: Arc::clone(agent), pin: identity.pin, gateway: bulk.clone(), up: up.clone() };
     let tasks = Tasks::new(context);

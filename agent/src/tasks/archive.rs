@@ -7,6 +7,7 @@ use proto::convert::{self, Invalid};
 use proto::failure::reason;
 use proto::v1::finish_archive_request::Part;
 use proto::{Failure, v1};
+use runtime::steps;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
@@ -18,6 +19,7 @@ use crate::pipeline::{
     self, ArchiveJob, ArchiveProgress, Archived, Caches, KnownBlobs, KnownBlobsBuilder, PipelineError,
 };
 use crate::served::{OpenError, Served};
+use crate::steps::Step;
 
 /// How often an archive is made when blobs that it builds on are lost meanwhile.
 const RUNS: usize = 3;
@@ -39,6 +41,7 @@ pub(super) async fn run(
     let tell = || to_wire_progress(&wire, &progress);
     for _ in 0..RUNS {
         let known = list_blobs(context, &wire.task_id, cancel).await?;
+        steps::reached(Step::BlobsKnown).await;
         let now = context.agent.clock.now().as_second();
         let job = ArchiveJob {
             repository: context.pin.id,
@@ -52,6 +55,7 @@ pub(super) async fn run(
         };
         let made = make(context, &served, job, known, &wire.task_id, &progress, cancel);
         let mut archived = telling(&context.up, tell, made).await?;
+        steps::reached(Step::ArchiveMade).await;
         let cache = archived.cache.take();
         match finish(context, &wire.task_id, &archived, cancel).await? {
             0 => return keep(cache).await,
@@ -139,7 +143,9 @@ async fn finish(
 /// The archive was accepted: the cache that describes it takes its place. Without it the next archive
 /// reads more, no worse.
 async fn keep(cache: Option<PendingCache>) -> Result<(), Failure> {
+    steps::reached(Step::ArchiveAnswered).await;
     let kept = blocking(|| cache.map_or(Ok(()), PendingCache::commit)).await?;
+    steps::reached(Step::CacheKept).await;
     if let Err(error) = kept {
         tracing::warn!(%error, "cannot keep the no-change cache: the next backup reads more than it must");
     }

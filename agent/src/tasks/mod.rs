@@ -19,6 +19,7 @@ use proto::Failure;
 use proto::failure::reason;
 use proto::v1::agent_gateway_client::AgentGatewayClient;
 use proto::v1::{self, agent_message::Message};
+use runtime::steps;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -27,6 +28,7 @@ use tonic::transport::Channel;
 
 use crate::connection::{Agent, UpQueue};
 use crate::state::RepositoryPin;
+use crate::steps::Step;
 
 /// Archives that run at once.
 const ARCHIVES: usize = 2;
@@ -118,6 +120,7 @@ impl Tasks {
                 Ok(None) => tracing::info!(task = task_id, "done"),
                 Ok(Some(message)) => {
                     tracing::info!(task = task_id, "done");
+                    steps::reached(Step::ResultDue).await;
                     context.up.send(message).await;
                 }
                 Err(failure) => {
@@ -190,6 +193,7 @@ async fn work_on(
     work: Work,
     cancel: &CancellationToken,
 ) -> Result<Option<Message>, Failure> {
+    steps::reached(Step::TaskTaken).await;
     match work {
         Work::Archive(order) => archive::run(context, order, cancel).await.map(|()| None),
         Work::Plan(order) => {

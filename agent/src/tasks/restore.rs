@@ -9,6 +9,7 @@ use proto::failure::reason;
 use proto::{Failure, convert, v1};
 use repository::archive::path::EntryPath;
 use repository::content::IdKey;
+use runtime::steps;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
@@ -16,9 +17,10 @@ use super::order::{Into, RestoreOrder};
 use super::{TaskContext, blocking, order, telling, until};
 use crate::restore::{ArchiveEntries, ArchiveKeys, BlobMap, BlobMapBuilder, RemoteBlobs, Window, WireBlobs};
 use crate::state::RestoreRecord;
+use crate::steps::Step;
 use crate::targets::files::{
-    self, NoFaults, PathPatterns, Place, RestoreError, RestorePlan, RestoreReport, RestoreRequest, Selection,
-    Tools,
+    self, InProduction, PathPatterns, Place, RestoreError, RestorePlan, RestoreReport, RestoreRequest,
+    Selection, Tools,
 };
 use crate::targets::{CancelFlag, Progress};
 
@@ -42,7 +44,8 @@ pub(super) async fn plan(
         let entries = ArchiveEntries::open(pages, &order.root).map_err(|error| not_readable(&error))?;
         let facts = files::survey(&request, entries).map_err(|error| not_restored(&place, &error))?;
         let plan = files::plan(&facts);
-        let obstacles = files::preflight(&facts, &request.restore_id, &NoFaults);
+        let obstacles = files::preflight(&facts, &request.restore_id, &InProduction);
+        steps::reach(Step::PlanTried);
         Ok::<_, Failure>(to_wire_plan(&order, place, plan, obstacles))
     });
     let plan = telling(&context.up, tell, planned).await??;
@@ -74,11 +77,12 @@ pub(super) async fn run(
             let entries = ArchiveEntries::open(pages, &order.root).map_err(|error| not_readable(&error))?;
             let id_key: &IdKey = &order.keys.id_key;
             let progress = Watched { counters: &counters, record: &record };
-            let tools = Tools { id_key, progress: &progress, cancel: &flag, steps: &NoFaults };
+            let tools = Tools { id_key, progress: &progress, cancel: &flag, steps: &InProduction };
             let restored = files::restore(&request, entries, &mut data, tools);
             if !matches!(restored, Err(RestoreError::Interrupted { .. })) {
                 record.ended();
             }
+            steps::reach(Step::OffRecord);
             restored.map_err(|error| not_restored(&place, &error))
         })
     };
@@ -150,7 +154,9 @@ async fn open_archive(
     while let Some(segment) = until(cancel, segments.message()).await? {
         map.add(&segment)?;
     }
-    blocking(|| map.finish()).await
+    let map = blocking(|| map.finish()).await?;
+    steps::reached(Step::KeysKnown).await;
+    Ok(map)
 }
 
 /// Cancels `flag` when `cancel` is cancelled, for as long as what is returned lives.

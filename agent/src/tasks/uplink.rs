@@ -7,6 +7,7 @@ use proto::v1::agent_gateway_client::AgentGatewayClient;
 use proto::{Failure, v1};
 use repository::pack::segment::SealedSegment;
 use runtime::backoff::Backoff;
+use runtime::steps;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
@@ -16,6 +17,7 @@ use super::{cancelled, until};
 use crate::chance;
 use crate::connection::PART_BYTES;
 use crate::pipeline::Uplink;
+use crate::steps::Step;
 
 /// How often a segment is sent before its archive fails.
 const ATTEMPTS: usize = 5;
@@ -32,7 +34,10 @@ pub(super) struct WireUplink {
 
 impl Uplink for WireUplink {
     fn put(&self, segment: &SealedSegment) -> Result<bool, Failure> {
-        self.runtime.block_on(self.put_until_durable(segment))
+        steps::reach(Step::SegmentSealed);
+        let existed = self.runtime.block_on(self.put_until_durable(segment))?;
+        steps::reach(Step::SegmentAnswered);
+        Ok(existed)
     }
 }
 

@@ -6,6 +6,7 @@ use proto::convert::text;
 use proto::failure::reason;
 use proto::token::JoinToken;
 use proto::v1::{JoinResponse, RepositoryKey};
+use runtime::steps;
 use tonic::Code;
 
 use crate::app::{App, catalog_failure};
@@ -13,6 +14,7 @@ use crate::catalog::AgentRecord;
 use crate::identity::{AgentCertificate, AuthorityError, Invitation, Issued, JoinRefused, Joined};
 use crate::ids::AgentId;
 use crate::state::StateError;
+use crate::steps::Step;
 
 const MAX_NAME: usize = 64;
 
@@ -28,6 +30,7 @@ impl App {
             .inspect_err(|error| tracing::warn!(name, %error, "a join was refused"))
             .map_err(join_failure)?;
         tracing::info!(agent = %joined.agent, name, "agent joined");
+        steps::reached(Step::JoinRecorded).await;
         Ok(joined)
     }
 
@@ -39,6 +42,7 @@ impl App {
             .await
             .map_err(join_failure)?;
         tracing::info!(agent = %agent.agent, ends_at = %issued.ends_at, "certificate renewed");
+        steps::reached(Step::RenewalRecorded).await;
         Ok(issued)
     }
 

@@ -45,6 +45,12 @@ impl App {
         })
     }
 
+    /// The job that a call with the same request id has ordered before.
+    pub(super) async fn ordered_before(&self, request_id: Option<&str>) -> Result<Option<Job>, Failure> {
+        let Some(request_id) = request_id else { return Ok(None) };
+        self.catalog.job_of_request(request_id).await.map_err(|error| catalog_failure(&error))
+    }
+
     /// One job as it is now.
     pub async fn job(&self, id: JobId) -> Result<Job, Failure> {
         let job = self.catalog.job(id).await.map_err(|error| catalog_failure(&error))?;

@@ -16,6 +16,7 @@ use repository::error::RepositoryError;
 use repository::ids::hex;
 use repository::names::{BackupName, Component};
 use repository::read::ArchiveReader;
+use runtime::steps;
 use serde::Serialize;
 use tokio::task::JoinSet;
 use tonic::Code;
@@ -27,8 +28,9 @@ use crate::ids::{AgentId, TaskId};
 use crate::ingest::{repository_failure, thread_died};
 use crate::jobs::Job;
 use crate::jobs::job::{Order, RestorePlace};
-use crate::jobs::restore::order;
+use crate::jobs::restore::{order, random_end};
 use crate::jobs::{STALLED_AFTER, end_or_stall};
+use crate::steps::Step;
 
 /// What somebody wants to have restored.
 #[derive(Debug, Clone)]
@@ -84,6 +86,7 @@ impl App {
         let sources: Vec<SourcePlan> = plans.into_iter().map(|(_, plan)| plan).collect();
         let digest = digest_of(&record.name, &places, &sources);
         let fetch_bytes = self.fetch_bytes(&record, &places).await?;
+        steps::reached(Step::RestorePlanned).await;
         Ok(Plan { digest, backup: record.name, sources, fetch_bytes, places })
     }
 
@@ -94,6 +97,10 @@ impl App {
         digest: &str,
         request_id: Option<&str>,
     ) -> Result<Job, Failure> {
+        // A second plan would tell of what the first call has changed since.
+        if let Some(job) = self.ordered_before(request_id).await? {
+            return Ok(job);
+        }
         let plan = self.plan_restore(request).await?;
         if plan.digest != digest {
             return Err(Failure::new(
@@ -174,7 +181,8 @@ impl App {
         let failed = |why: String| {
             Failure::new(Code::FailedPrecondition, reason::OBSTACLES, what.clone()).because(why)
         };
-        let (context, order) = order(self.depot.clone(), record, place, task).await.map_err(failed)?;
+        let id = random_end(&task.to_string()).to_owned();
+        let (context, order) = order(self.depot.clone(), record, place, id).await.map_err(failed)?;
         let message = Message::PlanRestore(PlanRestore { task_id: task.to_string(), order: Some(order) });
         let running = self.fleet.begin(agent, task, TaskContext::Restore(Arc::new(context)), message);
         let running = running.map_err(|_away| away())?;

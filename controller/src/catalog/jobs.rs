@@ -104,6 +104,15 @@ impl Catalog {
         record.map(|record| from_json(&record, "a job")).transpose()
     }
 
+    /// The job that this request id has started.
+    pub async fn job_of_request(&self, request_id: &str) -> Result<Option<Job>, CatalogError> {
+        let record: Option<String> = sqlx::query_scalar("SELECT record FROM jobs WHERE request_id = ?")
+            .bind(request_id)
+            .fetch_optional(&self.readers)
+            .await?;
+        record.map(|record| from_json(&record, "a job")).transpose()
+    }
+
     /// The newest jobs, the newest first.
     pub async fn jobs(&self, limit: u32) -> Result<Vec<Job>, CatalogError> {
         let records: Vec<String> =

@@ -14,13 +14,14 @@ use repository::ingest::BlobTable;
 use repository::pack::blob::BlobKind;
 use repository::refs::Refs;
 use repository::repo::Repository;
-use runtime::atomic_file;
+use runtime::{atomic_file, steps};
 use tokio::sync::mpsc;
 use tonic::{Code, Status, Streaming};
 
 use crate::fleet::{ArchiveTask, Ended};
 use crate::ingest::{next_message, repository_failure, thread_died};
 use crate::jobs::job::{Problem, ProblemKind};
+use crate::steps::Step;
 
 /// The longest refs file: some 250 million blobs.
 const MAX_REFS: usize = 64 << 20;
@@ -156,6 +157,7 @@ fn keep_refs(
             .caused_by(&error)
             .hint("check space and permissions of the controller's state folder")
     })?;
+    steps::reach(Step::RefsKept);
     Ok(Kept::Whole)
 }
 

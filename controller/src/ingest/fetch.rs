@@ -8,11 +8,13 @@ use repository::error::RepositoryError;
 use repository::keys::KeyRing;
 use repository::read::ArchiveReader;
 use repository::repo::Repository;
+use runtime::steps;
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
 use crate::fleet::RestoreTask;
 use crate::ingest::{repository_failure, thread_died};
+use crate::steps::Step;
 
 const QUEUE: usize = 16;
 /// Sealed blobs that may wait for the wire: with blobs of a few MiB at most some tens of MiB.
@@ -51,6 +53,7 @@ pub fn open_archive(
                 return;
             }
         }
+        steps::reach(Step::ArchiveOpened);
     });
     receiver
 }
@@ -125,6 +128,7 @@ fn answer(
                 Err(RepositoryError::BlobMissing(_)) => (Default::default(), "missing".to_owned()),
                 Err(error) => (Default::default(), proto::failure::chain(&error)),
             };
+            steps::reach(Step::BlobRead);
             if answers.blocking_send(Ok(FetchedBlob { address: Some(wire), sealed, problem })).is_err() {
                 return Ok(());
             }

@@ -9,10 +9,12 @@ use repository::error::RepositoryError;
 use repository::ids::{DomainId, SegmentId};
 use repository::ingest::Receive;
 use repository::repo::Repository;
+use runtime::steps;
 use tokio::sync::mpsc;
 use tonic::Streaming;
 
 use crate::ingest::{next_message, repository_failure, thread_died};
+use crate::steps::Step;
 
 /// Messages between the wire and the writing thread.
 const QUEUE: usize = 4;
@@ -90,5 +92,8 @@ fn write(
             None => return Err(RepositoryError::Cancelled),
         }
     }
-    receiver.finish().map(|_| false)
+    steps::reach(Step::SegmentReceived);
+    receiver.finish()?;
+    steps::reach(Step::SegmentDurable);
+    Ok(false)
 }

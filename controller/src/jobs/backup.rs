@@ -10,6 +10,7 @@ use proto::v1::controller_message::Message;
 use proto::v1::{RepositoryKey, StartArchive, TaskProgress};
 use repository::backup::manifest::Outcome;
 use repository::names::{Component, SourceId};
+use runtime::steps;
 use tokio::time::Instant;
 
 use crate::catalog::CatalogError;
@@ -18,6 +19,7 @@ use crate::ids::{AgentId, JobId, TaskId};
 use crate::jobs::job::{Job, JobFailure, Part, PartResult};
 use crate::jobs::runner::{Attempt, Shared, lock};
 use crate::jobs::state::{Event, TaskEnd};
+use crate::steps::Step;
 
 /// How long a segment's body is meant to be, in bytes.
 const SEGMENT_BYTES: u32 = 16 << 20;
@@ -97,6 +99,7 @@ pub(super) async fn attempt(attempt: Attempt) {
     }
     let end = match begin(&attempt, task, agent).await {
         Ok((running, expected)) => {
+            steps::reached(Step::TaskHandedOut).await;
             let ended = follow(&attempt, running).await;
             if let Some(line) = collapse(expected, &ended) {
                 attempt.mailbox.tell(Event::Remark { part: attempt.part, line }).await;

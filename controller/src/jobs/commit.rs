@@ -7,11 +7,13 @@ use repository::backup::commit::{ArchiveDraft, BackupDraft};
 use repository::backup::manifest::{ArchiveManifest, Counts, FORMAT, Outcome};
 use repository::keys::KeyRing;
 use repository::refs::Refs;
+use runtime::steps;
 
 use crate::jobs::backup::{pin, refs_file};
 use crate::jobs::job::{Job, JobFailure, Part, PartResult};
 use crate::jobs::runner::Shared;
 use crate::jobs::state::Event;
+use crate::steps::Step;
 
 const WHAT: &str = "the backup could not be committed";
 
@@ -27,6 +29,7 @@ pub(super) async fn commit(shared: Arc<Shared>, job: &Job) -> Event {
     match committed.await {
         Ok(Ok(_record)) => {
             list_again(&shared).await;
+            steps::reached(Step::BackupListed).await;
             Event::Committed
         }
         Ok(Err(failure)) => Event::CommitFailed(failure),

@@ -8,14 +8,16 @@ use proto::v1::controller_message::Message;
 use proto::v1::{RestoreFinished, RestoreOrder, Selection, StartRestore};
 use repository::backup::manifest::BackupRecord;
 use repository::names::BackupName;
+use runtime::steps;
 
 use crate::depot::Depot;
 use crate::fleet::{Ended, RestoreTask, RunningTask, TaskContext};
-use crate::ids::TaskId;
+use crate::ids::{JobId, TaskId};
 use crate::jobs::backup::{common_end, follow, wait_until};
 use crate::jobs::job::{Order, Part, PartResult, RestorePlace};
 use crate::jobs::runner::Attempt;
 use crate::jobs::state::{Event, TaskEnd};
+use crate::steps::Step;
 
 /// One part for each place.
 pub(super) fn prepare(backup: &BackupName, places: &[RestorePlace]) -> Event {
@@ -45,7 +47,10 @@ pub(super) async fn attempt(attempt: Attempt) {
         return;
     }
     let end = match begin(&attempt, task, backup, place).await {
-        Ok(running) => restore_end(follow(&attempt, running).await),
+        Ok(running) => {
+            steps::reached(Step::TaskHandedOut).await;
+            restore_end(follow(&attempt, running).await)
+        }
         Err(end) => end,
     };
     attempt.end(task, end).await;
@@ -62,7 +67,8 @@ async fn begin(
     let record =
         shared.catalog.backup(backup).await.map_err(|error| failed(proto::failure::chain(&error)))?;
     let record = record.ok_or_else(|| failed(format!("there is no backup {backup}")))?;
-    let (context, order) = order(shared.depot.clone(), record, place.clone(), task).await.map_err(failed)?;
+    let id = restore_id(attempt.job.id, attempt.part);
+    let (context, order) = order(shared.depot.clone(), record, place.clone(), id).await.map_err(failed)?;
     let message = Message::StartRestore(StartRestore { task_id: task.to_string(), order: Some(order) });
     shared
         .fleet
@@ -75,7 +81,7 @@ pub(crate) async fn order(
     depot: Arc<Depot>,
     backup: BackupRecord,
     place: RestorePlace,
-    task: TaskId,
+    restore_id: String,
 ) -> Result<(RestoreTask, RestoreOrder), String> {
     let of_backup = backup.clone();
     let source = place.source.clone();
@@ -95,17 +101,22 @@ pub(crate) async fn order(
         into: place.folder.is_none().then_some(source),
         folder: place.folder.clone().unwrap_or_default(),
         selection: Some(Selection { globs: place.globs.clone() }),
-        restore_id: restore_id(task),
+        restore_id,
         root: root.as_bytes().to_vec().into(),
         domain: Some(crate::rpc::wire::domain_keys(&domain)),
     };
     Ok((RestoreTask { backup, source: place.source }, order))
 }
 
-/// Short, and of this attempt alone: the random end of the task's id.
-fn restore_id(task: TaskId) -> String {
-    let text = task.to_string();
-    text.rsplit('-').next().unwrap_or(&text).to_owned()
+/// What a restore is called at its agent. The same for every attempt at a part: one whose success was never
+/// heard of is followed by another, which must not take the state that the first has kept for an older one.
+fn restore_id(job: JobId, part: usize) -> String {
+    format!("{}-{part}", random_end(&job.to_string()))
+}
+
+/// The random end of an id: short, and all but certain to be its own.
+pub(crate) fn random_end(id: &str) -> &str {
+    id.rsplit('-').next().unwrap_or(id)
 }
 
 fn restore_end(ended: Ended) -> TaskEnd {

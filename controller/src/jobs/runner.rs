@@ -15,6 +15,7 @@ use repository::names::BackupName;
 use repository::progress::CancelFlag;
 use runtime::clock::Clock;
 use runtime::shutdown::Shutdown;
+use runtime::steps;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +27,7 @@ use crate::jobs::job::{Job, JobFailure, JobState, Order, PartState};
 use crate::jobs::live::Live;
 use crate::jobs::queue::{self, MAX_QUEUED};
 use crate::jobs::state::{Action, Event, Level, PANICKED, Refused, TaskEnd, advance};
+use crate::steps::Step;
 
 /// Archives and restores that are worked at together.
 const TASKS_AT_ONCE: usize = 4;
@@ -185,6 +187,11 @@ impl Runner {
     pub async fn submit(&self, order: Order, request_id: Option<&str>) -> Result<Job, SubmitError> {
         let shared = &self.shared;
         let queued = shared.queue.lock().await;
+        if let Some(request_id) = request_id
+            && let Some(existing) = shared.catalog.job_of_request(request_id).await?
+        {
+            return Ok(existing);
+        }
         if shared.catalog.alive_jobs().await?.len() >= MAX_QUEUED {
             return Err(SubmitError::Full);
         }
@@ -200,6 +207,7 @@ impl Runner {
             }
             Added::New => {
                 tracing::info!(job = %job.id, kind = job.kind(), "job ordered");
+                steps::reached(Step::JobOrdered).await;
                 shared.kick.notify_one();
                 Ok(job)
             }
@@ -215,8 +223,12 @@ impl Runner {
             return Ok(mailbox.ask(Event::CancelRequested).await.unwrap_or(Err(Refused::Ended))?);
         }
         let job = shared.catalog.job(id).await?.ok_or(CancelError::Unknown)?;
-        let (job, actions) = advance(&job, Event::CancelRequested, shared.clock.now())?;
+        let event = Event::CancelRequested;
+        let [unwritten, written] = Step::of(&event);
+        let (job, actions) = advance(&job, event, shared.clock.now())?;
+        steps::reached(unwritten).await;
         shared.save(&job, &actions).await?;
+        steps::reached(written).await;
         shared.kick.notify_one();
         Ok(())
     }
@@ -346,11 +358,14 @@ impl Owner {
 
     /// Makes the event count: catalog first, then watchers, then actions.
     async fn apply(&mut self, event: Event) -> Result<Result<(), Refused>, CatalogError> {
+        let [unwritten, written] = Step::of(&event);
         let (next, actions) = match advance(&self.job, event, self.shared.clock.now()) {
             Ok(next) => next,
             Err(refused) => return Ok(Err(refused)),
         };
+        steps::reached(unwritten).await;
         self.shared.save(&next, &actions).await?;
+        steps::reached(written).await;
         self.job = next;
         for action in actions {
             self.perform(action);

@@ -10,6 +10,7 @@ use repository::error::RepositoryError;
 use repository::names::{BackupName, Component, SourceId};
 use repository::progress::{CancelFlag, Progress};
 use repository::verify::{Depth, Verification};
+use runtime::steps;
 
 use crate::catalog::{CatalogError, VerificationRecord};
 use crate::depot::Depot;
@@ -17,6 +18,7 @@ use crate::ids::TaskId;
 use crate::jobs::job::{JobFailure, Order, Part, PartResult, PartState, depth_word};
 use crate::jobs::runner::{Attempt, Shared, lock};
 use crate::jobs::state::{Event, TaskEnd};
+use crate::steps::Step;
 
 const SHOW_EVERY: Duration = Duration::from_millis(250);
 /// The most findings that are kept of one archive.
@@ -137,11 +139,14 @@ fn run(
     cancel: &CancelFlag,
 ) -> Result<Looked, RepositoryError> {
     let repository = depot.repository();
+    steps::reach(Step::VerificationBegun);
     let verification = Verification { repository, keys: Some(depot.keys()), depth, progress, cancel };
     let report = verification.run(record, |wanted| wanted == source)?;
+    steps::reach(Step::VerificationRead);
     for archive in &report.archives {
         repository.keep_verdicts(&archive.packs)?;
     }
+    steps::reach(Step::VerdictsKept);
     let bytes = report.archives.iter().map(|archive| archive.bytes).sum();
     let entries = report.archives.iter().map(|archive| archive.entries).sum();
     let no_data = report.archives.iter().find_map(|archive| archive.no_data.clone());
@@ -174,6 +179,7 @@ async fn record_findings(
     if let Err(error) = attempt.shared.catalog.add_verification(backup, &result).await {
         return failed(proto::failure::chain(&error));
     }
+    steps::reached(Step::VerificationRecorded).await;
     match findings.first() {
         None => TaskEnd::Complete(PartResult::Verified { findings, bytes, entries }),
         Some(first) => TaskEnd::Failed {

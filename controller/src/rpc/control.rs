@@ -4,6 +4,7 @@ use proto::v1::agent_message::Message;
 use proto::v1::controller_message::Message as DownMessage;
 use proto::v1::{AgentMessage, ControllerMessage, Hello, RepositoryKey, TaskFailed, Welcome};
 use proto::{Failure, convert};
+use runtime::steps;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
@@ -13,6 +14,7 @@ use crate::catalog::ServedSource;
 use crate::fleet::{Connection, Down, Ended, HEARTBEAT, LOST_AFTER};
 use crate::identity::AgentCertificate;
 use crate::ids::{AgentId, TaskId};
+use crate::steps::Step;
 
 /// The version of the protocol that this program speaks.
 const PROTOCOL: u32 = 1;
@@ -35,6 +37,7 @@ pub(super) async fn open(
         .hello(agent, &host, &version, &sources, app.now())
         .await
         .map_err(|error| crate::app::catalog_failure(&error))?;
+    steps::reached(Step::HelloRecorded).await;
     for owned in &refused {
         tracing::warn!(
             %agent, name = certificate.name, source = %owned.source, owner = owned.owner,

@@ -10,6 +10,7 @@ use proto::v1::{
     PutSegmentRequest, PutSegmentResponse, RenewCertificateRequest,
 };
 use proto::{Failure, convert};
+use runtime::steps;
 use tokio::sync::Semaphore;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -20,6 +21,7 @@ use crate::identity::AgentCertificate;
 use crate::ids::TaskId;
 use crate::ingest;
 use crate::rpc::{control, peer};
+use crate::steps::Step;
 
 /// Segments that are taken in together, of all agents: what waits of them is in memory.
 const UPLOADS: usize = 16;
@@ -122,6 +124,7 @@ impl AgentGateway for GatewayService {
         {
             return Err(ingest::task_gone().into());
         }
+        steps::reached(Step::ArchiveAccepted).await;
         Ok(Response::new(answer?))
     }
 

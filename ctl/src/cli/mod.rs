@@ -47,6 +47,21 @@ pub(crate) struct Output {
     pub(crate) output: Option<Format>,
 }
 
+/// Which order this is.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Request {
+    /// Name this order; repeated under the same name it starts nothing new and follows the first one
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    request_id: Option<String>,
+}
+
+impl Request {
+    /// The name that was given, or one that no other order has.
+    pub(crate) fn id(self) -> String {
+        self.request_id.unwrap_or_else(crate::commands::request_id)
+    }
+}
+
 /// A notation of results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(crate) enum Format {
@@ -205,6 +220,8 @@ pub(crate) struct Backup {
     #[arg(long)]
     pub(crate) detach: bool,
     #[command(flatten)]
+    pub(crate) request: Request,
+    #[command(flatten)]
     pub(crate) output: Output,
 }
 
@@ -223,6 +240,8 @@ pub(crate) struct Verify {
     /// Print the job's id and leave; the verification goes on
     #[arg(long)]
     pub(crate) detach: bool,
+    #[command(flatten)]
+    pub(crate) request: Request,
     #[command(flatten)]
     pub(crate) output: Output,
 }
@@ -265,6 +284,8 @@ pub(crate) struct Restore {
     /// Print the job's id and leave; the restore goes on
     #[arg(long, conflicts_with = "plan")]
     pub(crate) detach: bool,
+    #[command(flatten)]
+    pub(crate) request: Request,
     #[command(flatten)]
     pub(crate) output: Output,
 }

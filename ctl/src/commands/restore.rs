@@ -5,7 +5,7 @@
 
 use proto::v1;
 
-use super::{follow, request_id};
+use super::follow;
 use crate::cli::Restore;
 use crate::client::{Client, ask};
 use crate::output::exit::{Ended, Exit, Trouble};
@@ -39,7 +39,8 @@ pub(super) async fn run(client: Client, wanted: Restore, voice: Voice) -> Ended 
         voice.say("nothing was changed");
         return Ok(Exit::Failed);
     }
-    let request = v1::StartRestoreRequest { request: planned, digest: plan.digest, request_id: request_id() };
+    let request =
+        v1::StartRestoreRequest { request: planned, digest: plan.digest, request_id: wanted.request.id() };
     let job = client.jobs().start_restore(ask(request)).await?.into_inner();
     follow::started(client, job, wanted.detach, voice).await
 }

@@ -2,7 +2,7 @@
 
 use proto::v1;
 
-use super::{follow, request_id};
+use super::follow;
 use crate::cli::{Depth, Verify};
 use crate::client::{Client, ask};
 use crate::output::Voice;
@@ -18,7 +18,7 @@ pub(super) async fn run(client: Client, wanted: Verify, voice: Voice) -> Ended {
         backup: wanted.timestamp,
         components: wanted.components,
         depth: depth as i32,
-        request_id: request_id(),
+        request_id: wanted.request.id(),
     };
     let job = client.jobs().start_verify(ask(request)).await?.into_inner();
     follow::started(client, job, wanted.detach, voice).await

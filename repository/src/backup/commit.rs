@@ -47,6 +47,40 @@ pub struct BackupDraft {
     pub archives: Vec<ArchiveDraft>,
 }
 
+/// What a commit has done, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CommitStep {
+    /// Older commits have their chain lines, and this one was not made before.
+    Begun,
+    /// A pack holds every blob that it needs.
+    Resolved,
+    /// An index file names every pack that it needs.
+    Indexed,
+    /// The first archive is staged.
+    FirstStaged,
+    /// The last archive is staged.
+    LastStaged,
+    /// Everything is staged but `backup.json`.
+    Summed,
+    /// `backup.json` is staged.
+    Staged,
+    /// The guard has allowed the rename.
+    Allowed,
+    /// The backup is there.
+    Renamed,
+    /// The backup is in the chain.
+    Chained,
+}
+
+/// Watches over a commit.
+pub trait Guard {
+    /// Says whether this process may still write; it is asked right before the rename.
+    fn may_write(&self) -> Result<(), LeaseError>;
+
+    /// A step is done, and durable where it wrote; the next begins when this returns.
+    fn done(&self, step: CommitStep);
+}
+
 /// Every backup that was ever committed, oldest first.
 #[derive(Debug, Default)]
 pub struct Chain {
@@ -114,30 +148,35 @@ impl Repository {
         }
     }
 
-    /// Commits a backup. `fence` says whether this process may still write; it is asked right before the
-    /// rename.
+    /// Commits a backup under the eyes of `guard`.
     pub fn commit(
         &self,
         draft: &BackupDraft,
         keys: &KeyRing,
         now: Timestamp,
-        fence: &dyn Fn() -> Result<(), LeaseError>,
+        guard: &dyn Guard,
     ) -> Result<BackupRecord, RepositoryError> {
         let _one_at_a_time = lock(&self.commits);
         let chain = self.complete_chain(keys, now)?;
         if let Some(record) = self.committed(draft)? {
             return Ok(record);
         }
+        guard.done(CommitStep::Begun);
         self.resolve_all(draft)?;
+        guard.done(CommitStep::Resolved);
         self.write_indexes(draft)?;
-        let record = self.stage(draft, keys, chain.next_sequence(), chain.head())?;
-        fence().map_err(RepositoryError::Fenced)?;
+        guard.done(CommitStep::Indexed);
+        let record = self.stage(draft, keys, chain.next_sequence(), chain.head(), guard)?;
+        guard.may_write().map_err(RepositoryError::Fenced)?;
+        guard.done(CommitStep::Allowed);
         self.store.publish(
             &layout::staged(&draft.name),
             &layout::backup(&draft.name),
             layout::BACKUP_JSON,
         )?;
+        guard.done(CommitStep::Renamed);
         self.complete_chain(keys, now)?;
+        guard.done(CommitStep::Chained);
         Ok(record)
     }
 
@@ -228,14 +267,21 @@ impl Repository {
         keys: &KeyRing,
         sequence: u64,
         previous: Option<Sha256>,
+        guard: &dyn Guard,
     ) -> Result<BackupRecord, RepositoryError> {
         let folder = layout::staged(&draft.name);
         self.store.delete_folder(&folder)?;
         let mut files = Staged { repository: self, folder, sums: Vec::new() };
         let mut drafts: Vec<&ArchiveDraft> = draft.archives.iter().collect();
         drafts.sort_by(|a, b| a.manifest.source.cmp(&b.manifest.source));
-        let archives =
-            drafts.into_iter().map(|archive| files.archive(archive)).collect::<Result<Vec<_>, _>>()?;
+        let mut archives = Vec::with_capacity(drafts.len());
+        for archive in drafts {
+            archives.push(files.archive(archive)?);
+            if archives.len() == 1 {
+                guard.done(CommitStep::FirstStaged);
+            }
+        }
+        guard.done(CommitStep::LastStaged);
         let outcome = outcome_of(archives.iter().map(|archive| archive.outcome)).unwrap_or(Outcome::Failed);
         assert!(outcome != Outcome::Failed, "a backup with nothing in it is not committed");
         let record = BackupRecord {
@@ -257,7 +303,9 @@ impl Repository {
         let sums: String = files.sums.iter().map(|(name, sum)| format!("{sum}  {name}\n")).collect();
         let folder = files.folder;
         self.store.create(&folder.join(layout::SHA256SUMS), sums.as_bytes())?;
+        guard.done(CommitStep::Summed);
         self.store.create(&folder.join(layout::BACKUP_JSON), signed.bytes())?;
+        guard.done(CommitStep::Staged);
         Ok(record)
     }
 }

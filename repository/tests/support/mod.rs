@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use repository::archive::entry::{Entry, EntryKind, FileContent, Layout, Metadata, Piece, Pieces};
 use repository::archive::page::{PageBuilder, PageLine, PageTable};
 use repository::archive::path::EntryPath;
-use repository::backup::commit::{ArchiveDraft, BackupDraft};
+use repository::backup::commit::{ArchiveDraft, BackupDraft, CommitStep, Guard};
 use repository::backup::manifest::{ArchiveManifest, BackupRecord, Consistency, Counts, FORMAT, Outcome};
 use repository::content::ContentHasher;
 use repository::error::RepositoryError;
@@ -23,6 +23,7 @@ use repository::read::ArchiveReader;
 use repository::refs::{BlobAddress, Refs};
 use repository::repo::Repository;
 use repository::store::Store;
+use repository::store::lease::LeaseError;
 use repository::verify::{Depth, Verification};
 use zeroize::Zeroizing;
 
@@ -202,7 +203,18 @@ pub fn back_up_as(
     let archive = archive(repository, &domain, files, 4);
     send(repository, &domain, &archive.segments)?;
     let now = name.time();
-    repository.commit(&draft(name, job, archive.draft), keys, now, &|| Ok(()))
+    repository.commit(&draft(name, job, archive.draft), keys, now, &Unfenced)
+}
+
+/// The only writer.
+struct Unfenced;
+
+impl Guard for Unfenced {
+    fn may_write(&self) -> Result<(), LeaseError> {
+        Ok(())
+    }
+
+    fn done(&self, _step: CommitStep) {}
 }
 
 /// What a verification finds.

@@ -12,14 +12,35 @@ use rustix::fs::{Gid, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use repository::archive::entry::Timestamp;
+use runtime::steps;
 
 use super::handles::{open_entry, open_folder, open_in};
 use crate::sources::files::metadata::handle_path;
+use crate::steps::Step;
 
 /// Is asked before each change of the file system; an error takes the place of the change.
 pub trait Steps {
     /// `what` comes next, e.g. `rename`.
     fn before(&self, what: &'static str) -> io::Result<()>;
+
+    /// A step of a restore is done; an error stands for the failure of what follows.
+    fn done(&self, _step: Step) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Nothing is made to fail, unless a test of the built programs holds a step.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct InProduction;
+
+impl Steps for InProduction {
+    fn before(&self, _what: &'static str) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn done(&self, step: Step) -> io::Result<()> {
+        steps::try_reach(step)
+    }
 }
 
 /// Nothing is ever made to fail.
@@ -41,6 +62,18 @@ pub(super) struct Disk<'a> {
 impl<'a> Disk<'a> {
     pub(super) fn new(steps: &'a dyn Steps) -> Self {
         Self { steps }
+    }
+
+    /// A step of the restore is done.
+    pub(super) fn done(&self, step: Step) -> io::Result<()> {
+        self.steps.done(step)
+    }
+
+    /// The same of a step after which the restore can no longer fail.
+    pub(super) fn over(&self, step: Step) {
+        if let Err(error) = self.steps.done(step) {
+            tracing::warn!(%error, "the restore goes on");
+        }
     }
 
     /// Makes the folder `name`, ours alone (0700), and opens it. It must not exist.

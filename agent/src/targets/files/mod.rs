@@ -28,7 +28,7 @@ mod request;
 mod stage;
 mod swap;
 
-pub use disk::{NoFaults, Steps};
+pub use disk::{InProduction, NoFaults, Steps};
 pub use error::{RestoreError, RestoreReport};
 pub use plan::{Facts, LiveEntry, MAX_NAMED, RestorePlan, plan, survey};
 pub use preflight::preflight;
@@ -42,6 +42,7 @@ use repository::archive::entry::Entry;
 use repository::archive::path::EntryPath;
 
 use crate::sources::files::metadata::{XattrReader, metadata};
+use crate::steps::Step;
 use crate::targets::BlobReader;
 use area::is_staging;
 use disk::{Disk, Subject};
@@ -118,9 +119,12 @@ fn plan_swap<'a>(
         let (xattrs, _) = XattrReader::new().read(root.as_fd(), c".");
         story.root = stage.root.take().map(|new| (new, metadata(&stat, xattrs)));
     }
+    let at = || stage.areas[0].path.display();
+    disk.done(Step::AllStaged).map_err(failed("stage in", at()))?;
     for area in &stage.areas {
         disk.sync_all(&area.root).map_err(failed("make durable", area.path.display()))?;
     }
+    disk.done(Step::StagedDurable).map_err(failed("stage in", at()))?;
     let areas =
         stage.areas.iter().skip(1).map(|area| Line::Area(Text::new(area.path.as_os_str().as_bytes())));
     let mut lines: Vec<Line> = areas.collect();
@@ -174,7 +178,9 @@ fn clean_up(
             Err(error) => tracing::warn!(%error, "cannot look for the old state of an earlier attempt"),
         }
     }
+    disk.over(Step::OlderReaped);
     tidy_or_log(disk, stage);
+    disk.over(Step::StagingTidied);
     report.old.extend(stage.areas.iter().filter_map(|area| area.old_state().ok().flatten()));
 }
 

@@ -9,6 +9,7 @@ use super::disk::{Disk, Steps};
 use super::handles::open_named;
 use super::plan::Facts;
 use super::remove::remove_tree;
+use crate::steps::Step;
 
 /// Everything that would make a restore fail, one line each with what to do; empty if nothing was found.
 /// Nothing is left behind.
@@ -34,7 +35,8 @@ fn attempt(disk: &Disk<'_>, folder: &Path, restore_id: &str) -> Result<(), io::E
         disk.write_at(&file, b"preflight", 0)?;
         disk.sync(&file)?;
         let below = disk.make_folder(&staging, b"below")?;
-        disk.move_to(&staging, &below, b"file")
+        disk.move_to(&staging, &below, b"file")?;
+        disk.done(Step::TrialMade)
     })();
     let removed = remove_tree(disk, &root, &name);
     tried.and(removed)

@@ -12,6 +12,7 @@ use super::error::{RestoreError, failed};
 use super::handles::{Walked, open_named};
 use super::journal::{self, Journal, State, Story};
 use super::swap::Swap;
+use crate::steps::Step;
 
 /// What [`recover`] found and did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -103,11 +104,15 @@ fn one(disk: Disk<'_>, area: Area, recovered: &mut Recovered) -> Result<(), Rest
     match story.state() {
         State::Done => tidy(&disk, &[area]),
         State::Staging | State::Undone => {
+            disk.done(Step::RecoveryBegun).map_err(failed("recover", at()))?;
             let areas = with_servants(area, &story)?;
             recovered.undone.push(path);
-            tidy(&disk, &areas)
+            tidy(&disk, &areas)?;
+            disk.over(Step::RecoveryEnded);
+            Ok(())
         }
         State::Swapping | State::Undoing => {
+            disk.done(Step::RecoveryBegun).map_err(failed("recover", at()))?;
             let areas = with_servants(area, &story)?;
             let mut journal =
                 Journal::resume(disk, &areas[0].staging).map_err(failed("open the journal in", at()))?;
@@ -128,7 +133,9 @@ fn one(disk: Disk<'_>, area: Area, recovered: &mut Recovered) -> Result<(), Rest
             } else {
                 recovered.undone.push(path)
             }
-            tidy(&disk, &areas)
+            tidy(&disk, &areas)?;
+            disk.over(Step::RecoveryEnded);
+            Ok(())
         }
     }
 }

@@ -25,6 +25,7 @@ use super::journal::{Journal, Move};
 use super::metadata::{Notes, apply};
 use super::recover::recover_at;
 use super::request::{RestoreRequest, Selection, Tools};
+use crate::steps::Step;
 use crate::targets::BlobReader;
 
 /// Two handles are held for each.
@@ -264,6 +265,7 @@ impl<'a> Stage<'a> {
         let root = root.map_err(failed("open the folder", path.display()))?;
         let told = self.tools.progress.writes_in(path);
         told.map_err(failed("keep on record that a restore writes in", path.display()))?;
+        self.disk.done(Step::PlaceOnRecord).map_err(failed("begin in", path.display()))?;
         recover_at(&root, path, self.tools.steps)?;
         let first = self.areas.first();
         let name = match first {
@@ -277,6 +279,7 @@ impl<'a> Stage<'a> {
         self.areas.push(area);
         self.bases.push(base.clone());
         self.journal.get_or_insert(journal);
+        self.disk.done(Step::StagingBegun).map_err(failed("stage in", path.display()))?;
         Ok(self.areas.len() - 1)
     }
 
@@ -289,6 +292,9 @@ impl<'a> Stage<'a> {
         if self.write(entry, incoming)? {
             self.entries += 1;
             self.tools.progress.entry_written();
+            if self.entries == 1 {
+                self.disk.done(Step::FirstStaged).map_err(failed("stage", &entry.path))?;
+            }
         } else if self.moved.as_ref() == Some(&entry.path) {
             self.moves.pop();
             self.moved = None;

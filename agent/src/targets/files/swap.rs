@@ -19,6 +19,7 @@ use super::handles::{Mounts, kind_of, open_below, open_folder};
 use super::journal::{Journal, Line, Move, Story};
 use super::metadata::{Notes, apply};
 use crate::sources::files::metadata::XattrReader;
+use crate::steps::Step;
 
 /// A swap and where it happens; the first area holds the journal.
 pub(super) struct Swap<'a> {
@@ -31,7 +32,10 @@ impl Swap<'_> {
     /// From `swapping` to `done`; if that fails, back to the old state and `undone`.
     pub(super) fn run(&self, journal: &mut Journal<'_>) -> Result<RestoreReport, RestoreError> {
         let failure = match self.forward(journal) {
-            Ok(report) => return Ok(report),
+            Ok(report) => {
+                self.disk.over(Step::SwapDone);
+                return Ok(report);
+            }
             Err(failure) => failure,
         };
         match self.undo(journal) {
@@ -49,7 +53,8 @@ impl Swap<'_> {
         journal
             .write(&[Line::Undoing])
             .map_err(failed("write the journal in", self.areas[0].path.display()))?;
-        for step in self.story.moves.iter().rev() {
+        self.done(Step::UndoBegun)?;
+        for (nth, step) in self.story.moves.iter().rev().enumerate() {
             let back =
                 Spot::find(&self.disk, &self.areas[step.area], step).and_then(|spot| spot.back(step.put));
             match back {
@@ -59,34 +64,62 @@ impl Swap<'_> {
                 }
                 other => other.map_err(failed("move back", &step.path))?,
             }
+            if nth == 0 {
+                self.done(Step::FirstMovedBack)?;
+            }
         }
         if let Some((_, old)) = &self.story.root {
             self.set_root(old, &mut Notes::default())?;
         }
         self.sync_all()?;
-        journal.write(&[Line::Undone]).map_err(failed("write the journal in", self.areas[0].path.display()))
+        self.done(Step::UndoDurable)?;
+        journal
+            .write(&[Line::Undone])
+            .map_err(failed("write the journal in", self.areas[0].path.display()))?;
+        self.disk.over(Step::UndoDone);
+        Ok(())
     }
 
     fn forward(&self, journal: &mut Journal<'_>) -> Result<RestoreReport, RestoreError> {
         let mut report = RestoreReport::default();
-        for step in &self.story.moves {
-            let put =
-                Spot::find(&self.disk, &self.areas[step.area], step).and_then(|spot| spot.put(step.put));
+        self.done(Step::SwapBegun)?;
+        for (nth, step) in self.story.moves.iter().enumerate() {
+            let (away, swapped) = self.names(nth);
+            let spot = Spot::find(&self.disk, &self.areas[step.area], step);
+            let put = spot.and_then(|spot| spot.put(step.put, away));
             match (put.map_err(failed("swap", &step.path))?, step.put) {
                 (true, true) => report.overwritten += 1,
                 (true, false) => report.removed += 1,
                 (false, true) => report.created += 1,
                 (false, false) => {}
             }
+            swapped.map_or(Ok(()), |swapped| self.done(swapped))?;
         }
         if let Some((new, _)) = &self.story.root {
             let mut notes = Notes::default();
             self.set_root(new, &mut notes)?;
             report.notes = notes.lines();
         }
+        self.done(Step::RootSet)?;
         self.sync_all()?;
+        self.done(Step::SwapDurable)?;
         journal.write(&[Line::Done]).map_err(failed("write the journal in", self.areas[0].path.display()))?;
         Ok(report)
+    }
+
+    fn done(&self, step: Step) -> Result<(), RestoreError> {
+        self.disk.done(step).map_err(failed("swap in", self.areas[0].path.display()))
+    }
+
+    /// How the steps of a move are called, if it has any: when the live entry is away, and when it is done.
+    fn names(&self, nth: usize) -> (Option<Step>, Option<Step>) {
+        let count = self.story.moves.len();
+        match nth {
+            0 => (Some(Step::FirstOldAway), Some(Step::FirstSwapped)),
+            _ if nth == count - 1 => (None, Some(Step::LastSwapped)),
+            _ if nth == count / 2 => (Some(Step::MiddleOldAway), Some(Step::MiddleSwapped)),
+            _ => (None, None),
+        }
     }
 
     fn sync_all(&self) -> Result<(), RestoreError> {
@@ -142,7 +175,8 @@ impl<'a> Spot<'a> {
     }
 
     /// Moves the live one away and the staged one here; true if there was or had been a live one.
-    fn put(&self, put: bool) -> io::Result<bool> {
+    /// `away` is the step between the two.
+    fn put(&self, put: bool, away: Option<Step>) -> io::Result<bool> {
         let old = self.beside("old", false)?;
         let moved_away = self.is_in(old.as_ref())?;
         if put && !self.is_in(self.new.as_ref())? {
@@ -152,6 +186,7 @@ impl<'a> Spot<'a> {
         if is_live && !moved_away {
             let old = self.beside("old", true)?.expect("it has been made");
             self.disk.move_to(&self.live, old, self.name)?;
+            away.map_or(Ok(()), |away| self.disk.done(away))?;
         } else if is_live && put {
             self.set_aside()?;
         }

@@ -1,0 +1,102 @@
+//! The agent's steps, for tests of failures (see [`runtime::steps`]): what it hears, what it keeps, and
+//! each change that a restore makes of what is live.
+
+runtime::named_steps! {
+    /// What can be held.
+    pub enum Step {
+        /// A controller has answered the join; the identity is not kept.
+        JoinAnswered = "join-answered",
+        /// The identity is kept.
+        JoinKept = "join-kept",
+        /// A controller has answered with a new certificate; it is not kept.
+        RenewalAnswered = "renewal-answered",
+        /// The new certificate is kept.
+        RenewalKept = "renewal-kept",
+        /// The controller has said welcome.
+        Welcomed = "welcomed",
+        /// A task was taken; nothing of it is begun.
+        TaskTaken = "task-taken",
+        /// The agent knows which blobs the repository holds.
+        BlobsKnown = "blobs-known",
+        /// A segment is sealed; nothing of it is sent.
+        SegmentSealed = "segment-sealed",
+        /// The controller has answered for a segment.
+        SegmentAnswered = "segment-answered",
+        /// Everything of an archive is sent; its end is not told.
+        ArchiveMade = "archive-made",
+        /// The controller has accepted an archive; the cache that describes it does not count.
+        ArchiveAnswered = "archive-answered",
+        /// The cache that describes an accepted archive counts.
+        CacheKept = "cache-kept",
+        /// The agent knows what opens an archive.
+        KeysKnown = "keys-known",
+        /// A trial in the target has made its files; they are still there.
+        TrialMade = "trial-made",
+        /// A restore was planned and tried; the controller has no answer.
+        PlanTried = "plan-tried",
+        /// It is on record where a restore writes; nothing is made there.
+        PlaceOnRecord = "place-on-record",
+        /// The staging folder and its journal are there.
+        StagingBegun = "staging-begun",
+        /// The first entry is staged.
+        FirstStaged = "first-staged",
+        /// Every entry is staged; that is not durable.
+        AllStaged = "all-staged",
+        /// All that is staged is durable; the journal does not say what will be swapped.
+        StagedDurable = "staged-durable",
+        /// The journal says that the swap begins; nothing is moved.
+        SwapBegun = "swap-begun",
+        /// The first live entry is away; the new one is not in its place.
+        FirstOldAway = "first-old-away",
+        /// The first entry is swapped.
+        FirstSwapped = "first-swapped",
+        /// Half of the entries are swapped, and the next live one is away.
+        MiddleOldAway = "middle-old-away",
+        /// Half of the entries are swapped.
+        MiddleSwapped = "middle-swapped",
+        /// The last entry is swapped.
+        LastSwapped = "last-swapped",
+        /// The root folder has its new metadata.
+        RootSet = "root-set",
+        /// The swap is durable; the journal does not say so.
+        SwapDurable = "swap-durable",
+        /// The journal says that all is new.
+        SwapDone = "swap-done",
+        /// The journal says that the swap is taken back; nothing is moved back.
+        UndoBegun = "undo-begun",
+        /// The first entry is moved back.
+        FirstMovedBack = "first-moved-back",
+        /// All is moved back and durable; the journal does not say so.
+        UndoDurable = "undo-durable",
+        /// The journal says that all is old.
+        UndoDone = "undo-done",
+        /// The states that earlier restores have kept are gone.
+        OlderReaped = "older-reaped",
+        /// What is not kept of the staging folder is gone.
+        StagingTidied = "staging-tidied",
+        /// The restore is no longer on record.
+        OffRecord = "off-record",
+        /// The result of a restore is about to be sent.
+        ResultDue = "result-due",
+        /// A start has found an interrupted restore; nothing is done about it.
+        RecoveryBegun = "recovery-begun",
+        /// A start has ended an interrupted restore.
+        RecoveryEnded = "recovery-ended",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use runtime::steps::Named;
+
+    use super::*;
+
+    #[test]
+    fn every_step_has_a_name_of_its_own_that_can_be_a_files() {
+        let names: BTreeSet<_> = Step::ALL.iter().map(|step| step.name()).collect();
+        assert_eq!(names.len(), Step::ALL.len());
+        assert!(names.iter().all(|name| name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'-'))));
+    }
+}

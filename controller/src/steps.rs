@@ -1,0 +1,146 @@
+//! The controller's steps, for tests of failures (see [`runtime::steps`]): the end of everything that is
+//! written down or answered.
+//!
+//! Must stay true: each transition of a job has two, one before its new state is in the catalog and one
+//! after (a new [`Event`] does not compile without them); each step of a commit has one.
+
+use crate::jobs::state::Event;
+
+runtime::named_steps! {
+    /// What can be held.
+    pub enum Step {
+        /// A job that was ordered is in the catalog; whoever ordered it has no answer.
+        JobOrdered = "job-ordered",
+        /// A job's turn has come and its parts are known; that is not written down.
+        StartedUnwritten = "started-unwritten",
+        /// It is written down that a job has started; no part is begun.
+        StartedWritten = "started-written",
+        /// A job's turn has come and it cannot be begun; that is not written down.
+        CannotStartUnwritten = "cannot-start-unwritten",
+        /// It is written down that a job cannot be begun.
+        CannotStartWritten = "cannot-start-written",
+        /// An attempt is to begin; that is not written down.
+        TaskStartedUnwritten = "task-started-unwritten",
+        /// It is written down that an attempt has begun; its agent was told nothing.
+        TaskStartedWritten = "task-started-written",
+        /// An attempt has ended; that is not written down.
+        TaskEndedUnwritten = "task-ended-unwritten",
+        /// It is written down that an attempt has ended; nothing that follows is begun.
+        TaskEndedWritten = "task-ended-written",
+        /// No agent came for a part; that is not written down.
+        NobodyServesUnwritten = "nobody-serves-unwritten",
+        /// It is written down that no agent came for a part; nothing that follows is begun.
+        NobodyServesWritten = "nobody-serves-written",
+        /// The code of an attempt has failed; that is not written down.
+        PanickedUnwritten = "panicked-unwritten",
+        /// It is written down that the code of an attempt has failed; nothing that follows is begun.
+        PanickedWritten = "panicked-written",
+        /// There is something to remark of a part; that is not written down.
+        RemarkUnwritten = "remark-unwritten",
+        /// A remark is written down.
+        RemarkWritten = "remark-written",
+        /// Somebody wants a job to end; that is not written down.
+        CancelUnwritten = "cancel-unwritten",
+        /// It is written down that somebody wants a job to end; its agents were told nothing.
+        CancelWritten = "cancel-written",
+        /// The repository holds a job's backup; that is not written down.
+        CommittedUnwritten = "committed-unwritten",
+        /// It is written down that a backup is complete.
+        CommittedWritten = "committed-written",
+        /// The repository has refused a job's backup; that is not written down.
+        CommitFailedUnwritten = "commit-failed-unwritten",
+        /// It is written down that a backup was refused.
+        CommitFailedWritten = "commit-failed-written",
+        /// A job of the last life is taken up again; that is not written down.
+        RestartedUnwritten = "restarted-unwritten",
+        /// It is written down that a job was taken up again; nothing of it is begun.
+        RestartedWritten = "restarted-written",
+        /// An agent has been sent its order.
+        TaskHandedOut = "task-handed-out",
+        /// All bytes of a segment have come; its pack is not durable.
+        SegmentReceived = "segment-received",
+        /// A segment's pack is durable; the agent has no answer.
+        SegmentDurable = "segment-durable",
+        /// An archive is whole and its refs are kept; its task has not ended.
+        RefsKept = "refs-kept",
+        /// An archive's task has ended; the agent has no answer.
+        ArchiveAccepted = "archive-accepted",
+        /// A commit has begun.
+        CommitBegun = "commit-begun",
+        /// Everything that a backup needs was found.
+        CommitResolved = "commit-resolved",
+        /// The index names everything that a backup needs.
+        CommitIndexed = "commit-indexed",
+        /// A backup's first archive is staged.
+        CommitFirstStaged = "commit-first-staged",
+        /// A backup's last archive is staged.
+        CommitLastStaged = "commit-last-staged",
+        /// Everything of a backup is staged but `backup.json`.
+        CommitSummed = "commit-summed",
+        /// `backup.json` is staged.
+        CommitStaged = "commit-staged",
+        /// The lease allows the rename.
+        CommitAllowed = "commit-allowed",
+        /// A backup is in its place; the chain does not have it.
+        CommitRenamed = "commit-renamed",
+        /// The chain has a backup; the catalog does not.
+        CommitChained = "commit-chained",
+        /// The catalog lists a backup; its job does not know.
+        BackupListed = "backup-listed",
+        /// A verification is about to read.
+        VerificationBegun = "verification-begun",
+        /// An archive was verified; no verdict of its packs is kept.
+        VerificationRead = "verification-read",
+        /// The verdicts of an archive's packs are kept; the catalog does not have the result.
+        VerdictsKept = "verdicts-kept",
+        /// The catalog has a verification's result; its job does not.
+        VerificationRecorded = "verification-recorded",
+        /// A restore is planned; whoever asked has no answer.
+        RestorePlanned = "restore-planned",
+        /// An agent has been sent what opens an archive, but for the end of the answer.
+        ArchiveOpened = "archive-opened",
+        /// A blob was read for an agent that restores; it has not been sent.
+        BlobRead = "blob-read",
+        /// An agent that said hello is in the catalog; it has no answer.
+        HelloRecorded = "hello-recorded",
+        /// An agent that joins is in the catalog; it has no answer.
+        JoinRecorded = "join-recorded",
+        /// An agent has a new certificate in the catalog; it has no answer.
+        RenewalRecorded = "renewal-recorded",
+    }
+}
+
+impl Step {
+    /// The two steps of the transition that `event` makes: before it is written down, and after.
+    pub(crate) fn of(event: &Event) -> [Self; 2] {
+        match event {
+            Event::Started { .. } => [Self::StartedUnwritten, Self::StartedWritten],
+            Event::CannotStart(_) => [Self::CannotStartUnwritten, Self::CannotStartWritten],
+            Event::TaskStarted { .. } => [Self::TaskStartedUnwritten, Self::TaskStartedWritten],
+            Event::TaskEnded { .. } => [Self::TaskEndedUnwritten, Self::TaskEndedWritten],
+            Event::NobodyServes { .. } => [Self::NobodyServesUnwritten, Self::NobodyServesWritten],
+            Event::AttemptPanicked { .. } => [Self::PanickedUnwritten, Self::PanickedWritten],
+            Event::Remark { .. } => [Self::RemarkUnwritten, Self::RemarkWritten],
+            Event::CancelRequested => [Self::CancelUnwritten, Self::CancelWritten],
+            Event::Committed => [Self::CommittedUnwritten, Self::CommittedWritten],
+            Event::CommitFailed(_) => [Self::CommitFailedUnwritten, Self::CommitFailedWritten],
+            Event::ControllerRestarted => [Self::RestartedUnwritten, Self::RestartedWritten],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use runtime::steps::Named;
+
+    use super::*;
+
+    #[test]
+    fn every_step_has_a_name_of_its_own_that_can_be_a_files() {
+        let names: BTreeSet<_> = Step::ALL.iter().map(|step| step.name()).collect();
+        assert_eq!(names.len(), Step::ALL.len());
+        assert!(names.iter().all(|name| name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'-'))));
+    }
+}

@@ -1,0 +1,212 @@
+//! Which steps there are, how each is brought about, and which faults fit it.
+
+use std::fmt;
+
+/// What happens while a process is held inside of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// `kill -9` of the agent.
+    AgentKilled,
+    /// `kill -9` of the controller.
+    ControllerKilled,
+    /// Every connection between them breaks; the network is there again before the step goes on.
+    StreamCut,
+    /// The step ends, and then nobody hears of it: the network stays dark until it has, or whoever ordered
+    /// the job has hung up.
+    AnswerLost,
+}
+
+impl Fault {
+    pub(crate) const ALL: [Self; 4] = [Self::AgentKilled, Self::ControllerKilled, Self::StreamCut, Self::AnswerLost];
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AgentKilled => "agent killed",
+            Self::ControllerKilled => "controller killed",
+            Self::StreamCut => "stream cut",
+            Self::AnswerLost => "answer lost",
+        })
+    }
+}
+
+/// What goes on when the step is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scenario {
+    Backup,
+    Verify,
+    /// In place; the same with its plan.
+    Restore,
+    /// A restore whose swap fails.
+    Undo,
+    /// The start of an agent that was killed in a swap.
+    Recovery,
+    /// The start of a controller that was killed in a backup.
+    TakenUp,
+    Cancel,
+    /// A verification of what the backup does not hold.
+    CannotStart,
+    /// A backup while the agent stays away.
+    NobodyServes,
+    /// A backup of a source that has lost everything.
+    Remark,
+    CommitFailed,
+    /// An attempt whose code panics.
+    Panicked,
+    /// The agent connects.
+    Hello,
+    /// The agent joins.
+    Join,
+}
+
+impl Scenario {
+    /// How the job may end.
+    pub(crate) fn ends(self) -> &'static [&'static str] {
+        match self {
+            // A crash of the agent ends in a new attempt, which may succeed.
+            Self::Undo => &["failed", "complete"],
+            // A crash before it was written down forgets what was asked for.
+            Self::Cancel => &["cancelled", "complete"],
+            Self::CommitFailed => &["failed", "complete"],
+            Self::CannotStart | Self::NobodyServes => &["failed"],
+            _ => &["complete"],
+        }
+    }
+
+    pub(crate) fn restores(self) -> bool {
+        matches!(self, Self::Restore | Self::Undo | Self::Recovery)
+    }
+}
+
+/// Who is answered when the step is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answered {
+    /// Nobody: what follows is a record.
+    Nobody,
+    /// The process at the other end of the network.
+    Peer,
+    /// The person, or program, that ordered something.
+    Person,
+}
+
+use Answered::{Nobody, Peer, Person};
+use Scenario as S;
+
+/// Every step of both programs.
+pub(crate) const ROWS: &[(&str, Scenario, Answered)] = &[
+    ("job-ordered", S::Backup, Person),
+    ("started-unwritten", S::Backup, Nobody),
+    ("started-written", S::Backup, Nobody),
+    ("cannot-start-unwritten", S::CannotStart, Nobody),
+    ("cannot-start-written", S::CannotStart, Nobody),
+    ("task-started-unwritten", S::Backup, Nobody),
+    ("task-started-written", S::Restore, Nobody),
+    ("task-ended-unwritten", S::Backup, Nobody),
+    ("task-ended-written", S::Restore, Nobody),
+    ("nobody-serves-unwritten", S::NobodyServes, Nobody),
+    ("nobody-serves-written", S::NobodyServes, Nobody),
+    ("panicked-unwritten", S::Panicked, Nobody),
+    ("panicked-written", S::Panicked, Nobody),
+    ("remark-unwritten", S::Remark, Nobody),
+    ("remark-written", S::Remark, Nobody),
+    ("cancel-unwritten", S::Cancel, Nobody),
+    ("cancel-written", S::Cancel, Person),
+    ("committed-unwritten", S::Backup, Nobody),
+    ("committed-written", S::Backup, Nobody),
+    ("commit-failed-unwritten", S::CommitFailed, Nobody),
+    ("commit-failed-written", S::CommitFailed, Nobody),
+    ("restarted-unwritten", S::TakenUp, Nobody),
+    ("restarted-written", S::TakenUp, Nobody),
+    ("task-handed-out", S::Backup, Peer),
+    ("segment-received", S::Backup, Nobody),
+    ("segment-durable", S::Backup, Peer),
+    ("refs-kept", S::Backup, Peer),
+    ("archive-accepted", S::Backup, Peer),
+    ("commit-begun", S::Backup, Nobody),
+    ("commit-resolved", S::Backup, Nobody),
+    ("commit-indexed", S::Backup, Nobody),
+    ("commit-first-staged", S::Backup, Nobody),
+    ("commit-last-staged", S::Backup, Nobody),
+    ("commit-summed", S::Backup, Nobody),
+    ("commit-staged", S::Backup, Nobody),
+    ("commit-allowed", S::Backup, Nobody),
+    ("commit-renamed", S::Backup, Nobody),
+    ("commit-chained", S::Backup, Nobody),
+    ("backup-listed", S::Backup, Nobody),
+    ("verification-begun", S::Verify, Nobody),
+    ("verification-read", S::Verify, Nobody),
+    ("verdicts-kept", S::Verify, Nobody),
+    ("verification-recorded", S::Verify, Nobody),
+    ("restore-planned", S::Restore, Person),
+    ("archive-opened", S::Restore, Peer),
+    ("blob-read", S::Restore, Peer),
+    ("hello-recorded", S::Hello, Peer),
+    ("join-recorded", S::Join, Peer),
+    ("join-answered", S::Join, Nobody),
+    ("join-kept", S::Join, Nobody),
+    ("welcomed", S::Hello, Nobody),
+    ("task-taken", S::Restore, Nobody),
+    ("blobs-known", S::Backup, Nobody),
+    ("segment-sealed", S::Backup, Nobody),
+    ("segment-answered", S::Backup, Nobody),
+    ("archive-made", S::Backup, Peer),
+    ("archive-answered", S::Backup, Nobody),
+    ("cache-kept", S::Backup, Nobody),
+    ("keys-known", S::Restore, Nobody),
+    ("trial-made", S::Restore, Nobody),
+    ("plan-tried", S::Restore, Peer),
+    ("place-on-record", S::Restore, Nobody),
+    ("staging-begun", S::Restore, Nobody),
+    ("first-staged", S::Restore, Nobody),
+    ("all-staged", S::Restore, Nobody),
+    ("staged-durable", S::Restore, Nobody),
+    ("swap-begun", S::Restore, Nobody),
+    ("first-old-away", S::Restore, Nobody),
+    ("first-swapped", S::Restore, Nobody),
+    ("middle-old-away", S::Restore, Nobody),
+    ("middle-swapped", S::Restore, Nobody),
+    ("last-swapped", S::Restore, Nobody),
+    ("root-set", S::Restore, Nobody),
+    ("swap-durable", S::Restore, Nobody),
+    ("swap-done", S::Restore, Peer),
+    ("undo-begun", S::Undo, Nobody),
+    ("first-moved-back", S::Undo, Nobody),
+    ("undo-durable", S::Undo, Nobody),
+    ("undo-done", S::Undo, Peer),
+    ("older-reaped", S::Restore, Peer),
+    ("staging-tidied", S::Restore, Peer),
+    ("off-record", S::Restore, Peer),
+    ("result-due", S::Restore, Peer),
+    ("recovery-begun", S::Recovery, Nobody),
+    ("recovery-ended", S::Recovery, Nobody),
+];
+
+/// Steps that cannot be brought about here, with the reason.
+pub(crate) const ELSEWHERE: &[(&str, &str)] =
+    &[("renewal-recorded", RENEWAL), ("renewal-answered", RENEWAL), ("renewal-kept", RENEWAL)];
+
+const RENEWAL: &str = "a certificate is renewed after 60 days, which real programs cannot be made to wait";
+
+/// Why a fault does not fit a step; `None` if it does.
+pub(crate) fn why_not(scenario: Scenario, answered: Answered, fault: Fault) -> Option<&'static str> {
+    match (scenario, fault, answered) {
+        (_, Fault::AnswerLost, Nobody) => Some("a record follows, not an answer"),
+        (S::NobodyServes, Fault::AgentKilled | Fault::StreamCut, _) => {
+            Some("the agent is away: that is what the step is")
+        }
+        _ => None,
+    }
+}
+
+/// The cells that the gate runs: one of each kind.
+pub(crate) const SAMPLE: &[(&str, Fault)] = &[
+    ("segment-durable", Fault::AnswerLost),
+    ("archive-made", Fault::AgentKilled),
+    ("commit-staged", Fault::ControllerKilled),
+    ("commit-renamed", Fault::ControllerKilled),
+    ("job-ordered", Fault::AnswerLost),
+    ("first-old-away", Fault::AgentKilled),
+    ("middle-swapped", Fault::StreamCut),
+    ("result-due", Fault::AnswerLost),
+];
