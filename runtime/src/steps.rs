@@ -11,7 +11,8 @@
 //! | `s.asked` | the test | hold there; with the content `fail`: fail there instead |
 //! | `s.reached` | the program | it is held there; the content is its process id |
 //! | `s.go` | the test | go on |
-//! | `s.passed` | the program | the step is over |
+//! | `s.passed` | the program | the step is over, and the program goes on |
+//! | `s.left` | the program | who was held has been given up: whoever asked for its work has gone |
 //!
 //! Must stay true: where no folder is named, a step costs one relaxed load and can neither wait nor fail; a
 //! request holds one thread, once; a process that nobody lets go goes on by itself after a while; `reached`
@@ -104,10 +105,26 @@ pub fn try_reach<S: Named>(step: S) -> io::Result<()> {
 pub async fn reached<S: Named>(step: S) {
     let Some(held) = claimed(step) else { return };
     held.begin().unwrap_or_else(|error| panic!("{error}"));
-    while held.waits() {
+    let mut held = Dropped { held, is_over: false };
+    while held.held.waits() {
         tokio::time::sleep(LOOK_AGAIN).await;
     }
-    held.end();
+    held.is_over = true;
+    held.held.end();
+}
+
+/// Who is held in asynchronous code, and may be dropped there.
+struct Dropped {
+    held: Held,
+    is_over: bool,
+}
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.held.note("left");
+        }
+    }
 }
 
 fn claimed<S: Named>(step: S) -> Option<Held> {
@@ -220,6 +237,17 @@ mod tests {
         fs::write(file("go"), "").unwrap();
         thread.join().unwrap().unwrap();
         assert!(file("passed").exists());
+    }
+
+    #[tokio::test]
+    async fn who_is_given_up_while_held_leaves_the_step_without_passing_it() {
+        let folder = tempfile::tempdir().unwrap();
+        ask(folder.path(), "");
+        let held = Held::claim(folder.path(), "first").unwrap();
+        held.begin().unwrap();
+        drop(Dropped { held, is_over: false });
+        assert!(folder.path().join("first.left").exists());
+        assert!(!folder.path().join("first.passed").exists());
     }
 
     #[test]

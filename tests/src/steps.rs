@@ -68,9 +68,14 @@ impl Steps {
         Some(text.parse().expect("a process id"))
     }
 
-    /// True once the step is over.
+    /// True once the step is over and the program has gone on.
     pub fn is_passed(&self, step: &str) -> bool {
         self.file(step, "passed").exists()
+    }
+
+    /// True once nobody is held any more: who was has passed, or was given up.
+    pub fn is_over(&self, step: &str) -> bool {
+        self.is_passed(step) || self.file(step, "left").exists()
     }
 
     /// Lets go who is held.
@@ -80,7 +85,7 @@ impl Steps {
 
     /// Nothing is asked for any more, and nothing known.
     pub fn clear(&self, step: &str) {
-        for ending in ["asked", "reached", "go", "passed"] {
+        for ending in ["asked", "reached", "go", "passed", "left"] {
             // Most of them are not there.
             let _ = fs::remove_file(self.file(step, ending));
         }

@@ -9,6 +9,7 @@ use tonic::Code;
 
 use crate::app::{App, catalog_failure};
 use crate::ids::JobId;
+use crate::ingest::thread_died;
 use crate::jobs::job::{Job, Order};
 use crate::jobs::state::Refused;
 use crate::jobs::{CancelError, SubmitError};
@@ -42,6 +43,7 @@ impl App {
             SubmitError::Full => Failure::new(Code::ResourceExhausted, reason::BUSY, error.to_string())
                 .hint("wait for some of them, or cancel them: `nsctl jobs` lists them"),
             SubmitError::Catalog(cause) => catalog_failure(cause),
+            SubmitError::Failed(cause) => thread_died(cause),
         })
     }
 
@@ -69,6 +71,7 @@ impl App {
             )
             .because(refused.to_string())),
             Err(CancelError::Catalog(error)) => Err(catalog_failure(&error)),
+            Err(CancelError::Failed(error)) => Err(thread_died(&error)),
         }
     }
 }

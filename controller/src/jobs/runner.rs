@@ -17,6 +17,7 @@ use runtime::clock::Clock;
 use runtime::shutdown::Shutdown;
 use runtime::steps;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc, oneshot};
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::{Added, Catalog, CatalogError};
@@ -61,6 +62,9 @@ pub enum SubmitError {
     /// The catalog failed.
     #[error("the job cannot be recorded")]
     Catalog(#[from] CatalogError),
+    /// The code that does it has failed.
+    #[error("the controller failed at it")]
+    Failed(#[from] JoinError),
 }
 
 /// A job could not be cancelled.
@@ -75,6 +79,9 @@ pub enum CancelError {
     /// The catalog failed.
     #[error("the job cannot be changed")]
     Catalog(#[from] CatalogError),
+    /// The code that does it has failed.
+    #[error("the controller failed at it")]
+    Failed(#[from] JoinError),
 }
 
 /// Runs jobs. Cheap to clone.
@@ -183,8 +190,14 @@ impl Runner {
         &self.shared.live
     }
 
-    /// Orders a job. A repeated `request_id` gives the job that it started first.
+    /// Orders a job. A repeated `request_id` gives the job that it started first. Goes on to its end if the
+    /// caller is given up: a job that is in the catalog is then also started.
     pub async fn submit(&self, order: Order, request_id: Option<&str>) -> Result<Job, SubmitError> {
+        let (runner, request_id) = (self.clone(), request_id.map(str::to_owned));
+        tokio::spawn(async move { runner.submit_now(order, request_id.as_deref()).await }).await?
+    }
+
+    async fn submit_now(&self, order: Order, request_id: Option<&str>) -> Result<Job, SubmitError> {
         let shared = &self.shared;
         let queued = shared.queue.lock().await;
         if let Some(request_id) = request_id
@@ -214,8 +227,13 @@ impl Runner {
         }
     }
 
-    /// Asks a job to end.
+    /// Asks a job to end. Goes on to its end if the caller is given up.
     pub async fn cancel(&self, id: JobId) -> Result<(), CancelError> {
+        let runner = self.clone();
+        tokio::spawn(async move { runner.cancel_now(id).await }).await?
+    }
+
+    async fn cancel_now(&self, id: JobId) -> Result<(), CancelError> {
         let shared = &self.shared;
         let _queued = shared.queue.lock().await;
         let mailbox = lock(&shared.running).get(&id).cloned();

@@ -182,7 +182,7 @@ impl Cell {
         landed();
         if scene.system.process(held_by).is_some() {
             steps.let_go(name);
-            wait_for("the step to end", 30, || steps.is_passed(name).then_some(()));
+            wait_for("the step to end", 30, || steps.is_over(name).then_some(()));
         }
         if again {
             steps.ask(name);
@@ -218,7 +218,7 @@ impl Cell {
             if self.scenario.restores() && name != BRAKE && steps.reached(BRAKE).is_some() {
                 scene.assert_old_or_new();
                 steps.let_go(BRAKE);
-                wait_for("the brake to be off", 30, || steps.is_passed(BRAKE).then_some(()));
+                wait_for("the brake to be off", 30, || steps.is_over(BRAKE).then_some(()));
                 steps.clear(BRAKE);
             }
             order.ended(&scene.system).map(Some)

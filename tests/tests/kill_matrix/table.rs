@@ -17,7 +17,8 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 4] = [Self::AgentKilled, Self::ControllerKilled, Self::StreamCut, Self::AnswerLost];
+    pub(crate) const ALL: [Self; 4] =
+        [Self::AgentKilled, Self::ControllerKilled, Self::StreamCut, Self::AnswerLost];
 }
 
 impl fmt::Display for Fault {

@@ -2,13 +2,15 @@
 //! that it goes to.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use super::area::staging_name;
-use super::disk::{Disk, Steps};
+use super::disk::{Disk, Steps, Subject};
 use super::handles::open_named;
 use super::plan::Facts;
 use super::remove::remove_tree;
+use crate::sources::files::metadata::mtime;
 use crate::steps::Step;
 
 /// Everything that would make a restore fail, one line each with what to do; empty if nothing was found.
@@ -26,6 +28,7 @@ pub fn preflight(facts: &Facts, restore_id: &str, steps: &dyn Steps) -> Vec<Stri
 
 fn attempt(disk: &Disk<'_>, folder: &Path, restore_id: &str) -> Result<(), io::Error> {
     let root = open_named(folder)?.handle;
+    let before = mtime(&rustix::fs::fstat(&root)?);
     let name = staging_name(restore_id, Some("preflight"));
     // From an earlier attempt that was interrupted.
     remove_tree(disk, &root, &name)?;
@@ -39,6 +42,8 @@ fn attempt(disk: &Disk<'_>, folder: &Path, restore_id: &str) -> Result<(), io::E
         disk.done(Step::TrialMade)
     })();
     let removed = remove_tree(disk, &root, &name);
+    // Not ours to set where we do not own the folder; no harm then.
+    let _ = disk.set_mtime(Subject::Handle(root.as_fd()), before);
     tried.and(removed)
 }
 
