@@ -224,12 +224,17 @@ impl System {
 
     /// Waits until the controller sees the agent.
     pub fn await_agent(&self) {
-        wait_for("the agent to connect", 60, || {
-            let answer = self.nsctl(&["agent", "list", "-o", "json"]);
-            let connected =
-                |agents: &Value| agents.as_array()?.iter().any(|one| one["connected"] == true).then_some(());
-            (answer.code == 0).then(|| answer.json()).and_then(|json| connected(&json["agents"]))
-        });
+        wait_for("the agent to connect", 60, || self.is_agent_there().then_some(()));
+    }
+
+    /// True if the controller sees the agent.
+    pub fn is_agent_there(&self) -> bool {
+        let answer = self.nsctl(&["agent", "list", "-o", "json"]);
+        if answer.code != 0 {
+            return false;
+        }
+        let json = answer.json();
+        json["agents"].as_array().is_some_and(|agents| agents.iter().any(|one| one["connected"] == true))
     }
 
     /// `kill -9` of the controller.

@@ -6,7 +6,7 @@
 //! reported complete opens, the target of a restore is the new state or the old one, nothing half-done is
 //! left, and the next backup needs no hand.
 //!
-//! The gate runs a sample; `tests/run kill` sets `NEURASHIELD_KILL` to run all of it. Set to the name of a
+//! The gate runs a sample; `tests/run kill` sets `KILL_MATRIX` to run all of it. Set to the name of a
 //! step, or to `step:fault` (e.g. `swap-begun:agent killed`), it runs that alone.
 
 #[path = "kill_matrix/cell.rs"]
@@ -46,7 +46,7 @@ fn every_step_survives_every_fault_twice() {
     let named: BTreeSet<&str> = steps.iter().map(|step| step.name.as_str()).collect();
     assert_eq!(known, named, "the matrix has every step of the programs, and no other");
 
-    let wanted = std::env::var("NEURASHIELD_KILL").unwrap_or_default();
+    let wanted = std::env::var("KILL_MATRIX").unwrap_or_default();
     let all = cells(&steps);
     let is_wanted = |cell: &Cell| match wanted.as_str() {
         "" => SAMPLE.contains(&(cell.step.name.as_str(), cell.fault)),

@@ -120,7 +120,9 @@ impl Tasks {
                 Ok(None) => tracing::info!(task = task_id, "done"),
                 Ok(Some(message)) => {
                     tracing::info!(task = task_id, "done");
-                    steps::reached(Step::ResultDue).await;
+                    if matches!(message, Message::RestoreFinished(_)) {
+                        steps::reached(Step::ResultDue).await;
+                    }
                     context.up.send(message).await;
                 }
                 Err(failure) => {

@@ -7,7 +7,8 @@ use super::tree::{Node, Origin};
 
 const PREFIX: &str = "NEURASHIELD_";
 /// Read before or outside of the configuration.
-const ELSEWHERE: [&str; 3] = ["NEURASHIELD_CONFIG", "NEURASHIELD_LOG", "NEURASHIELD_LOG_FORMAT"];
+const ELSEWHERE: [&str; 4] =
+    ["NEURASHIELD_CONFIG", "NEURASHIELD_LOG", "NEURASHIELD_LOG_FORMAT", crate::steps::FOLDER];
 
 /// One variable that is a setting, and how specific its name is: more specific ones win.
 struct Setting<'a> {

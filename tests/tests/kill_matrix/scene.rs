@@ -56,6 +56,7 @@ impl Scene {
     pub(crate) fn change(&mut self) {
         self.serial += 1;
         let models = self.models();
+        fs::create_dir_all(models.join("d/deep")).expect("made");
         for (name, length) in
             [("a", 100), ("b", 2_000), ("c", 30_000), ("d/deep/file", 5_000), ("weights", 90_000)]
         {
@@ -69,15 +70,11 @@ impl Scene {
         fs::write(self.models().join("large"), noise(1_200_000)).expect("written");
         self.back_up();
         fs::remove_dir_all(self.models()).expect("removed");
-        fs::create_dir_all(self.models().join("d/deep")).expect("made");
-        for entry in fs::read_dir(self.models()).expect("listed") {
-            fs::remove_dir_all(entry.expect("an entry").path()).expect("removed");
-        }
+        fs::create_dir(self.models()).expect("made");
     }
 
     /// A backup of what is there, and then other data: what a restore replaces.
     pub(crate) fn back_up_and_spoil(&mut self) {
-        fs::create_dir_all(self.models().join("d/deep")).expect("made");
         for extra in ["extra", "large"] {
             // Of an earlier run, if at all.
             let _ = fs::remove_file(self.models().join(extra));
@@ -213,7 +210,7 @@ pub(crate) struct Order {
 impl Order {
     pub(crate) fn give(scene: &mut Scene, arguments: &[&str]) -> Self {
         let mut order = Self::later(arguments);
-        order.give_late(scene);
+        order.give_now(scene);
         order
     }
 
@@ -223,11 +220,14 @@ impl Order {
         Self { arguments, child: None, aside: None, since: Instant::now(), job: None, is_given: false }
     }
 
-    /// Gives it, if it was not.
+    /// Gives it, if it was not and the agent is there.
     pub(crate) fn give_late(&mut self, scene: &mut Scene) {
-        if self.is_given {
-            return;
+        if !self.is_given && scene.system.is_agent_there() {
+            self.give_now(scene);
         }
+    }
+
+    fn give_now(&mut self, scene: &mut Scene) {
         self.is_given = true;
         scene.orders += 1;
         let name = format!("order-{}", scene.orders);

@@ -37,7 +37,9 @@ impl fmt::Display for Fault {
 pub(crate) enum Scenario {
     Backup,
     Verify,
-    /// In place; the same with its plan.
+    /// The plan of a restore, which is then carried out.
+    Plan,
+    /// In place.
     Restore,
     /// A restore whose swap fails.
     Undo,
@@ -76,7 +78,7 @@ impl Scenario {
     }
 
     pub(crate) fn restores(self) -> bool {
-        matches!(self, Self::Restore | Self::Undo | Self::Recovery)
+        matches!(self, Self::Plan | Self::Restore | Self::Undo | Self::Recovery)
     }
 }
 
@@ -139,7 +141,7 @@ pub(crate) const ROWS: &[(&str, Scenario, Answered)] = &[
     ("verification-read", S::Verify, Nobody),
     ("verdicts-kept", S::Verify, Nobody),
     ("verification-recorded", S::Verify, Nobody),
-    ("restore-planned", S::Restore, Person),
+    ("restore-planned", S::Plan, Person),
     ("archive-opened", S::Restore, Peer),
     ("blob-read", S::Restore, Peer),
     ("hello-recorded", S::Hello, Peer),
@@ -155,8 +157,8 @@ pub(crate) const ROWS: &[(&str, Scenario, Answered)] = &[
     ("archive-answered", S::Backup, Nobody),
     ("cache-kept", S::Backup, Nobody),
     ("keys-known", S::Restore, Nobody),
-    ("trial-made", S::Restore, Nobody),
-    ("plan-tried", S::Restore, Peer),
+    ("trial-made", S::Plan, Nobody),
+    ("plan-tried", S::Plan, Peer),
     ("place-on-record", S::Restore, Nobody),
     ("staging-begun", S::Restore, Nobody),
     ("first-staged", S::Restore, Nobody),
