@@ -31,6 +31,12 @@ macro_rules! id {
             }
         }
 
+        impl From<Uuid> for $name {
+            fn from(id: Uuid) -> Self {
+                Self(id)
+            }
+        }
+
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 self.0.hyphenated().fmt(f)
@@ -68,6 +74,10 @@ id!(
 id!(
     /// One attempt at a part of a job, handed to one agent. Never used again.
     TaskId, "a task"
+);
+id!(
+    /// An API token. Not secret.
+    TokenId, "a token"
 );
 
 #[cfg(test)]

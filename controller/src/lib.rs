@@ -6,7 +6,8 @@
 //! |---|---|
 //! | [`config`], [`ids`], [`state`] | settings, typed ids, the state folder |
 //! | [`catalog`] | SQLite: agents, jobs, and what the repository holds |
-//! | [`identity`] | the authority, certificates, join tokens |
+//! | [`identity`] | the authority, certificates, join tokens, API tokens and roles |
+//! | [`audit`] | who asked for what: append-only, chained |
 //! | [`depot`] | the repository: opened, leased, pinned |
 //! | [`fleet`] | connected agents and their tasks |
 //! | [`ingest`] | segments in, blobs out, off the async runtime |
@@ -17,6 +18,7 @@
 //! | [`steps`] | where tests of failures can hold it |
 
 pub mod app;
+pub mod audit;
 pub mod catalog;
 pub mod config;
 pub mod depot;

@@ -15,11 +15,12 @@ use runtime::clock::{Clock, SystemClock};
 use runtime::shutdown::{Drained, Shutdown};
 
 use crate::app::{App, Parts};
+use crate::audit::{Audit, AuditError, AuditKey};
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::ControllerConfig;
 use crate::depot::{Depot, DepotError};
 use crate::fleet::Fleet;
-use crate::identity::{Authority, AuthorityError, Enrolment, ServerCertificate};
+use crate::identity::{ApiTokens, Authority, AuthorityError, Enrolment, ServerCertificate};
 use crate::jobs::{Runner, Settings};
 use crate::rpc::{AgentServer, PeopleServer, ServeError};
 use crate::state::{StateError, StateFolder};
@@ -50,6 +51,9 @@ pub enum StartError {
     /// The certificates cannot be had.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
+    /// The audit log cannot be used.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// An address or the socket cannot be had.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -133,6 +137,8 @@ impl Controller {
         let catalog = Catalog::open(&state.path(CATALOG_FILE)).await?;
         let now = clock.now();
         let authority = Arc::new(Authority::open(&state, depot.repository().config().id, now)?);
+        let key = AuditKey::new(&depot.keys().signing().derived("audit log"));
+        let audit = Audit::open(&state.path("audit"), key, catalog.clone(), clock.clone()).await?;
         let server_certificate = ServerCertificate::new(authority.clone(), config.certificate_names(), now)?;
         let server_certificate = Arc::new(server_certificate);
         let agents = AgentServer::bind(config.listen.grpc, server_certificate.tls()?).await?;
@@ -153,7 +159,9 @@ impl Controller {
         let app = App::new(Parts {
             config,
             state,
-            enrolment: Enrolment::new(authority, catalog.clone()),
+            enrolment: Enrolment::new(authority.clone(), catalog.clone()),
+            tokens: ApiTokens::new(authority, catalog.clone()),
+            audit: Arc::new(audit),
             catalog,
             depot,
             fleet,
@@ -189,6 +197,7 @@ impl Controller {
         shutdown.spawn("lease", lease.keep(app.clock.clone(), stop.clone()));
         let certificate = app.server_certificate.clone();
         shutdown.spawn("server certificate", certificate.keep(app.clock.clone(), stop.clone()));
+        shutdown.spawn("audit log", app.audit.clone().keep(stop.clone()));
         shutdown.spawn("job queue", watched("job queue", shutdown.clone(), app.runner.clone().run()));
         shutdown.spawn(
             "gRPC server",

@@ -74,6 +74,7 @@ impl StateFolder {
         let controller = read_or_make_id(&folder.join("controller-id"))?;
         make_private_folder(&folder.join("revoked"))?;
         make_private_folder(&folder.join("jobs"))?;
+        make_private_folder(&folder.join("audit"))?;
         Ok(Self { folder: folder.to_owned(), controller, _lock: lock })
     }
 

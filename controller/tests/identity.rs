@@ -33,8 +33,11 @@ async fn without_a_certificate_there_is_joining_and_nothing_else() {
     let task = ListBlobsRequest { task_id: "x".into() };
     let refused = AgentGatewayClient::new(nobody.clone()).list_blobs(task).await.expect_err("refused");
     assert_eq!(failure(refused).reason, reason::CERTIFICATE_REFUSED);
-    let person = JobsClient::new(nobody).list_jobs(ListJobsRequest::default()).await.expect_err("not here");
-    assert_eq!(person.code(), Code::Unimplemented);
+    let person = JobsClient::new(nobody).list_jobs(ListJobsRequest::default()).await.expect_err("refused");
+    assert_eq!(
+        (person.code(), failure(person.clone()).reason.as_str()),
+        (Code::Unauthenticated, reason::DENIED)
+    );
     running.stop().await;
 }
 

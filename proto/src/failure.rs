@@ -23,7 +23,7 @@ pub mod reason {
     pub const NOT_FOUND: &str = "NOT_FOUND";
     /// The caller may not do this.
     pub const DENIED: &str = "DENIED";
-    /// The join token is unknown, used up or out of time.
+    /// The token, of a join or of a caller, is unknown, used up, revoked or out of time.
     pub const TOKEN_REFUSED: &str = "TOKEN_REFUSED";
     /// The agent was revoked; it has to be invited again.
     pub const AGENT_REVOKED: &str = "AGENT_REVOKED";

@@ -3,6 +3,7 @@
 //! Must stay true: nothing outside this crate and the `rpc` edges sees a generated type before a
 //! conversion here has checked it; ids leave this crate as their own types.
 
+pub mod api_token;
 pub mod convert;
 pub mod failure;
 pub mod token;
@@ -14,6 +15,9 @@ pub use failure::Failure;
 pub mod v1 {
     include!("generated/neurashield.backup.v1.rs");
 }
+
+/// The path of every call of every service of ours, e.g. `/neurashield.backup.v1.Jobs/GetJob`; generated.
+pub const METHODS: &[&str] = include!("generated/methods.rs");
 
 /// The encoded descriptors of all messages and services, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!("generated/descriptors.bin");

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 const PREFIX: &str = "nsjoin1-";
 /// Longer than any certificate of ours, in bytes.
-const MAX_CERTIFICATE: usize = 4_096;
+pub(crate) const MAX_CERTIFICATE: usize = 4_096;
 
 /// A text is not a join token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -67,7 +67,7 @@ impl std::fmt::Debug for JoinToken {
 }
 
 /// True if `der` is one SEQUENCE of exactly its stated length: a token that was cut short is noticed.
-fn is_whole_der(der: &[u8]) -> bool {
+pub(crate) fn is_whole_der(der: &[u8]) -> bool {
     match der {
         [0x30, length @ 0..=0x7f, rest @ ..] => rest.len() == usize::from(*length),
         [0x30, 0x81, length, rest @ ..] => rest.len() == usize::from(*length),

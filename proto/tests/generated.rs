@@ -18,6 +18,7 @@ fn the_committed_code_is_what_the_proto_files_generate() {
     let made = tempfile::tempdir().expect("a temporary folder");
     let descriptors = protox::compile(FILES, [home]).expect("the .proto files compile");
     fs::write(made.path().join("descriptors.bin"), descriptors.encode_to_vec()).expect("written");
+    fs::write(made.path().join("methods.rs"), methods(&descriptors)).expect("written");
     tonic_prost_build::configure()
         .out_dir(made.path())
         .bytes(".")
@@ -26,7 +27,7 @@ fn the_committed_code_is_what_the_proto_files_generate() {
         .expect("the code is generated");
 
     let committed = home.join("src/generated");
-    for name in ["neurashield.backup.v1.rs", "descriptors.bin"] {
+    for name in ["neurashield.backup.v1.rs", "descriptors.bin", "methods.rs"] {
         let fresh = fs::read(made.path().join(name)).expect("generated");
         if std::env::var_os("NEURASHIELD_REGENERATE").is_some() {
             fs::write(committed.join(name), &fresh).expect("written");
@@ -37,4 +38,18 @@ fn the_committed_code_is_what_the_proto_files_generate() {
             "src/generated/{name} is not what the .proto files generate: see the head of this test"
         );
     }
+}
+
+/// The path of every call of every service, for the controller's table of who may make it.
+fn methods(descriptors: &prost_types::FileDescriptorSet) -> String {
+    let mut text = String::from("&[\n");
+    for file in &descriptors.file {
+        for service in &file.service {
+            for method in &service.method {
+                let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
+                text.push_str(&format!("    \"{path}\",\n"));
+            }
+        }
+    }
+    text + "]\n"
 }

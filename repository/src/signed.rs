@@ -8,7 +8,7 @@ use aws_lc_rs::digest;
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::hex_array;
 use crate::random;
@@ -67,6 +67,12 @@ impl SigningKey {
 
     pub(crate) fn expose(&self) -> &[u8; 32] {
         &self.0
+    }
+
+    /// A secret for `purpose`, from which this key cannot be learnt.
+    pub fn derived(&self, purpose: &str) -> Zeroizing<[u8; 32]> {
+        let message = [b"derived\0", purpose.as_bytes()].concat();
+        Zeroizing::new(*blake3::keyed_hash(&self.0, &message).as_bytes())
     }
 
     fn pair(&self) -> Ed25519KeyPair {

@@ -4,6 +4,7 @@
 //! Must stay true: no word of the domain (backup, archive, agent) has a meaning here and no other crate of
 //! the workspace is imported, so that everything in here can be understood, tested and replaced alone.
 
+pub mod append_file;
 pub mod atomic_file;
 pub mod backoff;
 pub mod clock;

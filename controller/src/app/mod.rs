@@ -4,11 +4,13 @@
 //! to do.
 
 mod agents;
+mod audit;
 pub mod backups;
 mod browse;
 mod doctor;
 mod jobs;
 mod plan;
+mod tokens;
 
 use std::sync::Arc;
 
@@ -20,11 +22,12 @@ use runtime::clock::Clock;
 use runtime::shutdown::Shutdown;
 use tonic::Code;
 
+use crate::audit::Audit;
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::ControllerConfig;
 use crate::depot::Depot;
 use crate::fleet::Fleet;
-use crate::identity::{Enrolment, ServerCertificate};
+use crate::identity::{ApiTokens, Enrolment, ServerCertificate};
 use crate::jobs::Runner;
 use crate::state::StateFolder;
 
@@ -55,6 +58,10 @@ pub struct Parts {
     pub runner: Runner,
     /// How agents join.
     pub enrolment: Enrolment,
+    /// How people and automation prove who they are.
+    pub tokens: ApiTokens,
+    /// Who asked for what.
+    pub audit: Arc<Audit>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// The stop.

@@ -5,6 +5,8 @@
 //! needed to restore: the repository alone is enough, and [`Catalog::replace_backups`] reads it again.
 
 mod agents;
+mod api_tokens;
+mod audit_head;
 mod backups;
 mod jobs;
 mod owners;
@@ -21,6 +23,7 @@ use sqlx::sqlite::{
 use sqlx::{Sqlite, Transaction};
 
 pub use agents::{AgentRecord, ServedSource};
+pub use api_tokens::ApiTokenRecord;
 pub use backups::VerificationRecord;
 pub use jobs::{Added, JobEventRecord};
 pub use owners::RefusedSource;

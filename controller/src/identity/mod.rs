@@ -1,14 +1,21 @@
-//! Who is who: the controller's own authority, the certificates of its agents, the tokens they join with.
+//! Who is who: the controller's own authority, the certificates of its agents, the tokens they join with,
+//! and the tokens and roles of people and automation.
 //!
 //! Must stay true: an agent's identity is the SAN URI `spiffe://<repository id>/agent/<agent id>` of a
 //! certificate that our authority signed, and nothing that the agent says; a join token works once.
 
+mod api_tokens;
 mod authority;
 mod certificate;
 mod enrolment;
+mod role;
 mod server_certificate;
+mod sessions;
 
+pub use api_tokens::{ApiTokens, TokenRefused};
 pub use authority::{Authority, AuthorityError, Issued, ServerIdentity};
 pub use certificate::{AgentCertificate, CertificateRefused, KeyDigest};
 pub use enrolment::{Enrolment, Invitation, JoinRefused, Joined};
+pub use role::Role;
 pub use server_certificate::ServerCertificate;
+pub use sessions::Session;

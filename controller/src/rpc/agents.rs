@@ -9,6 +9,7 @@ use proto::v1::{
 use tonic::{Request, Response, Status};
 
 use crate::app::App;
+use crate::rpc::gate::About;
 use crate::rpc::wire;
 
 pub(super) struct AgentsService {
@@ -30,8 +31,10 @@ impl Agents for AgentsService {
         &self,
         request: Request<InviteAgentRequest>,
     ) -> Result<Response<InviteAgentResponse>, Status> {
+        let about = About::of(&request);
         let request = request.into_inner();
         let name = convert::text("name", &request.name, 64)?;
+        about.say(format!("agent {name:?}"));
         let life =
             (request.valid_seconds > 0).then(|| SignedDuration::from_secs(request.valid_seconds.into()));
         let invitation = self.app.invite(&name, life).await?;
@@ -42,7 +45,9 @@ impl Agents for AgentsService {
     }
 
     async fn revoke_agent(&self, request: Request<RevokeAgentRequest>) -> Result<Response<Agent>, Status> {
+        let about = About::of(&request);
         let agent = self.app.revoke(&request.into_inner().id).await?;
+        about.say(format!("agent {} {:?}", agent.id, agent.name));
         Ok(Response::new(wire::agent(&agent, false)))
     }
 }

@@ -16,6 +16,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
 use crate::app::{App, ArchiveChoice, Reading};
+use crate::rpc::gate::About;
 use crate::rpc::wire;
 
 pub(super) struct BackupsService {
@@ -46,6 +47,12 @@ fn archive(backup: &str, source: Option<&WireSource>) -> Result<ArchiveChoice, F
     let component =
         component.map_err(|error| Failure::invalid("the component is wrong").caused_by(&error))?;
     Ok(ArchiveChoice { backup: backup_choice("backup", backup)?, component, name })
+}
+
+/// The same for the audit log.
+fn what(backup: &str, archive: &ArchiveChoice) -> String {
+    let name = archive.name.as_ref().map(|name| format!("/{name}")).unwrap_or_default();
+    format!("backup {backup} {}{name}", archive.component)
 }
 
 fn path(bytes: &[u8]) -> Result<EntryPath, Failure> {
@@ -89,8 +96,11 @@ impl Backups for BackupsService {
         &self,
         request: Request<ReadFileRequest>,
     ) -> Result<Response<Self::ReadFileStream>, Status> {
+        let about = About::of(&request);
         let request = request.into_inner();
         let archive = archive(&request.backup, request.source.as_ref())?;
+        // Not the path: names of files are in no log.
+        about.say(what(&request.backup, &archive));
         let content = self.app.read_file(&archive, path(&request.path)?).await?;
         Ok(Response::new(answers(content, data)))
     }
@@ -99,8 +109,10 @@ impl Backups for BackupsService {
         &self,
         request: Request<ExportArchiveRequest>,
     ) -> Result<Response<Self::ExportArchiveStream>, Status> {
+        let about = About::of(&request);
         let request = request.into_inner();
         let archive = archive(&request.backup, request.source.as_ref())?;
+        about.say(what(&request.backup, &archive));
         Ok(Response::new(answers(self.app.export(&archive).await?, data)))
     }
 }

@@ -5,6 +5,7 @@ use proto::v1::{JoinRequest, JoinResponse};
 use tonic::{Request, Response, Status};
 
 use crate::app::App;
+use crate::rpc::gate::About;
 
 pub(super) struct EnrolmentService {
     pub(super) app: App,
@@ -13,8 +14,10 @@ pub(super) struct EnrolmentService {
 #[tonic::async_trait]
 impl Enrolment for EnrolmentService {
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
+        let about = About::of(&request);
         let request = request.into_inner();
         let joined = self.app.join(&request.token, &request.certificate_request, &request.name).await?;
+        about.say(format!("agent {} {:?}", joined.agent, request.name));
         Ok(Response::new(self.app.join_response(joined.agent, joined.issued)))
     }
 }

@@ -20,7 +20,9 @@ use crate::fleet::{ArchiveTask, RestoreTask, TaskContext};
 use crate::identity::AgentCertificate;
 use crate::ids::TaskId;
 use crate::ingest;
-use crate::rpc::{control, peer};
+use crate::rpc::caller::Caller;
+use crate::rpc::control;
+use crate::rpc::gate::About;
 use crate::steps::Step;
 
 /// Segments that are taken in together, of all agents: what waits of them is in memory.
@@ -36,12 +38,6 @@ type Answers<T> = ReceiverStream<Result<T, Status>>;
 impl GatewayService {
     pub(super) fn new(app: App) -> Self {
         Self { app, uploads: Semaphore::new(UPLOADS) }
-    }
-
-    /// The agent of a call, its body, and the task that it names.
-    async fn agent<T>(&self, request: Request<T>) -> Result<(AgentCertificate, T), Failure> {
-        let agent = peer::agent(&self.app, request.extensions()).await?;
-        Ok((agent, request.into_inner()))
     }
 
     fn task(&self, agent: &AgentCertificate, task: &str) -> Result<(TaskId, TaskContext), Failure> {
@@ -65,6 +61,14 @@ impl GatewayService {
     }
 }
 
+/// The agent of a call, as the gate knows it, and the call's body.
+fn agent<T>(request: Request<T>) -> Result<(AgentCertificate, T), Failure> {
+    let Some(Caller::Agent(agent)) = request.extensions().get::<Caller>().cloned() else {
+        return Err(Failure::internal("a call of an agent has passed the gate without one"));
+    };
+    Ok((*agent, request.into_inner()))
+}
+
 /// The first message of a stream.
 async fn first<T>(stream: &mut Streaming<T>) -> Result<T, Failure> {
     ingest::next_message(stream).await?.ok_or_else(|| Failure::invalid("the stream holds no message"))
@@ -81,7 +85,7 @@ impl AgentGateway for GatewayService {
         &self,
         request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::ControlStream>, Status> {
-        let (agent, stream) = self.agent(request).await?;
+        let (agent, stream) = agent(request)?;
         Ok(Response::new(control::open(self.app.clone(), agent, stream).await?))
     }
 
@@ -89,7 +93,7 @@ impl AgentGateway for GatewayService {
         &self,
         request: Request<ListBlobsRequest>,
     ) -> Result<Response<Self::ListBlobsStream>, Status> {
-        let (agent, request) = self.agent(request).await?;
+        let (agent, request) = agent(request)?;
         let (_, task) = self.archive(&agent, &request.task_id)?;
         let tables = ingest::list_blobs(self.app.depot.repository().clone(), task.domain.domain);
         Ok(Response::new(ReceiverStream::new(tables)))
@@ -99,7 +103,7 @@ impl AgentGateway for GatewayService {
         &self,
         request: Request<Streaming<PutSegmentRequest>>,
     ) -> Result<Response<PutSegmentResponse>, Status> {
-        let (agent, mut stream) = self.agent(request).await?;
+        let (agent, mut stream) = agent(request)?;
         let _room = self.uploads.acquire().await.expect("the semaphore is never closed");
         let head = first(&mut stream).await?;
         let (_, task) = self.archive(&agent, &head.task_id)?;
@@ -111,7 +115,7 @@ impl AgentGateway for GatewayService {
         &self,
         request: Request<Streaming<FinishArchiveRequest>>,
     ) -> Result<Response<FinishArchiveResponse>, Status> {
-        let (agent, mut stream) = self.agent(request).await?;
+        let (agent, mut stream) = agent(request)?;
         let Some(Part::Summary(summary)) = first(&mut stream).await?.part else {
             return Err(Failure::invalid("the end of an archive begins with its summary").into());
         };
@@ -132,7 +136,7 @@ impl AgentGateway for GatewayService {
         &self,
         request: Request<OpenArchiveRequest>,
     ) -> Result<Response<Self::OpenArchiveStream>, Status> {
-        let (agent, request) = self.agent(request).await?;
+        let (agent, request) = agent(request)?;
         let task = self.restore(&agent, &request.task_id)?;
         let (repository, keys) = (self.app.depot.repository().clone(), self.app.depot.keys().clone());
         Ok(Response::new(ReceiverStream::new(ingest::open_archive(repository, keys, task))))
@@ -142,7 +146,7 @@ impl AgentGateway for GatewayService {
         &self,
         request: Request<Streaming<FetchBlobsRequest>>,
     ) -> Result<Response<Self::FetchBlobsStream>, Status> {
-        let (agent, mut stream) = self.agent(request).await?;
+        let (agent, mut stream) = agent(request)?;
         let head = first(&mut stream).await?;
         let task = self.restore(&agent, &head.task_id)?;
         let (repository, keys) = (self.app.depot.repository().clone(), self.app.depot.keys().clone());
@@ -154,7 +158,9 @@ impl AgentGateway for GatewayService {
         &self,
         request: Request<RenewCertificateRequest>,
     ) -> Result<Response<JoinResponse>, Status> {
-        let (agent, request) = self.agent(request).await?;
+        let about = About::of(&request);
+        let (agent, request) = agent(request)?;
+        about.say(format!("agent {} {:?}", agent.agent, agent.name));
         if request.certificate_request.is_empty() {
             return Err(convert::Invalid::new("certificate_request", "is missing").into());
         }

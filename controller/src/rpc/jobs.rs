@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status};
 use crate::app::{App, RestoreRequest, catalog_failure};
 use crate::ids::JobId;
 use crate::jobs::Job;
+use crate::rpc::gate::About;
 use crate::rpc::wire;
 
 const USUAL_LIMIT: u32 = 50;
@@ -64,21 +65,27 @@ impl Jobs for JobsService {
     type WatchJobStream = ReceiverStream<Result<JobEvent, Status>>;
 
     async fn start_backup(&self, request: Request<StartBackupRequest>) -> Result<Response<v1::Job>, Status> {
+        let about = About::of(&request);
         let request = request.into_inner();
         let components = components("components", &request.components)?;
         let pin = convert::text("pin", &request.pin, 500)?;
         let id = request_id(&request.request_id)?;
         let pin = (!pin.is_empty()).then_some(pin);
-        self.answer(self.app.start_backup(components, pin, id.as_deref()).await?).await
+        let job = self.app.start_backup(components, pin, id.as_deref()).await?;
+        about.say(format!("job {}", job.id));
+        self.answer(job).await
     }
 
     async fn start_verify(&self, request: Request<StartVerifyRequest>) -> Result<Response<v1::Job>, Status> {
+        let about = About::of(&request);
         let request = request.into_inner();
         let depth = wire::depth(request.depth()).ok_or_else(|| Failure::invalid("the depth is not known"))?;
         let choice = backup_choice("backup", &request.backup)?;
         let components = components("components", &request.components)?;
         let id = request_id(&request.request_id)?;
-        self.answer(self.app.start_verify(choice, components, depth, id.as_deref()).await?).await
+        let job = self.app.start_verify(choice, components, depth, id.as_deref()).await?;
+        about.say(format!("job {}, backup {:?}", job.id, request.backup));
+        self.answer(job).await
     }
 
     async fn plan_restore(
@@ -100,10 +107,12 @@ impl Jobs for JobsService {
         &self,
         request: Request<StartRestoreRequest>,
     ) -> Result<Response<v1::Job>, Status> {
+        let about = About::of(&request);
         let request = request.into_inner();
         let wanted = convert::required("request", request.request.as_ref())?;
         let id = request_id(&request.request_id)?;
         let job = self.app.start_restore(&restore_request(wanted)?, &request.digest, id.as_deref()).await?;
+        about.say(format!("job {}, backup {:?}", job.id, wanted.backup));
         self.answer(job).await
     }
 
@@ -162,7 +171,10 @@ impl Jobs for JobsService {
     }
 
     async fn cancel_job(&self, request: Request<CancelJobRequest>) -> Result<Response<v1::Job>, Status> {
-        let job = self.app.cancel(job_id(&request.into_inner().id)?).await?;
+        let about = About::of(&request);
+        let id = job_id(&request.into_inner().id)?;
+        about.say(format!("job {id}"));
+        let job = self.app.cancel(id).await?;
         self.answer(job).await
     }
 }

@@ -1,21 +1,28 @@
 //! The edges: gRPC in, application services behind.
 //!
 //! Must stay true: no decision is made here; a request is checked, handed on, and its answer written
-//! down. What an agent may do hangs on its certificate, what a person may do on the socket's other end.
+//! down. Who calls and whether they may is decided in one place, [`gate`], before any handler.
 
 mod agents;
+mod attempts;
+mod audit;
 mod backups;
 mod book;
+mod caller;
+mod calls;
 mod configuration;
 mod control;
 mod counted;
 mod door;
+mod ending;
 mod enrolment;
+mod gate;
 mod gateway;
 mod health;
 mod jobs;
 mod peer;
 mod server;
+mod tokens;
 pub(crate) mod wire;
 
 pub use server::{AgentServer, PeopleServer, ServeError};

@@ -2,15 +2,15 @@
 
 use proto::Failure;
 use proto::failure::reason;
-use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo, UdsConnectInfo};
-use tonic::{Code, Extensions, Request, Status};
+use tonic::Code;
+use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 
 use crate::app::App;
 use crate::identity::{AgentCertificate, CertificateRefused};
 
 /// The agent that a call comes from, by the certificate of its connection. It must be known and not shut
 /// out; one that a lost catalog has forgotten is taken in again.
-pub(super) async fn agent(app: &App, extensions: &Extensions) -> Result<AgentCertificate, Failure> {
+pub(super) async fn agent(app: &App, extensions: &http::Extensions) -> Result<AgentCertificate, Failure> {
     let info = extensions.get::<TlsConnectInfo<TcpConnectInfo>>();
     let certificates = info.and_then(TlsConnectInfo::peer_certs);
     let certificate = certificates.as_deref().and_then(|chain| chain.first());
@@ -18,6 +18,12 @@ pub(super) async fn agent(app: &App, extensions: &Extensions) -> Result<AgentCer
     let certificate = AgentCertificate::read(certificate, app.repository_id(), app.now()).map_err(refused)?;
     app.admit(&certificate).await?;
     Ok(certificate)
+}
+
+/// True if the connection shows a certificate, whosever it is.
+pub(super) fn shows_certificate(extensions: &http::Extensions) -> bool {
+    let info = extensions.get::<TlsConnectInfo<TcpConnectInfo>>();
+    info.and_then(TlsConnectInfo::peer_certs).is_some_and(|chain| !chain.is_empty())
 }
 
 fn refused(why: CertificateRefused) -> Failure {
@@ -31,23 +37,16 @@ pub(super) fn may_command(peer: Option<u32>, own: u32) -> bool {
     peer.is_some_and(|peer| peer == own || peer == 0)
 }
 
-/// Lets only those through whom the Unix socket serves.
-pub(super) fn people_only(request: Request<()>) -> Result<Request<()>, Status> {
-    let info = request.extensions().get::<UdsConnectInfo>();
-    let peer = info.and_then(|info| info.peer_cred).map(|peer| peer.uid());
-    if may_command(peer, rustix::process::geteuid().as_raw()) {
-        return Ok(request);
-    }
+/// Why the socket does not serve a user.
+pub(super) fn not_served(peer: Option<u32>) -> Failure {
     let who = peer.map_or_else(|| "an unknown user".to_owned(), |uid| format!("user {uid}"));
-    tracing::warn!(peer = who, "a call over the Unix socket was denied");
-    Err(Failure::new(
+    Failure::new(
         Code::PermissionDenied,
         reason::DENIED,
         "this socket serves the controller's own user and root",
     )
     .because(format!("the call came from {who}"))
     .hint("use sudo, or run nsctl as the controller's user")
-    .into())
 }
 
 #[cfg(test)]

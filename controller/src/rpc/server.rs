@@ -1,7 +1,7 @@
-//! The two gRPC servers: TCP with TLS for agents, a Unix socket for people.
+//! The two gRPC servers: TCP with TLS, and a Unix socket for people on this machine.
 //!
-//! Must stay true: every limit of a connection stands here; the services of people are on the Unix socket
-//! alone.
+//! Must stay true: every limit of a connection stands here; both serve the same services, and nothing but
+//! through the gate.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,30 +12,34 @@ use std::time::Duration;
 
 use proto::v1::agent_gateway_server::AgentGatewayServer;
 use proto::v1::agents_server::AgentsServer;
+use proto::v1::audit_server::AuditServer;
 use proto::v1::backups_server::BackupsServer;
 use proto::v1::configuration_server::ConfigurationServer;
 use proto::v1::enrolment_server::EnrolmentServer;
 use proto::v1::health_server::HealthServer;
 use proto::v1::jobs_server::JobsServer;
+use proto::v1::tokens_server::TokensServer;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
-use tonic::service::{InterceptorLayer, Routes};
+use tonic::service::Routes;
 use tonic::transport::Server;
 
 use crate::app::App;
 use crate::rpc::agents::AgentsService;
+use crate::rpc::audit::AuditService;
 use crate::rpc::backups::BackupsService;
 use crate::rpc::book::{Book, Limits};
 use crate::rpc::configuration::ConfigurationService;
 use crate::rpc::counted::CountedLayer;
 use crate::rpc::door;
 use crate::rpc::enrolment::EnrolmentService;
+use crate::rpc::gate::GateLayer;
 use crate::rpc::gateway::GatewayService;
 use crate::rpc::health::HealthService;
 use crate::rpc::jobs::JobsService;
-use crate::rpc::peer::people_only;
+use crate::rpc::tokens::TokensService;
 
 const FRAME: u32 = 1 << 20;
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -98,17 +102,40 @@ fn builder() -> Server {
         .http2_max_local_error_reset_streams(Some(MAX_FAULTS))
 }
 
-async fn common(routes: Routes) -> Result<Routes, ServeError> {
+/// Every service there is.
+async fn services(app: &App) -> Result<Routes, ServeError> {
+    let gateway = AgentGatewayServer::new(GatewayService::new(app.clone()))
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_ANSWER);
+    let enrolment = EnrolmentService { app: app.clone() };
+    let enrolment = EnrolmentServer::new(enrolment).max_decoding_message_size(MAX_JOIN);
+    let backups = BackupsServer::new(BackupsService { app: app.clone() });
+    let jobs = JobsServer::new(JobsService { app: app.clone() });
+    let agents = AgentsServer::new(AgentsService { app: app.clone() });
+    let configuration = ConfigurationServer::new(ConfigurationService { app: app.clone() });
+    let examination = HealthServer::new(HealthService { app: app.clone() });
+    let tokens = TokensServer::new(TokensService { app: app.clone() });
+    let audit = AuditServer::new(AuditService { app: app.clone() });
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
-    Ok(routes.add_service(health).add_service(reflection))
+    Ok(Routes::new(gateway)
+        .add_service(enrolment)
+        .add_service(backups.max_decoding_message_size(MAX_MESSAGE))
+        .add_service(jobs.max_decoding_message_size(MAX_MESSAGE))
+        .add_service(agents.max_decoding_message_size(MAX_MESSAGE))
+        .add_service(configuration.max_decoding_message_size(MAX_MESSAGE))
+        .add_service(examination.max_decoding_message_size(MAX_MESSAGE))
+        .add_service(tokens.max_decoding_message_size(MAX_MESSAGE))
+        .add_service(audit.max_decoding_message_size(MAX_MESSAGE))
+        .add_service(health)
+        .add_service(reflection))
 }
 
-/// gRPC with TLS, for agents.
+/// gRPC with TLS, for agents by certificate and for people and automation by token.
 pub struct AgentServer {
     listener: TcpListener,
     tls: TlsAcceptor,
@@ -129,14 +156,10 @@ impl AgentServer {
 
     /// Serves until `stop`.
     pub async fn serve(self, app: App, stop: CancellationToken) -> Result<(), ServeError> {
-        let gateway = AgentGatewayServer::new(GatewayService::new(app.clone()))
-            .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(MAX_ANSWER);
-        let enrolment = EnrolmentServer::new(EnrolmentService { app }).max_decoding_message_size(MAX_JOIN);
-        let routes = common(Routes::new(gateway).add_service(enrolment)).await?;
+        let routes = services(&app).await?;
         let book = Book::new(Limits::USUAL);
         let incoming = door::open(self.listener, self.tls, book.clone(), stop.clone());
-        let server = builder().layer(CountedLayer(book)).add_routes(routes);
+        let server = builder().layer(CountedLayer(book)).layer(GateLayer::new(app)).add_routes(routes);
         until(stop.clone(), server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned())).await
     }
 }
@@ -173,19 +196,9 @@ impl PeopleServer {
 
     /// Serves until `stop`, then removes the socket.
     pub async fn serve(self, app: App, stop: CancellationToken) -> Result<(), ServeError> {
-        let backups = BackupsServer::new(BackupsService { app: app.clone() });
-        let jobs = JobsServer::new(JobsService { app: app.clone() });
-        let agents = AgentsServer::new(AgentsService { app: app.clone() });
-        let configuration = ConfigurationServer::new(ConfigurationService { app: app.clone() });
-        let health = HealthServer::new(HealthService { app });
-        let routes = Routes::new(backups)
-            .add_service(jobs)
-            .add_service(agents)
-            .add_service(configuration)
-            .add_service(health);
-        let routes = common(routes).await?;
+        let routes = services(&app).await?;
         let incoming = UnixListenerStream::new(self.listener);
-        let server = builder().layer(InterceptorLayer::new(people_only)).add_routes(routes);
+        let server = builder().layer(GateLayer::new(app)).add_routes(routes);
         let served =
             until(stop.clone(), server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned())).await;
         if let Err(error) = std::fs::remove_file(&self.socket) {

@@ -10,7 +10,8 @@ use repository::keys::DomainKeys;
 use repository::read::kind_word;
 use repository::verify::Depth;
 
-use crate::catalog::{AgentRecord, ServedSource, VerificationRecord};
+use crate::catalog::{AgentRecord, ApiTokenRecord, ServedSource, VerificationRecord};
+use crate::identity::Role;
 use crate::jobs::job::{Job, JobState, Part, PartResult, PartState, Problem, ProblemKind};
 use crate::jobs::{JobView, Watched};
 
@@ -24,6 +25,33 @@ pub(crate) fn domain_keys(keys: &DomainKeys) -> v1::DomainKeys {
 
 fn time(time: Option<Timestamp>) -> Option<prost_types::Timestamp> {
     time.map(to_wire_time)
+}
+
+pub(crate) fn role(wire: v1::Role) -> Option<Role> {
+    match wire {
+        v1::Role::Unspecified => None,
+        v1::Role::Viewer => Some(Role::Viewer),
+        v1::Role::Operator => Some(Role::Operator),
+        v1::Role::Admin => Some(Role::Admin),
+    }
+}
+
+pub(crate) fn token(record: &ApiTokenRecord) -> v1::Token {
+    let role = match record.role {
+        Role::Viewer => v1::Role::Viewer,
+        Role::Operator => v1::Role::Operator,
+        Role::Admin => v1::Role::Admin,
+    };
+    v1::Token {
+        id: record.id.to_string(),
+        name: record.name.clone(),
+        role: role.into(),
+        created_at: Some(to_wire_time(record.created_at)),
+        ends_at: Some(to_wire_time(record.ends_at)),
+        revoked_at: time(record.revoked_at),
+        last_used_at: time(record.last_used_at),
+        created_by: record.created_by.clone(),
+    }
 }
 
 pub(crate) fn backup(record: &BackupRecord, verifications: &[VerificationRecord]) -> v1::Backup {
