@@ -7,6 +7,7 @@ use std::time::Duration;
 use runtime::clock::SystemClock;
 use runtime::shutdown::{Drained, Shutdown};
 
+use crate::chance;
 use crate::config::{AgentConfig, discover};
 use crate::connection::{Agent, keep_connected};
 use crate::served::{Served, WrongSource};
@@ -68,7 +69,8 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), RunError
         tracing::info!(source = %source.id, location = source.location(), "serves");
     }
     let (served, state) = finish_restores(served, state).await;
-    let agent = Arc::new(Agent { config, state, key, served, clock: Arc::new(SystemClock) });
+    let agent =
+        Arc::new(Agent { config, state, key, served, clock: Arc::new(SystemClock), instance: instance() });
     let stop = shutdown.clone();
     let connection = shutdown.spawn("connection", async move {
         let ended = Box::pin(keep_connected(agent, identity, stop.token())).await;
@@ -87,6 +89,14 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), RunError
         tracing::error!("{hanging}");
         RunError::Hangs(Box::new(hanging))
     })
+}
+
+/// Nobody else's: the number of this run of the process.
+fn instance() -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&chance().to_be_bytes());
+    bytes[8..].copy_from_slice(&chance().to_be_bytes());
+    bytes
 }
 
 /// A walk holds a folder open for each level that it is deep: asks for as many open files as the system

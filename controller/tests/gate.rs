@@ -174,7 +174,7 @@ async fn every_caller_may_do_what_its_role_says_and_nothing_else() {
     assert!(running.app.catalog.jobs(10).await.expect("listed").is_empty());
     assert_eq!(running.app.api_tokens().await.expect("listed").len(), before);
     assert_eq!(running.app.agents().await.expect("listed").len(), 1);
-    assert_eq!(running.app.catalog.count_open_tokens(support::now()).await.expect("counted"), 0);
+    assert_eq!(running.app.invitations().await.expect("listed"), []);
     let kept = running.app.audit_entries(None, 1_000).await.expect("listed");
     let by_agents = |call: &str| call == "AgentGateway/RenewCertificate" || call == "Enrolment/Join";
     assert!(kept.iter().all(|entry| entry.result == Outcome::Denied || by_agents(&entry.call)));

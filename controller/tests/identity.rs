@@ -146,7 +146,17 @@ async fn a_source_belongs_to_the_agent_that_served_it_first() {
         move || async move {
             let agents = app.agents().await.expect("listed");
             let newest = agents.into_iter().rfind(|agent| agent.name == name).expect("there");
-            (newest.sources.len(), newest.refused.into_iter().map(|owned| owned.owner).collect::<Vec<_>>())
+            (
+                newest.sources.len(),
+                newest
+                    .refused
+                    .into_iter()
+                    .map(|owned| match owned.owner {
+                        controller::catalog::Owner::Another(name) => name,
+                        controller::catalog::Owner::OutOfBounds => "out of bounds".to_owned(),
+                    })
+                    .collect::<Vec<_>>(),
+            )
         }
     };
     let first = join(address, &running.token().await, "first").await.expect("joined");

@@ -27,6 +27,12 @@ pub mod reason {
     pub const TOKEN_REFUSED: &str = "TOKEN_REFUSED";
     /// The agent was revoked; it has to be invited again.
     pub const AGENT_REVOKED: &str = "AGENT_REVOKED";
+    /// Another live process shows the same identity.
+    pub const AGENT_CLONED: &str = "AGENT_CLONED";
+    /// The key belongs to another agent.
+    pub const KEY_IN_USE: &str = "KEY_IN_USE";
+    /// The agent has used up what it may send.
+    pub const QUOTA: &str = "QUOTA";
     /// The certificate is of another repository, out of time, or of no known agent.
     pub const CERTIFICATE_REFUSED: &str = "CERTIFICATE_REFUSED";
     /// The controller was not reached, or closed the connection.

@@ -64,10 +64,28 @@ fn read_token(config: &AgentConfig) -> Result<JoinToken, Failure> {
     let source = config.join.token().ok_or_else(|| {
         fail("this agent has not joined a controller and has no token to join with").hint(HINT)
     })?;
+    if let SecretSource::File(file) = &source {
+        warn_if_others_read(file);
+    }
     let text = SecretSource::read(&source)
         .map_err(|error| fail("the join token cannot be read").caused_by(&error).hint(HINT))?;
     JoinToken::parse(text.expose())
         .map_err(|error| fail("the join token is wrong").caused_by(&error).hint(HINT))
+}
+
+/// A token that others can read lets them join. It is taken all the same: Kubernetes mounts secrets with
+/// mode 0644 unless told otherwise.
+fn warn_if_others_read(file: &std::path::Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let Ok(found) = std::fs::metadata(file) else { return };
+    let mode = found.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        tracing::warn!(
+            file = %file.display(), mode = format!("{mode:04o}"),
+            hint = "chmod 600 it; in Kubernetes set `defaultMode: 0400` at the secret's volume",
+            "others can read the join token"
+        );
+    }
 }
 
 /// Asks for a new certificate for the same key and keeps it.
@@ -83,8 +101,10 @@ pub(super) async fn renew(
     let answer = gateway.renew_certificate(call).await.map_err(Failure::from)?.into_inner();
     let new = identity(&answer)?;
     old.pin.check(&new.pin).map_err(|broken| pin_broken(&broken))?;
-    // The authority stays the one that the join token carried.
-    let new = Identity { ca_certificate: old.ca_certificate.clone(), ..new };
+    // The authority stays the one that the join token carried; the old certificate, until the new one is
+    // known to work.
+    let previous = Some(old.certificate.clone());
+    let new = Identity { ca_certificate: old.ca_certificate.clone(), previous, ..new };
     steps::reached(Step::RenewalAnswered).await;
     new.save(state).map_err(not_kept)?;
     steps::reached(Step::RenewalKept).await;
@@ -98,6 +118,7 @@ fn identity(answer: &v1::JoinResponse) -> Result<Identity, Failure> {
         agent_id: convert::text("agent_id", &answer.agent_id, 200)?,
         certificate: certificate_pem(&answer.certificate),
         ca_certificate: certificate_pem(&answer.ca_certificate),
+        previous: None,
         pin,
     };
     if identity.is_sound() {

@@ -29,6 +29,8 @@ pub(crate) struct Agent {
     pub(crate) key: AgentKey,
     pub(crate) served: Vec<Served>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// Of this process: the controller tells two processes with one identity apart by it.
+    pub(crate) instance: [u8; 16],
 }
 
 /// Works until `stop`, or until a task hangs: then only a new process can go on.
@@ -82,7 +84,14 @@ async fn join(agent: &Agent, stop: &CancellationToken) -> Result<Identity, Sessi
 }
 
 fn needs_a_person(why: &Failure) -> bool {
-    let reasons = [reason::AGENT_REVOKED, reason::CERTIFICATE_REFUSED, reason::TOKEN_REFUSED, reason::DENIED];
+    let reasons = [
+        reason::AGENT_REVOKED,
+        reason::AGENT_CLONED,
+        reason::CERTIFICATE_REFUSED,
+        reason::KEY_IN_USE,
+        reason::TOKEN_REFUSED,
+        reason::DENIED,
+    ];
     reasons.contains(&why.reason.as_str())
 }
 

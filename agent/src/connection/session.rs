@@ -60,8 +60,21 @@ pub(super) async fn run(agent: &Arc<Agent>, identity: &mut Identity, stop: &Canc
     };
     let Opened { mut down, up, bulk, welcome } = match opened {
         Ok(opened) => opened,
-        Err(why) => return lost(why),
+        Err(why) => {
+            if identity.fall_back() {
+                tracing::warn!(
+                    "the next attempt shows the other certificate, from before or after the renewal"
+                );
+            }
+            return lost(why);
+        }
     };
+    if identity.previous.take().is_some()
+        && let Err(error) = identity.save(&agent.state)
+    {
+        // It is done again after the next Welcome to this process's successor.
+        tracing::warn!(%error, "the identity is not kept as it is now");
+    }
     tracing::info!(controller = %agent.config.controller, version = welcome.controller_version, "connected");
     steps::reached(Step::Welcomed).await;
     let context =
@@ -115,6 +128,7 @@ fn hello(agent: &Agent) -> v1::Hello {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         protocol: PROTOCOL,
         host: runtime::host::hostname(),
+        instance: agent.instance.to_vec().into(),
         sources: agent.served.iter().map(crate::served::Served::to_wire).collect(),
     }
 }

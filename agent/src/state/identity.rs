@@ -1,6 +1,7 @@
 //! Who this agent is, and which repository it writes to.
 
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -34,6 +35,9 @@ pub(crate) struct Identity {
     pub(crate) certificate: String,
     /// PEM.
     pub(crate) ca_certificate: String,
+    /// The certificate before this one (PEM), until the controller has welcomed this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) previous: Option<String>,
     #[serde(flatten)]
     pub(crate) pin: RepositoryPin,
 }
@@ -61,7 +65,7 @@ pub(crate) enum PinBroken {
 impl PinBroken {
     /// What to do about it.
     pub(crate) const HINT: &str = "if the repository was replaced on purpose, stop the agent, remove \
-         identity.json from its state folder and join again with a token of `nsctl agent invite`; otherwise \
+         identity.json and agent.key from its state folder and join again with a token of `nsctl agent invite`; otherwise \
          somebody stands between agent and controller: find out who before anything else";
 }
 
@@ -92,6 +96,12 @@ pub(crate) enum IdentityError {
         path.display()
     )]
     Damaged { path: PathBuf },
+    #[error(
+        "others can read the agent's key {} (mode {mode:04o}): `chmod 600` it; if somebody may have read it, remove it \
+         and identity.json, `nsctl agent revoke` this agent and join again",
+        path.display()
+    )]
+    Exposed { path: PathBuf, mode: u32 },
     #[error("cannot keep it")]
     Write(#[from] runtime::atomic_file::WriteError),
     #[error("cannot make a key or a certificate request")]
@@ -105,7 +115,7 @@ impl AgentKey {
         let path = state.file(KEY_FILE);
         match std::fs::read_to_string(&path).map(Zeroizing::new) {
             Ok(pem) => match KeyPair::from_pem(&pem) {
-                Ok(pair) => Ok(Self { pair }),
+                Ok(pair) => not_exposed(&path).map(|()| Self { pair }),
                 Err(_) => Err(IdentityError::Damaged { path }),
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -128,6 +138,16 @@ impl AgentKey {
     /// For the TLS of this process alone.
     pub(crate) fn pem(&self) -> Zeroizing<String> {
         Zeroizing::new(self.pair.serialize_pem())
+    }
+}
+
+/// Refuses a key that others can read, as ssh does.
+fn not_exposed(path: &Path) -> Result<(), IdentityError> {
+    let cannot = |source| IdentityError::Read { path: path.to_owned(), source };
+    let mode = std::fs::metadata(path).map_err(cannot)?.permissions().mode() & 0o777;
+    match mode & 0o077 {
+        0 => Ok(()),
+        _ => Err(IdentityError::Exposed { path: path.to_owned(), mode }),
     }
 }
 
@@ -159,6 +179,19 @@ impl Identity {
         let certificate = pem.parse_x509().ok()?;
         let time = |time: x509_parser::time::ASN1Time| Timestamp::from_second(time.timestamp()).ok();
         Some((time(certificate.validity().not_before)?, time(certificate.validity().not_after)?))
+    }
+
+    /// Shows the certificate before this one again, if there still is one: the controller did not take this
+    /// one. The two change places, so that neither is lost.
+    pub(crate) fn fall_back(&mut self) -> bool {
+        let Some(previous) = &mut self.previous else { return false };
+        std::mem::swap(&mut self.certificate, previous);
+        if self.life().is_some() {
+            return true;
+        }
+        // What was kept beside it is no certificate.
+        self.certificate = self.previous.take().expect("it was there a moment ago");
+        false
     }
 
     /// When to ask for a new certificate: after two thirds of its life.
@@ -225,6 +258,7 @@ mod tests {
             agent_id: "a".into(),
             ca_certificate: certificate.clone(),
             certificate,
+            previous: None,
             pin: pin(1, 1),
         };
         assert_eq!(identity.renew_at().to_string(), "2026-01-21T00:00:00Z");

@@ -290,6 +290,7 @@ mod tests {
             key,
             served: Vec::new(),
             clock: Arc::new(runtime::clock::SystemClock),
+            instance: [0; 16],
         };
         let key = SealingPublicKey { epoch: 1, key: [1; 32] };
         let nowhere = tonic::transport::Endpoint::from_static("http://127.0.0.1:1").connect_lazy();

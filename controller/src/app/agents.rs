@@ -10,8 +10,8 @@ use runtime::steps;
 use tonic::Code;
 
 use crate::app::{App, catalog_failure};
-use crate::catalog::AgentRecord;
-use crate::identity::{AgentCertificate, AuthorityError, Invitation, Issued, JoinRefused, Joined};
+use crate::catalog::{AgentRecord, InvitationRecord};
+use crate::identity::{AgentCertificate, AuthorityError, Invitation, Issued, JoinRefused, Joined, Terms};
 use crate::ids::AgentId;
 use crate::state::StateError;
 use crate::steps::Step;
@@ -36,11 +36,7 @@ impl App {
 
     /// A new certificate for an agent that shows one.
     pub async fn renew(&self, agent: &AgentCertificate, request: &[u8]) -> Result<Issued, Failure> {
-        let issued = self
-            .enrolment
-            .renew(agent.agent, &agent.name, request, self.now())
-            .await
-            .map_err(join_failure)?;
+        let issued = self.enrolment.renew(agent, request, self.now()).await.map_err(join_failure)?;
         tracing::info!(agent = %agent.agent, ends_at = %issued.ends_at, "certificate renewed");
         steps::reached(Step::RenewalRecorded).await;
         Ok(issued)
@@ -69,10 +65,7 @@ impl App {
         };
         match admitted {
             true => Ok(()),
-            false => {
-                Err(Failure::new(Code::PermissionDenied, reason::AGENT_REVOKED, "this agent was revoked")
-                    .hint("to let it in again, make a token with `nsctl agent invite` and let it join anew"))
-            }
+            false => Err(agent_revoked()),
         }
     }
 
@@ -89,6 +82,7 @@ impl App {
             .readmit(certificate.agent, &certificate.name, certificate.ends_at, is_revoked, self.now())
             .await
             .map_err(|error| catalog_failure(&error))?;
+        self.catalog.remember_certificate(certificate).await.map_err(|error| catalog_failure(&error))?;
         tracing::warn!(agent = %certificate.agent, name = certificate.name, is_revoked, "an agent that the catalog had forgotten came back");
         Ok(!is_revoked)
     }
@@ -104,9 +98,47 @@ impl App {
 
     /// A token with which one agent can join, once.
     pub async fn invite(&self, name: &str, life: Option<SignedDuration>) -> Result<Invitation, Failure> {
-        let invitation = self.enrolment.invite(name, life, self.now()).await.map_err(join_failure)?;
-        tracing::info!(name, ends_at = %invitation.ends_at, "an agent was invited");
+        self.invite_on(&Terms::once(name), life).await
+    }
+
+    /// A token with which agents can join on these terms.
+    pub async fn invite_on(
+        &self,
+        terms: &Terms,
+        life: Option<SignedDuration>,
+    ) -> Result<Invitation, Failure> {
+        let invitation = self.enrolment.invite(terms, life, self.now()).await.map_err(join_failure)?;
+        let Terms { name, uses, bounds, .. } = terms;
+        tracing::info!(name, uses, sources = %bounds, ends_at = %invitation.ends_at, "agents were invited");
         Ok(invitation)
+    }
+
+    /// The invitations that can still be used.
+    pub async fn invitations(&self) -> Result<Vec<InvitationRecord>, Failure> {
+        self.catalog.open_invitations(self.now()).await.map_err(|error| catalog_failure(&error))
+    }
+
+    /// Takes an invitation back: nobody joins with it any more. Who has joined stays.
+    pub async fn revoke_invitation(&self, id: &str) -> Result<InvitationRecord, Failure> {
+        let revoked = self.catalog.revoke_invitation(id, self.now()).await;
+        let record = revoked.map_err(|error| catalog_failure(&error))?.ok_or_else(|| {
+            Failure::not_found(format!("there is no open invitation {id:?}"))
+                .hint("`nsctl agent invites` shows them")
+        })?;
+        tracing::info!(invitation = id, "an invitation was taken back");
+        Ok(record)
+    }
+
+    /// Another process has shown the agent's identity.
+    pub async fn tell_clone(&self, certificate: &AgentCertificate, host: &str) {
+        let AgentCertificate { agent, name, .. } = certificate;
+        tracing::error!(
+            %agent, name, host,
+            hint = CLONE_HINT, "two live processes show the identity of this agent; the first one is kept"
+        );
+        if let Err(error) = self.catalog.clone_seen(*agent, host, self.now()).await {
+            catalog_failure(&error);
+        }
     }
 
     /// Shuts an agent out, by its id or its name, and cuts its connection.
@@ -119,7 +151,7 @@ impl App {
             .map_err(|error| Failure::internal("the revocation cannot be kept").caused_by(&error))?
             .map_err(|error| state_failure(&error))?;
         self.catalog.revoke(id, self.now()).await.map_err(|error| catalog_failure(&error))?;
-        self.fleet.cut(id);
+        self.fleet.shut_out(id);
         tracing::warn!(agent = %id, "agent revoked");
         self.find_agent(&id.to_string()).await
     }
@@ -141,12 +173,30 @@ impl App {
     }
 }
 
+/// The agent may do nothing any more.
+pub(crate) fn agent_revoked() -> Failure {
+    Failure::new(Code::PermissionDenied, reason::AGENT_REVOKED, "this agent was revoked").hint(
+        "to let it in again, make a token with `nsctl agent invite`, remove agent.key and identity.json from its \
+         state folder, and start it with the token",
+    )
+}
+
 const JOIN_HINT: &str = "make a new token with `nsctl agent invite`";
+const KEY_HINT: &str =
+    "remove agent.key and identity.json from this agent's state folder, and start it with a new token";
+/// What to do about two processes with one identity.
+pub(crate) const CLONE_HINT: &str = "if a machine or a state folder was copied: `nsctl agent revoke` this agent, \
+     remove agent.key and identity.json on both sides, and let each join with a token of its own";
 
 fn join_failure(error: JoinRefused) -> Failure {
     match &error {
         JoinRefused::Token => {
             Failure::new(Code::PermissionDenied, reason::TOKEN_REFUSED, error.to_string()).hint(JOIN_HINT)
+        }
+        JoinRefused::Name => Failure::new(Code::PermissionDenied, reason::TOKEN_REFUSED, error.to_string())
+            .hint("set `name` in the agent's configuration to one that fits, or make another key"),
+        JoinRefused::KeyInUse | JoinRefused::OtherKey => {
+            Failure::new(Code::PermissionDenied, reason::KEY_IN_USE, error.to_string()).hint(KEY_HINT)
         }
         JoinRefused::Revoked => {
             Failure::new(Code::PermissionDenied, reason::AGENT_REVOKED, error.to_string()).hint(JOIN_HINT)

@@ -11,8 +11,8 @@ use repository::error::RepositoryError;
 use repository::store::ObjectPath;
 use tokio::task::JoinSet;
 
-use crate::app::App;
-use crate::catalog::{AgentRecord, RefusedSource};
+use crate::app::{App, CLONE_HINT};
+use crate::catalog::{AgentRecord, CloneSeen, Owner, RefusedSource};
 use crate::depot::Depot;
 use crate::fleet::{Ended, TaskContext};
 use crate::ids::TaskId;
@@ -20,6 +20,8 @@ use crate::ids::TaskId;
 const PROBE_WITHIN: Duration = Duration::from_secs(30);
 const LITTLE_SPACE: u64 = 1 << 30;
 const SOON: SignedDuration = SignedDuration::from_hours(24 * 14);
+/// A clone that has not come back for this long is gone.
+const CLONE_COUNTS: SignedDuration = SignedDuration::from_hours(24);
 const AHEAD: SignedDuration = SignedDuration::from_mins(5);
 
 /// How bad it is.
@@ -97,6 +99,7 @@ impl App {
                 agent.certificate_ends_at,
                 self.now(),
             ));
+            findings.extend(agent.clone.as_ref().and_then(|clone| cloned(&name, clone, self.now())));
             findings.extend(agent.refused.iter().map(|owned| not_its_own(&name, owned)));
             if agent.sources.is_empty() && agent.refused.is_empty() {
                 let hint = "add sources to its configuration";
@@ -131,11 +134,25 @@ impl App {
 
 fn not_its_own(agent: &str, owned: &RefusedSource) -> Finding {
     let RefusedSource { source, owner } = owned;
+    let Owner::Another(owner) = owner else {
+        return problem(
+            "sources",
+            format!("agent {agent} may not serve {source}: the join key that it came in by does not name it"),
+            "take it out of the agent's configuration, or invite the agent anew for it",
+        );
+    };
     problem(
         "sources",
         format!("agent {agent} may not serve {source}: agent {owner} served it first"),
         format!("if {agent} is to take it over: `nsctl agent revoke {owner}`, then restart {agent}"),
     )
+}
+
+fn cloned(agent: &str, clone: &CloneSeen, now: Timestamp) -> Option<Finding> {
+    let CloneSeen { at, host } = clone;
+    let finding =
+        format!("another process with the identity of agent {agent} wanted in from host {host} at {at}");
+    (now.duration_since(*at) < CLONE_COUNTS).then(|| problem("agents", finding, CLONE_HINT))
 }
 
 fn source(health: &SourceHealth) -> Finding {

@@ -31,6 +31,7 @@ use crate::identity::{ApiTokens, Enrolment, ServerCertificate};
 use crate::jobs::Runner;
 use crate::state::StateFolder;
 
+pub(crate) use agents::{CLONE_HINT, agent_revoked};
 pub use backups::ArchiveChoice;
 pub use browse::Reading;
 pub use doctor::{Finding, FindingLevel};

@@ -5,8 +5,9 @@ use repository::names::SourceId;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
-use crate::catalog::owners::{RefusedSource, claim};
+use crate::catalog::owners::{Owner, RefusedSource, claim, refuse};
 use crate::catalog::{Catalog, CatalogError, micros, time};
+use crate::identity::SourceBounds;
 use crate::ids::AgentId;
 
 /// An agent that has joined.
@@ -30,8 +31,21 @@ pub struct AgentRecord {
     pub revoked_at: Option<Timestamp>,
     /// What it said it serves when it last said hello.
     pub sources: Vec<ServedSource>,
-    /// What it said it serves and another agent owns.
+    /// What it said it serves and may not.
     pub refused: Vec<RefusedSource>,
+    /// What it may serve.
+    pub bounds: SourceBounds,
+    /// Another process that showed its identity while it was alive.
+    pub clone: Option<CloneSeen>,
+}
+
+/// Another process has shown an agent's identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CloneSeen {
+    /// When it last did.
+    pub at: Timestamp,
+    /// The host that it said it runs on.
+    pub host: String,
 }
 
 /// One source that an agent serves.
@@ -63,7 +77,8 @@ impl Catalog {
             .await?;
         for row in rows {
             let id = agent_id(&row, "agent")?;
-            let refused = RefusedSource { source: source_id(&row)?, owner: row.try_get("owner")? };
+            let owner: String = row.try_get("owner")?;
+            let refused = RefusedSource { source: source_id(&row)?, owner: Owner::of_column(owner) };
             if let Some(agent) = agents.iter_mut().find(|agent| agent.id == id) {
                 agent.refused.push(refused);
             }
@@ -109,13 +124,15 @@ impl Catalog {
         Ok(change.commit().await?)
     }
 
-    /// The agent is connected and says what it is and serves. Returns what of it another agent owns.
+    /// The agent is connected and says what it is and serves. Returns what of it the agent may not serve:
+    /// `bounds` leave it out, or another agent owns it.
     pub async fn hello(
         &self,
         id: AgentId,
         host: &str,
         version: &str,
         sources: &[ServedSource],
+        bounds: &SourceBounds,
         now: Timestamp,
     ) -> Result<Vec<RefusedSource>, CatalogError> {
         let mut change = self.change().await?;
@@ -131,8 +148,12 @@ impl Catalog {
         }
         let mut refused = Vec::new();
         for served in sources {
-            if let Some(owned) = claim(&mut change, id, served).await? {
-                refused.push(owned);
+            let is_refused = match bounds.allow(&served.source) {
+                true => claim(&mut change, id, served).await?,
+                false => Some(refuse(&mut change, id, served, Owner::OutOfBounds).await?),
+            };
+            if let Some(why) = is_refused {
+                refused.push(why);
                 continue;
             }
             sqlx::query(
@@ -148,6 +169,18 @@ impl Catalog {
         }
         change.commit().await?;
         Ok(refused)
+    }
+
+    /// Another process has shown the agent's identity.
+    pub async fn clone_seen(&self, id: AgentId, host: &str, now: Timestamp) -> Result<(), CatalogError> {
+        let mut change = self.change().await?;
+        sqlx::query("UPDATE agents SET clone_seen_at = ?, clone_host = ? WHERE id = ?")
+            .bind(micros(now))
+            .bind(host)
+            .bind(id.to_string())
+            .execute(&mut *change)
+            .await?;
+        Ok(change.commit().await?)
     }
 
     /// The agent was connected until now.
@@ -197,6 +230,14 @@ fn read_agent(row: &SqliteRow) -> Result<AgentRecord, CatalogError> {
         revoked_at: optional("revoked_at")?,
         sources: Vec::new(),
         refused: Vec::new(),
+        bounds: row
+            .try_get::<String, _>("may_serve")?
+            .parse()
+            .map_err(|_| CatalogError::Damaged("an agent's bounds"))?,
+        clone: match optional("clone_seen_at")? {
+            Some(at) => Some(CloneSeen { at, host: row.try_get("clone_host")? }),
+            None => None,
+        },
     })
 }
 

@@ -22,12 +22,12 @@ use sqlx::sqlite::{
 };
 use sqlx::{Sqlite, Transaction};
 
-pub use agents::{AgentRecord, ServedSource};
+pub use agents::{AgentRecord, CloneSeen, ServedSource};
 pub use api_tokens::ApiTokenRecord;
 pub use backups::VerificationRecord;
 pub use jobs::{Added, JobEventRecord};
-pub use owners::RefusedSource;
-pub use tokens::TokenUse;
+pub use owners::{Owner, RefusedSource};
+pub use tokens::{Admission, InvitationRecord, TokenUse};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 const READERS: u32 = 4;

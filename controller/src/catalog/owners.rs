@@ -10,13 +10,54 @@ use sqlx::{Row, Sqlite, Transaction};
 use crate::catalog::{CatalogError, ServedSource};
 use crate::ids::AgentId;
 
-/// A source that an agent claims and that another one owns.
+/// Why an agent may not serve a source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owner {
+    /// The agent of this name owns it.
+    Another(String),
+    /// The join key that the agent came in by does not name it.
+    OutOfBounds,
+}
+
+impl Owner {
+    /// Empty for [`Owner::OutOfBounds`]: no agent that owns something is without a name there.
+    fn to_column(&self) -> &str {
+        match self {
+            Self::Another(name) if name.is_empty() => "?",
+            Self::Another(name) => name,
+            Self::OutOfBounds => "",
+        }
+    }
+
+    pub(super) fn of_column(text: String) -> Self {
+        if text.is_empty() { Self::OutOfBounds } else { Self::Another(text) }
+    }
+}
+
+/// A source that an agent claims and may not serve.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedSource {
     /// Which source.
     pub source: SourceId,
-    /// The name of the agent that owns it.
-    pub owner: String,
+    /// Why not.
+    pub owner: Owner,
+}
+
+/// Keeps on record, for people, that the agent claimed the source.
+pub(super) async fn refuse(
+    change: &mut Transaction<'static, Sqlite>,
+    agent: AgentId,
+    served: &ServedSource,
+    owner: Owner,
+) -> Result<RefusedSource, CatalogError> {
+    sqlx::query("INSERT INTO refused_sources (agent, component, name, owner) VALUES (?, ?, ?, ?)")
+        .bind(agent.to_string())
+        .bind(served.source.component.as_str())
+        .bind(served.source.name.as_str())
+        .bind(owner.to_column())
+        .execute(&mut **change)
+        .await?;
+    Ok(RefusedSource { source: served.source.clone(), owner })
 }
 
 /// Makes `agent` the owner of the source, unless another agent owns it: then `Some`.
@@ -40,14 +81,7 @@ pub(super) async fn claim(
     .await?;
     if let Some(owner) = owner {
         let owner: String = owner.try_get("name")?;
-        sqlx::query("INSERT INTO refused_sources (agent, component, name, owner) VALUES (?, ?, ?, ?)")
-            .bind(agent.to_string())
-            .bind(component)
-            .bind(name)
-            .bind(&owner)
-            .execute(&mut **change)
-            .await?;
-        return Ok(Some(RefusedSource { source: served.source.clone(), owner }));
+        return Ok(Some(refuse(change, agent, served, Owner::Another(owner)).await?));
     }
     sqlx::query(
         "INSERT INTO source_owners (component, name, agent) VALUES (?, ?, ?)

@@ -3,6 +3,7 @@ use repository::ids::RepositoryId;
 use repository::names::BackupName;
 
 use super::*;
+use crate::identity::SourceBounds;
 use crate::ids::{AgentId, JobId};
 use crate::jobs::job::{Job, JobState, Order};
 
@@ -57,7 +58,11 @@ async fn what_was_written_is_there_after_a_restart() {
         kind: "files".into(),
         location: "/data".into(),
     };
-    place.catalog.hello(agent, "host", "1", std::slice::from_ref(&served), NOW).await.expect("written");
+    place
+        .catalog
+        .hello(agent, "host", "1", std::slice::from_ref(&served), &SourceBounds::default(), NOW)
+        .await
+        .expect("written");
     place.catalog.replace_backups(&[backup("20260101_010000", 1)]).await.expect("written");
     let place = place.reopened().await;
     let agents = place.catalog.agents().await.expect("read");
@@ -75,8 +80,16 @@ async fn an_agent_that_serves_less_is_believed() {
         kind: "files".into(),
         location: String::new(),
     };
-    place.catalog.hello(agent, "h", "1", &[served("a/a"), served("b/b")], NOW).await.expect("written");
-    place.catalog.hello(agent, "h", "1", &[served("b/b")], NOW).await.expect("written");
+    place
+        .catalog
+        .hello(agent, "h", "1", &[served("a/a"), served("b/b")], &SourceBounds::default(), NOW)
+        .await
+        .expect("written");
+    place
+        .catalog
+        .hello(agent, "h", "1", &[served("b/b")], &SourceBounds::default(), NOW)
+        .await
+        .expect("written");
     assert_eq!(place.catalog.agents().await.expect("read")[0].sources, [served("b/b")]);
 }
 

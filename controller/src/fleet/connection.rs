@@ -12,16 +12,33 @@ pub struct Connection {
     agent: AgentId,
     number: u64,
     cut: CancellationToken,
+    is_second: bool,
 }
 
 impl Connection {
-    pub(super) fn new(fleet: Fleet, agent: AgentId, number: u64, cut: CancellationToken) -> Self {
-        Self { fleet, agent, number, cut }
+    pub(super) fn new(
+        fleet: Fleet,
+        agent: AgentId,
+        number: u64,
+        cut: CancellationToken,
+        is_second: bool,
+    ) -> Self {
+        Self { fleet, agent, number, cut, is_second }
     }
 
     /// The agent at its other end.
     pub fn agent(&self) -> AgentId {
         self.agent
+    }
+
+    /// Which of all connections it is.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// True if the process at its other end had lost its place to another one before: both live.
+    pub fn is_second(&self) -> bool {
+        self.is_second
     }
 
     /// Resolves when the connection must end: a newer one took its place, or the agent was shut out.

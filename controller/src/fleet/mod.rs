@@ -3,9 +3,11 @@
 //! Must stay true: an agent has one connection that counts, the newest; a task belongs to the connection
 //! it was handed out on, and when that breaks every task of it ends as [`Ended::AgentLost`]; nobody but
 //! the agent that was given a task can touch it; nothing here waits for an agent, queues are bounded, and
-//! an agent that does not take its messages is cut off.
+//! an agent that does not take its messages is cut off; a source is served by one agent at a time, the one
+//! that the catalog let have it last.
 
 mod connection;
+mod instance;
 mod task;
 
 use std::collections::HashMap;
@@ -15,6 +17,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use proto::v1::controller_message::Message;
 use proto::v1::{CancelTask, ControllerMessage};
+use repository::names::SourceId;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -23,8 +26,10 @@ use crate::catalog::ServedSource;
 use crate::ids::{AgentId, TaskId};
 
 pub use connection::Connection;
+pub use instance::{Cloned, Instance};
 pub use task::{ArchiveTask, Ended, RestoreTask, RunningTask, TaskContext};
 
+use instance::Instances;
 use task::TaskEntry;
 
 /// Agents send a heartbeat this often.
@@ -67,12 +72,16 @@ struct State {
     next_connection: u64,
     agents: HashMap<AgentId, Line>,
     tasks: HashMap<TaskId, TaskEntry>,
+    instances: HashMap<AgentId, Instances>,
+    shut_out: HashMap<AgentId, CancellationToken>,
 }
 
 /// One connection.
 #[derive(Debug)]
 struct Line {
     number: u64,
+    instance: Instance,
+    heard: watch::Sender<tokio::time::Instant>,
     connected: Connected,
     down: mpsc::Sender<Down>,
     cut: CancellationToken,
@@ -95,6 +104,7 @@ impl Fleet {
     pub fn connect(
         &self,
         agent: AgentId,
+        instance: Instance,
         sources: Vec<ServedSource>,
         since: Timestamp,
     ) -> Result<(Connection, mpsc::Receiver<Down>), Away> {
@@ -106,14 +116,18 @@ impl Fleet {
         }
         state.next_connection += 1;
         let number = state.next_connection;
-        let line = Line { number, connected: Connected { agent, sources, since }, down, cut: cut.clone() };
+        state.hand_over(agent, &sources);
+        let is_second = state.instances.entry(agent).or_default().appears(instance);
+        let connected = Connected { agent, sources, since };
+        let heard = watch::Sender::new(tokio::time::Instant::now());
+        let line = Line { number, instance, heard, connected, down, cut: cut.clone() };
         if let Some(older) = state.agents.insert(agent, line) {
             older.cut.cancel();
             state.lose_tasks(agent, older.number);
         }
         drop(state);
         self.announce();
-        Ok((Connection::new(self.clone(), agent, number, cut), messages))
+        Ok((Connection::new(self.clone(), agent, number, cut, is_second), messages))
     }
 
     fn disconnect(&self, agent: AgentId, number: u64) {
@@ -121,11 +135,22 @@ impl Fleet {
         self.announce();
     }
 
-    /// Cuts an agent's connection, e.g. because it was revoked.
-    pub fn cut(&self, agent: AgentId) {
-        if let Some(line) = self.lock().agents.get(&agent) {
+    /// Ends everything that an agent has open, now and later.
+    pub fn shut_out(&self, agent: AgentId) {
+        let mut state = self.lock();
+        state.shut_out.entry(agent).or_default().cancel();
+        if let Some(line) = state.agents.get(&agent) {
             line.cut.cancel();
+            let number = line.number;
+            state.hang_up(agent, number);
         }
+        drop(state);
+        self.announce();
+    }
+
+    /// Cancelled once the agent is shut out.
+    pub fn shut_out_of(&self, agent: AgentId) -> CancellationToken {
+        self.lock().shut_out.entry(agent).or_default().clone()
     }
 
     /// Everybody who is connected now.
@@ -166,9 +191,16 @@ impl Fleet {
         Ok(running)
     }
 
-    /// What a task is about, for the agent that it was given to.
+    /// What a task is about, for the agent that it was given to and, if it makes an archive, that still
+    /// serves the source.
     pub fn task(&self, agent: AgentId, task: TaskId) -> Option<TaskContext> {
-        self.lock().tasks.get(&task).filter(|entry| entry.agent == agent).map(|entry| entry.context.clone())
+        let state = self.lock();
+        let entry = state.tasks.get(&task).filter(|entry| entry.agent == agent)?;
+        if let TaskContext::Archive(archive) = &entry.context {
+            let served = &state.agents.get(&agent)?.connected.sources;
+            served.iter().find(|served| served.source == archive.source)?;
+        }
+        Some(entry.context.clone())
     }
 
     /// The agent tells how far it is; of other agents' tasks and ended ones nothing is heard.
@@ -238,6 +270,22 @@ impl Fleet {
 }
 
 impl State {
+    /// What `agent` serves from now on, no other agent does; a task of another at one of these ends.
+    fn hand_over(&mut self, agent: AgentId, sources: &[ServedSource]) {
+        let is_taken = |source: &SourceId| sources.iter().any(|taken| taken.source == *source);
+        for (_, line) in self.agents.iter_mut().filter(|(other, _)| **other != agent) {
+            line.connected.sources.retain(|served| !is_taken(&served.source));
+        }
+        let lost = self.tasks.extract_if(|_, entry| match &entry.context {
+            TaskContext::Archive(archive) => entry.agent != agent && is_taken(&archive.source),
+            TaskContext::Restore(_) | TaskContext::Probe => false,
+        });
+        for (task, entry) in lost.collect::<Vec<_>>() {
+            self.tell_cancel(entry.agent, task);
+            entry.end(Ended::AgentLost);
+        }
+    }
+
     fn hang_up(&mut self, agent: AgentId, connection: u64) {
         if self.agents.get(&agent).is_some_and(|line| line.number == connection) {
             self.agents.remove(&agent);

@@ -17,7 +17,7 @@ fn begin(fleet: &Fleet, agent: AgentId) -> RunningTask {
 async fn a_task_ends_as_lost_when_its_connection_breaks() {
     let fleet = Fleet::new();
     let agent = AgentId::fresh();
-    let (connection, mut messages) = fleet.connect(agent, vec![], NOW).expect("room");
+    let (connection, mut messages) = fleet.connect(agent, Instance::new([0; 16]), vec![], NOW).expect("room");
     let mut task = begin(&fleet, agent);
     assert!(matches!(
         messages.recv().await,
@@ -33,9 +33,9 @@ async fn a_task_ends_as_lost_when_its_connection_breaks() {
 async fn the_newest_connection_wins_and_the_older_ones_end_does_not_touch_it() {
     let fleet = Fleet::new();
     let agent = AgentId::fresh();
-    let (older, _old_messages) = fleet.connect(agent, vec![], NOW).expect("room");
+    let (older, _old_messages) = fleet.connect(agent, Instance::new([0; 16]), vec![], NOW).expect("room");
     let mut old_task = begin(&fleet, agent);
-    let (_newer, _messages) = fleet.connect(agent, vec![], NOW).expect("room");
+    let (_newer, _messages) = fleet.connect(agent, Instance::new([0; 16]), vec![], NOW).expect("room");
     assert!(older.cut().is_cancelled());
     assert!(matches!(old_task.ended().await, Ended::AgentLost));
     let mut task = begin(&fleet, agent);
@@ -49,8 +49,9 @@ async fn the_newest_connection_wins_and_the_older_ones_end_does_not_touch_it() {
 async fn a_task_can_be_touched_by_its_own_agent_only() {
     let fleet = Fleet::new();
     let (agent, other) = (AgentId::fresh(), AgentId::fresh());
-    let (_line, _messages) = fleet.connect(agent, vec![], NOW).expect("room");
-    let (_other_line, _other_messages) = fleet.connect(other, vec![], NOW).expect("room");
+    let (_line, _messages) = fleet.connect(agent, Instance::new([0; 16]), vec![], NOW).expect("room");
+    let (_other_line, _other_messages) =
+        fleet.connect(other, Instance::new([0; 16]), vec![], NOW).expect("room");
     let task = begin(&fleet, agent);
     assert!(fleet.task(other, task.id).is_none());
     assert!(!fleet.end(other, task.id, Ended::Cancelled));
@@ -61,7 +62,7 @@ async fn a_task_can_be_touched_by_its_own_agent_only() {
 async fn an_agent_that_ends_a_task_on_its_own_gets_no_more_until_it_is_back() {
     let fleet = Fleet::new();
     let agent = AgentId::fresh();
-    let (line, _messages) = fleet.connect(agent, vec![], NOW).expect("room");
+    let (line, _messages) = fleet.connect(agent, Instance::new([0; 16]), vec![], NOW).expect("room");
     let (asked, mut other) = (begin(&fleet, agent), begin(&fleet, agent));
     let mut unasked = begin(&fleet, agent);
     fleet.cancel(asked.id);
@@ -71,7 +72,7 @@ async fn an_agent_that_ends_a_task_on_its_own_gets_no_more_until_it_is_back() {
     assert!(!fleet.is_connected(agent) && line.cut().is_cancelled());
     assert!(matches!(unasked.ended().await, Ended::Cancelled));
     assert!(matches!(other.ended().await, Ended::AgentLost));
-    let (_line, _messages) = fleet.connect(agent, vec![], NOW).expect("room");
+    let (_line, _messages) = fleet.connect(agent, Instance::new([0; 16]), vec![], NOW).expect("room");
     drop(line);
     assert!(fleet.is_connected(agent));
 }
@@ -80,7 +81,7 @@ async fn an_agent_that_ends_a_task_on_its_own_gets_no_more_until_it_is_back() {
 async fn a_task_that_nobody_waits_for_is_ended_at_the_agent() {
     let fleet = Fleet::new();
     let agent = AgentId::fresh();
-    let (_line, mut messages) = fleet.connect(agent, vec![], NOW).expect("room");
+    let (_line, mut messages) = fleet.connect(agent, Instance::new([0; 16]), vec![], NOW).expect("room");
     let task = begin(&fleet, agent);
     let id = task.id;
     messages.recv().await.expect("the probe").expect("a message");
@@ -94,7 +95,7 @@ async fn a_task_that_nobody_waits_for_is_ended_at_the_agent() {
 async fn an_agent_that_does_not_take_its_messages_is_cut_off() {
     let fleet = Fleet::new();
     let agent = AgentId::fresh();
-    let (line, _messages) = fleet.connect(agent, vec![], NOW).expect("room");
+    let (line, _messages) = fleet.connect(agent, Instance::new([0; 16]), vec![], NOW).expect("room");
     let mut tasks = Vec::new();
     while !line.cut().is_cancelled() {
         assert!(tasks.len() <= QUEUE, "the queue has a limit");
@@ -108,7 +109,7 @@ async fn an_agent_that_does_not_take_its_messages_is_cut_off() {
 async fn tasks_of_an_earlier_life_are_ended() {
     let fleet = Fleet::new();
     let agent = AgentId::fresh();
-    let (_line, mut messages) = fleet.connect(agent, vec![], NOW).expect("room");
+    let (_line, mut messages) = fleet.connect(agent, Instance::new([0; 16]), vec![], NOW).expect("room");
     let stranger = TaskId::fresh();
     fleet.cancel_strangers(agent, &[stranger.to_string(), "nonsense".into()]);
     let message = messages.recv().await.expect("told").expect("a message").message;

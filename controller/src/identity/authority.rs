@@ -10,6 +10,7 @@ use rcgen::{
 use repository::ids::RepositoryId;
 use zeroize::Zeroizing;
 
+use crate::identity::bounds::SourceBounds;
 use crate::identity::certificate::{KeyDigest, agent_uri};
 use crate::ids::AgentId;
 use crate::state::{StateError, StateFolder};
@@ -111,12 +112,16 @@ impl Authority {
         request: &[u8],
         agent: AgentId,
         name: &str,
+        bounds: &SourceBounds,
         now: Timestamp,
     ) -> Result<Issued, AuthorityError> {
         let mut request = checked_request(request)?;
         let key = KeyDigest::of(request.public_key_der());
         let ends_at = now + AGENT_LIFE;
         let mut params = leaf(now, ends_at, name);
+        if !bounds.are_none() {
+            params.distinguished_name.push(DnType::OrganizationalUnitName, bounds.to_string());
+        }
         let uri = agent_uri(self.repository, agent);
         params.subject_alt_names = vec![SanType::URI(uri.as_str().try_into()?)];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];

@@ -5,6 +5,7 @@ use repository::ids::RepositoryId;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::identity::bounds::SourceBounds;
 use crate::ids::AgentId;
 
 /// A public key, as the SHA-256 of its SubjectPublicKeyInfo.
@@ -48,6 +49,8 @@ pub struct AgentCertificate {
     pub agent: AgentId,
     /// The agent's name when it was made: for people.
     pub name: String,
+    /// Which sources its holder may serve.
+    pub bounds: SourceBounds,
     /// Which key it is for.
     pub key: KeyDigest,
     /// From when on it no longer counts.
@@ -79,7 +82,19 @@ impl AgentCertificate {
         }
         let name =
             certificate.subject().iter_common_name().find_map(|name| name.as_str().ok()).unwrap_or_default();
-        Ok(Self { agent, name: name.to_owned(), key: KeyDigest::of(certificate.public_key().raw), ends_at })
+        let mut units = certificate.subject().iter_organizational_unit();
+        let bounds = match (units.next(), units.next()) {
+            (None, _) => SourceBounds::default(),
+            (Some(unit), None) => unit
+                .as_str()
+                .ok()
+                .and_then(|text| text.parse().ok())
+                .filter(|bounds: &SourceBounds| !bounds.are_none())
+                .ok_or(CertificateRefused::NotAnAgent)?,
+            (Some(_), Some(_)) => return Err(CertificateRefused::NotAnAgent),
+        };
+        let key = KeyDigest::of(certificate.public_key().raw);
+        Ok(Self { agent, name: name.to_owned(), bounds, key, ends_at })
     }
 }
 

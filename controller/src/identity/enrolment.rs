@@ -1,4 +1,4 @@
-//! How an agent becomes one of ours: invitation, one-time token, certificate.
+//! How an agent becomes one of ours: invitation, one-time token or join key, certificate.
 
 use std::sync::Arc;
 
@@ -6,15 +6,37 @@ use aws_lc_rs::digest;
 use jiff::{SignedDuration, Timestamp};
 use proto::token::JoinToken;
 
-use crate::catalog::{Catalog, CatalogError, TokenUse};
+use crate::catalog::{Admission, Catalog, CatalogError, TokenUse};
 use crate::identity::authority::{Authority, AuthorityError, Issued, key_of_request};
+use crate::identity::bounds::SourceBounds;
+use crate::identity::certificate::AgentCertificate;
 use crate::ids::AgentId;
 
 /// An invitation that names no other length counts for an hour.
 const USUAL_LIFE: SignedDuration = SignedDuration::from_hours(1);
 const LONGEST_LIFE: SignedDuration = SignedDuration::from_hours(24 * 30);
 /// More open invitations than anybody needs.
-const MAX_OPEN_TOKENS: i64 = 1_000;
+const MAX_OPEN_TOKENS: usize = 1_000;
+
+/// What an invitation allows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Terms {
+    /// The agent's name, empty for any; of a join key a pattern for names.
+    pub name: String,
+    /// A join key: the agents choose their names, and do not become heirs of an agent of the same name.
+    pub is_reusable: bool,
+    /// How many agents may join.
+    pub uses: u32,
+    /// What they may serve.
+    pub bounds: SourceBounds,
+}
+
+impl Terms {
+    /// Of a one-time token for an agent of this name.
+    pub fn once(name: &str) -> Self {
+        Self { name: name.to_owned(), is_reusable: false, uses: 1, bounds: SourceBounds::default() }
+    }
+}
 
 /// A join was refused, or could not be carried out.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +44,15 @@ pub enum JoinRefused {
     /// The token is unknown, used by another key, or out of time. Which of them is not told.
     #[error("the join token is unknown, used up or out of time")]
     Token,
+    /// The join key does not let an agent of this name in.
+    #[error("the join key is not for an agent of this name")]
+    Name,
+    /// The key of the request belongs to another agent.
+    #[error("the key belongs to another agent, or to one that joined before")]
+    KeyInUse,
+    /// A renewal asks for another key than its agent has.
+    #[error("a renewal is for the key that the agent has")]
+    OtherKey,
     /// The agent that joined with this token was shut out since.
     #[error("the agent that joined with this token was revoked")]
     Revoked,
@@ -67,21 +98,21 @@ impl Enrolment {
         Self { authority, catalog }
     }
 
-    /// Makes a token that one agent can join with, once.
+    /// Makes a token that agents can join with, on these terms.
     pub async fn invite(
         &self,
-        name: &str,
+        terms: &Terms,
         life: Option<SignedDuration>,
         now: Timestamp,
     ) -> Result<Invitation, JoinRefused> {
-        if self.catalog.count_open_tokens(now).await? >= MAX_OPEN_TOKENS {
+        if self.catalog.open_invitations(now).await?.len() >= MAX_OPEN_TOKENS {
             return Err(JoinRefused::TooMany);
         }
         let mut secret = [0; 32];
         aws_lc_rs::rand::fill(&mut secret).expect("the operating system's random source answers");
         let token = JoinToken::new(secret, self.authority.certificate().to_vec());
         let ends_at = now + life.unwrap_or(USUAL_LIFE).min(LONGEST_LIFE);
-        self.catalog.add_token(&hash(&token), name, now, ends_at).await?;
+        self.catalog.add_invitation(&hash(&token), terms, now, ends_at).await?;
         Ok(Invitation { token, ends_at })
     }
 
@@ -96,29 +127,34 @@ impl Enrolment {
     ) -> Result<Joined, JoinRefused> {
         let key = key_of_request(request)?;
         let ends_at = now + super::authority::AGENT_LIFE;
-        let (agent, name) = match self.catalog.use_token(&hash(token), &key, name, ends_at, now).await? {
-            TokenUse::Fresh(agent, name) => (agent, name),
-            TokenUse::Again(agent, name) => {
-                if self.catalog.is_admitted(agent).await? != Some(true) {
-                    return Err(JoinRefused::Revoked);
+        let Admission { agent, name, bounds } =
+            match self.catalog.use_token(&hash(token), &key, name, ends_at, now).await? {
+                TokenUse::Fresh(admission) => admission,
+                TokenUse::Again(admission) => {
+                    if self.catalog.is_admitted(admission.agent).await? != Some(true) {
+                        return Err(JoinRefused::Revoked);
+                    }
+                    admission
                 }
-                (agent, name)
-            }
-            TokenUse::Refused => return Err(JoinRefused::Token),
-        };
-        Ok(Joined { agent, issued: self.authority.certify(request, agent, &name, now)? })
+                TokenUse::Refused => return Err(JoinRefused::Token),
+                TokenUse::WrongName => return Err(JoinRefused::Name),
+                TokenUse::KeyInUse => return Err(JoinRefused::KeyInUse),
+            };
+        Ok(Joined { agent, issued: self.authority.certify(request, agent, &name, &bounds, now)? })
     }
 
-    /// A new certificate for an agent that has one.
+    /// A new certificate, for the same key and with the same bounds, for an agent that has one.
     pub async fn renew(
         &self,
-        agent: AgentId,
-        name: &str,
+        old: &AgentCertificate,
         request: &[u8],
         now: Timestamp,
     ) -> Result<Issued, JoinRefused> {
-        let issued = self.authority.certify(request, agent, name, now)?;
-        self.catalog.certificate_renewed(agent, issued.ends_at).await?;
+        if key_of_request(request)? != old.key {
+            return Err(JoinRefused::OtherKey);
+        }
+        let issued = self.authority.certify(request, old.agent, &old.name, &old.bounds, now)?;
+        self.catalog.certificate_renewed(old.agent, issued.ends_at).await?;
         Ok(issued)
     }
 

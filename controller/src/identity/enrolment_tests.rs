@@ -34,7 +34,7 @@ fn request() -> Vec<u8> {
 #[tokio::test]
 async fn a_token_makes_one_agent_and_a_repeat_by_the_same_key_gives_the_same_agent() {
     let place = place().await;
-    let invitation = place.enrolment.invite("", None, place.now).await.expect("invited");
+    let invitation = place.enrolment.invite(&Terms::once(""), None, place.now).await.expect("invited");
     let asked = request();
     let first = place.enrolment.join(&invitation.token, &asked, "web-1", place.now).await.expect("joined");
     let again =
@@ -50,7 +50,7 @@ async fn a_token_makes_one_agent_and_a_repeat_by_the_same_key_gives_the_same_age
 #[tokio::test]
 async fn another_key_cannot_use_a_used_token() {
     let place = place().await;
-    let token = place.enrolment.invite("", None, place.now).await.expect("invited").token;
+    let token = place.enrolment.invite(&Terms::once(""), None, place.now).await.expect("invited").token;
     place.enrolment.join(&token, &request(), "web-1", place.now).await.expect("joined");
     let second = place.enrolment.join(&token, &request(), "web-2", place.now).await;
     assert!(matches!(second, Err(JoinRefused::Token)), "{second:?}");
@@ -59,7 +59,7 @@ async fn another_key_cannot_use_a_used_token() {
 #[tokio::test]
 async fn a_wrong_or_late_token_is_refused() {
     let place = place().await;
-    let invitation = place.enrolment.invite("", None, place.now).await.expect("invited");
+    let invitation = place.enrolment.invite(&Terms::once(""), None, place.now).await.expect("invited");
     let guessed = JoinToken::new([1; 32], invitation.token.ca_certificate().to_vec());
     let wrong = place.enrolment.join(&guessed, &request(), "x", place.now).await;
     assert!(matches!(wrong, Err(JoinRefused::Token)));
@@ -72,7 +72,7 @@ async fn a_wrong_or_late_token_is_refused() {
 #[tokio::test]
 async fn a_revoked_agent_cannot_come_back_with_its_token() {
     let place = place().await;
-    let token = place.enrolment.invite("db", None, place.now).await.expect("invited").token;
+    let token = place.enrolment.invite(&Terms::once("db"), None, place.now).await.expect("invited").token;
     let asked = request();
     let joined = place.enrolment.join(&token, &asked, "other", place.now).await.expect("joined");
     place.catalog.revoke(joined.agent, place.now).await.expect("revoked");
@@ -85,7 +85,7 @@ async fn a_revoked_agent_cannot_come_back_with_its_token() {
 #[tokio::test]
 async fn a_broken_certificate_request_is_refused_and_leaves_the_token_good() {
     let place = place().await;
-    let token = place.enrolment.invite("", None, place.now).await.expect("invited").token;
+    let token = place.enrolment.invite(&Terms::once(""), None, place.now).await.expect("invited").token;
     let mut forged = request();
     let middle = forged.len() / 2;
     forged[middle] ^= 1;
@@ -100,7 +100,9 @@ async fn a_broken_certificate_request_is_refused_and_leaves_the_token_good() {
 async fn a_certificate_counts_in_its_time_and_for_its_repository_only() {
     let place = place().await;
     let authority = place.enrolment.authority();
-    let issued = authority.certify(&request(), AgentId::fresh(), "a", place.now).expect("certified");
+    let issued = authority
+        .certify(&request(), AgentId::fresh(), "a", &SourceBounds::default(), place.now)
+        .expect("certified");
     let read = |repository, now| AgentCertificate::read(&issued.certificate, repository, now).map(|_| ());
     assert_eq!(read(place.repository, place.now), Ok(()));
     assert_eq!(read(RepositoryId::random(), place.now), Err(CertificateRefused::OtherRepository));
@@ -116,4 +118,64 @@ async fn the_authority_outlives_a_restart() {
     let place = place().await;
     let again = Authority::open(&place.state, place.repository, place.now).expect("opened again");
     assert_eq!(again.certificate(), place.enrolment.authority().certificate());
+}
+
+fn join_key(name: &str, uses: u32, sources: &[&str]) -> Terms {
+    let bounds = SourceBounds::new(sources).expect("patterns");
+    Terms { name: name.to_owned(), is_reusable: true, uses, bounds }
+}
+
+#[tokio::test]
+async fn a_join_key_lets_so_many_in_and_its_bounds_stay_in_their_certificates() {
+    let place = place().await;
+    let terms = join_key("node-*", 2, &["models/*"]);
+    let token = place.enrolment.invite(&terms, None, place.now).await.expect("invited").token;
+    let stranger = place.enrolment.join(&token, &request(), "web-1", place.now).await;
+    assert!(matches!(stranger, Err(JoinRefused::Name)), "{stranger:?}");
+    let asked = request();
+    let first = place.enrolment.join(&token, &asked, "node-1", place.now).await.expect("joined");
+    let again = place.enrolment.join(&token, &asked, "node-1", place.now).await.expect("joined again");
+    assert_eq!(first.agent, again.agent, "a repeat takes no use");
+    place.enrolment.join(&token, &request(), "node-2", place.now).await.expect("joined");
+    let third = place.enrolment.join(&token, &request(), "node-3", place.now).await;
+    assert!(matches!(third, Err(JoinRefused::Token)), "{third:?}");
+
+    let read = |der: &[u8]| AgentCertificate::read(der, place.repository, place.now).expect("ours");
+    let certificate = read(&first.issued.certificate);
+    assert_eq!(certificate.bounds, terms.bounds);
+    let renewed = place.enrolment.renew(&certificate, &asked, place.now).await.expect("renewed");
+    assert_eq!(read(&renewed.certificate).bounds, terms.bounds, "a renewal does not widen them");
+    let other = place.enrolment.renew(&certificate, &request(), place.now).await;
+    assert!(matches!(other, Err(JoinRefused::OtherKey)), "{other:?}");
+}
+
+#[tokio::test]
+async fn a_key_belongs_to_one_agent() {
+    let place = place().await;
+    let first = place.enrolment.invite(&Terms::once("a"), None, place.now).await.expect("invited").token;
+    let second = place.enrolment.invite(&Terms::once("b"), None, place.now).await.expect("invited").token;
+    let asked = request();
+    place.enrolment.join(&first, &asked, "a", place.now).await.expect("joined");
+    let copied = place.enrolment.join(&second, &asked, "b", place.now).await;
+    assert!(matches!(copied, Err(JoinRefused::KeyInUse)), "{copied:?}");
+    place.enrolment.join(&second, &request(), "b", place.now).await.expect("the token is still good");
+}
+
+#[tokio::test]
+async fn an_invitation_is_listed_while_it_is_open_and_can_be_taken_back() {
+    let place = place().await;
+    let invite = |terms: Terms| {
+        let place = &place;
+        async move { place.enrolment.invite(&terms, None, place.now).await.expect("invited").token }
+    };
+    let (key, used) = (invite(join_key("*", 5, &[])).await, invite(Terms::once("")).await);
+    place.enrolment.join(&used, &request(), "a", place.now).await.expect("joined");
+    place.enrolment.join(&key, &request(), "b", place.now).await.expect("joined");
+    let open = place.catalog.open_invitations(place.now).await.expect("listed");
+    assert_eq!(open.iter().map(|one| (one.used, one.terms.uses)).collect::<Vec<_>>(), [(1, 5)]);
+    let id = &open[0].id;
+    place.catalog.revoke_invitation(id, place.now).await.expect("revoked").expect("it was open");
+    assert_eq!(place.catalog.revoke_invitation(id, place.now).await.expect("looked"), None);
+    let late = place.enrolment.join(&key, &request(), "c", place.now).await;
+    assert!(matches!(late, Err(JoinRefused::Token)), "{late:?}");
 }

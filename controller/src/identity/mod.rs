@@ -2,10 +2,12 @@
 //! and the tokens and roles of people and automation.
 //!
 //! Must stay true: an agent's identity is the SAN URI `spiffe://<repository id>/agent/<agent id>` of a
-//! certificate that our authority signed, and nothing that the agent says; a join token works once.
+//! certificate that our authority signed, and nothing that the agent says; a join token works once, a join
+//! key as often as it says; a key belongs to one agent; the bounds of a join key stay in the certificate.
 
 mod api_tokens;
 mod authority;
+mod bounds;
 mod certificate;
 mod enrolment;
 mod role;
@@ -14,8 +16,9 @@ mod sessions;
 
 pub use api_tokens::{ApiTokens, TokenRefused};
 pub use authority::{Authority, AuthorityError, Issued, ServerIdentity};
+pub use bounds::{InvalidPattern, SourceBounds, name_pattern};
 pub use certificate::{AgentCertificate, CertificateRefused, KeyDigest};
-pub use enrolment::{Enrolment, Invitation, JoinRefused, Joined};
+pub use enrolment::{Enrolment, Invitation, JoinRefused, Joined, Terms};
 pub use role::Role;
 pub use server_certificate::ServerCertificate;
 pub use sessions::Session;

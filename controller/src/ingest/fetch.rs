@@ -94,7 +94,10 @@ pub fn fetch_blobs(
             if asked.send(request).await.is_err() {
                 break;
             }
-            next = stream.message().await.unwrap_or(None);
+            next = tokio::select! {
+                next = stream.message() => next.unwrap_or(None),
+                () = failed.closed() => None,
+            };
         }
         drop(asked);
         let failure = match reader.await {

@@ -302,7 +302,9 @@ mod tests {
     #[tokio::test]
     async fn a_task_that_gets_no_further_is_ended_and_one_that_moves_is_not() {
         let (fleet, agent, task) = (Fleet::new(), AgentId::fresh(), TaskId::fresh());
-        let (_line, mut messages) = fleet.connect(agent, vec![], jiff::Timestamp::UNIX_EPOCH).expect("room");
+        let (_line, mut messages) = fleet
+            .connect(agent, crate::fleet::Instance::new([0; 16]), vec![], jiff::Timestamp::UNIX_EPOCH)
+            .expect("room");
         let probe = || Message::Probe(Probe { task_id: task.to_string() });
         let stall = Duration::from_millis(700);
         let progress = |done_bytes| TaskProgress { done_bytes, ..TaskProgress::default() };

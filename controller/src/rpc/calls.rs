@@ -73,6 +73,8 @@ pub(super) const TABLE: &[Line] = &[
     line("/neurashield.backup.v1.Agents/ListAgents", VIEWER, Kept::No),
     line("/neurashield.backup.v1.Agents/InviteAgent", ADMIN, Kept::Both),
     line("/neurashield.backup.v1.Agents/RevokeAgent", ADMIN, Kept::Both),
+    line("/neurashield.backup.v1.Agents/ListInvitations", ADMIN, Kept::No),
+    line("/neurashield.backup.v1.Agents/RevokeInvitation", ADMIN, Kept::Both),
     line("/neurashield.backup.v1.Configuration/ListSchedules", VIEWER, Kept::No),
     line("/neurashield.backup.v1.Configuration/ListAlertSinks", VIEWER, Kept::No),
     line("/neurashield.backup.v1.Health/Examine", VIEWER, Kept::No),

@@ -1,19 +1,21 @@
 //! The control stream: Hello, Welcome, and then heartbeats and results up, tasks down.
 
+use std::time::Instant;
+
 use proto::v1::agent_message::Message;
 use proto::v1::controller_message::Message as DownMessage;
 use proto::v1::{AgentMessage, ControllerMessage, Hello, RepositoryKey, TaskFailed, Welcome};
 use proto::{Failure, convert};
 use runtime::steps;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
 
-use crate::app::App;
+use crate::app::{App, CLONE_HINT};
 use crate::catalog::ServedSource;
-use crate::fleet::{Connection, Down, Ended, HEARTBEAT, LOST_AFTER};
+use crate::fleet::{Connection, Down, Ended, HEARTBEAT, Instance, LOST_AFTER};
 use crate::identity::AgentCertificate;
 use crate::ids::{AgentId, TaskId};
+use crate::rpc::life::Life;
 use crate::steps::Step;
 
 /// The version of the protocol that this program speaks.
@@ -25,36 +27,58 @@ const MAX_SOURCES: usize = 256;
 pub(super) async fn open(
     app: App,
     certificate: AgentCertificate,
+    life: Life,
     mut stream: Streaming<AgentMessage>,
-) -> Result<ReceiverStream<Down>, Failure> {
+) -> Result<mpsc::Receiver<Down>, Failure> {
     let agent = certificate.agent;
     let hello = hello(&mut stream).await?;
     let mut sources = served(&hello)?;
     let host = convert::text("host", &hello.host, 256)?;
     let version = convert::text("version", &hello.version, 64)?;
+    let instance = Instance::new(convert::array("instance", &hello.instance)?);
+    if app.fleet.settle(agent, instance).await.is_err() {
+        app.tell_clone(&certificate, &host).await;
+        return Err(cloned());
+    }
     let refused = app
         .catalog
-        .hello(agent, &host, &version, &sources, app.now())
+        .hello(agent, &host, &version, &sources, &certificate.bounds, app.now())
         .await
         .map_err(|error| crate::app::catalog_failure(&error))?;
     steps::reached(Step::HelloRecorded).await;
     for owned in &refused {
         tracing::warn!(
-            %agent, name = certificate.name, source = %owned.source, owner = owned.owner,
-            "a source that another agent owns was refused; `nsctl doctor` says what to do"
+            %agent, name = certificate.name, source = %owned.source, why = ?owned.owner,
+            "a source that the agent may not serve was refused; `nsctl doctor` says what to do"
         );
     }
     sources.retain(|served| refused.iter().all(|owned| owned.source != served.source));
-    let (connection, messages) = app.fleet.connect(agent, sources, app.now()).map_err(|_away| {
+    let (connection, messages) = app.fleet.connect(agent, instance, sources, app.now()).map_err(|_away| {
         Failure::new(Code::ResourceExhausted, proto::failure::reason::BUSY, "too many agents are connected")
     })?;
+    if connection.is_second() {
+        app.tell_clone(&certificate, &host).await;
+    }
     tracing::info!(%agent, name = certificate.name, host, version, "agent connected");
     let (down, outgoing) = mpsc::channel(1);
     // A new channel has room for its first message.
     let _ = down.try_send(Ok(welcome(&app)));
     let tracked = app.shutdown.clone();
-    tracked.spawn(format!("control stream of agent {agent}"), keep(app, connection, stream, messages, down));
-    Ok(ReceiverStream::new(outgoing))
+    tracked.spawn(
+        format!("control stream of agent {agent}"),
+        keep(app, connection, life, stream, messages, down),
+    );
+    Ok(outgoing)
+}
+
+fn cloned() -> Failure {
+    Failure::new(
+        Code::AlreadyExists,
+        proto::failure::reason::AGENT_CLONED,
+        "another process with this agent's identity is connected and alive",
+    )
+    .because("two processes cannot be one agent; the one that was there first is kept")
+    .hint(CLONE_HINT)
 }
 
 async fn hello(stream: &mut Streaming<AgentMessage>) -> Result<Hello, Failure> {
@@ -109,6 +133,7 @@ fn welcome(app: &App) -> ControllerMessage {
 async fn keep(
     app: App,
     connection: Connection,
+    life: Life,
     stream: Streaming<AgentMessage>,
     messages: mpsc::Receiver<Down>,
     down: mpsc::Sender<Down>,
@@ -120,7 +145,8 @@ async fn keep(
         biased;
         () = stop.cancelled() => "the controller stops",
         () = cut.cancelled() => "cut: a newer connection took over, or the agent was shut out or too slow",
-        why = hear(&app, agent, stream) => why,
+        _ = life.over() => "the agent was shut out, or its certificate has ended",
+        why = hear(&app, &connection, stream) => why,
         why = pass_on(messages, &down) => why,
     };
     drop(connection);
@@ -144,16 +170,47 @@ async fn pass_on(mut messages: mpsc::Receiver<Down>, down: &mpsc::Sender<Down>) 
     "the agent stopped listening"
 }
 
-async fn hear(app: &App, agent: AgentId, mut stream: Streaming<AgentMessage>) -> &'static str {
+async fn hear(app: &App, connection: &Connection, mut stream: Streaming<AgentMessage>) -> &'static str {
+    let agent = connection.agent();
+    let mut pace = Pace::new(Instant::now());
     loop {
         match tokio::time::timeout(LOST_AFTER, stream.message()).await {
             Err(_) => return "it was silent for too long",
             Ok(Ok(None)) => return "it hung up",
             Ok(Err(_)) => return "the connection broke",
-            Ok(Ok(Some(AgentMessage { message: Some(message) }))) => take(app, agent, message),
-            // A message of a newer agent: not for us.
-            Ok(Ok(Some(AgentMessage { message: None }))) => {}
+            Ok(Ok(Some(AgentMessage { message }))) => {
+                if !pace.allows(Instant::now()) {
+                    return "it sent too many messages";
+                }
+                app.fleet.heard(agent, connection.number());
+                // A message of a newer agent is not for us.
+                if let Some(message) = message {
+                    take(app, agent, message);
+                }
+            }
         }
+    }
+}
+
+/// How many messages an agent may send: far more than one that works.
+struct Pace {
+    left: f64,
+    since: Instant,
+}
+
+impl Pace {
+    const AT_ONCE: f64 = 1_000.0;
+    const IN_A_SECOND: f64 = 100.0;
+
+    fn new(now: Instant) -> Self {
+        Self { left: Self::AT_ONCE, since: now }
+    }
+
+    fn allows(&mut self, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.since).as_secs_f64();
+        self.since = now;
+        self.left = (self.left + passed * Self::IN_A_SECOND).min(Self::AT_ONCE) - 1.0;
+        self.left >= 0.0
     }
 }
 
@@ -193,4 +250,20 @@ fn failure(failed: &TaskFailed) -> Ended {
         reason.push_str(more);
     }
     Ended::Failed { reason, retryable: failed.retryable }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn an_agent_that_works_is_within_its_pace_and_a_flood_is_not() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        assert!((0..6_000_u32).all(|n| pace.allows(start + Duration::from_millis(10) * n)));
+        let mut pace = Pace::new(start);
+        assert_eq!((0..2_000).filter(|_| pace.allows(start)).count(), 1_000);
+    }
 }

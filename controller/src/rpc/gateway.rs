@@ -12,7 +12,6 @@ use proto::v1::{
 use proto::{Failure, convert};
 use runtime::steps;
 use tokio::sync::Semaphore;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::app::App;
@@ -23,6 +22,7 @@ use crate::ingest;
 use crate::rpc::caller::Caller;
 use crate::rpc::control;
 use crate::rpc::gate::About;
+use crate::rpc::life::{Answers, Life};
 use crate::steps::Step;
 
 /// Segments that are taken in together, of all agents: what waits of them is in memory.
@@ -32,8 +32,6 @@ pub(super) struct GatewayService {
     app: App,
     uploads: Semaphore,
 }
-
-type Answers<T> = ReceiverStream<Result<T, Status>>;
 
 impl GatewayService {
     pub(super) fn new(app: App) -> Self {
@@ -86,7 +84,9 @@ impl AgentGateway for GatewayService {
         request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::ControlStream>, Status> {
         let (agent, stream) = agent(request)?;
-        Ok(Response::new(control::open(self.app.clone(), agent, stream).await?))
+        let life = Life::of(&self.app, &agent);
+        let down = control::open(self.app.clone(), agent, life.clone(), stream).await?;
+        Ok(Response::new(life.answers(down)))
     }
 
     async fn list_blobs(
@@ -96,7 +96,7 @@ impl AgentGateway for GatewayService {
         let (agent, request) = agent(request)?;
         let (_, task) = self.archive(&agent, &request.task_id)?;
         let tables = ingest::list_blobs(self.app.depot.repository().clone(), task.domain.domain);
-        Ok(Response::new(ReceiverStream::new(tables)))
+        Ok(Response::new(Life::of(&self.app, &agent).answers(tables)))
     }
 
     async fn put_segment(
@@ -104,11 +104,14 @@ impl AgentGateway for GatewayService {
         request: Request<Streaming<PutSegmentRequest>>,
     ) -> Result<Response<PutSegmentResponse>, Status> {
         let (agent, mut stream) = agent(request)?;
-        let _room = self.uploads.acquire().await.expect("the semaphore is never closed");
-        let head = first(&mut stream).await?;
-        let (_, task) = self.archive(&agent, &head.task_id)?;
-        let repository = self.app.depot.repository().clone();
-        Ok(Response::new(ingest::put_segment(repository, task.domain.domain, head, stream).await?))
+        let taken = async {
+            let _room = self.uploads.acquire().await.expect("the semaphore is never closed");
+            let head = first(&mut stream).await?;
+            let (_, task) = self.archive(&agent, &head.task_id)?;
+            let repository = self.app.depot.repository().clone();
+            Ok(Response::new(ingest::put_segment(repository, task.domain.domain, head, stream).await?))
+        };
+        Life::of(&self.app, &agent).during(taken).await
     }
 
     async fn finish_archive(
@@ -116,20 +119,23 @@ impl AgentGateway for GatewayService {
         request: Request<Streaming<FinishArchiveRequest>>,
     ) -> Result<Response<FinishArchiveResponse>, Status> {
         let (agent, mut stream) = agent(request)?;
-        let Some(Part::Summary(summary)) = first(&mut stream).await?.part else {
-            return Err(Failure::invalid("the end of an archive begins with its summary").into());
+        let finished = async {
+            let Some(Part::Summary(summary)) = first(&mut stream).await?.part else {
+                return Err(Failure::invalid("the end of an archive begins with its summary").into());
+            };
+            let (id, task) = self.archive(&agent, &summary.task_id)?;
+            let repository = self.app.depot.repository().clone();
+            let (answer, ended) =
+                ingest::finish_archive(repository, task, summary, stream, self.app.now()).await?;
+            if let Some(ended) = ended
+                && !self.app.fleet.end(agent.agent, id, ended)
+            {
+                return Err(ingest::task_gone().into());
+            }
+            steps::reached(Step::ArchiveAccepted).await;
+            Ok(Response::new(answer?))
         };
-        let (id, task) = self.archive(&agent, &summary.task_id)?;
-        let repository = self.app.depot.repository().clone();
-        let (answer, ended) =
-            ingest::finish_archive(repository, task, summary, stream, self.app.now()).await?;
-        if let Some(ended) = ended
-            && !self.app.fleet.end(agent.agent, id, ended)
-        {
-            return Err(ingest::task_gone().into());
-        }
-        steps::reached(Step::ArchiveAccepted).await;
-        Ok(Response::new(answer?))
+        Life::of(&self.app, &agent).during(finished).await
     }
 
     async fn open_archive(
@@ -139,7 +145,8 @@ impl AgentGateway for GatewayService {
         let (agent, request) = agent(request)?;
         let task = self.restore(&agent, &request.task_id)?;
         let (repository, keys) = (self.app.depot.repository().clone(), self.app.depot.keys().clone());
-        Ok(Response::new(ReceiverStream::new(ingest::open_archive(repository, keys, task))))
+        let segments = ingest::open_archive(repository, keys, task);
+        Ok(Response::new(Life::of(&self.app, &agent).answers(segments)))
     }
 
     async fn fetch_blobs(
@@ -147,11 +154,12 @@ impl AgentGateway for GatewayService {
         request: Request<Streaming<FetchBlobsRequest>>,
     ) -> Result<Response<Self::FetchBlobsStream>, Status> {
         let (agent, mut stream) = agent(request)?;
-        let head = first(&mut stream).await?;
+        let life = Life::of(&self.app, &agent);
+        let head = life.during(async { Ok(first(&mut stream).await?) }).await?;
         let task = self.restore(&agent, &head.task_id)?;
         let (repository, keys) = (self.app.depot.repository().clone(), self.app.depot.keys().clone());
         let blobs = ingest::fetch_blobs(repository, keys, task, head, stream);
-        Ok(Response::new(ReceiverStream::new(blobs)))
+        Ok(Response::new(life.answers(blobs)))
     }
 
     async fn renew_certificate(

@@ -20,6 +20,7 @@ mod gate;
 mod gateway;
 mod health;
 mod jobs;
+mod life;
 mod peer;
 mod server;
 mod tokens;

@@ -26,7 +26,7 @@ pub(super) fn shows_certificate(extensions: &http::Extensions) -> bool {
     info.and_then(TlsConnectInfo::peer_certs).is_some_and(|chain| !chain.is_empty())
 }
 
-fn refused(why: CertificateRefused) -> Failure {
+pub(super) fn refused(why: CertificateRefused) -> Failure {
     Failure::new(Code::Unauthenticated, reason::CERTIFICATE_REFUSED, "the agent's certificate is refused")
         .because(why.to_string())
         .hint("let the agent join again: make a token with `nsctl agent invite`")

@@ -10,7 +10,7 @@ use repository::keys::DomainKeys;
 use repository::read::kind_word;
 use repository::verify::Depth;
 
-use crate::catalog::{AgentRecord, ApiTokenRecord, ServedSource, VerificationRecord};
+use crate::catalog::{AgentRecord, ApiTokenRecord, InvitationRecord, ServedSource, VerificationRecord};
 use crate::identity::Role;
 use crate::jobs::job::{Job, JobState, Part, PartResult, PartState, Problem, ProblemKind};
 use crate::jobs::{JobView, Watched};
@@ -121,6 +121,23 @@ pub(crate) fn agent(record: &AgentRecord, connected: bool) -> v1::Agent {
         last_seen_at: time(record.last_seen_at),
         certificate_ends_at: Some(to_wire_time(record.certificate_ends_at)),
         sources: record.sources.iter().map(served).collect(),
+        may_serve: record.bounds.patterns(),
+        clone_seen_at: time(record.clone.as_ref().map(|clone| clone.at)),
+        clone_host: record.clone.as_ref().map(|clone| clone.host.clone()).unwrap_or_default(),
+        ..v1::Agent::default()
+    }
+}
+
+pub(crate) fn invitation(record: &InvitationRecord) -> v1::Invitation {
+    v1::Invitation {
+        id: record.id.clone(),
+        name: record.terms.name.clone(),
+        reusable: record.terms.is_reusable,
+        uses: record.terms.uses,
+        used: record.used,
+        sources: record.terms.bounds.patterns(),
+        created_at: Some(to_wire_time(record.created_at)),
+        ends_at: Some(to_wire_time(record.ends_at)),
     }
 }
 

@@ -28,6 +28,8 @@ pub struct Joined {
     pub key: String,
     pub certificate: String,
     pub ca: String,
+    /// Of its process.
+    pub instance: [u8; 16],
 }
 
 pub struct Agent {
@@ -77,7 +79,7 @@ pub async fn join(address: SocketAddr, token: &JoinToken, name: &str) -> Result<
     let answer: JoinResponse =
         EnrolmentClient::new(channel(address, &ca, None).await).join(request).await?.into_inner();
     let certificate = pem(&answer.certificate);
-    Ok(Joined { id: answer.agent_id, key: key.serialize_pem(), certificate, ca })
+    Ok(Joined { id: answer.agent_id, key: key.serialize_pem(), certificate, ca, instance: [0; 16] })
 }
 
 impl Joined {
@@ -100,6 +102,7 @@ impl Joined {
             protocol: 1,
             host: "test-host".into(),
             sources: sources.iter().map(served).collect(),
+            instance: self.instance.to_vec().into(),
         };
         up.try_send(AgentMessage { message: Some(Up::Hello(hello)) }).expect("room");
         let down = gateway.control(ReceiverStream::new(messages)).await?.into_inner();

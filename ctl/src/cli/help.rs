@@ -62,8 +62,9 @@ Examples:
   nsctl export latest configs -o - | tar -t";
 
 pub(crate) const AGENT: &str = "\
-Example:
+Examples:
   nsctl agent invite --name db-1
+  nsctl agent invite --reusable --uses 20 --expires 1h --name 'node-*' --sources 'models/*'
   and on the other machine give the token to the agent by a file: `join: { token_file: … }`.";
 
 pub(crate) const REPOSITORY: &str = "\

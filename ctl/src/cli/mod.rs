@@ -323,14 +323,32 @@ pub(crate) struct Export {
 pub(crate) enum Agent {
     /// List the agents and what they serve
     List(Output),
-    /// Make a token with which one agent can join, once
+    /// Make a token with which one agent can join, once, or a join key for several
     Invite {
-        /// What people will call the agent
+        /// What people will call the agent; of a join key a pattern, e.g. 'node-*'
         #[arg(long, default_value = "", hide_default_value = true)]
         name: String,
-        /// How long the token can be used: 30m, 1h, 2d
-        #[arg(long, value_name = "TIME", default_value = "1h", value_parser = valid_seconds)]
+        /// How long it can be used: 30m, 1h, 2d
+        #[arg(long, alias = "expires", value_name = "TIME", default_value = "1h", value_parser = valid_seconds)]
         valid: u32,
+        /// A join key: as many agents can join with it as --uses says
+        #[arg(long, requires = "uses")]
+        reusable: bool,
+        /// How many agents can join with it
+        #[arg(long, value_name = "N", requires = "reusable")]
+        #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
+        uses: Option<u32>,
+        /// Who joins with it may serve these sources and no others: component/source, e.g. 'models/*'
+        #[arg(long, value_name = "PATTERN,…", value_delimiter = ',')]
+        sources: Vec<String>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// List the invitations that can still be used, or take one back
+    Invites {
+        /// Take back the invitation with this id; agents that have joined with it stay
+        #[arg(long, value_name = "ID")]
+        revoke: Option<String>,
         #[command(flatten)]
         output: Output,
     },
@@ -401,7 +419,9 @@ impl Verb {
             Verb::Backup(Backup { output, .. }) | Verb::Verify(Verify { output, .. }) => output.output,
             Verb::Restore(Restore { output, .. }) | Verb::Ls(Ls { output, .. }) => output.output,
             Verb::Agent(Agent::List(output)) => output.output,
-            Verb::Agent(Agent::Invite { output, .. } | Agent::Revoke { output, .. }) => output.output,
+            Verb::Agent(
+                Agent::Invite { output, .. } | Agent::Invites { output, .. } | Agent::Revoke { output, .. },
+            ) => output.output,
             Verb::Config(Config::Show { output, .. }) => output.output,
             Verb::Repository(verb) => verb.format(),
             _ => None,

@@ -1,4 +1,4 @@
-//! `nsctl agent list`, `invite` and `revoke`.
+//! `nsctl agent list`, `invite`, `invites` and `revoke`.
 
 use proto::v1;
 use runtime::clock::{Clock, SystemClock};
@@ -9,11 +9,18 @@ use crate::output::exit::{Ended, Exit, Trouble};
 use crate::output::words::utc;
 use crate::output::{Voice, can_ask, confirm};
 use crate::views::agent::{Agent, Agents, Invitation};
+use crate::views::invites::{Invite, Invites};
 
 pub(super) async fn run(client: Client, wanted: cli::Agent, voice: Voice) -> Ended {
     match wanted {
         cli::Agent::List(_) => list(client, voice).await,
-        cli::Agent::Invite { name, valid, .. } => invite(client, name, valid, voice).await,
+        cli::Agent::Invite { name, valid, uses, sources, .. } => {
+            let uses = uses.unwrap_or_default();
+            let request = v1::InviteAgentRequest { name, valid_seconds: valid, uses, sources };
+            invite(client, request, voice).await
+        }
+        cli::Agent::Invites { revoke: None, .. } => invites(client, voice).await,
+        cli::Agent::Invites { revoke: Some(id), .. } => uninvite(client, id, voice).await,
         cli::Agent::Revoke { agent, yes, .. } => revoke(client, agent, yes, voice).await,
     }
 }
@@ -25,14 +32,32 @@ async fn list(client: Client, voice: Voice) -> Ended {
     Ok(Exit::Done)
 }
 
-async fn invite(client: Client, name: String, valid_seconds: u32, voice: Voice) -> Ended {
-    let request = v1::InviteAgentRequest { name, valid_seconds };
+async fn invite(client: Client, request: v1::InviteAgentRequest, voice: Voice) -> Ended {
+    let whom = match request.uses {
+        0 => "one agent join, once".to_owned(),
+        1 => "1 agent join".to_owned(),
+        uses => format!("{uses} agents join"),
+    };
     let invitation = Invitation::from(client.agents().invite_agent(ask(request)).await?.into_inner());
     voice.result(&invitation, |invitation| invitation.token.clone())?;
     let until = invitation.ends_at.map_or_else(String::new, |at| format!(" until {}", utc(at)));
-    voice.say(format!(
-        "this token lets one agent join, once{until}; hand it over in a file that only the agent can read"
-    ));
+    voice.say(format!("this token lets {whom}{until}; hand it over in a file that only the agent can read"));
+    Ok(Exit::Done)
+}
+
+async fn invites(client: Client, voice: Voice) -> Ended {
+    let wire = client.agents().list_invitations(ask(v1::ListInvitationsRequest {})).await?.into_inner();
+    let open = Invites { invitations: wire.invitations.into_iter().map(Invite::from).collect() };
+    voice.result(&open, |open| open.table())?;
+    Ok(Exit::Done)
+}
+
+async fn uninvite(client: Client, id: String, voice: Voice) -> Ended {
+    let request = v1::RevokeInvitationRequest { id };
+    let wire = client.agents().revoke_invitation(ask(request)).await?.into_inner();
+    let revoked = Invites { invitations: vec![wire.into()] };
+    voice.result(&revoked, |revoked| revoked.table())?;
+    voice.say("nobody can join with it any more; agents that have joined with it stay");
     Ok(Exit::Done)
 }
 

@@ -96,7 +96,11 @@ pub(crate) async fn token_file(
     if has_joined(state) {
         return Ok(None);
     }
-    let request = v1::InviteAgentRequest { name: name.to_owned(), valid_seconds: TOKEN_SECONDS };
+    let request = v1::InviteAgentRequest {
+        name: name.to_owned(),
+        valid_seconds: TOKEN_SECONDS,
+        ..v1::InviteAgentRequest::default()
+    };
     let token = client.agents().invite_agent(ask(request)).await?.into_inner().token;
     let cannot = |error: &dyn std::error::Error| {
         Trouble::failed(format!("cannot use the agent's state folder {}", state.display()))

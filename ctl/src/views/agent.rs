@@ -27,6 +27,18 @@ pub(crate) struct Agent {
     pub(crate) last_seen_at: Option<Timestamp>,
     pub(crate) certificate_ends_at: Option<Timestamp>,
     pub(crate) sources: Vec<Source>,
+    /// Patterns; none: anything.
+    pub(crate) may_serve: Vec<String>,
+    pub(crate) clone: Option<CloneSeen>,
+    pub(crate) bytes_today: u64,
+    pub(crate) quota_refusals: u64,
+}
+
+/// Another process that showed its identity.
+#[derive(Debug, Serialize)]
+pub(crate) struct CloneSeen {
+    pub(crate) seen_at: Timestamp,
+    pub(crate) host: String,
 }
 
 /// What an agent serves.
@@ -47,7 +59,12 @@ pub(crate) struct Invitation {
 
 impl From<v1::Agent> for Agent {
     fn from(wire: v1::Agent) -> Self {
+        let seen: Option<Timestamp> = time!(wire.clone_seen_at);
         Self {
+            clone: seen.map(|seen_at| CloneSeen { seen_at, host: wire.clone_host }),
+            may_serve: wire.may_serve,
+            bytes_today: wire.bytes_today,
+            quota_refusals: wire.quota_refusals,
             id: wire.id,
             name: wire.name,
             host: wire.host,
@@ -86,7 +103,7 @@ impl Agents {
                 agent.id.clone(),
                 or_dash(&agent.name),
                 or_dash(&agent.host),
-                agent.state().to_owned(),
+                agent.state(now).to_owned(),
                 agent.last_seen_at.map_or_else(|| "-".to_owned(), |at| age(at, now)),
                 agent.certificate_ends_at.map_or_else(|| "-".to_owned(), utc),
                 or_dash(&serves.join(",")),
@@ -98,11 +115,18 @@ impl Agents {
 }
 
 impl Agent {
-    fn state(&self) -> &'static str {
-        match (self.revoked, self.connected) {
-            (true, _) => "revoked",
-            (false, true) => "connected",
-            (false, false) => "away",
+    fn state(&self, now: Timestamp) -> &'static str {
+        // As long as `nsctl doctor` tells of it.
+        let is_cloned = self
+            .clone
+            .as_ref()
+            .is_some_and(|clone| now.duration_since(clone.seen_at) < jiff::SignedDuration::from_hours(24));
+        match (self.revoked, is_cloned, self.connected) {
+            (true, _, _) => "revoked",
+            (false, true, true) => "connected, cloned",
+            (false, true, false) => "away, cloned",
+            (false, false, true) => "connected",
+            (false, false, false) => "away",
         }
     }
 }

@@ -8,6 +8,7 @@ pub(crate) mod agent;
 pub(crate) mod backup;
 pub(crate) mod entry;
 pub(crate) mod health;
+pub(crate) mod invites;
 pub(crate) mod job;
 pub(crate) mod plan;
 

@@ -23,6 +23,8 @@
     "/neurashield.backup.v1.Agents/ListAgents",
     "/neurashield.backup.v1.Agents/InviteAgent",
     "/neurashield.backup.v1.Agents/RevokeAgent",
+    "/neurashield.backup.v1.Agents/ListInvitations",
+    "/neurashield.backup.v1.Agents/RevokeInvitation",
     "/neurashield.backup.v1.Configuration/ListSchedules",
     "/neurashield.backup.v1.Configuration/ListAlertSinks",
     "/neurashield.backup.v1.Health/Examine",

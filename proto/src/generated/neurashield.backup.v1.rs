@@ -293,6 +293,9 @@ pub struct Hello {
     pub host: ::prost::alloc::string::String,
     #[prost(message, repeated, tag = "4")]
     pub sources: ::prost::alloc::vec::Vec<ServedSource>,
+    /// 16 random bytes, made when the process started: two of them are two processes
+    #[prost(bytes = "bytes", tag = "5")]
+    pub instance: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ServedSource {
@@ -2079,15 +2082,35 @@ pub struct Agent {
     pub certificate_ends_at: ::core::option::Option<::prost_types::Timestamp>,
     #[prost(message, repeated, tag = "10")]
     pub sources: ::prost::alloc::vec::Vec<ServedSource>,
+    /// patterns of component/source; none: any
+    #[prost(string, repeated, tag = "11")]
+    pub may_serve: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// when another process last showed its identity
+    #[prost(message, optional, tag = "12")]
+    pub clone_seen_at: ::core::option::Option<::prost_types::Timestamp>,
+    #[prost(string, tag = "13")]
+    pub clone_host: ::prost::alloc::string::String,
+    /// taken in from it since midnight UTC, or since the controller's start
+    #[prost(uint64, tag = "14")]
+    pub bytes_today: u64,
+    /// since the controller's start
+    #[prost(uint64, tag = "15")]
+    pub quota_refusals: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InviteAgentRequest {
-    /// empty: any
+    /// empty: any; of a join key a pattern, e.g. node-\*
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
     /// 0: one hour
     #[prost(uint32, tag = "2")]
     pub valid_seconds: u32,
+    /// 0: a one-time token; else a join key for so many agents
+    #[prost(uint32, tag = "3")]
+    pub uses: u32,
+    /// what an agent that joins by it may serve, e.g. models/\*; none: anything
+    #[prost(string, repeated, tag = "4")]
+    pub sources: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InviteAgentResponse {
@@ -2095,6 +2118,38 @@ pub struct InviteAgentResponse {
     pub token: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "2")]
     pub ends_at: ::core::option::Option<::prost_types::Timestamp>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListInvitationsRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListInvitationsResponse {
+    /// oldest first
+    #[prost(message, repeated, tag = "1")]
+    pub invitations: ::prost::alloc::vec::Vec<Invitation>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Invitation {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(bool, tag = "3")]
+    pub reusable: bool,
+    #[prost(uint32, tag = "4")]
+    pub uses: u32,
+    #[prost(uint32, tag = "5")]
+    pub used: u32,
+    #[prost(string, repeated, tag = "6")]
+    pub sources: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, optional, tag = "7")]
+    pub created_at: ::core::option::Option<::prost_types::Timestamp>,
+    #[prost(message, optional, tag = "8")]
+    pub ends_at: ::core::option::Option<::prost_types::Timestamp>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeInvitationRequest {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RevokeAgentRequest {
@@ -3944,6 +3999,56 @@ pub mod agents_client {
                 .insert(GrpcMethod::new("neurashield.backup.v1.Agents", "RevokeAgent"));
             self.inner.unary(req, path, codec).await
         }
+        /// The invitations that can still be used. Their tokens are not kept.
+        pub async fn list_invitations(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListInvitationsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListInvitationsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/neurashield.backup.v1.Agents/ListInvitations",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("neurashield.backup.v1.Agents", "ListInvitations"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn revoke_invitation(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RevokeInvitationRequest>,
+        ) -> std::result::Result<tonic::Response<super::Invitation>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/neurashield.backup.v1.Agents/RevokeInvitation",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("neurashield.backup.v1.Agents", "RevokeInvitation"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -3977,6 +4082,18 @@ pub mod agents_server {
             &self,
             request: tonic::Request<super::RevokeAgentRequest>,
         ) -> std::result::Result<tonic::Response<super::Agent>, tonic::Status>;
+        /// The invitations that can still be used. Their tokens are not kept.
+        async fn list_invitations(
+            &self,
+            request: tonic::Request<super::ListInvitationsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListInvitationsResponse>,
+            tonic::Status,
+        >;
+        async fn revoke_invitation(
+            &self,
+            request: tonic::Request<super::RevokeInvitationRequest>,
+        ) -> std::result::Result<tonic::Response<super::Invitation>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct AgentsServer<T> {
@@ -4172,6 +4289,96 @@ pub mod agents_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RevokeAgentSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/neurashield.backup.v1.Agents/ListInvitations" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListInvitationsSvc<T: Agents>(pub Arc<T>);
+                    impl<
+                        T: Agents,
+                    > tonic::server::UnaryService<super::ListInvitationsRequest>
+                    for ListInvitationsSvc<T> {
+                        type Response = super::ListInvitationsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListInvitationsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agents>::list_invitations(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListInvitationsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/neurashield.backup.v1.Agents/RevokeInvitation" => {
+                    #[allow(non_camel_case_types)]
+                    struct RevokeInvitationSvc<T: Agents>(pub Arc<T>);
+                    impl<
+                        T: Agents,
+                    > tonic::server::UnaryService<super::RevokeInvitationRequest>
+                    for RevokeInvitationSvc<T> {
+                        type Response = super::Invitation;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RevokeInvitationRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agents>::revoke_invitation(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RevokeInvitationSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
