@@ -34,8 +34,11 @@ fn reason_of(status: Status) -> String {
 async fn everything_that_a_revoked_agent_has_open_ends_at_once() {
     let home = tempfile::tempdir().expect("a folder");
     let running = start(home.path()).await;
-    let mut agent =
-        joined(&running, "bad").await.connect(running.addresses.grpc, &["models/a"]).await.expect("connected");
+    let mut agent = joined(&running, "bad")
+        .await
+        .connect(running.addresses.grpc, &["models/a"])
+        .await
+        .expect("connected");
     running.start_backup(&[]).await;
     let order = agent.expect_archive().await;
     let (parts, stream) = mpsc::channel(4);
@@ -167,7 +170,8 @@ async fn the_bounds_of_a_join_key_hold_as_long_as_the_agent() {
     let line = node.connect(address, &["models/a", "configs/b"]).await.expect("connected");
     let agents = running.app.agents().await.expect("listed");
     assert_eq!(agents[0].refused.iter().map(|one| &one.owner).collect::<Vec<_>>(), [&Owner::OutOfBounds]);
-    let served: Vec<_> = running.app.fleet.connected()[0].sources.iter().map(|s| s.source.to_string()).collect();
+    let served: Vec<_> =
+        running.app.fleet.connected()[0].sources.iter().map(|s| s.source.to_string()).collect();
     assert_eq!(served, ["models/a"]);
     drop(line);
     running.stop().await;

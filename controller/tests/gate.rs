@@ -46,6 +46,8 @@ const OPERATOR: &[&str] = &[
 const ADMIN: &[&str] = &[
     "/neurashield.backup.v1.Agents/InviteAgent",
     "/neurashield.backup.v1.Agents/RevokeAgent",
+    "/neurashield.backup.v1.Agents/ListInvitations",
+    "/neurashield.backup.v1.Agents/RevokeInvitation",
     "/neurashield.backup.v1.Tokens/CreateToken",
     "/neurashield.backup.v1.Tokens/ListTokens",
     "/neurashield.backup.v1.Tokens/RevokeToken",
