@@ -3,6 +3,7 @@
 //! Must stay true: the suites see what a user sees (exit codes, JSON, bytes on disk) and nothing inside
 //! the programs; waiting always has a condition and an end; whatever was started is killed.
 
+mod clock;
 mod forwarder;
 mod steps;
 mod system;

@@ -54,6 +54,7 @@ pub struct System {
     ports: [u16; 3],
     environment: Vec<(String, String)>,
     held: Option<(Steps, Forwarder)>,
+    agent_is_ahead: Option<u64>,
 }
 
 impl System {
@@ -84,6 +85,7 @@ impl System {
             ports,
             environment: Vec::new(),
             held: None,
+            agent_is_ahead: None,
         };
         system.write_configuration(sources);
         system
@@ -152,6 +154,11 @@ impl System {
         self.environment.push((name.to_owned(), value.to_owned()));
     }
 
+    /// The agent's clock is so many seconds ahead when it is started next; `None`: it is right.
+    pub fn set_agent_ahead(&mut self, seconds: Option<u64>) {
+        self.agent_is_ahead = seconds;
+    }
+
     /// The system's folder.
     pub fn root(&self) -> &Path {
         &self.root
@@ -185,8 +192,14 @@ impl System {
             .open(self.root.join(format!("{program}.log")))
             .expect("a log");
         let steps = self.held.iter().map(|(steps, _)| (Steps::FOLDER, steps.folder()));
+        let ahead = self.agent_is_ahead.filter(|_| program.ends_with("agent"));
+        let ahead = ahead.iter().flat_map(|seconds| {
+            let library = crate::clock::library(&self.root).into_os_string();
+            [("LD_PRELOAD", library), (crate::clock::AHEAD, seconds.to_string().into())]
+        });
         Command::new(programs().join(program))
             .envs(steps)
+            .envs(ahead)
             .arg("--config")
             .arg(self.root.join(if program.ends_with("agent") { "agent.yaml" } else { "controller.yaml" }))
             .env("NEURASHIELD_LOG_FORMAT", "text")

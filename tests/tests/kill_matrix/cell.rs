@@ -11,6 +11,9 @@ const BRAKE: &str = "task-taken";
 /// A job leaves the queue: a restore's plan is over.
 const STARTED: &str = "started-written";
 
+/// Seconds after which a certificate has to be renewed, and that it outlives.
+const TO_RENEWAL: u64 = 61 * 86_400;
+
 /// What is tried.
 #[derive(Debug, Clone)]
 pub(crate) struct Cell {
@@ -50,6 +53,10 @@ impl Cell {
         self.assert_end(&mut scene, &ended);
         drop(order);
         scene.system.steps().clear(step);
+        if self.scenario == Scenario::Renewal {
+            scene.system.kill_agent();
+            scene.system.set_agent_ahead(None);
+        }
         if scene.system.process(Process::Agent).is_none() {
             scene.system.start_agent();
         }
@@ -129,9 +136,10 @@ impl Cell {
                 scene.change();
                 steps.ask_to_fail("task-handed-out");
             }
-            Scenario::Hello => {
+            Scenario::Hello | Scenario::Renewal => {
                 scene.change();
                 scene.system.kill_agent();
+                scene.system.set_agent_ahead((self.scenario == Scenario::Renewal).then_some(TO_RENEWAL));
                 steps.ask(step);
                 scene.system.start_agent();
                 return Order::give(scene, &["backup"]);
