@@ -136,11 +136,39 @@ mod tests {
     use runtime::steps::Named;
 
     use super::*;
+    use crate::ids::TaskId;
+    use crate::jobs::job::JobFailure;
+    use crate::jobs::state::TaskEnd;
 
     #[test]
     fn every_step_has_a_name_of_its_own_that_can_be_a_files() {
         let names: BTreeSet<_> = Step::ALL.iter().map(|step| step.name()).collect();
         assert_eq!(names.len(), Step::ALL.len());
         assert!(names.iter().all(|name| name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'-'))));
+    }
+
+    #[test]
+    fn every_transition_has_two_steps_that_no_other_has() {
+        let (part, task) = (0, TaskId::fresh());
+        let failure = || JobFailure::new("it failed", "why", "what to do");
+        let events = [
+            Event::Started { parts: Vec::new(), backup: "20260101_010000".parse().expect("a name") },
+            Event::CannotStart(failure()),
+            Event::TaskStarted { part, task, agent: None },
+            Event::TaskEnded { part, task, end: TaskEnd::AgentLost },
+            Event::NobodyServes { part, reason: String::new() },
+            Event::AttemptPanicked { part, attempt: 1 },
+            Event::Remark { part, line: String::new() },
+            Event::CancelRequested,
+            Event::Committed,
+            Event::CommitFailed(failure()),
+            Event::ControllerRestarted,
+        ];
+        let steps: BTreeSet<_> = events.iter().flat_map(Step::of).map(Step::name).collect();
+        assert_eq!(steps.len(), 2 * events.len());
+        let in_the_table = Step::ALL
+            .iter()
+            .filter(|step| step.name().ends_with("-unwritten") || step.name().ends_with("-written"));
+        assert_eq!(in_the_table.count(), steps.len(), "there is no step of an event that is gone");
     }
 }

@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -74,9 +75,7 @@ impl System {
         let folder =
             tempfile::Builder::new().prefix("neurashield-test-").tempdir().expect("a temporary folder");
         let root = folder.path().to_owned();
-        // Held all at once, so that they are three different ones.
-        let held = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-        let ports = held.each_ref().map(|listener| listener.local_addr().expect("bound").port());
+        let ports = [(); 3].map(|()| free_port());
         let system = Self {
             folder: Some(folder),
             root,
@@ -366,6 +365,22 @@ pub enum Process {
     Agent,
     /// `neurashield-controller`.
     Controller,
+}
+
+/// A port that nobody listens at and that the kernel gives to no connection (it takes them from 32768 on),
+/// so that it is still free when a program is started, or started again.
+fn free_port() -> u16 {
+    const FIRST: u32 = 12_000;
+    const COUNT: u32 = 20_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        // Each process of the tests begins elsewhere.
+        let nth = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(std::process::id().wrapping_mul(97));
+        let port = u16::try_from(FIRST + nth % COUNT).expect("below 32000");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 fn kill(child: Option<Child>) {

@@ -54,6 +54,7 @@ fn every_step_survives_every_fault_twice() {
     };
     let chosen: Vec<Cell> = all.iter().filter(|cell| is_wanted(cell)).cloned().collect();
     assert!(!chosen.is_empty(), "there is no cell {wanted}");
+    assert!(!wanted.is_empty() || chosen.len() == SAMPLE.len(), "every cell of the sample is there");
     let count = chosen.len();
     let began = Instant::now();
     let outcomes = run(chosen);
@@ -95,11 +96,14 @@ fn run(cells: Vec<Cell>) -> Outcomes {
                 let mut stage: Option<(Scene, usize)> = None;
                 while let Some(cell) = next() {
                     let began = Instant::now();
-                    let (scene, used) = stage.take().unwrap_or_else(|| (Scene::set(false), 0));
-                    let tried = catch_unwind(AssertUnwindSafe(|| cell.run(scene)));
+                    let set = stage.take();
+                    let tried = catch_unwind(AssertUnwindSafe(|| {
+                        let (scene, used) = set.unwrap_or_else(|| (Scene::set(false), 0));
+                        (cell.run(scene), used + 1)
+                    }));
                     let outcome = match tried {
-                        Ok((scene, second)) => {
-                            stage = (used + 1 < CELLS_PER_SCENE).then_some((scene, used + 1));
+                        Ok(((scene, second), used)) => {
+                            stage = (used < CELLS_PER_SCENE).then_some((scene, used));
                             Ok(second)
                         }
                         Err(panic) => Err(text(&*panic)),
