@@ -83,6 +83,23 @@ impl Steps {
         fs::write(self.file(step, "go"), "").expect("written");
     }
 
+    /// Nobody is held at `step` any more, nor will be, and nothing is known.
+    pub fn give_up(&self, step: &str) {
+        // Already claimed or never asked for, if it is not there.
+        let _ = fs::remove_file(self.file(step, "asked"));
+        // Who has claimed it says so before anything else.
+        self.let_go(step);
+        if self.reached(step).is_some() {
+            // A process that was killed there is never over.
+            let alive = |process: &u32| Path::new(&format!("/proc/{process}")).exists();
+            crate::wait_for("the step to end", 30, || {
+                let waits = !self.is_over(step) && self.reached(step).filter(alive).is_some();
+                (!waits).then_some(())
+            });
+        }
+        self.clear(step);
+    }
+
     /// Nothing is asked for any more, and nothing known.
     pub fn clear(&self, step: &str) {
         for ending in ["asked", "reached", "go", "passed", "left"] {

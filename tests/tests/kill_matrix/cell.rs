@@ -52,7 +52,9 @@ impl Cell {
         let ended = self.go_on(&mut scene, &mut order, false).expect("the step is not asked for any more");
         self.assert_end(&mut scene, &ended);
         drop(order);
-        scene.system.steps().clear(step);
+        for held in [step, BRAKE] {
+            scene.system.steps().give_up(held);
+        }
         if self.scenario == Scenario::Renewal {
             scene.system.kill_agent();
             scene.system.set_agent_ahead(None);
@@ -69,7 +71,7 @@ impl Cell {
         let steps = scene.system.steps().clone();
         let step = self.step.name.as_str();
         for other in [step, BRAKE, STARTED, "archive-made", "first-swapped", "task-started-written"] {
-            steps.clear(other);
+            steps.give_up(other);
         }
         const RESTORE: &[&str] = &["restore", "--timestamp", "latest", "--components", "models", "--yes"];
         match self.scenario {
