@@ -3,6 +3,7 @@
 //! Must stay true: whatever happens, a person sees lines that say what failed, why and what to do, and a
 //! script sees one of the exit codes of [`output::exit::Exit`]; never a panic message or a backtrace.
 
+mod access;
 mod cli;
 mod client;
 mod commands;
@@ -28,6 +29,9 @@ fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
     if let Some(child) = cli::Child::asked_for(&words) {
         return end(|| processes::run(child), |trouble| output::warn(trouble.to_string()));
+    }
+    if let Err(trouble) = access::hide_token(&words) {
+        return end(|| Err(trouble), |trouble| output::warn(trouble.to_string()));
     }
     let words = match runbook::translate(words) {
         Ok(words) => words,

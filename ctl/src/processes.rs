@@ -103,7 +103,8 @@ fn is_for_agent(name: &str) -> bool {
 }
 
 fn is_neutral(name: &str) -> bool {
-    !name.starts_with("NEURASHIELD_") || name.starts_with("NEURASHIELD_LOG")
+    let is_ours = name.starts_with("NEURASHIELD_") || name.starts_with("NSCTL_");
+    !is_ours || name.starts_with("NEURASHIELD_LOG")
 }
 
 /// Runs as a child of `up` or `demo`.
@@ -183,6 +184,7 @@ mod tests {
             "NEURASHIELD_KEY__FILE",
             "NEURASHIELD_CONTROLLER__KEY__PASSPHRASE",
             "NEURASHIELD_SMTP_PASSWORD",
+            "NSCTL_TOKEN",
         ] {
             assert!(!is_for_agent(secret), "{secret}");
         }

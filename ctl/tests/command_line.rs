@@ -15,6 +15,8 @@ fn run_as(program: &Path, words: &[&str]) -> Output {
     Command::new(program)
         .args(words)
         .env_remove("NSCTL_SERVER")
+        .env_remove("NSCTL_TOKEN")
+        .env_remove("NSCTL_TOKEN_FILE")
         .env_remove("NSCTL_RECOVERY_KEY_FILE")
         .stdin(Stdio::null())
         .output()
@@ -63,10 +65,13 @@ fn without_a_controller_every_verb_says_so_in_three_lines_and_leaves_with_5() {
 }
 
 #[test]
-fn an_address_that_this_release_cannot_use_is_refused_with_the_reason() {
-    let output = run(&["--server", "https://backup.example.org:8443", "list"]);
+fn an_address_that_cannot_be_used_is_refused_with_the_reason() {
+    let output = run(&["--server", "http://backup.example.org:8443", "list"]);
     assert_eq!(code(&output), 2);
-    assert!(err(&output).contains("over its Unix socket only"), "{}", err(&output));
+    assert!(err(&output).contains("without TLS"), "{}", err(&output));
+    let output = run(&["--server", "https://backup.example.org:8443", "list"]);
+    assert_eq!(code(&output), 6);
+    assert!(err(&output).contains("NSCTL_TOKEN"), "{}", err(&output));
 }
 
 #[test]

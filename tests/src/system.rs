@@ -173,6 +173,11 @@ impl System {
         self.root.join("controller/recovery-key.txt")
     }
 
+    /// The port of gRPC with TLS.
+    pub fn grpc_port(&self) -> u16 {
+        self.ports[0]
+    }
+
     /// The port of the web page.
     pub fn web_port(&self) -> u16 {
         self.ports[1]

@@ -69,6 +69,14 @@ impl App {
             vec![problem("repository", error.to_string(), "see the controller's log")]
         });
         findings.push(certificate("the controller's certificate", self.server_certificate.ends_at(), now));
+        findings.push(match self.audit.damage().await {
+            None => fine("audit", "the audit log was whole when it was opened"),
+            Some(damage) => problem(
+                "audit",
+                format!("the audit log is damaged: {damage}"),
+                "find out who did it; `nsctl audit --check` proves the whole of it",
+            ),
+        });
         match self.agents().await {
             Ok(agents) => findings.extend(self.examine_agents(&agents).await),
             Err(failure) => {

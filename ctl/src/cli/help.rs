@@ -67,6 +67,26 @@ Examples:
   nsctl agent invite --reusable --uses 20 --expires 1h --name 'node-*' --sources 'models/*'
   and on the other machine give the token to the agent by a file: `join: { token_file: … }`.";
 
+pub(crate) const TOKEN: &str = "\
+Each role may do what those before it may:
+  viewer     see lists, states and health
+  operator   back up, verify, restore, cancel, read what is in a backup
+  admin      agents, tokens, the audit log
+
+Examples:
+  nsctl token create ci --role operator --expires 30d > token
+  NSCTL_TOKEN=$(cat token) nsctl --server https://backup.example.org:8443 list
+  nsctl --server https://backup.example.org:8443 --token-file token backup
+  nsctl token revoke ci";
+
+pub(crate) const AUDIT: &str = "\
+Examples:
+  nsctl audit --since 2d
+  nsctl audit --limit 1000 -o json
+  nsctl audit --check
+
+`--check` tells where the log ends. Noted elsewhere, that proves later that nothing was cut off.";
+
 pub(crate) const REPOSITORY: &str = "\
 Secrets are read from files, never from the command line:
   --key-file, --passphrase-file or --recovery-key-file (or NSCTL_RECOVERY_KEY_FILE);

@@ -3,12 +3,16 @@
 //! Must stay true: a verb or flag stands here only when it works in this release.
 
 mod help;
+mod identity;
 pub(crate) mod repository;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::access::Hidden;
+pub(crate) use identity::{Audit, Role, Since, Token};
 
 /// Back up, verify and restore the data of NeuraShield.
 #[derive(Debug, Parser)]
@@ -27,10 +31,19 @@ pub(crate) struct Cli {
 /// Flags that every verb takes.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
-    /// Where the controller listens: unix:///path/to/controller.sock
+    /// Where the controller listens: unix:///path/to/controller.sock, or https://HOST:8443 with a token
     #[arg(long, global = true, value_name = "URL", env = "NSCTL_SERVER")]
     #[arg(default_value = "unix:///run/neurashield/controller.sock", hide_env_values = true)]
     pub(crate) server: String,
+    /// The token for https; better in NSCTL_TOKEN or a file, where nobody else sees it
+    #[arg(long, global = true, value_name = "TOKEN", env = "NSCTL_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<Hidden>,
+    /// A file with the token
+    #[arg(long, global = true, value_name = "FILE", env = "NSCTL_TOKEN_FILE", hide_env_values = true)]
+    pub(crate) token_file: Option<PathBuf>,
+    /// The certificate of the controller's authority (PEM), if the token does not carry it
+    #[arg(long, global = true, value_name = "FILE", env = "NSCTL_CA_FILE", hide_env_values = true)]
+    pub(crate) ca_file: Option<PathBuf>,
     /// Say nothing but results and errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
@@ -151,6 +164,12 @@ pub(crate) enum Verb {
     /// Manage the agents: the programs that run beside the data
     #[command(subcommand, after_help = help::AGENT)]
     Agent(Agent),
+    /// Manage the tokens with which people and programs reach the controller from elsewhere
+    #[command(subcommand, after_help = help::TOKEN)]
+    Token(Token),
+    /// Show who asked for what, or prove that nobody has changed that record
+    #[command(after_help = help::AUDIT)]
+    Audit(Audit),
     /// Look at everything a backup needs, and say what to do where something is wrong
     Doctor(Output),
     /// Check the configuration, or show what is in effect
@@ -397,15 +416,18 @@ fn backup_name(text: &str) -> Result<String, String> {
 
 /// Seconds of a time like `1h` or `1h 30m`, at most 30 days.
 fn valid_seconds(text: &str) -> Result<u32, String> {
-    let allowed = "a time between 1m and 30d, e.g. 30m, 1h, 2d";
-    let span: jiff::SignedDuration = text
-        .parse::<jiff::Span>()
+    seconds(text, 30).ok_or_else(|| "not a time between 1m and 30d, e.g. 30m, 1h, 2d".to_owned())
+}
+
+fn seconds(text: &str, most_days: u32) -> Option<u32> {
+    let seconds = u32::try_from(length(text)?.as_secs()).ok()?;
+    (60..=most_days * 86_400).contains(&seconds).then_some(seconds)
+}
+
+fn length(text: &str) -> Option<jiff::SignedDuration> {
+    text.parse::<jiff::Span>()
         .and_then(|span| span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()))
-        .map_err(|_| format!("not {allowed}"))?;
-    match u32::try_from(span.as_secs()) {
-        Ok(seconds) if (60..=30 * 86_400).contains(&seconds) => Ok(seconds),
-        _ => Err(format!("not {allowed}")),
-    }
+        .ok()
 }
 
 impl Verb {
@@ -422,6 +444,9 @@ impl Verb {
             Verb::Agent(
                 Agent::Invite { output, .. } | Agent::Invites { output, .. } | Agent::Revoke { output, .. },
             ) => output.output,
+            Verb::Token(Token::List(output)) => output.output,
+            Verb::Token(Token::Create { output, .. } | Token::Revoke { output, .. }) => output.output,
+            Verb::Audit(Audit { output, .. }) => output.output,
             Verb::Config(Config::Show { output, .. }) => output.output,
             Verb::Repository(verb) => verb.format(),
             _ => None,

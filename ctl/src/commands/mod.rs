@@ -1,6 +1,7 @@
 //! One file for each verb.
 
 mod agent;
+mod audit;
 mod backup;
 mod browse;
 mod completions;
@@ -10,13 +11,15 @@ pub(crate) mod export;
 pub(crate) mod follow;
 mod jobs;
 mod restore;
+mod token;
 mod verify;
 
 use std::future::Future;
 
 use proto::v1;
 
-use crate::cli::{Cli, Verb};
+use crate::access::Access;
+use crate::cli::{Cli, Global, Verb};
 use crate::client::Client;
 use crate::output::Voice;
 use crate::output::exit::{Ended, Trouble};
@@ -24,7 +27,7 @@ use crate::{demo, offline, up};
 
 /// Runs what was typed.
 pub(crate) fn run(cli: Cli, voice: Voice) -> Ended {
-    let server = cli.global.server;
+    let server = cli.global;
     match cli.verb {
         Verb::Completions { shell } => completions::run(shell),
         Verb::Backup(wanted) => on(server, |client| backup::run(client, wanted, voice)),
@@ -41,6 +44,8 @@ pub(crate) fn run(cli: Cli, voice: Voice) -> Ended {
         Verb::Logs { job, follow, .. } => on(server, move |client| jobs::logs(client, job, follow, voice)),
         Verb::Cancel { job } => on(server, move |client| jobs::cancel(client, job, voice)),
         Verb::Agent(wanted) => on(server, move |client| agent::run(client, wanted, voice)),
+        Verb::Token(wanted) => on(server, move |client| token::run(client, wanted, voice)),
+        Verb::Audit(wanted) => on(server, move |client| audit::run(client, wanted, voice)),
         Verb::Config(wanted) => config::run(wanted, voice),
         Verb::Up { config } => up::run(config, voice),
         Verb::Demo { exit } => demo::run(exit, voice),
@@ -50,8 +55,10 @@ pub(crate) fn run(cli: Cli, voice: Voice) -> Ended {
 }
 
 /// Runs a verb that needs the controller.
-fn on<F: Future<Output = Ended>>(server: String, verb: impl FnOnce(Client) -> F) -> Ended {
-    block_on(async { verb(Client::connect(&server).await?).await })
+fn on<F: Future<Output = Ended>>(server: Global, verb: impl FnOnce(Client) -> F) -> Ended {
+    let access = Access::of(&server)?;
+    runtime::tls::install_crypto_provider();
+    block_on(async { verb(Client::connect(&access).await?).await })
 }
 
 /// How long threads may take to end once the work has.

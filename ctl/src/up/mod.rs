@@ -47,7 +47,7 @@ async fn serve(both: Both, voice: Voice) -> Ended {
     let controller = started.map_err(|error| cannot_start(&error))?;
     let addresses = controller.addresses().clone();
     let mut running = tokio::spawn(controller.serve());
-    let client = Client::connect(&format!("unix://{}", addresses.socket.display())).await?;
+    let client = Client::at_socket(&format!("unix://{}", addresses.socket.display())).await?;
 
     let wanted = AgentProcess {
         config: agent.file,
@@ -78,7 +78,7 @@ async fn serve(both: Both, voice: Voice) -> Ended {
 /// Tries until the controller answers a call at its socket.
 pub(crate) async fn answering(server: &str) -> Client {
     loop {
-        if let Ok(client) = Client::connect(server).await
+        if let Ok(client) = Client::at_socket(server).await
             && client.agents().list_agents(ask(v1::ListAgentsRequest {})).await.is_ok()
         {
             return client;
@@ -135,7 +135,7 @@ fn ready(at: &Addresses) -> String {
     format!(
         "NeuraShield Backup is ready\n\
          \x20 page    http://{}\n\
-         \x20 agents  https://{}\n\
+         \x20 agents, and nsctl with a token  https://{}\n\
          \x20 probes  http://{}\n\
          \x20 nsctl   --server unix://{}\n\
          Ctrl-C stops it.",

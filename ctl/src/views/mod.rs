@@ -5,12 +5,14 @@
 //! change here.
 
 pub(crate) mod agent;
+pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod entry;
 pub(crate) mod health;
 pub(crate) mod invites;
 pub(crate) mod job;
 pub(crate) mod plan;
+pub(crate) mod token;
 
 use proto::v1;
 
