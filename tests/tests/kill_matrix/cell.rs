@@ -206,6 +206,8 @@ impl Cell {
             steps.clear(name);
         }
         if self.scenario.restores() && name != BRAKE {
+            // The order that was given again may be held there since the first time.
+            steps.give_up(BRAKE);
             steps.ask(BRAKE);
         }
         if self.scenario == Scenario::Cancel {
