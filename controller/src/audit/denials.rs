@@ -114,12 +114,12 @@ mod tests {
     }
 
     #[test]
-    fn a_million_of_them_from_everywhere_are_a_few_lines() {
+    fn a_hundred_thousand_from_everywhere_are_a_few_lines() {
         let mut denials = Denials::default();
-        let told = (0..1_000_000).filter(|from| denials.note(denial(*from), at(0)).is_some()).count();
+        let told = (0..100_000).filter(|from| denials.note(denial(*from), at(0)).is_some()).count();
         assert_eq!(told, MOST + 1);
         let counted = denials.told(true, at(1));
         assert!(denials.folded.len() <= MOST + 1);
-        assert_eq!(counted.iter().map(|(_, times)| times).sum::<u64>(), 1_000_000 - told as u64);
+        assert_eq!(counted.iter().map(|(_, times)| times).sum::<u64>(), 100_000 - told as u64);
     }
 }

@@ -13,7 +13,7 @@ use runtime::atomic_file::{PRIVATE, WriteError};
 
 use super::check::{LogFile, Report, check, file_path, files};
 use super::line::{self, AuditKey, Entry, Hash, Head, Kind, Outcome};
-use super::{DAMAGE, ROTATED, TORN};
+use super::{DAMAGE, ROTATED, TORN, UNKNOWN};
 
 /// How much is kept.
 #[derive(Debug, Clone, Copy)]
@@ -78,18 +78,23 @@ impl Log {
         };
         match &report.finding {
             Some(finding) => log.go_on_after_damage(finding, head, now)?,
-            None => log.go_on(&report, now)?,
+            None => log.go_on(&report, head.is_none(), now)?,
         }
         Ok(log)
     }
 
-    fn go_on(&mut self, report: &Report, now: Timestamp) -> Result<(), LogError> {
+    fn go_on(&mut self, report: &Report, is_end_unknown: bool, now: Timestamp) -> Result<(), LogError> {
         let Some(newest) = self.files.back_mut() else { return Ok(()) };
         newest.bytes -= report.torn;
         self.current = Some(AppendFile::open(&newest.path, newest.bytes)?);
         if report.torn > 0 {
             let about = format!("{} bytes of a line that a crash had cut off were removed", report.torn);
             self.append(&noted(TORN, about, 0, now))?;
+        }
+        if is_end_unknown {
+            let about =
+                "the catalog was made anew: whether lines right before this one were cut off cannot be told";
+            self.append(&noted(UNKNOWN, about.to_owned(), 0, now))?;
         }
         Ok(())
     }

@@ -32,6 +32,7 @@ pub use log::LogError;
 const DAMAGE: &str = "damage found";
 const ROTATED: &str = "rotated";
 const TORN: &str = "torn line";
+const UNKNOWN: &str = "end not known";
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// The audit log failed.

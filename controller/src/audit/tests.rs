@@ -197,6 +197,16 @@ fn a_line_that_the_catalog_was_not_told_of_any_more_counts() {
 }
 
 #[test]
+fn a_log_that_outlives_its_catalog_says_that_its_end_was_not_known() {
+    let written = Written::new();
+    let mut log = open(written.folder.path(), None, SMALL);
+    append(&mut log, "after");
+    let told = log.newest(None, 2).expect("read");
+    assert_eq!((told[1].sequence, told[1].call.as_str()), (13, "end not known"));
+    assert_eq!((log.damage(), log.check().expect("read").finding), (None, None));
+}
+
+#[test]
 fn after_damage_it_goes_on_beside_the_evidence_and_tells_for_ever() {
     let written = Written::new();
     let last = written.files().len() - 1;
