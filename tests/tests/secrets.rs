@@ -119,6 +119,39 @@ fn use_it(system: &System) -> Vec<Haystack> {
     seen
 }
 
+/// The same from elsewhere, with a token that is kept in a file, and what is said of tokens that are wrong.
+fn use_it_from_elsewhere(system: &System) -> Vec<Haystack> {
+    let made = system.nsctl(&["token", "create", "canary", "--role", "admin", "-o", "json"]).expect(0).json();
+    let text = made["token"].as_str().expect("a token");
+    let file = system.root().join("api-token");
+    fs::write(&file, text).expect("written");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("a mode");
+    let server = format!("https://localhost:{}", system.grpc_port());
+    let mut seen = Vec::new();
+    let mut say = |variable: &str, value: &str, words: &[&str], code: i32| {
+        let mut command = Command::new(programs().join("nsctl"));
+        command.args(["--server", &server, "-v"]).args(words).env(variable, value);
+        let output = command.env("NEURASHIELD_LOG", "trace").output().expect("it runs");
+        let said = [output.stdout, output.stderr].concat();
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {}", String::from_utf8_lossy(&said));
+        seen.push(Haystack { name: format!("nsctl {words:?} by {variable}"), bytes: said });
+    };
+    let path = file.to_str().expect("UTF-8");
+    say("NSCTL_TOKEN_FILE", path, &["backup"], 0);
+    for words in [&["list"][..], &["doctor"], &["token", "list", "-o", "json"], &["audit", "-o", "json"]] {
+        say("NSCTL_TOKEN", text, words, 0);
+    }
+    let forged = text.replacen(|digit: char| digit.is_ascii_digit(), "a", 40);
+    for wrong in [&forged, &text[..text.len() - 9], "x"] {
+        let mut command = Command::new(programs().join("nsctl"));
+        command.args(["--server", &server, "-v", "list"]).env("NSCTL_TOKEN", wrong);
+        let output = command.output().expect("it runs");
+        assert!(!output.status.success(), "{wrong} is refused");
+        seen.push(Haystack { name: "nsctl with a wrong token".to_owned(), bytes: output.stderr });
+    }
+    seen
+}
+
 /// What the programs say of their settings, and of settings in which a secret stands at the wrong place.
 fn misconfigure(system: &System, secret: &Canary) -> Vec<Haystack> {
     let mut seen = Vec::new();
@@ -185,7 +218,7 @@ fn misconfigure(system: &System, secret: &Canary) -> Vec<Haystack> {
 
 /// The secrets that the programs made for themselves, each with the only file that may hold it.
 fn made_secrets(system: &System) -> Vec<(Canary, PathBuf)> {
-    let files = ["controller/ca.key", "agent/agent.key", "controller/recovery-key.txt", "token"];
+    let files = ["controller/ca.key", "agent/agent.key", "controller/recovery-key.txt", "token", "api-token"];
     let made = files.map(|file| {
         let path = system.root().join(file);
         let mode = fs::metadata(&path).expect("it is there").permissions().mode();
@@ -214,6 +247,7 @@ fn a_planted_secret_is_found_nowhere_but_where_it_belongs() {
     system.await_agent();
 
     let mut haystacks = use_it(&system);
+    haystacks.extend(use_it_from_elsewhere(&system));
     let misplaced = Canary::new("misplaced");
     haystacks.extend(misconfigure(&system, &misplaced));
     haystacks.push(fetch(system.web_port(), "/"));

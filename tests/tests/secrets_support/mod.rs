@@ -32,8 +32,10 @@ impl Canary {
     /// The secret that a program has made and keeps in `file`: a private key, a recovery key, a join token.
     pub(crate) fn made(file: &Path) -> Self {
         let text = fs::read_to_string(file).expect("text");
-        let forms = match text.lines().find_map(|line| line.strip_prefix("nsjoin1-")) {
-            Some(token) => forms(&unhex(token.split('-').next().expect("its secret part"))),
+        let secret_part = text.split('-').find(|part| part.len() == 64);
+        let forms = match secret_part.filter(|_| text.starts_with("nsjoin1-") || text.starts_with("nstok1-"))
+        {
+            Some(digits) => forms(&unhex(digits)),
             None if text.contains("NSRK-") => {
                 let line = text.lines().find(|line| line.starts_with("NSRK-")).expect("the key");
                 [forms(line.as_bytes()), forms(line.replace('-', "").as_bytes())].concat()
