@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 """Compare two folders independently of the programs under test.
 
-usage: compare.py LEFT RIGHT [--ignore PATTERN …]
+usage: compare.py LEFT RIGHT [--ignore PATTERN …] [--sockets-left-out]
 
 Looks at names (as bytes), types, permissions, owners, nanosecond modification times, link targets,
-groups of hard links, extended attributes, device numbers, every byte of every file, and roughly at the
-room that sparse files take. Prints each difference; exit code 0 if there is none, 1 if there are, 2 on
-wrong usage.
+groups of hard links, extended attributes (ACLs and capabilities are among them), device numbers, where a
+file has data and where it has holes, and every byte of the data. Walks by the handles of folders, both
+sides at a time: trees may be deeper than a path may be long, and a folder may hold a million entries.
+Prints each difference; exit code 0 if there is none, 1 if there are, 2 on wrong usage.
 """
 import argparse
+import errno
 import fnmatch
 import os
 import stat
@@ -16,31 +18,36 @@ import sys
 
 PIECE = 1 << 20
 SHOWN = 100
+OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
-def walk(top, ignored):
-    """All entries below `top` by their relative path, in bytes; `.` is the top itself."""
-    found, open_folders = {b'.': os.lstat(top)}, [b'']
-    while open_folders:
-        folder = open_folders.pop()
-        for name in os.listdir(os.path.join(top, folder)):
-            if any(fnmatch.fnmatchcase(name, pattern) for pattern in ignored):
-                continue
-            path = os.path.join(folder, name)
-            found[path] = os.lstat(os.path.join(top, path))
-            if stat.S_ISDIR(found[path].st_mode):
-                open_folders.append(path)
-    return found
+class Side:
+    """One of the two trees."""
+
+    def __init__(self, ignored, sockets):
+        self.ignored, self.sockets = ignored, sockets
+        self.first_names = {}
+
+    def names(self, folder):
+        names = os.listdir(folder)
+        found = {os.fsencode(name) for name in names}
+        if self.ignored:
+            found = {name for name in found
+                     if not any(fnmatch.fnmatchcase(name, pattern) for pattern in self.ignored)}
+        if not self.sockets:
+            found = {name for name in found if not stat.S_ISSOCK(os.lstat(at(folder, name)).st_mode)}
+        return found
+
+    def first_name(self, status, path):
+        """The first name of an entry that has several."""
+        if stat.S_ISDIR(status.st_mode) or status.st_nlink == 1:
+            return path
+        return self.first_names.setdefault((status.st_dev, status.st_ino), path)
 
 
-def hard_links(entries):
-    """For each path with several names, the first of its names."""
-    groups = {}
-    for path in sorted(entries):
-        status = entries[path]
-        if not stat.S_ISDIR(status.st_mode) and status.st_nlink > 1:
-            groups.setdefault((status.st_dev, status.st_ino), []).append(path)
-    return {path: names[0] for names in groups.values() for path in names if len(names) > 1}
+def at(folder, name):
+    """A path to a name in an open folder that is short however deep the folder lies."""
+    return b'/proc/self/fd/%d/%s' % (folder, name)
 
 
 def attributes(path):
@@ -48,30 +55,55 @@ def attributes(path):
             for name in os.listxattr(path, follow_symlinks=False)}
 
 
-def first_difference(left, right):
-    """Where two files differ, or None."""
-    with open(left, 'rb') as one, open(right, 'rb') as other:
-        at = 0
-        while True:
-            a, b = one.read(PIECE), other.read(PIECE)
-            if a != b:
-                return at + next((n for n, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
-            if not a:
-                return None
-            at += len(a)
+def data_extents(file, size):
+    """Where a file has data."""
+    found, position = [], 0
+    while position < size:
+        try:
+            start = os.lseek(file, position, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                break
+            raise
+        position = os.lseek(file, start, os.SEEK_HOLE)
+        found.append((start, position))
+    return found
 
 
-def is_sparse(status):
-    return status.st_size - status.st_blocks * 512 > 64 * 1024
+def first_difference(left, right, start, end):
+    """Where two files differ between two offsets, or None."""
+    while start < end:
+        a, b = (os.pread(file, min(PIECE, end - start), start) for file in (left, right))
+        if a != b:
+            return start + next((n for n, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+        if not a:
+            return None
+        start += len(a)
+    return None
 
 
-def differences(left, right, path, one, other):
-    """What differs between two entries of the same path."""
-    if stat.S_IFMT(one.st_mode) != stat.S_IFMT(other.st_mode):
-        yield f'type {stat.S_IFMT(one.st_mode):o} and {stat.S_IFMT(other.st_mode):o}'
-        return
+def content_differences(left, right, size):
+    files = [os.open(path, os.O_RDONLY | os.O_NOFOLLOW) for path in (left, right)]
+    try:
+        maps = [data_extents(file, size) for file in files]
+        for start, end in sorted(set(maps[0]) | set(maps[1])):
+            where = first_difference(*files, start, end)
+            if where is not None:
+                yield f'content, from byte {where} on'
+                break
+        if maps[0] != maps[1]:
+            yield f'holes: data in {maps[0][:4]} and in {maps[1][:4]}'
+    finally:
+        for file in files:
+            os.close(file)
+
+
+def differences(a, b, one, other):
+    """What differs between two entries: paths to them, and their status."""
     kind = stat.S_IFMT(one.st_mode)
-    a, b = os.path.join(left, path), os.path.join(right, path)
+    if kind != stat.S_IFMT(other.st_mode):
+        yield f'type {kind:o} and {stat.S_IFMT(other.st_mode):o}'
+        return
     if kind != stat.S_IFLNK and one.st_mode != other.st_mode:
         yield f'mode {stat.S_IMODE(one.st_mode):o} and {stat.S_IMODE(other.st_mode):o}'
     if (one.st_uid, one.st_gid) != (other.st_uid, other.st_gid):
@@ -88,26 +120,50 @@ def differences(left, right, path, one, other):
         if one.st_size != other.st_size:
             yield f'size {one.st_size} and {other.st_size}'
         else:
-            at = first_difference(a, b)
-            if at is not None:
-                yield f'content, from byte {at} on'
-        if is_sparse(one) and not is_sparse(other):
-            yield f'holes: {one.st_blocks} and {other.st_blocks} blocks'
+            yield from content_differences(a, b, one.st_size)
 
 
-def compare(left, right, ignored):
-    one, other = walk(left, ignored), walk(right, ignored)
-    links, other_links = hard_links(one), hard_links(other)
-    for path in sorted(one.keys() | other.keys()):
-        if path not in other:
-            yield path, 'is only on the left'
-        elif path not in one:
-            yield path, 'is only on the right'
-        else:
-            for difference in differences(left, right, path, one[path], other[path]):
-                yield path, difference
-            if links.get(path) != other_links.get(path):
-                yield path, f'hard link of {links.get(path)!r} and of {other_links.get(path)!r}'
+class Pair:
+    """The same folder on both sides, open, with the names that are still to be looked at."""
+
+    def __init__(self, path, left, right, sides):
+        self.path, self.left, self.right = path, left, right
+        here, there = (side.names(folder) for side, folder in zip(sides, (left, right)))
+        self.both = sorted(here & there, reverse=True)
+        self.alone = [(name, 'left') for name in here - there] + [(name, 'right') for name in there - here]
+
+    def close(self):
+        os.close(self.left)
+        os.close(self.right)
+
+
+def compare(left, right, sides, counts):
+    """The differences, each with the path of its entry."""
+    for difference in differences(left, right, os.lstat(left), os.lstat(right)):
+        yield b'.', difference
+    counts['entries'] += 1
+    open_pairs = [Pair(b'', os.open(left, OPEN), os.open(right, OPEN), sides)]
+    while open_pairs:
+        pair = open_pairs[-1]
+        for name, side in sorted(pair.alone):
+            yield os.path.join(pair.path, name), f'is only on the {side}'
+        counts['entries'] += sum(side == 'left' for _, side in pair.alone)
+        pair.alone = []
+        if not pair.both:
+            open_pairs.pop().close()
+            continue
+        name = pair.both.pop()
+        path, a, b = os.path.join(pair.path, name), at(pair.left, name), at(pair.right, name)
+        one, other = os.lstat(a), os.lstat(b)
+        counts['entries'] += 1
+        for difference in differences(a, b, one, other):
+            yield path, difference
+        first, other_first = sides[0].first_name(one, path), sides[1].first_name(other, path)
+        if first != other_first:
+            yield path, f'hard link of {first!r} and of {other_first!r}'
+        if stat.S_ISDIR(one.st_mode) and stat.S_ISDIR(other.st_mode):
+            handles = (os.open(name, OPEN, dir_fd=folder) for folder in (pair.left, pair.right))
+            open_pairs.append(Pair(path, *handles, sides))
 
 
 def main():
@@ -115,19 +171,19 @@ def main():
     parser.add_argument('left')
     parser.add_argument('right')
     parser.add_argument('--ignore', nargs='*', default=[], help='names that are left out, wherever they are; * and ? stand for anything')
+    parser.add_argument('--sockets-left-out', action='store_true', help='the right must have none of the sockets on the left')
     wanted = parser.parse_args()
     for folder in (wanted.left, wanted.right):
         if not os.path.isdir(folder):
             parser.error(f'{folder} is no folder')
-    left, right = os.fsencode(wanted.left), os.fsencode(wanted.right)
     ignored = {os.fsencode(name) for name in wanted.ignore}
-    count = 0
-    for path, difference in compare(left, right, ignored):
+    sides = Side(ignored, not wanted.sockets_left_out), Side(ignored, True)
+    count, counts = 0, {'entries': 0}
+    for path, difference in compare(os.fsencode(wanted.left), os.fsencode(wanted.right), sides, counts):
         count += 1
         if count <= SHOWN:
             print(f'{os.fsdecode(path)!r}: {difference}')
-    entries = len(walk(left, ignored))
-    print(f'{entries} entries on the left, {count} differences')
+    print(f'{counts["entries"]} entries on the left, {count} differences')
     return 1 if count else 0
 
 

@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """compare.py must see every kind of difference: a comparison that cannot fail proves nothing."""
 import os
+import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -36,8 +38,9 @@ class Comparison(unittest.TestCase):
     def tearDown(self):
         self.folder.cleanup()
 
-    def compare(self):
-        return subprocess.run([sys.executable, COMPARE, self.left, self.right], capture_output=True, text=True)
+    def compare(self, *options):
+        command = [sys.executable, COMPARE, self.left, self.right, *options]
+        return subprocess.run(command, capture_output=True, text=True)
 
     def assert_seen(self, *words):
         done = self.compare()
@@ -86,7 +89,7 @@ class Comparison(unittest.TestCase):
             with open(path, 'wb') as file:
                 file.write(b'same bytes')
         self.keep_time('a-again', unlink)
-        self.assert_seen("hard link of b'a' and of None")
+        self.assert_seen("hard link of b'a' and of b'a-again'")
 
     def test_a_filled_hole_is_seen(self):
         def fill(path):
@@ -98,6 +101,46 @@ class Comparison(unittest.TestCase):
     def test_an_extended_attribute_is_seen(self):
         self.keep_time('a', lambda path: os.setxattr(path, 'user.note', b'x'))
         self.assert_seen('extended attributes')
+
+    def test_a_hole_that_moved_is_seen(self):
+        for side, at in ((self.left, 1 << 20), (self.right, 2 << 20)):
+            with open(f'{side}/sparse', 'r+b') as file:
+                file.seek(at)
+                file.write(bytes(4096))
+            os.utime(f'{side}/sparse', ns=(1, 1_700_000_000_123_456_789))
+        self.assert_seen('holes')
+
+    def test_an_owner_a_device_and_a_type_are_seen(self):
+        if os.geteuid() != 0:
+            self.skipTest('only root may')
+        for side, minor in ((self.left, 1), (self.right, 2)):
+            os.mknod(f'{side}/device', stat.S_IFCHR | 0o600, os.makedev(1, minor))
+            os.mkfifo(f'{side}/special') if minor == 1 else os.mkdir(f'{side}/special')
+        self.keep_time('a', lambda path: os.chown(path, 7, 8))
+        self.assert_seen("'a': owner 0:0 and 7:8", "'device': device", "'special': type")
+
+    def test_a_difference_deeper_than_a_path_may_be_long_is_seen(self):
+        name = 'n' * 255
+        for side in (self.left, self.right):
+            at = os.open(side, os.O_RDONLY)
+            for _ in range(20):
+                os.mkdir(name, dir_fd=at)
+                below = os.open(name, os.O_RDONLY, dir_fd=at)
+                os.close(at)
+                at = below
+            with open(os.open('bottom', os.O_WRONLY | os.O_CREAT, dir_fd=at), 'w') as file:
+                file.write(os.path.basename(side))
+            os.close(at)
+        self.assert_seen("/bottom': size")
+
+    def test_sockets_may_be_left_out_on_the_right_and_nowhere_else(self):
+        server = socket.socket(socket.AF_UNIX)
+        server.bind(f'{self.left}/socket')
+        server.close()
+        for side in (self.left, self.right):
+            os.utime(side, ns=(1, 5))
+        self.assert_seen('is only on the left')
+        self.assertEqual(self.compare('--sockets-left-out').returncode, 0)
 
     def test_a_missing_and_a_new_name_are_seen(self):
         os.remove(os.path.join(os.fsencode(self.right), b'not-utf8-\xff'))

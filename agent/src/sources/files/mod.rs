@@ -1,17 +1,19 @@
 //! The files source: a folder, or a list of files, as an archive.
 //!
 //! Must stay true: everything is reached through the handle of its folder and by a single name, never
-//! by a joined path, so that a link that is swapped in while we read cannot lead anywhere else; names
-//! of one folder are the most that is held in memory, beside one record for each inode that has several
-//! names; what is read is not changed, not even its access time where the system lets us.
+//! by a joined path, so that a link that is swapped in while we read cannot lead anywhere else; what is
+//! held in memory has a limit however many entries a folder has ([`names`]) and however many hard links
+//! (`first_names`); what is read is not changed, not even its access time where the system lets us.
 //!
 //! Absent on purpose: no page is dropped from the system's cache after reading. The pages may be the
 //! application's own, and what we alone have touched is the first that the system gives up.
 
 mod content;
 mod excludes;
+mod first_names;
 mod listed;
 pub(crate) mod metadata;
+pub(crate) mod names;
 mod walk;
 
 pub use excludes::{Excludes, WrongPattern};

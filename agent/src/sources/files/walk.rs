@@ -1,28 +1,26 @@
 //! Walks a tree by the handles of its folders, in path order.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{CStr, CString};
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::vec::IntoIter;
 
 use repository::archive::entry::EntryKind;
 use repository::archive::path::EntryPath;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::STAGING_PREFIX;
 use super::content::{FileReader, open_quietly};
 use super::excludes::Excludes;
+use super::first_names::{FirstName, FirstNames};
 use super::metadata::{XattrReader, metadata, stamp};
+use super::names::{LIMITS, Limits, NamePages, keep_within};
 use crate::sources::{Body, Item, Problem, ProblemKind, SourceEntry, SourceError};
 
 /// One open handle for each: deeper trees are told and left out.
 const MAX_DEPTH: usize = 4_000;
-/// What one call for a folder's names may return, in bytes.
-const NAMES_BUFFER: usize = 32 * 1024;
 
 /// What of a folder is to be read.
 #[derive(Debug)]
@@ -33,6 +31,14 @@ pub(super) enum Wanted {
     Only(BTreeMap<Box<[u8]>, Wanted>),
 }
 
+/// The names of a folder that are still to be visited.
+enum Names {
+    /// All that it has.
+    All(NamePages),
+    /// These.
+    Listed(std::collections::btree_map::IntoIter<Box<[u8]>, Wanted>),
+}
+
 /// The walk: the folders from the root down to where it is.
 pub(super) struct Walk {
     levels: Vec<Level>,
@@ -40,12 +46,13 @@ pub(super) struct Walk {
     first_names: FirstNames,
     exclude: Excludes,
     xattrs: XattrReader,
+    limits: Limits,
 }
 
 struct Level {
     folder: Arc<OwnedFd>,
     path: EntryPath,
-    names: IntoIter<(Box<CStr>, Wanted)>,
+    names: Names,
     /// The file system to stay in; a folder that is only on the way to a listed one sets no bound.
     device: Option<u64>,
 }
@@ -53,6 +60,15 @@ struct Level {
 impl Walk {
     /// A walk of what is `wanted` in `root`, its first item the root itself.
     pub(super) fn start(root: &Path, wanted: Wanted, exclude: Excludes) -> Result<Self, SourceError> {
+        Self::start_within(LIMITS, root, wanted, exclude)
+    }
+
+    fn start_within(
+        limits: Limits,
+        root: &Path,
+        wanted: Wanted,
+        exclude: Excludes,
+    ) -> Result<Self, SourceError> {
         let failed =
             |error: Errno| SourceError::Open { folder: root.display().to_string(), source: error.into() };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -60,9 +76,10 @@ impl Walk {
         let mut walk = Self {
             levels: Vec::new(),
             ready: VecDeque::new(),
-            first_names: FirstNames::default(),
+            first_names: FirstNames::new(),
             exclude,
             xattrs: XattrReader::new(),
+            limits,
         };
         walk.enter(EntryPath::root(), folder, wanted, None).map_err(failed)?;
         Ok(walk)
@@ -81,9 +98,15 @@ impl Walk {
             if let Some(item) = self.ready.pop_front() {
                 return Some(item);
             }
-            match self.levels.last_mut()?.names.next() {
-                Some((name, wanted)) => self.visit(name, wanted),
-                None => drop(self.levels.pop()),
+            let level = self.levels.last_mut()?;
+            match level.names.next(&level.folder, self.limits) {
+                Ok(Some((name, wanted))) => self.visit(name, wanted),
+                Ok(None) => drop(self.levels.pop()),
+                Err(error) => {
+                    let level = self.levels.pop().expect("it is the one that was read");
+                    let cause = format!("not all of its names could be read: {}", std::io::Error::from(error));
+                    self.problem(level.path, ProblemKind::Unreadable, cause);
+                }
             }
         }
     }
@@ -148,7 +171,7 @@ impl Walk {
         }
     }
 
-    /// Goes into an open folder: its names are read now and visited next.
+    /// Goes into an open folder: its first names are read now and visited next.
     fn enter(
         &mut self,
         path: EntryPath,
@@ -158,19 +181,33 @@ impl Walk {
     ) -> Result<(), Errno> {
         let stat = rustix::fs::fstat(&folder)?;
         let (names, device) = match wanted {
-            Wanted::Whole => (read_names(&folder)?, device.or(Some(stat.st_dev))),
-            Wanted::Only(names) => (listed_names(names), None),
+            Wanted::Whole => {
+                let mut pages = NamePages::new();
+                pages.read(folder.as_fd(), self.limits)?;
+                (Names::All(pages), device.or(Some(stat.st_dev)))
+            }
+            Wanted::Only(names) => (Names::Listed(names.into_iter()), None),
         };
         self.entry(&folder, c".", path.clone(), &stat, Body::Plain(EntryKind::Folder));
-        self.levels.push(Level { folder: Arc::new(folder), path, names: names.into_iter(), device });
+        self.levels.push(Level { folder: Arc::new(folder), path, names, device });
+        let pages = self.levels.iter_mut().filter_map(|level| match &mut level.names {
+            Names::All(pages) => Some(pages),
+            Names::Listed(_) => None,
+        });
+        keep_within(self.limits, pages);
         Ok(())
     }
 
     /// Anything but a folder. Of an inode's names the first gets the content, the others link to it.
     fn file(&mut self, folder: Arc<OwnedFd>, name: Box<CStr>, path: EntryPath, stat: &Stat) {
-        let body = match self.first_names.of(stat, &path) {
-            Some(to) => Body::Plain(EntryKind::HardLink { to }),
-            None => match FileType::from_raw_mode(stat.st_mode) {
+        let first = self.first_names.of(stat, &path);
+        if matches!(first, FirstName::Unknown) {
+            let cause = "it has other names, of which too many are open: it is kept as a file of its own";
+            self.problem(path.clone(), ProblemKind::LeftOut, cause.to_owned());
+        }
+        let body = match first {
+            FirstName::Other(to) => Body::Plain(EntryKind::HardLink { to }),
+            FirstName::This | FirstName::Unknown => match FileType::from_raw_mode(stat.st_mode) {
                 FileType::RegularFile => {
                     let content = FileReader::new(Arc::clone(&folder), name.clone(), stat);
                     Body::File { stamp: stamp(stat), content: Box::new(content) }
@@ -226,28 +263,16 @@ fn what_failed(error: Errno) -> (ProblemKind, String) {
     }
 }
 
-/// All names in `folder`, sorted as bytes.
-fn read_names(folder: &OwnedFd) -> Result<Vec<(Box<CStr>, Wanted)>, Errno> {
-    let mut buffer = vec![MaybeUninit::uninit(); NAMES_BUFFER];
-    let mut listing = RawDir::new(folder, &mut buffer);
-    let mut names: Vec<(Box<CStr>, Wanted)> = Vec::new();
-    while let Some(entry) = listing.next() {
-        let entry = entry?;
-        let name = entry.file_name();
-        if !matches!(name.to_bytes(), b"." | b"..") {
-            names.push((Box::from(name), Wanted::Whole));
+impl Names {
+    fn next(&mut self, folder: &OwnedFd, limits: Limits) -> Result<Option<(Box<CStr>, Wanted)>, Errno> {
+        match self {
+            Names::All(pages) => Ok(pages.next(folder, limits)?.map(|name| (name, Wanted::Whole))),
+            Names::Listed(names) => Ok(names.next().map(|(name, wanted)| {
+                let name = CString::new(name.into_vec()).expect("a name in an entry path holds no NUL");
+                (name.into_boxed_c_str(), wanted)
+            })),
         }
     }
-    names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-    Ok(names)
-}
-
-fn listed_names(names: BTreeMap<Box<[u8]>, Wanted>) -> Vec<(Box<CStr>, Wanted)> {
-    let named = |(name, wanted): (Box<[u8]>, Wanted)| {
-        let name = CString::new(name.into_vec()).expect("a name in an entry path holds no NUL");
-        (name.into_boxed_c_str(), wanted)
-    };
-    names.into_iter().map(named).collect()
 }
 
 fn special(kind: FileType, stat: &Stat) -> Option<EntryKind> {
@@ -265,35 +290,6 @@ fn special(kind: FileType, stat: &Stat) -> Option<EntryKind> {
     }
 }
 
-/// The first name of each inode that has several. An inode is forgotten when all of its names have been
-/// seen, so what is held is bounded by the links that are open at a time.
-#[derive(Default)]
-struct FirstNames {
-    of_inode: HashMap<(u64, u64), (EntryPath, u64)>,
-}
-
-impl FirstNames {
-    /// The first name of the inode of `path`; `None` if that is `path`.
-    #[allow(clippy::unnecessary_cast, reason = "the width of a field of `stat` differs by architecture")]
-    fn of(&mut self, stat: &Stat, path: &EntryPath) -> Option<EntryPath> {
-        let links = stat.st_nlink as u64;
-        if links < 2 {
-            return None;
-        }
-        let inode = (stat.st_dev, stat.st_ino);
-        let Some((first, unseen)) = self.of_inode.get_mut(&inode) else {
-            self.of_inode.insert(inode, (path.clone(), links - 1));
-            return None;
-        };
-        let first = first.clone();
-        *unseen = unseen.saturating_sub(1);
-        if *unseen == 0 {
-            self.of_inode.remove(&inode);
-        }
-        Some(first)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -302,5 +298,36 @@ mod tests {
     fn a_stale_handle_makes_an_archive_incomplete() {
         assert_eq!(what_failed(Errno::STALE).0, ProblemKind::Unreadable);
         assert_eq!(what_failed(Errno::NOENT).0, ProblemKind::Vanished);
+    }
+
+    #[test]
+    fn a_tree_is_walked_in_path_order_whatever_the_pages_of_its_folders_hold() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut expected = vec![EntryPath::root()];
+        let mut at = String::new();
+        for depth in 0..6 {
+            for n in 0..20 {
+                let name = format!("{at}{n:02} of {depth}");
+                std::fs::create_dir_all(folder.path().join(&name)).expect("made");
+                std::fs::write(folder.path().join(&name).join("file"), "x").expect("written");
+                expected.push(EntryPath::new(name.as_bytes()).expect("a path"));
+                expected.push(EntryPath::new(format!("{name}/file").as_bytes()).expect("a path"));
+            }
+            at = format!("{at}10 of {depth}/");
+        }
+        expected.sort();
+        for page in [1, 60, 300, 1 << 20] {
+            let limits = Limits { page, total: 2 * page };
+            let mut walk = Walk::start_within(limits, folder.path(), Wanted::Whole, Excludes::none())
+                .expect("the folder opens");
+            let mut found = Vec::new();
+            while let Some(item) = walk.next() {
+                match item {
+                    Item::Entry(entry) => found.push(entry.path),
+                    Item::Problem(problem) => panic!("{problem:?}"),
+                }
+            }
+            assert_eq!(found, expected, "pages of {page} bytes");
+        }
     }
 }
