@@ -104,7 +104,8 @@ impl Walk {
                 Ok(None) => drop(self.levels.pop()),
                 Err(error) => {
                     let level = self.levels.pop().expect("it is the one that was read");
-                    let cause = format!("not all of its names could be read: {}", std::io::Error::from(error));
+                    let cause =
+                        format!("not all of its names could be read: {}", std::io::Error::from(error));
                     self.problem(level.path, ProblemKind::Unreadable, cause);
                 }
             }
