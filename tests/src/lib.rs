@@ -34,21 +34,27 @@ pub fn project() -> PathBuf {
 /// Panics with the differences unless two folders are equal: names, bytes, modes, owners, times, links,
 /// holes, extended attributes. Told by a program that shares no code with those under test.
 pub fn assert_equal_folders(left: &Path, right: &Path) {
-    if let Err(said) = compare_folders(left, right) {
+    if let Some(said) = differences_between_folders(left, right, &[]) {
         panic!("{} and {} differ:\n{said}", left.display(), right.display());
     }
 }
 
 /// The same as an answer: what differs.
 pub fn compare_folders(left: &Path, right: &Path) -> Result<(), String> {
+    differences_between_folders(left, right, &[]).map_or(Ok(()), Err)
+}
+
+/// What differs between two folders; `None` if they are equal.
+pub fn differences_between_folders(left: &Path, right: &Path, options: &[&str]) -> Option<String> {
     let output = Command::new("python3")
         .arg(project().join("tests/compare.py"))
         .args([left, right])
         .args(["--ignore", ".neurashield-*"])
+        .args(options)
         .output()
         .expect("python3 runs");
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    if output.status.success() { Ok(()) } else { Err(said) }
+    let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    (!output.status.success()).then(|| said.concat())
 }
 
 /// Writes the benchmark data set in the given scale: 1.0 is 2 GiB in 24,000 files. The rule of

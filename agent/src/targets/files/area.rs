@@ -113,7 +113,7 @@ impl Area {
     pub(super) fn old_state(&self) -> io::Result<Option<PathBuf>> {
         for name in ["old", "late"] {
             match open_folder(&self.staging, name.as_bytes()) {
-                Ok(folder) if !names_in(&folder)?.is_empty() => {
+                Ok(folder) if names_in(&folder)?.next().transpose()?.is_some() => {
                     let staging = std::ffi::OsStr::from_bytes(&self.name);
                     return Ok(Some(self.path.join(staging).join(name)));
                 }
@@ -133,8 +133,11 @@ impl Area {
     /// Removes the staging folder and all in it. The live folder keeps its time.
     pub(super) fn remove(&self, disk: &Disk<'_>) -> io::Result<()> {
         // The journal goes last: as long as there is anything to say, it says it.
-        for name in names_in(&self.staging)?.iter().filter(|name| ***name != *b"journal") {
-            remove_tree(disk, &self.staging, name)?;
+        for name in names_in(&self.staging)? {
+            let name = name?;
+            if *name != *b"journal" {
+                remove_tree(disk, &self.staging, &name)?;
+            }
         }
         remove_tree(disk, &self.root, &self.name)?;
         // Not ours to set where we do not own the folder; no harm then.
@@ -178,9 +181,7 @@ pub(super) fn is_of(name: &[u8], id: &str) -> bool {
 
 /// Staging folders in `root`, whosever they are.
 pub(super) fn staging_names(root: impl AsFd) -> io::Result<Vec<Box<[u8]>>> {
-    let mut names = names_in(root)?;
-    names.retain(|name| is_staging(name));
-    Ok(names)
+    names_in(root)?.filter(|name| name.as_ref().map_or(true, |name| is_staging(name))).collect()
 }
 
 /// True for the name of a staging folder.

@@ -124,11 +124,12 @@ fn new_folder(path: &Path) -> Result<Ground, RestoreError> {
     };
     let above = open_named(parent).map_err(failed("open the folder", parent.display()))?;
     let is_mount = is_mount_point(&above.handle, name.as_bytes());
-    let mut names = names_in(&live).map_err(failed("read the folder", path.display()))?;
-    if is_mount {
-        names.retain(|name| **name != *LOST_AND_FOUND);
-    }
-    match (names.is_empty(), is_mount) {
+    let is_content = |name: &io::Result<Box<[u8]>>| {
+        !is_mount || name.as_ref().map_or(true, |name| **name != *LOST_AND_FOUND)
+    };
+    let first = names_in(&live).and_then(|mut names| names.find(is_content).transpose());
+    let is_empty = first.map_err(failed("read the folder", path.display()))?.is_none();
+    match (is_empty, is_mount) {
         (false, _) => {
             let cause = "it is not empty; name a folder that does not exist, or restore in place";
             Err(RestoreError::refused(path.display(), cause))

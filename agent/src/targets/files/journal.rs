@@ -22,6 +22,8 @@ use super::handles::open_in;
 
 const NAME: &[u8] = b"journal";
 const FORMAT: u32 = 1;
+/// So many bytes are collected before they are written.
+const AT_ONCE: usize = 1 << 20;
 
 /// One line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -184,7 +186,7 @@ impl<'a> Journal<'a> {
         let mut journal = Self { disk, file, length: 0 };
         let mut lines = vec![Line::Begin { format: FORMAT }];
         lines.extend(serves.map(|path| Line::Serves(Text::new(path))));
-        journal.write(&lines)?;
+        journal.write(lines)?;
         disk.sync(&staging)?;
         Ok(journal)
     }
@@ -197,17 +199,26 @@ impl<'a> Journal<'a> {
         Ok(Self { disk, file, length })
     }
 
-    /// Adds `lines` and makes them durable.
-    pub(super) fn write(&mut self, lines: &[Line]) -> io::Result<()> {
+    /// Adds `lines`, of which there may be a million, and makes them durable.
+    pub(super) fn write(&mut self, lines: impl IntoIterator<Item = Line>) -> io::Result<()> {
         // Ends the line that an interrupted write may have left.
         let mut text = if self.length > 0 { b"\n".to_vec() } else { Vec::new() };
         for line in lines {
-            serde_json::to_writer(&mut text, line)?;
+            serde_json::to_writer(&mut text, &line)?;
             text.push(b'\n');
+            if text.len() >= AT_ONCE {
+                self.append(&text)?;
+                text.clear();
+            }
         }
-        self.disk.write_at(&self.file, &text, self.length)?;
-        self.length += text.len() as u64;
+        self.append(&text)?;
         self.disk.sync(&self.file)
+    }
+
+    fn append(&mut self, text: &[u8]) -> io::Result<()> {
+        self.disk.write_at(&self.file, text, self.length)?;
+        self.length += text.len() as u64;
+        Ok(())
     }
 }
 

@@ -30,7 +30,7 @@ mod swap;
 
 pub use disk::{InProduction, NoFaults, Steps};
 pub use error::{RestoreError, RestoreReport};
-pub use plan::{Facts, LiveEntry, MAX_NAMED, RestorePlan, plan, survey};
+pub use plan::{Facts, LiveEntry, MAX_NAMED, Named, RestorePlan, plan, survey};
 pub use preflight::preflight;
 pub use recover::{Recovered, recover};
 pub use request::{PathPatterns, Place, RestoreRequest, Selection, Tools, WrongPathPattern};
@@ -127,29 +127,32 @@ fn plan_swap<'a>(
     disk.done(Step::StagedDurable).map_err(failed("stage in", at()))?;
     let areas =
         stage.areas.iter().skip(1).map(|area| Line::Area(Text::new(area.path.as_os_str().as_bytes())));
-    let mut lines: Vec<Line> = areas.collect();
-    lines.extend(story.moves.iter().map(|Move { area, path, put }| Line::Move {
+    let moves = story.moves.iter().map(|Move { area, path, put }| Line::Move {
         area: *area,
         path: Text::new(path.as_bytes()),
         put: *put,
-    }));
-    lines.extend(
-        story.root.as_ref().map(|(new, old)| Line::Root { new: Plain::from(new), old: Plain::from(old) }),
-    );
-    lines.push(Line::Swapping);
-    journal.write(&lines).map_err(failed("write the journal in", stage.areas[0].path.display()))?;
+    });
+    let root = story.root.as_ref();
+    let root = root.map(|(new, old)| Line::Root { new: Plain::from(new), old: Plain::from(old) });
+    // All of it is durable before the line that lets it be believed.
+    let written =
+        journal.write(areas.chain(moves).chain(root)).and_then(|()| journal.write([Line::Swapping]));
+    written.map_err(failed("write the journal in", stage.areas[0].path.display()))?;
     Ok((journal, story))
 }
 
 /// Live entries at the top that the archive does not have are moved away.
 fn add_removals(stage: &Stage<'_>, moves: &mut Vec<Move>) -> Result<(), RestoreError> {
     let root = &stage.areas[0];
-    for name in names_in(&root.root).map_err(failed("read the folder", root.path.display()))? {
+    // What is put stands in path order.
+    let put = moves.len();
+    let not_listed = |error: std::io::Error| failed("read the folder", root.path.display())(error);
+    for name in names_in(&root.root).map_err(not_listed)? {
+        let name = name.map_err(not_listed)?;
         let path =
             EntryPath::new(&name).map_err(|error| RestoreError::refused("a name", error.to_string()))?;
         let kept = *name == *LOST_AND_FOUND || is_staging(&name) || stage.left_alone.contains(&path);
-        let put = |moves: &[Move]| moves.iter().any(|step| step.put && step.path == path);
-        if !kept && !put(moves) {
+        if !kept && moves[..put].binary_search_by(|step| step.path.cmp(&path)).is_err() {
             moves.push(Move { area: 0, path, put: false });
         }
     }

@@ -2,8 +2,9 @@
 //!
 //! [`survey`] looks, [`plan`] decides and touches nothing.
 
-use std::collections::BTreeMap;
-use std::os::unix::ffi::OsStrExt;
+use std::collections::BTreeSet;
+use std::io;
+use std::iter::Peekable;
 use std::path::{Path, PathBuf};
 
 use repository::archive::entry::{Entry, EntryKind};
@@ -15,30 +16,67 @@ use super::error::{RestoreError, failed};
 use super::ground::{Ground, LOST_AND_FOUND, is_mount_point};
 use super::handles::{kind_of, open_below};
 use super::incoming::Incoming;
-use super::remove::names_in;
+use super::remove::{Names, names_in};
 use super::request::{RestoreRequest, Selection};
 
 /// More names than this are counted and not listed.
 pub const MAX_NAMED: usize = 10_000;
 
-/// What there is before a restore.
+/// What there is before a restore. However many entries there are, so many are named that people read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Facts {
-    /// What is swapped as a whole, and how much data it brings: the names at the top for a whole
-    /// restore, else each outermost selected path.
-    pub outermost: BTreeMap<EntryPath, u64>,
+    /// What is swapped as a whole and has no live entry in its place. What is swapped as a whole are the
+    /// names at the top for a whole restore, else each outermost selected path.
+    pub created: Named,
+    /// The same with a live entry in its place.
+    pub overwritten: Named,
+    /// Live entries that the archive lacks and that are moved away.
+    pub removed: Named,
+    /// Live entries that cannot be moved, with what is in the way.
+    pub blocked: Vec<(EntryPath, LiveEntry)>,
     /// Entries that are selected.
     pub entries: u64,
     /// Bytes of content that are selected, holes not counted.
     pub bytes: u64,
-    /// Live entries at the place: those of `outermost` that exist, and all at the top if it is whole.
-    pub live: BTreeMap<EntryPath, LiveEntry>,
-    /// Whether live entries that the archive lacks are moved away.
-    pub whole: bool,
     /// Bytes free for us in the target's file system.
     pub free_space: u64,
     /// The folders that a restore writes in.
     pub folders: Vec<PathBuf>,
+}
+
+/// Paths of one kind: all are counted, the first [`MAX_NAMED`] are named.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Named {
+    /// The first of them.
+    pub paths: Vec<EntryPath>,
+    /// How many there are.
+    pub count: u64,
+}
+
+impl Named {
+    fn add(&mut self, path: &EntryPath) {
+        self.count += 1;
+        if self.paths.len() < MAX_NAMED {
+            self.paths.push(path.clone());
+        }
+    }
+}
+
+impl Facts {
+    /// One place: whether the archive has something for it, and what is there.
+    fn meet(&mut self, path: &EntryPath, is_archived: bool, live: Option<LiveEntry>) {
+        match (is_archived, live) {
+            (true, None) => self.created.add(path),
+            (true, Some(_)) => self.overwritten.add(path),
+            (false, Some(_)) => self.removed.add(path),
+            (false, None) => {}
+        }
+        if let Some(obstacle @ (LiveEntry::MountPoint | LiveEntry::Unreachable)) = live
+            && self.blocked.len() < MAX_NAMED
+        {
+            self.blocked.push((path.clone(), obstacle));
+        }
+    }
 }
 
 /// A live entry that is in the way.
@@ -80,27 +118,18 @@ pub struct RestorePlan {
 /// The plan that follows from the facts.
 pub fn plan(facts: &Facts) -> RestorePlan {
     let mut plan = RestorePlan {
+        overwritten: facts.overwritten.paths.clone(),
+        overwritten_count: facts.overwritten.count,
+        created: facts.created.paths.clone(),
+        created_count: facts.created.count,
+        removed: facts.removed.paths.clone(),
+        removed_count: facts.removed.count,
         entries: facts.entries,
         bytes_to_write: facts.bytes,
         free_space: facts.free_space,
-        ..RestorePlan::default()
+        conflicts: facts.blocked.iter().filter_map(|(path, live)| conflict(path, *live)).collect(),
     };
-    for path in facts.outermost.keys() {
-        match facts.live.get(path) {
-            None => name(&mut plan.created, &mut plan.created_count, path),
-            Some(live) => {
-                name(&mut plan.overwritten, &mut plan.overwritten_count, path);
-                conflict(&mut plan.conflicts, path, *live);
-            }
-        }
-    }
-    if facts.whole {
-        for (path, live) in facts.live.iter().filter(|(path, _)| !facts.outermost.contains_key(*path)) {
-            name(&mut plan.removed, &mut plan.removed_count, path);
-            conflict(&mut plan.conflicts, path, *live);
-        }
-    }
-    if facts.outermost.is_empty() {
+    if facts.created.count + facts.overwritten.count == 0 {
         plan.conflicts.push("nothing in the archive matches; look at its paths with `nsctl ls`".to_owned());
     }
     if facts.bytes > facts.free_space {
@@ -112,20 +141,13 @@ pub fn plan(facts: &Facts) -> RestorePlan {
     plan
 }
 
-fn name(list: &mut Vec<EntryPath>, count: &mut u64, path: &EntryPath) {
-    *count += 1;
-    if list.len() < MAX_NAMED {
-        list.push(path.clone());
-    }
-}
-
-fn conflict(conflicts: &mut Vec<String>, path: &EntryPath, live: LiveEntry) {
+fn conflict(path: &EntryPath, live: LiveEntry) -> Option<String> {
     match live {
-        LiveEntry::Movable => {}
-        LiveEntry::MountPoint => conflicts.push(format!(
+        LiveEntry::Movable => None,
+        LiveEntry::MountPoint => Some(format!(
             "{path} is a mount point and cannot be replaced; restore what is in it by path, or unmount it"
         )),
-        LiveEntry::Unreachable => conflicts.push(format!(
+        LiveEntry::Unreachable => Some(format!(
             "{path} lies below something that is no folder; restore the folder above it as a whole"
         )),
     }
@@ -140,7 +162,7 @@ where
     let ground = Ground::find(&request.place)?;
     let mut facts = Facts::default();
     let is_whole = matches!(request.selection, Selection::Whole);
-    facts.whole = is_whole && matches!(ground, Ground::Live { .. });
+    let mut look = Look::begin(&ground, is_whole, &mut facts)?;
     let mut outermost: Option<EntryPath> = None;
     let mut incoming = Incoming::new(entries);
     while let Some(entry) = incoming.next()? {
@@ -162,15 +184,13 @@ where
                 continue;
             }
             outermost = Some(entry.path.clone());
-            facts.outermost.insert(entry.path.clone(), 0);
+            look.at(&entry.path, &mut facts)?;
         }
         if let EntryKind::File(content) = &entry.kind {
-            let bytes = content.data_length();
-            facts.bytes += bytes;
-            *facts.outermost.get_mut(outermost.as_ref().expect("it is set")).expect("it is listed") += bytes;
+            facts.bytes += content.data_length();
         }
     }
-    look(&ground, &mut facts)?;
+    look.finish(&mut facts)?;
     Ok(facts)
 }
 
@@ -178,55 +198,87 @@ fn is_live_folder(ground: &Ground, path: &EntryPath) -> bool {
     open_below(ground.handle(), path, ground.mounts()).is_ok()
 }
 
-fn look(ground: &Ground, facts: &mut Facts) -> Result<(), RestoreError> {
-    let root = ground.handle();
-    facts.free_space = free_space(root).map_err(failed("look at", ground.root().display()))?;
-    if let Ground::New { parent, missing, .. } = ground {
-        facts.folders = parent.ancestors().nth(missing.len()).map(Path::to_owned).into_iter().collect();
-        return Ok(());
-    }
-    let mut folders = vec![ground.root().to_owned()];
-    for path in facts.outermost.keys() {
-        let Some(name) = path.name() else { continue };
-        let parent = path.parent().unwrap_or_default();
-        match open_below(root, &parent, ground.mounts()) {
-            Ok(folder) => {
-                if let Some(live) = live_entry(&folder, name).map_err(failed("look at", path))? {
-                    facts.live.insert(path.clone(), live);
-                }
-                if matches!(ground, Ground::Spread { .. }) {
-                    folders.push(ground.shown(&parent));
-                }
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(_) => {
-                facts.live.insert(path.clone(), LiveEntry::Unreachable);
-            }
-        }
-    }
-    if facts.whole {
-        for name in names_in(root).map_err(failed("read the folder", ground.root().display()))? {
-            let Ok(path) = EntryPath::new(&name) else { continue };
-            if *name == *LOST_AND_FOUND {
-                facts.outermost.remove(&path);
-                facts.live.remove(&path);
-            } else if !is_staging(&name)
-                && let Some(live) = live_entry(root, &name).map_err(failed("look at", &path))?
-            {
-                facts.live.insert(path, live);
-            }
-        }
-    }
-    if matches!(ground, Ground::Spread { .. }) && folders.len() > 1 {
-        folders.remove(0);
-    }
-    folders.sort_by(|a, b| a.as_os_str().as_bytes().cmp(b.as_os_str().as_bytes()));
-    folders.dedup();
-    facts.folders = folders;
-    Ok(())
+/// Looks at the place while the archive's entries go by: both are in path order.
+struct Look<'a> {
+    ground: &'a Ground,
+    /// For a whole restore into a live folder: its names that have not been passed yet.
+    live: Option<Peekable<Names>>,
+    /// The folders that listed files go to.
+    folders: BTreeSet<PathBuf>,
 }
 
-fn live_entry(folder: &std::os::fd::OwnedFd, name: &[u8]) -> std::io::Result<Option<LiveEntry>> {
+impl<'a> Look<'a> {
+    fn begin(ground: &'a Ground, is_whole: bool, facts: &mut Facts) -> Result<Self, RestoreError> {
+        let root = ground.handle();
+        let shown = || ground.root().display();
+        facts.free_space = free_space(root).map_err(failed("look at", shown()))?;
+        let live = match ground {
+            Ground::Live { .. } if is_whole => {
+                Some(names_in(root).map_err(failed("read the folder", shown()))?)
+            }
+            _ => None,
+        };
+        Ok(Self { ground, live: live.map(Iterator::peekable), folders: BTreeSet::new() })
+    }
+
+    /// Looks at the place of `path`, which is swapped as a whole.
+    fn at(&mut self, path: &EntryPath, facts: &mut Facts) -> Result<(), RestoreError> {
+        let name = match path.name() {
+            Some(name) if !matches!(self.ground, Ground::New { .. }) => name,
+            _ => return Ok(facts.meet(path, true, None)),
+        };
+        if self.live.is_some() {
+            if name == LOST_AND_FOUND {
+                return Ok(());
+            }
+            self.pass(Some(name), facts)?;
+        }
+        let parent = path.parent().unwrap_or_default();
+        let live = match open_below(self.ground.handle(), &parent, self.ground.mounts()) {
+            Ok(folder) => {
+                if matches!(self.ground, Ground::Spread { .. }) {
+                    self.folders.insert(self.ground.shown(&parent));
+                }
+                live_entry(&folder, name).map_err(failed("look at", path))?
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(_) => Some(LiveEntry::Unreachable),
+        };
+        facts.meet(path, true, live);
+        Ok(())
+    }
+
+    /// Passes the live names up to and with `name`, or all: those before it are not in the archive.
+    fn pass(&mut self, name: Option<&[u8]>, facts: &mut Facts) -> Result<(), RestoreError> {
+        let Some(live) = &mut self.live else { return Ok(()) };
+        let is_before = |next: &io::Result<Box<[u8]>>| {
+            next.as_ref().map_or(true, |next| name.is_none_or(|name| **next <= *name))
+        };
+        while let Some(next) = live.next_if(is_before) {
+            let next = next.map_err(failed("read the folder", self.ground.root().display()))?;
+            let Ok(path) = EntryPath::new(&next) else { continue };
+            if *next != *LOST_AND_FOUND && !is_staging(&next) && name != Some(&*next) {
+                let live = live_entry(self.ground.handle(), &next).map_err(failed("look at", &path))?;
+                facts.meet(&path, false, live);
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, facts: &mut Facts) -> Result<(), RestoreError> {
+        self.pass(None, facts)?;
+        facts.folders = match self.ground {
+            Ground::New { parent, missing, .. } => {
+                parent.ancestors().nth(missing.len()).map(Path::to_owned).into_iter().collect()
+            }
+            _ if self.folders.is_empty() => vec![self.ground.root().to_owned()],
+            _ => self.folders.into_iter().collect(),
+        };
+        Ok(())
+    }
+}
+
+fn live_entry(folder: &std::os::fd::OwnedFd, name: &[u8]) -> io::Result<Option<LiveEntry>> {
     Ok(match kind_of(folder, name)? {
         None => None,
         Some(FileType::Directory | FileType::RegularFile) if is_mount_point(folder, name) => {
@@ -237,13 +289,15 @@ fn live_entry(folder: &std::os::fd::OwnedFd, name: &[u8]) -> std::io::Result<Opt
 }
 
 /// Bytes that we may still write, in the file system that `folder` lies in.
-pub(super) fn free_space(folder: impl std::os::fd::AsFd) -> std::io::Result<u64> {
+pub(super) fn free_space(folder: impl std::os::fd::AsFd) -> io::Result<u64> {
     let stat = rustix::fs::fstatvfs(folder)?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn path(text: &str) -> EntryPath {
@@ -251,14 +305,11 @@ mod tests {
     }
 
     fn facts(outermost: &[&str], live: &[(&str, LiveEntry)]) -> Facts {
-        Facts {
-            outermost: outermost.iter().map(|name| (path(name), 1)).collect(),
-            live: live.iter().map(|(name, live)| (path(name), *live)).collect(),
-            whole: true,
-            bytes: 10,
-            free_space: 10,
-            ..Facts::default()
-        }
+        let mut facts = Facts { bytes: 10, free_space: 10, ..Facts::default() };
+        let mut live: BTreeMap<&str, LiveEntry> = live.iter().copied().collect();
+        outermost.iter().for_each(|name| facts.meet(&path(name), true, live.remove(name)));
+        live.iter().for_each(|(name, live)| facts.meet(&path(name), false, Some(*live)));
+        facts
     }
 
     #[test]
@@ -287,12 +338,6 @@ mod tests {
             assert_eq!(found, counts);
             assert!([&plan.created, &plan.overwritten, &plan.removed].iter().all(|l| l.len() <= MAX_NAMED));
         }
-    }
-
-    #[test]
-    fn a_restore_of_paths_removes_nothing() {
-        let facts = Facts { whole: false, ..facts(&["a"], &[("c", LiveEntry::Movable)]) };
-        assert_eq!(plan(&facts).removed, []);
     }
 
     #[test]

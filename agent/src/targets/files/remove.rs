@@ -1,33 +1,34 @@
 //! Removes a tree: staging that is not needed, and the old state of an earlier restore.
 
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{FileType, RawDir};
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::disk::{Disk, Subject};
 use super::handles::{again, kind_of, open_folder};
+use crate::sources::files::names::{LIMITS, NamePages, keep_within};
 
-const NAMES_BUFFER: usize = 32 * 1024;
+/// The names in a folder, sorted, `.` and `..` left out. However many there are, a page of them is held.
+pub(super) struct Names {
+    /// A handle of its own: the position of a listing belongs to the open file.
+    listing: OwnedFd,
+    pages: NamePages,
+}
 
-/// Names in a folder, `.` and `..` left out.
-pub(super) fn names_in(folder: impl AsFd) -> io::Result<Vec<Box<[u8]>>> {
-    // A handle of its own: the position of a listing belongs to the open file.
-    let listing = again(folder)?;
-    let mut buffer = vec![MaybeUninit::uninit(); NAMES_BUFFER];
-    let mut listing = RawDir::new(listing, &mut buffer);
-    let mut names: Vec<Box<[u8]>> = Vec::new();
-    while let Some(entry) = listing.next() {
-        let entry = entry?;
-        match entry.file_name().to_bytes() {
-            b"." | b".." => {}
-            name => names.push(name.into()),
-        }
+/// Names in `folder`.
+pub(super) fn names_in(folder: impl AsFd) -> io::Result<Names> {
+    Ok(Names { listing: again(folder)?, pages: NamePages::new() })
+}
+
+impl Iterator for Names {
+    type Item = io::Result<Box<[u8]>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let name = self.pages.next(&self.listing, LIMITS).map_err(io::Error::from).transpose()?;
+        Some(name.map(|name| name.to_bytes().into()))
     }
-    names.sort_unstable();
-    Ok(names)
 }
 
 /// Removes `name` in `folder`, and all below it if it is a folder. Nothing there is fine. What is mounted
@@ -41,12 +42,13 @@ pub(super) fn remove_tree(disk: &Disk<'_>, folder: impl AsFd, name: &[u8]) -> io
     // The folders from `name` down to where we are, each with what is still in it.
     let mut levels = vec![Level::open(disk, &folder, name)?];
     while let Some(level) = levels.last_mut() {
-        match level.names.pop() {
+        match level.names.next().transpose()? {
             Some(below) => match kind_of(&level.handle, &below)? {
                 None => {}
                 Some(FileType::Directory) => {
                     let next = Level::open(disk, &level.handle, &below)?;
                     levels.push(next);
+                    keep_within(LIMITS, levels.iter_mut().map(|level| &mut level.names.pages));
                 }
                 Some(_) => disk.unlink(&level.handle, &below)?,
             },
@@ -65,7 +67,7 @@ pub(super) fn remove_tree(disk: &Disk<'_>, folder: impl AsFd, name: &[u8]) -> io
 struct Level {
     handle: OwnedFd,
     name: Box<[u8]>,
-    names: Vec<Box<[u8]>>,
+    names: Names,
 }
 
 impl Level {

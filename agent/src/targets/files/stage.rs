@@ -166,7 +166,8 @@ impl<'a> Stage<'a> {
         if self.moved.as_ref().is_some_and(|moved| entry.path.is_within(moved)) {
             return self.write_below(entry, incoming);
         }
-        if self.left_alone.iter().any(|left| entry.path.is_within(left)) {
+        // In path order nothing but the last one can hold it.
+        if self.left_alone.last().is_some_and(|left| entry.path.is_within(left)) {
             return Ok(());
         }
         let Some(moved) = self.to_move(entry)? else { return Ok(()) };

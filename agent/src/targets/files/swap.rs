@@ -51,7 +51,7 @@ impl Swap<'_> {
     /// Takes the swap back.
     pub(super) fn undo(&self, journal: &mut Journal<'_>) -> Result<(), RestoreError> {
         journal
-            .write(&[Line::Undoing])
+            .write([Line::Undoing])
             .map_err(failed("write the journal in", self.areas[0].path.display()))?;
         self.done(Step::UndoBegun)?;
         for (nth, step) in self.story.moves.iter().rev().enumerate() {
@@ -74,7 +74,7 @@ impl Swap<'_> {
         self.sync_all()?;
         self.done(Step::UndoDurable)?;
         journal
-            .write(&[Line::Undone])
+            .write([Line::Undone])
             .map_err(failed("write the journal in", self.areas[0].path.display()))?;
         self.disk.over(Step::UndoDone);
         Ok(())
@@ -103,7 +103,7 @@ impl Swap<'_> {
         self.done(Step::RootSet)?;
         self.sync_all()?;
         self.done(Step::SwapDurable)?;
-        journal.write(&[Line::Done]).map_err(failed("write the journal in", self.areas[0].path.display()))?;
+        journal.write([Line::Done]).map_err(failed("write the journal in", self.areas[0].path.display()))?;
         Ok(report)
     }
 
