@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compare two folders independently of the programs under test.
 
-usage: compare.py LEFT RIGHT [--ignore PATTERN …] [--sockets-left-out]
+usage: compare.py LEFT RIGHT [--ignore PATTERN …] [--sockets-left-out] [--below]
 
 Looks at names (as bytes), types, permissions, owners, nanosecond modification times, link targets,
 groups of hard links, extended attributes (ACLs and capabilities are among them), device numbers, where a
@@ -137,10 +137,11 @@ class Pair:
         os.close(self.right)
 
 
-def compare(left, right, sides, counts):
+def compare(left, right, sides, counts, below):
     """The differences, each with the path of its entry."""
-    for difference in differences(left, right, os.lstat(left), os.lstat(right)):
-        yield b'.', difference
+    if not below:
+        for difference in differences(left, right, os.lstat(left), os.lstat(right)):
+            yield b'.', difference
     counts['entries'] += 1
     open_pairs = [Pair(b'', os.open(left, OPEN), os.open(right, OPEN), sides)]
     while open_pairs:
@@ -171,6 +172,7 @@ def main():
     parser.add_argument('left')
     parser.add_argument('right')
     parser.add_argument('--ignore', nargs='*', default=[], help='names that are left out, wherever they are; * and ? stand for anything')
+    parser.add_argument('--below', action='store_true', help='only what is in the folders, not their own attributes')
     parser.add_argument('--sockets-left-out', action='store_true', help='the right must have none of the sockets on the left')
     wanted = parser.parse_args()
     for folder in (wanted.left, wanted.right):
@@ -179,7 +181,7 @@ def main():
     ignored = {os.fsencode(name) for name in wanted.ignore}
     sides = Side(ignored, not wanted.sockets_left_out), Side(ignored, True)
     count, counts = 0, {'entries': 0}
-    for path, difference in compare(os.fsencode(wanted.left), os.fsencode(wanted.right), sides, counts):
+    for path, difference in compare(os.fsencode(wanted.left), os.fsencode(wanted.right), sides, counts, wanted.below):
         count += 1
         if count <= SHOWN:
             print(f'{os.fsdecode(path)!r}: {difference}')

@@ -6,7 +6,7 @@ use proto::{convert, v1};
 use repository::names::{InvalidName, SourceId};
 
 use crate::config::{Kind, SourceConfig, SourceData};
-use crate::sources::files::{Excludes, FilesSource, WrongPattern};
+use crate::sources::files::{Excludes, FilesSource, Rules, WrongPattern};
 use crate::sources::{Source, SourceError};
 use crate::targets::files::Place;
 
@@ -17,6 +17,8 @@ pub(crate) struct Served {
     pub(crate) kind: Kind,
     pub(crate) data: SourceData,
     exclude: Vec<String>,
+    exclude_caches: bool,
+    one_file_system: bool,
 }
 
 /// A configured source cannot be used.
@@ -40,21 +42,32 @@ pub(crate) enum OpenError {
 
 impl Served {
     pub(crate) fn new(config: &SourceConfig) -> Result<Self, WrongSource> {
-        let SourceConfig { component, name, kind, data, exclude } = config;
+        let SourceConfig { component, name, kind, data, .. } = config;
         let wrong = |source| WrongSource { component: component.clone(), name: name.clone(), source };
         let id =
             SourceId { component: component.parse().map_err(wrong)?, name: name.parse().map_err(wrong)? };
-        Ok(Self { id, kind: *kind, data: data.clone(), exclude: exclude.clone() })
+        Ok(Self {
+            id,
+            kind: *kind,
+            data: data.clone(),
+            exclude: config.exclude.clone(),
+            exclude_caches: config.exclude_caches,
+            one_file_system: config.one_file_system,
+        })
     }
 
-    /// Begins to read it. Blocks.
-    pub(crate) fn open(&self) -> Result<Box<dyn Source>, OpenError> {
-        let exclude = Excludes::new(&self.exclude)?;
+    /// Begins to read it; the agent's own `state` folder is never a part of it. Blocks.
+    pub(crate) fn open(&self, state: &Path) -> Result<Box<dyn Source>, OpenError> {
+        let rules = Rules {
+            caches: self.exclude_caches,
+            one_file_system: self.one_file_system,
+            ..Rules::from(Excludes::new(&self.exclude)?).leave_out(state)
+        };
         Ok(Box::new(match &self.data {
-            SourceData::Folder { path } => FilesSource::folder(path, exclude)?,
+            SourceData::Folder { path } => FilesSource::folder(path, rules)?,
             SourceData::Listed { files } => {
                 let patterns: Vec<PathBuf> = files.iter().map(PathBuf::from).collect();
-                FilesSource::listed(&patterns, exclude)?
+                FilesSource::listed(&patterns, rules)?
             }
         }))
     }

@@ -1,5 +1,6 @@
 //! A controller and an agent as two processes, and `nsctl` beside them.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
@@ -188,20 +189,23 @@ impl System {
         self.ports[2]
     }
 
-    fn spawn(&self, program: &str) -> Child {
+    fn spawn(&self, program: &str, by: &[&str]) -> Child {
         let log = fs::OpenOptions::new()
             .create(true)
             .append(true)
             .mode(0o600)
             .open(self.root.join(format!("{program}.log")))
             .expect("a log");
+        let path = programs().join(program);
+        let words: Vec<&OsStr> = by.iter().map(OsStr::new).chain([path.as_os_str()]).collect();
         let steps = self.held.iter().map(|(steps, _)| (Steps::FOLDER, steps.folder()));
         let ahead = self.agent_is_ahead.filter(|_| program.ends_with("agent"));
         let ahead = ahead.iter().flat_map(|seconds| {
             let library = crate::clock::library(&self.root).into_os_string();
             [("LD_PRELOAD", library), (crate::clock::AHEAD, seconds.to_string().into())]
         });
-        Command::new(programs().join(program))
+        Command::new(words[0])
+            .args(&words[1..])
             .envs(steps)
             .envs(ahead)
             .arg("--config")
@@ -217,7 +221,7 @@ impl System {
 
     /// Starts the controller and waits until it answers.
     pub fn start_controller(&mut self) {
-        self.controller = Some(self.spawn("neurashield-controller"));
+        self.controller = Some(self.spawn("neurashield-controller", &[]));
         wait_for("the controller to answer", 30, || (self.nsctl(&["list"]).code == 0).then_some(()));
     }
 
@@ -236,7 +240,12 @@ impl System {
 
     /// Starts the agent.
     pub fn start_agent(&mut self) {
-        self.agent = Some(self.spawn("neurashield-agent"));
+        self.agent = Some(self.spawn("neurashield-agent", &[]));
+    }
+
+    /// Starts the agent by another program that becomes it, e.g. `setpriv`.
+    pub fn start_agent_by(&mut self, by: &[&str]) {
+        self.agent = Some(self.spawn("neurashield-agent", by));
     }
 
     /// Waits until the controller sees the agent.

@@ -9,10 +9,14 @@ use repository::archive::path::EntryPath;
 use repository::ids::BlobId;
 
 use super::{Day, Record};
-use crate::sources::Stamp;
+use crate::sources::{Stamp, StampClock};
 
-/// How much older than the read's start a file's times must be, in seconds.
+/// How much older than the read's start a file's times must be, in seconds: far more than the grain of any
+/// file system's clock.
 pub(crate) const MARGIN_SECONDS: i64 = 60;
+/// The same where the times are of a clock that is not ours: further than that no server is behind us.
+/// Asking it for its time would mean to write into the source.
+pub(crate) const FOREIGN_MARGIN_SECONDS: i64 = 86_400;
 /// Each file is really read once in so many days.
 pub(crate) const RECHECK_DAYS: u32 = 30;
 
@@ -41,9 +45,13 @@ pub(crate) enum Why {
 }
 
 /// True if no change after the read could have left these times as they are, for a read that began at
-/// `read_start`, seconds of the file system's clock.
-pub(crate) fn old_enough(stamp: &Stamp, read_start: i64) -> bool {
-    let limit = Timestamp { seconds: read_start - MARGIN_SECONDS, nanoseconds: 0 };
+/// `read_start`, seconds of our clock; the times are of `clock`.
+pub(crate) fn old_enough(stamp: &Stamp, clock: StampClock, read_start: i64) -> bool {
+    let margin = match clock {
+        StampClock::Ours => MARGIN_SECONDS,
+        StampClock::Foreign => FOREIGN_MARGIN_SECONDS,
+    };
+    let limit = Timestamp { seconds: read_start.saturating_sub(margin), nanoseconds: 0 };
     stamp.mtime <= limit && stamp.ctime <= limit
 }
 
@@ -138,12 +146,22 @@ mod tests {
     fn a_file_changed_within_a_minute_of_the_read_is_not_old_enough() {
         let limit = READ_START - MARGIN_SECONDS;
         let with = |mtime, ctime| Stamp { mtime, ctime, ..stamp() };
-        assert!(old_enough(&with(at(limit, 0), at(limit, 0)), READ_START));
-        assert!(!old_enough(&with(at(limit, 1), at(limit, 0)), READ_START));
-        assert!(!old_enough(&with(at(limit, 0), at(limit, 1)), READ_START));
-        assert!(!old_enough(&with(at(READ_START + 9, 0), at(0, 0)), READ_START), "a time in the future");
+        let old = |mtime, ctime| old_enough(&with(mtime, ctime), StampClock::Ours, READ_START);
+        assert!(old(at(limit, 0), at(limit, 0)));
+        assert!(!old(at(limit, 1), at(limit, 0)));
+        assert!(!old(at(limit, 0), at(limit, 1)));
+        assert!(!old(at(READ_START + 9, 0), at(0, 0)), "a time in the future");
         let fresh = Record { trusted: false, ..record() };
         assert_eq!(judged(&fresh, stamp(), quiet_day()), Verdict::Read(Why::TooFresh));
+    }
+
+    #[test]
+    fn times_of_a_clock_that_is_not_ours_must_be_a_day_old() {
+        let with = |seconds| Stamp { mtime: at(seconds, 0), ctime: at(seconds, 0), ..stamp() };
+        let limit = READ_START - FOREIGN_MARGIN_SECONDS;
+        assert!(old_enough(&with(limit), StampClock::Foreign, READ_START));
+        assert!(!old_enough(&with(limit + 1), StampClock::Foreign, READ_START));
+        assert!(old_enough(&with(limit + 1), StampClock::Ours, READ_START));
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub fn discover(root: &Path) -> Discovery {
                 kind,
                 data: SourceData::Folder { path: place.path },
                 exclude: Vec::new(),
+                exclude_caches: false,
+                one_file_system: true,
             }),
         }
     }

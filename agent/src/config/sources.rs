@@ -7,6 +7,7 @@ use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 
 use super::{absolute, check_name};
+use crate::sources::files::Excludes;
 
 /// One source that this agent serves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,8 +22,12 @@ pub struct SourceConfig {
     /// Where its data lies.
     #[serde(flatten)]
     pub data: SourceData,
-    /// Globs of what is left out, relative to the source.
+    /// What is left out, in the syntax of `.gitignore`.
     pub exclude: Vec<String>,
+    /// What is in a folder with a `CACHEDIR.TAG` is left out, too.
+    pub exclude_caches: bool,
+    /// File systems that are mounted below the source are left out.
+    pub one_file_system: bool,
 }
 
 /// What a source is. All of these are read as files by this release.
@@ -70,8 +75,8 @@ impl SourceConfig {
             }
         }
         for (place, pattern) in self.exclude.iter().enumerate() {
-            globset::Glob::new(pattern).map_err(|error| {
-                Problem::new(format!("{path}.exclude[{place}]"), not_a_glob(&error.kind().to_string()))
+            Excludes::new(std::slice::from_ref(pattern)).map_err(|error| {
+                Problem::new(format!("{path}.exclude[{place}]"), format!("not a pattern: {}", error.why))
             })?;
         }
         Ok(())
@@ -94,6 +99,9 @@ struct Written {
     files: Vec<String>,
     #[serde(default)]
     exclude: Vec<String>,
+    #[serde(default)]
+    exclude_caches: bool,
+    one_file_system: Option<bool>,
     #[serde(default, rename = "profile", deserialize_with = "refuse_profile")]
     _profile: (),
     #[serde(default, rename = "quiesce", deserialize_with = "refuse_quiesce")]
@@ -141,8 +149,9 @@ impl TryFrom<Written> for SourceConfig {
             (_, Some(path), files) if files.is_empty() => SourceData::Folder { path },
             _ => return Err("a source of this kind has `path` (a folder) and no `files`"),
         };
-        let Written { component, name, exclude, .. } = written;
-        Ok(Self { component, name, kind, data, exclude })
+        let Written { component, name, exclude, exclude_caches, one_file_system, .. } = written;
+        let one_file_system = one_file_system.unwrap_or(true);
+        Ok(Self { component, name, kind, data, exclude, exclude_caches, one_file_system })
     }
 }
 

@@ -40,7 +40,7 @@ agent:
   controller: https://backup.example.org:8443
   join: { token_file: /run/secrets/join }
   sources:
-    - { component: models,     kind: files,      name: models, path: /app/ai_models/models, exclude: ["*.tmp"] }
+    - { component: models,     kind: files,      name: models, path: /app/ai_models/models, exclude: ["*.tmp", "!kept.tmp"], exclude_caches: true }
     - { component: blockchain, kind: blockchain, name: chain,  path: /app/backend/data/blockchain }
     - { component: ipfs,       kind: ipfs,       name: ipfs,   path: /data/ipfs }
     - { component: configs,    kind: configs,    name: configs, files: [/etc/app/*.yaml, /app/.env] }
@@ -52,7 +52,9 @@ agent:
     let kinds: Vec<Kind> = config.sources.iter().map(|source| source.kind).collect();
     assert_eq!(kinds, [Kind::Files, Kind::Blockchain, Kind::Ipfs, Kind::Configs]);
     assert_eq!(config.sources[0].data, SourceData::Folder { path: "/app/ai_models/models".into() });
-    assert_eq!(config.sources[0].exclude, ["*.tmp"]);
+    assert_eq!(config.sources[0].exclude, ["*.tmp", "!kept.tmp"]);
+    assert!(config.sources[0].exclude_caches && config.sources[0].one_file_system);
+    assert!(!config.sources[1].exclude_caches);
     let files = vec!["/etc/app/*.yaml".to_owned(), "/app/.env".to_owned()];
     assert_eq!(config.sources[3].data, SourceData::Listed { files });
     let shown = loaded.show(true);
@@ -122,7 +124,10 @@ fn impossible_sources_are_refused_at_their_place() {
             "3:53: sources[0].files[0]: write an absolute",
         ),
         ("{ component: x, name: x, kind: configs, files: [\"/x/[\"] }", "sources[0].files[0]: not a glob"),
-        ("{ component: x, name: x, kind: files, path: /x, exclude: [\"a[\"] }", "exclude[0]: not a glob"),
+        (
+            "{ component: x, name: x, kind: files, path: /x, exclude: [\"[z-a]\"] }",
+            "exclude[0]: not a pattern",
+        ),
         ("{ component: X, name: x, kind: files, path: /x }", "3:18: sources[0].component: names have"),
         ("{ component: x, name: ../x, kind: files, path: /x }", "sources[0].name: names have"),
         ("{ component: x, kind: files, path: /x }", "3:5: sources[0]: the key `name` is missing"),

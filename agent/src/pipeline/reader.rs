@@ -17,7 +17,7 @@ use super::{ArchiveJob, PipelineError, StageEnd, Stopped};
 use crate::cache::rules::{self, Verdict, Why};
 use crate::cache::{CacheReader, Record};
 use crate::sources::{
-    Body, Content, Item, Opened, Problem, ProblemKind, ReadError, Source, SourceEntry, Stamp,
+    Body, Content, Item, Opened, Problem, ProblemKind, ReadError, Source, SourceEntry, Stamp, StampClock,
 };
 
 /// Large files are read through a buffer of this size: two of the largest chunks, so that no read is
@@ -63,6 +63,7 @@ pub(super) struct Reader<'a> {
 struct ToRead {
     path: EntryPath,
     metadata: Metadata,
+    clock: StampClock,
     record: Option<Record>,
     /// Its content should be the recorded one: it is read only to make sure.
     is_recheck: bool,
@@ -140,7 +141,9 @@ impl<'a> Reader<'a> {
                             self.other_name_of_lost(path)?;
                         }
                         Body::Plain(kind) => self.entry(Entry { path, metadata, kind })?,
-                        Body::File { stamp, content } => self.file(path, metadata, stamp, content)?,
+                        Body::File { stamp, clock, content } => {
+                            self.file(path, metadata, (stamp, clock), content)?;
+                        }
                     }
                 }
             }
@@ -179,7 +182,7 @@ impl<'a> Reader<'a> {
         &mut self,
         path: EntryPath,
         metadata: Metadata,
-        stamp: Stamp,
+        (stamp, clock): (Stamp, StampClock),
         mut content: Box<dyn Content>,
     ) -> Result<(), StageEnd> {
         let record = self.cache.find(&path);
@@ -190,7 +193,7 @@ impl<'a> Reader<'a> {
             return self.reuse(metadata, record.clone());
         }
         let is_recheck = verdict == Some(Verdict::Read(Why::ItsDay));
-        let file = ToRead { path, metadata, record, is_recheck };
+        let file = ToRead { path, metadata, clock, record, is_recheck };
         match self.read_file(&file, content.as_mut()) {
             Ok(()) => Ok(()),
             Err(FileEnd::Stage(end)) => Err(end),
@@ -349,14 +352,14 @@ impl<'a> Reader<'a> {
         placed: Placed,
         stamp: Option<Stamp>,
     ) -> Result<(), StageEnd> {
-        let trusted = |stamp: &Stamp| rules::old_enough(stamp, self.job.read_start);
+        let trusted = |stamp: &Stamp| rules::old_enough(stamp, file.clock, self.job.read_start);
         let seen = stamp.map(|stamp| Seen { stamp, trusted: trusted(&stamp), read_on: self.job.today });
         if seen.is_none() {
             let cause = "it was written to while it was read, both times".to_owned();
             let problem = Problem { path: file.path.clone(), kind: ProblemKind::Changed, cause };
             self.order(Order::Problem(problem))?;
         }
-        self.compare(file, &measured, seen);
+        self.compare(file, &measured, seen)?;
         let Placed::InBundle { offset } = placed else {
             return self.own_blobs_were_read(file, measured, seen);
         };
@@ -390,18 +393,19 @@ impl<'a> Reader<'a> {
     }
 
     /// A content that changed under an unchanged stamp is worth a word: what writes it hides it from us.
-    fn compare(&self, file: &ToRead, measured: &Measured, seen: Option<Seen>) {
+    fn compare(&self, file: &ToRead, measured: &Measured, seen: Option<Seen>) -> Result<(), Stopped> {
         if let (true, Some(record), Some(seen)) = (file.is_recheck, &file.record, seen)
             && record.stamp == seen.stamp
             && record.content.id != measured.id
         {
-            tracing::warn!(
-                path = %file.path,
-                "its content changed while its size and times stayed the same; it is backed up as it is now, \
-                 but earlier backups may have missed the change: a memory-mapped store should be stopped or \
-                 paused for its backup"
-            );
+            let cause = "its content changed while its size and times stayed the same: it is backed up as it is \
+                         now, and earlier backups may have missed the change; a program that writes through \
+                         mapped memory should be stopped or paused for its backup";
+            let problem =
+                Problem { path: file.path.clone(), kind: ProblemKind::Changed, cause: cause.to_owned() };
+            self.order(Order::Problem(problem))?;
         }
+        Ok(())
     }
 
     /// The recorded content, if it is the one just read and may still be used: then an unchanged file

@@ -46,9 +46,20 @@ pub enum Body {
     File {
         /// As `stat` gave it just now.
         stamp: Stamp,
+        /// Whose clock the stamp's times are of.
+        clock: StampClock,
         /// Opens it.
         content: Box<dyn Content>,
     },
+}
+
+/// Which clock a file system takes the times of its files from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StampClock {
+    /// That of this machine.
+    Ours,
+    /// That of a server, or of a program: it may be early or late.
+    Foreign,
 }
 
 /// What tells one state of a file from another without reading it.
@@ -101,7 +112,8 @@ pub enum ProblemKind {
     Unreadable,
     /// It was listed and then gone: told, no more.
     Vanished,
-    /// It changed while it was read, twice: what is archived may mix two states.
+    /// It changed while it was read, twice: what is archived may mix two states. Or it had changed behind
+    /// an unchanged stamp: earlier archives may hold an older state than they say.
     Changed,
     /// It is left out by a rule that the user should know of (another file system, a link's target):
     /// told, no more.

@@ -105,8 +105,9 @@ async fn make(
     let place = context.agent.state.cache(&served.id);
     let owner = CacheOwner { repository: job.repository, domain: job.domain };
     let (served, progress, cancel) = (served.clone(), Arc::clone(progress), cancel.clone());
+    let state = context.agent.config.state.clone();
     blocking(move || {
-        let source = served.open().map_err(|error| not_opened(&served, &error))?;
+        let source = served.open(&state).map_err(|error| not_opened(&served, &error))?;
         let new = CacheWriter::begin(&place, &owner).inspect_err(
             |error| tracing::warn!(%error, cache = %place.display(), "cannot write the no-change cache"),
         );
@@ -224,10 +225,14 @@ mod tests {
             name: "configs".into(),
             kind: Kind::Configs,
             data: SourceData::Listed { files: vec!["/etc/secret-plans.txt".into()] },
-            exclude: vec!["[".into()],
+            exclude: vec!["[z-a]".into()],
+            exclude_caches: false,
+            one_file_system: true,
         };
         let served = Served::new(&config).expect("a source");
-        let Err(error) = served.open() else { panic!("the exclude pattern is wrong") };
+        let Err(error) = served.open(std::path::Path::new("/nowhere")) else {
+            panic!("the exclude pattern is wrong")
+        };
         let failure = not_opened(&served, &error);
         let text = format!("{failure} {} {}", failure.why, failure.hint);
         assert!(!text.contains("secret-plans"), "{text}");

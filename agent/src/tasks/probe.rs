@@ -1,5 +1,6 @@
 //! A probe: can each source be read?
 
+use std::path::Path;
 use std::sync::Arc;
 
 use proto::{Failure, convert, v1};
@@ -14,12 +15,14 @@ const LOOK_AT: usize = 200;
 /// Looks at every source.
 pub(super) async fn run(context: &Arc<TaskContext>, task_id: &str) -> Result<v1::ProbeFinished, Failure> {
     let agent = Arc::clone(&context.agent);
-    let sources = blocking(move || agent.served.iter().map(look_at).collect()).await?;
+    let sources =
+        blocking(move || agent.served.iter().map(|served| look_at(served, &agent.config.state)).collect())
+            .await?;
     Ok(v1::ProbeFinished { task_id: task_id.to_owned(), sources })
 }
 
-fn look_at(served: &Served) -> v1::SourceHealth {
-    let (reachable, finding, hint) = match first_entries(served) {
+fn look_at(served: &Served, state: &Path) -> v1::SourceHealth {
+    let (reachable, finding, hint) = match first_entries(served, state) {
         Ok(Found { entries: 0, unreadable: None }) => {
             (true, "it is there and empty".to_owned(), "check that this is the right folder")
         }
@@ -49,9 +52,9 @@ fn found(entries: usize) -> String {
     format!("{entries}{more} entries")
 }
 
-fn first_entries(served: &Served) -> Result<Found, String> {
+fn first_entries(served: &Served, state: &Path) -> Result<Found, String> {
     let text = |error: &dyn std::error::Error| proto::failure::chain(error);
-    let mut source = served.open().map_err(|error| text(&error))?;
+    let mut source = served.open(state).map_err(|error| text(&error))?;
     let mut found = Found { entries: 0, unreadable: None };
     while found.entries < LOOK_AT {
         match source.next().map_err(|error| text(&error))? {

@@ -208,6 +208,8 @@ pub(crate) fn start(fake: &Fake, state: &Path, data: &Path, token: Option<String
             kind: agent::config::Kind::Files,
             data: agent::config::SourceData::Folder { path: data.to_owned() },
             exclude: Vec::new(),
+            exclude_caches: false,
+            one_file_system: true,
         }],
         ..AgentConfig::default()
     };

@@ -38,6 +38,7 @@ pub(super) struct Bench {
     pub(super) wire: Wire,
     pub(super) reads: Arc<Reads>,
     pub(super) today: Day,
+    pub(super) read_start: i64,
     pub(super) folder: TempDir,
 }
 
@@ -108,6 +109,7 @@ impl Bench {
             wire: Wire::default(),
             reads: Arc::default(),
             today: Day(20_000),
+            read_start: LATER,
             folder,
         }
     }
@@ -130,7 +132,7 @@ impl Bench {
             public_key: self.keys.sealing_public()[0],
             segment_bytes: 0,
             today: self.today,
-            read_start: LATER,
+            read_start: self.read_start,
         }
     }
 
@@ -269,9 +271,9 @@ struct Counted {
 impl Source for Counted {
     fn next(&mut self) -> Result<Option<Item>, SourceError> {
         Ok(self.inner.next()?.map(|item| match item {
-            Item::Entry(SourceEntry { path, metadata, body: Body::File { stamp, content } }) => {
+            Item::Entry(SourceEntry { path, metadata, body: Body::File { stamp, clock, content } }) => {
                 let content = Box::new(CountedContent { inner: content, reads: self.reads.clone() });
-                Item::Entry(SourceEntry { path, metadata, body: Body::File { stamp, content } })
+                Item::Entry(SourceEntry { path, metadata, body: Body::File { stamp, clock, content } })
             }
             other => other,
         }))

@@ -13,7 +13,7 @@ use crate::pipeline::{Archived, PipelineError};
 use crate::restore::ArchiveEntries;
 use crate::sources::files::{Excludes, FilesSource};
 use crate::sources::{
-    Body, Content, Item, Opened, ProblemKind, ReadError, Source, SourceEntry, SourceError, Stamp,
+    Body, Content, Item, Opened, ProblemKind, ReadError, Source, SourceEntry, SourceError, Stamp, StampClock,
 };
 
 /// A file that behaves as it is told to.
@@ -92,7 +92,8 @@ impl Source for Listed {
             let source = io::Error::other("the disk is gone");
             return if self.fails { Err(SourceError::Read { folder: "x".into(), source }) } else { Ok(None) };
         };
-        let body = Body::File { stamp: content.stamp(2), content: Box::new(content) };
+        let body =
+            Body::File { stamp: content.stamp(2), clock: StampClock::Ours, content: Box::new(content) };
         Ok(Some(Item::Entry(SourceEntry { path: path(name), metadata: Metadata::default(), body })))
     }
 }

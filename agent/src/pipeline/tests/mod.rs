@@ -4,4 +4,5 @@ mod archives;
 mod bench;
 mod faults;
 mod lists;
+mod stamps;
 mod uploads;

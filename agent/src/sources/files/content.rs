@@ -58,9 +58,7 @@ impl Content for FileReader {
             // Only advice: a file system that knows none reads as well.
             let _ = rustix::fs::fadvise(&file, 0, None, Advice::Sequential);
         }
-        let may_have_holes = (stat.st_blocks as u64).saturating_mul(512) < stamp.size;
-        let layout =
-            if may_have_holes { layout(&file, stamp.size).map_err(not_read)? } else { Layout::Dense };
+        let layout = layout(&file, stamp.size).map_err(not_read)?;
         let mut extents = layout.extents(stamp.size);
         extents.reverse();
         self.open = Some(OpenFile { file, extents });
@@ -119,6 +117,12 @@ fn identity(stat: &Stat) -> (u64, u64) {
 /// Where the file has data. One whose map cannot be had, or has too many parts, is read as dense: its
 /// holes are then zeros.
 fn layout(file: &OwnedFd, size: u64) -> Result<Layout, Errno> {
+    // How many blocks it has does not tell: those of its attributes count, too.
+    match rustix::fs::seek(file, SeekFrom::Hole(0)) {
+        Ok(hole) if hole < size => {}
+        Ok(_) | Err(Errno::NXIO | Errno::INVAL) => return Ok(Layout::Dense),
+        Err(error) => return Err(error),
+    }
     let mut extents: Vec<Extent> = Vec::new();
     let mut position = 0;
     while position < size {

@@ -8,15 +8,18 @@
 //! Absent on purpose: no page is dropped from the system's cache after reading. The pages may be the
 //! application's own, and what we alone have touched is the first that the system gives up.
 
+mod clocks;
 mod content;
 mod excludes;
 mod first_names;
 mod listed;
 pub(crate) mod metadata;
 pub(crate) mod names;
+mod rules;
 mod walk;
 
 pub use excludes::{Excludes, WrongPattern};
+pub use rules::Rules;
 
 use std::path::{Path, PathBuf};
 
@@ -32,20 +35,19 @@ pub struct FilesSource {
 }
 
 impl FilesSource {
-    /// All of the folder `root`, which becomes the archive's root entry; what `exclude` matches is left
-    /// out with all below it. Other file systems mounted below `root` are left out and told. `root`
-    /// itself may be a symbolic link.
-    pub fn folder(root: &Path, exclude: Excludes) -> Result<Self, SourceError> {
-        Ok(Self { walk: Walk::start(root, Wanted::Whole, exclude)? })
+    /// All of the folder `root`, which becomes the archive's root entry, but for what `rules` leave out.
+    /// `root` itself may be a symbolic link.
+    pub fn folder(root: &Path, rules: impl Into<Rules>) -> Result<Self, SourceError> {
+        Ok(Self { walk: Walk::start(root, Wanted::Whole, rules.into())? })
     }
 
     /// The files and folders that `patterns` name: absolute paths, in which `*`, `?`, `[…]` and `**`
     /// stand for any name. The archive's root is `/`, and the folders above a listed file are entries
     /// too; a listed folder is read whole. A path without a wildcard that does not exist is a problem;
     /// a wildcard that matches nothing is not.
-    pub fn listed(patterns: &[PathBuf], exclude: Excludes) -> Result<Self, SourceError> {
+    pub fn listed(patterns: &[PathBuf], rules: impl Into<Rules>) -> Result<Self, SourceError> {
         let (wanted, problems) = listed::resolve(patterns);
-        let mut walk = Walk::start(Path::new("/"), wanted, exclude)?;
+        let mut walk = Walk::start(Path::new("/"), wanted, rules.into())?;
         walk.tell(problems);
         Ok(Self { walk })
     }

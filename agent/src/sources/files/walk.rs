@@ -12,11 +12,12 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::STAGING_PREFIX;
+use super::clocks::Clocks;
 use super::content::{FileReader, open_quietly};
-use super::excludes::Excludes;
 use super::first_names::{FirstName, FirstNames};
 use super::metadata::{XattrReader, metadata, stamp};
 use super::names::{LIMITS, Limits, NamePages, keep_within};
+use super::rules::{CACHE_TAG, LeftOut, Rules, is_pseudo, is_repository};
 use crate::sources::{Body, Item, Problem, ProblemKind, SourceEntry, SourceError};
 
 /// One open handle for each: deeper trees are told and left out.
@@ -44,9 +45,20 @@ pub(super) struct Walk {
     levels: Vec<Level>,
     ready: VecDeque<Item>,
     first_names: FirstNames,
-    exclude: Excludes,
+    rules: Rules,
+    left_out: Totals,
+    ended: bool,
     xattrs: XattrReader,
+    clocks: Clocks,
     limits: Limits,
+}
+
+/// What was left out without a line of its own.
+#[derive(Default)]
+struct Totals {
+    excluded: LeftOut,
+    staging: LeftOut,
+    own: LeftOut,
 }
 
 struct Level {
@@ -59,16 +71,11 @@ struct Level {
 
 impl Walk {
     /// A walk of what is `wanted` in `root`, its first item the root itself.
-    pub(super) fn start(root: &Path, wanted: Wanted, exclude: Excludes) -> Result<Self, SourceError> {
-        Self::start_within(LIMITS, root, wanted, exclude)
+    pub(super) fn start(root: &Path, wanted: Wanted, rules: Rules) -> Result<Self, SourceError> {
+        Self::start_within(LIMITS, root, wanted, rules)
     }
 
-    fn start_within(
-        limits: Limits,
-        root: &Path,
-        wanted: Wanted,
-        exclude: Excludes,
-    ) -> Result<Self, SourceError> {
+    fn start_within(limits: Limits, root: &Path, wanted: Wanted, rules: Rules) -> Result<Self, SourceError> {
         let failed =
             |error: Errno| SourceError::Open { folder: root.display().to_string(), source: error.into() };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -77,8 +84,11 @@ impl Walk {
             levels: Vec::new(),
             ready: VecDeque::new(),
             first_names: FirstNames::new(),
-            exclude,
+            rules,
+            left_out: Totals::default(),
+            ended: false,
             xattrs: XattrReader::new(),
+            clocks: Clocks::default(),
             limits,
         };
         walk.enter(EntryPath::root(), folder, wanted, None).map_err(failed)?;
@@ -98,7 +108,13 @@ impl Walk {
             if let Some(item) = self.ready.pop_front() {
                 return Some(item);
             }
-            let level = self.levels.last_mut()?;
+            let Some(level) = self.levels.last_mut() else {
+                if std::mem::replace(&mut self.ended, true) {
+                    return None;
+                }
+                self.tell_left_out();
+                continue;
+            };
             match level.names.next(&level.folder, self.limits) {
                 Ok(Some((name, wanted))) => self.visit(name, wanted),
                 Ok(None) => drop(self.levels.pop()),
@@ -123,16 +139,20 @@ impl Walk {
                 return self.problem(above, ProblemKind::Unreadable, format!("a path below it: {error}"));
             }
         };
-        if self.exclude.matches(&path) {
-            return;
-        }
         let stat = match rustix::fs::statat(&folder, &*name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(error) => return self.failed(path, error),
         };
-        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+        let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        if self.rules.exclude.matches(&path, is_folder) {
+            return self.left_out.excluded.add(path);
+        }
+        if is_folder {
             if name.to_bytes().starts_with(STAGING_PREFIX.as_bytes()) {
-                return tracing::debug!(%path, "left out: the staging folder of a restore");
+                return self.left_out.staging.add(path);
+            }
+            if self.rules.is_own(&stat) {
+                return self.left_out.own.add(path);
             }
             self.folder(&folder, &name, path, &stat, wanted, device);
         } else {
@@ -150,7 +170,7 @@ impl Walk {
         wanted: Wanted,
         device: Option<u64>,
     ) {
-        if device.is_some_and(|device| device != stat.st_dev) {
+        if self.rules.one_file_system && device.is_some_and(|device| device != stat.st_dev) {
             self.entry(above, name, path.clone(), stat, Body::Plain(EntryKind::Folder));
             let cause = "another file system is mounted here: the folder is kept, what is in it is not";
             return self.problem(path, ProblemKind::LeftOut, cause.to_owned());
@@ -181,15 +201,20 @@ impl Walk {
         device: Option<u64>,
     ) -> Result<(), Errno> {
         let stat = rustix::fs::fstat(&folder)?;
-        let (names, device) = match wanted {
-            Wanted::Whole => {
-                let mut pages = NamePages::new();
-                pages.read(folder.as_fd(), self.limits)?;
-                (Names::All(pages), device.or(Some(stat.st_dev)))
-            }
+        let (names, told) = match wanted {
             Wanted::Only(names) => (Names::Listed(names.into_iter()), None),
+            Wanted::Whole => match self.closed(&path, &folder, &stat, device) {
+                Some((kept, problem)) => (Names::Listed(kept.into_iter()), Some(problem)),
+                None => {
+                    let mut pages = NamePages::new();
+                    pages.read(folder.as_fd(), self.limits)?;
+                    (Names::All(pages), None)
+                }
+            },
         };
+        let device = matches!(names, Names::All(_)).then_some(stat.st_dev);
         self.entry(&folder, c".", path.clone(), &stat, Body::Plain(EntryKind::Folder));
+        self.ready.extend(told.map(Item::Problem));
         self.levels.push(Level { folder: Arc::new(folder), path, names, device });
         let pages = self.levels.iter_mut().filter_map(|level| match &mut level.names {
             Names::All(pages) => Some(pages),
@@ -197,6 +222,46 @@ impl Walk {
         });
         keep_within(self.limits, pages);
         Ok(())
+    }
+
+    /// A folder of which a rule leaves out what is in it: the names that are kept, and why.
+    fn closed(
+        &self,
+        path: &EntryPath,
+        folder: &OwnedFd,
+        stat: &Stat,
+        device: Option<u64>,
+    ) -> Option<(BTreeMap<Box<[u8]>, Wanted>, Problem)> {
+        let tell = |kind, cause: &str| Problem { path: path.clone(), kind, cause: cause.to_owned() };
+        if device.is_some_and(|device| device != stat.st_dev) && is_pseudo(folder) {
+            let cause =
+                "what is mounted here is made up by the kernel: the folder is kept, what is in it is not";
+            return Some((BTreeMap::new(), tell(ProblemKind::LeftOut, cause)));
+        }
+        if is_repository(folder.as_fd()) {
+            // A source that is a repository is a mistake; one that lies in a source need not be.
+            let kind = if path.is_root() { ProblemKind::Unreadable } else { ProblemKind::LeftOut };
+            let cause = "it is a repository of backups, which would grow by its own size each time: the folder \
+                         is kept, what is in it is not";
+            return Some((BTreeMap::new(), tell(kind, cause)));
+        }
+        if self.rules.is_cache(folder.as_fd()) {
+            let tag = BTreeMap::from([(Box::from(CACHE_TAG.to_bytes()), Wanted::Whole)]);
+            let cause = "its CACHEDIR.TAG marks it as a cache: the folder and the tag are kept, what else is in it is not";
+            return Some((tag, tell(ProblemKind::LeftOut, cause)));
+        }
+        None
+    }
+
+    /// At the end, one line for each reason.
+    fn tell_left_out(&mut self) {
+        let Totals { excluded, staging, own } = &self.left_out;
+        let told = [
+            excluded.tell("`exclude` matches it"),
+            staging.tell("it is what a restore keeps of an earlier state"),
+            own.tell("it is the state folder of this agent"),
+        ];
+        self.ready.extend(told.into_iter().flatten().map(Item::Problem));
     }
 
     /// Anything but a folder. Of an inode's names the first gets the content, the others link to it.
@@ -211,7 +276,8 @@ impl Walk {
             FirstName::This | FirstName::Unknown => match FileType::from_raw_mode(stat.st_mode) {
                 FileType::RegularFile => {
                     let content = FileReader::new(Arc::clone(&folder), name.clone(), stat);
-                    Body::File { stamp: stamp(stat), content: Box::new(content) }
+                    let clock = self.clocks.of(&folder, stat.st_dev);
+                    Body::File { stamp: stamp(stat), clock, content: Box::new(content) }
                 }
                 FileType::Symlink => match rustix::fs::readlinkat(&folder, &*name, Vec::new()) {
                     Ok(target) => Body::Plain(EntryKind::Symlink { target: target.into_bytes() }),
@@ -293,6 +359,7 @@ fn special(kind: FileType, stat: &Stat) -> Option<EntryKind> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Excludes;
     use super::*;
 
     #[test]
@@ -319,7 +386,7 @@ mod tests {
         expected.sort();
         for page in [1, 60, 300, 1 << 20] {
             let limits = Limits { page, total: 2 * page };
-            let mut walk = Walk::start_within(limits, folder.path(), Wanted::Whole, Excludes::none())
+            let mut walk = Walk::start_within(limits, folder.path(), Wanted::Whole, Excludes::none().into())
                 .expect("the folder opens");
             let mut found = Vec::new();
             while let Some(item) = walk.next() {
