@@ -290,6 +290,33 @@ impl System {
         command
     }
 
+    /// As [`System::nsctl`], with the most memory in bytes that `nsctl` took. Its parent counts that.
+    pub fn nsctl_with_peak(&self, arguments: &[&str]) -> (Answer, u64) {
+        const PARENT: &str = "import resource, subprocess, sys\n\
+            code = subprocess.call(sys.argv[2:])\n\
+            peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024\n\
+            open(sys.argv[1], 'w').write(str(peak))\n\
+            sys.exit(code)";
+        let peak = self.root.join("peak");
+        let output = Command::new("python3")
+            .args(["-c", PARENT])
+            .arg(&peak)
+            .arg(programs().join("nsctl"))
+            .arg("--server")
+            .arg(format!("unix://{}/controller.sock", self.root.display()))
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .expect("python3 runs");
+        let text = fs::read_to_string(&peak).expect("python3 wrote it");
+        (Answer::of(&output), text.parse().expect("a number"))
+    }
+
+    /// Lets the peak of a process's memory (`VmHWM`) count from now on.
+    pub fn forget_peak(&self, of: Process) {
+        fs::write(format!("/proc/{}/clear_refs", self.pid(of)), "5").expect("written");
+    }
+
     /// `nsctl repository VERB --repository …`.
     pub fn offline(&self, verb: &str, arguments: &[&str]) -> Answer {
         let repository = self.repository();
