@@ -204,7 +204,7 @@ impl Walk {
         let (names, told) = match wanted {
             Wanted::Only(names) => (Names::Listed(names.into_iter()), None),
             Wanted::Whole => match self.closed(&path, &folder, &stat, device) {
-                Some((kept, problem)) => (Names::Listed(kept.into_iter()), Some(problem)),
+                Some((kept, problem)) => (kept, Some(problem)),
                 None => {
                     let mut pages = NamePages::new();
                     pages.read(folder.as_fd(), self.limits)?;
@@ -231,24 +231,25 @@ impl Walk {
         folder: &OwnedFd,
         stat: &Stat,
         device: Option<u64>,
-    ) -> Option<(BTreeMap<Box<[u8]>, Wanted>, Problem)> {
+    ) -> Option<(Names, Problem)> {
+        let only = |names: BTreeMap<Box<[u8]>, Wanted>| Names::Listed(names.into_iter());
         let tell = |kind, cause: &str| Problem { path: path.clone(), kind, cause: cause.to_owned() };
         if device.is_some_and(|device| device != stat.st_dev) && is_pseudo(folder) {
             let cause =
                 "what is mounted here is made up by the kernel: the folder is kept, what is in it is not";
-            return Some((BTreeMap::new(), tell(ProblemKind::LeftOut, cause)));
+            return Some((only(BTreeMap::new()), tell(ProblemKind::LeftOut, cause)));
         }
         if is_repository(folder.as_fd()) {
             // A source that is a repository is a mistake; one that lies in a source need not be.
             let kind = if path.is_root() { ProblemKind::Unreadable } else { ProblemKind::LeftOut };
             let cause = "it is a repository of backups, which would grow by its own size each time: the folder \
                          is kept, what is in it is not";
-            return Some((BTreeMap::new(), tell(kind, cause)));
+            return Some((only(BTreeMap::new()), tell(kind, cause)));
         }
         if self.rules.is_cache(folder.as_fd()) {
             let tag = BTreeMap::from([(Box::from(CACHE_TAG.to_bytes()), Wanted::Whole)]);
             let cause = "its CACHEDIR.TAG marks it as a cache: the folder and the tag are kept, what else is in it is not";
-            return Some((tag, tell(ProblemKind::LeftOut, cause)));
+            return Some((only(tag), tell(ProblemKind::LeftOut, cause)));
         }
         None
     }

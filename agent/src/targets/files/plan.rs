@@ -225,7 +225,10 @@ impl<'a> Look<'a> {
     fn at(&mut self, path: &EntryPath, facts: &mut Facts) -> Result<(), RestoreError> {
         let name = match path.name() {
             Some(name) if !matches!(self.ground, Ground::New { .. }) => name,
-            _ => return Ok(facts.meet(path, true, None)),
+            _ => {
+                facts.meet(path, true, None);
+                return Ok(());
+            }
         };
         if self.live.is_some() {
             if name == LOST_AND_FOUND {
