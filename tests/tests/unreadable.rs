@@ -10,11 +10,11 @@ fn files_and_folders_that_may_not_be_read_are_named_and_all_else_is_backed_up() 
     let folder = tempfile::tempdir().expect("a folder");
     let data = folder.path().join("data");
     fs::create_dir_all(data.join("closed-folder")).expect("made");
-    for (name, mode) in [("fine", 0o600), ("closed-file", 0), ("closed-folder/inside", 0o600)] {
+    for (name, mode) in [("fine", 0o600), ("closed-file", 0o000), ("closed-folder/inside", 0o600)] {
         fs::write(data.join(name), name).expect("written");
         fs::set_permissions(data.join(name), fs::Permissions::from_mode(mode)).expect("set");
     }
-    fs::set_permissions(data.join("closed-folder"), fs::Permissions::from_mode(0)).expect("set");
+    fs::set_permissions(data.join("closed-folder"), fs::Permissions::from_mode(0o000)).expect("set");
     let mut system = System::prepare(&[("models", &data)]);
     system.start_controller();
     system.invite();
