@@ -143,11 +143,16 @@ impl ArchiveReader {
         }
     }
 
-    /// What lies directly in `folder`, in order. Skips from page to page past what lies deeper.
-    pub fn children(&mut self, folder: &EntryPath) -> Result<Vec<Entry>, RepositoryError> {
+    /// Gives `visit` what lies directly in `folder`, in order and a page at a time: there may be a million.
+    /// Skips from page to page past what lies deeper.
+    pub fn children<E: From<RepositoryError>>(
+        &mut self,
+        folder: &EntryPath,
+        mut visit: impl FnMut(Entry) -> Result<(), E>,
+    ) -> Result<(), E> {
         let table = self.page_table()?;
         let depth = folder.names().count() + 1;
-        let mut found: Vec<Entry> = Vec::new();
+        let mut last: Option<EntryPath> = None;
         let mut at = table.page_of(folder);
         while let Some(line) = table.pages.get(at) {
             if line.first > *folder && !line.first.is_within(folder) {
@@ -155,15 +160,18 @@ impl ArchiveReader {
             }
             let entries = self.page(&line.id)?;
             let child = |entry: &Entry| entry.path.is_within(folder) && entry.path.names().count() == depth;
-            found.extend(entries.into_iter().filter(child));
+            for entry in entries.into_iter().filter(child) {
+                last = Some(entry.path.clone());
+                visit(entry)?;
+            }
             at += 1;
             // Pages that begin and end below the last child hold no other one.
-            let Some(last) = found.last().map(|entry| entry.path.clone()) else { continue };
-            while table.pages.get(at + 1).is_some_and(|after| after.first.is_within(&last)) {
+            let Some(last) = &last else { continue };
+            while table.pages.get(at + 1).is_some_and(|after| after.first.is_within(last)) {
                 at += 1;
             }
         }
-        Ok(found)
+        Ok(())
     }
 
     /// All pieces of a file's content.

@@ -70,7 +70,7 @@ impl App {
                 }
                 Ok(())
             }
-            EntryKind::Folder => reader.children(&path)?.into_iter().try_for_each(|entry| outlet.put(entry)),
+            EntryKind::Folder => reader.children(&path, |entry| outlet.put(entry)),
             _ => outlet.put(entry),
         }))
     }
