@@ -179,6 +179,16 @@ impl System {
         self.ports[0]
     }
 
+    /// How many files one of the daemons has open.
+    pub fn open_files(&self, of: Process) -> usize {
+        let child = match of {
+            Process::Agent => self.agent.as_ref(),
+            Process::Controller => self.controller.as_ref(),
+        };
+        let folder = format!("/proc/{}/fd", child.expect("it runs").id());
+        fs::read_dir(folder).expect("listed").count()
+    }
+
     /// The port of the web page.
     pub fn web_port(&self) -> u16 {
         self.ports[1]

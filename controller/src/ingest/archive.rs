@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tonic::{Code, Status, Streaming};
 
 use crate::fleet::{ArchiveTask, Ended};
-use crate::ingest::{next_message, repository_failure, thread_died};
+use crate::ingest::{Pace, next_message, repository_failure, thread_died};
 use crate::jobs::job::{Problem, ProblemKind};
 use crate::steps::Step;
 
@@ -103,6 +103,7 @@ enum Kept {
 
 async fn read_refs(stream: &mut Streaming<FinishArchiveRequest>) -> Result<Vec<u8>, Failure> {
     let mut refs = Vec::new();
+    let mut pace = Pace::new();
     while let Some(message) = next_message(stream).await? {
         let Some(Part::Refs(piece)) = message.part else {
             return Err(Failure::invalid("the end of an archive is a summary and then its refs"));
@@ -115,6 +116,7 @@ async fn read_refs(stream: &mut Streaming<FinishArchiveRequest>) -> Result<Vec<u
             )
             .hint("split the source into several"));
         }
+        pace.took(piece.len())?;
         refs.extend_from_slice(&piece);
     }
     Ok(refs)

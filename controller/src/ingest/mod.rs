@@ -11,7 +11,7 @@ pub use archive::{finish_archive, list_blobs};
 pub use fetch::{fetch_blobs, open_archive};
 pub use segment::put_segment;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proto::Failure;
 use proto::failure::reason;
@@ -21,6 +21,37 @@ use tonic::{Code, Streaming};
 
 /// A stream on which nothing comes for this long is ended.
 const STALLED_AFTER: Duration = Duration::from_secs(60);
+
+/// What a stream upwards has to bring in a second, on average, once it has lasted for [`STALLED_AFTER`]: a
+/// slow line does, and who only keeps the stream open does not.
+const LEAST_BYTES: u64 = 1_024;
+
+/// Whether a stream gets on.
+pub(crate) struct Pace {
+    began: Instant,
+    bytes: u64,
+}
+
+impl Pace {
+    pub(crate) fn new() -> Self {
+        Self { began: Instant::now(), bytes: 0 }
+    }
+
+    /// So many bytes have come.
+    pub(crate) fn took(&mut self, bytes: usize) -> Result<(), Failure> {
+        self.bytes += bytes as u64;
+        match is_too_slow(self.began.elapsed(), self.bytes) {
+            false => Ok(()),
+            true => Err(Failure::new(Code::DeadlineExceeded, reason::UNREACHABLE, "the stream is too slow")
+                .because(format!("it brought less than {LEAST_BYTES} bytes a second"))
+                .hint("check the network between agent and controller")),
+        }
+    }
+}
+
+fn is_too_slow(elapsed: Duration, bytes: u64) -> bool {
+    elapsed > STALLED_AFTER && bytes < elapsed.as_secs() * LEAST_BYTES
+}
 
 /// A repository's error, for the wire.
 pub fn repository_failure(what: &str, error: &RepositoryError) -> Failure {
@@ -58,5 +89,18 @@ pub(crate) async fn next_message<T>(stream: &mut Streaming<T>) -> Result<Option<
         Ok(Err(status)) => Err(Failure::from(status)),
         Err(_) => Err(Failure::new(Code::DeadlineExceeded, reason::UNREACHABLE, "the stream has stalled")
             .because(format!("nothing came for {} seconds", STALLED_AFTER.as_secs()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_of_next_to_nothing_ends_and_a_slow_line_does_not() {
+        let at = |seconds, bytes| is_too_slow(Duration::from_secs(seconds), bytes);
+        assert!(!at(59, 0), "a stream may begin slowly");
+        assert!(at(61, 0) && at(600, 600) && at(3_600, 1 << 20));
+        assert!(!at(61, 64 << 10) && !at(3_600, 4 << 20));
     }
 }

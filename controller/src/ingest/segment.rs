@@ -13,7 +13,7 @@ use runtime::steps;
 use tokio::sync::mpsc;
 use tonic::Streaming;
 
-use crate::ingest::{next_message, repository_failure, thread_died};
+use crate::ingest::{Pace, next_message, repository_failure, thread_died};
 use crate::steps::Step;
 
 /// Messages between the wire and the writing thread.
@@ -62,7 +62,9 @@ async fn feed(
     stream: &mut Streaming<PutSegmentRequest>,
 ) -> Result<(), Failure> {
     let mut next = Some(first);
+    let mut pace = Pace::new();
     while let Some(data) = next {
+        pace.took(data.len())?;
         if !data.is_empty() && pieces.send(Piece::Data(data)).await.is_err() {
             return Ok(());
         }
