@@ -185,7 +185,9 @@ mod tests {
 
     use super::*;
     use crate::state::RestoreRecord;
-    use crate::targets::files::{Place, RestoreError, RestoreRequest, Selection, Steps, Tools, restore};
+    use crate::targets::files::{
+        Allowance, Place, RestoreError, RestoreRequest, Selection, Steps, Tools, restore,
+    };
     use crate::targets::{BlobError, BlobReader, CancelFlag, Progress};
 
     struct NoBlobs;
@@ -243,7 +245,9 @@ mod tests {
         let steps = KilledAtRename(Cell::new(3));
         let id_key = IdKey::new([1; 32]);
         let tools = Tools { id_key: &id_key, progress: &progress, cancel: &cancel, steps: &steps };
-        let error = restore(&request, entries.into_iter(), &mut NoBlobs, tools).expect_err("killed");
+        let allowance = Allowance { entries: 9, ..Allowance::default() };
+        let error =
+            restore(&request, allowance, entries.into_iter(), &mut NoBlobs, tools).expect_err("killed");
         assert!(matches!(error, RestoreError::Interrupted { .. }), "{error:?}");
     }
 

@@ -216,7 +216,9 @@ fn a_cancelled_restore_and_one_that_lacks_a_blob_leave_no_trace() {
     let tools = Tools { id_key: &KEY, progress: &(), cancel: &cancel, steps: &NoFaults };
     let mut blobs = Cancelling(Blobs { blobs: &archive.blobs, hinted: Vec::new() }, &cancel);
     let entries = archive.entries.iter().cloned().map(Ok::<_, Malformed>);
-    let error = restore(&in_place(root, "x"), entries, &mut blobs, tools).expect_err("cancelled");
+    let error =
+        restore(&in_place(root, "x"), archive.planned(&in_place(root, "x")), entries, &mut blobs, tools)
+            .expect_err("cancelled");
     assert!(matches!(error, RestoreError::Cancelled), "{error:?}");
     assert_same(&look(root), &before);
 

@@ -207,6 +207,24 @@ pub fn to_wire_consistency(consistency: Option<Consistency>) -> v1::Consistency 
     }
 }
 
+/// A privilege in one word, for people, JSON and the catalog.
+pub fn privilege_word(privilege: v1::Privilege) -> &'static str {
+    match privilege {
+        v1::Privilege::Unspecified => "unknown",
+        v1::Privilege::Setuid => "setuid",
+        v1::Privilege::Setgid => "setgid",
+        v1::Privilege::Device => "device",
+        v1::Privilege::Capability => "capability",
+        v1::Privilege::Attribute => "attribute",
+    }
+}
+
+/// The privilege that has this word; UNSPECIFIED, which grants nothing, if none has.
+pub fn privilege_of_word(word: &str) -> v1::Privilege {
+    let all = (1..).map_while(|code| v1::Privilege::try_from(code).ok());
+    all.into_iter().find(|privilege| privilege_word(*privilege) == word).unwrap_or_default()
+}
+
 /// A point in time for the wire.
 pub fn to_wire_time(time: Timestamp) -> prost_types::Timestamp {
     // jiff keeps the sign of both parts equal; protobuf wants nanoseconds that are never negative.
@@ -262,6 +280,15 @@ mod tests {
         assert_eq!(components("components", &["ipfs".into(), "ipfs".into()]).map(|all| all.len()), Ok(1));
         assert_eq!(backup_choice("backup", "latest"), Ok(BackupChoice::Latest));
         assert!(backup_choice("backup", "yesterday").is_err());
+    }
+
+    #[test]
+    fn every_privilege_has_a_word_of_its_own() {
+        for code in 1..=5 {
+            let privilege = v1::Privilege::try_from(code).expect("it is known");
+            assert_eq!(privilege_of_word(privilege_word(privilege)), privilege);
+        }
+        assert_eq!(privilege_of_word("all"), v1::Privilege::Unspecified);
     }
 
     #[test]

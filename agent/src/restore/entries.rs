@@ -1,7 +1,7 @@
 //! An archive's entries, in order, page by page.
 
 use repository::archive::entry::Entry;
-use repository::archive::page::{PageTable, decode_page};
+use repository::archive::page::{PageLine, PageTable, decode_page};
 use repository::codec::Malformed;
 use repository::ids::BlobId;
 
@@ -22,7 +22,7 @@ pub(crate) enum EntriesError {
 /// All entries of an archive. Ends after its first error.
 pub(crate) struct ArchiveEntries<R> {
     blobs: R,
-    pages: Vec<BlobId>,
+    pages: Vec<PageLine>,
     next_page: usize,
     page: std::vec::IntoIter<Entry>,
 }
@@ -31,15 +31,20 @@ impl<R: BlobReader> ArchiveEntries<R> {
     /// The entries of the archive with this page table.
     pub(crate) fn open(mut blobs: R, root: &BlobId) -> Result<Self, EntriesError> {
         let table = PageTable::decode(&blobs.blob(root)?)?;
-        let pages = table.pages.into_iter().map(|page| page.id).collect();
-        Ok(Self { blobs, pages, next_page: 0, page: Vec::new().into_iter() })
+        Ok(Self { blobs, pages: table.pages, next_page: 0, page: Vec::new().into_iter() })
     }
 
-    fn turn(&mut self, page: BlobId) -> Result<(), EntriesError> {
+    fn turn(&mut self) -> Result<(), EntriesError> {
         let ahead = (self.next_page + AHEAD).min(self.pages.len());
-        self.blobs.hint(&self.pages[self.next_page..ahead]);
-        let plain = self.blobs.blob(&page)?;
-        self.page = decode_page(&plain)?.into_iter();
+        let upcoming: Vec<BlobId> = self.pages[self.next_page..ahead].iter().map(|page| page.id).collect();
+        self.blobs.hint(&upcoming);
+        let line = &self.pages[self.next_page];
+        let entries = decode_page(&self.blobs.blob(&line.id)?)?;
+        let fits = entries.first().is_some_and(|entry| entry.path == line.first);
+        if !fits || entries.len() as u64 != line.entries {
+            return Err(Malformed::new("page", "it is not what its table says").into());
+        }
+        self.page = entries.into_iter();
         self.next_page += 1;
         Ok(())
     }
@@ -53,8 +58,10 @@ impl<R: BlobReader> Iterator for ArchiveEntries<R> {
             if let Some(entry) = self.page.next() {
                 return Some(Ok(entry));
             }
-            let page = *self.pages.get(self.next_page)?;
-            if let Err(error) = self.turn(page) {
+            if self.next_page == self.pages.len() {
+                return None;
+            }
+            if let Err(error) = self.turn() {
                 self.next_page = self.pages.len();
                 return Some(Err(error));
             }

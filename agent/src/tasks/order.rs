@@ -15,6 +15,7 @@ use tonic::Code;
 use crate::connection::Agent;
 use crate::served::Served;
 use crate::state::RepositoryPin;
+use crate::targets::files::{Allowance, Privilege};
 
 /// The keys of a domain from the wire.
 pub(super) fn domain_keys(wire: Option<&v1::DomainKeys>) -> Result<DomainKeys, Invalid> {
@@ -58,6 +59,35 @@ pub(super) fn check_pin(pin: &RepositoryPin, key: Option<&v1::RepositoryKey>) ->
         Ok(())
     } else {
         Err(Failure::invalid("the order is for another repository key than the pinned one"))
+    }
+}
+
+/// What the confirmed plan allows. A privilege that is not known here is not granted.
+pub(super) fn allowance(wire: Option<&v1::Allowance>) -> Result<Allowance, Invalid> {
+    let v1::Allowance { entries, bytes, grants } = convert::required("allowance", wire)?;
+    let grant = |grant: &v1::Grant| Some((privilege(grant.privilege())?, grant.count));
+    Ok(Allowance { entries: *entries, bytes: *bytes, privileges: grants.iter().filter_map(grant).collect() })
+}
+
+fn privilege(wire: v1::Privilege) -> Option<Privilege> {
+    match wire {
+        v1::Privilege::Unspecified => None,
+        v1::Privilege::Setuid => Some(Privilege::SetUid),
+        v1::Privilege::Setgid => Some(Privilege::SetGid),
+        v1::Privilege::Device => Some(Privilege::Device),
+        v1::Privilege::Capability => Some(Privilege::Capability),
+        v1::Privilege::Attribute => Some(Privilege::Attribute),
+    }
+}
+
+/// A privilege for the wire.
+pub(super) fn to_wire_privilege(privilege: Privilege) -> v1::Privilege {
+    match privilege {
+        Privilege::SetUid => v1::Privilege::Setuid,
+        Privilege::SetGid => v1::Privilege::Setgid,
+        Privilege::Device => v1::Privilege::Device,
+        Privilege::Capability => v1::Privilege::Capability,
+        Privilege::Attribute => v1::Privilege::Attribute,
     }
 }
 

@@ -58,7 +58,8 @@ pub(super) async fn run(
     wire: v1::StartRestore,
     cancel: &CancellationToken,
 ) -> Result<v1::RestoreFinished, Failure> {
-    let v1::StartRestore { task_id, order } = wire;
+    let v1::StartRestore { task_id, order, allowance } = wire;
+    let allowance = order::allowance(allowance.as_ref())?;
     let archive = Archive::open(context, &task_id, order.as_ref(), cancel).await?;
     let pages = archive.blobs(context, Window::PAGES).await?;
     let mut data = archive.blobs(context, Window::DATA).await?;
@@ -78,7 +79,7 @@ pub(super) async fn run(
             let id_key: &IdKey = &order.keys.id_key;
             let progress = Watched { counters: &counters, record: &record };
             let tools = Tools { id_key, progress: &progress, cancel: &flag, steps: &InProduction };
-            let restored = files::restore(&request, entries, &mut data, tools);
+            let restored = files::restore(&request, allowance, entries, &mut data, tools);
             if !matches!(restored, Err(RestoreError::Interrupted { .. })) {
                 record.ended();
             }
@@ -230,6 +231,13 @@ fn to_wire_plan(
         created_count: plan.created_count,
         removed_count: plan.removed_count,
         obstacles,
+        privileges: (plan.privileges.iter())
+            .map(|(privilege, held)| v1::PrivilegedEntries {
+                privilege: order::to_wire_privilege(*privilege).into(),
+                count: held.count,
+                names: names(&held.paths),
+            })
+            .collect(),
     }
 }
 

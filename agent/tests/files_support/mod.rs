@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 
 use agent::sources::files::{Excludes, FilesSource};
 use agent::sources::{Body, Content, Item, Problem, ProblemKind, ReadError, Source};
-use agent::targets::files::{NoFaults, RestoreError, RestoreReport, RestoreRequest, Steps, Tools, restore};
+use agent::targets::files::{
+    Allowance, NoFaults, RestoreError, RestoreReport, RestoreRequest, Steps, Tools, plan, restore, survey,
+};
 use agent::targets::{BlobError, BlobReader, CancelFlag};
 use bytes::Bytes;
 use repository::archive::entry::{Entry, EntryKind, FileContent, Layout, Piece, Pieces};
@@ -161,10 +163,26 @@ impl Archive {
         request: &RestoreRequest,
         steps: &dyn Steps,
     ) -> Result<RestoreReport, RestoreError> {
+        self.restore_within(request, self.planned(request), steps)
+    }
+
+    /// What the plan of this restore allows; nothing where it cannot be planned, since it fails alike.
+    pub fn planned(&self, request: &RestoreRequest) -> Allowance {
+        let facts = survey(request, self.entries.iter().cloned().map(Ok::<_, Malformed>));
+        facts.map(|facts| Allowance::all(&plan(&facts))).unwrap_or_default()
+    }
+
+    pub fn restore_within(
+        &self,
+        request: &RestoreRequest,
+        allowance: Allowance,
+        steps: &dyn Steps,
+    ) -> Result<RestoreReport, RestoreError> {
         let cancel = CancelFlag::default();
         let tools = Tools { id_key: &KEY, progress: &(), cancel: &cancel, steps };
         let mut blobs = Blobs { blobs: &self.blobs, hinted: Vec::new() };
-        restore(request, self.entries.iter().cloned().map(Ok::<_, Malformed>), &mut blobs, tools)
+        let entries = self.entries.iter().cloned().map(Ok::<_, Malformed>);
+        restore(request, allowance, entries, &mut blobs, tools)
     }
 }
 

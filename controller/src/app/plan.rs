@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use proto::Failure;
-use proto::convert::BackupChoice;
+use proto::convert::{self, BackupChoice};
 use proto::failure::reason;
 use proto::v1::controller_message::Message;
 use proto::v1::{PlanRestore, SourcePlan};
@@ -27,7 +27,7 @@ use crate::fleet::{Ended, TaskContext};
 use crate::ids::{AgentId, TaskId};
 use crate::ingest::{repository_failure, thread_died};
 use crate::jobs::Job;
-use crate::jobs::job::{Order, RestorePlace};
+use crate::jobs::job::{Allowance, Order, RestorePlace};
 use crate::jobs::restore::{order, random_end};
 use crate::jobs::{STALLED_AFTER, end_or_stall};
 use crate::steps::Step;
@@ -45,6 +45,8 @@ pub struct RestoreRequest {
     pub folder: Option<String>,
     /// By this agent (id or name); none: the one that serves the source.
     pub agent: Option<String>,
+    /// What gives somebody rights (setuid and the like) is left out.
+    pub without_privileges: bool,
 }
 
 /// What would be done.
@@ -84,6 +86,9 @@ impl App {
         }
         plans.sort_by_key(|(at, _)| *at);
         let sources: Vec<SourcePlan> = plans.into_iter().map(|(_, plan)| plan).collect();
+        for (place, plan) in places.iter_mut().zip(&sources) {
+            place.allowance = allowance(plan, request.without_privileges);
+        }
         let digest = digest_of(&record.name, &places, &sources);
         let fetch_bytes = self.fetch_bytes(&record, &places).await?;
         steps::reached(Step::RestorePlanned).await;
@@ -150,6 +155,7 @@ impl App {
             agent,
             folder,
             globs: request.globs.clone(),
+            allowance: Allowance::default(),
         })
     }
 
@@ -247,6 +253,14 @@ fn chosen_archives(record: &BackupRecord, components: &[Component]) -> Result<Ve
     }
 }
 
+/// What confirming this plan allows: what it shows, and no more.
+fn allowance(plan: &SourcePlan, without_privileges: bool) -> Allowance {
+    let shown = plan.privileges.iter().filter(|_| !without_privileges);
+    let privileges =
+        shown.map(|shown| (convert::privilege_word(shown.privilege()).to_owned(), shown.count)).collect();
+    Allowance { entries: plan.entries, bytes: plan.bytes, privileges }
+}
+
 /// SHA-256 over what matters of a plan, in one notation.
 fn digest_of(backup: &BackupName, places: &[RestorePlace], sources: &[SourcePlan]) -> String {
     #[derive(Serialize)]
@@ -266,6 +280,8 @@ fn digest_of(backup: &BackupName, places: &[RestorePlace], sources: &[SourcePlan
 
 #[cfg(test)]
 mod tests {
+    use proto::v1::{Privilege, PrivilegedEntries};
+
     use super::*;
 
     fn place(source: &str) -> RestorePlace {
@@ -275,7 +291,28 @@ mod tests {
             agent: "01970000-0000-7000-8000-000000000000".parse().expect("an agent"),
             folder: None,
             globs: Vec::new(),
+            allowance: Allowance::default(),
         }
+    }
+
+    #[test]
+    fn a_plan_grants_the_privileges_that_it_shows_and_confirms_them() {
+        let setuid = |count| PrivilegedEntries {
+            privilege: Privilege::Setuid.into(),
+            count,
+            names: vec!["bin/su".into()],
+        };
+        let plan = |count| SourcePlan { entries: 3, privileges: vec![setuid(count)], ..Default::default() };
+        assert_eq!(allowance(&plan(2), false).privileges, [("setuid".to_owned(), 2)].into());
+        assert_eq!(allowance(&plan(2), true).privileges, [].into());
+        let name = "20260101_010000".parse().expect("a name");
+        let digest = |count, without| {
+            let place = RestorePlace { allowance: allowance(&plan(count), without), ..place("models/a") };
+            digest_of(&name, &[place], &[plan(count)])
+        };
+        assert_eq!(digest(2, false), digest(2, false));
+        assert_ne!(digest(2, false), digest(3, false));
+        assert_ne!(digest(2, false), digest(2, true));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What a job is: an order, a state, one part for each source. Kept in the catalog as JSON.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use repository::backup::manifest::ArchiveManifest;
 use repository::names::{BackupName, Component, SourceId};
@@ -75,6 +77,20 @@ pub struct RestorePlace {
     pub folder: Option<String>,
     /// Only entries that match one of these; none: all.
     pub globs: Vec<String>,
+    /// What the confirmed plan allows to be written there; nothing before there is a plan.
+    #[serde(default)]
+    pub allowance: Allowance,
+}
+
+/// What a confirmed plan allows.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Allowance {
+    /// Entries that may be written.
+    pub entries: u64,
+    /// Bytes of content that may be written.
+    pub bytes: u64,
+    /// How many entries may have a privilege, by the word that `proto` gives it.
+    pub privileges: BTreeMap<String, u64>,
 }
 
 /// A depth as people and the catalog write it.

@@ -75,6 +75,7 @@ mod tests {
             agent: AgentId::fresh(),
             folder: None,
             globs: Vec::new(),
+            allowance: Default::default(),
         };
         Order::Restore { backup: "20260101_010000".parse().expect("a name"), places: vec![place] }
     }

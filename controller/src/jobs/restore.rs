@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use proto::v1::controller_message::Message;
-use proto::v1::{RestoreFinished, RestoreOrder, Selection, StartRestore};
+use proto::v1::{self, RestoreFinished, RestoreOrder, Selection, StartRestore};
 use repository::backup::manifest::BackupRecord;
 use repository::names::BackupName;
 use runtime::steps;
@@ -14,7 +14,7 @@ use crate::depot::Depot;
 use crate::fleet::{Ended, RestoreTask, RunningTask, TaskContext};
 use crate::ids::{JobId, TaskId};
 use crate::jobs::backup::{common_end, follow, wait_until};
-use crate::jobs::job::{Order, Part, PartResult, RestorePlace};
+use crate::jobs::job::{Allowance, Order, Part, PartResult, RestorePlace};
 use crate::jobs::runner::Attempt;
 use crate::jobs::state::{Event, TaskEnd};
 use crate::steps::Step;
@@ -69,7 +69,11 @@ async fn begin(
     let record = record.ok_or_else(|| failed(format!("there is no backup {backup}")))?;
     let id = restore_id(attempt.job.id, attempt.part);
     let (context, order) = order(shared.depot.clone(), record, place.clone(), id).await.map_err(failed)?;
-    let message = Message::StartRestore(StartRestore { task_id: task.to_string(), order: Some(order) });
+    let message = Message::StartRestore(StartRestore {
+        task_id: task.to_string(),
+        order: Some(order),
+        allowance: Some(to_wire_allowance(&place.allowance)),
+    });
     shared
         .fleet
         .begin(place.agent, task, TaskContext::Restore(Arc::new(context)), message)
@@ -106,6 +110,14 @@ pub(crate) async fn order(
         domain: Some(crate::rpc::wire::domain_keys(&domain)),
     };
     Ok((RestoreTask { backup, source: place.source }, order))
+}
+
+fn to_wire_allowance(allowance: &Allowance) -> v1::Allowance {
+    let grants = allowance.privileges.iter().map(|(word, count)| v1::Grant {
+        privilege: proto::convert::privilege_of_word(word).into(),
+        count: *count,
+    });
+    v1::Allowance { entries: allowance.entries, bytes: allowance.bytes, grants: grants.collect() }
 }
 
 /// What a restore is called at its agent. The same for every attempt at a part: one whose success was never

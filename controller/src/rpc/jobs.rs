@@ -57,6 +57,7 @@ fn restore_request(wire: &PlanRestoreRequest) -> Result<RestoreRequest, Failure>
         globs,
         folder: (!folder.is_empty()).then_some(folder),
         agent: (!wire.agent.is_empty()).then(|| wire.agent.clone()),
+        without_privileges: wire.without_privileges,
     })
 }
 

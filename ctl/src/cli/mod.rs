@@ -294,6 +294,9 @@ pub(crate) struct Restore {
     /// On this agent instead of the one that serves the data
     #[arg(long, value_name = "AGENT", default_value = "", hide_default_value = true)]
     pub(crate) to_agent: String,
+    /// Leave out what gives somebody rights: setuid, setgid, devices, capabilities, security attributes
+    #[arg(long)]
+    pub(crate) no_privileges: bool,
     /// Show what would be done, and do nothing
     #[arg(long)]
     pub(crate) plan: bool,

@@ -99,6 +99,9 @@ pub(crate) struct Restore {
     /// Only entries whose path in the component matches one of these
     #[arg(long, value_name = "GLOB", num_args = 1..)]
     pub(crate) path: Vec<String>,
+    /// Leave out what gives somebody rights: setuid, setgid, devices, capabilities, security attributes
+    #[arg(long)]
+    pub(crate) no_privileges: bool,
     /// The folder to write to, one subfolder for each component; it must be new or empty
     #[arg(long, value_name = "FOLDER")]
     pub(crate) to: PathBuf,

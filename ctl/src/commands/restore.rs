@@ -64,5 +64,6 @@ fn request(wanted: &Restore) -> Result<v1::PlanRestoreRequest, Trouble> {
         selection: Some(v1::Selection { globs: wanted.path.clone() }),
         folder,
         agent: wanted.to_agent.clone(),
+        without_privileges: wanted.no_privileges,
     })
 }

@@ -8,7 +8,10 @@ use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use agent::targets::files::{NoFaults, PathPatterns, Place, RestoreError, RestoreRequest, Selection, Tools};
+use agent::targets::files::{
+    self, Allowance, Named, NoFaults, PathPatterns, Place, Privilege, RestoreError, RestorePlan,
+    RestoreRequest, Selection, Tools, preflight, survey,
+};
 use agent::targets::{BlobError, BlobReader, CancelFlag};
 use bytes::Bytes;
 use repository::backup::manifest::BackupRecord;
@@ -29,6 +32,10 @@ use crate::output::progress::{Progress, Reached};
 use crate::output::table::Rows;
 use crate::output::words::{count, size};
 use crate::output::{Voice, warn};
+use crate::views::plan::Privileged;
+
+/// Names that a result lists of each privilege.
+const TOLD_NAMES: usize = 100;
 
 /// What was restored.
 #[derive(Debug, Serialize)]
@@ -46,6 +53,8 @@ struct Archive {
     restored: bool,
     entries: u64,
     bytes: u64,
+    /// Entries that give somebody rights.
+    privileges: Vec<Privileged>,
     /// What could not be restored as it was, or why nothing was restored.
     notes: Vec<String>,
 }
@@ -65,7 +74,9 @@ pub(super) fn run(wanted: &Restore, voice: Voice) -> Ended {
     let repository = open(&wanted.place.repository)?;
     let record = backup(&repository, &wanted.timestamp, &wanted.components)?;
     let chosen = sources(&record, &wanted.components)?;
-    let work = Work { keys: unlock(&repository, &wanted.secret)?, repository, record, selection, voice };
+    let keys = unlock(&repository, &wanted.secret)?;
+    let no_privileges = wanted.no_privileges;
+    let work = Work { keys, repository, record, selection, no_privileges, voice };
     let mut done = Restored { backup: work.record.name.to_string(), archives: Vec::new() };
     let mut exit = Exit::Done;
     for source in &chosen {
@@ -88,6 +99,7 @@ struct Work {
     keys: KeyRing,
     record: BackupRecord,
     selection: Selection,
+    no_privileges: bool,
     voice: Voice,
 }
 
@@ -101,9 +113,10 @@ impl Work {
             restored: false,
             entries: 0,
             bytes: 0,
+            privileges: Vec::new(),
             notes: Vec::new(),
         };
-        let outcome = self.restore(source, archive.folder.clone());
+        let outcome = self.restore(source, &mut archive);
         let exit = match outcome {
             Ok(report) => {
                 archive.restored = true;
@@ -125,7 +138,7 @@ impl Work {
     fn restore(
         &self,
         source: &SourceId,
-        path: PathBuf,
+        archive: &mut Archive,
     ) -> Result<agent::targets::files::RestoreReport, Trouble> {
         let open = || ArchiveReader::open(&self.repository, &self.keys, &self.record, source);
         // One walks the pages, the other fetches contents.
@@ -134,15 +147,43 @@ impl Work {
         let total = pages.manifest().counts.bytes;
         let request = RestoreRequest {
             restore_id: self.record.name.as_str().replace('_', "-"),
-            place: Place::NewFolder { path },
+            place: Place::NewFolder { path: archive.folder.clone() },
             selection: self.selection.clone(),
+        };
+        let facts = survey(&request, pages.entries()?).map_err(|error| trouble(source, &error))?;
+        let plan = files::plan(&facts);
+        archive.privileges = self.privileges(source, &plan);
+        let obstacles = preflight(&facts, &request.restore_id, &NoFaults);
+        if !obstacles.is_empty() {
+            return Err(Trouble::new(Exit::Usage, format!("{source} was not restored"))
+                .because(obstacles.join("; "))
+                .hint("clear what is in its way, or give another folder with --to"));
+        }
+        let allowance = match self.no_privileges {
+            true => Allowance::without_privileges(&plan),
+            false => Allowance::all(&plan),
         };
         let meter = Meter::new(&self.voice, source, total);
         let cancel = CancelFlag::default();
         let tools = Tools { id_key: &id_key, progress: &meter, cancel: &cancel, steps: &NoFaults };
         let mut blobs = Blobs(contents);
-        agent::targets::files::restore(&request, pages.entries()?, &mut blobs, tools)
+        files::restore(&request, allowance, pages.entries()?, &mut blobs, tools)
             .map_err(|error| trouble(source, &error))
+    }
+
+    /// Shows which entries give somebody rights.
+    fn privileges(&self, source: &SourceId, plan: &RestorePlan) -> Vec<Privileged> {
+        let shown = |(privilege, held): (&Privilege, &Named)| Privileged {
+            kind: privilege.word(),
+            count: held.count,
+            names: held.paths.iter().take(TOLD_NAMES).map(ToString::to_string).collect(),
+            granted: !self.no_privileges,
+        };
+        let privileges: Vec<_> = plan.privileges.iter().map(shown).collect();
+        for privileged in &privileges {
+            self.voice.say(format!("{source}: {}", privileged.text()));
+        }
+        privileges
     }
 
     /// What exactly is damaged, by name.

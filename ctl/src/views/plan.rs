@@ -1,6 +1,6 @@
 //! What a restore would do.
 
-use proto::v1;
+use proto::{convert, v1};
 use serde::Serialize;
 
 use crate::output::words::{count, counted, size};
@@ -31,8 +31,22 @@ pub(crate) struct SourcePlan {
     pub(crate) replaced: Change,
     pub(crate) created: Change,
     pub(crate) removed: Change,
+    /// Entries that give somebody rights.
+    pub(crate) privileges: Vec<Privileged>,
     /// Why it cannot go ahead; empty: it can.
     pub(crate) obstacles: Vec<String>,
+}
+
+/// Entries that have one kind of privilege.
+#[derive(Debug, Serialize)]
+pub(crate) struct Privileged {
+    /// `setuid`, `setgid`, `device`, `capability` or `attribute`.
+    pub(crate) kind: &'static str,
+    pub(crate) count: u64,
+    /// The first hundred.
+    pub(crate) names: Vec<String>,
+    /// Whether they are restored with it.
+    pub(crate) granted: bool,
 }
 
 /// Names of top-level entries, of which there may be more than are listed.
@@ -44,17 +58,18 @@ pub(crate) struct Change {
 
 impl From<v1::RestorePlan> for Plan {
     fn from(wire: v1::RestorePlan) -> Self {
+        let granted = !wire.request.is_some_and(|request| request.without_privileges);
         Self {
             digest: wire.digest,
             backup: wire.backup,
             fetch_bytes: wire.fetch_bytes,
-            sources: wire.sources.into_iter().map(SourcePlan::from).collect(),
+            sources: wire.sources.into_iter().map(|source| SourcePlan::new(source, granted)).collect(),
         }
     }
 }
 
-impl From<v1::SourcePlan> for SourcePlan {
-    fn from(wire: v1::SourcePlan) -> Self {
+impl SourcePlan {
+    fn new(wire: v1::SourcePlan, granted: bool) -> Self {
         let source = wire.source.unwrap_or_default();
         Self {
             component: source.component,
@@ -66,6 +81,14 @@ impl From<v1::SourcePlan> for SourcePlan {
             replaced: Change { count: wire.replaced_count, names: wire.replaced },
             created: Change { count: wire.created_count, names: wire.created },
             removed: Change { count: wire.removed_count, names: wire.removed },
+            privileges: (wire.privileges.into_iter())
+                .map(|held| Privileged {
+                    kind: convert::privilege_word(held.privilege()),
+                    count: held.count,
+                    names: held.names,
+                    granted,
+                })
+                .collect(),
             obstacles: wire.obstacles,
         }
     }
@@ -105,6 +128,9 @@ impl SourcePlan {
                 text.push_str(&format!("  {word} {}\n", change.text()));
             }
         }
+        for privileged in &self.privileges {
+            text.push_str(&format!("  {}\n", privileged.text()));
+        }
         for obstacle in &self.obstacles {
             text.push_str(&format!("  CANNOT GO AHEAD: {obstacle}\n"));
         }
@@ -114,11 +140,23 @@ impl SourcePlan {
 
 impl Change {
     fn text(&self) -> String {
-        let names: Vec<_> = self.names.iter().take(SHOWN).map(String::as_str).collect();
-        let rest = self.count.saturating_sub(names.len() as u64);
-        let more = if rest > 0 { format!(" and {} more", count(rest)) } else { String::new() };
-        format!("{}: {}{more}", count(self.count), names.join(", "))
+        counted_names(self.count, &self.names)
     }
+}
+
+impl Privileged {
+    /// For people.
+    pub(crate) fn text(&self) -> String {
+        let word = if self.granted { "gives rights" } else { "LEAVES OUT RIGHTS" };
+        format!("{word}, {} {}", self.kind, counted_names(self.count, &self.names))
+    }
+}
+
+fn counted_names(number: u64, names: &[String]) -> String {
+    let shown: Vec<_> = names.iter().take(SHOWN).map(String::as_str).collect();
+    let rest = number.saturating_sub(shown.len() as u64);
+    let more = if rest > 0 { format!(" and {} more", count(rest)) } else { String::new() };
+    format!("{}: {}{more}", count(number), shown.join(", "))
 }
 
 #[cfg(test)]
@@ -136,6 +174,11 @@ mod tests {
                 removed: (0..10).map(|n| format!("f{n}")).collect(),
                 removed_count: 12,
                 obstacles: vec!["too little space".into()],
+                privileges: vec![v1::PrivilegedEntries {
+                    privilege: v1::Privilege::Setuid.into(),
+                    count: 2,
+                    names: vec!["bin/su".into()],
+                }],
                 ..Default::default()
             }],
             ..Default::default()
@@ -145,5 +188,6 @@ mod tests {
         assert!(text.contains("1 entry, 0 B"), "{text}");
         assert!(text.contains("REMOVES 12: f0, f1, f2, f3, f4, f5, f6, f7, f8, f9 and 2 more"), "{text}");
         assert!(text.contains("CANNOT GO AHEAD: too little space"), "{text}");
+        assert!(text.contains("gives rights, setuid 2: bin/su and 1 more"), "{text}");
     }
 }

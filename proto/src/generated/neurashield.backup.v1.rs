@@ -346,14 +346,14 @@ pub struct TaskFailed {
     #[prost(bool, tag = "6")]
     pub cancelled: bool,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ControllerMessage {
     #[prost(oneof = "controller_message::Message", tags = "1, 2, 3, 4, 5, 6")]
     pub message: ::core::option::Option<controller_message::Message>,
 }
 /// Nested message and enum types in `ControllerMessage`.
 pub mod controller_message {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Message {
         #[prost(message, tag = "1")]
         Welcome(super::Welcome),
@@ -585,7 +585,7 @@ pub struct PlanRestore {
     #[prost(message, optional, tag = "2")]
     pub order: ::core::option::Option<RestoreOrder>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RestorePlanned {
     #[prost(string, tag = "1")]
     pub task_id: ::prost::alloc::string::String,
@@ -593,7 +593,7 @@ pub struct RestorePlanned {
     pub plan: ::core::option::Option<SourcePlan>,
 }
 /// What a restore would do to one place.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SourcePlan {
     #[prost(message, optional, tag = "1")]
     pub source: ::core::option::Option<SourceId>,
@@ -621,13 +621,46 @@ pub struct SourcePlan {
     /// why it cannot go ahead; empty: it can
     #[prost(string, repeated, tag = "12")]
     pub obstacles: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "13")]
+    pub privileges: ::prost::alloc::vec::Vec<PrivilegedEntries>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PrivilegedEntries {
+    #[prost(enumeration = "Privilege", tag = "1")]
+    pub privilege: i32,
+    #[prost(uint64, tag = "2")]
+    pub count: u64,
+    /// the first hundred
+    #[prost(string, repeated, tag = "3")]
+    pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// What the confirmed plan allows. More than that is not written; a privilege that is not granted is left
+/// out, and told as a warning.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Allowance {
+    #[prost(uint64, tag = "1")]
+    pub entries: u64,
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+    #[prost(message, repeated, tag = "3")]
+    pub grants: ::prost::alloc::vec::Vec<Grant>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Grant {
+    #[prost(enumeration = "Privilege", tag = "1")]
+    pub privilege: i32,
+    /// of entries that may have it
+    #[prost(uint64, tag = "2")]
+    pub count: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StartRestore {
     #[prost(string, tag = "1")]
     pub task_id: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "2")]
     pub order: ::core::option::Option<RestoreOrder>,
+    #[prost(message, optional, tag = "3")]
+    pub allowance: ::core::option::Option<Allowance>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RestoreFinished {
@@ -672,6 +705,48 @@ pub struct SourceHealth {
     /// what to do, when something is wrong
     #[prost(string, tag = "4")]
     pub hint: ::prost::alloc::string::String,
+}
+/// What an entry can have that gives somebody rights, beyond those to the entry itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Privilege {
+    Unspecified = 0,
+    Setuid = 1,
+    /// of files; a folder's only passes on the group
+    Setgid = 2,
+    Device = 3,
+    /// the attribute security.capability
+    Capability = 4,
+    /// others in security.\* and trusted.\*
+    Attribute = 5,
+}
+impl Privilege {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "PRIVILEGE_UNSPECIFIED",
+            Self::Setuid => "PRIVILEGE_SETUID",
+            Self::Setgid => "PRIVILEGE_SETGID",
+            Self::Device => "PRIVILEGE_DEVICE",
+            Self::Capability => "PRIVILEGE_CAPABILITY",
+            Self::Attribute => "PRIVILEGE_ATTRIBUTE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PRIVILEGE_UNSPECIFIED" => Some(Self::Unspecified),
+            "PRIVILEGE_SETUID" => Some(Self::Setuid),
+            "PRIVILEGE_SETGID" => Some(Self::Setgid),
+            "PRIVILEGE_DEVICE" => Some(Self::Device),
+            "PRIVILEGE_CAPABILITY" => Some(Self::Capability),
+            "PRIVILEGE_ATTRIBUTE" => Some(Self::Attribute),
+            _ => None,
+        }
+    }
 }
 /// Generated client implementations.
 pub mod enrolment_client {
@@ -1931,6 +2006,9 @@ pub struct PlanRestoreRequest {
     /// empty: the one that serves the source
     #[prost(string, tag = "5")]
     pub agent: ::prost::alloc::string::String,
+    /// setuid, setgid, devices, capabilities and the like are left out
+    #[prost(bool, tag = "6")]
+    pub without_privileges: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RestorePlan {

@@ -17,6 +17,13 @@ use crate::ids::{BlobId, ContentId};
 
 const MIN_PAGE: usize = 64 << 10;
 const MAX_PAGE: usize = 1 << 20;
+/// No entry takes fewer bytes than this.
+const LEAST_ENTRY: usize = 8;
+/// The most entries of a page.
+const MAX_ENTRIES: usize = MAX_PAGE / LEAST_ENTRY + 1;
+/// The most bytes of its entries' paths, written out: a path that shares all but a few bytes with the one
+/// before costs nearly nothing in the page, and all of it in memory.
+const MAX_PATHS: usize = 32 << 20;
 const MAX_XATTRS: usize = 4_096;
 const MAX_XATTR_NAME: usize = 255;
 const MAX_XATTR_VALUE: usize = 64 << 10;
@@ -29,6 +36,8 @@ pub struct PageBuilder {
     places: HashMap<BlobId, u64>,
     entries: Encoder,
     count: u64,
+    /// Bytes of the paths, written out.
+    paths: usize,
     first: EntryPath,
     last: EntryPath,
 }
@@ -53,6 +62,7 @@ impl PageBuilder {
             places: HashMap::new(),
             entries: Encoder::new(),
             count: 0,
+            paths: 0,
             first: EntryPath::root(),
             last: EntryPath::root(),
         }
@@ -67,9 +77,12 @@ impl PageBuilder {
         }
         self.write(entry);
         self.count += 1;
+        self.paths += entry.path.as_bytes().len();
         self.last = entry.path.clone();
         let length = self.entries.len() + self.blobs.len() * BlobId::LEN;
-        let ends = length >= MAX_PAGE || length >= MIN_PAGE && self.is_boundary(&entry.path);
+        let ends = length >= MAX_PAGE
+            || self.paths >= MAX_PATHS
+            || length >= MIN_PAGE && self.is_boundary(&entry.path);
         ends.then(|| self.take())
     }
 
@@ -94,6 +107,7 @@ impl PageBuilder {
         page.varint(self.count);
         page.raw(&std::mem::take(&mut self.entries).finish());
         self.places.clear();
+        self.paths = 0;
         Page { bytes: page.finish(), first: self.first.clone(), entries: std::mem::take(&mut self.count) }
     }
 
@@ -219,6 +233,9 @@ pub fn decode_pieces(plaintext: &[u8]) -> Result<Vec<Piece>, Malformed> {
     let mut decoder = Decoder::new("list of pieces", plaintext);
     let blobs = decode_blobs(&mut decoder)?;
     let count = decoder.count(3)?;
+    if count > MAX_INLINE_PIECES {
+        return Err(decoder.malformed("it holds too many pieces"));
+    }
     let pieces = (0..count).map(|_| decode_piece(&mut decoder, &blobs)).collect::<Result<_, _>>()?;
     decoder.end()?;
     Ok(pieces)
@@ -228,7 +245,12 @@ pub fn decode_pieces(plaintext: &[u8]) -> Result<Vec<Piece>, Malformed> {
 pub fn decode_page(plaintext: &[u8]) -> Result<Vec<Entry>, Malformed> {
     let mut decoder = Decoder::new("page", plaintext);
     let blobs = decode_blobs(&mut decoder)?;
-    let count = decoder.count(8)?;
+    let count = decoder.count(LEAST_ENTRY)?;
+    if count > MAX_ENTRIES {
+        return Err(decoder.malformed("it holds too many entries"));
+    }
+    // Every entry but the last began before the page was full.
+    let mut paths = 0;
     let mut entries: Vec<Entry> = Vec::with_capacity(count);
     for _ in 0..count {
         let before = entries.last().map(|entry| &entry.path);
@@ -236,6 +258,10 @@ pub fn decode_page(plaintext: &[u8]) -> Result<Vec<Entry>, Malformed> {
         if before.is_some_and(|before| *before >= entry.path) {
             return Err(decoder.malformed("its entries are out of order"));
         }
+        if paths >= MAX_PATHS {
+            return Err(decoder.malformed("its paths are too long together"));
+        }
+        paths += entry.path.as_bytes().len();
         entries.push(entry);
     }
     decoder.end()?;
@@ -420,6 +446,9 @@ impl PageTable {
             let line = PageLine { first, id: BlobId::new(decoder.array()?), entries: decoder.varint()? };
             if pages.last().is_some_and(|last| last.first >= line.first) {
                 return Err(decoder.malformed("its pages are out of order"));
+            }
+            if line.entries > MAX_ENTRIES as u64 {
+                return Err(decoder.malformed("a page is said to hold more entries than a page can"));
             }
             pages.push(line);
         }

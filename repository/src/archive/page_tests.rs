@@ -110,3 +110,49 @@ fn lists_of_pieces_round_trip() {
     assert_eq!(decode_pieces(&encode_pieces(&pieces)), Ok(pieces));
     assert!(decode_pieces(&[1, 2, 3]).is_err());
 }
+
+#[test]
+fn a_page_ends_before_its_paths_are_too_much_for_memory_and_one_that_goes_on_is_refused() {
+    let deep = vec!["x".repeat(250); 200].join("/");
+    let entries: Vec<Entry> = (0..1_000)
+        .map(|n| Entry {
+            path: path(&format!("{deep}/{n:04}")),
+            metadata: Metadata::default(),
+            kind: EntryKind::Fifo,
+        })
+        .collect();
+    let pages = pages(&entries);
+    assert!(pages.len() > 1 && pages.iter().all(|page| page.bytes.len() < MAX_PAGE));
+    let back: Vec<Entry> = pages.iter().flat_map(|page| decode_page(&page.bytes).expect("sound")).collect();
+    assert_eq!(back, entries);
+    // A writer that goes on: some kilobytes that would take 50 MB.
+    let mut builder = PageBuilder::new(&IdKey::new([5; 32]));
+    for entry in &entries {
+        builder.paths = 0;
+        assert!(builder.add(entry).is_none());
+    }
+    let bomb = builder.finish().expect("a page").bytes;
+    assert!(bomb.len() < 100 << 10);
+    assert_eq!(decode_page(&bomb), Err(Malformed::new("page", "its paths are too long together")));
+}
+
+#[test]
+fn what_claims_more_than_it_can_hold_is_refused_at_once() {
+    let page = |count: u64, rest: usize| {
+        let mut out = Encoder::new();
+        out.varint(0);
+        out.varint(count);
+        out.raw(&vec![0; rest]);
+        out.finish()
+    };
+    for claim in [1 << 32, u64::MAX, MAX_ENTRIES as u64 + 1] {
+        assert!(decode_page(&page(claim, 64)).is_err());
+    }
+    let most = (MAX_ENTRIES + 1) * LEAST_ENTRY;
+    let many = Err(Malformed::new("page", "it holds too many entries"));
+    assert_eq!(decode_page(&page(MAX_ENTRIES as u64 + 1, most)), many);
+    let pieces = encode_pieces(&vec![piece(1, 0, 1); MAX_INLINE_PIECES + 1]);
+    assert_eq!(decode_pieces(&pieces), Err(Malformed::new("list of pieces", "it holds too many pieces")));
+    let line = PageLine { first: EntryPath::root(), id: BlobId::new([1; 32]), entries: 1 << 32 };
+    assert!(PageTable::decode(&PageTable { pages: vec![line] }.encode()).is_err());
+}

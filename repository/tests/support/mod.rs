@@ -54,8 +54,7 @@ pub struct Archive {
 
 /// Seals every file into a blob of its own; each segment holds at most `per_segment` blobs.
 pub fn archive(repository: &Repository, keys: &DomainKeys, files: &Files, per_segment: usize) -> Archive {
-    let mut sealer =
-        Sealer { repository, keys, per_segment, open: Vec::new(), done: Vec::new(), refs: Vec::new() };
+    let mut sealer = Sealer::new(repository, keys, per_segment);
     let mut pages = PageBuilder::new(&keys.id_key);
     let mut table = PageTable::default();
     let root = Entry { path: EntryPath::root(), metadata: Metadata::default(), kind: EntryKind::Folder };
@@ -81,13 +80,19 @@ pub fn archive(repository: &Repository, keys: &DomainKeys, files: &Files, per_se
         table.pages.push(PageLine { first: page.first, id, entries: page.entries });
     }
     let root = sealer.add(BlobKind::PageTable, &table.encode());
-    let (segments, refs) = sealer.finish();
     let counts = Counts {
         files: files.len() as u64,
         folders: 1,
         bytes: files.values().map(|bytes| bytes.len() as u64).sum(),
         ..Counts::default()
     };
+    drafted(sealer, root, counts)
+}
+
+/// An archive whose page table is `root`, whatever it holds.
+pub fn drafted(sealer: Sealer<'_>, root: BlobId, counts: Counts) -> Archive {
+    let domain = sealer.keys.domain;
+    let (segments, refs) = sealer.finish();
     let manifest = ArchiveManifest {
         format: FORMAT,
         source: source(),
@@ -95,7 +100,7 @@ pub fn archive(repository: &Repository, keys: &DomainKeys, files: &Files, per_se
         outcome: Outcome::Complete,
         reason: None,
         consistency: Some(Consistency::Fuzzy),
-        domain: keys.domain,
+        domain,
         root: Some(root),
         problems: None,
         agent: None,
@@ -108,7 +113,8 @@ pub fn archive(repository: &Repository, keys: &DomainKeys, files: &Files, per_se
     Archive { segments, draft: ArchiveDraft { manifest, refs: Some(refs) } }
 }
 
-struct Sealer<'a> {
+/// Seals blobs into segments.
+pub struct Sealer<'a> {
     repository: &'a Repository,
     keys: &'a DomainKeys,
     per_segment: usize,
@@ -117,8 +123,12 @@ struct Sealer<'a> {
     refs: Vec<BlobAddress>,
 }
 
-impl Sealer<'_> {
-    fn add(&mut self, kind: BlobKind, plain: &[u8]) -> BlobId {
+impl<'a> Sealer<'a> {
+    pub fn new(repository: &'a Repository, keys: &'a DomainKeys, per_segment: usize) -> Self {
+        Self { repository, keys, per_segment, open: Vec::new(), done: Vec::new(), refs: Vec::new() }
+    }
+
+    pub fn add(&mut self, kind: BlobKind, plain: &[u8]) -> BlobId {
         let id = blob_id(&self.keys.id_key, kind, plain);
         let class = kind.class();
         let at = self.open.iter().position(|(open, _, _)| *open == class).unwrap_or_else(|| {

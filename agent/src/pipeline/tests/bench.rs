@@ -26,7 +26,9 @@ use crate::restore::{BlobStream, Fetched};
 use crate::sources::files::{Excludes, FilesSource};
 use crate::sources::{Body, Content, Item, Opened, ReadError, Source, SourceEntry, SourceError, Stamp};
 use crate::targets::CancelFlag;
-use crate::targets::files::{NoFaults, Place, RestoreRequest, Selection, Tools, restore};
+use crate::targets::files::{
+    Allowance, NoFaults, Place, RestoreRequest, Selection, Tools, plan, restore, survey,
+};
 
 /// A moment so late that every file of the test is old enough to be trusted.
 const LATER: i64 = 4_000_000_000;
@@ -199,7 +201,8 @@ impl Bench {
     /// Restores the archive to a new folder and compares it with the data folder, byte for byte.
     pub(super) fn assert_comes_back(&self, archived: &Archived) {
         let target = self.folder.path().join(format!("restored-{}", archived.root));
-        let entries = ArchiveEntries::open(self.blobs(&archived.refs), &archived.root).expect("a page table");
+        let entries =
+            || ArchiveEntries::open(self.blobs(&archived.refs), &archived.root).expect("a page table");
         let request = RestoreRequest {
             restore_id: "test".into(),
             place: Place::NewFolder { path: target.clone() },
@@ -207,7 +210,8 @@ impl Bench {
         };
         let (id_key, cancel) = (&self.domain.id_key, CancelFlag::default());
         let tools = Tools { id_key, progress: &(), cancel: &cancel, steps: &NoFaults };
-        restore(&request, entries, &mut self.blobs(&archived.refs), tools).expect("a restore");
+        let allowance = Allowance::all(&plan(&survey(&request, entries()).expect("a plan")));
+        restore(&request, allowance, entries(), &mut self.blobs(&archived.refs), tools).expect("a restore");
         assert_equal(&self.data(), &target);
         std::fs::remove_dir_all(target).expect("removes");
     }

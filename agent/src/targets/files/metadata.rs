@@ -11,12 +11,9 @@ use repository::archive::entry::Metadata;
 use repository::archive::path::EntryPath;
 use rustix::fs::AtFlags;
 
+use super::allowance::{Privilege, SET_GID, SET_UID};
 use super::disk::{Disk, Subject};
 use super::error::{RestoreError, failed};
-
-/// Which bits of a mode give a program its owner's or group's rights.
-const SET_UID: u32 = 0o4000;
-const SET_GID: u32 = 0o2000;
 
 /// What could not be restored as it was.
 #[derive(Debug, Default)]
@@ -25,6 +22,7 @@ pub(super) struct Notes {
     xattrs: Count,
     sockets: Count,
     devices: Count,
+    privileges: Count,
 }
 
 /// How often something happened, and where first.
@@ -52,6 +50,10 @@ impl Notes {
         self.devices.add(path, "");
     }
 
+    pub(super) fn not_granted(&mut self, path: &EntryPath, privilege: Privilege) {
+        self.privileges.add(path, &format!(", {}", privilege.word()));
+    }
+
     /// One line for each kind of thing that happened.
     pub(super) fn lines(&self) -> Vec<String> {
         let lines = [
@@ -59,6 +61,7 @@ impl Notes {
             ("extended attributes not restored: {}", &self.xattrs),
             ("sockets left out, their program makes them anew: {}", &self.sockets),
             ("devices left out, which only root may make: {}", &self.devices),
+            ("privileges that were not granted left out: {}", &self.privileges),
         ];
         let happened = lines.into_iter().filter(|(_, count)| count.times > 0);
         happened

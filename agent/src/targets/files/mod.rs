@@ -11,6 +11,7 @@
 //! place that the request names; every change of the file system goes through [`disk`], and every handle
 //! comes from [`handles`].
 
+mod allowance;
 mod area;
 mod content;
 mod disk;
@@ -28,6 +29,7 @@ mod request;
 mod stage;
 mod swap;
 
+pub use allowance::{Allowance, Privilege};
 pub use disk::{InProduction, NoFaults, Steps};
 pub use error::{RestoreError, RestoreReport};
 pub use plan::{Facts, LiveEntry, MAX_NAMED, Named, RestorePlan, plan, survey};
@@ -55,11 +57,12 @@ use remove::names_in;
 use stage::Stage;
 use swap::Swap;
 
-/// Restores what `request` selects of the archive with these `entries` (in path order), and returns when
-/// all of it is live and durable. On an error the live state is as before, but for
+/// Restores what `request` selects of the archive with these `entries` (in path order), as far as the
+/// confirmed plan's `allowance` goes, and returns when all of it is live and durable. On an error the live state is as before, but for
 /// [`RestoreError::Interrupted`]. An interrupted earlier restore to the same place is ended first.
 pub fn restore<I, E>(
     request: &RestoreRequest,
+    allowance: Allowance,
     entries: I,
     blobs: &mut dyn BlobReader,
     tools: Tools<'_>,
@@ -70,7 +73,7 @@ where
 {
     let disk = Disk::new(tools.steps);
     let ground = Ground::prepare(request, &disk)?;
-    let mut stage = Stage::new(disk, tools, request, &ground, blobs);
+    let mut stage = Stage::new(disk, tools, request, allowance, &ground, blobs);
     let prepared =
         stage.write_all(Incoming::new(entries)).and_then(|()| plan_swap(disk, request, &ground, &mut stage));
     let (mut journal, story) = match prepared {

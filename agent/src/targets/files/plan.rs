@@ -11,6 +11,7 @@ use repository::archive::entry::{Entry, EntryKind};
 use repository::archive::path::EntryPath;
 use rustix::fs::FileType;
 
+use super::allowance::{Privilege, privileges};
 use super::area::is_staging;
 use super::error::{RestoreError, failed};
 use super::ground::{Ground, LOST_AND_FOUND, is_mount_point};
@@ -38,6 +39,8 @@ pub struct Facts {
     pub entries: u64,
     /// Bytes of content that are selected, holes not counted.
     pub bytes: u64,
+    /// Which of the selected entries give somebody rights.
+    pub privileges: BTreeMap<Privilege, Named>,
     /// Bytes free for us in the target's file system.
     pub free_space: u64,
     /// The folders that a restore writes in.
@@ -109,6 +112,8 @@ pub struct RestorePlan {
     pub entries: u64,
     /// Bytes of content that are written.
     pub bytes_to_write: u64,
+    /// Entries that give somebody rights, by what gives them.
+    pub privileges: BTreeMap<Privilege, Named>,
     /// Bytes free for us in the target's file system.
     pub free_space: u64,
     /// Why the restore would fail, one line each with what to do. Empty: nothing speaks against it.
@@ -126,6 +131,7 @@ pub fn plan(facts: &Facts) -> RestorePlan {
         removed_count: facts.removed.count,
         entries: facts.entries,
         bytes_to_write: facts.bytes,
+        privileges: facts.privileges.clone(),
         free_space: facts.free_space,
         conflicts: facts.blocked.iter().filter_map(|(path, live)| conflict(path, *live)).collect(),
     };
@@ -171,6 +177,9 @@ where
             continue;
         }
         facts.entries += 1;
+        for privilege in privileges(&entry) {
+            facts.privileges.entry(privilege).or_default().add(&entry.path);
+        }
         if !below {
             let folder_that_stays = match &ground {
                 Ground::New { .. } => false,
@@ -187,7 +196,7 @@ where
             look.at(&entry.path, &mut facts)?;
         }
         if let EntryKind::File(content) = &entry.kind {
-            facts.bytes += content.data_length();
+            facts.bytes = facts.bytes.saturating_add(content.data_length());
         }
     }
     look.finish(&mut facts)?;

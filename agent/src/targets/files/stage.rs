@@ -14,6 +14,7 @@ use repository::archive::entry::{Entry, EntryKind, FileContent, Metadata};
 use repository::archive::path::EntryPath;
 use rustix::fs::FileType;
 
+use super::allowance::{Allowance, Privilege};
 use super::area::{Area, below, free_name};
 use super::content::ContentWriter;
 use super::disk::{Disk, Subject};
@@ -36,6 +37,8 @@ pub(super) struct Stage<'a> {
     disk: Disk<'a>,
     tools: Tools<'a>,
     request: &'a RestoreRequest,
+    /// What is left of it.
+    allowance: Allowance,
     ground: &'a Ground,
     pub(super) areas: Vec<Area>,
     /// Where in the archive each area's live folder lies.
@@ -76,6 +79,7 @@ impl<'a> Stage<'a> {
         disk: Disk<'a>,
         tools: Tools<'a>,
         request: &'a RestoreRequest,
+        allowance: Allowance,
         ground: &'a Ground,
         blobs: &'a mut dyn BlobReader,
     ) -> Self {
@@ -83,6 +87,7 @@ impl<'a> Stage<'a> {
             disk,
             tools,
             request,
+            allowance,
             ground,
             areas: Vec::new(),
             bases: Vec::new(),
@@ -160,7 +165,7 @@ impl<'a> Stage<'a> {
         let whole_live =
             matches!(self.ground, Ground::Live { .. }) && matches!(self.request.selection, Selection::Whole);
         if whole_live && entry.path.is_root() {
-            self.root = Some(entry.metadata.clone());
+            self.root = Some(self.permitted(&entry.path, &entry.kind, &entry.metadata));
             return Ok(());
         }
         if self.moved.as_ref().is_some_and(|moved| entry.path.is_within(moved)) {
@@ -317,7 +322,8 @@ impl<'a> Stage<'a> {
             .collect();
         for (path, metadata) in above {
             let handle = self.make_folder(&path)?;
-            let metadata = path.is_within(&moved).then_some(metadata);
+            let metadata =
+                path.is_within(&moved).then(|| self.permitted(&path, &EntryKind::Folder, &metadata));
             self.open.push(OpenFolder { path, handle, metadata });
         }
         Ok(())
@@ -352,6 +358,10 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
+    fn permitted(&mut self, path: &EntryPath, kind: &EntryKind, metadata: &Metadata) -> Metadata {
+        self.allowance.permitted(path, kind, metadata, &mut self.notes).into_owned()
+    }
+
     /// Writes one entry into its open folder; false if it was left out, which is noted.
     fn write<I, E>(&mut self, entry: &Entry, incoming: &Incoming<I>) -> Result<bool, RestoreError>
     where
@@ -359,10 +369,12 @@ impl<'a> Stage<'a> {
         E: std::error::Error + Send + Sync + 'static,
     {
         let path = &entry.path;
+        let bytes = if let EntryKind::File(content) = &entry.kind { content.data_length() } else { 0 };
+        self.allowance.spend(path, bytes)?;
         match &entry.kind {
             EntryKind::Folder => {
                 let handle = self.make_folder(path)?;
-                let metadata = Some(entry.metadata.clone());
+                let metadata = Some(self.permitted(path, &entry.kind, &entry.metadata));
                 self.open.push(OpenFolder { path: path.clone(), handle, metadata });
             }
             EntryKind::File(content) => self.write_file(entry, content, incoming)?,
@@ -379,6 +391,10 @@ impl<'a> Stage<'a> {
             }
             EntryKind::Socket => {
                 self.notes.socket(path);
+                return Ok(false);
+            }
+            EntryKind::Device { .. } if !self.allowance.grants(Privilege::Device) => {
+                self.notes.not_granted(path, Privilege::Device);
                 return Ok(false);
             }
             EntryKind::Device { block, major, minor } => {
@@ -411,7 +427,8 @@ impl<'a> Stage<'a> {
             self.disk.make_file(self.parent(), self.name(path)).map_err(failed("make the file", path))?;
         self.writer.write(&file, path, content, incoming)?;
         let subject = Subject::Handle(file.as_fd());
-        apply(&self.disk, subject, false, path, &entry.metadata, &mut self.notes)
+        let metadata = self.permitted(path, &entry.kind, &entry.metadata);
+        apply(&self.disk, subject, false, path, &metadata, &mut self.notes)
     }
 
     fn special(&self, path: &EntryPath, kind: FileType, device: u64) -> std::io::Result<()> {
@@ -421,10 +438,11 @@ impl<'a> Stage<'a> {
     /// Gives what has no handle its metadata.
     fn finish_name(&mut self, entry: &Entry, is_symlink: bool) -> Result<(), RestoreError> {
         let name = CString::new(self.name(&entry.path)).expect("a name holds no NUL");
+        let metadata = self.permitted(&entry.path, &entry.kind, &entry.metadata);
         let last = self.open.last().map(|folder| &folder.handle);
         let parent = last.or(self.bottom.as_ref()).expect("an area is in use");
         let subject = Subject::Name(parent.as_fd(), &name);
-        apply(&self.disk, subject, is_symlink, &entry.path, &entry.metadata, &mut self.notes)
+        apply(&self.disk, subject, is_symlink, &entry.path, &metadata, &mut self.notes)
     }
 
     /// Makes `path` a further name of what was staged as `to`.
