@@ -14,6 +14,7 @@
 mod cache;
 pub mod config;
 mod connection;
+pub mod decoders;
 mod pipeline;
 mod restore;
 mod run;

@@ -6,6 +6,7 @@
 mod files_support;
 mod hostile_support;
 
+use std::cell::Cell;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -353,6 +354,17 @@ fn generated_hostile_archives_change_nothing_outside_of_the_target() {
     );
 }
 
+fn exchange(one: &Path, other: &Path) -> bool {
+    let flags = rustix::fs::RenameFlags::EXCHANGE;
+    rustix::fs::renameat_with(rustix::fs::CWD, one, rustix::fs::CWD, other, flags).is_ok()
+}
+
+/// A link of somebody who may change these folders, and is not whoever restores.
+fn make_foreign_link(target: &Path, link: &Path) {
+    symlink(target, link).expect("made");
+    std::os::unix::fs::lchown(link, Some(12_345), None).expect("only root can restore among strangers");
+}
+
 /// Counts the steps of restores, so that the thread that swaps keeps pace with them.
 struct Paced<'a>(&'a AtomicU64);
 
@@ -380,10 +392,6 @@ fn swap_folders(
             }
             std::thread::yield_now();
         }
-    };
-    let exchange = |one: &Path, other: &Path| {
-        let flags = rustix::fs::RenameFlags::EXCHANGE;
-        rustix::fs::renameat_with(rustix::fs::CWD, one, rustix::fs::CWD, other, flags).is_ok()
     };
     let staging_links =
         ["new", "old", "late"].map(|name| (name, live.with_file_name(format!("link-{name}"))));
@@ -431,6 +439,7 @@ fn a_thread_that_swaps_folders_for_links_achieves_nothing() {
         ("live/a/b", "b"),
         ("live/d0", "d0"),
         ("live/d0/inner", "d1"),
+        ("live", ""),
         ("way", ""),
         ("way/deep", "new"),
     ]
@@ -438,11 +447,11 @@ fn a_thread_that_swaps_folders_for_links_achieves_nothing() {
     .enumerate()
     {
         let link = space.join(format!("link-{n}"));
-        symlink(canary.join(outside), &link).expect("made");
+        make_foreign_link(&canary.join(outside), &link);
         pairs.push((space.join(folder), link));
     }
     for name in ["new", "old", "late"] {
-        symlink(canary.join(name), space.join(format!("link-{name}"))).expect("made");
+        make_foreign_link(&canary.join(name), &space.join(format!("link-{name}")));
     }
     let wanted = if is_long() { 10_000 } else { 2_000 };
     let (stop, tries, steps) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
@@ -477,4 +486,100 @@ fn a_thread_that_swaps_folders_for_links_achieves_nothing() {
     println!("{} swaps: {good} restores went through, {noticed} met one and gave up", tries.into_inner());
     assert_untouched(&canary, &before, "after all swaps");
     assert!(good > 0 && noticed > 10, "the swaps have to be met: {good} and {noticed}");
+}
+
+/// Exchanges a folder for a link before one step of a restore, and back before a later one.
+struct SwapAt<'a> {
+    pair: &'a (PathBuf, PathBuf),
+    from: u64,
+    to: u64,
+    steps: Cell<u64>,
+    is_swapped: Cell<bool>,
+}
+
+impl SwapAt<'_> {
+    fn exchange(&self) {
+        let (folder, link) = self.pair;
+        if exchange(folder, link) {
+            self.is_swapped.set(!self.is_swapped.get());
+        }
+    }
+}
+
+impl Steps for SwapAt<'_> {
+    fn before(&self, _what: &'static str) -> std::io::Result<()> {
+        let step = self.steps.replace(self.steps.get() + 1);
+        if step == self.from || (step == self.to && self.is_swapped.get()) {
+            self.exchange();
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_folder_that_is_swapped_for_a_link_before_any_step_achieves_nothing() {
+    let home = home();
+    let canary = make_canary(home.path());
+    let before = fingerprint(&canary);
+    let space = home.path().join("space");
+    let live = space.join("live");
+    let make = || {
+        fs::remove_dir_all(&space).ok();
+        for folder in ["live/a/b", "live/d0/inner", "way/deep"] {
+            fs::create_dir_all(space.join(folder)).expect("made");
+            fs::write(space.join(folder).join("x"), "then").expect("written");
+        }
+    };
+    make();
+    let archive = Archive::of(&live);
+    let staging = "live/.neurashield-s";
+    let folders = [
+        ("live", ""),
+        ("live/a", "a"),
+        ("live/a/b", "b"),
+        ("live/d0/inner", "d1"),
+        ("way", ""),
+        ("way/deep", "new"),
+    ];
+    let of_staging =
+        ["new", "old", "late", "new/a", "new/a/b"].map(|name| (format!("{staging}/{name}"), name));
+    let all = folders.map(|(folder, outside)| (folder.to_owned(), outside)).into_iter().chain(of_staging);
+    let stride = if is_long() { 1 } else { 9 };
+    let (mut tries, mut noticed) = (0u64, 0u64);
+    for (nth, (folder, outside)) in all.enumerate() {
+        let pair = (space.join(&folder), space.join("link"));
+        for kind in 0..4 {
+            for from in (nth as u64 % stride..).step_by(stride as usize) {
+                make();
+                make_foreign_link(&canary.join(outside), &pair.1);
+                let paths = PathPatterns::new(&["a/b/x".into(), "d0/inner/x".into()]).expect("sound");
+                let (place, selection) = match kind {
+                    0 => (Place::InPlace { root: live.clone() }, Selection::Paths(paths)),
+                    1 => (Place::Listed { root: live.clone() }, Selection::Paths(paths)),
+                    2 => (Place::NewFolder { path: space.join("way/deep/more/new") }, Selection::Whole),
+                    _ => (Place::InPlace { root: live.clone() }, Selection::Whole),
+                };
+                let request = RestoreRequest { restore_id: "s".into(), place, selection };
+                let to = from + 1 + from % 5;
+                let steps =
+                    SwapAt { pair: &pair, from, to, steps: Cell::new(0), is_swapped: Cell::new(false) };
+                noticed += u64::from(archive.restore_with(&request, &steps).is_err());
+                if steps.steps.get() <= from {
+                    break;
+                }
+                tries += 1;
+                if steps.is_swapped.get() {
+                    steps.exchange();
+                }
+                recover(&live, &NoFaults).ok();
+                assert_untouched(
+                    &canary,
+                    &before,
+                    &format!("{folder} swapped before step {from}, kind {kind}"),
+                );
+            }
+        }
+    }
+    println!("{tries} restores, each with a swap in it: {noticed} met it and gave up");
+    assert!(tries > 50 && noticed > 10, "the swaps have to be met: {tries} and {noticed}");
 }

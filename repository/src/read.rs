@@ -290,7 +290,7 @@ impl ArchiveReader {
         self.blob(id)
     }
 
-    fn damaged_blob(&self, id: &BlobId, why: Malformed) -> RepositoryError {
+    pub(crate) fn damaged_blob(&self, id: &BlobId, why: Malformed) -> RepositoryError {
         tracing::warn!(blob = %id, error = %why, "a blob opens and does not make sense");
         let place = self.by_id.get(id).and_then(|address| self.index.place(address));
         place.map_or(RepositoryError::BlobMissing(*id), |place| RepositoryError::BlobDamaged {

@@ -74,7 +74,8 @@ impl Cases {
 }
 
 fn names(cases: &mut Cases, canary: &str) {
-    let f = |path: &str| vec![Raw::folder("a"), cases.content.clone().at(path)];
+    let content = cases.content.clone();
+    let f = |path: &str| vec![Raw::folder("a"), content.clone().at(path)];
     let wrong = [
         ("climbs out", "../canary/x"),
         ("climbs out from below", "a/../../canary/x"),

@@ -16,6 +16,7 @@ pub(crate) mod rules;
 
 pub(crate) use draft::sweep;
 pub(crate) use file::{CacheReader, CacheWriter, PendingCache};
+pub(crate) use notation::decode_records as decode_block;
 
 use repository::archive::entry::{FileContent, Layout, MAX_INLINE_PIECES, Piece, Pieces};
 use repository::archive::path::EntryPath;

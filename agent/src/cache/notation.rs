@@ -84,7 +84,7 @@ fn layout(encoder: &mut Encoder, layout: &Layout) {
 }
 
 /// The records of one block.
-pub(super) fn decode_records(payload: &[u8]) -> Result<Vec<Record>, Malformed> {
+pub(crate) fn decode_records(payload: &[u8]) -> Result<Vec<Record>, Malformed> {
     let mut decoder = Decoder::new("cache block", payload);
     let mut records = Vec::new();
     let mut blob = None;

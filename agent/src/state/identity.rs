@@ -160,10 +160,12 @@ impl Identity {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(IdentityError::Read { path, source }),
         };
-        let damaged = || IdentityError::Damaged { path: path.clone() };
-        let identity: Self = serde_json::from_slice(&bytes).map_err(|_| damaged())?;
-        identity.life().ok_or_else(damaged)?;
-        Ok(Some(identity))
+        Self::read(&bytes).ok_or(IdentityError::Damaged { path }).map(Some)
+    }
+
+    /// The identity that these bytes of a file say; `None` if they say none.
+    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok().filter(|identity: &Self| identity.life().is_some())
     }
 
     /// Keeps it.

@@ -265,6 +265,12 @@ fn too_many() -> Failure {
         .hint("try again when some of them have ended")
 }
 
+/// Checks what a restore is asked for, and gives it back to nobody: see [`crate::decoders`].
+pub(crate) fn check_restore(order: Option<&v1::RestoreOrder>, allowance: Option<&v1::Allowance>) {
+    let _ = order::RestoreOrder::check(order);
+    let _ = order::allowance(allowance);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

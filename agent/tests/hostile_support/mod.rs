@@ -92,9 +92,12 @@ pub fn page(blobs: &[BlobId], entries: &[Raw], count: u64) -> Vec<u8> {
     out.varint(blobs.len() as u64);
     blobs.iter().for_each(|id| out.raw(id.as_bytes()));
     out.varint(count);
+    let mut before = &b""[..];
     for entry in entries {
-        out.varint(0);
-        out.bytes(&entry.path);
+        let shared = entry.path.iter().zip(before).take_while(|(one, other)| one == other).count();
+        out.varint(shared as u64);
+        out.bytes(&entry.path[shared..]);
+        before = &entry.path;
         out.u8(match &entry.body {
             Body::Folder => 1,
             Body::File(_) => 2,

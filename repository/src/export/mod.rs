@@ -8,6 +8,8 @@ mod tar;
 use bytes::Bytes;
 
 use crate::archive::entry::{EntryKind, FileContent, Pieces};
+use crate::archive::order::Order;
+use crate::codec::Malformed;
 use crate::error::RepositoryError;
 use crate::read::ArchiveReader;
 
@@ -23,8 +25,11 @@ pub fn archive<E: From<RepositoryError>>(
 ) -> Result<(), E> {
     // Entries hold the reader while they come; contents need it too: a page at a time.
     let table = reader.page_table()?;
+    let mut order = Order::default();
     for page in &table.pages {
         for entry in reader.page(&page.id)? {
+            // Whoever unpacks it trusts it to lead through no link of its own.
+            order.check(&entry).map_err(|why| reader.damaged_blob(&page.id, Malformed::new("page", why)))?;
             let Some(header) = tar::header(&entry) else { continue };
             put(header.into())?;
             if let EntryKind::File(of) = &entry.kind {

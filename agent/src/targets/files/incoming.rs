@@ -1,12 +1,12 @@
 //! The archive's entries as they come in, checked for what a restore relies on.
 //!
-//! Must stay true: what leaves here starts with the root folder, rises strictly in path order, lies in a
-//! folder that came before, links only backwards, and is no staging folder. So no entry can be written twice, or through
-//! another entry that is a link.
+//! Must stay true: what leaves here stands in the [`Order`] of an archive, and is no staging folder. So no
+//! entry can be written twice, or through another entry that is a link.
 
 use std::collections::VecDeque;
 
 use repository::archive::entry::{Entry, EntryKind, FileContent, Layout, Pieces};
+use repository::archive::order::Order;
 use repository::archive::path::EntryPath;
 use repository::ids::BlobId;
 
@@ -17,16 +17,12 @@ use super::error::RestoreError;
 const AHEAD_ENTRIES: usize = 256;
 /// How many blobs a reader is told of in advance; also ends the look ahead.
 pub(super) const AHEAD_BLOBS: usize = 64;
-/// As deep as a source goes.
-const MAX_DEPTH: usize = 4_096;
 
 /// The entries, checked, with a look ahead.
 pub(super) struct Incoming<I> {
     entries: I,
     ended: bool,
-    last: Option<EntryPath>,
-    /// The folders from the root down to where the last entry lies.
-    folders: Vec<EntryPath>,
+    order: Order,
     ahead: VecDeque<Entry>,
     /// How many blobs the entries in `ahead` name.
     ahead_blobs: usize,
@@ -38,14 +34,7 @@ where
     E: std::error::Error + Send + Sync + 'static,
 {
     pub(super) fn new(entries: I) -> Self {
-        Self {
-            entries,
-            ended: false,
-            last: None,
-            folders: Vec::new(),
-            ahead: VecDeque::new(),
-            ahead_blobs: 0,
-        }
+        Self { entries, ended: false, order: Order::default(), ahead: VecDeque::new(), ahead_blobs: 0 }
     }
 
     /// The next entry; `None` at the end.
@@ -60,7 +49,7 @@ where
                 }
                 None => {
                     self.ended = true;
-                    if self.last.is_none() {
+                    if self.order.is_empty() {
                         return Err(RestoreError::archive(&EntryPath::root(), "the archive is empty"));
                     }
                 }
@@ -81,34 +70,20 @@ where
     fn check(&mut self, entry: &Entry) -> Result<(), RestoreError> {
         let path = &entry.path;
         let refuse = |cause: &str| Err(RestoreError::archive(path, cause));
-        match &self.last {
-            None if !path.is_root() || entry.kind != EntryKind::Folder => {
-                return refuse("the first entry is not the root folder");
-            }
-            Some(last) if path <= last => return refuse("it stands out of order, or twice"),
-            _ => {}
-        }
-        while self.folders.last().is_some_and(|folder| !path.is_within(folder)) {
-            self.folders.pop();
-        }
-        if path.parent().as_ref() != self.folders.last() {
-            return refuse("what it lies in is no folder of the archive");
+        if let Err(cause) = self.order.check(entry) {
+            return refuse(cause);
         }
         match &entry.kind {
-            EntryKind::Folder if self.folders.len() >= MAX_DEPTH => return refuse("it lies too deep"),
             // It would be ours alone, and what it holds would be believed.
             EntryKind::Folder if path.name().is_some_and(is_staging) => {
                 return refuse("it has the name of a staging folder, of which no backup is made");
             }
-            EntryKind::Folder => self.folders.push(path.clone()),
-            EntryKind::HardLink { to } if to >= path => return refuse("it links to what comes later"),
             EntryKind::File(content) if !is_layout(content) => return refuse("its extents are not in order"),
             _ => {}
         }
         if entry.metadata.mode > 0o7777 || entry.metadata.mtime.nanoseconds > 999_999_999 {
             return refuse("its mode or time is out of range");
         }
-        self.last = Some(path.clone());
         Ok(())
     }
 }

@@ -160,7 +160,7 @@ impl Story {
             Line::Area(path) => self.areas.push(path.bytes()?),
             Line::Root { new, old } => self.root = Some((new.metadata()?, old.metadata()?)),
             Line::Move { area, path, put } => {
-                let path = EntryPath::new(&path.bytes()?).ok()?;
+                let path = EntryPath::new(&path.bytes()?).ok().filter(|_| area <= self.areas.len())?;
                 self.moves.push(Move { area, path, put });
             }
             Line::Swapping => self.state = Some(State::Swapping),
@@ -233,13 +233,13 @@ pub(super) fn read(staging: impl AsFd) -> io::Result<Option<Story>> {
     };
     let mut text = Vec::new();
     std::fs::File::from(file).read_to_end(&mut text)?;
-    let later = || io::Error::other("its journal was written by a later version");
+    let later = || io::Error::other("its journal was written by a later version, or is damaged");
     tell(&text).ok_or_else(later).map(Some)
 }
 
 /// What the lines of a journal say together. A torn line ends what was written at one time; since each
 /// state is durable before it is acted on, nothing that has happened can be in it.
-fn tell(text: &[u8]) -> Option<Story> {
+pub(super) fn tell(text: &[u8]) -> Option<Story> {
     let mut story = Story::default();
     for line in text.split_inclusive(|byte| *byte == b'\n') {
         let Some(line) = line.strip_suffix(b"\n") else { break };
@@ -281,6 +281,13 @@ mod tests {
         text.extend_from_slice(b"{\"undo");
         text.extend_from_slice(b"\n\"done\"\n");
         assert_eq!(tell(&text).expect("a journal").state(), State::Done);
+    }
+
+    #[test]
+    fn a_move_in_an_area_that_is_not_there_is_not_believed() {
+        let step = |area| Line::Move { area, path: Text::new(b"a"), put: true };
+        assert!(tell(&lines(&[Line::Begin { format: 1 }, Line::Area(Text::new(b"/x")), step(1)])).is_some());
+        assert!(tell(&lines(&[Line::Begin { format: 1 }, Line::Area(Text::new(b"/x")), step(2)])).is_none());
     }
 
     #[test]

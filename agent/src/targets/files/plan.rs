@@ -2,7 +2,7 @@
 //!
 //! [`survey`] looks, [`plan`] decides and touches nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::iter::Peekable;
 use std::path::{Path, PathBuf};
@@ -308,7 +308,6 @@ pub(super) fn free_space(folder: impl std::os::fd::AsFd) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
 
     use super::*;
 
