@@ -308,7 +308,7 @@ fn generated_hostile_archives_change_nothing_outside_of_the_target() {
     let canary = make_canary(home.path());
     let before = fingerprint(&canary);
     let mut tally = Tally::default();
-    for seed in 0..if is_long() { 5_000 } else { 1_000 } {
+    for seed in 0..if is_long() { 5_000 } else { 600 } {
         let what = format!("seed {seed}");
         let mut dice = Dice(seed);
         let hostile = generate(&mut dice, &canary);
@@ -349,7 +349,7 @@ fn generated_hostile_archives_change_nothing_outside_of_the_target() {
     // Each kind of end is met often: the generator is hostile, and not only noise.
     let Tally { undecodable, refused, failed, restored, told, planted } = tally;
     assert!(
-        [undecodable, refused, restored, told, planted].iter().all(|count| *count >= 50) && failed >= 5,
+        [undecodable, refused, restored, told, planted].iter().all(|count| *count >= 50) && failed >= 10,
         "the generator has lost its teeth: {tally:?}"
     );
 }
@@ -453,7 +453,7 @@ fn a_thread_that_swaps_folders_for_links_achieves_nothing() {
     for name in ["new", "old", "late"] {
         make_foreign_link(&canary.join(name), &space.join(format!("link-{name}")));
     }
-    let wanted = if is_long() { 10_000 } else { 2_000 };
+    let wanted = if is_long() { 10_000 } else { 1_000 };
     let (stop, tries, steps) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
     let (mut good, mut noticed) = (0u64, 0u64);
     std::thread::scope(|scope| {
@@ -581,5 +581,5 @@ fn a_folder_that_is_swapped_for_a_link_before_any_step_achieves_nothing() {
         }
     }
     println!("{tries} restores, each with a swap in it: {noticed} met it and gave up");
-    assert!(tries > 50 && noticed > 10, "the swaps have to be met: {tries} and {noticed}");
+    assert!(tries > 50 && noticed > 2, "the swaps have to be met: {tries} and {noticed}");
 }

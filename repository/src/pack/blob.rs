@@ -172,13 +172,13 @@ impl BlobLine {
     }
 
     fn check(&self) -> Result<(), &'static str> {
+        if self.plain_length == 0 || self.plain_length > MAX_PLAIN {
+            return Err("a blob's length is out of bounds");
+        }
         // zstd's own bound on what incompressible input grows by, so that a line cannot claim memory that
         // no honest writer would need.
         let largest = self.plain_length + (self.plain_length >> 8) + 512 + TAG;
         match self.codec {
-            _ if self.plain_length == 0 || self.plain_length > MAX_PLAIN => {
-                Err("a blob's length is out of bounds")
-            }
             Codec::Raw if self.stored_length != self.plain_length + TAG => {
                 Err("a blob's two lengths do not fit")
             }

@@ -130,7 +130,6 @@ fn texts() {
     keep("exclude", "rules", b"*.tmp\n/cache/\n!keep.tmp\n**/[a-z]?/x");
     keep("units", "size", b"16MiB");
     keep("units", "time", b"1h30m");
-    keep("recovery_key", "one", repository::keys::RecoveryKey::generate().reveal().as_bytes());
     let der =
         rcgen::generate_simple_self_signed(vec!["x".to_owned()]).expect("a certificate").cert.der().to_vec();
     keep("certificate", "stranger", &der);
@@ -142,7 +141,9 @@ fn json() {
     let home = tempfile::tempdir().expect("a folder");
     let store = LocalStore::open_or_make(home.path()).expect("made");
     let secret = SlotSecret::KeyFile(Zeroizing::new(vec![42; 32]));
-    Repository::init(std::sync::Arc::new(store), &secret, jiff::Timestamp::UNIX_EPOCH).expect("made");
+    let made =
+        Repository::init(std::sync::Arc::new(store), &secret, jiff::Timestamp::UNIX_EPOCH).expect("made");
+    keep("recovery_key", "one", made.recovery_key.reveal().as_bytes());
     let mut waiting = vec![home.path().to_owned()];
     while let Some(at) = waiting.pop() {
         for entry in fs::read_dir(at).expect("listed") {
@@ -172,14 +173,17 @@ fn json() {
     let manifest = format!(
         r#"{{"format":0,{about},"domain":"{a}","root":"{b}","problems":null,"agent":null,{times},"segments":1,"blobs":2}}"#
     );
+    serde_json::from_str::<repository::backup::manifest::ArchiveManifest>(&manifest).expect("sound");
     keep("manifest", "one", manifest.as_bytes());
     let record = format!(
         r#"{{"format":0,"repository":"{a}","name":"20260101_010000","sequence":1,"job":"j",{times},"outcome":"complete","pin":null,"previous":null,"archives":[{{{about},"manifest":"{b}","refs":"{b}"}}]}}"#
     );
+    serde_json::from_str::<repository::backup::manifest::BackupRecord>(&record).expect("sound");
     keep("backup_record", "one", record.as_bytes());
     let line = format!(
         r#"{{"sequence":1,"name":"20260101_010000","backup":"{b}","previous":null,"at":"2026-01-01T01:00:01Z"}}"#
     );
+    serde_json::from_str::<repository::backup::manifest::ChainLine>(&line).expect("sound");
     keep("chain_line", "one", line.as_bytes());
 }
 

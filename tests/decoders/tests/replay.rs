@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use decoders::TARGETS;
 
 /// Mutations of each target; as many as there is time for, so that a slow machine does not wait.
-const MUTATIONS: u64 = 3_000;
-const TIME: Duration = Duration::from_millis(400);
+const MUTATIONS: u64 = 10_000;
+const TIME: Duration = Duration::from_millis(300);
 /// A corpus is small: what it finds is what counts.
 const MAX_FILES: usize = 30;
 const MAX_BYTES: u64 = 4_096;
