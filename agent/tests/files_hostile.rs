@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use agent::targets::files::{NoFaults, Place, RestoreError, RestoreRequest, Selection, recover};
+use agent::targets::files::{Allowance, NoFaults, Place, RestoreError, RestoreRequest, Selection, recover};
 use files_support::*;
 use repository::archive::entry::{Entry, EntryKind, Extent, FileContent, Layout, Metadata, Piece, Pieces};
 use repository::archive::path::EntryPath;
@@ -155,4 +155,84 @@ fn a_staging_folder_that_others_may_write_is_not_believed() {
     fs::set_permissions(&planted, fs::Permissions::from_mode(0o700)).expect("a mode");
     recover(folder.path(), &NoFaults).expect("it is finished");
     assert!(folder.path().join("file").exists());
+}
+
+fn in_place(root: &Path, id: &str) -> RestoreRequest {
+    let place = Place::InPlace { root: root.to_owned() };
+    RestoreRequest { restore_id: id.into(), place, selection: Selection::Whole }
+}
+
+#[test]
+fn more_than_the_confirmed_plan_says_is_not_restored() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    fs::write(root.join("canary"), b"live").expect("a file");
+    let before = without_root_time(look(root));
+    let archive = archive(vec![("a", None), ("b", Some(EntryKind::Folder)), ("b/c", None)]);
+    let planned = archive.planned(&in_place(root, "x"));
+    assert_eq!((planned.entries, planned.bytes), (4, 4));
+    for less in [
+        Allowance { entries: planned.entries - 2, ..planned.clone() },
+        Allowance { bytes: planned.bytes - 1, ..planned.clone() },
+        Allowance::default(),
+    ] {
+        let error = archive.restore_within(&in_place(root, "x"), less, &NoFaults).expect_err("too much");
+        assert!(error.to_string().contains("more than the confirmed plan says"), "{error}");
+        assert_same(&without_root_time(look(root)), &before);
+        assert_eq!(staging(root), Vec::<String>::new());
+    }
+    archive.restore_within(&in_place(root, "x"), planned, &NoFaults).expect("as planned");
+}
+
+#[test]
+fn a_privilege_that_was_not_granted_is_left_out_and_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    let device = EntryKind::Device { block: false, major: 1, minor: 3 };
+    let mut archive = archive(vec![("dir", Some(EntryKind::Folder)), ("null", Some(device)), ("su", None)]);
+    archive.entry_mut("dir").metadata.mode = 0o2755;
+    archive.entry_mut("su").metadata.mode = 0o6755;
+    let planned = archive.planned(&in_place(root, "x"));
+    let allowance = Allowance { privileges: Default::default(), ..planned };
+    let report = archive.restore_within(&in_place(root, "x"), allowance, &NoFaults).expect("restored");
+    let mode = |name: &str| root.join(name).metadata().expect("there").permissions().mode() & 0o7777;
+    assert_eq!((mode("dir"), mode("su")), (0o2755, 0o755), "a folder's bit gives nobody rights");
+    assert!(!root.join("null").exists());
+    let told = "privileges that were not granted left out: 3 (first null, device)";
+    assert!(report.notes.iter().any(|note| note == told), "{:?}", report.notes);
+}
+
+#[test]
+fn a_new_folder_behind_somebody_elses_link_is_refused() {
+    let (outside, before) = outside();
+    let folder = tempfile::tempdir().expect("a folder");
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink(outside.path(), &link).expect("a link");
+    if std::os::unix::fs::lchown(&link, Some(12_345), None).is_err() {
+        eprintln!("only root meets links of others whom it could not trust");
+        return;
+    }
+    let place = Place::NewFolder { path: link.join("way/new") };
+    let request = RestoreRequest { restore_id: "x".into(), place, selection: Selection::Whole };
+    let error = archive(vec![("a", None)]).restore(&request).expect_err("it is refused");
+    let source = std::error::Error::source(&error).expect("a cause").to_string();
+    assert!(source.contains("a symbolic link of user 12345"), "{source}");
+    assert_same(&look(outside.path()), &before);
+}
+
+#[test]
+fn the_old_state_is_removed_without_following_what_was_put_into_it() {
+    let (outside, before) = outside();
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    fs::create_dir(root.join("live")).expect("a folder");
+    std::os::unix::fs::symlink(outside.path(), root.join("live/link")).expect("a link");
+    let archive = archive(vec![("a", None)]);
+    archive.restore(&in_place(root, "one")).expect("restored");
+    let old = root.join(".neurashield-one/old/live");
+    // Somebody had the folder open and goes on in it.
+    std::os::unix::fs::symlink(outside.path(), old.join("later")).expect("a link");
+    archive.restore(&in_place(root, "two")).expect("restored");
+    assert_eq!(staging(root), [".neurashield-two"]);
+    assert_same(&look(outside.path()), &before);
 }

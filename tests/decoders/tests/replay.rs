@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use decoders::TARGETS;
 
 /// Mutations of each target; as many as there is time for, so that a slow machine does not wait.
+/// `NEURASHIELD_ONSLAUGHT=long` takes a minute for each.
 const MUTATIONS: u64 = 10_000;
 const TIME: Duration = Duration::from_millis(300);
+const LONG: Duration = Duration::from_secs(60);
 /// A corpus is small: what it finds is what counts.
 const MAX_FILES: usize = 30;
 const MAX_BYTES: u64 = 4_096;
@@ -75,12 +77,14 @@ fn every_decoder_has_a_small_corpus_and_every_corpus_a_decoder() {
 
 #[test]
 fn every_decoder_comes_back_from_its_corpus_and_from_mutations_of_it() {
+    let is_long = std::env::var_os("NEURASHIELD_ONSLAUGHT").is_some_and(|form| form == "long");
+    let (most, time) = if is_long { (u64::MAX, LONG) } else { (MUTATIONS, TIME) };
     for (seed, (name, target)) in TARGETS.iter().enumerate() {
         let corpus: Vec<Vec<u8>> = files(name).iter().map(|file| fs::read(file).expect("read")).collect();
         corpus.iter().for_each(|bytes| target(bytes));
         let (mut dice, started) = (Dice(seed as u64), Instant::now());
         let mut tried = 0;
-        while tried < MUTATIONS && started.elapsed() < TIME {
+        while tried < most && started.elapsed() < time {
             let mut bytes = corpus[dice.below(corpus.len())].clone();
             let other = &corpus[dice.below(corpus.len())];
             mutate(&mut dice, &mut bytes, other);
@@ -89,7 +93,7 @@ fn every_decoder_comes_back_from_its_corpus_and_from_mutations_of_it() {
             std::mem::forget(shown);
             tried += 1;
         }
-        assert!(tried >= 50, "{name}: {tried} mutations in {TIME:?}");
+        assert!(tried >= 50, "{name}: {tried} mutations in {time:?}");
         println!("{name}: {} files, {tried} mutations", corpus.len());
     }
 }
