@@ -21,7 +21,7 @@ use repository::keys::{DomainKeys, KeyRing};
 use repository::pack::blob::{BlobKind, blob_id};
 use repository::repo::Repository;
 use repository::store::local::LocalStore;
-use repository_support::{Sealer, at, draft, drafted, init, send, source};
+use repository_support::{Sealer, Unfenced, at, draft, drafted, init, send, source};
 use tests::programs;
 
 /// How `nsctl repository restore` leaves.
@@ -311,7 +311,7 @@ impl Scene {
         send(&self.repository, &self.domain, &archive.segments).expect("sent");
         let name = self.repository.reserve_name(at(second), &Default::default()).expect("a name");
         let draft = draft(name.clone(), &format!("job-{second}"), archive.draft);
-        self.repository.commit(&draft, &self.keys, name.time(), &|| Ok(())).expect("committed");
+        self.repository.commit(&draft, &self.keys, name.time(), &Unfenced).expect("committed");
         name.to_string()
     }
 

@@ -217,7 +217,7 @@ pub fn back_up_as(
 }
 
 /// The only writer.
-struct Unfenced;
+pub struct Unfenced;
 
 impl Guard for Unfenced {
     fn may_write(&self) -> Result<(), LeaseError> {
