@@ -15,7 +15,7 @@ use tonic::Code;
 use crate::connection::Agent;
 use crate::served::Served;
 use crate::state::RepositoryPin;
-use crate::targets::files::{Allowance, Privilege};
+use crate::targets::files::{Allowance, Privilege, resolved};
 
 /// The keys of a domain from the wire.
 pub(super) fn domain_keys(wire: Option<&v1::DomainKeys>) -> Result<DomainKeys, Invalid> {
@@ -38,8 +38,16 @@ pub(super) fn served<'a>(agent: &'a Agent, source: &SourceId) -> Result<&'a Serv
 
 /// A restore elsewhere must not end up in what is backed up, around it, or in our own state.
 pub(super) fn check_folder(agent: &Agent, folder: &Path) -> Result<(), Failure> {
+    let real = resolved(folder).map_err(|error| {
+        Failure::invalid(format!("cannot restore to {}", folder.display())).caused_by(&error)
+    })?;
     let folders = agent.served.iter().filter_map(Served::folder).chain([agent.config.state.as_path()]);
-    let taken = folders.into_iter().find(|taken| folder.starts_with(taken) || taken.starts_with(folder));
+    // Neither as it was written nor where its links lead.
+    let within = |folder: &Path, taken: &Path| folder.starts_with(taken) || taken.starts_with(folder);
+    let taken = folders.into_iter().find(|taken| {
+        let real_taken = taken.canonicalize();
+        within(folder, taken) || real_taken.is_ok_and(|real_taken| within(&real, &real_taken))
+    });
     match taken {
         None if folder.parent().is_some() => Ok(()),
         taken => {
