@@ -105,7 +105,7 @@ where
 /// Where a restore to the new folder `path` would really write: the path without a link in it.
 pub(crate) fn resolved(path: &std::path::Path) -> Result<std::path::PathBuf, RestoreError> {
     let walked = handles::walk(path).map_err(failed("find", path.display()))?;
-    Ok(walked.path.into_iter().map(std::ffi::OsStr::to_owned).chain(walked.missing).collect())
+    Ok(walked.path.iter().map(std::ffi::OsStr::to_owned).chain(walked.missing).collect())
 }
 
 /// Reads a journal from its bytes, and gives it back to nobody: see [`crate::decoders`].
