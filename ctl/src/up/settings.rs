@@ -45,7 +45,7 @@ pub(crate) fn reachable(listen: SocketAddr) -> SocketAddr {
 fn wrong(error: &ConfigError) -> Trouble {
     Trouble::usage("the configuration cannot be used")
         .caused_by(error)
-        .hint("correct it and try `nsctl config check`; docs/configuration.md has every key")
+        .hint("correct it and try `nsctl config check`; docs/operations.md says what there is")
 }
 
 #[cfg(test)]
