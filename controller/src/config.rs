@@ -3,6 +3,7 @@
 //! Must stay true: whatever is accepted here has an effect or a notice that says that it has none.
 
 mod alerts;
+mod quotas;
 mod schedules;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use runtime::config::{Duration, Problem, Secret, SecretSource, Settings};
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use alerts::{Alerts, Channel, Email, Event, Ping, Route, Sink, Webhook};
+pub use quotas::Quota;
 pub use schedules::{BackupSchedule, Components, Cron, Schedule, VerifyDepth, VerifySchedule};
 
 /// Where the file lies unless told otherwise.
@@ -42,6 +44,8 @@ pub struct ControllerConfig {
     pub retention: Retention,
     /// Whom to tell what.
     pub alerts: Alerts,
+    /// How much agents may send.
+    pub quotas: Vec<Quota>,
 }
 
 impl Default for ControllerConfig {
@@ -56,6 +60,7 @@ impl Default for ControllerConfig {
             schedules: BTreeMap::new(),
             retention: Retention::default(),
             alerts: Alerts::default(),
+            quotas: Vec::new(),
         }
     }
 }
@@ -104,6 +109,7 @@ retention: { keep_within: 30d, keep_complete: 3 }
         }
         schedules::check(&self.schedules)?;
         self.retention.check()?;
+        quotas::check(&self.quotas)?;
         self.alerts.check()
     }
 

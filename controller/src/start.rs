@@ -21,6 +21,7 @@ use crate::config::ControllerConfig;
 use crate::depot::{Depot, DepotError};
 use crate::fleet::Fleet;
 use crate::identity::{ApiTokens, Authority, AuthorityError, Enrolment, ServerCertificate};
+use crate::ingest::Quotas;
 use crate::jobs::{Runner, Settings};
 use crate::rpc::{AgentServer, PeopleServer, ServeError};
 use crate::state::{StateError, StateFolder};
@@ -157,6 +158,7 @@ impl Controller {
             shutdown.clone(),
         );
         let app = App::new(Parts {
+            quotas: Quotas::new(&config.quotas),
             config,
             state,
             enrolment: Enrolment::new(authority.clone(), catalog.clone()),

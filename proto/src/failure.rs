@@ -120,10 +120,12 @@ impl Failure {
 
     /// True if the same call may succeed later without anything being changed by hand.
     pub fn is_passing(&self) -> bool {
-        matches!(
-            self.code,
-            Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted | Code::Aborted
-        )
+        // A quota is raised by a person, or over with the day.
+        self.reason != reason::QUOTA
+            && matches!(
+                self.code,
+                Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted | Code::Aborted
+            )
     }
 }
 

@@ -28,6 +28,7 @@ use crate::config::ControllerConfig;
 use crate::depot::Depot;
 use crate::fleet::Fleet;
 use crate::identity::{ApiTokens, Enrolment, ServerCertificate};
+use crate::ingest::Quotas;
 use crate::jobs::Runner;
 use crate::state::StateFolder;
 
@@ -57,6 +58,8 @@ pub struct Parts {
     pub fleet: Fleet,
     /// The jobs.
     pub runner: Runner,
+    /// How much agents may send.
+    pub quotas: Quotas,
     /// How agents join.
     pub enrolment: Enrolment,
     /// How people and automation prove who they are.

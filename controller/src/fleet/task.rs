@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use jiff::Timestamp;
 use proto::v1::{RestoreFinished, SourceHealth, SourcePlan, TaskProgress};
@@ -49,6 +50,8 @@ pub struct ArchiveTask {
     pub started_at: Timestamp,
     /// Where its refs are kept until the commit.
     pub refs_file: PathBuf,
+    /// Sealed bytes of it that are new, so far.
+    pub taken: AtomicU64,
 }
 
 /// An archive on its way back.

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tonic::{Code, Status, Streaming};
 
 use crate::fleet::{ArchiveTask, Ended};
-use crate::ingest::{Pace, next_message, repository_failure, thread_died};
+use crate::ingest::{Pace, hand_on, next_message, repository_failure, thread_died};
 use crate::jobs::job::{Problem, ProblemKind};
 use crate::steps::Step;
 
@@ -40,7 +40,7 @@ pub fn list_blobs(
     tokio::task::spawn_blocking(move || match repository.blob_tables(&domain) {
         Ok(tables) => {
             for table in tables {
-                if sender.blocking_send(Ok(to_wire(&table))).is_err() {
+                if !hand_on(&sender, Ok(to_wire(&table))) {
                     return;
                 }
             }
@@ -48,7 +48,7 @@ pub fn list_blobs(
         Err(error) => {
             let failure = repository_failure("the domain's blobs cannot be listed", &error);
             // An agent that has gone away asks again.
-            let _ = sender.blocking_send(Err(failure.into()));
+            hand_on(&sender, Err(failure.into()));
         }
     });
     receiver
@@ -89,6 +89,13 @@ pub async fn finish_archive(
             (Err(Failure::invalid(reason.clone())), Some(Ended::Failed { reason, retryable: false }))
         }
     })
+}
+
+/// How many entries an archive has, as its agent counted them.
+pub fn entries(counts: &v1::ArchiveCounts) -> u64 {
+    [counts.files, counts.folders, counts.links, counts.specials]
+        .iter()
+        .fold(0, |all, more| all.saturating_add(*more))
 }
 
 /// What the controller thinks of an archive's refs.

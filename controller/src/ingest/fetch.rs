@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
 use crate::fleet::RestoreTask;
-use crate::ingest::{repository_failure, thread_died};
+use crate::ingest::{hand_on, repository_failure, thread_died};
 use crate::steps::Step;
 
 const QUEUE: usize = 16;
@@ -41,7 +41,7 @@ pub fn open_archive(
             Ok(reader) => reader,
             Err(failure) => {
                 // An agent that has gone away asks again.
-                let _ = sender.blocking_send(Err(failure.into()));
+                hand_on(&sender, Err(failure.into()));
                 return;
             }
         };
@@ -49,7 +49,7 @@ pub fn open_archive(
             let message = segment
                 .map(|segment| to_wire(&segment))
                 .map_err(|error| repository_failure("a segment cannot be opened", &error).into());
-            if sender.blocking_send(message).is_err() {
+            if !hand_on(&sender, message) {
                 return;
             }
         }
@@ -132,7 +132,7 @@ fn answer(
                 Err(error) => (Default::default(), proto::failure::chain(&error)),
             };
             steps::reach(Step::BlobRead);
-            if answers.blocking_send(Ok(FetchedBlob { address: Some(wire), sealed, problem })).is_err() {
+            if !hand_on(answers, Ok(FetchedBlob { address: Some(wire), sealed, problem })) {
                 return Ok(());
             }
         }

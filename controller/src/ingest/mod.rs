@@ -5,10 +5,12 @@
 
 mod archive;
 mod fetch;
+mod quota;
 mod segment;
 
-pub use archive::{finish_archive, list_blobs};
+pub use archive::{entries, finish_archive, list_blobs};
 pub use fetch::{fetch_blobs, open_archive};
+pub use quota::{Allowance, Quotas};
 pub use segment::put_segment;
 
 use std::time::{Duration, Instant};
@@ -17,10 +19,13 @@ use proto::Failure;
 use proto::failure::reason;
 use repository::error::RepositoryError;
 use repository::store::StoreError;
+use tokio::sync::mpsc;
 use tonic::{Code, Streaming};
 
 /// A stream on which nothing comes for this long is ended.
 const STALLED_AFTER: Duration = Duration::from_secs(60);
+/// An answer that is not taken for this long is never taken.
+const NOT_TAKEN_AFTER: Duration = Duration::from_secs(15 * 60);
 
 /// What a stream upwards has to bring in a second, on average, once it has lasted for [`STALLED_AFTER`]: a
 /// slow line does, and who only keeps the stream open does not.
@@ -80,6 +85,12 @@ pub fn task_gone() -> Failure {
 /// A blocking thread ended without an answer.
 pub(crate) fn thread_died(error: &tokio::task::JoinError) -> Failure {
     Failure::internal("a thread of the controller ended unexpectedly").caused_by(error)
+}
+
+/// Hands an answer on, from a blocking thread; false if nobody takes it any more. An agent that writes what
+/// it got to a slow disk may leave answers for a while; one that never takes them gives its thread back.
+pub(crate) fn hand_on<T>(answers: &mpsc::Sender<T>, item: T) -> bool {
+    tokio::runtime::Handle::current().block_on(answers.send_timeout(item, NOT_TAKEN_AFTER)).is_ok()
 }
 
 /// The next message of a stream; `None` at its end.

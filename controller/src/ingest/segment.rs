@@ -13,7 +13,7 @@ use runtime::steps;
 use tokio::sync::mpsc;
 use tonic::Streaming;
 
-use crate::ingest::{Pace, next_message, repository_failure, thread_died};
+use crate::ingest::{Allowance, Pace, next_message, repository_failure, thread_died};
 use crate::steps::Step;
 
 /// Messages between the wire and the writing thread.
@@ -33,12 +33,13 @@ pub async fn put_segment(
     domain: DomainId,
     first: PutSegmentRequest,
     mut stream: Streaming<PutSegmentRequest>,
+    allowance: &Allowance,
 ) -> Result<PutSegmentResponse, Failure> {
     let segment: SegmentId = convert::id("segment_id", &first.segment_id)?;
     let (pieces, taken) = mpsc::channel(QUEUE);
     let writer =
         tokio::task::spawn_blocking(move || write(&repository, &domain, segment, first.length, taken));
-    let fed = feed(&pieces, first.data, &mut stream).await;
+    let fed = feed(&pieces, first.data, &mut stream, allowance).await;
     // A writer that meets the channel's end before `End` throws away what it has.
     drop(pieces);
     let written = writer.await.map_err(|error| thread_died(&error))?;
@@ -60,11 +61,13 @@ async fn feed(
     pieces: &mpsc::Sender<Piece>,
     first: Bytes,
     stream: &mut Streaming<PutSegmentRequest>,
+    allowance: &Allowance,
 ) -> Result<(), Failure> {
     let mut next = Some(first);
     let mut pace = Pace::new();
     while let Some(data) = next {
         pace.took(data.len())?;
+        allowance.keep_pace(data.len()).await;
         if !data.is_empty() && pieces.send(Piece::Data(data)).await.is_err() {
             return Ok(());
         }

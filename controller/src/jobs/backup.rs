@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use proto::convert::to_wire_source;
@@ -188,6 +189,7 @@ async fn begin(attempt: &Attempt, task: TaskId, agent: AgentId) -> Result<(Runni
         domain,
         started_at: shared.clock.now(),
         refs_file,
+        taken: AtomicU64::new(0),
     };
     shared
         .fleet

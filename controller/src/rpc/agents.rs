@@ -26,7 +26,11 @@ impl Agents for AgentsService {
         _request: Request<ListAgentsRequest>,
     ) -> Result<Response<ListAgentsResponse>, Status> {
         let agents = self.app.agents().await?;
-        let agents = agents.iter().map(|agent| wire::agent(agent, self.app.fleet.is_connected(agent.id)));
+        let now = self.app.now();
+        let agents = agents.iter().map(|agent| {
+            let used = self.app.quotas.used_by(agent.id, now);
+            wire::agent(agent, self.app.fleet.is_connected(agent.id), used)
+        });
         Ok(Response::new(ListAgentsResponse { agents: agents.collect() }))
     }
 
@@ -70,7 +74,7 @@ impl Agents for AgentsService {
         let about = About::of(&request);
         let agent = self.app.revoke(&request.into_inner().id).await?;
         about.say(format!("agent {} {:?}", agent.id, agent.name));
-        Ok(Response::new(wire::agent(&agent, false)))
+        Ok(Response::new(wire::agent(&agent, false, self.app.quotas.used_by(agent.id, self.app.now()))))
     }
 }
 

@@ -104,12 +104,20 @@ impl AgentGateway for GatewayService {
         request: Request<Streaming<PutSegmentRequest>>,
     ) -> Result<Response<PutSegmentResponse>, Status> {
         let (agent, mut stream) = agent(request)?;
+        let allowance = self.app.quotas.of(agent.agent, &agent.name);
         let taken = async {
+            let _own = allowance.place().await;
             let _room = self.uploads.acquire().await.expect("the semaphore is never closed");
             let head = first(&mut stream).await?;
             let (_, task) = self.archive(&agent, &head.task_id)?;
             let repository = self.app.depot.repository().clone();
-            Ok(Response::new(ingest::put_segment(repository, task.domain.domain, head, stream).await?))
+            let reserved = allowance.reserve(&task.taken, head.length, self.app.now())?;
+            let answer =
+                ingest::put_segment(repository, task.domain.domain, head, stream, &allowance).await?;
+            if !answer.existed {
+                reserved.keep();
+            }
+            Ok(Response::new(answer))
         };
         Life::of(&self.app, &agent).during(taken).await
     }
@@ -124,6 +132,8 @@ impl AgentGateway for GatewayService {
                 return Err(Failure::invalid("the end of an archive begins with its summary").into());
             };
             let (id, task) = self.archive(&agent, &summary.task_id)?;
+            let entries = summary.counts.as_ref().map_or(0, ingest::entries);
+            self.app.quotas.of(agent.agent, &agent.name).check_entries(entries, self.app.now())?;
             let repository = self.app.depot.repository().clone();
             let (answer, ended) =
                 ingest::finish_archive(repository, task, summary, stream, self.app.now()).await?;

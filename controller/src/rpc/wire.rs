@@ -109,7 +109,12 @@ pub(crate) fn depth(wire: v1::Depth) -> Option<Depth> {
     }
 }
 
-pub(crate) fn agent(record: &AgentRecord, connected: bool) -> v1::Agent {
+/// An agent, with the bytes that it sent today and how often its quota refused it.
+pub(crate) fn agent(
+    record: &AgentRecord,
+    connected: bool,
+    (bytes_today, quota_refusals): (u64, u64),
+) -> v1::Agent {
     v1::Agent {
         id: record.id.to_string(),
         name: record.name.clone(),
@@ -124,7 +129,8 @@ pub(crate) fn agent(record: &AgentRecord, connected: bool) -> v1::Agent {
         may_serve: record.bounds.patterns(),
         clone_seen_at: time(record.clone.as_ref().map(|clone| clone.at)),
         clone_host: record.clone.as_ref().map(|clone| clone.host.clone()).unwrap_or_default(),
-        ..v1::Agent::default()
+        bytes_today,
+        quota_refusals,
     }
 }
 
