@@ -105,7 +105,8 @@ mod tests {
     #[test]
     fn after_a_failure_it_takes_nothing_more() {
         // Every write to this device fails for want of room.
-        let mut file = AppendFile::open(Path::new("/dev/full"), 0).unwrap();
+        let full = OpenOptions::new().append(true).open("/dev/full").unwrap();
+        let mut file = AppendFile { file: full, path: "/dev/full".into(), durable: 0, is_broken: false };
         let error = file.append(b"x").unwrap_err();
         assert_eq!((error.step, error.source.raw_os_error()), ("append", Some(28)));
         assert!(file.is_broken() && file.length() == 0);
