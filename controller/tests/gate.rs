@@ -335,3 +335,29 @@ async fn nothing_is_changed_while_the_log_cannot_be_written() {
     running.jobs().await.start_backup(request).await.expect("ordered");
     running.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_a_restore_planned_is_in_the_log_with_what_should_go_where() {
+    let home = tempfile::tempdir().expect("a folder");
+    let running = start(home.path()).await;
+    let wanted = proto::v1::PlanRestoreRequest {
+        backup: "latest".into(),
+        components: vec!["models".into()],
+        agent: "elsewhere".into(),
+        folder: "/srv/taken".into(),
+        ..Default::default()
+    };
+    let order = proto::v1::StartRestoreRequest { request: Some(wanted.clone()), ..Default::default() };
+    running.jobs().await.plan_restore(wanted).await.expect_err("there is no backup");
+    running.jobs().await.start_restore(order).await.expect_err("there is no backup");
+    let entries = running.app.audit_entries(None, 10).await.expect("listed");
+    let ended: Vec<_> = entries.iter().filter(|entry| entry.result == Outcome::Failed).collect();
+    let calls: Vec<_> = ended.iter().map(|entry| entry.call.as_str()).collect();
+    assert_eq!(calls, ["Jobs/StartRestore", "Jobs/PlanRestore"]);
+    for entry in ended {
+        for part in ["latest", "models", "elsewhere", "/srv/taken"] {
+            assert!(entry.about.contains(part), "{entry:?}");
+        }
+    }
+    running.stop().await;
+}

@@ -118,7 +118,7 @@ impl Audit {
     /// Says that `who` is about to do `call`. Without this nothing may be changed.
     pub async fn begin(&self, who: &Who, call: &str) -> Result<Begun, AuditError> {
         let mut entry = self.entry(who, call, Outcome::Begun);
-        entry.sequence = self.append(&entry).await?;
+        entry.sequence = self.append(entry.clone()).await?;
         Ok(Begun { entry })
     }
 
@@ -133,14 +133,14 @@ impl Audit {
             of: begun.entry.sequence,
             ..begun.entry
         };
-        self.append(&entry).await.map(|_| ())
+        self.append(entry).await.map(|_| ())
     }
 
     /// Says that `who` has done `call`: for a call that can be repeated if this fails.
     pub async fn done(&self, who: &Who, call: &str, about: &str) -> Result<(), AuditError> {
         let mut entry = self.entry(who, call, Outcome::Done);
         entry.about = line::text(about);
-        self.append(&entry).await.map(|_| ())
+        self.append(entry).await.map(|_| ())
     }
 
     /// Says that `who` may not do `call`, or only counts it if that was said not long ago.
@@ -155,26 +155,36 @@ impl Audit {
         };
         let now = self.clock.now();
         let told = self.denials.lock().unwrap_or_else(PoisonError::into_inner).note(denial, now);
-        if let Some(denial) = told {
-            self.tell(denial, 0).await;
-        }
+        self.tell(told.map(|denial| (denial, 0)).into_iter().collect()).await;
     }
 
     /// Tells the denials that were only counted; all of them, or those that are due.
     async fn tell_counted(&self, all: bool) {
         let now = self.clock.now();
         let told = self.denials.lock().unwrap_or_else(PoisonError::into_inner).told(all, now);
-        for (denial, times) in told {
-            self.tell(denial, times).await;
-        }
+        self.tell(told).await;
     }
 
-    async fn tell(&self, denial: Denial, times: u64) {
-        let who = Who { kind: denial.kind, id: denial.id, name: denial.name, from: denial.from };
-        let mut entry = self.entry(&who, &denial.call, Outcome::Denied);
-        (entry.reason, entry.times) = (denial.reason, times);
-        if let Err(error) = self.append(&entry).await {
-            tracing::error!(error = proto::failure::chain(&error), "a denial is not in the audit log");
+    /// Denials that are taken from the count are told, whoever waits for it. As few at a time as are folded.
+    async fn tell(&self, told: Vec<(Denial, u64)>) {
+        let entries = told.into_iter().map(|(denial, times)| {
+            let who = Who { kind: denial.kind, id: denial.id, name: denial.name, from: denial.from };
+            let entry = self.entry(&who, &denial.call, Outcome::Denied);
+            Entry { reason: denial.reason, times, ..entry }
+        });
+        let (log, catalog, entries) = (self.log.clone(), self.catalog.clone(), entries.collect::<Vec<_>>());
+        let telling = tokio::spawn(async move {
+            for entry in entries {
+                if let Err(error) = append(&log, &catalog, entry).await {
+                    tracing::error!(
+                        error = proto::failure::chain(&error),
+                        "a denial is not in the audit log"
+                    );
+                }
+            }
+        });
+        if let Err(error) = telling.await {
+            tracing::error!(%error, "denials are not in the audit log");
         }
     }
 
@@ -203,20 +213,9 @@ impl Audit {
         }
     }
 
-    /// One at a time, so that the catalog's note never goes back.
-    async fn append(&self, entry: &Entry) -> Result<u64, AuditError> {
-        let mut log = self.log.clone().lock_owned().await;
-        let appended = entry.clone();
-        let (head, log) =
-            tokio::task::spawn_blocking(move || log.append(&appended).map(|head| (head, log))).await??;
-        self.catalog.set_audit_head(&head).await?;
-        drop(log);
-        // The program's own log usually goes to another place: a copy of where this one ends.
-        tracing::info!(
-            sequence = head.sequence, hash = hex(&head.hash), call = entry.call, id = entry.id,
-            result = ?entry.result, "audit"
-        );
-        Ok(head.sequence)
+    async fn append(&self, entry: Entry) -> Result<u64, AuditError> {
+        let (log, catalog) = (self.log.clone(), self.catalog.clone());
+        tokio::spawn(async move { append(&log, &catalog, entry).await }).await?
     }
 
     /// What was wrong with the log when it was opened.
@@ -243,6 +242,22 @@ impl Audit {
         }
         Ok(report)
     }
+}
+
+/// One at a time, so that the catalog's note never goes back; in a task of its own, so that a caller who
+/// hangs up leaves neither a line without its note nor a note without its line.
+async fn append(log: &Arc<AsyncMutex<Log>>, catalog: &Catalog, entry: Entry) -> Result<u64, AuditError> {
+    let mut log = log.clone().lock_owned().await;
+    let (head, entry, log) =
+        tokio::task::spawn_blocking(move || log.append(&entry).map(|head| (head, entry, log))).await??;
+    catalog.set_audit_head(&head).await?;
+    drop(log);
+    // The program's own log usually goes to another place: a copy of where this one ends.
+    tracing::info!(
+        sequence = head.sequence, hash = hex(&head.hash), call = entry.call, id = entry.id,
+        result = ?entry.result, "audit"
+    );
+    Ok(head.sequence)
 }
 
 #[cfg(test)]

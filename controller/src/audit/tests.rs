@@ -2,13 +2,18 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
+use runtime::clock::SystemClock;
 use tempfile::TempDir;
 
 use super::check::{Report, files};
 use super::line::{AuditKey, Entry, Head};
 use super::log::{Limits, Log, noted};
+use super::{Audit, Kind, Outcome, Who};
+use crate::catalog::Catalog;
 
 const SMALL: Limits = Limits { file: 1_500, all: 1 << 30 };
 
@@ -267,4 +272,34 @@ fn a_failed_append_leaves_no_gap() {
     fs::remove_dir(&obstacle).expect("removed");
     assert_eq!(append(&mut log, "two").sequence, 2);
     assert_eq!(log.check().expect("read").finding, None);
+}
+
+#[tokio::test]
+async fn a_caller_who_hangs_up_leaves_the_denial_and_the_end_of_the_log_as_they_should_be() {
+    let home = tempfile::tempdir().expect("a folder");
+    let catalog = Catalog::open(&home.path().join("catalog.sqlite")).await.expect("a catalog");
+    let folder = home.path().join("audit");
+    fs::create_dir(&folder).expect("made");
+    let audit = Audit::open(&folder, key(), catalog, Arc::new(SystemClock)).await.expect("opened");
+    let who =
+        |from: &str| Who { kind: Kind::Nobody, id: String::new(), name: String::new(), from: from.into() };
+    let hang_up = |from: &'static str| {
+        let (audit, who) = (&audit, who(from));
+        async move {
+            let denied = audit.denied(&who, "Jobs/StartBackup", "DENIED");
+            tokio::time::timeout(Duration::ZERO, denied).await.expect_err("it was not waited for");
+        }
+    };
+
+    // While another line is being written, and while its own is.
+    let busy = audit.log.lock().await;
+    hang_up("10.0.0.1").await;
+    tokio::task::yield_now().await;
+    drop(busy);
+    hang_up("10.0.0.2").await;
+    tokio::task::yield_now().await;
+    let entries = audit.list(None, 10).await.expect("listed");
+    let told: Vec<_> = entries.iter().map(|entry| (entry.from.as_str(), entry.result)).collect();
+    assert_eq!(told, [("10.0.0.2", Outcome::Denied), ("10.0.0.1", Outcome::Denied)]);
+    assert_eq!(audit.check().await.expect("read").finding, None);
 }

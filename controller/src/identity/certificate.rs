@@ -9,7 +9,7 @@ use crate::identity::bounds::SourceBounds;
 use crate::ids::AgentId;
 
 /// A public key, as the SHA-256 of its SubjectPublicKeyInfo.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct KeyDigest([u8; 32]);
 
 impl KeyDigest {
@@ -17,6 +17,12 @@ impl KeyDigest {
     pub fn of(public_key: impl AsRef<[u8]>) -> Self {
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, public_key.as_ref());
         Self(digest.as_ref().try_into().expect("SHA-256 has 32 bytes"))
+    }
+
+    /// The digest of the key that a certificate (X.509, DER) is for; `None`: it is no certificate.
+    pub fn of_certificate(der: &[u8]) -> Option<Self> {
+        let (_, certificate) = X509Certificate::from_der(der).ok()?;
+        Some(Self::of(certificate.public_key().raw))
     }
 
     /// The bytes.

@@ -63,8 +63,8 @@ pub(super) const TABLE: &[Line] = &[
     line("/neurashield.backup.v1.Backups/ExportArchive", OPERATOR, Kept::Both),
     line("/neurashield.backup.v1.Jobs/StartBackup", OPERATOR, Kept::Both),
     line("/neurashield.backup.v1.Jobs/StartVerify", OPERATOR, Kept::Both),
-    // Lets agents walk their folders: work, though nothing changes.
-    line("/neurashield.backup.v1.Jobs/PlanRestore", OPERATOR, Kept::No),
+    // Nothing changes, but the agent that plans is given the keys of the archive.
+    line("/neurashield.backup.v1.Jobs/PlanRestore", OPERATOR, Kept::Both),
     line("/neurashield.backup.v1.Jobs/StartRestore", OPERATOR, Kept::Both),
     line("/neurashield.backup.v1.Jobs/ListJobs", VIEWER, Kept::No),
     line("/neurashield.backup.v1.Jobs/GetJob", VIEWER, Kept::No),

@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -56,7 +57,11 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let peer = peer(request.extensions());
-        let call = peer.and_then(|peer| self.book.call(peer));
+        let call = peer.and_then(|peer| self.book.call(peer)).map(Arc::new);
+        if let Some(call) = &call {
+            // For the gate, which finds out whose it is.
+            request.extensions_mut().insert(call.clone());
+        }
         if peer.is_some_and(|peer| !self.book.is_proven(peer)) {
             let late = Box::pin(tokio::time::sleep(WORDS_WITHIN));
             request = request.map(|inner| Body::new(Timely { inner, late }));
@@ -107,7 +112,7 @@ impl HttpBody for Timely {
 /// An answer whose call is open until it is dropped.
 struct Held {
     inner: Body,
-    _call: Option<OpenCall>,
+    _call: Option<Arc<OpenCall>>,
 }
 
 impl HttpBody for Held {

@@ -19,6 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
+use crate::identity::KeyDigest;
 use crate::rpc::book::{Book, Place};
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -102,16 +103,18 @@ async fn greet(tcp: TcpStream, place: Place, tls: TlsAcceptor, ready: mpsc::Send
         return;
     };
     let (guarded, session) = stream.get_mut();
-    if let Some(certificate) = session.peer_certificates().and_then(<[_]>::first) {
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, certificate);
-        let digest = digest.as_ref().try_into().expect("SHA-256 has 32 bytes");
-        match guarded.place.prove(digest) {
-            Ok(()) => guarded.budget = None,
-            Err(full) => {
-                tracing::debug!(%full, "a connection was turned away");
-                return;
-            }
-        }
+    let certificate = session.peer_certificates().and_then(<[_]>::first);
+    let key = certificate.and_then(|certificate| KeyDigest::of_certificate(certificate));
+    let kept = match key {
+        Some(key) => guarded.place.prove(key),
+        None => guarded.place.stay_unproven(Instant::now()),
+    };
+    if let Err(full) = kept {
+        tracing::debug!(%full, "a connection was turned away");
+        return;
+    }
+    if key.is_some() {
+        guarded.budget = None;
     }
     // The server has ended: so has everything.
     let _ = ready.send(Ok(stream)).await;

@@ -24,6 +24,7 @@ use crate::app::App;
 use crate::audit::Who;
 use crate::identity::{Session, TokenRefused};
 use crate::rpc::attempts::Attempts;
+use crate::rpc::book::OpenCall;
 use crate::rpc::caller::{Caller, Peer};
 use crate::rpc::calls::{self, Kept, Line, May};
 use crate::rpc::ending::Ending;
@@ -117,6 +118,11 @@ impl GateLayer {
             Some(Line { may: May::Anyone, .. }) => (Caller::Nobody, None),
             _ => self.caller(peer, request.extensions(), request.headers(), line).await?,
         };
+        if let Some(call) = request.extensions_mut().remove::<Arc<OpenCall>>()
+            && !matches!(caller, Caller::Nobody)
+        {
+            call.vouch();
+        }
         let who = caller.who(peer);
         let Some(line) = line else {
             return Err(self.denied(&who, None, unknown_call(&caller)).await);
@@ -236,19 +242,20 @@ impl GateLayer {
                 let told = app.audit.done(&who, line.name(), &about.said()).await;
                 told.map_err(|error| not_kept(&error, true))?;
             }
-            Ok((who, answer))
+            let denied = failure_of(&answer).map(|failure| failure.reason).filter(|word| is_denial(word));
+            if let Some(word) = &denied {
+                app.audit.denied(&who, line.name(), word).await;
+            }
+            Ok((answer, denied.is_some()))
         };
         let task = self.app.shutdown.spawn(format!("call {}", line.name()), kept);
-        let (who, answer) = task
+        let (answer, was_denied) = task
             .await
             .unwrap_or_else(|error| Err(Failure::internal("the call has ended").caused_by(&error)))?;
-        if let Some(failure) = failure_of(&answer)
-            && matches!(failure.reason.as_str(), reason::TOKEN_REFUSED | reason::AGENT_REVOKED)
+        if let Peer::Network(Some(address)) = peer
+            && was_denied
         {
-            self.app.audit.denied(&who, line.name(), &failure.reason).await;
-            if let Peer::Network(Some(address)) = peer {
-                self.attempts.failed(address).await;
-            }
+            self.attempts.failed(address).await;
         }
         Ok(answer)
     }
@@ -259,6 +266,11 @@ where
     S: Service<Request<Body>, Response = Answer, Error = Infallible>,
 {
     inner.call(request).await.unwrap_or_else(|never| match never {})
+}
+
+/// True for the word of a failure that says: the caller proved not to be one who may.
+fn is_denial(word: &str) -> bool {
+    matches!(word, reason::TOKEN_REFUSED | reason::AGENT_REVOKED | reason::KEY_IN_USE)
 }
 
 /// Why a call failed. A stream that breaks later has been answered.

@@ -61,6 +61,12 @@ fn restore_request(wire: &PlanRestoreRequest) -> Result<RestoreRequest, Failure>
     })
 }
 
+/// What of which backup is to go where, for the audit log.
+fn restored(wire: &PlanRestoreRequest) -> String {
+    let PlanRestoreRequest { backup, components, agent, folder, .. } = wire;
+    format!("backup {backup:?}, agent {agent:?}, folder {folder:?}, components {components:?}")
+}
+
 #[tonic::async_trait]
 impl Jobs for JobsService {
     type WatchJobStream = ReceiverStream<Result<JobEvent, Status>>;
@@ -93,7 +99,9 @@ impl Jobs for JobsService {
         &self,
         request: Request<PlanRestoreRequest>,
     ) -> Result<Response<RestorePlan>, Status> {
+        let about = About::of(&request);
         let wire = request.into_inner();
+        about.say(restored(&wire));
         let plan = self.app.plan_restore(&restore_request(&wire)?).await?;
         Ok(Response::new(RestorePlan {
             digest: plan.digest,
@@ -111,9 +119,10 @@ impl Jobs for JobsService {
         let about = About::of(&request);
         let request = request.into_inner();
         let wanted = convert::required("request", request.request.as_ref())?;
+        about.say(restored(wanted));
         let id = request_id(&request.request_id)?;
         let job = self.app.start_restore(&restore_request(wanted)?, &request.digest, id.as_deref()).await?;
-        about.say(format!("job {}, backup {:?}", job.id, wanted.backup));
+        about.say(format!("job {}, {}", job.id, restored(wanted)));
         self.answer(job).await
     }
 
