@@ -158,7 +158,7 @@ fn finish_restore(root: &Path) -> bool {
             for path in &recovered.undone {
                 tracing::info!(path = %path.display(), "took back a restore that was interrupted");
             }
-            true
+            recovered.left.is_empty()
         }
         Err(error) => {
             let cause = proto::failure::chain(&error);
@@ -269,6 +269,33 @@ mod tests {
         assert_eq!(targets(), [Some(PathBuf::from("then")), Some(PathBuf::from("then"))]);
         let records = || std::fs::read_dir(at.join("restores")).expect("lists").count();
         assert_eq!(records(), 0);
+        drop(state);
+    }
+
+    #[tokio::test]
+    async fn a_record_is_kept_while_the_folder_with_the_journal_is_not_mounted() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let root = folder.path().canonicalize().expect("a path").join("root");
+        std::fs::create_dir_all(root.join("etc/deep/er")).expect("folders");
+        for link in LINKS {
+            std::os::unix::fs::symlink("now", root.join(link)).expect("a link");
+        }
+        let at = folder.path().join("state");
+        let state = StateFolder::open(&at).expect("opens");
+        killed_in_its_swap(&root, &state);
+        let (first, disk) = (root.join("etc/deep/er"), folder.path().join("disk"));
+        std::fs::rename(&first, &disk).expect("it goes");
+        std::fs::create_dir(&first).expect("the folder for the mount");
+        let records = || std::fs::read_dir(at.join("restores")).expect("lists").count();
+        let (_, state) = finish_restores(Vec::new(), state).await;
+        assert_eq!(records(), 1);
+
+        std::fs::remove_dir(&first).expect("it goes");
+        std::fs::rename(&disk, &first).expect("it comes back");
+        let (_, state) = finish_restores(Vec::new(), state).await;
+        assert_eq!(records(), 0);
+        let targets = LINKS.map(|link| std::fs::read_link(root.join(link)).ok());
+        assert_eq!(targets, [Some(PathBuf::from("then")), Some(PathBuf::from("then"))]);
         drop(state);
     }
 

@@ -240,3 +240,56 @@ fn a_second_restore_ends_the_one_that_was_interrupted_first() {
     assert_eq!(fs::read_to_string(root.join("b")).expect("a file"), "then");
     assert_eq!(staging(root), [".neurashield-two"]);
 }
+
+/// Where the journal of a restore of listed files lies, and one of the folders that serve it.
+const FIRST: &str = "a";
+const SERVES: &str = "b";
+
+/// Listed files in two folders, `b/created` being new; true if it was killed before the rename `at`.
+fn listed_and_killed(folder: &Path, at: u64) -> bool {
+    let files = ["a/x", "b/created", "b/y"];
+    write(folder, &files.map(|file| (file, "then")));
+    let listed = files.map(|file| folder.join(file));
+    let archive = Archive::read(FilesSource::listed(&listed, Excludes::none()).expect("it opens"));
+    write(folder, &[("a/x", "now"), ("b/y", "now")]);
+    fs::remove_file(folder.join("b/created")).expect("it goes");
+    let place = Place::Listed { root: "/".into() };
+    let request = RestoreRequest { restore_id: "x".into(), place, selection: Selection::Whole };
+    let killed = KilledAtRename { renames: Default::default(), at };
+    archive.restore_with(&request, &killed).is_err()
+}
+
+#[test]
+fn while_the_folder_with_the_journal_is_not_mounted_those_that_serve_it_are_left_for_it() {
+    let mut kills = 0;
+    for at in 0.. {
+        let folder = tempfile::tempdir().expect("a folder");
+        let base = folder.path().canonicalize().expect("a path");
+        if !listed_and_killed(&base, at) {
+            break;
+        }
+        kills += 1;
+        // The disk is away; the folder that it is mounted on is there, and empty.
+        fs::rename(base.join(FIRST), base.join("disk")).expect("it goes");
+        fs::create_dir(base.join(FIRST)).expect("a folder");
+        assert_eq!(recover(&base.join(FIRST), &NoFaults).expect("nothing to do"), Default::default());
+        let recovered = recover(&base.join(SERVES), &NoFaults).expect("nothing is decided");
+        assert_eq!(recovered.left, [base.join(SERVES)], "killed before rename {at}");
+        // A later restore to the folder that serves takes it for no old state either.
+        write(&base, &[("source/other", "then")]);
+        let selection = Selection::Paths(PathPatterns::new(&["other".to_owned()]).expect("patterns"));
+        let place = Place::InPlace { root: base.join(SERVES) };
+        let request = RestoreRequest { restore_id: "later".into(), place, selection };
+        Archive::of(&base.join("source")).restore(&request).expect("another file is restored");
+
+        fs::remove_dir(base.join(FIRST)).expect("it goes");
+        fs::rename(base.join("disk"), base.join(FIRST)).expect("it comes back");
+        let recovered = recover(&base.join(SERVES), &NoFaults).expect("it recovers");
+        assert_eq!(recovered.finished, [base.join(FIRST)], "killed before rename {at}");
+        for path in ["a/x", "b/created", "b/y", "b/other"] {
+            assert_eq!(fs::read_to_string(base.join(path)).expect("a file"), "then", "{path}, {at}");
+        }
+        assert_eq!(recover(&base.join(SERVES), &NoFaults).expect("over"), Default::default());
+    }
+    assert!(kills >= 5, "every rename was tried: {kills}");
+}

@@ -2,11 +2,15 @@
 
 mod files_support;
 
+use std::cell::Cell;
 use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use agent::targets::files::{Allowance, NoFaults, Place, RestoreError, RestoreRequest, Selection, recover};
+use agent::targets::files::{
+    Allowance, NoFaults, PathPatterns, Place, RestoreError, RestoreRequest, Selection, Steps, recover,
+};
 use files_support::*;
 use repository::archive::entry::{Entry, EntryKind, Extent, FileContent, Layout, Metadata, Piece, Pieces};
 use repository::archive::path::EntryPath;
@@ -235,4 +239,81 @@ fn the_old_state_is_removed_without_following_what_was_put_into_it() {
     archive.restore(&in_place(root, "two")).expect("restored");
     assert_eq!(staging(root), [".neurashield-two"]);
     assert_same(&look(outside.path()), &before);
+}
+
+#[test]
+fn a_folder_that_only_leads_to_what_is_selected_gets_no_privilege_and_uses_none_up() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    let mut archive =
+        archive(vec![("way", Some(EntryKind::Folder)), ("way/file", None), ("way/other", None)]);
+    for path in ["way", "way/file"] {
+        archive.entry_mut(path).metadata.xattrs = vec![(b"trusted.x".to_vec(), b"x".to_vec())];
+    }
+    let patterns = PathPatterns::new(&["way/file".to_owned()]).expect("patterns");
+    let request = RestoreRequest { selection: Selection::Paths(patterns), ..in_place(root, "x") };
+    let planned = archive.planned(&request);
+    assert_eq!(planned.privileges.values().collect::<Vec<_>>(), [&1], "the plan shows that of the file");
+    let report = archive.restore_within(&request, planned, &NoFaults).expect("restored");
+    assert!(root.join("way/file").exists());
+    assert_eq!(look(root)[Path::new("way")].xattrs, []);
+    let told = "privileges that were not granted left out: 1 (first way, attribute)";
+    assert!(report.notes.iter().any(|note| note == told), "{:?}", report.notes);
+}
+
+type Plant = fn(&Path) -> io::Result<()>;
+
+/// Whoever owns `parent` puts a folder of his own, as `planted` makes it, where we have just made `name`.
+struct PutsAnother<'a> {
+    parent: &'a Path,
+    name: &'a str,
+    planted: Plant,
+    is_done: Cell<bool>,
+}
+
+impl Steps for PutsAnother<'_> {
+    fn before(&self, what: &'static str) -> io::Result<()> {
+        let made = self.parent.join(self.name);
+        if what == "open the made folder" && made.exists() && !self.is_done.replace(true) {
+            fs::rename(&made, self.parent.join("away"))?;
+            fs::create_dir(&made)?;
+            (self.planted)(&made)?;
+        }
+        Ok(())
+    }
+}
+
+fn open_to_all(folder: &Path) -> io::Result<()> {
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o777))
+}
+
+fn of_another(folder: &Path) -> io::Result<()> {
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
+    std::os::unix::fs::chown(folder, Some(12_345), None)
+}
+
+#[test]
+fn a_folder_that_somebody_puts_in_place_of_one_just_made_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let live = folder.path().join("live");
+    let new = || Place::NewFolder { path: live.join("way/new") };
+    let here = || Place::InPlace { root: live.clone() };
+    let mut cases: Vec<(Place, &str, Plant)> = vec![(here(), ".neurashield-x", open_to_all)];
+    if rustix::process::geteuid().is_root() {
+        cases.push((here(), ".neurashield-x", of_another));
+        cases.push((new(), "way", of_another));
+    }
+    for (place, name, planted) in cases {
+        fs::create_dir(&live).expect("a folder");
+        fs::write(live.join("canary"), b"live").expect("a file");
+        let request = RestoreRequest { restore_id: "x".into(), place, selection: Selection::Whole };
+        let steps = PutsAnother { parent: &live, name, planted, is_done: Cell::new(false) };
+        let error = archive(vec![("a", None)]).restore_with(&request, &steps).expect_err("it is refused");
+        assert!(steps.is_done.get(), "{name} was exchanged");
+        let source = std::error::Error::source(&error).expect("a cause").to_string();
+        assert!(source.contains("somebody put another folder there"), "{source}");
+        assert_eq!(fs::read_dir(live.join(name)).expect("lists").count(), 0, "nothing is written there");
+        assert_eq!(fs::read(live.join("canary")).expect("a file"), b"live");
+        fs::remove_dir_all(&live).expect("it goes");
+    }
 }

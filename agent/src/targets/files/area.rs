@@ -109,6 +109,12 @@ impl Area {
         &self.name
     }
 
+    /// True if [`super::recover::tidy`] was here, which is not before its restore is over: since then at
+    /// most an old state is kept.
+    pub(super) fn is_tidied(&self) -> io::Result<bool> {
+        Ok(kind_of(&self.staging, b"new")?.is_none())
+    }
+
     /// Where the old state lies; `None` if there is none.
     pub(super) fn old_state(&self) -> io::Result<Option<PathBuf>> {
         for name in ["old", "late"] {

@@ -80,18 +80,31 @@ impl<'a> Disk<'a> {
     pub(super) fn make_folder(&self, folder: impl AsFd, name: &[u8]) -> io::Result<OwnedFd> {
         self.steps.before("make a folder")?;
         rustix::fs::mkdirat(&folder, name, Mode::RWXU)?;
-        open_folder(&folder, name)
+        self.open_made(folder, name, 0o077)
     }
 
-    /// Makes a folder on the way to a new one, as anybody's would be made, and opens it. One that has
-    /// turned up meanwhile will do.
+    /// Makes a folder on the way to a new one, as anybody's would be made, and opens it. One of ours that
+    /// has turned up meanwhile will do.
     pub(super) fn make_way(&self, folder: impl AsFd, name: &[u8]) -> io::Result<OwnedFd> {
         self.steps.before("make a folder")?;
         let usual = Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH;
         match rustix::fs::mkdirat(&folder, name, usual) {
-            Ok(()) | Err(Errno::EXIST) => open_folder(&folder, name),
+            Ok(()) | Err(Errno::EXIST) => self.open_made(folder, name, 0),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Opens a folder that was just made. Whoever owns the folder above can put another one there before it
+    /// is opened: it must be ours, with no bit of `others` in its mode.
+    fn open_made(&self, folder: impl AsFd, name: &[u8], others: u32) -> io::Result<OwnedFd> {
+        self.steps.before("open the made folder")?;
+        let made = open_folder(folder, name)?;
+        let stat = rustix::fs::fstat(&made)?;
+        if stat.st_uid != rustix::process::geteuid().as_raw() || stat.st_mode & others != 0 {
+            let text = "it is not ours alone: somebody put another folder there, or the file system keeps no owners and modes";
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+        }
+        Ok(made)
     }
 
     /// Makes the file `name`, ours alone (0600). It must not exist.

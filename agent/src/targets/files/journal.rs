@@ -1,10 +1,10 @@
 //! What a restore is about to do, on disk, so that an interruption can be finished or undone.
 //!
 //! One JSON object a line, in `.neurashield-<id>/journal`; a line without its end does not count. The
-//! order: `begin`, then (all is staged and durable) every `move`, then `swapping`, which is the point of
-//! no return: before it a crash means that the staging is removed, after it that the swap is finished.
-//! `undoing` turns it round; `done` and `undone` end it. Lines are made durable at `begin`, `swapping`,
-//! `undoing` and the end.
+//! order: `begin`, an `area` before anything is made in a further folder, then (all is staged and durable)
+//! every `move`, then `swapping`, which is the point of no return: before it a crash means that the staging
+//! is removed, after it that the swap is finished. `undoing` turns it round; `done` and `undone` end it.
+//! Lines are made durable at `begin`, each `area`, `swapping`, `undoing` and the end.
 //!
 //! A journal is believed because of where it lies: in a folder of mode 0700 that we own (see
 //! [`super::area`]), in which nobody but us can have written it.
@@ -148,9 +148,9 @@ impl Story {
         self.state.unwrap_or(State::Staging)
     }
 
-    /// True if nothing is left to do but to remove the old state.
+    /// True if nothing is left to do but to remove the old state. One that serves another cannot say it.
     pub(super) fn is_over(&self) -> bool {
-        self.serves.is_some() || matches!(self.state, Some(State::Done | State::Undone))
+        matches!(self.state, Some(State::Done | State::Undone))
     }
 
     fn add(&mut self, line: Line) -> Option<()> {

@@ -38,7 +38,6 @@ pub use recover::{Recovered, recover};
 pub use request::{PathPatterns, Place, RestoreRequest, Selection, Tools, WrongPathPattern};
 
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
 
 use repository::archive::entry::Entry;
 use repository::archive::path::EntryPath;
@@ -79,7 +78,7 @@ where
     let (mut journal, story) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
-            stage.areas.iter().rev().for_each(|area| area.remove_or_log(&disk));
+            tidy_or_log(&disk, &stage);
             return Err(error);
         }
     };
@@ -139,8 +138,6 @@ fn plan_swap<'a>(
         disk.sync_all(&area.root).map_err(failed("make durable", area.path.display()))?;
     }
     disk.done(Step::StagedDurable).map_err(failed("stage in", at()))?;
-    let areas =
-        stage.areas.iter().skip(1).map(|area| Line::Area(Text::new(area.path.as_os_str().as_bytes())));
     let moves = story.moves.iter().map(|Move { area, path, put }| Line::Move {
         area: *area,
         path: Text::new(path.as_bytes()),
@@ -149,8 +146,7 @@ fn plan_swap<'a>(
     let root = story.root.as_ref();
     let root = root.map(|(new, old)| Line::Root { new: Plain::from(new), old: Plain::from(old) });
     // All of it is durable before the line that lets it be believed.
-    let written =
-        journal.write(areas.chain(moves).chain(root)).and_then(|()| journal.write([Line::Swapping]));
+    let written = journal.write(moves.chain(root)).and_then(|()| journal.write([Line::Swapping]));
     written.map_err(failed("write the journal in", stage.areas[0].path.display()))?;
     Ok((journal, story))
 }

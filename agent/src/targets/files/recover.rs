@@ -21,6 +21,8 @@ pub struct Recovered {
     pub finished: Vec<PathBuf>,
     /// Here a restore was taken back, or had not yet begun its swap: all is old.
     pub undone: Vec<PathBuf>,
+    /// Here nothing could be decided, since the journal is elsewhere and not to be found: all is left.
+    pub left: Vec<PathBuf>,
 }
 
 /// Finishes or undoes every restore that was interrupted in the folder `root`: in it, if restores went
@@ -57,9 +59,9 @@ pub(super) fn reap(disk: &Disk<'_>, of: &Area, id: &str) -> Result<(), RestoreEr
     let (at, root) = (&of.root, &*of.path);
     for name in staging_names_at(at, root)?.iter().filter(|name| !is_of(name, id)) {
         let reaped = match Area::open(root, at, name) {
-            Ok(Some(area)) => match journal::read(&area.staging) {
-                Ok(Some(story)) if story.is_over() => area.remove(disk),
-                Ok(_) => Ok(()),
+            Ok(Some(area)) => match is_over(&area) {
+                Ok(true) => area.remove(disk),
+                Ok(false) => Ok(()),
                 Err(error) => Err(error),
             },
             Ok(None) => Ok(()),
@@ -68,6 +70,15 @@ pub(super) fn reap(disk: &Disk<'_>, of: &Area, id: &str) -> Result<(), RestoreEr
         reaped.map_err(failed("remove an old state in", root.display()))?;
     }
     Ok(())
+}
+
+/// True if the restore in `area` is over. A folder that serves another knows it from having been tidied.
+fn is_over(area: &Area) -> io::Result<bool> {
+    match journal::read(&area.staging)? {
+        Some(story) if story.serves.is_some() => area.is_tidied(),
+        Some(story) => Ok(story.is_over()),
+        None => Ok(false),
+    }
 }
 
 /// Where the old state lies that earlier attempts of restore `id` have kept in the folder `of`.
@@ -102,7 +113,7 @@ fn one(disk: Disk<'_>, area: Area, recovered: &mut Recovered) -> Result<(), Rest
         return servant(disk, area, Path::new(OsStr::from_bytes(served)), recovered);
     }
     match story.state() {
-        State::Done => tidy(&disk, &[area]),
+        State::Done => tidy(&disk, &with_servants(area, &story)?),
         State::Staging | State::Undone => {
             disk.done(Step::RecoveryBegun).map_err(failed("recover", at()))?;
             let areas = with_servants(area, &story)?;
@@ -154,20 +165,30 @@ pub(super) fn tidy(disk: &Disk<'_>, areas: &[Area]) -> Result<(), RestoreError> 
     Ok(())
 }
 
-/// A folder that serves a restore whose journal lies elsewhere: that one decides. If it is gone, this one
-/// is only kept for the old state that it may hold.
+/// A folder that serves a restore whose journal lies elsewhere: that one decides. If it is gone and this one
+/// was tidied, this one is only kept for the old state that it may hold.
 fn servant(disk: Disk<'_>, area: Area, served: &Path, recovered: &mut Recovered) -> Result<(), RestoreError> {
     let name = area.staging_name().to_owned();
     let path = area.path.clone();
+    let is_tidied = area.is_tidied().map_err(failed("look into", path.display()))?;
     drop(area);
-    match area_at(served, &name) {
-        Ok(Some(first)) => one(disk, first, recovered)?,
-        Ok(None) => {}
-        // Perhaps not mounted yet; then nothing may be decided.
-        Err(error) => {
-            tracing::warn!(path = %path.display(), served = %served.display(), %error, "left as it is");
-            return Ok(());
+    let first = area_at(served, &name);
+    // Perhaps not mounted yet, and the folder for the mount may be there: then nothing may be decided. The
+    // journal goes last, so where it is really gone, this one was tidied.
+    let undecided = match first {
+        Ok(Some(first)) => {
+            one(disk, first, recovered)?;
+            None
         }
+        Ok(None) if is_tidied => None,
+        Ok(None) => Some(io::Error::new(io::ErrorKind::NotFound, "the journal of its restore is not there")),
+        Err(error) => Some(error),
+    };
+    if let Some(error) = undecided {
+        let hint = "mount what belongs there and restart; if it never comes back, remove the staging folder";
+        tracing::warn!(path = %path.display(), served = %served.display(), %error, hint, "left as it is");
+        recovered.left.push(path);
+        return Ok(());
     }
     match area_at(&path, &name) {
         Ok(Some(area)) => tidy(&disk, &[area]),

@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use repository::archive::entry::{Entry, EntryKind, FileContent, Metadata};
@@ -22,7 +23,7 @@ use super::error::{RestoreError, failed};
 use super::ground::{Ground, LOST_AND_FOUND};
 use super::handles::{Mounts, again, kind_of, open_below, open_folder_across};
 use super::incoming::Incoming;
-use super::journal::{Journal, Move};
+use super::journal::{Journal, Line, Move, Text};
 use super::metadata::{Notes, apply};
 use super::recover::recover_at;
 use super::request::{RestoreRequest, Selection, Tools};
@@ -280,6 +281,11 @@ impl<'a> Stage<'a> {
                 free_name(&root, &self.request.restore_id).map_err(failed("look into", path.display()))?
             }
         };
+        if let Some(journal) = &mut self.journal {
+            // Recovery must find each folder that serves this journal before the journal itself goes.
+            let line = Line::Area(Text::new(path.as_os_str().as_bytes()));
+            journal.write([line]).map_err(failed("write the journal for", path.display()))?;
+        }
         let serves = first.map(|first| &*first.path);
         let (area, journal) = Area::create(self.disk, path, root, &name, serves)?;
         self.areas.push(area);
@@ -322,8 +328,11 @@ impl<'a> Stage<'a> {
             .collect();
         for (path, metadata) in above {
             let handle = self.make_folder(&path)?;
-            let metadata =
-                path.is_within(&moved).then(|| self.permitted(&path, &EntryKind::Folder, &metadata));
+            // What only leads to the selected is in no plan: it has no grants, and uses none up.
+            let metadata = path.is_within(&moved).then(|| {
+                let mut nothing = Allowance::default();
+                nothing.permitted(&path, &EntryKind::Folder, &metadata, &mut self.notes).into_owned()
+            });
             self.open.push(OpenFolder { path, handle, metadata });
         }
         Ok(())
