@@ -1,6 +1,7 @@
 //! The beginning and the end of an archive: which blobs there are, and which of them it needs.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use proto::failure::reason;
@@ -19,12 +20,14 @@ use tokio::sync::mpsc;
 use tonic::{Code, Status, Streaming};
 
 use crate::fleet::{ArchiveTask, Ended};
-use crate::ingest::{Pace, hand_on, next_message, repository_failure, thread_died};
+use crate::ingest::{Pace, Place, hand_on, next_message, repository_failure, thread_died, too_slow};
 use crate::jobs::job::{Problem, ProblemKind};
 use crate::steps::Step;
 
 /// The longest refs file: some 250 million blobs.
 const MAX_REFS: usize = 64 << 20;
+/// The end of an archive holds one of few places: so long, at most.
+const REFS_WITHIN: Duration = Duration::from_secs(600);
 /// The most missing blobs that an answer names.
 const MAX_MISSING: usize = 1_000;
 /// The most problems that a job shows.
@@ -35,20 +38,24 @@ const QUEUE: usize = 16;
 pub fn list_blobs(
     repository: Arc<Repository>,
     domain: DomainId,
+    places: (Place, Place),
 ) -> mpsc::Receiver<Result<v1::BlobTable, Status>> {
     let (sender, receiver) = mpsc::channel(QUEUE);
-    tokio::task::spawn_blocking(move || match repository.blob_tables(&domain) {
-        Ok(tables) => {
-            for table in tables {
-                if !hand_on(&sender, Ok(to_wire(&table))) {
-                    return;
+    tokio::task::spawn_blocking(move || {
+        let _places = places;
+        match repository.blob_tables(&domain) {
+            Ok(tables) => {
+                for table in tables {
+                    if !hand_on(&sender, Ok(to_wire(&table))) {
+                        return;
+                    }
                 }
             }
-        }
-        Err(error) => {
-            let failure = repository_failure("the domain's blobs cannot be listed", &error);
-            // An agent that has gone away asks again.
-            hand_on(&sender, Err(failure.into()));
+            Err(error) => {
+                let failure = repository_failure("the domain's blobs cannot be listed", &error);
+                // An agent that has gone away asks again.
+                hand_on(&sender, Err(failure.into()));
+            }
         }
     });
     receiver
@@ -73,12 +80,17 @@ pub async fn finish_archive(
     task: Arc<ArchiveTask>,
     summary: ArchiveSummary,
     mut stream: Streaming<FinishArchiveRequest>,
+    places: (Place, Place),
     now: Timestamp,
 ) -> Result<(Result<FinishArchiveResponse, Failure>, Option<Ended>), Failure> {
     let (manifest, problems) = read_summary(&task, &summary, now)?;
-    let refs = read_refs(&mut stream).await?;
+    let reading = tokio::time::timeout(REFS_WITHIN, read_refs(&mut stream)).await;
+    let refs = reading.unwrap_or_else(|_| Err(too_slow(MAX_REFS as u64 / REFS_WITHIN.as_secs())))?;
     let (root, list) = (manifest.root, manifest.problems);
-    let kept = tokio::task::spawn_blocking(move || keep_refs(&repository, &task, root, list, &refs));
+    let kept = tokio::task::spawn_blocking(move || {
+        let _places = places;
+        keep_refs(&repository, &task, root, list, &refs)
+    });
     Ok(match kept.await.map_err(|error| thread_died(&error))?? {
         Kept::Missing(missing) => (Ok(FinishArchiveResponse { accepted: false, missing }), None),
         Kept::Whole => {

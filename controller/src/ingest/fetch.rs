@@ -1,6 +1,7 @@
 //! The way back: keys and tables of an archive's segments, then its sealed blobs.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use proto::v1::{self, FetchBlobsRequest, FetchedBlob};
 use proto::{Failure, convert};
@@ -9,11 +10,12 @@ use repository::keys::KeyRing;
 use repository::read::ArchiveReader;
 use repository::repo::Repository;
 use runtime::steps;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
 use crate::fleet::RestoreTask;
-use crate::ingest::{hand_on, repository_failure, thread_died};
+use crate::ingest::{Place, hand_on, repository_failure, thread_died};
 use crate::steps::Step;
 
 const QUEUE: usize = 16;
@@ -21,6 +23,8 @@ const QUEUE: usize = 16;
 const BLOBS_AHEAD: usize = 8;
 /// Requests that may wait for the reading thread.
 const REQUESTS_AHEAD: usize = 64;
+/// A stream on which nothing is asked for this long is ended. Whoever restores a large file asks all the time.
+const ASKED_AGAIN_WITHIN: Duration = Duration::from_secs(3_600);
 /// The most blobs that one request may name.
 const MAX_BLOBS: usize = 1_024;
 
@@ -34,9 +38,11 @@ pub fn open_archive(
     repository: Arc<Repository>,
     keys: KeyRing,
     task: Arc<RestoreTask>,
+    places: (Place, Place),
 ) -> mpsc::Receiver<Result<v1::OpenedSegment, Status>> {
     let (sender, receiver) = mpsc::channel(QUEUE);
     tokio::task::spawn_blocking(move || {
+        let _places = places;
         let reader = match open(&repository, &keys, &task) {
             Ok(reader) => reader,
             Err(failure) => {
@@ -82,11 +88,15 @@ pub fn fetch_blobs(
     task: Arc<RestoreTask>,
     first: FetchBlobsRequest,
     mut stream: Streaming<FetchBlobsRequest>,
+    places: (Place, Place),
 ) -> mpsc::Receiver<Result<FetchedBlob, Status>> {
     let (asked, requests) = mpsc::channel::<FetchBlobsRequest>(REQUESTS_AHEAD);
     let (answers, receiver) = mpsc::channel(BLOBS_AHEAD);
     let failed = answers.clone();
-    let reader = tokio::task::spawn_blocking(move || answer(&repository, &keys, &task, requests, &answers));
+    let reader = tokio::task::spawn_blocking(move || {
+        let _places = places;
+        answer(&repository, &keys, &task, requests, &answers)
+    });
     tokio::spawn(async move {
         let mut next = Some(first);
         // An agent that writes its files may ask for nothing for long: its heartbeat says that it lives.
@@ -120,7 +130,11 @@ fn answer(
     answers: &mpsc::Sender<Result<FetchedBlob, Status>>,
 ) -> Result<(), Failure> {
     let reader = open(repository, keys, task)?;
-    while let Some(request) = requests.blocking_recv() {
+    let next = |requests: &mut mpsc::Receiver<FetchBlobsRequest>| {
+        let asked = tokio::time::timeout(ASKED_AGAIN_WITHIN, requests.recv());
+        Handle::current().block_on(async { asked.await.unwrap_or(None) })
+    };
+    while let Some(request) = next(&mut requests) {
         if request.blobs.len() > MAX_BLOBS {
             return Err(Failure::invalid(format!("a request names more than {MAX_BLOBS} blobs")));
         }

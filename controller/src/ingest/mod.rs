@@ -5,13 +5,15 @@
 
 mod archive;
 mod fetch;
+mod places;
 mod quota;
 mod segment;
 
 pub use archive::{entries, finish_archive, list_blobs};
 pub use fetch::{fetch_blobs, open_archive};
+pub use places::{Place, Places, Work};
 pub use quota::{Allowance, Quotas};
-pub use segment::put_segment;
+pub use segment::{length, put_segment};
 
 use std::time::{Duration, Instant};
 
@@ -47,11 +49,15 @@ impl Pace {
         self.bytes += bytes as u64;
         match is_too_slow(self.began.elapsed(), self.bytes) {
             false => Ok(()),
-            true => Err(Failure::new(Code::DeadlineExceeded, reason::UNREACHABLE, "the stream is too slow")
-                .because(format!("it brought less than {LEAST_BYTES} bytes a second"))
-                .hint("check the network between agent and controller")),
+            true => Err(too_slow(LEAST_BYTES)),
         }
     }
+}
+
+fn too_slow(least: u64) -> Failure {
+    Failure::new(Code::DeadlineExceeded, reason::UNREACHABLE, "the stream is too slow")
+        .because(format!("it brought less than {least} bytes a second"))
+        .hint("check the network between agent and controller")
 }
 
 fn is_too_slow(elapsed: Duration, bytes: u64) -> bool {

@@ -5,7 +5,7 @@
 //! together; one agent's limits slow no other agent.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,19 +14,18 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use proto::Failure;
 use proto::failure::reason;
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::Code;
 
 use crate::config::Quota;
+use crate::fleet::ArchiveTask;
 use crate::ids::AgentId;
-
-/// Segments that one agent may have under way: it cannot hold the places of all others.
-const UPLOADS: usize = 4;
+use crate::ingest::{Place, Places, Work};
 
 /// The limits, and what each agent has used of them since the controller started.
 #[derive(Debug)]
 pub struct Quotas {
     limits: Vec<(glob::Pattern, Quota)>,
+    places: Arc<Places>,
     agents: Mutex<HashMap<AgentId, Arc<Allowance>>>,
 }
 
@@ -37,7 +36,8 @@ impl Quotas {
             let pattern = glob::Pattern::new(&quota.agents).expect("the configuration was checked");
             (pattern, quota.clone())
         };
-        Self { limits: quotas.iter().map(parse).collect(), agents: Mutex::default() }
+        let limits = quotas.iter().map(parse).collect();
+        Self { limits, places: Arc::new(Places::of_all()), agents: Mutex::default() }
     }
 
     /// What the agent of this name may send.
@@ -45,7 +45,7 @@ impl Quotas {
         let fits = |(pattern, _): &&(glob::Pattern, Quota)| pattern.matches(name);
         let fresh = || {
             let quota = self.limits.iter().find(fits).map(|(_, quota)| quota.clone()).unwrap_or_default();
-            Arc::new(Allowance::new(quota))
+            Arc::new(Allowance::new(quota, self.places.clone()))
         };
         lock(&self.agents).entry(agent).or_insert_with(fresh).clone()
     }
@@ -68,7 +68,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug)]
 pub struct Allowance {
     quota: Quota,
-    uploads: Semaphore,
+    own: Places,
+    of_all: Arc<Places>,
     used: Mutex<Used>,
     pace: Mutex<Bucket>,
 }
@@ -81,46 +82,50 @@ struct Used {
 }
 
 impl Allowance {
-    fn new(quota: Quota) -> Self {
+    fn new(quota: Quota, of_all: Arc<Places>) -> Self {
         let pace = Mutex::new(Bucket { owed: 0.0, at: Instant::now() });
-        Self { quota, uploads: Semaphore::new(UPLOADS), used: Mutex::default(), pace }
+        Self { quota, own: Places::of_an_agent(), of_all, used: Mutex::default(), pace }
     }
 
     /// Waits for one of the agent's own places.
-    pub async fn place(&self) -> SemaphorePermit<'_> {
-        self.uploads.acquire().await.expect("the semaphore is never closed")
+    pub async fn own_place(&self, work: Work) -> Place {
+        self.own.take(work).await
     }
 
-    /// Sets `bytes` aside, of an archive of which `taken` are new so far. They are given back unless they
-    /// are kept.
-    pub fn reserve<'a>(
-        &'a self,
-        taken: &'a AtomicU64,
+    /// Waits for one of the places of all agents. To be asked for with an own one in hand.
+    pub async fn shared_place(&self, work: Work) -> Place {
+        self.of_all.take(work).await
+    }
+
+    /// Waits for both.
+    pub async fn places(&self, work: Work) -> (Place, Place) {
+        let own = self.own_place(work).await;
+        (own, self.shared_place(work).await)
+    }
+
+    /// Sets `bytes` of this attempt at an archive aside. They are given back unless they are kept.
+    pub fn reserve(
+        self: &Arc<Self>,
+        task: &Arc<ArchiveTask>,
         bytes: u64,
         now: Timestamp,
-    ) -> Result<Reserved<'a>, Failure> {
+    ) -> Result<Reserved, Failure> {
         let mut used = self.used(now);
-        let refusal = [
-            (
-                "in one archive",
-                "bytes_per_archive",
-                self.quota.bytes_per_archive,
-                taken.load(Ordering::Relaxed),
-            ),
+        let of_archive = task.taken.load(Ordering::Relaxed);
+        let limits = [
+            ("in one archive", "bytes_per_archive", self.quota.bytes_per_archive, of_archive),
             ("on one day", "bytes_per_day", self.quota.bytes_per_day, used.bytes_today),
-        ]
-        .into_iter()
-        .find_map(|(when, key, limit, before)| {
-            let limit = limit.filter(|limit| before.saturating_add(bytes) > limit.bytes())?;
-            Some(refusal(format!("it may send {limit} {when} ({key})")))
-        });
-        if let Some(failure) = refusal {
-            used.refusals += 1;
-            return Err(failure);
+        ];
+        for (when, key, limit, before) in limits {
+            if let Some(limit) = limit.filter(|limit| before.saturating_add(bytes) > limit.bytes()) {
+                used.refusals += 1;
+                return Err(refusal(format!("it may send {limit} {when} ({key})")));
+            }
         }
-        used.bytes_today += bytes;
-        taken.fetch_add(bytes, Ordering::Relaxed);
-        Ok(Reserved { allowance: self, taken, bytes, day: used.day })
+        used.bytes_today = used.bytes_today.saturating_add(bytes);
+        // Under the lock, as all changes of it: it cannot go below what is given back.
+        task.taken.store(of_archive.saturating_add(bytes), Ordering::Relaxed);
+        Ok(Reserved { allowance: self.clone(), task: task.clone(), bytes, day: used.day })
     }
 
     /// Refuses an archive of too many entries.
@@ -137,10 +142,10 @@ impl Allowance {
         }
     }
 
-    /// Waits for as long as `bytes` that have come are too fast.
-    pub async fn keep_pace(&self, bytes: usize) {
+    /// Waits until `bytes` more are not too fast.
+    pub async fn keep_pace(&self, bytes: u64) {
         let Some(rate) = self.quota.rate else { return };
-        let wait = lock(&self.pace).take(bytes as u64, rate.bytes(), Instant::now());
+        let wait = lock(&self.pace).take(bytes, rate.bytes(), Instant::now());
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
@@ -162,28 +167,30 @@ fn refusal(why: String) -> Failure {
         .hint("raise it under `quotas` in the controller's configuration, or back up less")
 }
 
-/// Bytes that were set aside.
-#[derive(Debug)]
-pub struct Reserved<'a> {
-    allowance: &'a Allowance,
-    taken: &'a AtomicU64,
+/// Bytes that were set aside. They belong to whoever makes them durable, so that a caller who hangs up
+/// gets back only what never will be.
+pub struct Reserved {
+    allowance: Arc<Allowance>,
+    task: Arc<ArchiveTask>,
     bytes: u64,
     day: Option<Date>,
 }
 
-impl Reserved<'_> {
+impl Reserved {
     /// They have become durable.
     pub fn keep(mut self) {
         self.bytes = 0;
     }
 }
 
-impl Drop for Reserved<'_> {
+impl Drop for Reserved {
     fn drop(&mut self) {
-        self.taken.fetch_sub(self.bytes, Ordering::Relaxed);
         let mut used = lock(&self.allowance.used);
+        let left = self.task.taken.load(Ordering::Relaxed).saturating_sub(self.bytes);
+        self.task.taken.store(left, Ordering::Relaxed);
+        // Yesterday's bytes are not taken off today's.
         if used.day == self.day {
-            used.bytes_today -= self.bytes;
+            used.bytes_today = used.bytes_today.saturating_sub(self.bytes);
         }
     }
 }
@@ -207,86 +214,5 @@ impl Bucket {
 }
 
 #[cfg(test)]
-mod tests {
-    use runtime::config::Size;
-
-    use super::*;
-
-    const NOON: &str = "2026-03-01T12:00:00Z";
-
-    fn at(text: &str) -> Timestamp {
-        text.parse().expect("a time")
-    }
-
-    fn bytes(count: u64) -> Option<Size> {
-        Some(Size::from_bytes(count))
-    }
-
-    fn quotas(quota: Quota) -> Quotas {
-        Quotas::new(&[Quota { agents: "node-*".to_owned(), ..quota }])
-    }
-
-    #[test]
-    fn an_archive_may_reach_its_limit_and_not_exceed_it() {
-        let quotas = quotas(Quota { bytes_per_archive: bytes(100), ..Quota::default() });
-        let agent = AgentId::fresh();
-        let allowance = quotas.of(agent, "node-1");
-        let (first, second) = (AtomicU64::new(0), AtomicU64::new(0));
-        allowance.reserve(&first, 60, at(NOON)).expect("there is room").keep();
-        let failure = allowance.reserve(&first, 41, at(NOON)).expect_err("too much");
-        assert_eq!((failure.reason.as_str(), failure.is_passing()), (reason::QUOTA, false));
-        assert!(failure.why.contains("bytes_per_archive"), "{failure:?}");
-        allowance.reserve(&first, 40, at(NOON)).expect("there is just room").keep();
-        allowance.reserve(&second, 100, at(NOON)).expect("another archive has its own").keep();
-        assert_eq!(quotas.used_by(agent, at(NOON)), (200, 1));
-    }
-
-    #[test]
-    fn a_day_is_over_at_midnight_and_what_was_not_kept_is_given_back() {
-        let quotas = quotas(Quota { bytes_per_day: bytes(100), ..Quota::default() });
-        let allowance = quotas.of(AgentId::fresh(), "node-1");
-        let taken = AtomicU64::new(0);
-        drop(allowance.reserve(&taken, 100, at(NOON)).expect("there is room"));
-        assert_eq!(taken.load(Ordering::Relaxed), 0);
-        let late = allowance.reserve(&taken, 100, at("2026-03-01T23:59:59Z")).expect("it was given back");
-        assert!(allowance.reserve(&taken, 1, at("2026-03-01T23:59:59Z")).is_err());
-        allowance.reserve(&taken, 100, at("2026-03-02T00:00:00Z")).expect("a new day").keep();
-        // Yesterday's bytes are not taken off today's.
-        drop(late);
-        assert!(allowance.reserve(&taken, 1, at("2026-03-02T00:00:01Z")).is_err());
-    }
-
-    #[test]
-    fn streams_side_by_side_cannot_exceed_a_limit_together() {
-        let quotas = quotas(Quota { bytes_per_archive: bytes(100), ..Quota::default() });
-        let allowance = quotas.of(AgentId::fresh(), "node-1");
-        let taken = AtomicU64::new(0);
-        let _under_way = allowance.reserve(&taken, 60, at(NOON)).expect("there is room");
-        assert!(allowance.reserve(&taken, 60, at(NOON)).is_err());
-    }
-
-    #[test]
-    fn an_agent_whom_no_pattern_fits_has_no_limits() {
-        let quotas =
-            quotas(Quota { bytes_per_day: bytes(1), entries_per_archive: Some(1), ..Quota::default() });
-        let free = quotas.of(AgentId::fresh(), "database");
-        free.reserve(&AtomicU64::new(0), u64::MAX / 2, at(NOON)).expect("no limit").keep();
-        free.check_entries(u64::MAX, at(NOON)).expect("no limit");
-        assert!(quotas.of(AgentId::fresh(), "node-7").check_entries(2, at(NOON)).is_err());
-    }
-
-    #[test]
-    fn what_comes_too_fast_waits_until_it_is_not() {
-        let start = Instant::now();
-        let mut bucket = Bucket { owed: 0.0, at: start };
-        assert_eq!(bucket.take(1_000, 1_000, start), Duration::ZERO, "a second's worth may come at once");
-        assert_eq!(bucket.take(500, 1_000, start), Duration::from_millis(500));
-        assert_eq!(bucket.take(500, 1_000, start + Duration::from_secs(1)), Duration::ZERO);
-        assert_eq!(
-            bucket.take(1_000, 1_000, start + Duration::from_secs(60)),
-            Duration::ZERO,
-            "no credit grows"
-        );
-        assert_eq!(bucket.take(1_000, 1_000, start + Duration::from_secs(60)), Duration::from_secs(1));
-    }
-}
+#[path = "quota_tests.rs"]
+mod tests;

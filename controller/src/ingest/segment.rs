@@ -1,23 +1,27 @@
 //! One sealed segment: from the wire into a pack.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use proto::v1::{PutSegmentRequest, PutSegmentResponse};
 use proto::{Failure, convert};
 use repository::error::RepositoryError;
 use repository::ids::{DomainId, SegmentId};
-use repository::ingest::Receive;
+use repository::ingest::{MAX_SEGMENT, Receive};
 use repository::repo::Repository;
 use runtime::steps;
 use tokio::sync::mpsc;
 use tonic::Streaming;
 
-use crate::ingest::{Allowance, Pace, next_message, repository_failure, thread_died};
+use crate::ingest::quota::Reserved;
+use crate::ingest::{Place, STALLED_AFTER, next_message, repository_failure, thread_died, too_slow};
 use crate::steps::Step;
 
 /// Messages between the wire and the writing thread.
 const QUEUE: usize = 4;
+/// Bytes that a segment has to bring in a second, on average: who holds a place of all agents uses it.
+const LEAST_RATE: u64 = 32 << 10;
 const WHAT: &str = "the segment could not be taken in";
 
 /// What the writing thread is told.
@@ -27,19 +31,35 @@ enum Piece {
     End,
 }
 
+/// The length of the segment whose stream begins with `head`, which no segment exceeds.
+pub fn length(head: &PutSegmentRequest) -> Result<u64, Failure> {
+    match head.length {
+        length if length <= MAX_SEGMENT => Ok(length),
+        _ => Err(Failure::invalid("the segment is longer than any segment may be")),
+    }
+}
+
 /// Takes in the segment whose stream begins with `first`.
 pub async fn put_segment(
     repository: Arc<Repository>,
     domain: DomainId,
     first: PutSegmentRequest,
     mut stream: Streaming<PutSegmentRequest>,
-    allowance: &Allowance,
+    (reserved, places): (Reserved, (Place, Place)),
 ) -> Result<PutSegmentResponse, Failure> {
     let segment: SegmentId = convert::id("segment_id", &first.segment_id)?;
     let (pieces, taken) = mpsc::channel(QUEUE);
-    let writer =
-        tokio::task::spawn_blocking(move || write(&repository, &domain, segment, first.length, taken));
-    let fed = feed(&pieces, first.data, &mut stream, allowance).await;
+    let writer = tokio::task::spawn_blocking(move || {
+        let _places = places;
+        let existed = write(&repository, &domain, segment, first.length, taken)?;
+        if !existed {
+            reserved.keep();
+        }
+        Ok(existed)
+    });
+    let patience = STALLED_AFTER + Duration::from_secs(first.length / LEAST_RATE);
+    let feeding = feed(&pieces, first.data, &mut stream);
+    let fed = tokio::time::timeout(patience, feeding).await.unwrap_or_else(|_| Err(too_slow(LEAST_RATE)));
     // A writer that meets the channel's end before `End` throws away what it has.
     drop(pieces);
     let written = writer.await.map_err(|error| thread_died(&error))?;
@@ -61,13 +81,9 @@ async fn feed(
     pieces: &mpsc::Sender<Piece>,
     first: Bytes,
     stream: &mut Streaming<PutSegmentRequest>,
-    allowance: &Allowance,
 ) -> Result<(), Failure> {
     let mut next = Some(first);
-    let mut pace = Pace::new();
     while let Some(data) = next {
-        pace.took(data.len())?;
-        allowance.keep_pace(data.len()).await;
         if !data.is_empty() && pieces.send(Piece::Data(data)).await.is_err() {
             return Ok(());
         }

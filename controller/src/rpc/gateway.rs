@@ -11,31 +11,34 @@ use proto::v1::{
 };
 use proto::{Failure, convert};
 use runtime::steps;
-use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::app::App;
 use crate::fleet::{ArchiveTask, RestoreTask, TaskContext};
 use crate::identity::AgentCertificate;
 use crate::ids::TaskId;
-use crate::ingest;
+use crate::ingest::{self, Allowance, Place, Work};
 use crate::rpc::caller::Caller;
 use crate::rpc::control;
 use crate::rpc::gate::About;
 use crate::rpc::life::{Answers, Life};
 use crate::steps::Step;
 
-/// Segments that are taken in together, of all agents: what waits of them is in memory.
-const UPLOADS: usize = 16;
-
 pub(super) struct GatewayService {
     app: App,
-    uploads: Semaphore,
 }
 
 impl GatewayService {
     pub(super) fn new(app: App) -> Self {
-        Self { app, uploads: Semaphore::new(UPLOADS) }
+        Self { app }
+    }
+
+    fn allowance(&self, agent: &AgentCertificate) -> Arc<Allowance> {
+        self.app.quotas.of(agent.agent, &agent.name)
+    }
+
+    async fn places(&self, agent: &AgentCertificate, work: Work) -> Result<(Place, Place), Status> {
+        Ok(self.allowance(agent).places(work).await)
     }
 
     fn task(&self, agent: &AgentCertificate, task: &str) -> Result<(TaskId, TaskContext), Failure> {
@@ -95,8 +98,10 @@ impl AgentGateway for GatewayService {
     ) -> Result<Response<Self::ListBlobsStream>, Status> {
         let (agent, request) = agent(request)?;
         let (_, task) = self.archive(&agent, &request.task_id)?;
-        let tables = ingest::list_blobs(self.app.depot.repository().clone(), task.domain.domain);
-        Ok(Response::new(Life::of(&self.app, &agent).answers(tables)))
+        let life = Life::of(&self.app, &agent);
+        let places = life.during(self.places(&agent, Work::List)).await?;
+        let tables = ingest::list_blobs(self.app.depot.repository().clone(), task.domain.domain, places);
+        Ok(Response::new(life.answers(tables)))
     }
 
     async fn put_segment(
@@ -104,19 +109,18 @@ impl AgentGateway for GatewayService {
         request: Request<Streaming<PutSegmentRequest>>,
     ) -> Result<Response<PutSegmentResponse>, Status> {
         let (agent, mut stream) = agent(request)?;
-        let allowance = self.app.quotas.of(agent.agent, &agent.name);
+        let allowance = self.allowance(&agent);
         let taken = async {
-            let _own = allowance.place().await;
-            let _room = self.uploads.acquire().await.expect("the semaphore is never closed");
+            let own = allowance.own_place(Work::Upload).await;
             let head = first(&mut stream).await?;
             let (_, task) = self.archive(&agent, &head.task_id)?;
             let repository = self.app.depot.repository().clone();
-            let reserved = allowance.reserve(&task.taken, head.length, self.app.now())?;
-            let answer =
-                ingest::put_segment(repository, task.domain.domain, head, stream, &allowance).await?;
-            if !answer.existed {
-                reserved.keep();
-            }
+            let reserved = allowance.reserve(&task, ingest::length(&head)?, self.app.now())?;
+            // An agent that is slowed waits here, and holds no place of others.
+            allowance.keep_pace(head.length).await;
+            let places = (own, allowance.shared_place(Work::Upload).await);
+            let domain = task.domain.domain;
+            let answer = ingest::put_segment(repository, domain, head, stream, (reserved, places)).await?;
             Ok(Response::new(answer))
         };
         Life::of(&self.app, &agent).during(taken).await
@@ -133,10 +137,12 @@ impl AgentGateway for GatewayService {
             };
             let (id, task) = self.archive(&agent, &summary.task_id)?;
             let entries = summary.counts.as_ref().map_or(0, ingest::entries);
-            self.app.quotas.of(agent.agent, &agent.name).check_entries(entries, self.app.now())?;
+            let allowance = self.allowance(&agent);
+            allowance.check_entries(entries, self.app.now())?;
+            let places = allowance.places(Work::End).await;
             let repository = self.app.depot.repository().clone();
             let (answer, ended) =
-                ingest::finish_archive(repository, task, summary, stream, self.app.now()).await?;
+                ingest::finish_archive(repository, task, summary, stream, places, self.app.now()).await?;
             if let Some(ended) = ended
                 && !self.app.fleet.end(agent.agent, id, ended)
             {
@@ -155,8 +161,10 @@ impl AgentGateway for GatewayService {
         let (agent, request) = agent(request)?;
         let task = self.restore(&agent, &request.task_id)?;
         let (repository, keys) = (self.app.depot.repository().clone(), self.app.depot.keys().clone());
-        let segments = ingest::open_archive(repository, keys, task);
-        Ok(Response::new(Life::of(&self.app, &agent).answers(segments)))
+        let life = Life::of(&self.app, &agent);
+        let places = life.during(self.places(&agent, Work::Read)).await?;
+        let segments = ingest::open_archive(repository, keys, task, places);
+        Ok(Response::new(life.answers(segments)))
     }
 
     async fn fetch_blobs(
@@ -168,7 +176,8 @@ impl AgentGateway for GatewayService {
         let head = life.during(async { Ok(first(&mut stream).await?) }).await?;
         let task = self.restore(&agent, &head.task_id)?;
         let (repository, keys) = (self.app.depot.repository().clone(), self.app.depot.keys().clone());
-        let blobs = ingest::fetch_blobs(repository, keys, task, head, stream);
+        let places = life.during(self.places(&agent, Work::Read)).await?;
+        let blobs = ingest::fetch_blobs(repository, keys, task, head, stream, places);
         Ok(Response::new(life.answers(blobs)))
     }
 
