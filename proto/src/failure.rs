@@ -115,7 +115,7 @@ impl Failure {
     /// A fault of this program; the cause goes to the log as well as to the caller.
     pub fn internal(what: impl Into<String>) -> Self {
         Self::new(Code::Internal, reason::INTERNAL, what)
-            .hint("this is a fault in NeuraShield Backup: please report it with `nsctl debug bundle`")
+            .hint("this is a fault in NeuraShield Backup: please report it with this message and the log")
     }
 
     /// True if the same call may succeed later without anything being changed by hand.

@@ -10,7 +10,7 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior,
 /// sandbox may refuse the mark. What is refused leaves things as they were.
 pub fn keep_memory_private() {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
-    // Nobody could act on an error here, and a backup that does not start is no help against a dump.
+    // Nobody could act on an error here, and a program that does not start is no help against a dump.
     let _ = setrlimit(Resource::Core, none);
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }

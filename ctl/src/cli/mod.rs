@@ -351,7 +351,8 @@ pub(crate) enum Agent {
         #[arg(long, default_value = "", hide_default_value = true)]
         name: String,
         /// How long it can be used: 30m, 1h, 2d
-        #[arg(long, alias = "expires", value_name = "TIME", default_value = "1h", value_parser = valid_seconds)]
+        #[arg(long = "expires", alias = "valid", value_name = "TIME", default_value = "1h")]
+        #[arg(value_parser = valid_seconds)]
         valid: u32,
         /// A join key: as many agents can join with it as --uses says
         #[arg(long, requires = "uses")]

@@ -7,7 +7,7 @@
 use super::entry::{Entry, EntryKind};
 use super::path::EntryPath;
 
-/// As deep as a source goes.
+/// Deeper than any source goes.
 pub const MAX_DEPTH: usize = 4_096;
 
 /// Looks at entries as they come.

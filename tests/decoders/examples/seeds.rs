@@ -133,6 +133,14 @@ fn texts() {
     let der =
         rcgen::generate_simple_self_signed(vec!["x".to_owned()]).expect("a certificate").cert.der().to_vec();
     keep("certificate", "stranger", &der);
+    let api_token = proto::api_token::ApiToken::new([9; 16], [7; 32], Some(der.clone()));
+    keep("api_token", "one", api_token.to_text().as_bytes());
+    keep("api_token", "bearer", api_token.bearer().as_bytes());
+    keep(
+        "audit_line",
+        "one",
+        br#"{"seq":1,"at":"2026-01-01T00:00:00Z","kind":"user","id":"0","name":"","from":"","call":"Jobs/StartBackup","about":"","result":"begun","reason":"","of":0,"times":0,"prev":"00","mac":"00"}"#,
+    );
     keep("join_token", "one", proto::token::JoinToken::new([7; 32], der).to_text().as_bytes());
 }
 

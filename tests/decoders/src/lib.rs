@@ -37,6 +37,8 @@ pub const TARGETS: &[Target] = &[
     ("agent_cache", agent::decoders::cache_block),
     ("agent_identity", agent::decoders::identity),
     ("agent_journal", agent::decoders::journal),
+    ("api_token", api_token),
+    ("audit_line", controller::audit::read_line),
     ("backup_name", backup_name),
     ("backup_record", json::<BackupRecord>),
     ("blob_line", blob_line),
@@ -234,6 +236,15 @@ fn decompressed(bytes: &[u8]) {
 fn signed(bytes: &[u8]) {
     let key = VerifyingKey([7; 32]);
     assert!(key.verify::<ArchiveManifest>(bytes).is_err(), "nobody has that key");
+}
+
+fn api_token(bytes: &[u8]) {
+    let Some(token) = utf8(bytes).and_then(|text| proto::api_token::ApiToken::parse(text).ok()) else {
+        return;
+    };
+    for again in [token.to_text(), token.bearer()] {
+        assert!(proto::api_token::ApiToken::parse(&again).is_ok());
+    }
 }
 
 fn join_token(bytes: &[u8]) {
