@@ -203,6 +203,8 @@ fn join_failure(error: JoinRefused) -> Failure {
         }
         JoinRefused::TooMany => Failure::new(Code::ResourceExhausted, reason::BUSY, error.to_string())
             .hint("wait until some of them end"),
+        JoinRefused::TooOften => Failure::new(Code::ResourceExhausted, reason::BUSY, error.to_string())
+            .hint("check the clock of the agent's machine; the agent tries again by itself"),
         JoinRefused::Authority(AuthorityError::Request(why)) => {
             Failure::invalid("the certificate request is refused").because(*why)
         }

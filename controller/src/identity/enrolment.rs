@@ -1,6 +1,7 @@
 //! How an agent becomes one of ours: invitation, one-time token or join key, certificate.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::digest;
 use jiff::{SignedDuration, Timestamp};
@@ -17,6 +18,10 @@ const USUAL_LIFE: SignedDuration = SignedDuration::from_hours(1);
 const LONGEST_LIFE: SignedDuration = SignedDuration::from_hours(24 * 30);
 /// More open invitations than anybody needs.
 const MAX_OPEN_TOKENS: usize = 1_000;
+/// An agent renews once in weeks, and again at once if the answer was lost. More often than this it would
+/// push older lines out of the audit log, whichever of its certificates it shows.
+const MOST_RENEWALS: u32 = 4;
+const RENEWALS_WITHIN: SignedDuration = SignedDuration::from_mins(10);
 
 /// What an invitation allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +58,9 @@ pub enum JoinRefused {
     /// A renewal asks for another key than its agent has.
     #[error("a renewal is for the key that the agent has")]
     OtherKey,
+    /// The agent has renewed too often.
+    #[error("the agent has renewed its certificate {MOST_RENEWALS} times within ten minutes")]
+    TooOften,
     /// The agent that joined with this token was shut out since.
     #[error("the agent that joined with this token was revoked")]
     Revoked,
@@ -90,12 +98,28 @@ pub struct Joined {
 pub struct Enrolment {
     authority: Arc<Authority>,
     catalog: Catalog,
+    renewals: Arc<Mutex<Renewals>>,
+}
+
+/// The renewals of the last minutes: since when, and how many, of each agent. As many as there are agents.
+#[derive(Debug, Default)]
+struct Renewals(HashMap<AgentId, (Timestamp, u32)>);
+
+impl Renewals {
+    /// Counts one; false: there were too many.
+    fn count(&mut self, agent: AgentId, now: Timestamp) -> bool {
+        // A clock that was set back forgets them, too.
+        self.0.retain(|_, (since, _)| now.duration_since(*since).abs() < RENEWALS_WITHIN);
+        let (_, times) = self.0.entry(agent).or_insert((now, 0));
+        *times = times.saturating_add(1);
+        *times <= MOST_RENEWALS
+    }
 }
 
 impl Enrolment {
     /// An enrolment with this authority.
     pub fn new(authority: Arc<Authority>, catalog: Catalog) -> Self {
-        Self { authority, catalog }
+        Self { authority, catalog, renewals: Arc::default() }
     }
 
     /// Makes a token that agents can join with, on these terms.
@@ -152,6 +176,9 @@ impl Enrolment {
     ) -> Result<Issued, JoinRefused> {
         if key_of_request(request)? != old.key {
             return Err(JoinRefused::OtherKey);
+        }
+        if !self.renewals.lock().unwrap_or_else(PoisonError::into_inner).count(old.agent, now) {
+            return Err(JoinRefused::TooOften);
         }
         let issued = self.authority.certify(request, old.agent, &old.name, &old.bounds, now)?;
         self.catalog.certificate_renewed(old.agent, issued.ends_at).await?;

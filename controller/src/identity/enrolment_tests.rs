@@ -179,3 +179,20 @@ async fn an_invitation_is_listed_while_it_is_open_and_can_be_taken_back() {
     let late = place.enrolment.join(&key, &request(), "c", place.now).await;
     assert!(matches!(late, Err(JoinRefused::Token)), "{late:?}");
 }
+
+#[tokio::test]
+async fn an_agent_cannot_renew_again_and_again() {
+    let place = place().await;
+    let token = place.enrolment.invite(&Terms::once("a"), None, place.now).await.expect("invited").token;
+    let asked = request();
+    let joined = place.enrolment.join(&token, &asked, "a", place.now).await.expect("joined");
+    let certificate =
+        AgentCertificate::read(&joined.issued.certificate, place.repository, place.now).expect("ours");
+    for _ in 0..4 {
+        place.enrolment.renew(&certificate, &asked, place.now).await.expect("an answer may be lost");
+    }
+    let fifth = place.enrolment.renew(&certificate, &asked, place.now).await;
+    assert!(matches!(fifth, Err(JoinRefused::TooOften)), "{fifth:?}");
+    let later = place.now + SignedDuration::from_mins(10);
+    place.enrolment.renew(&certificate, &asked, later).await.expect("renewed");
+}

@@ -24,7 +24,7 @@ pub(super) enum Kept {
     No,
     /// Its beginning, before anything is done, and its end.
     Both,
-    /// Its success alone: anybody may try, and must not fill the log. It may be repeated.
+    /// Its success alone: anybody, or any agent, may try, and must not fill the log. It may be repeated.
     Success,
 }
 
@@ -54,7 +54,8 @@ pub(super) const TABLE: &[Line] = &[
     line("/neurashield.backup.v1.AgentGateway/FinishArchive", May::Agents, Kept::No),
     line("/neurashield.backup.v1.AgentGateway/OpenArchive", May::Agents, Kept::No),
     line("/neurashield.backup.v1.AgentGateway/FetchBlobs", May::Agents, Kept::No),
-    line("/neurashield.backup.v1.AgentGateway/RenewCertificate", May::Agents, Kept::Both),
+    // May be repeated; how often, the enrolment limits.
+    line("/neurashield.backup.v1.AgentGateway/RenewCertificate", May::Agents, Kept::Success),
     line("/neurashield.backup.v1.Backups/ListBackups", VIEWER, Kept::No),
     line("/neurashield.backup.v1.Backups/GetBackup", VIEWER, Kept::No),
     line("/neurashield.backup.v1.Backups/ListEntries", VIEWER, Kept::No),

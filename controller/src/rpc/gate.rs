@@ -29,6 +29,7 @@ use crate::rpc::caller::{Caller, Peer};
 use crate::rpc::calls::{self, Kept, Line, May};
 use crate::rpc::ending::Ending;
 use crate::rpc::peer;
+use crate::rpc::under_way::UnderWay;
 
 /// What a call is about, told by its handler for the audit log: a backup, a job, an agent, a token.
 #[derive(Debug, Clone, Default)]
@@ -55,11 +56,12 @@ impl About {
 pub(super) struct GateLayer {
     app: App,
     attempts: Arc<Attempts>,
+    under_way: UnderWay,
 }
 
 impl GateLayer {
     pub(super) fn new(app: App) -> Self {
-        Self { app, attempts: Arc::default() }
+        Self { app, attempts: Arc::default(), under_way: UnderWay::default() }
     }
 }
 
@@ -208,8 +210,9 @@ impl GateLayer {
         S: Service<Request<Body>, Response = Answer, Error = Infallible> + Send + 'static,
         S::Future: Send,
     {
-        let app = self.app.clone();
+        let (app, room) = (self.app.clone(), self.under_way.begin(&who)?);
         let kept = async move {
+            let _room = room;
             let begun = app.audit.begin(&who, line.name()).await.map_err(|error| not_kept(&error, false))?;
             let answer = answered(inner, request).await;
             let failed = failure_of(&answer).map(|failure| failure.reason);
@@ -235,8 +238,9 @@ impl GateLayer {
         S: Service<Request<Body>, Response = Answer, Error = Infallible> + Send + 'static,
         S::Future: Send,
     {
-        let app = self.app.clone();
+        let (app, room) = (self.app.clone(), self.under_way.begin(&who)?);
         let kept = async move {
+            let _room = room;
             let answer = answered(inner, request).await;
             if failure_of(&answer).is_none() {
                 let told = app.audit.done(&who, line.name(), &about.said()).await;

@@ -24,6 +24,7 @@ mod life;
 mod peer;
 mod server;
 mod tokens;
+mod under_way;
 pub(crate) mod wire;
 
 pub use server::{AgentServer, PeopleServer, ServeError};
