@@ -41,6 +41,15 @@ fn turn_round(root: &Path, outside: &Path, name: u32, stop: &AtomicBool) {
     }
 }
 
+/// Ends the threads, also where the test fails: a scope waits for them.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_source_that_changes_under_the_reader_is_read_to_its_end_in_order_and_nothing_outside_of_it() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -53,6 +62,7 @@ fn a_source_that_changes_under_the_reader_is_read_to_its_end_in_order_and_nothin
     let stop = AtomicBool::new(false);
     let (mut rounds, mut told, mut kinds) = (0, 0, [0; 3]);
     thread::scope(|scope| {
+        let _stop = Stop(&stop);
         for name in 0..NAMES {
             let (root, outside, stop) = (&root, &outside, &stop);
             scope.spawn(move || turn_round(root, outside, name, stop));
@@ -85,7 +95,6 @@ fn a_source_that_changes_under_the_reader_is_read_to_its_end_in_order_and_nothin
             archive.restore(&request).expect("what was read can be restored");
             (rounds, told) = (rounds + 1, told + archive.problems.len());
         }
-        stop.store(true, Ordering::Relaxed);
     });
     println!("{rounds} rounds, {told} problems, {kinds:?} files, links and others");
     assert!(told > 0 && kinds.iter().all(|count| *count > 0), "the races happened: {told}, {kinds:?}");

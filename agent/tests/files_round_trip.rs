@@ -161,6 +161,25 @@ fn entries_stand_in_path_order_and_holes_are_not_read() {
 }
 
 #[test]
+fn the_other_names_of_a_socket_are_left_out_with_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path().join("source");
+    fs::create_dir(&root).expect("a folder");
+    let _listener = UnixListener::bind(root.join("a")).expect("a socket");
+    fs::hard_link(root.join("a"), root.join("b")).expect("a link");
+    fs::write(root.join("file"), b"file").expect("a file");
+    let archive = Archive::of(&root);
+    for place in [Place::NewFolder { path: folder.path().join("new") }, Place::InPlace { root: root.clone() }]
+    {
+        let request = RestoreRequest { restore_id: "x".into(), place, selection: Selection::Whole };
+        let report = archive.restore(&request).expect("it is restored");
+        assert!(report.notes[0].contains("2 (first a)"), "{:?}", report.notes);
+    }
+    assert!(folder.path().join("new/file").exists() && !folder.path().join("new/b").exists());
+    assert!(root.join("b").symlink_metadata().is_ok(), "a live socket is not taken away");
+}
+
+#[test]
 fn a_socket_is_kept_in_the_archive_and_left_out_with_a_note() {
     let folder = tempfile::tempdir().expect("a folder");
     let root = folder.path().join("live");

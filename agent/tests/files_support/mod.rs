@@ -92,17 +92,23 @@ impl Archive {
             }
         }
         let changed = content.close()? != opened.stamp;
+        let expected: u64 = opened.layout.extents(opened.stamp.size).iter().map(|extent| extent.length).sum();
+        // What became shorter is archived as what was read of it.
+        let (size, layout) = match data.len() as u64 {
+            read if read < expected => (read, Layout::Dense),
+            _ => (opened.stamp.size, opened.layout),
+        };
         let mut hasher = ContentHasher::new(&KEY);
         let mut rest = &data[..];
-        for extent in opened.layout.extents(opened.stamp.size) {
+        for extent in layout.extents(size) {
             let (part, after) = rest.split_at((extent.length as usize).min(rest.len()));
             hasher.data(part);
             hasher.extent_ends(extent);
             rest = after;
         }
-        let id = hasher.finish(opened.stamp.size);
+        let id = hasher.finish(size);
         let pieces = self.pieces(&data);
-        Ok((FileContent { size: opened.stamp.size, id, layout: opened.layout, pieces }, changed))
+        Ok((FileContent { size, id, layout, pieces }, changed))
     }
 
     pub fn pieces(&mut self, data: &[u8]) -> Pieces {

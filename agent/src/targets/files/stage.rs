@@ -5,7 +5,7 @@
 //! below a staging folder that nobody else may enter. No path of the archive is ever resolved by the
 //! kernel as a whole, and nothing that exists is ever opened for writing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -33,6 +33,9 @@ use crate::targets::BlobReader;
 /// Two handles are held for each.
 const MAX_AREAS: usize = 256;
 
+/// More sockets and devices than any archive has; the other names of what is beyond are refused.
+const MAX_LEFT_OUT: usize = 100_000;
+
 /// A restore while it is staged.
 pub(super) struct Stage<'a> {
     disk: Disk<'a>,
@@ -52,6 +55,8 @@ pub(super) struct Stage<'a> {
     pub(super) root: Option<Metadata>,
     /// Names that stay as they are though the archive has them.
     pub(super) left_alone: BTreeSet<EntryPath>,
+    /// Sockets and devices that were left out: their other names are left out, too.
+    left_out: BTreeMap<EntryPath, EntryKind>,
     pub(super) notes: Notes,
     /// Entries written so far.
     pub(super) entries: u64,
@@ -97,6 +102,7 @@ impl<'a> Stage<'a> {
             moves: Vec::new(),
             root: None,
             left_alone: BTreeSet::new(),
+            left_out: BTreeMap::new(),
             notes: Notes::default(),
             entries: 0,
             writer: ContentWriter::new(disk, tools, blobs),
@@ -380,7 +386,33 @@ impl<'a> Stage<'a> {
         let path = &entry.path;
         let bytes = if let EntryKind::File(content) = &entry.kind { content.data_length() } else { 0 };
         self.allowance.spend(path, bytes)?;
-        match &entry.kind {
+        let kind = match &entry.kind {
+            EntryKind::HardLink { to } => self.left_out.get(to).unwrap_or(&entry.kind).clone(),
+            kind => kind.clone(),
+        };
+        let written = self.write_kind(entry, &kind, incoming)?;
+        if !written
+            && matches!(entry.kind, EntryKind::Socket | EntryKind::Device { .. })
+            && self.left_out.len() < MAX_LEFT_OUT
+        {
+            self.left_out.insert(path.clone(), kind);
+        }
+        Ok(written)
+    }
+
+    /// Writes the entry as one of this kind.
+    fn write_kind<I, E>(
+        &mut self,
+        entry: &Entry,
+        kind: &EntryKind,
+        incoming: &Incoming<I>,
+    ) -> Result<bool, RestoreError>
+    where
+        I: Iterator<Item = Result<Entry, E>>,
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        let path = &entry.path;
+        match kind {
             EntryKind::Folder => {
                 let handle = self.make_folder(path)?;
                 let metadata = Some(self.permitted(path, &entry.kind, &entry.metadata));
