@@ -8,7 +8,7 @@ use super::{Listed, ListedKind, ObjectPath, Store, StoreError};
 
 /// Runs the suite; `make` gives a new, empty store each time. Panics, saying what was broken.
 pub fn check(make: impl Fn() -> Box<dyn Store>) {
-    let cases: [fn(&dyn Store); 16] = [
+    let cases: [fn(&dyn Store); 18] = [
         create_never_replaces,
         replace_replaces,
         reading_has_limits,
@@ -23,6 +23,8 @@ pub fn check(make: impl Fn() -> Box<dyn Store>) {
         an_upload_dropped_leaves_nothing,
         renaming_moves_and_never_replaces,
         publishing_moves_all_at_once_and_never_replaces,
+        withdrawing_takes_back_what_was_published,
+        it_says_when_an_object_was_written,
         of_many_creations_of_one_name_one_wins,
         big_and_empty_objects_come_back_equal,
     ];
@@ -108,6 +110,7 @@ fn what_is_missing_is_said_to_be(store: &dyn Store) {
         assert_not_found(store.rename(&path(missing), &path("to")));
     }
     assert_not_found(store.publish(&path("nowhere"), &path("to"), "last"));
+    assert_not_found(store.modified(&path("nowhere")));
 }
 
 fn lists_are_sorted_and_direct(store: &dyn Store) {
@@ -215,6 +218,36 @@ fn publishing_moves_all_at_once_and_never_replaces(store: &dyn Store) {
     assert_eq!(content(store, "20260101_010000/backup.json"), b"one");
     assert_eq!(content(store, "staging/two/backup.json"), b"two");
     assert_eq!(names(store, Some("20260101_010000")), ["backup.json", "database"]);
+}
+
+fn withdrawing_takes_back_what_was_published(store: &dyn Store) {
+    let (staged, folder, garbage) = (path("staging/one"), path("20260101_010000"), path("trash/one"));
+    create(store, "20260101_010000x/backup.json", b"beside");
+    for round in [b"first".as_slice(), b"again"] {
+        create(store, "staging/one/database/source.json", b"manifest");
+        create(store, "staging/one/backup.json", round);
+        store.publish(&staged, &folder, "backup.json").expect("publishing");
+        for _ in 0..2 {
+            store.withdraw(&folder, &garbage, "backup.json").expect("withdrawing");
+            assert_eq!(names(store, Some(folder.as_str())), Vec::<String>::new());
+            assert_not_found(store.read(&path("20260101_010000/backup.json"), 10));
+        }
+        store.delete_folder(&garbage).expect("deleting what is left of it");
+        assert_eq!(names(store, Some("trash")), Vec::<String>::new());
+    }
+    assert_eq!(content(store, "20260101_010000x/backup.json"), b"beside");
+    store.withdraw(&path("nowhere"), &garbage, "backup.json").expect("withdrawing what was never there");
+}
+
+fn it_says_when_an_object_was_written(store: &dyn Store) {
+    create(store, "folder/object", b"x");
+    let first = store.modified(&path("folder/object")).expect("the time of an object");
+    store.replace(&path("folder/object"), b"y").expect("replacing");
+    let second = store.modified(&path("folder/object")).expect("the time of a replaced object");
+    assert!(first <= second, "replaced at {second}, made at {first}");
+    store.rename(&path("folder/object"), &path("folder/moved")).expect("renaming");
+    let moved = store.modified(&path("folder/moved")).expect("the time of a moved object");
+    assert!(second <= moved, "moved, it was written at {moved}; before, at {second}");
 }
 
 fn of_many_creations_of_one_name_one_wins(store: &dyn Store) {

@@ -19,6 +19,8 @@ use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use jiff::Timestamp;
+
 use super::{Listed, ObjectPath, Store, StoreError, Upload};
 
 /// What was called.
@@ -36,8 +38,10 @@ pub enum Operation {
     Read,
     ReadRange,
     Size,
+    Modified,
     List,
     Publish,
+    Withdraw,
     Rename,
     Delete,
     DeleteFolder,
@@ -49,7 +53,7 @@ pub enum Operation {
 pub struct Call {
     /// What.
     pub operation: Operation,
-    /// On which path; `from -> to` for `publish` and `rename`, empty where there is none (the root).
+    /// On which path; `from -> to` for `publish`, `withdraw` and `rename`, empty where there is none (the root).
     pub path: String,
 }
 
@@ -79,10 +83,10 @@ pub enum Effect {
 
 impl Effect {
     fn fits(self, operation: Operation) -> bool {
-        use Operation::{Create, Finish, Read, ReadRange, Replace, Write};
+        use Operation::{Create, Finish, List, Modified, Read, ReadRange, Replace, Size, Write};
         match self {
             Effect::Refused | Effect::AnswerLost => true,
-            Effect::Full => !matches!(operation, Read | ReadRange | Operation::Size | Operation::List),
+            Effect::Full => !matches!(operation, Read | ReadRange | Size | Modified | List),
             Effect::Torn => matches!(operation, Create | Replace | Write | Finish),
             Effect::FlippedBit { .. } => matches!(operation, Read | ReadRange),
         }
@@ -325,6 +329,10 @@ impl<S: Store> Store for FaultyStore<S> {
         self.run(Operation::Size, path, || self.inner.size(path))
     }
 
+    fn modified(&self, path: &ObjectPath) -> Result<Timestamp, StoreError> {
+        self.run(Operation::Modified, path, || self.inner.modified(path))
+    }
+
     fn list(&self, folder: Option<&ObjectPath>) -> Result<Vec<Listed>, StoreError> {
         let called = folder.map(ToString::to_string).unwrap_or_default();
         let path = folder.cloned().unwrap_or_else(no_path);
@@ -334,6 +342,11 @@ impl<S: Store> Store for FaultyStore<S> {
     fn publish(&self, from: &ObjectPath, to: &ObjectPath, last: &str) -> Result<(), StoreError> {
         let called = format!("{from} -> {to}");
         run(&self.script, Operation::Publish, called, to, || self.inner.publish(from, to, last))
+    }
+
+    fn withdraw(&self, from: &ObjectPath, to: &ObjectPath, last: &str) -> Result<(), StoreError> {
+        let called = format!("{from} -> {to}");
+        run(&self.script, Operation::Withdraw, called, from, || self.inner.withdraw(from, to, last))
     }
 
     fn rename(&self, from: &ObjectPath, to: &ObjectPath) -> Result<(), StoreError> {

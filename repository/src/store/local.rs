@@ -11,6 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -146,6 +147,13 @@ impl Store for LocalStore {
         Ok(size)
     }
 
+    fn modified(&self, path: &ObjectPath) -> Result<Timestamp, StoreError> {
+        let (file, _) = self.open_object(path).map_err(missing_or_failure("look at", path))?;
+        let written = file.metadata().and_then(|metadata| metadata.modified());
+        let written = written.map_err(failure("look at", path))?;
+        Timestamp::try_from(written).map_err(|error| failure("look at", path)(io::Error::other(error)))
+    }
+
     fn list(&self, folder: Option<&ObjectPath>) -> Result<Vec<Listed>, StoreError> {
         let named = folder.cloned().unwrap_or_else(the_root);
         let handle = match self.root.open_folder(folder) {
@@ -179,6 +187,25 @@ impl Store for LocalStore {
         durable::sync_folder(&to_parent).map_err(failure("publish", to))?;
         durable::sync_folder(&from_parent).map_err(failure("publish", from))?;
         moved.map_err(|error| taken_or_failure("publish", to, error))
+    }
+
+    fn withdraw(&self, from: &ObjectPath, to: &ObjectPath, last: &str) -> Result<(), StoreError> {
+        let from_parent = match self.root.open_folder(from.parent().as_ref()) {
+            Ok(parent) => parent,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(failure("withdraw", from)(error)),
+        };
+        if !self.exists(from).map_err(failure("withdraw", from))? {
+            // Whoever moved it may have died before that was durable.
+            return durable::sync_folder(&from_parent).map_err(failure("withdraw", from));
+        }
+        self.size(&from.join(last))?;
+        let to_parent = self.root.make_folder(to.parent().as_ref()).map_err(failure("withdraw", to))?;
+        self.root.forget(from);
+        let moved = durable::move_folder(&from_parent, from.name(), &to_parent, to.name());
+        durable::sync_folder(&to_parent).map_err(failure("withdraw", to))?;
+        durable::sync_folder(&from_parent).map_err(failure("withdraw", from))?;
+        moved.map_err(|error| taken_or_failure("withdraw", to, error))
     }
 
     fn rename(&self, from: &ObjectPath, to: &ObjectPath) -> Result<(), StoreError> {
@@ -433,6 +460,17 @@ mod tests {
             store.publish(&path("staging/work"), &path(round), "deep/last").unwrap();
             assert_eq!(store.read(&path(round).join("deep/last"), 9).unwrap(), round.as_bytes());
         }
+    }
+
+    #[test]
+    fn a_folder_that_was_never_published_is_not_withdrawn() {
+        let scratch = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(scratch.path()).unwrap();
+        fs::create_dir(scratch.path().join("20200101_000000")).unwrap();
+        fs::write(scratch.path().join("20200101_000000/dump.tar"), b"old").unwrap();
+        let refused = store.withdraw(&path("20200101_000000"), &path("trash/old"), "backup.json");
+        assert!(matches!(refused, Err(StoreError::NotFound { .. })), "{refused:?}");
+        assert_eq!(fs::read(scratch.path().join("20200101_000000/dump.tar")).unwrap(), b"old");
     }
 
     #[test]

@@ -7,9 +7,22 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use jiff::Timestamp;
+
 use super::{Listed, ListedKind, ObjectPath, Store, StoreError, Upload};
 
-type Objects = BTreeMap<String, Arc<[u8]>>;
+#[derive(Debug, Clone)]
+struct Object {
+    bytes: Arc<[u8]>,
+    written: Timestamp,
+}
+
+#[derive(Debug, Default)]
+struct Objects {
+    by_name: BTreeMap<String, Object>,
+    time: Option<Timestamp>,
+    capacity: Option<u64>,
+}
 
 /// Objects in memory. Clones are handles of the same store, so that a test can "restart" what uses it.
 #[derive(Debug, Clone, Default)]
@@ -23,12 +36,52 @@ impl MemoryStore {
         Self::default()
     }
 
+    /// Sets the storage's own clock, which stands still from then on; until then it is the machine's.
+    pub fn set_time(&self, time: Timestamp) {
+        self.lock().time = Some(time);
+    }
+
+    /// From now on there is room for so many bytes of contents, and no more.
+    pub fn set_capacity(&self, bytes: u64) {
+        self.lock().capacity = Some(bytes);
+    }
+
+    /// Bytes of all contents.
+    pub fn used(&self) -> u64 {
+        self.lock().used()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Objects> {
         self.objects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn object(&self, path: &ObjectPath) -> Result<Arc<[u8]>, StoreError> {
-        self.lock().get(path.as_str()).cloned().ok_or_else(|| StoreError::NotFound { path: path.clone() })
+    fn object(&self, path: &ObjectPath) -> Result<Object, StoreError> {
+        let found = self.lock().by_name.get(path.as_str()).cloned();
+        found.ok_or_else(|| StoreError::NotFound { path: path.clone() })
+    }
+}
+
+impl Objects {
+    fn used(&self) -> u64 {
+        self.by_name.values().map(|object| object.bytes.len() as u64).sum()
+    }
+
+    /// Writes beside what has the name until then, as a disk does.
+    fn write(&mut self, path: &ObjectPath, bytes: &[u8]) -> Result<(), StoreError> {
+        if self.capacity.is_some_and(|capacity| self.used() + bytes.len() as u64 > capacity) {
+            return Err(StoreError::Full { path: path.clone(), source: io::ErrorKind::StorageFull.into() });
+        }
+        #[expect(clippy::disallowed_methods, reason = "this stands for the clock of a storage")]
+        let written = self.time.unwrap_or_else(Timestamp::now);
+        self.by_name.insert(path.as_str().to_owned(), Object { bytes: bytes.into(), written });
+        Ok(())
+    }
+
+    fn move_folder(&mut self, names: Vec<String>, from: &ObjectPath, to: &ObjectPath) {
+        for name in names {
+            let object = self.by_name.remove(&name).expect("the name was just listed under the same lock");
+            self.by_name.insert(format!("{to}{}", &name[from.as_str().len()..]), object);
+        }
     }
 }
 
@@ -40,6 +93,7 @@ fn failed(verb: &'static str, path: &ObjectPath, kind: io::ErrorKind, reason: St
 fn names_in(objects: &Objects, folder: &ObjectPath) -> Vec<String> {
     let prefix = format!("{folder}/");
     objects
+        .by_name
         .range(prefix.clone()..)
         .map(|(name, _)| name)
         .take_while(|name| name.starts_with(&prefix))
@@ -48,14 +102,14 @@ fn names_in(objects: &Objects, folder: &ObjectPath) -> Vec<String> {
 }
 
 fn is_taken(objects: &Objects, path: &ObjectPath) -> bool {
-    objects.contains_key(path.as_str()) || !names_in(objects, path).is_empty()
+    objects.by_name.contains_key(path.as_str()) || !names_in(objects, path).is_empty()
 }
 
 /// Refuses a path that leads through an object as if that were a folder.
 fn check_folders_above(objects: &Objects, verb: &'static str, path: &ObjectPath) -> Result<(), StoreError> {
     let mut above = path.parent();
     while let Some(folder) = above {
-        if objects.contains_key(folder.as_str()) {
+        if objects.by_name.contains_key(folder.as_str()) {
             return Err(failed(verb, path, io::ErrorKind::NotADirectory, format!("{folder} is no folder")));
         }
         above = folder.parent();
@@ -74,8 +128,7 @@ impl Store for MemoryStore {
         if is_taken(&objects, path) {
             return Err(StoreError::AlreadyExists { path: path.clone() });
         }
-        objects.insert(path.as_str().to_owned(), bytes.into());
-        Ok(())
+        objects.write(path, bytes)
     }
 
     fn replace(&self, path: &ObjectPath, bytes: &[u8]) -> Result<(), StoreError> {
@@ -84,8 +137,7 @@ impl Store for MemoryStore {
         if !names_in(&objects, path).is_empty() {
             return Err(failed("write", path, io::ErrorKind::IsADirectory, "it is a folder".to_owned()));
         }
-        objects.insert(path.as_str().to_owned(), bytes.into());
-        Ok(())
+        objects.write(path, bytes)
     }
 
     fn upload(&self) -> Result<Box<dyn Upload>, StoreError> {
@@ -94,6 +146,7 @@ impl Store for MemoryStore {
 
     fn read(&self, path: &ObjectPath, limit: u64) -> Result<Vec<u8>, StoreError> {
         let object = self.object(path)?;
+        let object = object.bytes;
         if object.len() as u64 > limit {
             let reason = format!("it has more than {limit} bytes");
             return Err(failed("read", path, io::ErrorKind::FileTooLarge, reason));
@@ -102,7 +155,7 @@ impl Store for MemoryStore {
     }
 
     fn read_range(&self, path: &ObjectPath, offset: u64, length: u64) -> Result<Vec<u8>, StoreError> {
-        let object = self.object(path)?;
+        let object = self.object(path)?.bytes;
         let range = usize::try_from(offset).ok().zip(usize::try_from(length).ok());
         let bytes = range.and_then(|(from, length)| object.get(from..from.checked_add(length)?));
         bytes.map(<[u8]>::to_vec).ok_or_else(|| {
@@ -113,22 +166,26 @@ impl Store for MemoryStore {
     }
 
     fn size(&self, path: &ObjectPath) -> Result<u64, StoreError> {
-        Ok(self.object(path)?.len() as u64)
+        Ok(self.object(path)?.bytes.len() as u64)
+    }
+
+    fn modified(&self, path: &ObjectPath) -> Result<Timestamp, StoreError> {
+        Ok(self.object(path)?.written)
     }
 
     fn list(&self, folder: Option<&ObjectPath>) -> Result<Vec<Listed>, StoreError> {
         let objects = self.lock();
         let prefix = folder.map(|folder| format!("{folder}/")).unwrap_or_default();
         if let Some(folder) = folder
-            && objects.contains_key(folder.as_str())
+            && objects.by_name.contains_key(folder.as_str())
         {
             return Err(failed("list", folder, io::ErrorKind::NotADirectory, "it is no folder".to_owned()));
         }
         let mut listed = BTreeMap::new();
-        for (name, bytes) in objects.range(prefix.clone()..) {
+        for (name, object) in objects.by_name.range(prefix.clone()..) {
             let Some(rest) = name.strip_prefix(&prefix) else { break };
             match rest.split_once('/') {
-                None => listed.insert(rest, ListedKind::Object { size: bytes.len() as u64 }),
+                None => listed.insert(rest, ListedKind::Object { size: object.bytes.len() as u64 }),
                 Some((folder, _)) => listed.insert(folder, ListedKind::Folder),
             };
         }
@@ -140,7 +197,7 @@ impl Store for MemoryStore {
         let names = names_in(&objects, from);
         let last = from.join(last);
         match (names.is_empty(), is_taken(&objects, to)) {
-            (false, _) if !objects.contains_key(last.as_str()) => {
+            (false, _) if !objects.by_name.contains_key(last.as_str()) => {
                 return Err(StoreError::NotFound { path: last });
             }
             (_, true) => return Err(StoreError::AlreadyExists { path: to.clone() }),
@@ -148,30 +205,45 @@ impl Store for MemoryStore {
             (false, false) => {}
         }
         check_folders_above(&objects, "publish", to)?;
-        for name in names {
-            let bytes = objects.remove(&name).expect("the name was just listed under the same lock");
-            objects.insert(format!("{to}{}", &name[from.as_str().len()..]), bytes);
+        objects.move_folder(names, from, to);
+        Ok(())
+    }
+
+    fn withdraw(&self, from: &ObjectPath, to: &ObjectPath, last: &str) -> Result<(), StoreError> {
+        let mut objects = self.lock();
+        let names = names_in(&objects, from);
+        let last = from.join(last);
+        if names.is_empty() {
+            return Ok(());
         }
+        if !objects.by_name.contains_key(last.as_str()) {
+            return Err(StoreError::NotFound { path: last });
+        }
+        check_folders_above(&objects, "withdraw", to)?;
+        if is_taken(&objects, to) {
+            return Err(StoreError::AlreadyExists { path: to.clone() });
+        }
+        objects.move_folder(names, from, to);
         Ok(())
     }
 
     fn rename(&self, from: &ObjectPath, to: &ObjectPath) -> Result<(), StoreError> {
         let mut objects = self.lock();
-        if !objects.contains_key(from.as_str()) {
+        if !objects.by_name.contains_key(from.as_str()) {
             return Err(StoreError::NotFound { path: from.clone() });
         }
         check_folders_above(&objects, "move", to)?;
         if is_taken(&objects, to) {
             return Err(StoreError::AlreadyExists { path: to.clone() });
         }
-        let bytes = objects.remove(from.as_str()).expect("it was just found under the same lock");
-        objects.insert(to.as_str().to_owned(), bytes);
+        let object = objects.by_name.remove(from.as_str()).expect("it was just found under the same lock");
+        objects.by_name.insert(to.as_str().to_owned(), object);
         Ok(())
     }
 
     fn delete(&self, path: &ObjectPath) -> Result<(), StoreError> {
         let mut objects = self.lock();
-        if objects.remove(path.as_str()).is_none() && !names_in(&objects, path).is_empty() {
+        if objects.by_name.remove(path.as_str()).is_none() && !names_in(&objects, path).is_empty() {
             return Err(failed("delete", path, io::ErrorKind::IsADirectory, "it is a folder".to_owned()));
         }
         Ok(())
@@ -179,17 +251,18 @@ impl Store for MemoryStore {
 
     fn delete_folder(&self, path: &ObjectPath) -> Result<(), StoreError> {
         let mut objects = self.lock();
-        if objects.contains_key(path.as_str()) {
+        if objects.by_name.contains_key(path.as_str()) {
             return Err(failed("delete", path, io::ErrorKind::NotADirectory, "it is no folder".to_owned()));
         }
         for name in names_in(&objects, path) {
-            objects.remove(&name);
+            objects.by_name.remove(&name);
         }
         Ok(())
     }
 
     fn free_space(&self) -> Result<Option<u64>, StoreError> {
-        Ok(None)
+        let objects = self.lock();
+        Ok(objects.capacity.map(|capacity| capacity.saturating_sub(objects.used())))
     }
 }
 
@@ -223,7 +296,20 @@ mod tests {
     fn passes_the_probe_and_is_left_as_it_was() {
         let store = MemoryStore::new();
         probe::probe(&store).unwrap();
-        assert!(store.lock().is_empty());
+        assert!(store.lock().by_name.is_empty());
+    }
+
+    #[test]
+    fn a_full_store_takes_nothing_until_something_goes() {
+        let store = MemoryStore::new();
+        let (one, two) = (ObjectPath::new("one"), ObjectPath::new("two"));
+        store.set_capacity(5);
+        store.create(&one, b"1234").unwrap();
+        assert!(matches!(store.create(&two, b"12"), Err(StoreError::Full { .. })));
+        assert!(matches!(store.replace(&one, b"12"), Err(StoreError::Full { .. })));
+        assert_eq!(store.free_space().unwrap(), Some(1));
+        store.delete(&one).unwrap();
+        store.create(&two, b"12").unwrap();
     }
 
     #[test]

@@ -2,14 +2,16 @@
 //!
 //! Must stay true of every implementation, the fakes included (`conformance.rs` asks all of them):
 //! - *Exclusive*: [`Store::create`] never replaces; of two creations of one name exactly one succeeds.
-//! - *Durable*: when `create`, `replace`, `Upload::finish`, `publish` or `delete` returns `Ok`, the change
-//!   outlives a power cut. When it returns an error the change may or may not have happened; repeating the
+//! - *Durable*: when `create`, `replace`, `Upload::finish`, `publish`, `withdraw` or `delete` returns `Ok`, the
+//!   change outlives a power cut. When it returns an error the change may or may not have happened; repeating the
 //!   call is safe.
 //! - *Whole*: a reader sees an object whole or not at all.
 //! - *Honest lists*: a list that failed is an error, never an empty list.
 //! - A failed write or sync is never tried again on the same file.
 
 use std::fmt;
+
+use jiff::Timestamp;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
@@ -157,12 +159,20 @@ pub trait Store: Send + Sync + fmt::Debug {
     fn read_range(&self, path: &ObjectPath, offset: u64, length: u64) -> Result<Vec<u8>, StoreError>;
     /// The object's size in bytes.
     fn size(&self, path: &ObjectPath) -> Result<u64, StoreError>;
+    /// When the object was written, by the storage's own clock. Moving it may set it anew.
+    fn modified(&self, path: &ObjectPath) -> Result<Timestamp, StoreError>;
     /// What lies directly in `folder` (`None`: the root), sorted by name. A folder that does not exist is
     /// empty.
     fn list(&self, folder: Option<&ObjectPath>) -> Result<Vec<Listed>, StoreError>;
     /// Makes everything under the folder `from` appear as the folder `to`, all at once; `last` is the name,
     /// within it, of the object whose presence means that it is whole.
     fn publish(&self, from: &ObjectPath, to: &ObjectPath, last: &str) -> Result<(), StoreError>;
+    /// The inverse of [`Store::publish`]: the folder `from` ceases to exist, all at once. What was in it may lie
+    /// under `to` afterwards, a free name: garbage that the caller deletes. A folder that is gone already is
+    /// fine, so that a call whose answer was lost can be repeated. One without `last` was never published:
+    /// `NotFound`, and it is left alone; where a withdrawal can stop half-way (S3: `last` goes first), it is
+    /// carried on instead.
+    fn withdraw(&self, from: &ObjectPath, to: &ObjectPath, last: &str) -> Result<(), StoreError>;
     /// Moves one object; `to` must not exist.
     fn rename(&self, from: &ObjectPath, to: &ObjectPath) -> Result<(), StoreError>;
     /// Deletes an object; one that is gone already is fine.

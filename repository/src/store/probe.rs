@@ -266,6 +266,12 @@ mod tests {
             }
             self.honest.publish(from, to, last)
         }
+        fn modified(&self, path: &ObjectPath) -> Result<jiff::Timestamp, StoreError> {
+            self.honest.modified(path)
+        }
+        fn withdraw(&self, from: &ObjectPath, to: &ObjectPath, last: &str) -> Result<(), StoreError> {
+            self.honest.withdraw(from, to, last)
+        }
         fn rename(&self, from: &ObjectPath, to: &ObjectPath) -> Result<(), StoreError> {
             if self.lie == Lie::RenameReplaces {
                 self.honest.delete(to)?;
