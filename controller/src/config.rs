@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use runtime::config::{Duration, Problem, Secret, SecretSource, Settings};
+use repository::retention::Rules;
+use runtime::config::{Duration, Origin, Problem, Secret, SecretSource, Settings};
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use alerts::{Alerts, Channel, Email, Event, Ping, Route, Sink, Webhook};
@@ -42,6 +43,9 @@ pub struct ControllerConfig {
     pub schedules: BTreeMap<String, Schedule>,
     /// Which backups are kept.
     pub retention: Retention,
+    /// Somebody has written what is kept: then nothing but the configuration changes it.
+    #[serde(skip)]
+    pub retention_is_declared: bool,
     /// Whom to tell what.
     pub alerts: Alerts,
     /// How much agents may send.
@@ -59,6 +63,7 @@ impl Default for ControllerConfig {
             time_zone: "UTC".to_owned(),
             schedules: BTreeMap::new(),
             retention: Retention::default(),
+            retention_is_declared: false,
             alerts: Alerts::default(),
             quotas: Vec::new(),
         }
@@ -89,6 +94,11 @@ schedules:
   check: { verify: "0 5 * * *", depth: opened, wait_for_backup: 4h }
 retention: { keep_within: 30d, keep_complete: 3 }
 "#;
+
+    fn note_origins(&mut self, origin: &dyn Fn(&str) -> Origin) {
+        let is_written = |rule: &&str| origin(&format!("retention.{rule}")) != Origin::Default;
+        self.retention_is_declared = Retention::RULES.iter().any(is_written);
+    }
 
     fn check(&self) -> Result<(), Problem> {
         check_repository(&self.repository)?;
@@ -266,6 +276,32 @@ impl Default for Retention {
 }
 
 impl Retention {
+    /// The keys of all rules.
+    const RULES: &'static [&'static str] = &[
+        "keep_within",
+        "keep_last",
+        "keep_hourly",
+        "keep_daily",
+        "keep_weekly",
+        "keep_monthly",
+        "keep_yearly",
+        "keep_complete",
+    ];
+
+    /// As the repository's decisions want them; part of a second counts as a whole one.
+    pub fn rules(&self) -> Rules {
+        Rules {
+            keep_within_seconds: self.keep_within.map(|span| span.get().as_millis().div_ceil(1_000) as u64),
+            keep_last: self.keep_last,
+            keep_hourly: self.keep_hourly,
+            keep_daily: self.keep_daily,
+            keep_weekly: self.keep_weekly,
+            keep_monthly: self.keep_monthly,
+            keep_yearly: self.keep_yearly,
+            keep_complete: self.keep_complete,
+        }
+    }
+
     fn check(&self) -> Result<(), Problem> {
         if self.keep_complete == 0 {
             return Err(Problem::new(
@@ -273,16 +309,7 @@ impl Retention {
                 "at least 1: the newest complete backup always stays",
             ));
         }
-        let counts = [
-            self.keep_last,
-            self.keep_hourly,
-            self.keep_daily,
-            self.keep_weekly,
-            self.keep_monthly,
-            self.keep_yearly,
-        ];
-        let keeps = counts.iter().flatten().any(|count| *count > 0);
-        if !keeps && self.keep_within.is_none_or(Duration::is_zero) {
+        if !self.rules().keeps_anything() {
             return Err(Problem::new(
                 "retention",
                 "no rule keeps anything; set keep_within, keep_last or another",

@@ -97,6 +97,39 @@ pub fn chain_line_named(name: &str) -> Option<(u64, ObjectPath)> {
     Some((sequence, chain_line(sequence))).filter(|(_, path)| path.name() == name)
 }
 
+/// The folder of the notes about pins.
+pub fn pins() -> ObjectPath {
+    below("pins")
+}
+
+/// A note about the pin of the backup with this sequence.
+pub fn pin_note(sequence: u64, number: u32) -> ObjectPath {
+    pins().join(format!("{sequence:020}.{number:010}.json"))
+}
+
+/// The sequence and the number of the pin note that has this file name, if it is one's.
+pub fn pin_note_named(name: &str) -> Option<(u64, u32)> {
+    let (sequence, number) = name.strip_suffix(".json")?.split_once('.')?;
+    let note = (sequence.parse().ok()?, number.parse().ok()?);
+    (pin_note(note.0, note.1).name() == name).then_some(note)
+}
+
+/// The folder of the notes about the rules of retention.
+pub fn rules_notes() -> ObjectPath {
+    below("retention")
+}
+
+/// A note about the rules of retention.
+pub fn rules_note(number: u32) -> ObjectPath {
+    rules_notes().join(format!("{number:010}.json"))
+}
+
+/// The number of the note about rules that has this file name, if it is one's.
+pub fn rules_note_named(name: &str) -> Option<u32> {
+    let number = name.strip_suffix(".json")?.parse().ok()?;
+    (rules_note(number).name() == name).then_some(number)
+}
+
 /// The folder of unfinished backups.
 pub fn staging() -> ObjectPath {
     below("staging")

@@ -12,6 +12,7 @@
 //! | [`repo`] | init, open, unlock |
 //! | [`ingest`], [`backup`] | taking in segments; committing and listing backups |
 //! | [`read`], [`export`], [`verify`] | reading an archive back; as plain bytes; proving that it can be |
+//! | [`retention`] | which backups are kept |
 
 pub mod archive;
 pub mod backup;
@@ -33,6 +34,7 @@ mod random;
 pub mod read;
 pub mod refs;
 pub mod repo;
+pub mod retention;
 pub mod signed;
 pub mod store;
 pub mod verify;

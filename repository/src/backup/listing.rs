@@ -15,7 +15,7 @@ const MAX_REFS: u64 = 256 << 20;
 /// Everything with a timestamp in a repository's root.
 #[derive(Debug, Default)]
 pub struct Listing {
-    /// Committed backups, newest first by sequence.
+    /// Committed backups, newest first by sequence, with the pins that they have now.
     pub backups: Vec<BackupRecord>,
     /// Timestamp folders of an older system, by name.
     pub legacy: Vec<LegacyBackup>,
@@ -57,6 +57,8 @@ impl Repository {
             }
         }
         listing.backups.sort_by_key(|record| std::cmp::Reverse(record.sequence));
+        let pins = self.pins()?;
+        listing.backups.iter_mut().for_each(|record| record.pin = pins.of(record));
         let chain = self.chain()?;
         let is_there = |name: &BackupName| {
             listing.backups.iter().any(|record| record.name == *name)

@@ -3,3 +3,4 @@
 pub mod commit;
 pub mod listing;
 pub mod manifest;
+pub mod wishes;

@@ -31,6 +31,9 @@ pub trait Settings: DeserializeOwned + Serialize {
     /// replaces all of it, a variable changes one value in it.
     const DEFAULTS: &'static str = "";
 
+    /// Lets the settings remember which of them somebody has written. Called before [`Settings::check`].
+    fn note_origins(&mut self, _origin: &dyn Fn(&str) -> Origin) {}
+
     /// What the types alone cannot tell: conflicts, ranges, what this release cannot do.
     fn check(&self) -> Result<(), Problem>;
 
@@ -101,11 +104,12 @@ pub fn load<T: Settings>(layers: &Layers) -> Result<Loaded<T>, ConfigError> {
     fill_defaults::<T>(&mut tree);
     let mut notices = environment::apply::<T>(&mut tree, &layers.variables)?;
     environment::apply_flags(&mut tree, &layers.flags)?;
-    let settings: T = decode::decode(&tree).map_err(|error| ConfigError::Invalid {
+    let mut settings: T = decode::decode(&tree).map_err(|error| ConfigError::Invalid {
         origin: error.origin.unwrap_or(Origin::Default),
         path: error.path,
         reason: error.reason,
     })?;
+    settings.note_origins(&|path| tree.origin_of(path));
     settings.check().map_err(|problem| ConfigError::Invalid {
         origin: nearest_origin(&tree, &problem.path),
         path: problem.path,
