@@ -1,4 +1,5 @@
-//! The one place that makes files and folders durable on a POSIX file system.
+//! The one place that makes files and folders durable on a POSIX file system. Each single change goes
+//! through `calls.rs`, where tests watch it.
 //!
 //! What must stay true, and why:
 //! 1. *A name means whole content.* Bytes go into a draft (a new file under a name that no list shows),
@@ -16,18 +17,15 @@
 //! what a killed process left, and no leftover is ever inside a folder that gets published.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::calls;
 use crate::{ids, random};
-
-/// Objects are sealed, but whose they are and when they were made is nobody else's to read.
-const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
-const FOLDER_MODE: Mode = Mode::RWXU;
 
 const DRAFT_PREFIX: &str = ".tmp-neurashield-";
 const DRAFT_RANDOM_BYTES: usize = 16;
@@ -61,8 +59,7 @@ impl Draft {
     /// A new, empty draft in `home`.
     pub(super) fn begin(home: &Arc<OwnedFd>) -> io::Result<Self> {
         let name = format!("{DRAFT_PREFIX}{}", ids::hex(&random::bytes::<DRAFT_RANDOM_BYTES>()));
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = File::from(rustix::fs::openat(home, &name, flags, FILE_MODE)?);
+        let file = calls::create_file(home, name.as_bytes())?;
         // The lock only tells sweepers in other processes that the writer lives. Where the file system has
         // no locks, the draft's age alone protects it.
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).ok();
@@ -72,7 +69,7 @@ impl Draft {
     /// Appends.
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.refuse_after_failure()?;
-        let written = self.file.write_all(bytes);
+        let written = calls::append(&self.file, bytes);
         self.failed = written.is_err();
         written
     }
@@ -83,10 +80,10 @@ impl Draft {
     /// other object may have died before doing so.
     pub(super) fn finish(mut self, folder: &OwnedFd, name: &str, existing: Existing) -> io::Result<()> {
         self.refuse_after_failure()?;
-        rustix::fs::fsync(&self.file)?;
+        calls::sync_file(&self.file)?;
         let placed = match existing {
             Existing::Keep => move_file(&self.home, &self.name, folder, name),
-            Existing::Replace => Ok(rustix::fs::renameat(&self.home, &self.name, folder, name)?),
+            Existing::Replace => calls::rename(&self.home, self.name.as_bytes(), folder, name.as_bytes()),
         };
         if let Err(error) = &placed
             && Errno::from_io_error(error) != Some(Errno::EXIST)
@@ -112,7 +109,7 @@ impl Drop for Draft {
     fn drop(&mut self) {
         if !self.placed {
             // What cannot be removed now is found by a later sweep.
-            rustix::fs::unlinkat(&self.home, &self.name, AtFlags::empty()).ok();
+            calls::remove_file(&self.home, self.name.as_bytes()).ok();
         }
     }
 }
@@ -144,7 +141,7 @@ pub(super) fn sweep(home: &OwnedFd, fresh: &Draft) -> io::Result<usize> {
         let is_old = now.saturating_sub(stat.st_mtime) >= LEFTOVER_AGE_SECONDS;
         let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
         if is_file && is_old && rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            rustix::fs::unlinkat(home, name, AtFlags::empty())?;
+            calls::remove_file(home, name.to_bytes())?;
             removed += 1;
         }
     }
@@ -153,7 +150,7 @@ pub(super) fn sweep(home: &OwnedFd, fresh: &Draft) -> io::Result<usize> {
 
 /// Makes the names in `folder` durable.
 pub(super) fn sync_folder(folder: &OwnedFd) -> io::Result<()> {
-    Ok(rustix::fs::fsync(folder)?)
+    calls::sync_folder(folder)
 }
 
 /// Makes the names in `folder`, and in all folders below it, durable. Files were synced when they were made.
@@ -193,9 +190,9 @@ pub(super) fn open_folder<P: rustix::path::Arg>(parent: &OwnedFd, name: P) -> ru
 /// Makes sure that the folder `name` is in `parent`, durably, and opens it. Also syncs where the folder was
 /// there before: its maker may have died, or be about to, without doing so.
 pub(super) fn make_folder(parent: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
-    match rustix::fs::mkdirat(parent, name, FOLDER_MODE) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(error) => return Err(error.into()),
+    match calls::make_folder(parent, name.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
     }
     let folder = open_folder(parent, name)?;
     sync_folder(parent)?;
@@ -204,44 +201,55 @@ pub(super) fn make_folder(parent: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
 
 /// Moves a file to a name that must be free (`EEXIST`). The caller syncs both folders, `to` first.
 pub(super) fn move_file(from: &OwnedFd, from_name: &str, to: &OwnedFd, to_name: &str) -> io::Result<()> {
-    match rustix::fs::renameat_with(from, from_name, to, to_name, RenameFlags::NOREPLACE) {
-        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-            move_file_by_link(from, from_name, to, to_name)
-        }
-        answer => Ok(answer?),
+    match calls::rename_to_free(from, from_name.as_bytes(), to, to_name.as_bytes()) {
+        Err(error) if cannot_refuse_names(&error) => move_file_by_link(from, from_name, to, to_name),
+        answer => answer,
     }
 }
 
 /// For file systems that cannot rename without replacing (NFS). A power cut in the middle leaves two names
 /// of one file, never none: the new name is durable before the old one goes.
 fn move_file_by_link(from: &OwnedFd, from_name: &str, to: &OwnedFd, to_name: &str) -> io::Result<()> {
-    rustix::fs::linkat(from, from_name, to, to_name, AtFlags::empty())?;
+    calls::link(from, from_name.as_bytes(), to, to_name.as_bytes())?;
     sync_folder(to)?;
-    Ok(rustix::fs::unlinkat(from, from_name, AtFlags::empty())?)
+    calls::remove_file(from, from_name.as_bytes())
 }
 
 /// Moves a folder to a name that must be free (`EEXIST`). The caller syncs both parents, `to` first.
 pub(super) fn move_folder(from: &OwnedFd, from_name: &str, to: &OwnedFd, to_name: &str) -> io::Result<()> {
-    match rustix::fs::renameat_with(from, from_name, to, to_name, RenameFlags::NOREPLACE) {
-        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-            move_folder_plainly(from, from_name, to, to_name)
-        }
-        answer => Ok(answer?),
+    match calls::rename_to_free(from, from_name.as_bytes(), to, to_name.as_bytes()) {
+        Err(error) if cannot_refuse_names(&error) => move_folder_plainly(from, from_name, to, to_name),
+        answer => answer,
     }
+}
+
+/// True if this is how a file system says that it has no rename which refuses a taken name.
+fn cannot_refuse_names(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP))
 }
 
 /// A plain rename of a folder refuses whatever has content; only an empty folder would make way.
 fn move_folder_plainly(from: &OwnedFd, from_name: &str, to: &OwnedFd, to_name: &str) -> io::Result<()> {
-    match rustix::fs::renameat(from, from_name, to, to_name) {
-        Err(Errno::NOTEMPTY | Errno::NOTDIR) => Err(Errno::EXIST.into()),
-        answer => Ok(answer?),
+    match calls::rename(from, from_name.as_bytes(), to, to_name.as_bytes()) {
+        Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::NOTEMPTY | Errno::NOTDIR)) => {
+            Err(Errno::EXIST.into())
+        }
+        answer => answer,
+    }
+}
+
+/// Removes the file `name` in `folder`, durably; one that is gone already is fine.
+pub(super) fn remove_file(folder: &OwnedFd, name: &str) -> io::Result<()> {
+    match calls::remove_file(folder, name.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => sync_folder(folder),
     }
 }
 
 /// Removes the folder `name` in `parent` and all in it, links unfollowed. The caller syncs `parent`.
 pub(super) fn remove_tree(parent: &OwnedFd, name: &str) -> io::Result<()> {
     empty_folder(&open_folder(parent, name)?, MAX_DEPTH)?;
-    Ok(rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?)
+    calls::remove_folder(parent, name.as_bytes())
 }
 
 fn empty_folder(folder: &OwnedFd, depth: usize) -> io::Result<()> {
@@ -255,9 +263,9 @@ fn empty_folder(folder: &OwnedFd, depth: usize) -> io::Result<()> {
         let stat = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             empty_folder(&open_folder(folder, name)?, below)?;
-            rustix::fs::unlinkat(folder, name, AtFlags::REMOVEDIR)?;
+            calls::remove_folder(folder, name.to_bytes())?;
         } else {
-            rustix::fs::unlinkat(folder, name, AtFlags::empty())?;
+            calls::remove_file(folder, name.to_bytes())?;
         }
     }
     Ok(())

@@ -228,10 +228,7 @@ impl Store for LocalStore {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(failure("delete", path)(error)),
         };
-        match rustix::fs::unlinkat(&folder, path.name(), AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => durable::sync_folder(&folder).map_err(failure("delete", path)),
-            Err(error) => Err(failure("delete", path)(error.into())),
-        }
+        durable::remove_file(&folder, path.name()).map_err(failure("delete", path))
     }
 
     fn delete_folder(&self, path: &ObjectPath) -> Result<(), StoreError> {

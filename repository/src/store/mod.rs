@@ -13,6 +13,7 @@ use std::fmt;
 
 use jiff::Timestamp;
 
+pub mod calls;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
 mod durable;

@@ -1,7 +1,7 @@
 //! A small agent and controller in one: makes archives from a map of paths to contents.
 #![allow(unreachable_pub, dead_code)] // each test program compiles this module and uses its part
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -13,7 +13,7 @@ use repository::backup::manifest::{ArchiveManifest, BackupRecord, Consistency, C
 use repository::content::ContentHasher;
 use repository::error::RepositoryError;
 use repository::ids::BlobId;
-use repository::ingest::Receive;
+use repository::ingest::{PackVerdict, Receive};
 use repository::keys::{DomainKeys, KeyRing, SlotSecret};
 use repository::names::{BackupName, SourceId};
 use repository::pack::blob::{BlobKind, Class, Codec, blob_id};
@@ -54,7 +54,29 @@ pub struct Archive {
 
 /// Seals every file into a blob of its own; each segment holds at most `per_segment` blobs.
 pub fn archive(repository: &Repository, keys: &DomainKeys, files: &Files, per_segment: usize) -> Archive {
+    archive_by(Sealer::new(repository, keys, per_segment), files)
+}
+
+/// The same, but of what the repository holds already nothing is sealed again.
+pub fn archive_reusing(
+    repository: &Repository,
+    keys: &DomainKeys,
+    files: &Files,
+    per_segment: usize,
+) -> Result<Archive, RepositoryError> {
     let mut sealer = Sealer::new(repository, keys, per_segment);
+    for table in repository.blob_tables(&keys.domain)? {
+        let blobs = table.blobs.len() as u32;
+        for (ordinal, line) in table.blobs.iter().enumerate().filter(|(_, line)| !line.absent) {
+            let address = BlobAddress { segment: table.segment, ordinal: ordinal as u32 };
+            sealer.there.insert(line.id, (address, blobs));
+        }
+    }
+    Ok(archive_by(sealer, files))
+}
+
+fn archive_by(mut sealer: Sealer<'_>, files: &Files) -> Archive {
+    let keys = sealer.keys;
     let mut pages = PageBuilder::new(&keys.id_key);
     let mut table = PageTable::default();
     let root = Entry { path: EntryPath::root(), metadata: Metadata::default(), kind: EntryKind::Folder };
@@ -121,15 +143,32 @@ pub struct Sealer<'a> {
     open: Vec<(Class, SegmentBuilder, usize)>,
     done: Vec<SealedSegment>,
     refs: Vec<BlobAddress>,
+    /// What is not sealed again, with the number of blobs in its segment.
+    there: HashMap<BlobId, (BlobAddress, u32)>,
+    reused: Vec<(BlobAddress, u32)>,
 }
 
 impl<'a> Sealer<'a> {
     pub fn new(repository: &'a Repository, keys: &'a DomainKeys, per_segment: usize) -> Self {
-        Self { repository, keys, per_segment, open: Vec::new(), done: Vec::new(), refs: Vec::new() }
+        let (there, reused) = (HashMap::new(), Vec::new());
+        Self {
+            repository,
+            keys,
+            per_segment,
+            open: Vec::new(),
+            done: Vec::new(),
+            refs: Vec::new(),
+            there,
+            reused,
+        }
     }
 
     pub fn add(&mut self, kind: BlobKind, plain: &[u8]) -> BlobId {
         let id = blob_id(&self.keys.id_key, kind, plain);
+        if let Some(there) = self.there.get(&id) {
+            self.reused.push(*there);
+            return id;
+        }
         let class = kind.class();
         let at = self.open.iter().position(|(open, _, _)| *open == class).unwrap_or_else(|| {
             let id = self.repository.config().id;
@@ -154,6 +193,7 @@ impl<'a> Sealer<'a> {
             let of = self.done.iter().find(|segment| segment.id() == address.segment).expect("sealed");
             refs.add(address, of.table.header.blobs);
         }
+        self.reused.into_iter().for_each(|(address, blobs)| refs.add(address, blobs));
         (self.done, refs)
     }
 }
@@ -234,9 +274,46 @@ pub fn findings(
     record: &BackupRecord,
     depth: Depth,
 ) -> Vec<String> {
+    try_findings(repository, keys, record, depth).expect("damage is a finding, not an error")
+}
+
+/// The same where the verification itself may fail.
+pub fn try_findings(
+    repository: &Arc<Repository>,
+    keys: Option<&KeyRing>,
+    record: &BackupRecord,
+    depth: Depth,
+) -> Result<Vec<String>, RepositoryError> {
     let check = Verification { repository, keys, depth, progress: &Silent, cancel: &CancelFlag::new() };
-    let report = check.run(record, |_| true).expect("damage is a finding, not an error");
-    report.archives.into_iter().flat_map(|archive| archive.findings).collect()
+    let report = check.run(record, |_| true)?;
+    Ok(report.archives.into_iter().flat_map(|archive| archive.findings).collect())
+}
+
+/// What a verification says of each pack of a backup.
+pub fn verdicts(
+    repository: &Arc<Repository>,
+    record: &BackupRecord,
+) -> Result<Vec<PackVerdict>, RepositoryError> {
+    let (keys, depth) = (None, Depth::Hashed);
+    let check = Verification { repository, keys, depth, progress: &Silent, cancel: &CancelFlag::new() };
+    let report = check.run(record, |_| true)?;
+    Ok(report.archives.into_iter().flat_map(|archive| archive.packs).collect())
+}
+
+/// Numbers that a seed picks.
+pub struct Dice(blake3::OutputReader);
+
+impl Dice {
+    pub fn new(seed: u64) -> Self {
+        Self(blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof())
+    }
+
+    /// From 0 to one less than `end`, which is at least 1.
+    pub fn below(&mut self, end: usize) -> usize {
+        let mut bytes = [0; 8];
+        self.0.fill(&mut bytes);
+        (u64::from_le_bytes(bytes) % end as u64) as usize
+    }
 }
 
 /// Everything that comes back out of a backup.

@@ -1,0 +1,138 @@
+//! Every moment at which the power may go: the record of a repository's life is cut after each call, and of
+//! what was not durable by then every mixture may be there (`cuts/states.rs`). Of each state a repository
+//! is laid out and the next controller starts on it.
+//!
+//! The gate takes some hundred states, always the same. `NEURASHIELD_CRASH=long` takes all windows of three
+//! operations and 10,000 random states; `NEURASHIELD_FIRST_SEED=…` other ones.
+
+mod cuts;
+mod story;
+mod support;
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::rc::Rc;
+
+use cuts::record::{Forgets, Op, Recorder};
+use cuts::states::{Disk, State, States};
+use repository::store::calls::Call;
+use repository::store::calls::watch::{Verdict, Watcher, watched};
+use story::{Told, World, story, survives};
+use support::Dice;
+
+/// Nothing needs to outlast the power in a state that is only looked at.
+struct WithoutSyncs;
+
+impl Watcher for WithoutSyncs {
+    fn verdict(&self, call: &Call<'_>) -> Verdict {
+        match call {
+            Call::SyncFile { .. } | Call::SyncFolder { .. } => Verdict::Forget,
+            _ => Verdict::Make,
+        }
+    }
+
+    fn made(&self, _call: &Call<'_>) {}
+}
+
+/// The record of the story, and what its users had been told at each mark.
+fn recorded(forgets: Forgets) -> (Vec<Op>, Vec<Told>) {
+    let root = tempfile::tempdir().expect("a folder");
+    let recorder = Recorder::new(root.path(), forgets);
+    let told = RefCell::new(vec![Told::default()]);
+    watched(recorder.clone(), || {
+        let mut world = World::default();
+        for step in story() {
+            let mut tell = |now: &Told| {
+                recorder.mark(told.borrow().len());
+                told.borrow_mut().push(now.clone());
+            };
+            world.take(root.path(), &step, &mut tell).expect("nothing fails here");
+        }
+    });
+    (recorder.finish(), told.into_inner())
+}
+
+fn long() -> bool {
+    std::env::var("NEURASHIELD_CRASH").is_ok_and(|form| form == "long")
+}
+
+fn first_seed() -> u64 {
+    std::env::var("NEURASHIELD_FIRST_SEED").map_or(1, |seed| seed.parse().expect("a number"))
+}
+
+/// What is wrong in this state, if anything is.
+fn trouble(scratch: &Path, states: &States<'_>, told: &[Told], state: &State) -> Option<String> {
+    let root = tempfile::tempdir_in(scratch).expect("a folder");
+    states.tree(state).write(root.path());
+    let told = &told[states.mark(state)];
+    let answer = watched(Rc::new(WithoutSyncs), || survives(root.path(), told));
+    answer.err().map(|wrong| format!("{wrong}\n{}", states.tell(state)))
+}
+
+fn random_states(forgets: Forgets, disk: Disk, count: u64) -> Vec<String> {
+    let (ops, told) = recorded(forgets);
+    let states = States::of(&ops, disk);
+    let scratch = tempfile::tempdir().expect("a folder");
+    let mut wrong = Vec::new();
+    for seed in first_seed()..first_seed() + count {
+        let state = states.random(&mut Dice::new(seed));
+        let trouble = trouble(scratch.path(), &states, &told, &state);
+        wrong.extend(trouble.map(|trouble| format!("seed {seed}: {trouble}")));
+    }
+    wrong
+}
+
+#[track_caller]
+fn assert_none(wrong: &[String]) {
+    assert!(wrong.is_empty(), "{} states are not survived; the first: {}", wrong.len(), wrong[0]);
+}
+
+#[test]
+fn what_was_acknowledged_outlives_a_cut_at_any_moment_on_a_disk_that_orders_nothing() {
+    assert_none(&random_states(Forgets::Nothing, Disk::Unordered, if long() { 5_000 } else { 150 }));
+}
+
+#[test]
+fn what_was_acknowledged_outlives_a_cut_at_any_moment_on_a_disk_with_a_journal() {
+    assert_none(&random_states(Forgets::Nothing, Disk::Journalled, if long() { 5_000 } else { 150 }));
+}
+
+/// The controls: a program that forgets a kind of sync fails the same states.
+fn found_without(forgets: Forgets, disk: Disk) -> Vec<String> {
+    let wrong = random_states(forgets, disk, 60);
+    wrong.into_iter().map(|wrong| wrong.lines().next().unwrap_or_default().to_owned()).collect()
+}
+
+#[track_caller]
+fn assert_any(wrong: &[String], what: &str) {
+    assert!(wrong.iter().any(|wrong| wrong.contains(what)), "none says {what:?}:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn without_the_syncs_of_folders_the_same_states_lose_what_was_acknowledged() {
+    assert_any(&found_without(Forgets::FolderSyncs, Disk::Unordered), "was acknowledged and is lost");
+    // A journal brings the names before the last sync of a file along; the last name is lost.
+    assert_any(&found_without(Forgets::FolderSyncs, Disk::Journalled), "lost");
+}
+
+#[test]
+fn without_the_syncs_of_files_the_same_states_lose_what_was_acknowledged() {
+    for disk in [Disk::Unordered, Disk::Journalled] {
+        assert_any(&found_without(Forgets::FileSyncs, disk), "is not intact");
+    }
+}
+
+#[test]
+fn all_windows_of_three_operations_are_survived() {
+    let (ops, told) = recorded(Forgets::Nothing);
+    let states = States::of(&ops, Disk::Unordered);
+    let scratch = tempfile::tempdir().expect("a folder");
+    let all = states.windows();
+    // The gate takes some from everywhere.
+    let every = if long() { 1 } else { all.len().div_ceil(100) };
+    let taken = all.iter().step_by(every);
+    println!("{} windows of {} operations, every {every}. is taken", all.len(), ops.len());
+    let wrong: Vec<String> =
+        taken.filter_map(|state| trouble(scratch.path(), &states, &told, state)).collect();
+    assert_none(&wrong);
+}

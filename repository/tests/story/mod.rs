@@ -1,0 +1,219 @@
+//! A controller's life, step by step, and what its users were told meanwhile: the same story for power cuts
+//! that are worked out, real ones, and disks that fail.
+//!
+//! What must hold at any moment, however it ended ([`survives`]): what was told is true, nothing half-done
+//! shows, and the next start, the next attempt and the next backup need no hand.
+#![allow(unreachable_pub, dead_code)] // each test program compiles this module and uses its part
+
+mod survives;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use repository::backup::commit::{CommitStep, Guard};
+use repository::backup::manifest::BackupRecord;
+use repository::error::RepositoryError;
+use repository::ingest::PackVerdict;
+use repository::keys::{KeyRing, RecoveryKey};
+use repository::names::BackupName;
+use repository::repo::Repository;
+use repository::store::Store;
+use repository::store::lease::{DEFAULT_TTL, Holder, Lease, LeaseError};
+use repository::store::local::LocalStore;
+use repository::store::probe::probe;
+use uuid::Uuid;
+
+use crate::support::*;
+
+pub use survives::survives;
+
+pub type Answer<T> = Result<T, Box<dyn std::error::Error>>;
+
+/// What somebody was told, and what may be there without anybody's having been told.
+#[derive(Debug, Clone, Default)]
+pub struct Told {
+    /// The first start ended well.
+    pub started: bool,
+    /// Each was shown to its owner.
+    pub recovery_keys: Vec<RecoveryKey>,
+    /// Somebody proved to have one of them.
+    pub is_confirmed: bool,
+    pub backups: BTreeMap<BackupName, (Arc<Files>, Fate)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// Its job runs.
+    Begun,
+    /// It was reported complete.
+    Complete,
+}
+
+/// What can happen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// A controller starts: for the first time, or again.
+    Start,
+    /// It backs up these files at this second.
+    BackUp(i64, Files),
+    /// It shows a new recovery key.
+    AddRecoveryKey,
+    /// The owner of the newest one proves to have it.
+    Confirm,
+    /// A verification calls each pack damaged, and another one sound.
+    Doubt,
+    RebuildIndex,
+    RenewLease,
+    /// It stops in an orderly way.
+    Stop,
+}
+
+/// Everything that a repository is asked to do in its life.
+pub fn story() -> Vec<Step> {
+    let files =
+        |names: &[&'static str]| names.iter().map(|name| (*name, noise(name, 900))).collect::<Files>();
+    vec![
+        Step::Start,
+        Step::BackUp(100, files(&["a", "b", "c/d"])),
+        Step::AddRecoveryKey,
+        Step::Confirm,
+        Step::BackUp(200, files(&["a", "b2", "c/d", "e"])),
+        Step::RenewLease,
+        Step::Doubt,
+        Step::BackUp(300, files(&["a", "f"])),
+        Step::RebuildIndex,
+        Step::Stop,
+        Step::Start,
+        Step::BackUp(400, files(&["b2", "f", "g"])),
+        Step::Stop,
+    ]
+}
+
+/// A controller on the repository in a folder.
+#[derive(Debug)]
+pub struct Controller {
+    pub repository: Arc<Repository>,
+    pub keys: KeyRing,
+    lease: Lease,
+}
+
+fn holder() -> Holder {
+    Holder { id: Uuid::from_u128(1), host: "the-only-one".to_owned() }
+}
+
+impl Controller {
+    /// What `controller/src/depot.rs` does at a start.
+    pub fn start(root: &Path, second: i64) -> Answer<(Self, Option<RecoveryKey>)> {
+        let store: Arc<dyn Store> = Arc::new(LocalStore::open(root)?);
+        let opened = match Repository::open(store.clone()) {
+            Err(RepositoryError::NotARepository { .. }) => None,
+            answer => Some(answer?),
+        };
+        probe(&*store)?;
+        let lease = Lease::acquire(store.clone(), &holder(), at(second), DEFAULT_TTL)?;
+        let (repository, keys, shown) = match opened {
+            Some(repository) => {
+                let keys = repository.unlock(&secret())?;
+                (repository, keys, None)
+            }
+            None => {
+                let made = Repository::init(store, &secret(), at(second))?;
+                (made.repository, made.keys, Some(made.recovery_key))
+            }
+        };
+        repository.find_unindexed()?;
+        repository.complete_chain(&keys, at(second))?;
+        Ok((Self { repository: Arc::new(repository), keys, lease }, shown))
+    }
+
+    /// A backup that re-uses what is there, as an agent does.
+    pub fn back_up(&self, name: BackupName, files: &Files) -> Result<BackupRecord, RepositoryError> {
+        let domain = self.keys.domain_keys(&source());
+        let archive = archive_reusing(&self.repository, &domain, files, 2)?;
+        send(&self.repository, &domain, &archive.segments)?;
+        let (now, job) = (name.time(), format!("job-{name}"));
+        self.repository.commit(&draft(name, &job, archive.draft), &self.keys, now, &Fenced(&self.lease))
+    }
+
+    fn doubt(&self, record: &BackupRecord) -> Result<(), RepositoryError> {
+        let verdicts = verdicts(&self.repository, record)?;
+        for is_sound in [false, true] {
+            let verdicts: Vec<PackVerdict> =
+                verdicts.iter().map(|verdict| PackVerdict { is_sound, ..*verdict }).collect();
+            self.repository.keep_verdicts(&verdicts)?;
+        }
+        Ok(())
+    }
+}
+
+struct Fenced<'a>(&'a Lease);
+
+impl Guard for Fenced<'_> {
+    fn may_write(&self) -> Result<(), LeaseError> {
+        self.0.check()
+    }
+
+    fn done(&self, _step: CommitStep) {}
+}
+
+/// A controller that runs or not, and what its users know.
+#[derive(Debug, Default)]
+pub struct World {
+    pub told: Told,
+    controller: Option<Controller>,
+}
+
+impl World {
+    /// As it goes on from `told`: with a controller that runs, if there is a repository.
+    pub fn resumed(root: &Path, told: &Told, second: i64) -> Self {
+        let controller = told.started.then(|| Controller::start(root, second).expect("starts").0);
+        Self { told: told.clone(), controller }
+    }
+
+    /// Takes one step. `tell` hears of what may be there from now on before it is begun, and of what was
+    /// acknowledged when it is. After an error the same step may be taken again.
+    pub fn take(&mut self, root: &Path, step: &Step, tell: &mut dyn FnMut(&Told)) -> Answer<()> {
+        if let Step::Start = step {
+            let (controller, shown) = Controller::start(root, 0)?;
+            self.controller = Some(controller);
+            self.told.started = true;
+            self.told.recovery_keys.extend(shown);
+            tell(&self.told);
+            return Ok(());
+        }
+        let controller = self.controller.as_mut().expect("a controller runs");
+        match step {
+            Step::Start => unreachable!("taken above"),
+            Step::BackUp(second, files) => {
+                let (name, files) = (BackupName::from_time(at(*second)), Arc::new(files.clone()));
+                self.told.backups.insert(name.clone(), (files.clone(), Fate::Begun));
+                tell(&self.told);
+                controller.back_up(name.clone(), &files)?;
+                self.told.backups.insert(name, (files, Fate::Complete));
+            }
+            Step::AddRecoveryKey => {
+                let (_, key) = controller.repository.add_recovery(&secret(), at(0))?;
+                self.told.recovery_keys.push(key);
+            }
+            Step::Confirm => {
+                let key = self.told.recovery_keys.last().expect("one was shown");
+                controller.repository.confirm_recovery(key, at(0))?;
+                self.told.is_confirmed = true;
+            }
+            Step::Doubt => {
+                let listing = controller.repository.list()?;
+                controller.doubt(listing.backups.first().expect("one is complete"))?;
+            }
+            Step::RebuildIndex => {
+                controller.repository.rebuild_index()?;
+            }
+            Step::RenewLease => controller.lease.renew(at(1), DEFAULT_TTL)?,
+            Step::Stop => {
+                self.controller.take().expect("it runs").lease.release()?;
+            }
+        }
+        tell(&self.told);
+        Ok(())
+    }
+}
