@@ -186,7 +186,8 @@ async fn what_nobody_serves_makes_a_backup_incomplete_and_says_so() {
         reasons.iter().any(|(_, reason)| reason.starts_with("no agent that serves it came")),
         "{reasons:?}"
     );
-    let backups = BackupsClient::new(running.people().await).list_backups(ListBackupsRequest {}).await;
+    let backups =
+        BackupsClient::new(running.people().await).list_backups(ListBackupsRequest::default()).await;
     let backup = &backups.expect("listed").into_inner().backups[0];
     assert_eq!((backup.outcome(), backup.archives.len()), (Outcome::Incomplete, 3));
 
@@ -238,7 +239,7 @@ async fn a_cancelled_backup_ends_at_the_agent_too() {
     agent.say(Up::Failed(ended)).await;
     let (job, _) = running.ended(&job.id).await;
     assert_eq!(state(&job), JobState::Cancelled);
-    assert!(running.app.records().await.expect("listed").is_empty());
+    assert!(running.app.newest_backups(1).await.expect("listed").is_empty());
     running.stop().await;
 }
 
@@ -261,8 +262,8 @@ async fn a_lost_agent_gets_its_archive_again_and_sends_only_what_is_missing() {
     assert_ne!(again.task_id, order.task_id);
     let list = proto::v1::ListBlobsRequest { task_id: again.task_id.clone() };
     let mut tables = agent.gateway.list_blobs(list).await.expect("listed").into_inner();
-    let table = tables.message().await.expect("read").expect("the segment of the first attempt");
-    assert_eq!(table.segment_id, segment.id().as_bytes()[..]);
+    let listed = tables.message().await.expect("read").expect("the segment of the first attempt");
+    assert_eq!(listed.tables[0].segment_id, segment.id().as_bytes()[..]);
     assert!(agent.put(&again.task_id, segment.id().as_bytes(), &bytes).await.expect("known"));
     assert!(
         agent.put(&order.task_id, segment.id().as_bytes(), &bytes).await.is_err(),

@@ -4,7 +4,7 @@
 //! refers only to packs that are durable, says nothing that the packs do not say themselves, and can be
 //! made again from them without a key.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::codec::{Decoder, Encoder, Malformed};
 use crate::ids::{BlobId, DomainId, PackId, SegmentId};
@@ -30,6 +30,13 @@ pub struct IndexedPack {
     pub length: u64,
     /// Its segments.
     pub segments: Vec<PlacedSegment>,
+}
+
+impl IndexedPack {
+    /// About how many bytes of an index file it takes.
+    pub(crate) fn encoded_length(&self) -> u64 {
+        self.segments.iter().map(|placed| placed.table.encoded_length()).sum()
+    }
 }
 
 /// One index file.
@@ -170,6 +177,12 @@ impl DomainIndex {
         let (offset, _) = placed.table.body_range(address.ordinal)?;
         let line = placed.table.lines[address.ordinal as usize];
         Some(BlobPlace { pack: pack.id, offset: placed.body_offset() + offset, line })
+    }
+
+    /// The packs that hold the segments of `refs`, with their lengths.
+    pub(crate) fn packs_of(&self, refs: &Refs) -> BTreeMap<PackId, u64> {
+        let packs = refs.segments().filter_map(|(segment, _)| self.segment(&segment));
+        packs.map(|(pack, _)| (pack.id, pack.length)).collect()
     }
 
     /// Every blob of `refs` that no pack holds, or whose segment has another shape than the refs say.

@@ -14,7 +14,8 @@ use crate::backup::manifest::Outcome;
 use crate::codec::Decoder;
 use crate::error::RepositoryError;
 use crate::ids::{BlobId, DomainId, PackId, SegmentId};
-use crate::index::{DomainIndex, IndexFile, IndexedPack, MAX_INDEX_FILE};
+use crate::index::{DomainIndex, IndexedPack};
+use crate::index_files::{IndexFiles, LoadedIndex};
 use crate::layout;
 use crate::pack::blob::{BlobKind, BlobLine};
 use crate::pack::file::{self, PlacedSegment};
@@ -26,9 +27,8 @@ use crate::store::{ListedKind, ObjectPath, Store, StoreError, Upload};
 
 /// The longest segment that is taken in, in bytes: a full one and one more blob.
 pub const MAX_SEGMENT: u64 = (FULL_BODY as u64 + crate::pack::blob::MAX_PLAIN as u64) + (4 << 20);
-
-/// About how long an index file gets, in bytes.
-const INDEX_FILE: u64 = 32 << 20;
+/// Where more packs of one folder are asked for, the folder is listed.
+const ASKED_ONE_BY_ONE: usize = 8;
 
 /// A domain's index with what was taken in since.
 #[derive(Default)]
@@ -37,12 +37,11 @@ pub(crate) struct DomainState {
     pub(crate) unindexed: Vec<IndexedPack>,
     /// Index files that the next one stands for: they could not be read, and their packs were found again.
     pub(crate) damaged: Vec<Sha256>,
-}
-
-/// A domain's index, and the index files that could not be used for it.
-pub(crate) struct LoadedIndex {
-    pub(crate) index: DomainIndex,
-    pub(crate) damaged: Vec<Sha256>,
+    /// The index files that count.
+    pub(crate) files: IndexFiles,
+    /// Packs of the index that were not there when they were asked for. What they hold is not offered; they
+    /// are asked for again before the next offer.
+    pub(crate) gone: HashSet<PackId>,
 }
 
 /// The blobs of one segment, by ordinal.
@@ -63,18 +62,6 @@ pub struct PackVerdict {
     pub is_sound: bool,
 }
 
-/// The packs that new backups may build on.
-struct UsablePacks {
-    there: HashMap<PackId, u64>,
-    marked: HashSet<PackId>,
-}
-
-impl UsablePacks {
-    fn contains(&self, pack: &IndexedPack) -> bool {
-        self.there.get(&pack.id) == Some(&pack.length) && !self.marked.contains(&pack.id)
-    }
-}
-
 /// The answer to an announced segment.
 pub enum Receive {
     /// It is durable already.
@@ -84,17 +71,19 @@ pub enum Receive {
 }
 
 impl Repository {
-    /// Every blob of a domain that is there to be used again: in a pack that is where the index says and not
-    /// known to be damaged.
+    /// Every blob of a domain that is there to be used again: in a pack that is not known to be gone or
+    /// damaged. What has gone since is found by [`Repository::resolve`].
     pub fn blob_tables(&self, domain: &DomainId) -> Result<Vec<BlobTable>, RepositoryError> {
-        let usable = self.usable_packs()?;
+        let marked = self.quarantined()?;
         let state = self.domain(domain)?;
-        let state = lock(&state);
+        let mut state = lock(&state);
+        self.look_again(&mut state)?;
         let table = |placed: &PlacedSegment| BlobTable {
             segment: placed.table.header.context.segment,
             blobs: placed.table.lines.clone(),
         };
-        let segments = state.index.segments().filter(|(pack, _)| usable.contains(pack));
+        let is_usable = |pack: &IndexedPack| !state.gone.contains(&pack.id) && !marked.contains(&pack.id);
+        let segments = state.index.segments().filter(|(pack, _)| is_usable(pack));
         Ok(segments.map(|(_, placed)| table(placed)).collect())
     }
 
@@ -125,12 +114,68 @@ impl Repository {
         Ok(Receive::New(receiver))
     }
 
-    /// Which blobs of `refs` no usable pack holds, at this moment.
+    /// Which blobs of `refs` no usable pack holds, at this moment: the store is asked for every pack that
+    /// they need.
     pub fn resolve(&self, domain: &DomainId, refs: &Refs) -> Result<Vec<BlobAddress>, RepositoryError> {
-        let usable = self.usable_packs()?;
+        let marked = self.quarantined()?;
         let state = self.domain(domain)?;
-        let state = lock(&state);
-        Ok(state.index.missing_from(refs, |pack| usable.contains(pack)))
+        let needed = lock(&state).index.packs_of(refs);
+        let gone = self.not_there(&needed)?;
+        let mut state = lock(&state);
+        for pack in needed.keys() {
+            match gone.contains(pack) {
+                true => state.gone.insert(*pack),
+                false => state.gone.remove(pack),
+            };
+        }
+        Ok(state.index.missing_from(refs, |pack| !gone.contains(&pack.id) && !marked.contains(&pack.id)))
+    }
+
+    /// Which of these packs are not where they should be, or not as long as they should be. Asks for each by
+    /// itself, or lists its folder where many of one folder are asked for: never more than a few calls for
+    /// each of the 256 folders.
+    fn not_there(&self, packs: &BTreeMap<PackId, u64>) -> Result<HashSet<PackId>, RepositoryError> {
+        let mut folders: BTreeMap<u8, Vec<(&PackId, u64)>> = BTreeMap::new();
+        for (pack, length) in packs {
+            folders.entry(pack.as_bytes()[0]).or_default().push((pack, *length));
+        }
+        let mut gone = HashSet::new();
+        for wanted in folders.values() {
+            let folder = layout::pack(wanted[0].0).parent().expect("packs lie in folders");
+            let listed: Option<HashMap<String, ListedKind>> = match wanted.len() > ASKED_ONE_BY_ONE {
+                true => {
+                    let listed = self.store.list(Some(&folder))?;
+                    Some(listed.into_iter().map(|listed| (listed.name, listed.kind)).collect())
+                }
+                false => None,
+            };
+            for (pack, length) in wanted {
+                let is_there = match &listed {
+                    Some(listed) => {
+                        listed.get(&pack.to_string()) == Some(&ListedKind::Object { size: *length })
+                    }
+                    None => match self.store.size(&layout::pack(pack)) {
+                        Ok(size) => size == *length,
+                        Err(error) if error.is_not_found() => false,
+                        Err(error) => return Err(error.into()),
+                    },
+                };
+                if !is_there {
+                    gone.insert(**pack);
+                }
+            }
+        }
+        Ok(gone)
+    }
+
+    /// Asks once more for the packs of a domain that were gone: somebody may have brought them back.
+    fn look_again(&self, state: &mut DomainState) -> Result<(), RepositoryError> {
+        if state.gone.is_empty() {
+            return Ok(());
+        }
+        let packs = state.index.packs().iter().filter(|pack| state.gone.contains(&pack.id));
+        state.gone = self.not_there(&packs.map(|pack| (pack.id, pack.length)).collect())?;
+        Ok(())
     }
 
     /// What kind of blob `id` is, if `refs` name it.
@@ -168,17 +213,22 @@ impl Repository {
         Ok(listed.iter().filter_map(|listed| listed.name.parse().ok()).collect())
     }
 
-    fn usable_packs(&self) -> Result<UsablePacks, RepositoryError> {
-        Ok(UsablePacks { there: self.list_packs()?.into_iter().collect(), marked: self.quarantined()? })
-    }
-
     /// Finds packs that no index names, so that what they hold is used again, and replaces index files that
     /// are damaged. To be called once by the one writer, before the first job. Returns how many packs it
     /// found.
     pub fn find_unindexed(&self) -> Result<usize, RepositoryError> {
-        let known = self.indexed_packs()?;
+        let listed: HashMap<PackId, u64> = self.list_packs()?.into_iter().collect();
+        let domains = self.domains_on_disk()?;
+        let mut known = HashSet::new();
+        for domain in &domains {
+            let state = self.domain(domain)?;
+            let mut state = lock(&state);
+            known.extend(state.index.packs().iter().map(|pack| pack.id));
+            let gone = state.index.packs().iter().filter(|pack| listed.get(&pack.id) != Some(&pack.length));
+            state.gone = gone.map(|pack| pack.id).collect();
+        }
         let mut found = 0;
-        for (pack, length) in self.list_packs()? {
+        for (pack, length) in listed {
             if known.contains(&pack) {
                 continue;
             }
@@ -197,7 +247,7 @@ impl Repository {
             state.unindexed.push(indexed);
             found += 1;
         }
-        for domain in self.domains_on_disk()? {
+        for domain in domains {
             let state = self.domain(&domain)?;
             let mut state = lock(&state);
             if !state.damaged.is_empty() {
@@ -206,20 +256,6 @@ impl Repository {
             }
         }
         Ok(found)
-    }
-
-    /// Writes an index file for the packs that have none.
-    pub(crate) fn index_what_is_not(
-        &self,
-        domain: DomainId,
-        state: &mut DomainState,
-    ) -> Result<(), RepositoryError> {
-        if !state.unindexed.is_empty() {
-            self.write_index(domain, state.unindexed.clone(), &state.damaged)?;
-            state.unindexed.clear();
-            state.damaged.clear();
-        }
-        Ok(())
     }
 
     /// Makes a domain's index again from the packs, replacing every index file it has. Returns how many
@@ -245,51 +281,12 @@ impl Repository {
         }
         let count = domains.values().map(Vec::len).sum();
         for (domain, packs) in domains {
-            self.write_index(domain, packs, &replaced.remove(&domain).unwrap_or_default())?;
+            let replaced = replaced.remove(&domain).unwrap_or_default();
+            self.write_index(domain, packs, &replaced)?;
+            self.delete_replaced(&domain, replaced);
         }
         self.domains.lock().unwrap_or_else(PoisonError::into_inner).clear();
         Ok(count)
-    }
-
-    /// Writes index files for `packs`, each of a size that is read with ease; the last one replaces what is
-    /// to be replaced, so that at no moment a pack is in no file.
-    fn write_index(
-        &self,
-        domain: DomainId,
-        packs: Vec<IndexedPack>,
-        replaces: &[Sha256],
-    ) -> Result<(), RepositoryError> {
-        let mut files = vec![Vec::new()];
-        let mut length = 0;
-        for pack in packs {
-            length += pack.segments.iter().map(|placed| placed.table.encoded_length()).sum::<u64>();
-            if length > INDEX_FILE && files.last().is_some_and(|file| !file.is_empty()) {
-                files.push(Vec::new());
-                length = 0;
-            }
-            files.last_mut().expect("there is one from the start").push(pack);
-        }
-        let last = files.len() - 1;
-        for (nth, packs) in files.into_iter().enumerate() {
-            let replaces = if nth == last { replaces.to_vec() } else { Vec::new() };
-            self.write_index_file(&IndexFile { domain, replaces, packs })?;
-        }
-        Ok(())
-    }
-
-    fn write_index_file(&self, index: &IndexFile) -> Result<(), RepositoryError> {
-        let bytes = index.encode();
-        let path = layout::index_file(&index.domain, &Sha256::of(&bytes));
-        match self.store.create(&path, &bytes) {
-            Err(StoreError::AlreadyExists { .. }) => {
-                if self.store.read(&path, MAX_INDEX_FILE)? != bytes {
-                    // The name is the content's: whatever else lies there is a torn or rotten copy of it.
-                    self.store.replace(&path, &bytes)?;
-                }
-                Ok(())
-            }
-            other => Ok(other?),
-        }
     }
 
     /// The domain's index, loaded once and then kept: the controller has a handful of domains, and each
@@ -299,27 +296,11 @@ impl Repository {
         if let Some(state) = domains.get(domain) {
             return Ok(state.clone());
         }
-        let LoadedIndex { index, damaged } = self.load_index(domain)?;
-        let state = DomainState { index, unindexed: Vec::new(), damaged };
+        let LoadedIndex { index, damaged, files } = self.load_index(domain)?;
+        let state = DomainState { index, damaged, files, ..DomainState::default() };
         let state = Arc::new(Mutex::new(state));
         domains.insert(*domain, state.clone());
         Ok(state)
-    }
-
-    /// A domain's index as its files give it; those that are damaged are left out and named.
-    pub(crate) fn load_index(&self, domain: &DomainId) -> Result<LoadedIndex, RepositoryError> {
-        let (mut files, mut damaged) = (Vec::new(), Vec::new());
-        for name in self.index_names(domain)? {
-            let bytes = self.store.read(&layout::index_file(domain, &name), MAX_INDEX_FILE)?;
-            match IndexFile::decode(&bytes) {
-                Ok(file) if Sha256::of(&bytes) == name && file.domain == *domain => files.push((name, file)),
-                _ => damaged.push(name),
-            }
-        }
-        let replaced: HashSet<Sha256> = files.iter().flat_map(|(_, file)| file.replaces.clone()).collect();
-        damaged.retain(|name| !replaced.contains(name));
-        let live = files.into_iter().filter(|(name, _)| !replaced.contains(name));
-        Ok(LoadedIndex { index: DomainIndex::new(live.flat_map(|(_, file)| file.packs)), damaged })
     }
 
     /// The index that `refs` are resolved with. Where the index files do not have everything, the packs are
@@ -341,23 +322,9 @@ impl Repository {
         Ok(loaded)
     }
 
-    fn index_names(&self, domain: &DomainId) -> Result<Vec<Sha256>, RepositoryError> {
-        let listed = self.store.list(Some(&layout::index(domain)))?;
-        let name = |name: &str| crate::ids::unhex(name).and_then(|bytes| bytes.try_into().ok()).map(Sha256);
-        Ok(listed.iter().filter_map(|listed| name(&listed.name)).collect())
-    }
-
     pub(crate) fn domains_on_disk(&self) -> Result<Vec<DomainId>, RepositoryError> {
         let listed = self.store.list(Some(&layout::indexes()))?;
         Ok(listed.iter().filter_map(|listed| listed.name.parse().ok()).collect())
-    }
-
-    fn indexed_packs(&self) -> Result<HashSet<PackId>, RepositoryError> {
-        let mut packs = HashSet::new();
-        for domain in self.domains_on_disk()? {
-            packs.extend(self.load_index(&domain)?.index.packs().iter().map(|pack| pack.id));
-        }
-        Ok(packs)
     }
 
     /// Every pack with its length in bytes.
@@ -453,6 +420,7 @@ impl SegmentReceiver {
         let segments = vec![PlacedSegment { offset, table }];
         let indexed = IndexedPack { id: pack, length: offset + self.received, segments };
         let mut state = lock(&self.state);
+        state.gone.remove(&pack);
         if state.index.segment(&self.expected.segment).is_none() {
             state.index.add(indexed.clone());
             state.unindexed.push(indexed);

@@ -24,6 +24,7 @@ pub mod export;
 mod hex_array;
 pub mod ids;
 pub mod index;
+mod index_files;
 pub mod ingest;
 pub mod keys;
 pub mod layout;

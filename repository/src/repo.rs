@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::backup::chain::ChainEnd;
 use crate::backup::manifest::{FORMAT, RepositoryConfig};
 use crate::error::RepositoryError;
 use crate::ids::{DomainId, RepositoryId};
@@ -28,6 +29,8 @@ pub struct Repository {
     pub(crate) domains: Mutex<HashMap<DomainId, Arc<Mutex<DomainState>>>>,
     /// Held by a commit from resolving its blobs to the rename, and by prune while it takes blobs away.
     pub(crate) commits: Mutex<()>,
+    /// Where the chain ends, once the one writer has read it. Held by a commit, and by whoever wants a name.
+    pub(crate) chain_end: Mutex<Option<ChainEnd>>,
 }
 
 impl std::fmt::Debug for Repository {
@@ -102,7 +105,13 @@ impl Repository {
     }
 
     fn with(store: Arc<dyn Store>, config: RepositoryConfig) -> Self {
-        Self { store, config, domains: Mutex::default(), commits: Mutex::new(()) }
+        Self {
+            store,
+            config,
+            domains: Mutex::default(),
+            commits: Mutex::new(()),
+            chain_end: Mutex::new(None),
+        }
     }
 
     /// What `config.json` says.

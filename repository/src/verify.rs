@@ -9,7 +9,7 @@
 //! Must stay true: damage is a finding, not an error, and hides no other damage; an error means that the
 //! verification itself could not be carried out, and then nothing is claimed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
@@ -23,8 +23,8 @@ use crate::archive::path::EntryPath;
 use crate::backup::manifest::BackupRecord;
 use crate::error::RepositoryError;
 use crate::ids::PackId;
-use crate::index::DomainIndex;
-use crate::ingest::{LoadedIndex, PackVerdict, lock};
+use crate::index_files::LoadedIndex;
+use crate::ingest::{PackVerdict, lock};
 use crate::keys::KeyRing;
 use crate::layout;
 use crate::names::SourceId;
@@ -131,18 +131,20 @@ impl Verification<'_> {
     /// [`Repository::list`].
     fn chain_findings(&self, record: &BackupRecord) -> Result<Vec<String>, RepositoryError> {
         let (_, digest) = self.repository.backup_with_digest(&record.name)?;
-        let chain = self.repository.chain()?;
-        Ok(match chain.lines.iter().find(|line| line.sequence == record.sequence) {
-            Some(line) if line.backup == digest && line.name == record.name => Vec::new(),
-            Some(_) => vec!["backup.json is not the one that the chain recorded".to_owned()],
-            None => vec!["the chain of backups has no sound line for this one".to_owned()],
-        })
+        Ok(
+            match self.repository.chain_line(record.sequence)?.filter(|line| line.sequence == record.sequence)
+            {
+                Some(line) if line.backup == digest && line.name == record.name => Vec::new(),
+                Some(_) => vec!["backup.json is not the one that the chain recorded".to_owned()],
+                None => vec!["the chain of backups has no sound line for this one".to_owned()],
+            },
+        )
     }
 
     fn bytes_of(&self, record: &BackupRecord, source: &SourceId) -> Result<u64, RepositoryError> {
         let Ok(refs) = self.repository.refs(record, source) else { return Ok(0) };
         let Ok(loaded) = self.repository.index_for(&refs) else { return Ok(0) };
-        Ok(needed_packs(&loaded.index, &refs).values().sum())
+        Ok(loaded.index.packs_of(&refs).values().sum())
     }
 
     fn archive(
@@ -176,7 +178,7 @@ impl Verification<'_> {
             report.findings.push(format!("{missing} blobs are in no pack"));
         }
         let mut bad_packs = BTreeSet::new();
-        for (pack, length) in needed_packs(&index, &refs) {
+        for (pack, length) in index.packs_of(&refs) {
             let finding = self.pack(&pack, length, meter)?;
             if self.depth > Depth::Listed {
                 report.packs.push(PackVerdict { pack, is_sound: finding.is_none() });
@@ -254,11 +256,6 @@ impl Meter<'_> {
         self.progress.bytes(self.done, self.total);
         Ok(())
     }
-}
-
-/// Every pack that holds a needed segment, with its length.
-fn needed_packs(index: &DomainIndex, refs: &Refs) -> BTreeMap<PackId, u64> {
-    refs.segments().filter_map(|(id, _)| index.segment(&id)).map(|(pack, _)| (pack.id, pack.length)).collect()
 }
 
 /// What the index files lack although the packs have it: nothing is lost, and it is told.

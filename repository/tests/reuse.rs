@@ -77,15 +77,21 @@ fn no_backup_builds_on_a_pack_that_was_found_damaged_until_it_is_found_sound_aga
 }
 
 #[test]
-fn a_pack_that_is_gone_is_not_offered_and_does_not_resolve() {
+fn a_pack_that_is_gone_does_not_resolve_and_is_not_offered_again_until_it_is_back() {
     let scene = scene();
     let record = scene.repository.list().expect("listed").backups.remove(0);
     let refs = scene.repository.refs(&record, &source()).expect("read");
     let all = scene.offered().len();
     assert_eq!(scene.repository.resolve(&refs.domain(), &refs).expect("resolved"), []);
-    std::fs::remove_file(scene.data_pack()).expect("removed");
-    assert_eq!(scene.offered().len(), all - 2);
+    let (pack, elsewhere) = (scene.data_pack(), scene.folder.path().join("elsewhere"));
+    std::fs::rename(&pack, &elsewhere).expect("taken away");
     assert_eq!(scene.repository.resolve(&refs.domain(), &refs).expect("resolved").len(), 2);
+    assert_eq!(scene.offered().len(), all - 2);
+    let restarted = Repository::open(scene.repository.store().clone()).expect("opens");
+    restarted.find_unindexed().expect("searched");
+    assert_eq!(restarted.blob_tables(&refs.domain()).expect("listed").len(), 1, "noticed at the start");
+    std::fs::rename(&elsewhere, &pack).expect("brought back");
+    assert_eq!(scene.offered().len(), all);
 }
 
 #[test]

@@ -77,11 +77,13 @@ async fn list_blobs(
     let request = v1::ListBlobsRequest { task_id: task_id.to_owned() };
     let mut tables = until(cancel, gateway.list_blobs(request)).await?.into_inner();
     let mut known = KnownBlobsBuilder::default();
-    while let Some(table) = until(cancel, tables.message()).await? {
-        let segment = convert::id("segment_id", &table.segment_id)?;
-        let blobs = convert::ids32("blob_ids", &table.blob_ids)?;
-        let wrong = |error: pipeline::WrongListing| Invalid::new("blob_ids", error.to_string());
-        known.add(segment, &blobs, &table.lengths, &table.absent).map_err(wrong)?;
+    while let Some(answer) = until(cancel, tables.message()).await? {
+        for table in answer.tables {
+            let segment = convert::id("segment_id", &table.segment_id)?;
+            let blobs = convert::ids32("blob_ids", &table.blob_ids)?;
+            let wrong = |error: pipeline::WrongListing| Invalid::new("blob_ids", error.to_string());
+            known.add(segment, &blobs, &table.lengths, &table.absent).map_err(wrong)?;
+        }
     }
     blocking(|| known.finish()).await
 }

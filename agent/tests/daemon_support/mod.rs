@@ -39,7 +39,7 @@ pub(crate) struct Fake {
 }
 
 /// A `ListBlobs` call that is not answered.
-pub(crate) struct Listing(pub(crate) mpsc::Sender<Result<v1::BlobTable, Status>>);
+pub(crate) struct Listing(pub(crate) mpsc::Sender<Result<v1::BlobTables, Status>>);
 
 /// One control stream.
 pub(crate) struct Session {
@@ -267,7 +267,7 @@ type Answers<T> = ReceiverStream<Result<T, Status>>;
 #[tonic::async_trait]
 impl AgentGateway for State {
     type ControlStream = Answers<ControllerMessage>;
-    type ListBlobsStream = Answers<v1::BlobTable>;
+    type ListBlobsStream = Answers<v1::BlobTables>;
     type OpenArchiveStream = Answers<v1::OpenedSegment>;
     type FetchBlobsStream = Answers<v1::FetchedBlob>;
 

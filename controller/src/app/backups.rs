@@ -6,11 +6,25 @@ use proto::Failure;
 use proto::convert::BackupChoice;
 use repository::backup::listing::LegacyBackup;
 use repository::backup::manifest::{ArchiveRecord, BackupRecord, Outcome};
-use repository::names::{Component, SourceName};
+use repository::names::{BackupName, Component, SourceName};
 
 use crate::app::{App, catalog_failure};
 use crate::catalog::VerificationRecord;
 use crate::ingest::{repository_failure, thread_died};
+
+/// The most backups on a page, and about how many bytes: a message has a limit.
+const PAGE: u32 = 200;
+const PAGE_BYTES: usize = 1 << 20;
+
+/// A part of the list of backups.
+pub struct Page {
+    /// The newest first.
+    pub backups: Vec<Verified>,
+    /// Those of older systems; on the first page only.
+    pub legacy: Vec<LegacyBackup>,
+    /// There are older ones.
+    pub more: bool,
+}
 
 /// A backup with what verification found.
 pub type Verified = (BackupRecord, Vec<VerificationRecord>);
@@ -37,23 +51,51 @@ impl App {
         self.catalog.replace_backups(&listing.backups).await.map_err(|error| catalog_failure(&error))
     }
 
-    /// All backups, the newest first, and those of older systems.
-    pub async fn backups(&self) -> Result<(Vec<Verified>, Vec<LegacyBackup>), Failure> {
-        let depot = self.depot.clone();
-        let listing =
-            tokio::task::spawn_blocking(move || depot.list()).await.map_err(|error| thread_died(&error))?;
-        let legacy =
-            listing.map_err(|error| repository_failure("the repository cannot be listed", &error))?.legacy;
-        let mut backups = Vec::new();
-        for record in self.records().await? {
-            backups.push(self.with_verifications(record).await?);
+    /// A page of the backups, the newest first: at most `limit` of those with a sequence below `before`.
+    pub async fn backups(&self, limit: u32, before: Option<u64>) -> Result<Page, Failure> {
+        let limit = match limit {
+            0 => PAGE,
+            limit => limit.min(PAGE),
+        };
+        let failed = |error| catalog_failure(&error);
+        // One more than is shown tells whether there is more.
+        let mut records = self.catalog.backups_before(before, limit + 1).await.map_err(failed)?;
+        let mut more = records.len() > limit as usize;
+        records.truncate(limit as usize);
+        let names: Vec<&BackupName> = records.iter().map(|record| &record.name).collect();
+        let mut found = self.catalog.verifications_of(&names).await.map_err(failed)?;
+        let (mut backups, mut bytes) = (Vec::with_capacity(records.len()), 0);
+        for record in records {
+            if bytes > PAGE_BYTES {
+                more = true;
+                break;
+            }
+            let verified = found.remove(&record.name).unwrap_or_default();
+            let findings =
+                verified.iter().flat_map(|result| &result.findings).map(String::len).sum::<usize>();
+            bytes += findings + 1_024 * (1 + record.archives.len());
+            backups.push((record, verified));
         }
-        Ok((backups, legacy))
+        let legacy = match before {
+            None => self.legacy().await?,
+            Some(_) => Vec::new(),
+        };
+        Ok(Page { backups, legacy, more })
     }
 
-    /// The backups that the catalog knows, the newest first.
-    pub async fn records(&self) -> Result<Vec<BackupRecord>, Failure> {
-        self.catalog.backups().await.map_err(|error| catalog_failure(&error))
+    /// What older systems left in the repository's root.
+    async fn legacy(&self) -> Result<Vec<LegacyBackup>, Failure> {
+        let known = self.catalog.backup_names().await.map_err(|error| catalog_failure(&error))?;
+        let depot = self.depot.clone();
+        tokio::task::spawn_blocking(move || depot.repository().legacy(&known))
+            .await
+            .map_err(|error| thread_died(&error))?
+            .map_err(|error| repository_failure("the repository cannot be listed", &error))
+    }
+
+    /// The newest backups, the newest first.
+    pub async fn newest_backups(&self, count: u32) -> Result<Vec<BackupRecord>, Failure> {
+        self.catalog.backups_before(None, count).await.map_err(|error| catalog_failure(&error))
     }
 
     /// One backup. The latest is the newest one.
@@ -104,12 +146,11 @@ impl App {
         fits: impl Fn(&BackupRecord) -> bool,
         none: &str,
     ) -> Result<BackupRecord, Failure> {
-        let records = self.records().await?;
         let found = match choice {
-            BackupChoice::Latest => records.into_iter().find(fits),
-            BackupChoice::Named(name) => records.into_iter().find(|record| record.name == *name),
+            BackupChoice::Latest => self.catalog.newest_backup(u32::MAX, fits).await,
+            BackupChoice::Named(name) => self.catalog.backup(name).await,
         };
-        found.ok_or_else(|| match choice {
+        found.map_err(|error| catalog_failure(&error))?.ok_or_else(|| match choice {
             BackupChoice::Latest => {
                 Failure::not_found(none).hint("`nsctl list` shows what there is; --components names less")
             }

@@ -1,11 +1,17 @@
 //! The backups of the repository, kept here so that a list needs no reading, and what verification found.
 
+use std::collections::{HashMap, HashSet};
+
 use jiff::Timestamp;
 use repository::backup::manifest::BackupRecord;
 use repository::names::{BackupName, SourceId};
-use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, Sqlite, Transaction};
 
 use crate::catalog::{Catalog, CatalogError, from_json, micros, time, to_json};
+
+/// How many backups are read at once by whoever looks for one.
+const LOOKED_AT_ONCE: u32 = 50;
 
 /// The newest result of verifying one archive to one depth.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,25 +38,62 @@ impl Catalog {
             .execute(&mut *change)
             .await?;
         for backup in backups {
-            sqlx::query(
-                "INSERT INTO backups (name, sequence, record) VALUES (?, ?, ?)
-                 ON CONFLICT (name) DO UPDATE SET sequence = excluded.sequence, record = excluded.record",
-            )
-            .bind(backup.name.as_str())
-            .bind(i64::try_from(backup.sequence).map_err(|_| CatalogError::Damaged("a backup's sequence"))?)
-            .bind(to_json(backup))
-            .execute(&mut *change)
-            .await?;
+            write(&mut change, backup).await?;
         }
         Ok(change.commit().await?)
     }
 
-    /// All backups, the newest first.
-    pub async fn backups(&self) -> Result<Vec<BackupRecord>, CatalogError> {
-        let records: Vec<String> = sqlx::query_scalar("SELECT record FROM backups ORDER BY sequence DESC")
-            .fetch_all(&self.readers)
-            .await?;
+    /// Adds a backup that was committed just now, or what is new of one.
+    pub async fn put_backup(&self, backup: &BackupRecord) -> Result<(), CatalogError> {
+        let mut change = self.change().await?;
+        write(&mut change, backup).await?;
+        Ok(change.commit().await?)
+    }
+
+    /// At most `limit` backups with a sequence below `before`, the newest first.
+    pub async fn backups_before(
+        &self,
+        before: Option<u64>,
+        limit: u32,
+    ) -> Result<Vec<BackupRecord>, CatalogError> {
+        let before = before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX);
+        let records: Vec<String> = sqlx::query_scalar(
+            "SELECT record FROM backups WHERE sequence < ? ORDER BY sequence DESC LIMIT ?",
+        )
+        .bind(before)
+        .bind(limit)
+        .fetch_all(&self.readers)
+        .await?;
         records.iter().map(|record| from_json(record, "a backup")).collect()
+    }
+
+    /// The newest backup that `fits` among the newest `within`. Mostly it is the first, so that few are read.
+    pub async fn newest_backup(
+        &self,
+        within: u32,
+        fits: impl Fn(&BackupRecord) -> bool,
+    ) -> Result<Option<BackupRecord>, CatalogError> {
+        let (mut before, mut left, mut page) = (None, within, 1);
+        while left > 0 {
+            page = left.min(page);
+            let records = self.backups_before(before, page).await?;
+            let Some(oldest) = records.last() else { break };
+            before = Some(oldest.sequence);
+            if let Some(found) = records.into_iter().find(&fits) {
+                return Ok(Some(found));
+            }
+            left -= page;
+            page = LOOKED_AT_ONCE;
+        }
+        Ok(None)
+    }
+
+    /// The names of all backups.
+    pub async fn backup_names(&self) -> Result<HashSet<BackupName>, CatalogError> {
+        let names: Vec<String> =
+            sqlx::query_scalar("SELECT name FROM backups").fetch_all(&self.readers).await?;
+        let wrong = |_| CatalogError::Damaged("a backup's name");
+        names.iter().map(|name| name.parse().map_err(wrong)).collect()
     }
 
     /// One backup.
@@ -87,24 +130,55 @@ impl Catalog {
 
     /// The results for one backup.
     pub async fn verifications(&self, backup: &BackupName) -> Result<Vec<VerificationRecord>, CatalogError> {
-        let rows = sqlx::query("SELECT * FROM verifications WHERE backup = ? ORDER BY component, source, at")
-            .bind(backup.as_str())
-            .fetch_all(&self.readers)
-            .await?;
-        let wrong = |_| CatalogError::Damaged("a source's name");
-        rows.iter()
-            .map(|row| {
-                Ok(VerificationRecord {
-                    source: SourceId {
-                        component: row.try_get::<String, _>("component")?.parse().map_err(wrong)?,
-                        name: row.try_get::<String, _>("source")?.parse().map_err(wrong)?,
-                    },
-                    depth: row.try_get("depth")?,
-                    at: time(row.try_get("at")?)?,
-                    intact: row.try_get("intact")?,
-                    findings: from_json(row.try_get("findings")?, "a verification")?,
-                })
-            })
-            .collect()
+        Ok(self.verifications_of(&[backup]).await?.remove(backup).unwrap_or_default())
     }
+
+    /// The results for several backups.
+    pub async fn verifications_of(
+        &self,
+        backups: &[&BackupName],
+    ) -> Result<HashMap<BackupName, Vec<VerificationRecord>>, CatalogError> {
+        let rows = sqlx::query(
+            "SELECT * FROM verifications WHERE backup IN (SELECT value FROM json_each(?))
+             ORDER BY backup, component, source, at",
+        )
+        .bind(to_json(&backups))
+        .fetch_all(&self.readers)
+        .await?;
+        let mut found: HashMap<BackupName, Vec<VerificationRecord>> = HashMap::new();
+        for row in &rows {
+            let backup = row.try_get::<String, _>("backup")?;
+            let backup = backup.parse().map_err(|_| CatalogError::Damaged("a backup's name"))?;
+            found.entry(backup).or_default().push(verification(row)?);
+        }
+        Ok(found)
+    }
+}
+
+async fn write(change: &mut Transaction<'static, Sqlite>, backup: &BackupRecord) -> Result<(), CatalogError> {
+    sqlx::query(
+        "INSERT INTO backups (name, sequence, record) VALUES (?, ?, ?)
+         ON CONFLICT (name) DO UPDATE SET sequence = excluded.sequence, record = excluded.record
+         WHERE sequence != excluded.sequence OR record != excluded.record",
+    )
+    .bind(backup.name.as_str())
+    .bind(i64::try_from(backup.sequence).map_err(|_| CatalogError::Damaged("a backup's sequence"))?)
+    .bind(to_json(backup))
+    .execute(&mut **change)
+    .await?;
+    Ok(())
+}
+
+fn verification(row: &SqliteRow) -> Result<VerificationRecord, CatalogError> {
+    let wrong = |_| CatalogError::Damaged("a source's name");
+    Ok(VerificationRecord {
+        source: SourceId {
+            component: row.try_get::<String, _>("component")?.parse().map_err(wrong)?,
+            name: row.try_get::<String, _>("source")?.parse().map_err(wrong)?,
+        },
+        depth: row.try_get("depth")?,
+        at: time(row.try_get("at")?)?,
+        intact: row.try_get("intact")?,
+        findings: from_json(row.try_get("findings")?, "a verification")?,
+    })
 }

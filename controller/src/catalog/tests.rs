@@ -67,7 +67,7 @@ async fn what_was_written_is_there_after_a_restart() {
     let place = place.reopened().await;
     let agents = place.catalog.agents().await.expect("read");
     assert_eq!((agents[0].name.as_str(), &agents[0].sources), ("web-1", &vec![served]));
-    assert_eq!(place.catalog.backups().await.expect("read"), [backup("20260101_010000", 1)]);
+    assert_eq!(place.catalog.backups_before(None, 10).await.expect("read"), [backup("20260101_010000", 1)]);
 }
 
 #[tokio::test]
@@ -108,14 +108,38 @@ async fn backups_are_those_of_the_repository_newest_first_and_keep_what_verifica
     place.catalog.add_verification(&new.name, &result).await.expect("written");
     let names =
         |backups: Vec<BackupRecord>| backups.into_iter().map(|backup| backup.name).collect::<Vec<_>>();
-    assert_eq!(names(place.catalog.backups().await.expect("read")), [new.name.clone(), old.name.clone()]);
+    assert_eq!(
+        names(place.catalog.backups_before(None, 10).await.expect("read")),
+        [new.name.clone(), old.name.clone()]
+    );
     place.catalog.replace_backups(std::slice::from_ref(&new)).await.expect("written");
-    assert_eq!(names(place.catalog.backups().await.expect("read")), std::slice::from_ref(&new.name));
+    assert_eq!(
+        names(place.catalog.backups_before(None, 10).await.expect("read")),
+        std::slice::from_ref(&new.name)
+    );
     let found = place.catalog.verifications(&new.name).await.expect("read");
     assert_eq!(found, std::slice::from_ref(&result));
     let unknown: BackupName = "20200101_010000".parse().expect("a name");
     place.catalog.add_verification(&unknown, &result).await.expect("a backup that is gone is no error");
     assert_eq!(place.catalog.verifications(&unknown).await.expect("read"), []);
+}
+
+#[tokio::test]
+async fn backups_come_in_pages_and_the_newest_that_fits_is_found_on_whichever() {
+    let place = Place::new().await;
+    let name = |sequence: u64| format!("20260101_01{:02}{:02}", sequence / 60, sequence % 60);
+    for sequence in 1..=120 {
+        place.catalog.put_backup(&backup(&name(sequence), sequence)).await.expect("written");
+    }
+    let sequences = |records: Vec<BackupRecord>| records.iter().map(|of| of.sequence).collect::<Vec<_>>();
+    let page = place.catalog.backups_before(Some(119), 3).await.expect("read");
+    assert_eq!(sequences(page), [118, 117, 116]);
+    let newest = |within, wanted| place.catalog.newest_backup(within, move |of| of.sequence == wanted);
+    assert_eq!(newest(u32::MAX, 2).await.expect("read").map(|of| of.sequence), Some(2));
+    assert_eq!(newest(100, 21).await.expect("read").map(|of| of.sequence), Some(21));
+    assert_eq!(newest(100, 20).await.expect("read"), None, "the hundred newest are 21 to 120");
+    assert_eq!(newest(u32::MAX, 500).await.expect("read"), None);
+    assert_eq!(place.catalog.backup_names().await.expect("read").len(), 120);
 }
 
 #[tokio::test]

@@ -33,22 +33,34 @@ const MAX_MISSING: usize = 1_000;
 /// The most problems that a job shows.
 const MAX_PROBLEMS: usize = 100;
 const QUEUE: usize = 16;
+/// A message with several segments is sent when their ids are longer than this, in bytes.
+const TABLES_TOGETHER: usize = 256 << 10;
 
-/// Sends every blob that the domain holds, a segment at a time.
+/// Sends every blob that the domain holds, small segments together.
 pub fn list_blobs(
     repository: Arc<Repository>,
     domain: DomainId,
     places: (Place, Place),
-) -> mpsc::Receiver<Result<v1::BlobTable, Status>> {
+) -> mpsc::Receiver<Result<v1::BlobTables, Status>> {
     let (sender, receiver) = mpsc::channel(QUEUE);
     tokio::task::spawn_blocking(move || {
         let _places = places;
         match repository.blob_tables(&domain) {
             Ok(tables) => {
+                let (mut together, mut bytes) = (v1::BlobTables::default(), 0);
                 for table in tables {
-                    if !hand_on(&sender, Ok(to_wire(&table))) {
-                        return;
+                    let table = to_wire(&table);
+                    bytes += table.blob_ids.len() + table.segment_id.len();
+                    together.tables.push(table);
+                    if bytes >= TABLES_TOGETHER {
+                        if !hand_on(&sender, Ok(std::mem::take(&mut together))) {
+                            return;
+                        }
+                        bytes = 0;
                     }
+                }
+                if !together.tables.is_empty() {
+                    hand_on(&sender, Ok(together));
                 }
             }
             Err(error) => {

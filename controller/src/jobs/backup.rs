@@ -9,7 +9,7 @@ use std::time::Duration;
 use proto::convert::to_wire_source;
 use proto::v1::controller_message::Message;
 use proto::v1::{RepositoryKey, StartArchive, TaskProgress};
-use repository::backup::manifest::Outcome;
+use repository::backup::manifest::{BackupRecord, Outcome};
 use repository::names::{Component, SourceId};
 use runtime::steps;
 use tokio::time::Instant;
@@ -28,6 +28,9 @@ const SEGMENT_BYTES: u32 = 16 << 20;
 pub(crate) const STALLED_AFTER: Duration = Duration::from_secs(15 * 60);
 /// A source that had more than this in the last backup and is empty now is worth a warning.
 const NOT_NOTHING: u64 = 1 << 20;
+/// A source's newest archive is looked for in so many backups: a source that has none must not cost more
+/// with every backup of the others.
+const LOOKED_BACK: u32 = 200;
 /// How often a watcher hears of progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 
@@ -206,12 +209,12 @@ pub(super) fn refs_file(jobs_folder: &Path, job: JobId, task: TaskId) -> PathBuf
 
 /// The size of the source's newest archive, for a bar that knows its end.
 async fn expected_bytes(shared: &Shared, source: &SourceId) -> Result<u64, CatalogError> {
-    let backups = shared.catalog.backups().await?;
-    let newest = backups
-        .iter()
-        .filter_map(|backup| backup.archive(source))
-        .find(|archive| archive.outcome != Outcome::Failed);
-    Ok(newest.map_or(0, |archive| archive.counts.bytes))
+    let holds = |backup: &BackupRecord| {
+        backup.archive(source).is_some_and(|archive| archive.outcome != Outcome::Failed)
+    };
+    let newest = shared.catalog.newest_backup(LOOKED_BACK, holds).await?;
+    let archive = newest.as_ref().and_then(|backup| backup.archive(source));
+    Ok(archive.map_or(0, |archive| archive.counts.bytes))
 }
 
 /// Waits for a task's end and shows its progress meanwhile.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use repository::backup::commit::{ArchiveDraft, BackupDraft};
-use repository::backup::manifest::{ArchiveManifest, Counts, FORMAT, Outcome};
+use repository::backup::manifest::{ArchiveManifest, BackupRecord, Counts, FORMAT, Outcome};
 use repository::keys::KeyRing;
 use repository::refs::Refs;
 use runtime::steps;
@@ -27,8 +27,8 @@ pub(super) async fn commit(shared: Arc<Shared>, job: &Job) -> Event {
         committed.map_err(|error| JobFailure::new(WHAT, proto::failure::chain(&error), error.hint()))
     });
     match committed.await {
-        Ok(Ok(_record)) => {
-            list_again(&shared).await;
+        Ok(Ok(record)) => {
+            remember(&shared, &record).await;
             steps::reached(Step::BackupListed).await;
             Event::Committed
         }
@@ -39,18 +39,11 @@ pub(super) async fn commit(shared: Arc<Shared>, job: &Job) -> Event {
     }
 }
 
-/// Brings the catalog's list of backups up to date. The backup is there whatever becomes of the list, so
-/// that a failure is told and no more; the next start reads the list again.
-async fn list_again(shared: &Shared) {
+/// Adds a backup to the catalog's list. The backup is there whatever becomes of the list, so that a failure
+/// is told and no more; the next start reads the list again.
+async fn remember(shared: &Shared, record: &BackupRecord) {
     const WHAT: &str = "the catalog's list of backups is out of date; a restart reads it again";
-    let depot = shared.depot.clone();
-    let listed = tokio::task::spawn_blocking(move || depot.list()).await;
-    let backups = match listed {
-        Ok(Ok(listing)) => listing.backups,
-        Ok(Err(error)) => return tracing::error!(error = proto::failure::chain(&error), "{WHAT}"),
-        Err(error) => return tracing::error!(%error, "{WHAT}"),
-    };
-    if let Err(error) = shared.catalog.replace_backups(&backups).await {
+    if let Err(error) = shared.catalog.put_backup(record).await {
         tracing::error!(error = proto::failure::chain(&error), "{WHAT}");
     }
 }

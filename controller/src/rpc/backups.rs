@@ -67,12 +67,15 @@ impl Backups for BackupsService {
 
     async fn list_backups(
         &self,
-        _request: Request<ListBackupsRequest>,
+        request: Request<ListBackupsRequest>,
     ) -> Result<Response<ListBackupsResponse>, Status> {
-        let (backups, legacy) = self.app.backups().await?;
+        let request = request.into_inner();
+        let before = Some(request.before).filter(|before| *before > 0);
+        let page = self.app.backups(request.limit, before).await?;
         Ok(Response::new(ListBackupsResponse {
-            backups: backups.iter().map(|(record, verified)| wire::backup(record, verified)).collect(),
-            legacy: legacy.iter().map(wire::legacy).collect(),
+            backups: page.backups.iter().map(|(record, verified)| wire::backup(record, verified)).collect(),
+            legacy: page.legacy.iter().map(wire::legacy).collect(),
+            more: page.more,
         }))
     }
 

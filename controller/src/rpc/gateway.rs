@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proto::v1::agent_gateway_server::AgentGateway;
 use proto::v1::finish_archive_request::Part;
 use proto::v1::{
-    AgentMessage, BlobTable, ControllerMessage, FetchBlobsRequest, FetchedBlob, FinishArchiveRequest,
+    AgentMessage, BlobTables, ControllerMessage, FetchBlobsRequest, FetchedBlob, FinishArchiveRequest,
     FinishArchiveResponse, JoinResponse, ListBlobsRequest, OpenArchiveRequest, OpenedSegment,
     PutSegmentRequest, PutSegmentResponse, RenewCertificateRequest,
 };
@@ -78,7 +78,7 @@ async fn first<T>(stream: &mut Streaming<T>) -> Result<T, Failure> {
 #[tonic::async_trait]
 impl AgentGateway for GatewayService {
     type ControlStream = Answers<ControllerMessage>;
-    type ListBlobsStream = Answers<BlobTable>;
+    type ListBlobsStream = Answers<BlobTables>;
     type OpenArchiveStream = Answers<OpenedSegment>;
     type FetchBlobsStream = Answers<FetchedBlob>;
 

@@ -10,7 +10,7 @@ use crate::catalog::AgentRecord;
 use crate::jobs::Job;
 use crate::jobs::job::{JobState, PartState};
 
-const BACKUPS: usize = 10;
+const BACKUPS: u32 = 10;
 const JOBS: u32 = 10;
 
 const STYLE: &str = "\
@@ -22,7 +22,7 @@ table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.35rem .
 
 /// The page as it is now.
 pub(super) async fn render(app: &App) -> Result<String, Failure> {
-    let backups = app.records().await?;
+    let backups = app.newest_backups(BACKUPS).await?;
     let agents = app.agents().await?;
     let jobs = app.catalog.jobs(JOBS).await.map_err(|error| catalog_failure(&error))?;
     let mut body = String::new();
@@ -30,7 +30,7 @@ pub(super) async fn render(app: &App) -> Result<String, Failure> {
         &mut body,
         "Backups",
         &["Backup (UTC)", "State", "Sources", "Size"],
-        backups.iter().take(BACKUPS).map(backup_row),
+        backups.iter().map(backup_row),
     );
     let connected = |agent: &AgentRecord| app.fleet.is_connected(agent.id);
     let active = agents.iter().filter(|agent| agent.revoked_at.is_none());

@@ -112,8 +112,14 @@ pub(crate) enum Verb {
     /// Bring data back from a backup
     #[command(after_help = help::RESTORE)]
     Restore(Restore),
-    /// List all backups, newest first
-    List(Output),
+    /// List the backups, newest first
+    List {
+        /// How many; all unless told otherwise
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+        limit: Option<u32>,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Show one backup: what it holds, how consistent it is, what was verified
     Show {
         /// A backup's timestamp, or `latest`
@@ -438,7 +444,7 @@ impl Verb {
     /// The format that was asked for after the verb.
     pub(crate) fn format(&self) -> Option<Format> {
         match self {
-            Verb::List(output) | Verb::Doctor(output) => output.output,
+            Verb::List { output, .. } | Verb::Doctor(output) => output.output,
             Verb::Show { output, .. } | Verb::Jobs { output, .. } | Verb::Logs { output, .. } => {
                 output.output
             }

@@ -11,9 +11,23 @@ use crate::output::{Voice, write_stdout};
 use crate::views::backup::{Backup, Listing};
 use crate::views::entry::Entry;
 
-pub(super) async fn list(client: Client, voice: Voice) -> Ended {
-    let wire = client.backups().list_backups(ask(v1::ListBackupsRequest {})).await?.into_inner();
-    voice.result(&Listing::from(wire), |listing| listing.table(SystemClock.now()))?;
+/// Asks page by page: a message has a limit, and a repository has none.
+pub(super) async fn list(client: Client, limit: Option<u32>, voice: Voice) -> Ended {
+    let mut listing = Listing::default();
+    let mut left = limit.unwrap_or(u32::MAX);
+    let mut before = 0;
+    loop {
+        let request = ask(v1::ListBackupsRequest { limit: if limit.is_some() { left } else { 0 }, before });
+        let page = client.backups().list_backups(request).await?.into_inner();
+        left = left.saturating_sub(u32::try_from(page.backups.len()).unwrap_or(u32::MAX));
+        before = page.backups.last().map_or(0, |oldest| oldest.sequence);
+        let is_last = !page.more || left == 0 || before == 0;
+        listing.add(page);
+        if is_last {
+            break;
+        }
+    }
+    voice.result(&listing, |listing| listing.table(SystemClock.now()))?;
     Ok(Exit::Done)
 }
 

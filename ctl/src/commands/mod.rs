@@ -33,7 +33,7 @@ pub(crate) fn run(cli: Cli, voice: Voice) -> Ended {
         Verb::Backup(wanted) => on(server, |client| backup::run(client, wanted, voice)),
         Verb::Verify(wanted) => on(server, |client| verify::run(client, wanted, voice)),
         Verb::Restore(wanted) => on(server, |client| restore::run(client, wanted, voice)),
-        Verb::List(_) => on(server, |client| browse::list(client, voice)),
+        Verb::List { limit, .. } => on(server, |client| browse::list(client, limit, voice)),
         Verb::Show { timestamp, .. } => on(server, |client| browse::show(client, timestamp, voice)),
         Verb::Ls(wanted) => on(server, |client| browse::ls(client, wanted, voice)),
         Verb::Cat { timestamp, component, path } => {

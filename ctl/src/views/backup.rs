@@ -9,7 +9,7 @@ use crate::output::table::{Rows, or_dash};
 use crate::output::words::{age, count, size, utc};
 
 /// All backups.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(crate) struct Listing {
     /// Newest first.
     pub(crate) backups: Vec<Backup>,
@@ -92,14 +92,12 @@ pub(crate) struct Verification {
     pub(crate) findings: Vec<String>,
 }
 
-impl From<v1::ListBackupsResponse> for Listing {
-    fn from(wire: v1::ListBackupsResponse) -> Self {
+impl Listing {
+    /// Adds the next page.
+    pub(crate) fn add(&mut self, page: v1::ListBackupsResponse) {
         let legacy = |old: v1::LegacyBackup| Legacy { name: old.name, components: old.components };
-        Self {
-            backups: wire.backups.into_iter().map(Backup::from).collect(),
-            legacy: wire.legacy.into_iter().map(legacy).collect(),
-            damaged: Vec::new(),
-        }
+        self.backups.extend(page.backups.into_iter().map(Backup::from));
+        self.legacy.extend(page.legacy.into_iter().map(legacy));
     }
 }
 
@@ -355,7 +353,8 @@ mod tests {
     fn the_list_shows_ages_sizes_and_older_systems() {
         let legacy =
             vec![v1::LegacyBackup { name: "20240101_010000".into(), components: vec!["database".into()] }];
-        let listing = Listing::from(v1::ListBackupsResponse { backups: vec![wire()], legacy });
+        let mut listing = Listing::default();
+        listing.add(v1::ListBackupsResponse { backups: vec![wire()], legacy, more: false });
         let table = listing.table("2026-01-01T06:00:00Z".parse().expect("valid"));
         let lines: Vec<_> =
             table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();

@@ -414,6 +414,12 @@ pub struct ListBlobsRequest {
     #[prost(string, tag = "1")]
     pub task_id: ::prost::alloc::string::String,
 }
+/// Segments as they come: small ones together, so that very many do not mean very many messages.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BlobTables {
+    #[prost(message, repeated, tag = "1")]
+    pub tables: ::prost::alloc::vec::Vec<BlobTable>,
+}
 /// One segment's blobs in order of their ordinals. `absent` marks those that must not be used again.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BlobTable {
@@ -1146,7 +1152,7 @@ pub mod agent_gateway_client {
             &mut self,
             request: impl tonic::IntoRequest<super::ListBlobsRequest>,
         ) -> std::result::Result<
-            tonic::Response<tonic::codec::Streaming<super::BlobTable>>,
+            tonic::Response<tonic::codec::Streaming<super::BlobTables>>,
             tonic::Status,
         > {
             self.inner
@@ -1336,7 +1342,7 @@ pub mod agent_gateway_server {
         ) -> std::result::Result<tonic::Response<Self::ControlStream>, tonic::Status>;
         /// Server streaming response type for the ListBlobs method.
         type ListBlobsStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<super::BlobTable, tonic::Status>,
+                Item = std::result::Result<super::BlobTables, tonic::Status>,
             >
             + std::marker::Send
             + 'static;
@@ -1523,7 +1529,7 @@ pub mod agent_gateway_server {
                         T: AgentGateway,
                     > tonic::server::ServerStreamingService<super::ListBlobsRequest>
                     for ListBlobsSvc<T> {
-                        type Response = super::BlobTable;
+                        type Response = super::BlobTables;
                         type ResponseStream = T::ListBlobsStream;
                         type Future = BoxFuture<
                             tonic::Response<Self::ResponseStream>,
@@ -1836,15 +1842,27 @@ pub mod agent_gateway_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// A page of the list: the newest backups, or those before a sequence.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ListBackupsRequest {}
+pub struct ListBackupsRequest {
+    /// at most so many; 0: as many as fit into an answer
+    #[prost(uint32, tag = "1")]
+    pub limit: u32,
+    /// only those with a lower sequence; 0: from the newest on
+    #[prost(uint64, tag = "2")]
+    pub before: u64,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListBackupsResponse {
     /// newest first
     #[prost(message, repeated, tag = "1")]
     pub backups: ::prost::alloc::vec::Vec<Backup>,
+    /// with the newest page only
     #[prost(message, repeated, tag = "2")]
     pub legacy: ::prost::alloc::vec::Vec<LegacyBackup>,
+    /// there are older ones
+    #[prost(bool, tag = "3")]
+    pub more: bool,
 }
 /// A backup that an older system left in the same root.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -7,9 +7,9 @@
 
 use std::collections::BTreeSet;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
-use super::manifest::{ArchiveManifest, ArchiveRecord, BackupRecord, ChainLine, FORMAT, Outcome};
+use super::manifest::{ArchiveManifest, ArchiveRecord, BackupRecord, FORMAT, Outcome};
 use crate::error::RepositoryError;
 use crate::ingest::{lock, outcome_of};
 use crate::keys::KeyRing;
@@ -17,9 +17,9 @@ use crate::layout;
 use crate::names::BackupName;
 use crate::refs::Refs;
 use crate::repo::Repository;
-use crate::signed::{MAX_JSON, Sha256};
+use crate::signed::Sha256;
 use crate::store::lease::LeaseError;
-use crate::store::{ListedKind, ObjectPath, StoreError};
+use crate::store::{ObjectPath, StoreError};
 
 /// An archive that is ready to be committed.
 #[derive(Debug, Clone)]
@@ -81,73 +81,7 @@ pub trait Guard {
     fn done(&self, step: CommitStep);
 }
 
-/// Every backup that was ever committed, oldest first.
-#[derive(Debug, Default)]
-pub struct Chain {
-    /// The lines that can be read.
-    pub lines: Vec<ChainLine>,
-    /// What is wrong with others, a line each.
-    pub findings: Vec<String>,
-    head: Option<Sha256>,
-    /// The highest sequence that a line or a backup has: none is given twice, even where lines were lost.
-    highest: u64,
-}
-
-impl Chain {
-    fn add(&mut self, sequence: u64, digest: Sha256, line: Result<ChainLine, String>) {
-        let (expected, previous) = (self.next_sequence(), self.head());
-        if sequence != expected {
-            self.findings.push(format!("the chain has no line {expected}"));
-        }
-        match line {
-            Ok(line) if line.sequence != sequence => {
-                self.findings.push(format!("line {sequence} of the chain says that it is another one"));
-            }
-            Ok(line) => {
-                if sequence == expected && line.previous != previous {
-                    self.findings
-                        .push(format!("line {sequence} of the chain does not fit the one before it"));
-                }
-                self.lines.push(line);
-            }
-            Err(why) => self.findings.push(format!("line {sequence} of the chain: {why}")),
-        }
-        self.head = Some(digest);
-        self.highest = self.highest.max(sequence);
-    }
-
-    fn next_sequence(&self) -> u64 {
-        self.highest + 1
-    }
-
-    fn head(&self) -> Option<Sha256> {
-        self.head
-    }
-}
-
 impl Repository {
-    /// A name for a backup that starts `now`: that second, or the next one that neither this repository
-    /// nor `in_use` (jobs that have not committed yet) knows.
-    pub fn reserve_name(
-        &self,
-        now: Timestamp,
-        in_use: &BTreeSet<BackupName>,
-    ) -> Result<BackupName, RepositoryError> {
-        let mut taken = in_use.clone();
-        for folder in [None, Some(&layout::staging())] {
-            taken.extend(self.store.list(folder)?.iter().filter_map(|listed| listed.name.parse().ok()));
-        }
-        taken.extend(self.chain()?.lines.into_iter().map(|line| line.name));
-        let mut time = now;
-        loop {
-            let name = BackupName::from_time(time);
-            if !taken.contains(&name) {
-                return Ok(name);
-            }
-            time = time.saturating_add(SignedDuration::from_secs(1)).expect("a second can be added");
-        }
-    }
-
     /// Commits a backup under the eyes of `guard`.
     pub fn commit(
         &self,
@@ -157,8 +91,11 @@ impl Repository {
         guard: &dyn Guard,
     ) -> Result<BackupRecord, RepositoryError> {
         let _one_at_a_time = lock(&self.commits);
-        let chain = self.complete_chain(keys, now)?;
+        // Forgotten on every way out but the good ones: then the next one reads the chain again.
+        let mut known = lock(&self.chain_end);
+        let end = self.continued(known.take(), keys, now)?;
         if let Some(record) = self.committed(draft)? {
+            *known = Some(end);
             return Ok(record);
         }
         guard.done(CommitStep::Begun);
@@ -166,7 +103,7 @@ impl Repository {
         guard.done(CommitStep::Resolved);
         self.write_indexes(draft)?;
         guard.done(CommitStep::Indexed);
-        let record = self.stage(draft, keys, chain.next_sequence(), chain.head(), guard)?;
+        let (record, digest) = self.stage(draft, keys, end.next_sequence(), end.head(), guard)?;
         guard.may_write().map_err(RepositoryError::Fenced)?;
         guard.done(CommitStep::Allowed);
         self.store.publish(
@@ -175,56 +112,9 @@ impl Repository {
             layout::BACKUP_JSON,
         )?;
         guard.done(CommitStep::Renamed);
-        self.complete_chain(keys, now)?;
+        *known = Some(self.add_line(end, (&record, digest), keys, now)?);
         guard.done(CommitStep::Chained);
         Ok(record)
-    }
-
-    /// Adds the chain line of a backup that a crash left without one, and returns the whole chain.
-    pub fn complete_chain(&self, keys: &KeyRing, now: Timestamp) -> Result<Chain, RepositoryError> {
-        let mut chain = self.chain()?;
-        let mut unchained: Vec<(BackupRecord, Sha256)> = Vec::new();
-        for listed in self.store.list(None)? {
-            let (Ok(name), ListedKind::Folder) = (listed.name.parse::<BackupName>(), listed.kind) else {
-                continue;
-            };
-            if chain.lines.iter().any(|line| line.name == name) {
-                continue;
-            }
-            match self.backup_with_digest(&name) {
-                Ok(found) => unchained.push(found),
-                // Foreign or damaged folders have no place in the chain.
-                Err(error) if error.is_damage() || error.is_foreign() => {}
-                Err(error) => return Err(error),
-            }
-        }
-        unchained.sort_by_key(|(record, _)| record.sequence);
-        for (record, digest) in unchained {
-            if record.sequence != chain.next_sequence() || record.previous != chain.head() {
-                tracing::warn!(backup = %record.name, "a backup does not continue the chain; it is left out of it");
-                chain.highest = chain.highest.max(record.sequence);
-                continue;
-            }
-            let (sequence, previous) = (record.sequence, record.previous);
-            let line = ChainLine { sequence, name: record.name, backup: digest, previous, at: now };
-            let file = keys.signing().sign(&line);
-            self.store.create(&layout::chain_line(sequence), file.bytes())?;
-            chain.add(sequence, file.digest(), Ok(line));
-        }
-        Ok(chain)
-    }
-
-    /// The chain as it lies there. A damaged line is told in [`Chain::findings`] and stops nothing: neither
-    /// the reading of other backups nor new ones.
-    pub fn chain(&self) -> Result<Chain, RepositoryError> {
-        let mut chain = Chain::default();
-        for listed in self.store.list(Some(&layout::chain()))? {
-            let Some((sequence, path)) = layout::chain_line_named(&listed.name) else { continue };
-            let file = self.store.read(&path, MAX_JSON)?;
-            let line = self.config.signing_key.verify::<ChainLine>(&file);
-            chain.add(sequence, Sha256::of(&file), line.map_err(|error| error.to_string()));
-        }
-        Ok(chain)
     }
 
     fn committed(&self, draft: &BackupDraft) -> Result<Option<BackupRecord>, RepositoryError> {
@@ -268,7 +158,7 @@ impl Repository {
         sequence: u64,
         previous: Option<Sha256>,
         guard: &dyn Guard,
-    ) -> Result<BackupRecord, RepositoryError> {
+    ) -> Result<(BackupRecord, Sha256), RepositoryError> {
         let folder = layout::staged(&draft.name);
         self.store.delete_folder(&folder)?;
         let mut files = Staged { repository: self, folder, sums: Vec::new() };
@@ -306,7 +196,7 @@ impl Repository {
         guard.done(CommitStep::Summed);
         self.store.create(&folder.join(layout::BACKUP_JSON), signed.bytes())?;
         guard.done(CommitStep::Staged);
-        Ok(record)
+        Ok((record, signed.digest()))
     }
 }
 

@@ -1,5 +1,7 @@
 //! What backups there are: read back from the folders, each signature checked.
 
+use std::collections::HashSet;
+
 use super::manifest::{ArchiveManifest, BackupRecord};
 use crate::error::RepositoryError;
 use crate::layout;
@@ -46,12 +48,7 @@ impl Repository {
             };
             match self.backup(&name) {
                 Ok(record) => listing.backups.push(record),
-                Err(error) if error.is_foreign() => {
-                    // What may not even be looked into is shown all the same.
-                    let contents = self.store.list(Some(&layout::backup(&name))).unwrap_or_default();
-                    let contents = contents.into_iter().map(|listed| listed.name).collect();
-                    listing.legacy.push(LegacyBackup { name, contents });
-                }
+                Err(error) if error.is_foreign() => listing.legacy.push(self.legacy_backup(name)),
                 Err(error) if error.is_damage() => listing.damaged.push((name, error)),
                 Err(error) => return Err(error),
             }
@@ -60,13 +57,37 @@ impl Repository {
         let pins = self.pins()?;
         listing.backups.iter_mut().for_each(|record| record.pin = pins.of(record));
         let chain = self.chain()?;
-        let is_there = |name: &BackupName| {
-            listing.backups.iter().any(|record| record.name == *name)
-                || listing.damaged.iter().any(|(damaged, _)| damaged == name)
-        };
-        listing.lost = chain.lines.into_iter().map(|line| line.name).filter(|name| !is_there(name)).collect();
+        let there = listing.backups.iter().map(|record| &record.name);
+        let there: HashSet<&BackupName> = there.chain(listing.damaged.iter().map(|(name, _)| name)).collect();
+        let lost = chain.lines.iter().map(|line| &line.name).filter(|name| !there.contains(name));
+        listing.lost = lost.cloned().collect();
         listing.chain = chain.findings;
         Ok(listing)
+    }
+
+    /// Timestamp folders of an older system; looks into none whose name is `known` as one of ours.
+    pub fn legacy(&self, known: &HashSet<BackupName>) -> Result<Vec<LegacyBackup>, RepositoryError> {
+        let mut legacy = Vec::new();
+        for listed in self.store.list(None)? {
+            let (Ok(name), ListedKind::Folder) = (listed.name.parse::<BackupName>(), listed.kind) else {
+                continue;
+            };
+            if known.contains(&name) {
+                continue;
+            }
+            match self.backup(&name) {
+                Err(error) if error.is_foreign() => legacy.push(self.legacy_backup(name)),
+                Err(error) if !error.is_damage() => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(legacy)
+    }
+
+    /// What may not even be looked into is shown all the same.
+    fn legacy_backup(&self, name: BackupName) -> LegacyBackup {
+        let contents = self.store.list(Some(&layout::backup(&name))).unwrap_or_default();
+        LegacyBackup { name, contents: contents.into_iter().map(|listed| listed.name).collect() }
     }
 
     /// A backup's record, its signature checked.

@@ -1,5 +1,6 @@
 //! What a committed backup is: archive manifests, `backup.json`, the chain, the commit itself.
 
+pub mod chain;
 pub mod commit;
 pub mod listing;
 pub mod manifest;

@@ -66,8 +66,10 @@ pub(crate) fn ingest(bytes: &[u8]) {
             }
         }
     }
-    if let Ok(table) = v1::BlobTable::decode(bytes) {
-        let _ = convert::ids32::<BlobId>("blob_ids", &table.blob_ids);
+    if let Ok(listed) = v1::BlobTables::decode(bytes) {
+        for table in &listed.tables {
+            let _ = convert::ids32::<BlobId>("blob_ids", &table.blob_ids);
+        }
     }
     if let Ok(opened) = v1::OpenedSegment::decode(bytes) {
         agent::decoders::opened_segment(&opened);

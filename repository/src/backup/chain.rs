@@ -1,0 +1,247 @@
+//! The chain: one signed line for each backup ever committed, and the names that they have taken.
+//!
+//! Must stay true: no sequence and no name is given twice, whatever was deleted since; a damaged line is told
+//! and stops nothing. What the one writer remembers of the chain is believed only while the newest line is
+//! there and no line follows it, so that a line of another writer, and a chain that was lost, are noticed
+//! before anything is added; a commit then costs the same whether the chain has ten lines or ten thousand.
+
+use std::collections::{BTreeSet, HashSet};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::manifest::{BackupRecord, ChainLine};
+use crate::error::RepositoryError;
+use crate::ingest::lock;
+use crate::keys::KeyRing;
+use crate::layout;
+use crate::names::BackupName;
+use crate::repo::Repository;
+use crate::signed::{MAX_JSON, Sha256};
+use crate::store::{ListedKind, StoreError};
+
+/// Every backup that was ever committed, oldest first.
+#[derive(Debug, Default)]
+pub struct Chain {
+    /// The lines that can be read.
+    pub lines: Vec<ChainLine>,
+    /// What is wrong with others, a line each.
+    pub findings: Vec<String>,
+    head: Option<Sha256>,
+    /// The sequence of the newest line; 0: there is none.
+    newest: u64,
+    /// The highest sequence that a line or a backup has: none is given twice, even where lines were lost.
+    highest: u64,
+}
+
+impl Chain {
+    fn add(&mut self, sequence: u64, digest: Sha256, line: Result<ChainLine, String>) {
+        let (expected, previous) = (self.highest + 1, self.head);
+        if sequence != expected {
+            self.findings.push(format!("the chain has no line {expected}"));
+        }
+        match line {
+            Ok(line) if line.sequence != sequence => {
+                self.findings.push(format!("line {sequence} of the chain says that it is another one"));
+            }
+            Ok(line) => {
+                if sequence == expected && line.previous != previous {
+                    self.findings
+                        .push(format!("line {sequence} of the chain does not fit the one before it"));
+                }
+                self.lines.push(line);
+            }
+            Err(why) => self.findings.push(format!("line {sequence} of the chain: {why}")),
+        }
+        self.head = Some(digest);
+        self.newest = sequence;
+        self.highest = self.highest.max(sequence);
+    }
+}
+
+/// What the one writer remembers of the chain.
+#[derive(Debug)]
+pub(crate) struct ChainEnd {
+    /// The names of all lines, and those that other things had in the root when the chain was read.
+    taken: HashSet<BackupName>,
+    head: Option<Sha256>,
+    newest: u64,
+    highest: u64,
+    /// True if every backup has its line: only then a new one may be added at once.
+    is_complete: bool,
+}
+
+impl ChainEnd {
+    fn of(chain: &Chain, root: impl IntoIterator<Item = BackupName>, is_complete: bool) -> Self {
+        let names = chain.lines.iter().map(|line| line.name.clone());
+        Self {
+            taken: names.chain(root).collect(),
+            head: chain.head,
+            newest: chain.newest,
+            highest: chain.highest,
+            is_complete,
+        }
+    }
+
+    /// The sequence of the next backup.
+    pub(super) fn next_sequence(&self) -> u64 {
+        self.highest + 1
+    }
+
+    /// What the next backup names as the line before it.
+    pub(super) fn head(&self) -> Option<Sha256> {
+        self.head
+    }
+}
+
+impl Repository {
+    /// A name for a backup that starts `now`: that second, or the next one that neither this repository
+    /// nor `in_use` (jobs that have not committed yet) knows.
+    pub fn reserve_name(
+        &self,
+        now: Timestamp,
+        in_use: &BTreeSet<BackupName>,
+    ) -> Result<BackupName, RepositoryError> {
+        let mut known = lock(&self.chain_end);
+        let end = match known.take() {
+            Some(end) if self.is_the_end(&end)? => end,
+            _ => ChainEnd::of(&self.chain()?, self.names_in_root()?, false),
+        };
+        let end = known.insert(end);
+        let mut time = now;
+        loop {
+            let name = BackupName::from_time(time);
+            if !in_use.contains(&name) && !end.taken.contains(&name) && !self.is_taken(&name)? {
+                return Ok(name);
+            }
+            time = time.saturating_add(SignedDuration::from_secs(1)).expect("a second can be added");
+        }
+    }
+
+    /// Whether anything in the root or among the unfinished backups has this name.
+    fn is_taken(&self, name: &BackupName) -> Result<bool, RepositoryError> {
+        for path in [layout::backup(name), layout::staged(name)] {
+            // An object, or what is neither object nor absent: an empty folder of somebody else.
+            let is_absent = matches!(self.store.size(&path), Err(error) if error.is_not_found());
+            if !is_absent || !self.store.list(Some(&path))?.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn names_in_root(&self) -> Result<Vec<BackupName>, RepositoryError> {
+        Ok(self.store.list(None)?.iter().filter_map(|listed| listed.name.parse().ok()).collect())
+    }
+
+    /// True if the newest line that is remembered is there and no line follows it.
+    fn is_the_end(&self, end: &ChainEnd) -> Result<bool, RepositoryError> {
+        let is_there = |sequence| match self.store.size(&layout::chain_line(sequence)) {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        };
+        Ok((end.newest == 0 || is_there(end.newest)?) && !is_there(end.highest + 1)?)
+    }
+
+    /// Where the chain ends, every backup in it: as remembered, where nothing speaks against it.
+    pub(super) fn continued(
+        &self,
+        known: Option<ChainEnd>,
+        keys: &KeyRing,
+        now: Timestamp,
+    ) -> Result<ChainEnd, RepositoryError> {
+        match known {
+            Some(end) if end.is_complete && self.is_the_end(&end)? => Ok(end),
+            _ => Ok(self.completed(keys, now)?.1),
+        }
+    }
+
+    /// Adds the line of a backup that was published just now. A line that is there already is not ours to
+    /// judge: then everything is read again.
+    pub(super) fn add_line(
+        &self,
+        mut end: ChainEnd,
+        (record, digest): (&BackupRecord, Sha256),
+        keys: &KeyRing,
+        now: Timestamp,
+    ) -> Result<ChainEnd, RepositoryError> {
+        let (sequence, name) = (record.sequence, record.name.clone());
+        let line = ChainLine { sequence, name, backup: digest, previous: end.head, at: now };
+        let file = keys.signing().sign(&line);
+        match self.store.create(&layout::chain_line(sequence), file.bytes()) {
+            Err(StoreError::AlreadyExists { .. }) => return Ok(self.completed(keys, now)?.1),
+            other => other?,
+        }
+        end.taken.insert(line.name);
+        end.head = Some(file.digest());
+        (end.newest, end.highest) = (sequence, sequence);
+        Ok(end)
+    }
+
+    /// Adds the chain line of a backup that a crash left without one, and returns the whole chain.
+    pub fn complete_chain(&self, keys: &KeyRing, now: Timestamp) -> Result<Chain, RepositoryError> {
+        let mut known = lock(&self.chain_end);
+        *known = None;
+        let (chain, end) = self.completed(keys, now)?;
+        *known = Some(end);
+        Ok(chain)
+    }
+
+    fn completed(&self, keys: &KeyRing, now: Timestamp) -> Result<(Chain, ChainEnd), RepositoryError> {
+        let mut chain = self.chain()?;
+        let chained: HashSet<&BackupName> = chain.lines.iter().map(|line| &line.name).collect();
+        let (mut unchained, mut foreign) = (Vec::new(), Vec::new());
+        for listed in self.store.list(None)? {
+            let Ok(name) = listed.name.parse::<BackupName>() else { continue };
+            if chained.contains(&name) {
+                continue;
+            }
+            if listed.kind == ListedKind::Folder {
+                match self.backup_with_digest(&name) {
+                    Ok(found) => unchained.push(found),
+                    // Foreign or damaged folders have no place in the chain.
+                    Err(error) if error.is_damage() || error.is_foreign() => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            foreign.push(name);
+        }
+        unchained.sort_by_key(|(record, _)| record.sequence);
+        for (record, digest) in unchained {
+            if record.sequence != chain.highest + 1 || record.previous != chain.head {
+                tracing::warn!(backup = %record.name, "a backup does not continue the chain; it is left out of it");
+                chain.highest = chain.highest.max(record.sequence);
+                continue;
+            }
+            let (sequence, previous) = (record.sequence, record.previous);
+            let line = ChainLine { sequence, name: record.name, backup: digest, previous, at: now };
+            let file = keys.signing().sign(&line);
+            self.store.create(&layout::chain_line(sequence), file.bytes())?;
+            chain.add(sequence, file.digest(), Ok(line));
+        }
+        let end = ChainEnd::of(&chain, foreign, true);
+        Ok((chain, end))
+    }
+
+    /// The chain as it lies there. A damaged line is told in [`Chain::findings`] and stops nothing: neither
+    /// the reading of other backups nor new ones.
+    pub fn chain(&self) -> Result<Chain, RepositoryError> {
+        let mut chain = Chain::default();
+        for listed in self.store.list(Some(&layout::chain()))? {
+            let Some((sequence, path)) = layout::chain_line_named(&listed.name) else { continue };
+            let file = self.store.read(&path, MAX_JSON)?;
+            let line = self.config.signing_key.verify::<ChainLine>(&file);
+            chain.add(sequence, Sha256::of(&file), line.map_err(|error| error.to_string()));
+        }
+        Ok(chain)
+    }
+
+    /// The chain's line of this sequence; `None` if it is not there, or not what was written.
+    pub(crate) fn chain_line(&self, sequence: u64) -> Result<Option<ChainLine>, RepositoryError> {
+        match self.store.read(&layout::chain_line(sequence), MAX_JSON) {
+            Ok(file) => Ok(self.config.signing_key.verify::<ChainLine>(&file).ok()),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! A domain's index as files: read, written, merged.
+//!
+//! Each commit writes a small file for what its domain has taken in. Small files are merged into larger ones
+//! as in a log-structured merge tree, so that there are some dozens at most, whatever was backed up, and each
+//! line is written some few times. Must stay true: at no moment is a pack in no file: the merged file is
+//! durable before those that it replaces go, it names all of them that are still there, and a crash between
+//! leaves files that count for nothing. A reader who finds a file gone that was listed lists again.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::error::RepositoryError;
+use crate::ids::DomainId;
+use crate::index::{DomainIndex, IndexFile, IndexedPack, MAX_INDEX_FILE};
+use crate::ingest::DomainState;
+use crate::layout;
+use crate::repo::Repository;
+use crate::signed::Sha256;
+use crate::store::StoreError;
+
+/// About how long an index file gets, in bytes.
+const INDEX_FILE: u64 = 32 << 20;
+/// Files shorter than this are of the lowest tier; each tier above it is [`FAN`] times as long.
+const LOWEST_TIER: u64 = 8 << 10;
+/// So many files of a tier become one.
+const FAN: usize = 8;
+/// Files above these tiers (4 MiB and more) are not merged any more.
+const TIERS: u32 = 4;
+/// How often a list is read again whose files have gone meanwhile. Then they count as gone: whatever they
+/// said is in a newer file, or in the packs.
+const LISTS: usize = 4;
+
+/// The index files of a domain that count, and what lies beside them.
+#[derive(Debug, Default)]
+pub(crate) struct IndexFiles {
+    live: Vec<FileLength>,
+    /// Those that another one stands for.
+    replaced: Vec<Sha256>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileLength {
+    name: Sha256,
+    bytes: u64,
+}
+
+/// A domain's index, and the index files that could not be used for it.
+pub(crate) struct LoadedIndex {
+    pub(crate) index: DomainIndex,
+    pub(crate) damaged: Vec<Sha256>,
+    pub(crate) files: IndexFiles,
+}
+
+/// A file's tier; `None` for those that stay as they are.
+fn tier(bytes: u64) -> Option<u32> {
+    (0..TIERS).find(|tier| bytes < LOWEST_TIER * (FAN as u64).pow(*tier))
+}
+
+/// Which files a new one of `bytes` bytes takes in: where its tier is full, all of that tier and those below,
+/// and so on upwards.
+fn taken_in(live: &[FileLength], bytes: u64) -> Vec<FileLength> {
+    let (mut taken, mut all) = (Vec::new(), bytes);
+    while let Some(own) = tier(all) {
+        let rest = |file: &&FileLength| !taken.contains(*file);
+        let beside = live.iter().filter(rest).filter(|file| tier(file.bytes) == Some(own)).count();
+        if beside + 1 < FAN {
+            break;
+        }
+        let more = live.iter().filter(rest).filter(|file| tier(file.bytes).is_some_and(|tier| tier <= own));
+        let more: Vec<FileLength> = more.copied().collect();
+        all += more.iter().map(|file| file.bytes).sum::<u64>();
+        taken.extend(more);
+    }
+    taken
+}
+
+impl Repository {
+    /// Writes an index file for the packs that have none, and merges older ones into it.
+    pub(crate) fn index_what_is_not(
+        &self,
+        domain: DomainId,
+        state: &mut DomainState,
+    ) -> Result<(), RepositoryError> {
+        if state.unindexed.is_empty() {
+            return Ok(());
+        }
+        let mut packs = state.unindexed.clone();
+        let mut replaces = [state.files.replaced.as_slice(), &state.damaged].concat();
+        for file in taken_in(&state.files.live, packs.iter().map(IndexedPack::encoded_length).sum()) {
+            match self.read_index_file(&domain, &file.name) {
+                Ok(Some(read)) => {
+                    packs.extend(read.packs);
+                    replaces.push(file.name);
+                }
+                // It stays, and whoever verifies tells of it.
+                Ok(None) => {
+                    tracing::warn!(name = %file.name, "an index file is damaged or gone; it is not merged")
+                }
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "an index file cannot be read; it is not merged this time");
+                }
+            }
+        }
+        let mut seen = HashSet::new();
+        packs.retain(|pack| seen.insert(pack.id));
+        let written = self.write_index(domain, packs, &replaces)?;
+        state.unindexed.clear();
+        state.damaged.clear();
+        state.files.live.retain(|file| !replaces.contains(&file.name));
+        state.files.live.extend(written);
+        state.files.replaced = self.delete_replaced(&domain, replaces);
+        Ok(())
+    }
+
+    /// Deletes index files that others stand for, and returns those that are still there. What cannot be
+    /// deleted counts for nothing, and the next file names it again.
+    pub(crate) fn delete_replaced(&self, domain: &DomainId, replaced: Vec<Sha256>) -> Vec<Sha256> {
+        let delete = |name: &Sha256| self.store.delete(&layout::index_file(domain, name));
+        let stays = |name: &Sha256| match delete(name) {
+            Ok(()) => false,
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "an index file that another one replaces cannot be deleted");
+                true
+            }
+        };
+        replaced.into_iter().filter(stays).collect()
+    }
+
+    /// Writes index files for `packs`, each of a size that is read with ease; the last one replaces what is
+    /// to be replaced, so that at no moment a pack is in no file.
+    pub(crate) fn write_index(
+        &self,
+        domain: DomainId,
+        packs: Vec<IndexedPack>,
+        replaces: &[Sha256],
+    ) -> Result<Vec<FileLength>, RepositoryError> {
+        let mut files = vec![Vec::new()];
+        let mut length = 0;
+        for pack in packs {
+            length += pack.encoded_length();
+            if length > INDEX_FILE && files.last().is_some_and(|file| !file.is_empty()) {
+                files.push(Vec::new());
+                length = pack.encoded_length();
+            }
+            files.last_mut().expect("there is one from the start").push(pack);
+        }
+        let last = files.len() - 1;
+        let mut written = Vec::with_capacity(files.len());
+        for (nth, packs) in files.into_iter().enumerate() {
+            let replaces = if nth == last { replaces.to_vec() } else { Vec::new() };
+            written.push(self.write_index_file(&IndexFile { domain, replaces, packs })?);
+        }
+        Ok(written)
+    }
+
+    fn write_index_file(&self, index: &IndexFile) -> Result<FileLength, RepositoryError> {
+        let bytes = index.encode();
+        let written = FileLength { name: Sha256::of(&bytes), bytes: bytes.len() as u64 };
+        let path = layout::index_file(&index.domain, &written.name);
+        match self.store.create(&path, &bytes) {
+            Err(StoreError::AlreadyExists { .. }) => {
+                if self.store.read(&path, MAX_INDEX_FILE)? != bytes {
+                    // The name is the content's: whatever else lies there is a torn or rotten copy of it.
+                    self.store.replace(&path, &bytes)?;
+                }
+            }
+            other => other?,
+        }
+        Ok(written)
+    }
+
+    /// A domain's index as its files give it; those that are damaged are left out and named.
+    pub(crate) fn load_index(&self, domain: &DomainId) -> Result<LoadedIndex, RepositoryError> {
+        let mut read: HashMap<Sha256, Option<(IndexFile, u64)>> = HashMap::new();
+        for _ in 0..LISTS {
+            let names = self.index_names(domain)?;
+            read.retain(|name, _| names.contains(name));
+            let mut is_whole = true;
+            for name in names {
+                if read.contains_key(&name) {
+                    continue;
+                }
+                match self.store.read(&layout::index_file(domain, &name), MAX_INDEX_FILE) {
+                    Ok(bytes) => {
+                        read.insert(name, decode(domain, &name, &bytes));
+                    }
+                    Err(error) if error.is_not_found() => is_whole = false,
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            if is_whole {
+                break;
+            }
+        }
+        let files = || read.iter().filter_map(|(name, file)| Some((name, file.as_ref()?)));
+        let replaced: HashSet<Sha256> = files().flat_map(|(_, (file, _))| file.replaces.clone()).collect();
+        let is_damaged = |name: &&Sha256| read[*name].is_none() && !replaced.contains(*name);
+        let damaged = read.keys().filter(is_damaged).copied().collect();
+        let live = files().filter(|(name, _)| !replaced.contains(*name));
+        let live = live.map(|(name, (_, bytes))| FileLength { name: *name, bytes: *bytes }).collect();
+        let files = IndexFiles {
+            live,
+            replaced: read.keys().filter(|name| replaced.contains(*name)).copied().collect(),
+        };
+        let counts = |(name, file): (Sha256, Option<(IndexFile, u64)>)| {
+            (!replaced.contains(&name)).then_some(file?.0.packs)
+        };
+        let index = DomainIndex::new(read.into_iter().filter_map(counts).flatten());
+        Ok(LoadedIndex { index, damaged, files })
+    }
+
+    /// `None` if it is not what its name says, or not there.
+    fn read_index_file(
+        &self,
+        domain: &DomainId,
+        name: &Sha256,
+    ) -> Result<Option<IndexFile>, RepositoryError> {
+        match self.store.read(&layout::index_file(domain, name), MAX_INDEX_FILE) {
+            Ok(bytes) => Ok(decode(domain, name, &bytes).map(|(file, _)| file)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(crate) fn index_names(&self, domain: &DomainId) -> Result<Vec<Sha256>, RepositoryError> {
+        let listed = self.store.list(Some(&layout::index(domain)))?;
+        let name = |name: &str| crate::ids::unhex(name).and_then(|bytes| bytes.try_into().ok()).map(Sha256);
+        Ok(listed.iter().filter_map(|listed| name(&listed.name)).collect())
+    }
+}
+
+fn decode(domain: &DomainId, name: &Sha256, bytes: &[u8]) -> Option<(IndexFile, u64)> {
+    let file = IndexFile::decode(bytes).ok()?;
+    (Sha256::of(bytes) == *name && file.domain == *domain).then_some((file, bytes.len() as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_stay_few_and_each_line_is_written_few_times() {
+        let (mut live, mut written) = (Vec::new(), 0);
+        for nth in 0..20_000u64 {
+            let taken = taken_in(&live, 700);
+            let bytes = 700 + taken.iter().map(|file| file.bytes).sum::<u64>();
+            live.retain(|file| !taken.contains(file));
+            live.push(FileLength { name: Sha256::of(&nth.to_le_bytes()), bytes });
+            written += bytes;
+            assert!(
+                live.len() <= TIERS as usize * (FAN - 1) + (nth as usize * 700) / (4 << 20),
+                "{}",
+                live.len()
+            );
+        }
+        assert_eq!(live.iter().map(|file| file.bytes).sum::<u64>(), 20_000 * 700);
+        assert!(written < 20_000 * 700 * 8, "each line was written {} times", written / 20_000 / 700);
+    }
+
+    #[test]
+    fn a_large_file_is_left_as_it_is() {
+        let large = FileLength { name: Sha256::of(b"large"), bytes: 30 << 20 };
+        let small = |nth: u8| FileLength { name: Sha256::of(&[nth]), bytes: 100 };
+        let live: Vec<_> = (0..7).map(small).chain([large]).collect();
+        assert_eq!(taken_in(&live, 100).len(), 7);
+        assert_eq!(taken_in(&live, 40 << 20), []);
+        assert_eq!(taken_in(&live[1..], 100), []);
+    }
+}
