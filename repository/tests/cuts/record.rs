@@ -14,6 +14,7 @@ use repository::store::calls::watch::{Verdict, Watcher};
 use rustix::fs::AtFlags;
 
 use super::states::{Kept, Tree};
+use crate::watchers::Forgets;
 
 /// A file or a folder, whatever its names. The root is the first.
 pub type Node = usize;
@@ -58,14 +59,6 @@ pub enum Op {
     },
     /// Said by the test: what it expects from here on.
     Mark(usize),
-}
-
-/// What the recorded program forgets: it goes on as if it had been done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Forgets {
-    Nothing,
-    FolderSyncs,
-    FileSyncs,
 }
 
 #[derive(Debug)]
@@ -133,11 +126,7 @@ impl Live {
 
 impl Watcher for Recorder {
     fn verdict(&self, call: &Call<'_>) -> Verdict {
-        match (call, self.forgets) {
-            (Call::SyncFolder { .. }, Forgets::FolderSyncs) => Verdict::Forget,
-            (Call::SyncFile { .. }, Forgets::FileSyncs) => Verdict::Forget,
-            _ => Verdict::Make,
-        }
+        self.forgets.verdict(call)
     }
 
     fn made(&self, call: &Call<'_>) {

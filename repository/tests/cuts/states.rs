@@ -306,6 +306,16 @@ impl Tree {
         }
     }
 
+    pub fn digest(&self) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new();
+        for (path, content) in &self.0 {
+            for part in [path.as_bytes(), content] {
+                hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
+            }
+        }
+        hasher.finalize()
+    }
+
     /// Lays it into an empty folder.
     pub fn write(&self, root: &Path) {
         for (path, content) in &self.0 {

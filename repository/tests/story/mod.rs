@@ -30,6 +30,14 @@ pub use survives::survives;
 
 pub type Answer<T> = Result<T, Box<dyn std::error::Error>>;
 
+/// Where the repository lies: opened anew by each controller.
+pub type Storage<'a> = &'a dyn Fn() -> Answer<Arc<dyn Store>>;
+
+/// A folder of a disk.
+pub fn local(root: &Path) -> impl Fn() -> Answer<Arc<dyn Store>> + '_ {
+    || Ok(Arc::new(LocalStore::open(root)?))
+}
+
 /// What somebody was told, and what may be there without anybody's having been told.
 #[derive(Debug, Clone, Default)]
 pub struct Told {
@@ -63,10 +71,21 @@ pub enum Step {
     Confirm,
     /// A verification calls each pack damaged, and another one sound.
     Doubt,
+    /// A verification finds all that was told to be complete intact.
+    Verify,
     RebuildIndex,
     RenewLease,
     /// It stops in an orderly way.
     Stop,
+}
+
+impl Step {
+    pub fn in_short(&self) -> String {
+        match self {
+            Step::BackUp(second, files) => format!("BackUp at {second} of {} files", files.len()),
+            other => format!("{other:?}"),
+        }
+    }
 }
 
 /// Everything that a repository is asked to do in its life.
@@ -81,6 +100,7 @@ pub fn story() -> Vec<Step> {
         Step::BackUp(200, files(&["a", "b2", "c/d", "e"])),
         Step::RenewLease,
         Step::Doubt,
+        Step::Verify,
         Step::BackUp(300, files(&["a", "f"])),
         Step::RebuildIndex,
         Step::Stop,
@@ -104,8 +124,8 @@ fn holder() -> Holder {
 
 impl Controller {
     /// What `controller/src/depot.rs` does at a start.
-    pub fn start(root: &Path, second: i64) -> Answer<(Self, Option<RecoveryKey>)> {
-        let store: Arc<dyn Store> = Arc::new(LocalStore::open(root)?);
+    pub fn start(storage: Storage<'_>, second: i64) -> Answer<(Self, Option<RecoveryKey>)> {
+        let store = storage()?;
         let opened = match Repository::open(store.clone()) {
             Err(RepositoryError::NotARepository { .. }) => None,
             answer => Some(answer?),
@@ -165,17 +185,36 @@ pub struct World {
 }
 
 impl World {
-    /// As it goes on from `told`: with a controller that runs, if there is a repository.
-    pub fn resumed(root: &Path, told: &Told, second: i64) -> Self {
-        let controller = told.started.then(|| Controller::start(root, second).expect("starts").0);
+    /// As it goes on from `told`, with a controller or without.
+    pub fn resumed(storage: Storage<'_>, told: &Told, runs: bool) -> Self {
+        let controller = runs.then(|| Controller::start(storage, 0).expect("starts").0);
         Self { told: told.clone(), controller }
+    }
+
+    /// False after it stopped, or failed to.
+    pub fn runs(&self) -> bool {
+        self.controller.is_some()
+    }
+
+    /// The controller is killed.
+    pub fn dies(&mut self) {
+        self.controller = None;
+    }
+
+    pub fn has_complete(&self) -> bool {
+        self.told.backups.values().any(|(_, fate)| *fate == Fate::Complete)
+    }
+
+    /// Says what is not as it was told, as far as the running controller can see.
+    pub fn check(&self) -> Result<(), String> {
+        self.controller.as_ref().map_or(Ok(()), |controller| survives::check(controller, &self.told))
     }
 
     /// Takes one step. `tell` hears of what may be there from now on before it is begun, and of what was
     /// acknowledged when it is. After an error the same step may be taken again.
-    pub fn take(&mut self, root: &Path, step: &Step, tell: &mut dyn FnMut(&Told)) -> Answer<()> {
+    pub fn take(&mut self, storage: Storage<'_>, step: &Step, tell: &mut dyn FnMut(&Told)) -> Answer<()> {
         if let Step::Start = step {
-            let (controller, shown) = Controller::start(root, 0)?;
+            let (controller, shown) = Controller::start(storage, 0)?;
             self.controller = Some(controller);
             self.told.started = true;
             self.told.recovery_keys.extend(shown);
@@ -205,6 +244,7 @@ impl World {
                 let listing = controller.repository.list()?;
                 controller.doubt(listing.backups.first().expect("one is complete"))?;
             }
+            Step::Verify => survives::check(controller, &self.told)?,
             Step::RebuildIndex => {
                 controller.repository.rebuild_index()?;
             }

@@ -1,13 +1,11 @@
 //! Looks at what is left of a repository, as the next controller and its users would.
 
-use std::path::Path;
-
 use repository::backup::manifest::BackupRecord;
 use repository::keys::SlotSecret;
 use repository::names::BackupName;
 use repository::verify::Depth;
 
-use super::{Controller, Fate, Told};
+use super::{Controller, Fate, Storage, Told};
 use crate::support::*;
 
 /// How often what is listed is read.
@@ -17,10 +15,10 @@ enum Read {
     One,
 }
 
-/// Says what is wrong with the repository in `root`, whose users were told `told`. Goes on with it: it is
-/// another repository afterwards.
-pub fn survives(root: &Path, told: &Told) -> Result<(), String> {
-    let started = Controller::start(root, 1_000).map_err(|error| told_at_length("start", &*error))?.0;
+/// Says what is wrong with a repository whose users were told `told`. Goes on with it: it is another one
+/// afterwards.
+pub fn survives(storage: Storage<'_>, told: &Told) -> Result<(), String> {
+    let started = Controller::start(storage, 1_000).map_err(|error| told_at_length("start", &*error))?.0;
     let repository = &started.repository;
     check_listed(&started, told, Read::All)?;
     for key in &told.recovery_keys {
@@ -45,9 +43,12 @@ pub fn survives(root: &Path, told: &Told) -> Result<(), String> {
         told.backups.insert(name, (files.clone(), Fate::Complete));
         check_backup(&started, &record, &files)?;
     }
-    check_listed(&started, &told, Read::One)?;
-    drop(started);
-    Ok(())
+    check_listed(&started, &told, Read::One)
+}
+
+/// The same of a controller that runs.
+pub(super) fn check(controller: &Controller, told: &Told) -> Result<(), String> {
+    check_listed(controller, told, Read::All)
 }
 
 fn check_listed(controller: &Controller, told: &Told, read: Read) -> Result<(), String> {

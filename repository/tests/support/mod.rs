@@ -300,6 +300,12 @@ pub fn verdicts(
     Ok(report.archives.into_iter().flat_map(|archive| archive.packs).collect())
 }
 
+/// A folder for what need not outlast the test: in memory, where the machine has a place for that.
+pub fn scratch() -> tempfile::TempDir {
+    let in_memory = tempfile::tempdir_in("/dev/shm");
+    in_memory.or_else(|_| tempfile::tempdir()).expect("a folder")
+}
+
 /// Numbers that a seed picks.
 pub struct Dice(blake3::OutputReader);
 

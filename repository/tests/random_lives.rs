@@ -1,0 +1,140 @@
+//! Random lives of a repository against a model of it: a map from each backup to its files. Backups,
+//! verifications, key changes and maintenance in any order, with a storage that fails or a controller that
+//! dies at any call; what is listed and what comes back is compared with the model byte for byte.
+//!
+//! The gate lives some dozen lives, always the same; `NEURASHIELD_CRASH=long` some thousand, from
+//! `NEURASHIELD_FIRST_SEED=…` on. What fails names its seed.
+
+mod story;
+mod support;
+
+use std::sync::Arc;
+
+use repository::store::Store;
+use repository::store::faulty::{Effect, Fault, FaultyStore, Operation};
+use repository::store::memory::MemoryStore;
+use story::{Answer, Fate, Step, World, survives};
+use support::*;
+
+const STEPS: usize = 12;
+const NAMES: [&str; 8] = ["a", "b", "c/d", "c/e", "f", "g", "h/i/j", "k"];
+
+struct Life {
+    dice: Dice,
+    disk: FaultyStore<MemoryStore>,
+    world: World,
+    files: Files,
+    second: i64,
+}
+
+impl Life {
+    fn new(seed: u64) -> Self {
+        let disk = FaultyStore::new(MemoryStore::new());
+        Self { dice: Dice::new(seed), disk, world: World::default(), files: Files::new(), second: 0 }
+    }
+
+    fn take(&mut self, step: &Step) -> Answer<()> {
+        let disk = self.disk.clone();
+        let storage = || Ok(Arc::new(disk.clone()) as Arc<dyn Store>);
+        self.world.take(&storage, step, &mut |_| {})
+    }
+
+    fn next_step(&mut self) -> Step {
+        if !self.world.runs() {
+            return Step::Start;
+        }
+        match self.dice.below(20) {
+            0 => Step::AddRecoveryKey,
+            1 if !self.world.told.recovery_keys.is_empty() => Step::Confirm,
+            2 => Step::RebuildIndex,
+            3 => Step::RenewLease,
+            4 => Step::Stop,
+            5..7 if self.world.has_complete() => Step::Doubt,
+            7..10 if self.world.has_complete() => Step::Verify,
+            _ => self.back_up(),
+        }
+    }
+
+    /// The next night, or the attempt of one that was cut off.
+    fn back_up(&mut self) -> Step {
+        let begun = self.world.told.backups.iter().find(|(_, (_, fate))| *fate == Fate::Begun);
+        if let Some((name, (files, _))) = begun
+            && self.dice.below(2) == 0
+        {
+            return Step::BackUp(name.time().as_second() - at(0).as_second(), (**files).clone());
+        }
+        for _ in 0..self.dice.below(4) {
+            let name = NAMES[self.dice.below(NAMES.len())];
+            if self.dice.below(3) == 0 {
+                self.files.remove(name);
+            } else {
+                let length = 1 + self.dice.below(3_000);
+                self.files.insert(name, noise(&format!("{name}{}", self.dice.below(4)), length));
+            }
+        }
+        self.second += 60;
+        Step::BackUp(self.second, self.files.clone())
+    }
+
+    fn order_a_fault(&mut self) {
+        let nth = 1 + self.dice.below(60) as u64;
+        let kinds = [Operation::Write, Operation::Finish];
+        let fault = match self.dice.below(6) {
+            0 => Fault::crash_at(nth),
+            1 => Fault::new(Effect::AnswerLost).nth(nth).and_all_later(),
+            2 => Fault::new(Effect::Refused).nth(nth),
+            3 => Fault::new(Effect::AnswerLost).nth(nth),
+            4 => Fault::new(Effect::Full).nth(nth).and_all_later(),
+            _ => Fault::new(Effect::Torn).on(kinds[self.dice.below(2)]).nth(1 + nth / 8).and_all_later(),
+        };
+        self.disk.fail(fault);
+    }
+
+    fn live(&mut self) -> Result<(), String> {
+        let mut lived = Vec::new();
+        for _ in 0..STEPS {
+            let step = self.next_step();
+            let is_faulty = self.dice.below(2) == 0;
+            if is_faulty {
+                self.order_a_fault();
+            }
+            let answer = self.take(&step);
+            let failed = is_faulty && self.disk.unfired() == 0;
+            self.disk.heal();
+            lived.push(format!("{}{}", step.in_short(), if failed { " (on a failing store)" } else { "" }));
+            self.go_on(&step, answer, failed)
+                .map_err(|wrong| format!("{wrong}, after {}", lived.join(", ")))?;
+        }
+        let disk = self.disk.inner().clone();
+        let storage = || Ok(Arc::new(disk.clone()) as Arc<dyn Store>);
+        survives(&storage, &self.world.told).map_err(|wrong| format!("{wrong}, after {}", lived.join(", ")))
+    }
+
+    /// After an error the controller dies, or the step is taken again.
+    fn go_on(&mut self, step: &Step, answer: Answer<()>, failed: bool) -> Result<(), String> {
+        if let Err(error) = answer {
+            if !failed {
+                return Err(format!("on a sound store: {error}"));
+            }
+            if self.dice.below(2) == 0 {
+                self.world.dies();
+                self.take(&Step::Start).map_err(|error| format!("the next start fails: {error}"))?;
+            } else if self.world.runs() || *step == Step::Start {
+                self.take(step).map_err(|error| format!("the same step fails again: {error}"))?;
+            }
+        }
+        self.world.check()
+    }
+}
+
+#[test]
+fn a_repository_stays_equal_to_its_model_whatever_happens_to_it() {
+    let is_long = std::env::var("NEURASHIELD_CRASH").is_ok_and(|form| form == "long");
+    let first = std::env::var("NEURASHIELD_FIRST_SEED").map_or(1, |seed| seed.parse().expect("a number"));
+    let count: u64 = if is_long { 3_000 } else { 40 };
+    println!("lives with the seeds {first} to {}", first + count - 1);
+    let wrong = (first..first + count)
+        .filter_map(|seed| Life::new(seed).live().err().map(|wrong| format!("seed {seed}: {wrong}")));
+    let wrong: Vec<String> = wrong.collect();
+    assert!(wrong.is_empty(), "{} lives went wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
