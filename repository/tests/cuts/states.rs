@@ -67,6 +67,15 @@ impl<'a> States<'a> {
         (0..end).filter(move |nth| self.ops[*nth].changes_something() && self.settled[*nth] > end)
     }
 
+    /// Right after each mark nothing is left but what was durable.
+    pub fn worst_after_marks(&self) -> impl Iterator<Item = State> + '_ {
+        let ends = self.ops.iter().enumerate().filter(|(_, op)| matches!(op, Op::Mark(_)));
+        ends.map(|(nth, _)| {
+            let end = nth + 1;
+            State { end, harmed: self.pending(end).map(|nth| (nth, Kept::Lost)).collect() }
+        })
+    }
+
     /// Some state, picked by `dice`.
     pub fn random(&self, dice: &mut Dice) -> State {
         let end = dice.below(self.ops.len() + 1);
