@@ -140,6 +140,11 @@ pub fn staged(name: &BackupName) -> ObjectPath {
     staging().join(name)
 }
 
+/// The mark of an unfinished backup whose files lie where the backup will be.
+pub fn claim(name: &BackupName) -> ObjectPath {
+    staged(name).join(crate::store::CLAIM)
+}
+
 /// A committed backup.
 pub fn backup(name: &BackupName) -> ObjectPath {
     ObjectPath::new(name.as_str())

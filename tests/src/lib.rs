@@ -5,6 +5,7 @@
 
 mod clock;
 mod forwarder;
+pub mod s3;
 mod steps;
 mod system;
 

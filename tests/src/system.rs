@@ -420,7 +420,7 @@ pub enum Process {
 
 /// A port that nobody listens at and that the kernel gives to no connection (it takes them from 32768 on),
 /// so that it is still free when a program is started, or started again.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     const FIRST: u32 = 12_000;
     const COUNT: u32 = 20_000;
     static NEXT: AtomicU32 = AtomicU32::new(0);

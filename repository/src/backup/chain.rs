@@ -233,7 +233,16 @@ impl Repository {
             let line = self.config.signing_key.verify::<ChainLine>(&file);
             chain.add(sequence, Sha256::of(&file), line.map_err(|error| error.to_string()));
         }
-        Ok(chain)
+        // A list may lag: what follows the newest line that it shows is asked for by name.
+        loop {
+            let sequence = chain.newest + 1;
+            let file = match self.store.read(&layout::chain_line(sequence), MAX_JSON) {
+                Err(error) if error.is_not_found() => return Ok(chain),
+                other => other?,
+            };
+            let line = self.config.signing_key.verify::<ChainLine>(&file);
+            chain.add(sequence, Sha256::of(&file), line.map_err(|error| error.to_string()));
+        }
     }
 
     /// The chain's line of this sequence; `None` if it is not there, or not what was written.

@@ -159,8 +159,9 @@ impl Repository {
         previous: Option<Sha256>,
         guard: &dyn Guard,
     ) -> Result<(BackupRecord, Sha256), RepositoryError> {
-        let folder = layout::staged(&draft.name);
-        self.store.delete_folder(&folder)?;
+        let staged = layout::staged(&draft.name);
+        let (place, last) = (layout::backup(&draft.name), layout::BACKUP_JSON);
+        let folder = self.store.stage(&staged, &place, last, &draft.job)?;
         let mut files = Staged { repository: self, folder, sums: Vec::new() };
         let mut drafts: Vec<&ArchiveDraft> = draft.archives.iter().collect();
         drafts.sort_by(|a, b| a.manifest.source.cmp(&b.manifest.source));
@@ -194,7 +195,7 @@ impl Repository {
         let folder = files.folder;
         self.store.create(&folder.join(layout::SHA256SUMS), sums.as_bytes())?;
         guard.done(CommitStep::Summed);
-        self.store.create(&folder.join(layout::BACKUP_JSON), signed.bytes())?;
+        self.store.create(&staged.join(layout::BACKUP_JSON), signed.bytes())?;
         guard.done(CommitStep::Staged);
         Ok((record, signed.digest()))
     }

@@ -9,7 +9,7 @@ use crate::names::{BackupName, SourceId};
 use crate::refs::Refs;
 use crate::repo::Repository;
 use crate::signed::{MAX_JSON, Sha256};
-use crate::store::ListedKind;
+use crate::store::{ABANDONED, ListedKind};
 
 /// The longest refs file, in bytes.
 const MAX_REFS: u64 = 256 << 20;
@@ -48,7 +48,7 @@ impl Repository {
             };
             match self.backup(&name) {
                 Ok(record) => listing.backups.push(record),
-                Err(error) if error.is_foreign() => listing.legacy.push(self.legacy_backup(name)),
+                Err(error) if error.is_foreign() => listing.legacy.extend(self.legacy_backup(name)?),
                 Err(error) if error.is_damage() => listing.damaged.push((name, error)),
                 Err(error) => return Err(error),
             }
@@ -76,7 +76,7 @@ impl Repository {
                 continue;
             }
             match self.backup(&name) {
-                Err(error) if error.is_foreign() => legacy.push(self.legacy_backup(name)),
+                Err(error) if error.is_foreign() => legacy.extend(self.legacy_backup(name)?),
                 Err(error) if !error.is_damage() => return Err(error),
                 _ => {}
             }
@@ -84,10 +84,14 @@ impl Repository {
         Ok(legacy)
     }
 
-    /// What may not even be looked into is shown all the same.
-    fn legacy_backup(&self, name: BackupName) -> LegacyBackup {
+    /// A timestamp folder without a backup, unless a writer of ours left it so. What may not even be looked
+    /// into is shown all the same.
+    fn legacy_backup(&self, name: BackupName) -> Result<Option<LegacyBackup>, RepositoryError> {
+        if self.is_left_over(&name)? {
+            return Ok(None);
+        }
         let contents = self.store.list(Some(&layout::backup(&name))).unwrap_or_default();
-        LegacyBackup { name, contents: contents.into_iter().map(|listed| listed.name).collect() }
+        Ok(Some(LegacyBackup { name, contents: contents.into_iter().map(|listed| listed.name).collect() }))
     }
 
     /// A backup's record, its signature checked.
@@ -106,6 +110,9 @@ impl Repository {
             }
             other => other?,
         };
+        if file == ABANDONED {
+            return Err(RepositoryError::NoBackup { name: name.clone() });
+        }
         let record: BackupRecord = self
             .config
             .signing_key

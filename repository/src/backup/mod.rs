@@ -2,6 +2,7 @@
 
 pub mod chain;
 pub mod commit;
+mod left_over;
 pub mod listing;
 pub mod manifest;
 pub mod wishes;

@@ -18,6 +18,7 @@
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -40,6 +41,7 @@ pub enum Operation {
     Size,
     Modified,
     List,
+    Stage,
     Publish,
     Withdraw,
     Rename,
@@ -53,7 +55,8 @@ pub enum Operation {
 pub struct Call {
     /// What.
     pub operation: Operation,
-    /// On which path; `from -> to` for `publish`, `withdraw` and `rename`, empty where there is none (the root).
+    /// On which path; `from -> to` for `stage`, `publish`, `withdraw` and `rename`, empty where there is none (the
+    /// root).
     pub path: String,
 }
 
@@ -339,6 +342,17 @@ impl<S: Store> Store for FaultyStore<S> {
         run(&self.script, Operation::List, called, &path, || self.inner.list(folder))
     }
 
+    fn stage(
+        &self,
+        from: &ObjectPath,
+        to: &ObjectPath,
+        last: &str,
+        owner: &str,
+    ) -> Result<ObjectPath, StoreError> {
+        let called = format!("{from} -> {to}");
+        run(&self.script, Operation::Stage, called, to, || self.inner.stage(from, to, last, owner))
+    }
+
     fn publish(&self, from: &ObjectPath, to: &ObjectPath, last: &str) -> Result<(), StoreError> {
         let called = format!("{from} -> {to}");
         run(&self.script, Operation::Publish, called, to, || self.inner.publish(from, to, last))
@@ -364,6 +378,10 @@ impl<S: Store> Store for FaultyStore<S> {
 
     fn free_space(&self) -> Result<Option<u64>, StoreError> {
         run(&self.script, Operation::FreeSpace, String::new(), &no_path(), || self.inner.free_space())
+    }
+
+    fn settling(&self) -> Result<Duration, StoreError> {
+        self.inner.settling()
     }
 
     fn warnings(&self) -> Vec<String> {

@@ -7,7 +7,10 @@
 //!
 //! Must stay true: the highest object is never deleted (a released lease stays, marked), or a fence could
 //! come twice; and nobody's safety rests on clocks. A holder that slept past its expiry finds a higher
-//! fence in [`Lease::check`] before it commits. Time is an argument here, never asked for.
+//! fence in [`Lease::check`] before it commits. Time is an argument here, never asked for. Nor does safety
+//! rest on a fresh list: a list only says where to begin, and the next fences are asked for by name. For
+//! that the newest few objects stay. Where the storage cannot decide between two creations of one name,
+//! both are looked at after a while: the later one has overwritten the earlier, whose holder sees it.
 
 use std::sync::Arc;
 
@@ -23,6 +26,10 @@ pub const DEFAULT_TTL: SignedDuration = SignedDuration::from_secs(90);
 const FOLDER: &str = "repository/lease";
 const FENCE_DIGITS: usize = 20;
 const MAX_RECORD_BYTES: u64 = 4096;
+
+/// So many of the newest records are kept: as many may come and go between a look at the list and the next
+/// request, or before a list shows them.
+const KEPT: u64 = 8;
 
 /// Two that start at one moment collide once or twice; who collides more often than this meets a crowd.
 const MAX_ATTEMPTS: u32 = 5;
@@ -128,7 +135,7 @@ impl Lease {
     ) -> Result<Self, LeaseError> {
         let expires = expiry(now, ttl);
         for _ in 0..MAX_ATTEMPTS {
-            let highest = highest_fence(&*store)?;
+            let highest = highest_fence(&*store, 0)?;
             if let Some(current) = highest.map(|fence| read(&*store, fence)).transpose()?.flatten()
                 && current.blocks(holder, now)
             {
@@ -143,10 +150,16 @@ impl Lease {
                 Err(StoreError::AlreadyExists { .. }) => continue,
                 Err(error) => return Err(error.into()),
             }
-            // Between our list and our creation others may have come and gone past our fence.
-            if highest_fence(&*store)? == Some(fence) {
-                delete_older(&*store, fence);
-                return Ok(Self { store, record });
+            settle(&*store)?;
+            // Between our look and our creation others may have come and gone past our fence.
+            let lease = Self { store: store.clone(), record };
+            match lease.check() {
+                Ok(()) => {
+                    delete_outdated(&*store, fence);
+                    return Ok(lease);
+                }
+                Err(LeaseError::Lost { .. }) => {}
+                Err(error) => return Err(error),
             }
         }
         Err(LeaseError::Contended)
@@ -176,7 +189,7 @@ impl Lease {
     /// Makes sure that nobody has taken over: to be called before each commit.
     pub fn check(&self) -> Result<(), LeaseError> {
         let lost = || LeaseError::Lost { fence: self.fence() };
-        if highest_fence(&*self.store)? != Some(self.fence()) {
+        if highest_fence(&*self.store, self.fence())? != Some(self.fence()) {
             return Err(lost());
         }
         // The number alone could be another's, had somebody emptied the folder by hand.
@@ -240,8 +253,26 @@ fn fences(store: &dyn Store) -> Result<Vec<u64>, StoreError> {
     Ok(listed.iter().filter_map(|listed| fence_of(&listed.name)).collect())
 }
 
-fn highest_fence(store: &dyn Store) -> Result<Option<u64>, StoreError> {
-    Ok(fences(store)?.last().copied())
+/// The highest fence there is, `at_least` this one if it is not 0.
+fn highest_fence(store: &dyn Store, at_least: u64) -> Result<Option<u64>, StoreError> {
+    let mut highest = fences(store)?.last().copied().unwrap_or(0).max(at_least);
+    while let Some(next) = highest.checked_add(1) {
+        match store.size(&path(next)) {
+            Ok(_) => highest = next,
+            Err(error) if error.is_not_found() => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Some(highest).filter(|highest| *highest > 0))
+}
+
+#[expect(clippy::disallowed_methods, reason = "two seconds, once at a start, on storage that decides nothing")]
+fn settle(store: &dyn Store) -> Result<(), StoreError> {
+    let time = store.settling()?;
+    if !time.is_zero() {
+        std::thread::sleep(time);
+    }
+    Ok(())
 }
 
 /// The record of this fence; `None` if its object is gone.
@@ -254,11 +285,12 @@ fn read(store: &dyn Store, fence: u64) -> Result<Option<Record>, LeaseError> {
     serde_json::from_slice(&bytes).map(Some).map_err(|source| LeaseError::Unreadable { path, source })
 }
 
-/// Older records are garbage whatever they say; what cannot be deleted now is deleted by the next holder.
-fn delete_older(store: &dyn Store, fence: u64) {
-    let deleted = fences(store).and_then(|fences| {
-        fences.into_iter().filter(|older| *older < fence).try_for_each(|older| store.delete(&path(older)))
-    });
+/// Old records are garbage whatever they say; what cannot be deleted now is deleted by the next holder.
+/// The oldest goes first: whose record is still there finds the next one, too.
+fn delete_outdated(store: &dyn Store, fence: u64) {
+    let is_outdated = |older: &u64| older.saturating_add(KEPT) <= fence;
+    let deleted = fences(store)
+        .and_then(|fences| fences.into_iter().filter(is_outdated).try_for_each(|older| store.delete(&path(older))));
     if let Err(error) = deleted {
         tracing::warn!(%error, "cannot delete outdated lease records; they do no harm");
     }
@@ -301,7 +333,7 @@ mod tests {
         assert!(refused.to_string().contains("host-1"), "{refused}");
         let second = acquire(&store, 2, 90).unwrap();
         assert_eq!(second.fence(), 2);
-        assert_eq!(names(&store), ["00000000000000000002.json"]);
+        second.check().unwrap();
     }
 
     #[test]
@@ -314,7 +346,6 @@ mod tests {
         assert!(matches!(slow.renew(at(101), TTL), Err(LeaseError::Lost { fence: 1 })));
         slow.release().unwrap();
         new.check().unwrap();
-        assert_eq!(names(&store), ["00000000000000000002.json"]);
     }
 
     #[test]
@@ -346,6 +377,16 @@ mod tests {
     }
 
     #[test]
+    fn the_newest_records_stay_and_older_ones_go() {
+        let store = MemoryStore::new();
+        for second in 0..20 {
+            acquire(&store, 1, second).unwrap();
+        }
+        let kept: Vec<u64> = names(&store).iter().filter_map(|name| fence_of(name)).collect();
+        assert_eq!(kept, (13..=20).collect::<Vec<u64>>());
+    }
+
+    #[test]
     fn an_unreadable_record_stops_only_as_the_newest_and_the_advice_works() {
         let store = MemoryStore::new();
         store.create(&path(7), b"{torn").unwrap();
@@ -359,7 +400,6 @@ mod tests {
 
         store.create(&path(3), b"{torn").unwrap();
         assert_eq!(acquire(&store, 1, 1).unwrap().fence(), 9);
-        assert_eq!(names(&store), ["00000000000000000009.json"]);
     }
 
     #[test]
@@ -420,7 +460,7 @@ mod tests {
                 let again =
                     acquire(&inner, 1, 30).unwrap_or_else(|error| panic!("{effect:?} {nth}: {error:?}"));
                 again.check().unwrap();
-                assert_eq!(names(&inner).len(), 1, "{effect:?} {nth} {answer:?}");
+                assert!(names(&inner).len() <= 3, "{effect:?} {nth} {answer:?}");
             }
         }
     }

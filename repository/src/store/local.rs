@@ -168,6 +168,11 @@ impl Store for LocalStore {
         Ok(listed)
     }
 
+    fn stage(&self, from: &ObjectPath, _: &ObjectPath, _: &str, _: &str) -> Result<ObjectPath, StoreError> {
+        self.delete_folder(from)?;
+        Ok(from.clone())
+    }
+
     fn publish(&self, from: &ObjectPath, to: &ObjectPath, last: &str) -> Result<(), StoreError> {
         let parent_and_folder = self.root.open_folder(from.parent().as_ref()).and_then(|parent| {
             let folder = durable::open_folder(&parent, from.name())?;

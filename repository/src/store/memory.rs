@@ -192,6 +192,11 @@ impl Store for MemoryStore {
         Ok(listed.into_iter().map(|(name, kind)| Listed { name: name.to_owned(), kind }).collect())
     }
 
+    fn stage(&self, from: &ObjectPath, _: &ObjectPath, _: &str, _: &str) -> Result<ObjectPath, StoreError> {
+        self.delete_folder(from)?;
+        Ok(from.clone())
+    }
+
     fn publish(&self, from: &ObjectPath, to: &ObjectPath, last: &str) -> Result<(), StoreError> {
         let mut objects = self.lock();
         let names = names_in(&objects, from);

@@ -6,10 +6,13 @@
 //!   change outlives a power cut. When it returns an error the change may or may not have happened; repeating the
 //!   call is safe.
 //! - *Whole*: a reader sees an object whole or not at all.
-//! - *Honest lists*: a list that failed is an error, never an empty list.
+//! - *Honest lists*: a list that failed is an error, never an empty list. On object storage a list may lag: what
+//!   was made a moment ago may be missing, what was deleted may still be shown. A read by name never lags, so
+//!   nothing that must be right rests on a list being fresh.
 //! - A failed write or sync is never tried again on the same file.
 
 use std::fmt;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -21,10 +24,20 @@ mod durable;
 pub mod faulty;
 pub mod lease;
 pub mod local;
+pub mod location;
 #[cfg(any(test, feature = "testing"))]
 pub mod memory;
 pub mod probe;
 mod root;
+pub mod s3;
+
+/// What lies under the name of a folder's last object where the folder was begun, never published and ended
+/// for good: the name stays used, the folder does not exist. Only where nothing can be moved.
+pub const ABANDONED: &[u8] = b"{\"abandoned\":true}\n";
+
+/// The object in `from` of [`Store::stage`] by which a store that writes a folder in its place says so: while it
+/// is there and the folder's last object is not, what lies in the folder is nobody's backup.
+pub const CLAIM: &str = "claim";
 
 /// A name inside a store: relative, `/` between its parts, e.g. `repository/packs/ab/ab12…`. Parts are
 /// 1 to 255 bytes of printable ASCII without `/`, and neither `.` nor `..`.
@@ -162,11 +175,44 @@ pub trait Store: Send + Sync + fmt::Debug {
     fn size(&self, path: &ObjectPath) -> Result<u64, StoreError>;
     /// When the object was written, by the storage's own clock. Moving it may set it anew.
     fn modified(&self, path: &ObjectPath) -> Result<Timestamp, StoreError>;
+    /// The sizes of several objects, in their order.
+    fn sizes(&self, paths: &[ObjectPath]) -> Vec<Result<u64, StoreError>> {
+        paths.iter().map(|path| self.size(path)).collect()
+    }
     /// What lies directly in `folder` (`None`: the root), sorted by name. A folder that does not exist is
     /// empty.
     fn list(&self, folder: Option<&ObjectPath>) -> Result<Vec<Listed>, StoreError>;
-    /// Makes everything under the folder `from` appear as the folder `to`, all at once; `last` is the name,
-    /// within it, of the object whose presence means that it is whole.
+    /// Every object under `folder`, however deep: its name relative to it and its size, sorted by name.
+    fn list_all(&self, folder: &ObjectPath) -> Result<Vec<(String, u64)>, StoreError> {
+        let mut names = Vec::new();
+        let mut folders = vec![(String::new(), folder.clone())];
+        while let Some((prefix, folder)) = folders.pop() {
+            for Listed { name, kind } in self.list(Some(&folder))? {
+                match (kind, ObjectPath::parse(&format!("{folder}/{name}"))) {
+                    (ListedKind::Object { size }, _) => names.push((format!("{prefix}{name}"), size)),
+                    (ListedKind::Folder, Some(inner)) => folders.push((format!("{prefix}{name}/"), inner)),
+                    // A name that is none of ours.
+                    _ => {}
+                }
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+    /// Begins a folder that [`Store::publish`] is to make appear as `to`, and says where its objects are to be
+    /// created until then: in `from` where a folder can be moved, in `to` itself where nothing can. `last`
+    /// alone, the object whose presence means that the folder is whole, is always created in `from`. What an
+    /// earlier attempt of the same `owner` left makes way; where the folder is written in its place, another
+    /// owner gets [`StoreError::AlreadyExists`].
+    fn stage(
+        &self,
+        from: &ObjectPath,
+        to: &ObjectPath,
+        last: &str,
+        owner: &str,
+    ) -> Result<ObjectPath, StoreError>;
+    /// Makes the folder that was begun by [`Store::stage`] appear as `to`, all at once: before, `to` has no
+    /// object `last`; after it, the folder is whole.
     fn publish(&self, from: &ObjectPath, to: &ObjectPath, last: &str) -> Result<(), StoreError>;
     /// The inverse of [`Store::publish`]: the folder `from` ceases to exist, all at once. What was in it may lie
     /// under `to` afterwards, a free name: garbage that the caller deletes. A folder that is gone already is
@@ -174,7 +220,20 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// `NotFound`, and it is left alone; where a withdrawal can stop half-way (S3: `last` goes first), it is
     /// carried on instead.
     fn withdraw(&self, from: &ObjectPath, to: &ObjectPath, last: &str) -> Result<(), StoreError>;
-    /// Moves one object; `to` must not exist.
+    /// Ends a folder that was begun and not published, so that it never can be: `last` in `to` is then
+    /// [`ABANDONED`]. False where somebody may still be at work on it, or where what is unfinished does not
+    /// show and there is nothing to end. For the one writer.
+    fn abandon(&self, from: &ObjectPath, to: &ObjectPath, last: &str) -> Result<bool, StoreError> {
+        let _ = (from, to, last);
+        Ok(false)
+    }
+    /// Clears away uploads that writers left unfinished and that cost something though no list shows them;
+    /// says how many. For the one writer.
+    fn sweep(&self) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+    /// Moves one object; `to` must not exist. Where that takes a copy, both may be there after an error, and
+    /// repeating the call ends it; and of two callers at one moment both may succeed.
     fn rename(&self, from: &ObjectPath, to: &ObjectPath) -> Result<(), StoreError>;
     /// Deletes an object; one that is gone already is fine.
     fn delete(&self, path: &ObjectPath) -> Result<(), StoreError>;
@@ -182,6 +241,11 @@ pub trait Store: Send + Sync + fmt::Debug {
     fn delete_folder(&self, path: &ObjectPath) -> Result<(), StoreError>;
     /// Bytes still free, where the store can tell.
     fn free_space(&self) -> Result<Option<u64>, StoreError>;
+    /// For how long after a creation somebody else may still take the same name, where the storage cannot
+    /// decide at once: whoever must be sure looks again after this time.
+    fn settling(&self) -> Result<Duration, StoreError> {
+        Ok(Duration::ZERO)
+    }
     /// What people should know of this storage before they trust it: whole sentences, none if all is well.
     fn warnings(&self) -> Vec<String> {
         Vec::new()

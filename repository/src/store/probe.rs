@@ -13,7 +13,7 @@ pub enum ProbeError {
     /// It answers, but not as promised.
     #[error(
         "{location} cannot hold a repository: {finding}. Use storage that keeps its word here: a local disk \
-         (ext4, xfs, btrfs, zfs), or a volume backed by one"
+         (ext4, xfs, btrfs, zfs), a volume backed by one, or an S3 bucket"
     )]
     BrokenPromise {
         /// Where.
@@ -136,11 +136,14 @@ impl Probe<'_> {
     fn publishes_exclusively(&self) -> Result<(), ProbeError> {
         let [first, second, to] = ["first", "second", "published"].map(|name| self.folder.join(name));
         for (folder, content) in [(&first, FIRST), (&second, SECOND)] {
-            self.refused("create a file", self.store.create(&folder.join("inner/object"), content))?;
+            let place = self.refused("begin a folder", self.store.stage(folder, &to, "last", "probe"))?;
+            let inner = place.join(folder.name()).join("object");
+            self.refused("create a file", self.store.create(&inner, content))?;
             self.refused("create a file", self.store.create(&folder.join("last"), content))?;
         }
+        self.is_gone(&to.join("last"), "a folder is there before it was renamed to its place")?;
         self.refused("rename a folder", self.store.publish(&first, &to, "last"))?;
-        self.reads(&to.join("inner/object"), FIRST, "a file in a renamed folder reads back differently")?;
+        self.reads(&to.join("first/object"), FIRST, "a file in a renamed folder reads back differently")?;
         self.is_gone(&first.join("last"), "a renamed folder is still there under its old name")?;
         self.exists_already(
             "refuse to rename a folder onto an existing one",
@@ -259,6 +262,15 @@ mod tests {
         }
         fn list(&self, folder: Option<&ObjectPath>) -> Result<Vec<Listed>, StoreError> {
             if self.lie == Lie::ListIsStale { Ok(Vec::new()) } else { self.honest.list(folder) }
+        }
+        fn stage(
+            &self,
+            from: &ObjectPath,
+            to: &ObjectPath,
+            last: &str,
+            owner: &str,
+        ) -> Result<ObjectPath, StoreError> {
+            self.honest.stage(from, to, last, owner)
         }
         fn publish(&self, from: &ObjectPath, to: &ObjectPath, last: &str) -> Result<(), StoreError> {
             if self.lie == Lie::PublishMerges {

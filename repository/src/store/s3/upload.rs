@@ -1,0 +1,183 @@
+//! An object whose name is known only at its end: a pack, named by its hash.
+//!
+//! Up to 24 MiB are held in memory and put in one request under their name: so nearly every pack goes, at
+//! the price of one request. What grows beyond goes in parts to a name of its own in the staging folder
+//! and is copied by the server to its place, since an upload in parts has to be begun under a name. A
+//! note beside it says how to end it: parts of an upload that was never ended cost money and are in no
+//! list.
+
+use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
+use object_store::multipart::{MultipartStore, PartId};
+use object_store::{Error, ObjectStoreExt};
+use serde::{Deserialize, Serialize};
+
+use super::failure::{Outcome, failure, outcome};
+use super::put::fresh_mark;
+use super::runtime::{leave, wait};
+use super::{S3Store, below};
+use crate::store::{ObjectPath, Store, StoreError, Upload};
+
+/// So much is held: a pack of the usual size with room to spare.
+const WHOLE: usize = 24 << 20;
+/// At least 5 MiB, says the protocol; a pack has up to 1 GiB.
+const PART: usize = 16 << 20;
+
+/// An unfinished upload whose note is older than this belongs to nobody.
+pub(super) const LEFT: SignedDuration = SignedDuration::from_hours(24);
+
+fn uploads() -> ObjectPath {
+    ObjectPath::new("repository/staging/uploads")
+}
+
+/// An upload.
+pub(super) struct S3Upload {
+    store: S3Store,
+    held: Vec<u8>,
+    parts: Option<InParts>,
+}
+
+/// One that has outgrown memory.
+struct InParts {
+    /// Where it is until it has its name.
+    staged: ObjectPath,
+    id: String,
+    parts: Vec<PartId>,
+    length: u64,
+}
+
+/// What has to be known to end an upload in parts.
+#[derive(Serialize, Deserialize)]
+struct Note {
+    upload: String,
+}
+
+fn note_of(staged: &ObjectPath) -> ObjectPath {
+    ObjectPath::new(format!("{staged}.json"))
+}
+
+impl S3Upload {
+    pub(super) fn new(store: S3Store) -> Self {
+        Self { store, held: Vec::new(), parts: None }
+    }
+
+    fn begin_parts(&self) -> Result<InParts, StoreError> {
+        let staged = uploads().join(fresh_mark());
+        let (client, key) = (self.store.clients.small.clone(), self.store.key(&staged));
+        let id = wait(async move { client.create_multipart(&key).await })
+            .map_err(|error| failure("write", &staged, &error))?;
+        let note = serde_json::to_vec(&Note { upload: id.clone() }).expect("a note has a JSON form");
+        self.store.replace(&note_of(&staged), &note)?;
+        Ok(InParts { staged, id, parts: Vec::new(), length: 0 })
+    }
+
+    fn put_part(&mut self, bytes: Vec<u8>) -> Result<(), StoreError> {
+        let parts = self.parts.as_mut().expect("only called once it goes in parts");
+        let (client, key) = (self.store.clients.large.clone(), self.store.key(&parts.staged));
+        let (id, nth, length) = (parts.id.clone(), parts.parts.len(), bytes.len() as u64);
+        let part = wait(async move { client.put_part(&key, &id, nth, Bytes::from(bytes).into()).await });
+        parts.parts.push(part.map_err(|error| failure("write", &parts.staged, &error))?);
+        parts.length += length;
+        Ok(())
+    }
+
+    /// Makes the parts one object.
+    fn complete(&mut self) -> Result<(), StoreError> {
+        let parts = self.parts.as_mut().expect("only called once it goes in parts");
+        let (client, key) = (self.store.clients.large.clone(), self.store.key(&parts.staged));
+        let (id, given) = (parts.id.clone(), std::mem::take(&mut parts.parts));
+        let completed = wait(async move { client.complete_multipart(&key, &id, given).await });
+        match completed {
+            Ok(_) => Ok(()),
+            // The first answer was lost, and now the server knows no such upload.
+            Err(error) => match self.store.size(&parts.staged) {
+                Ok(size) if size == parts.length => Ok(()),
+                _ => Err(failure("write", &parts.staged, &error)),
+            },
+        }
+    }
+}
+
+impl Upload for S3Upload {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.held.extend_from_slice(bytes);
+        if self.parts.is_none() && self.held.len() > WHOLE {
+            self.parts = Some(self.begin_parts()?);
+        }
+        while self.parts.is_some() && self.held.len() >= PART {
+            let rest = self.held.split_off(PART);
+            let part = std::mem::replace(&mut self.held, rest);
+            self.put_part(part)?;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self: Box<Self>, path: &ObjectPath) -> Result<(), StoreError> {
+        if self.parts.is_none() {
+            let bytes = Bytes::from(std::mem::take(&mut self.held));
+            return self.store.put_new(path, bytes);
+        }
+        if !self.held.is_empty() {
+            let rest = std::mem::take(&mut self.held);
+            self.put_part(rest)?;
+        }
+        self.complete()?;
+        let staged = self.parts.as_ref().map(|parts| parts.staged.clone()).expect("it goes in parts");
+        self.store.copy_new(&staged, path)?;
+        // What is left of it now is a staged object, which `drop` takes away.
+        Ok(())
+    }
+}
+
+impl Drop for S3Upload {
+    fn drop(&mut self) {
+        let Some(parts) = self.parts.take() else { return };
+        let small = self.store.clients.small.clone();
+        let (staged, note) = (self.store.key(&parts.staged), self.store.key(&note_of(&parts.staged)));
+        // What cannot be cleared away now is cleared away by the next writer, by its note.
+        leave(async move {
+            let aborted = small.abort_multipart(&staged, &parts.id).await;
+            let is_over = aborted.as_ref().map_or_else(|error| outcome(error) == Outcome::Missing, |()| true);
+            if is_over && small.delete(&staged).await.is_ok() {
+                drop(small.delete(&note).await);
+            }
+        });
+    }
+}
+
+impl S3Store {
+    /// A copy made by the server, to a name that must be free.
+    fn copy_new(&self, from: &ObjectPath, to: &ObjectPath) -> Result<(), StoreError> {
+        if self.look(to)?.is_some() {
+            return Err(StoreError::AlreadyExists { path: to.clone() });
+        }
+        self.copy(from, to)
+    }
+
+    /// Clears away uploads in parts that nobody ended. The parts themselves go by the upload's id.
+    pub(super) fn sweep_uploads(&self, now: Timestamp) -> Result<u64, StoreError> {
+        let mut swept = 0;
+        for (name, _) in self.list_all(&uploads())? {
+            let Some(note) = below(&uploads(), &name) else { continue };
+            let Some(staged) = name.strip_suffix(".json").and_then(|name| below(&uploads(), name)) else {
+                continue;
+            };
+            if !self.look(&note)?.is_some_and(|found| now.duration_since(found.written) > LEFT) {
+                continue;
+            }
+            if let Ok(Note { upload }) = serde_json::from_slice(&self.read(&note, 4096)?) {
+                let (client, key) = (self.clients.small.clone(), self.key(&staged));
+                let aborted: Result<(), Error> = wait(async move { client.abort_multipart(&key, &upload).await });
+                match aborted {
+                    Err(error) if outcome(&error) != Outcome::Missing => {
+                        return Err(failure("delete", &staged, &error));
+                    }
+                    _ => {}
+                }
+            }
+            self.delete_all(vec![staged, note])?;
+            swept += 1;
+        }
+        Ok(swept)
+    }
+}

@@ -1,0 +1,96 @@
+//! MinIO: built once per machine by `tests/engines/minio`, started on a free port in a folder of its own.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+use super::{KEY_ID, REGION, SECRET};
+use crate::{project, system, wait_for};
+
+/// A server with its data. Dropped, both are gone.
+#[derive(Debug)]
+pub struct Minio {
+    port: u16,
+    folder: TempDir,
+    process: Option<Child>,
+}
+
+impl Minio {
+    /// A fresh server.
+    pub fn start() -> Self {
+        let folder = tempfile::Builder::new().prefix("neurashield-minio-").tempdir().expect("a folder");
+        let mut minio = Self { port: system::free_port(), folder, process: None };
+        minio.run();
+        minio
+    }
+
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The folder of its data.
+    pub fn data(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().expect("it can be killed");
+            process.wait().expect("it can be reaped");
+        }
+    }
+
+    /// Starts it again on what it kept.
+    pub fn run(&mut self) {
+        let log = std::fs::File::create(self.folder.path().join("log")).expect("a log");
+        let process = Command::new(program())
+            .args(["server", "--quiet", "--address", &format!("127.0.0.1:{}", self.port)])
+            .arg(self.folder.path().join("data"))
+            .env("MINIO_ROOT_USER", KEY_ID)
+            .env("MINIO_ROOT_PASSWORD", SECRET)
+            .env("MINIO_REGION", REGION)
+            .env("MINIO_BROWSER", "off")
+            .env("MINIO_UPDATE", "off")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("MinIO starts");
+        self.process = Some(process);
+        let address = format!("http://127.0.0.1:{}/minio/health/live", self.port);
+        wait_for("MinIO to answer", 60, || {
+            let asked = Command::new("curl").args(["-sf", "-o", "/dev/null", &address]).status();
+            asked.expect("curl runs").success().then_some(())
+        });
+    }
+
+    /// Makes a bucket.
+    pub fn make_bucket(&self, name: &str) {
+        let address = format!("http://127.0.0.1:{}/{name}", self.port);
+        let status = Command::new("curl")
+            .args(["-sf", "-o", "/dev/null", "-X", "PUT", &address])
+            .args(["--aws-sigv4", &format!("aws:amz:{REGION}:s3"), "--user", &format!("{KEY_ID}:{SECRET}")])
+            .args(["-H", "x-amz-content-sha256: UNSIGNED-PAYLOAD"])
+            .status()
+            .expect("curl runs");
+        assert!(status.success(), "the bucket {name} was not made");
+    }
+}
+
+impl Drop for Minio {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn program() -> String {
+    let output = Command::new(project().join("tests/engines/minio"))
+        .stderr(Stdio::inherit())
+        .output()
+        .expect("the script runs");
+    assert!(output.status.success(), "MinIO cannot be had");
+    String::from_utf8(output.stdout).expect("a path").trim().to_owned()
+}
