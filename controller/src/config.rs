@@ -3,6 +3,7 @@
 //! Must stay true: whatever is accepted here has an effect or a notice that says that it has none.
 
 mod alerts;
+mod object_storage;
 mod quotas;
 mod schedules;
 
@@ -11,10 +12,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use repository::retention::Rules;
+use repository::store::location::Location;
 use runtime::config::{Duration, Origin, Problem, Secret, SecretSource, Settings};
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use alerts::{Alerts, Channel, Email, Event, Ping, Route, Sink, Webhook};
+pub use object_storage::{ObjectStorage, ObjectStorageError};
 pub use quotas::Quota;
 pub use schedules::{BackupSchedule, Components, Cron, Schedule, VerifyDepth, VerifySchedule};
 
@@ -25,8 +28,10 @@ pub const USUAL_FILE: &str = "/etc/neurashield/controller.yaml";
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ControllerConfig {
-    /// The folder of the repository.
-    pub repository: PathBuf,
+    /// Where the repository is: a folder, or `s3://BUCKET/PREFIX`.
+    pub repository: Location,
+    /// How a bucket is reached.
+    pub s3: ObjectStorage,
     /// The folder of catalog and identity.
     pub state: PathBuf,
     /// What opens the repository's private key; nothing where it is kept elsewhere.
@@ -55,7 +60,8 @@ pub struct ControllerConfig {
 impl Default for ControllerConfig {
     fn default() -> Self {
         Self {
-            repository: "/opt/neurashield/backups".into(),
+            repository: PathBuf::from("/opt/neurashield/backups").into(),
+            s3: ObjectStorage::default(),
             state: "/var/lib/neurashield".into(),
             key: Key::default(),
             listen: Listen::default(),
@@ -101,7 +107,8 @@ retention: { keep_within: 30d, keep_complete: 3 }
     }
 
     fn check(&self) -> Result<(), Problem> {
-        check_repository(&self.repository)?;
+        self.repository.folder().map_or(Ok(()), |folder| absolute("repository", folder))?;
+        self.s3.check()?;
         absolute("state", &self.state)?;
         absolute("listen.socket", &self.listen.socket)?;
         self.key.check()?;
@@ -316,16 +323,6 @@ impl Retention {
             ));
         }
         Ok(())
-    }
-}
-
-fn check_repository(repository: &Path) -> Result<(), Problem> {
-    match repository.to_str() {
-        Some(text) if text.contains("://") => Err(Problem::new(
-            "repository",
-            "repositories in object storage are not supported by this release; give the path of a folder",
-        )),
-        _ => absolute("repository", repository),
     }
 }
 

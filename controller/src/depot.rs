@@ -23,11 +23,13 @@ use repository::signed::VerifyingKey;
 use repository::store::Store;
 use repository::store::lease::{DEFAULT_TTL, Lease, LeaseError};
 use repository::store::local::{LocalStore, OpenError};
+use repository::store::location::Location;
 use repository::store::probe::{ProbeError, probe};
+use repository::store::s3::{ConnectError, S3Store};
 use runtime::steps;
 use serde::{Deserialize, Serialize};
 
-use crate::config::ControllerConfig;
+use crate::config::{ControllerConfig, ObjectStorageError};
 use crate::state::{StateError, StateFolder};
 use crate::steps::Step;
 
@@ -45,6 +47,12 @@ pub enum DepotError {
     /// Its folder cannot be opened.
     #[error("the repository's folder cannot be used")]
     Open(#[from] OpenError),
+    /// Its bucket cannot be reached as it is configured.
+    #[error("the repository's bucket cannot be used")]
+    Connect(#[from] ConnectError),
+    /// The settings for its bucket name something that cannot be read.
+    #[error(transparent)]
+    ObjectStorage(#[from] ObjectStorageError),
     /// The storage does not keep the promises that a repository needs.
     #[error("the repository's storage is not fit for a repository")]
     Probe(#[from] ProbeError),
@@ -118,9 +126,10 @@ impl Depot {
     /// Opens the configured repository for writing, making it at the very first start.
     pub fn open(config: &ControllerConfig, state: &StateFolder, now: Timestamp) -> Result<Self, DepotError> {
         let pin = read_pin(state)?;
-        let store: Arc<dyn Store> = match pin {
-            None => Arc::new(LocalStore::open_or_make(&config.repository)?),
-            Some(_) => Arc::new(LocalStore::open(&config.repository)?),
+        let store: Arc<dyn Store> = match (&config.repository, pin) {
+            (Location::Folder(folder), None) => Arc::new(LocalStore::open_or_make(folder)?),
+            (Location::Folder(folder), Some(_)) => Arc::new(LocalStore::open(folder)?),
+            (Location::Bucket(bucket), _) => Arc::new(S3Store::open(bucket, &config.s3.options()?)?),
         };
         let opened = match Repository::open(store.clone()) {
             Err(RepositoryError::NotARepository { location }) => match pin {
@@ -155,6 +164,10 @@ impl Depot {
 
     /// Finds what a crash may have left behind, so that it is used again.
     fn recover(&self, now: Timestamp) -> Result<(), DepotError> {
+        let ended = self.repository.end_left_overs()?;
+        if ended > 0 {
+            tracing::info!(backups = ended, "cleared away backups that were begun and never finished");
+        }
         let unindexed = self.repository.find_unindexed()?;
         if unindexed > 0 {
             tracing::info!(

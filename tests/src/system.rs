@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::s3::TestBucket;
 use crate::{Forwarder, Steps, programs, wait_for};
 
 /// What a command said.
@@ -57,6 +58,7 @@ pub struct System {
     environment: Vec<(String, String)>,
     held: Option<(Steps, Forwarder)>,
     agent_is_ahead: Option<u64>,
+    bucket: Option<TestBucket>,
 }
 
 impl System {
@@ -71,8 +73,13 @@ impl System {
         system
     }
 
-    /// The same with nothing started.
+    /// The same with nothing started. Its repository is a folder, or in a bucket where the suite says so.
     pub fn prepare(sources: &[(&str, &Path)]) -> Self {
+        Self::prepare_in(TestBucket::of_environment(), sources)
+    }
+
+    /// The same with its repository in this bucket.
+    pub fn prepare_in(bucket: Option<TestBucket>, sources: &[(&str, &Path)]) -> Self {
         let folder =
             tempfile::Builder::new().prefix("neurashield-test-").tempdir().expect("a temporary folder");
         let root = folder.path().to_owned();
@@ -86,6 +93,7 @@ impl System {
             environment: Vec::new(),
             held: None,
             agent_is_ahead: None,
+            bucket,
         };
         system.write_configuration(sources);
         system
@@ -123,8 +131,12 @@ impl System {
     fn write_configuration(&self, sources: &[(&str, &Path)]) {
         let (root, [grpc, web, probes]) = (self.root.display(), self.ports);
         let reached_at = self.held.as_ref().map_or(grpc, |(_, network)| network.port());
+        let repository = match &self.bucket {
+            None => format!("repository: {root}/backups\n"),
+            Some(bucket) => bucket.settings(),
+        };
         let controller = format!(
-            "repository: {root}/backups\nstate: {root}/controller\n\
+            "{repository}state: {root}/controller\n\
              listen: {{ grpc: \"127.0.0.1:{grpc}\", web: \"127.0.0.1:{web}\", probes: \"127.0.0.1:{probes}\", \
              socket: {root}/controller.sock }}\n"
         );
@@ -164,9 +176,21 @@ impl System {
         &self.root
     }
 
-    /// The repository's folder.
+    /// The repository's folder; where it is in a bucket, a fresh copy of that, to be looked at.
     pub fn repository(&self) -> PathBuf {
-        self.root.join("backups")
+        match &self.bucket {
+            None => self.root.join("backups"),
+            Some(bucket) => bucket.copy_to(&self.root.join("copy")),
+        }
+    }
+
+    /// What a daemon has logged so far.
+    pub fn log(&self, of: Process) -> String {
+        let name = match of {
+            Process::Agent => "neurashield-agent.log",
+            Process::Controller => "neurashield-controller.log",
+        };
+        fs::read_to_string(self.root.join(name)).unwrap_or_default()
     }
 
     /// The file with the recovery key.
@@ -229,9 +253,14 @@ impl System {
             .expect("the program starts")
     }
 
+    /// Starts the controller.
+    pub fn begin_controller(&mut self) {
+        self.controller = Some(self.spawn("neurashield-controller", &[]));
+    }
+
     /// Starts the controller and waits until it answers.
     pub fn start_controller(&mut self) {
-        self.controller = Some(self.spawn("neurashield-controller", &[]));
+        self.begin_controller();
         wait_for("the controller to answer", 30, || (self.nsctl(&["list"]).code == 0).then_some(()));
     }
 
@@ -329,10 +358,15 @@ impl System {
 
     /// `nsctl repository VERB --repository …`.
     pub fn offline(&self, verb: &str, arguments: &[&str]) -> Answer {
-        let repository = self.repository();
-        let mut all = vec!["repository", verb, "--repository", repository.to_str().expect("UTF-8")];
+        let place = match &self.bucket {
+            None => self.repository().display().to_string(),
+            Some(bucket) => bucket.location(),
+        };
+        let mut all = vec!["repository", verb, "--repository", &place];
         all.extend(arguments);
-        self.nsctl(&all)
+        let mut command = self.nsctl_command(&all);
+        command.envs(self.bucket.iter().flat_map(TestBucket::variables));
+        Answer::of(&command.output().expect("nsctl runs"))
     }
 
     /// A finished job's JSON; panics unless it ended `complete`.

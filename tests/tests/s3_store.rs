@@ -220,7 +220,8 @@ fn source(error: &dyn std::error::Error) -> String {
 fn an_unfinished_folder_is_ended_so_that_a_late_writer_cannot_publish_it() {
     let fake = FakeS3::start(BUCKET, Habits::default());
     let store = whole_bucket(fake.port());
-    let (from, to, last) = (path("repository/staging/20260101_010000"), path("20260101_010000"), "backup.json");
+    let (from, to, last) =
+        (path("repository/staging/20260101_010000"), path("20260101_010000"), "backup.json");
     let place = store.stage(&from, &to, last, "job one").expect("begun");
     store.create(&place.join("models/source.json"), b"manifest").expect("created");
     store.create(&from.join(last), b"backup").expect("created");
@@ -244,7 +245,8 @@ fn an_unfinished_folder_is_ended_so_that_a_late_writer_cannot_publish_it() {
 fn a_folder_that_was_published_is_never_ended() {
     let fake = FakeS3::start(BUCKET, Habits::default());
     let store = whole_bucket(fake.port());
-    let (from, to, last) = (path("repository/staging/20260101_010000"), path("20260101_010000"), "backup.json");
+    let (from, to, last) =
+        (path("repository/staging/20260101_010000"), path("20260101_010000"), "backup.json");
     let place = store.stage(&from, &to, last, "job").expect("begun");
     store.create(&place.join("models/source.json"), b"manifest").expect("created");
     // As after a crash between the put of the last object and the clearing of the claim.
@@ -304,7 +306,10 @@ fn refusals_are_told_in_plain_words_and_never_with_a_secret() {
         let error = store.read(&path("repository/config.json"), 100).expect_err("refused");
         assert!(!error.is_not_found(), "{error:?}");
         let words = format!("{error}: {}", source(&error));
-        assert!(!words.contains(SECRET) && !format!("{error:?} {options:?} {store:?}").contains(SECRET), "{words}");
+        assert!(
+            !words.contains(SECRET) && !format!("{error:?} {options:?} {store:?}").contains(SECRET),
+            "{words}"
+        );
         words
     };
     let with = |key_id: &str, secret: &str| S3Options {
@@ -331,7 +336,8 @@ fn refusals_are_told_in_plain_words_and_never_with_a_secret() {
     let words = asked(S3Options { patience, ..options(closed) }, BUCKET);
     assert!(words.contains("the server cannot be reached"), "{words}");
     let plain = S3Options { allow_http: false, ..options(port) };
-    let refused = S3Store::open(&Bucket { name: BUCKET.to_owned(), prefix: None }, &plain).expect_err("refused");
+    let refused =
+        S3Store::open(&Bucket { name: BUCKET.to_owned(), prefix: None }, &plain).expect_err("refused");
     assert!(refused.to_string().contains("is not encrypted"), "{refused}");
 }
 
@@ -339,8 +345,12 @@ fn refusals_are_told_in_plain_words_and_never_with_a_secret() {
 fn a_server_that_does_not_answer_is_given_up_in_time() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = listener.local_addr().expect("bound").port();
-    let patience =
-        Patience { small: Duration::from_millis(200), large: Duration::from_millis(200), retries: 1, ..options(port).patience };
+    let patience = Patience {
+        small: Duration::from_millis(200),
+        large: Duration::from_millis(200),
+        retries: 1,
+        ..options(port).patience
+    };
     let bucket = Bucket { name: BUCKET.to_owned(), prefix: None };
     let store = S3Store::open(&bucket, &S3Options { patience, ..options(port) }).expect("settings fit");
     let started = std::time::Instant::now();

@@ -191,6 +191,9 @@ fn certificate(whose: &str, ends_at: Timestamp, now: Timestamp) -> Finding {
 fn examine_repository(depot: &Depot, now: Timestamp) -> Vec<Finding> {
     let repository = depot.repository();
     let mut findings = vec![space(depot), writable(depot), lease(depot)];
+    let warnings = repository.store().warnings().into_iter();
+    findings
+        .extend(warnings.map(|words| warning("storage", words, "docs/operations.md says what to look at")));
     findings.extend(match depot.list() {
         Ok(listing) => listed(&listing, now),
         Err(error) => vec![of_error("the repository cannot be listed", &error)],

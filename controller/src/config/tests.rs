@@ -21,7 +21,7 @@ fn error(text: &str) -> String {
 #[test]
 fn with_nothing_configured_the_documented_defaults_hold() {
     let config = load::<ControllerConfig>(&Layers::default()).unwrap().settings;
-    assert_eq!(config.repository, Path::new("/opt/neurashield/backups"));
+    assert_eq!(config.repository.folder(), Some(Path::new("/opt/neurashield/backups")));
     assert_eq!(config.state, Path::new("/var/lib/neurashield"));
     assert_eq!(config.key.source(), None);
     assert_eq!(config.listen.grpc, "0.0.0.0:8443".parse().unwrap());

@@ -7,9 +7,16 @@ struct Place {
     now: Timestamp,
 }
 
+impl Place {
+    fn folder(&self) -> &std::path::Path {
+        self.config.repository.folder().expect("a folder")
+    }
+}
+
 fn place() -> Place {
     let home = tempfile::tempdir().expect("a folder");
-    let config = ControllerConfig { repository: home.path().join("backups"), ..ControllerConfig::default() };
+    let repository = home.path().join("backups").into();
+    let config = ControllerConfig { repository, ..ControllerConfig::default() };
     let state = StateFolder::open(&home.path().join("state")).expect("opened");
     Place { home, config, state, now: "2026-03-01T10:00:00Z".parse().expect("a time") }
 }
@@ -17,8 +24,8 @@ fn place() -> Place {
 #[test]
 fn the_first_start_makes_a_repository_beside_what_is_there_and_the_next_one_opens_it() {
     let place = place();
-    std::fs::create_dir_all(place.config.repository.join("20250101_000000/models")).expect("made");
-    std::fs::create_dir_all(place.config.repository.join("lost+found")).expect("made");
+    std::fs::create_dir_all(place.folder().join("20250101_000000/models")).expect("made");
+    std::fs::create_dir_all(place.folder().join("lost+found")).expect("made");
     let first = Depot::open(&place.config, &place.state, place.now).expect("made");
     let id = first.repository().config().id;
     assert_eq!(first.list().expect("listed").legacy.len(), 1);
@@ -33,11 +40,11 @@ fn the_first_start_makes_a_repository_beside_what_is_there_and_the_next_one_open
 fn an_empty_root_is_not_mistaken_for_a_fresh_one() {
     let place = place();
     drop(Depot::open(&place.config, &place.state, place.now).expect("made"));
-    std::fs::rename(&place.config.repository, place.home.path().join("elsewhere")).expect("moved");
-    std::fs::create_dir(&place.config.repository).expect("an empty mount point");
+    std::fs::rename(place.folder(), place.home.path().join("elsewhere")).expect("moved");
+    std::fs::create_dir(place.folder()).expect("an empty mount point");
     let refused = Depot::open(&place.config, &place.state, place.now);
     assert!(matches!(refused, Err(DepotError::Gone { .. })), "{refused:?}");
-    assert_eq!(std::fs::read_dir(&place.config.repository).expect("listed").count(), 0);
+    assert_eq!(std::fs::read_dir(place.folder()).expect("listed").count(), 0);
 }
 
 #[test]
@@ -45,7 +52,7 @@ fn another_repository_in_the_same_place_is_refused() {
     let place = place();
     drop(Depot::open(&place.config, &place.state, place.now).expect("made"));
     let other = StateFolder::open(&place.home.path().join("other")).expect("opened");
-    std::fs::remove_dir_all(&place.config.repository).expect("removed");
+    std::fs::remove_dir_all(place.folder()).expect("removed");
     drop(Depot::open(&place.config, &other, place.now).expect("made"));
     let refused = Depot::open(&place.config, &place.state, place.now);
     assert!(matches!(refused, Err(DepotError::OtherRepository { .. })), "{refused:?}");

@@ -36,7 +36,7 @@ pub async fn start(home: &Path) -> Running {
     let nowhere = "127.0.0.1:0".parse().expect("an address");
     let socket = home.join("run/controller.sock");
     let config = ControllerConfig {
-        repository: home.join("backups"),
+        repository: home.join("backups").into(),
         state: home.join("state"),
         listen: Listen { grpc: nowhere, web: nowhere, probes: nowhere, socket },
         ..ControllerConfig::default()

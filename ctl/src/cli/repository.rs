@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use ::repository::store::location::Location;
 use clap::{Args, Subcommand};
 
 use super::{Depth, Format, Output};
@@ -9,10 +10,14 @@ use super::{Depth, Format, Output};
 /// Which repository, and what opens it.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Place {
-    /// The repository's folder
-    #[arg(long, value_name = "DIR", env = "NSCTL_REPOSITORY")]
+    /// The repository's folder, or its bucket: s3://BUCKET/PREFIX
+    #[arg(long, value_name = "DIR|URL", env = "NSCTL_REPOSITORY")]
     #[arg(default_value = "/opt/neurashield/backups", hide_env_values = true)]
-    pub(crate) repository: PathBuf,
+    pub(crate) repository: Location,
+    /// For a bucket: the controller's configuration, whose section `s3` says how it is reached. The variables of
+    /// the controller and AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, … count as well
+    #[arg(long, value_name = "FILE", env = "NEURASHIELD_CONFIG", hide_env_values = true)]
+    pub(crate) config: Option<PathBuf>,
 }
 
 /// What opens a repository's data: at most one.

@@ -40,7 +40,7 @@ struct Archive {
 }
 
 pub(super) fn run(wanted: &Check, voice: Voice) -> Ended {
-    let repository = open(&wanted.place.repository)?;
+    let repository = open(&wanted.place)?;
     let depth = match wanted.depth {
         cli::Depth::Listed => Depth::Listed,
         cli::Depth::Hashed => Depth::Hashed,

@@ -15,7 +15,7 @@ use crate::output::exit::{Ended, Exit, Trouble};
 use crate::output::words::size;
 
 pub(super) fn run(wanted: &Export, voice: Voice) -> Ended {
-    let repository = open(&wanted.place.repository)?;
+    let repository = open(&wanted.place)?;
     let record = backup(&repository, &wanted.timestamp, &[])?;
     let source = source(&record, &wanted.component)?;
     let keys = unlock(&repository, &wanted.secret)?;

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use repository::repo::Repository;
+use repository::store::Store;
 use repository::store::local::LocalStore;
+use repository::store::location::Location;
 use runtime::clock::{Clock, SystemClock};
 
 use super::secret::{self, IsNew};
@@ -18,12 +20,14 @@ pub(super) fn run(
     passphrase_file: Option<PathBuf>,
     voice: Voice,
 ) -> Ended {
-    let folder = &place.repository;
-    let store = LocalStore::open_or_make(folder).map_err(|error| {
-        Trouble::failed(format!("cannot use {} for a repository", folder.display()))
-            .caused_by(&error)
-            .hint("give a folder that you may write to with --repository")
-    })?;
+    let store: Arc<dyn Store> = match &place.repository {
+        Location::Folder(folder) => Arc::new(LocalStore::open_or_make(folder).map_err(|error| {
+            Trouble::failed(format!("cannot use {} for a repository", folder.display()))
+                .caused_by(&error)
+                .hint("give a folder that you may write to with --repository")
+        })?),
+        Location::Bucket(_) => super::open_store(place)?,
+    };
     let first = match (&key_file, &passphrase_file) {
         (_, Some(file)) => secret::passphrase(file)?,
         (Some(file), None) => {
@@ -35,8 +39,8 @@ pub(super) fn run(
         }
         (None, None) => return Err(Trouble::usage("give --key-file or --passphrase-file")),
     };
-    let made = Repository::init(Arc::new(store), &first, SystemClock.now())?;
-    let shown = folder.display();
+    let made = Repository::init(store, &first, SystemClock.now())?;
+    let shown = &place.repository;
     voice.say(format!("made the repository {} in {shown}\n", made.repository.config().id));
     warn(
         "This is the recovery key. It opens every backup when the key is lost, and it is shown only now.\n\

@@ -31,7 +31,7 @@ struct Slot {
 pub(super) fn run(wanted: Key, voice: Voice) -> Ended {
     match wanted {
         Key::List { place, .. } => {
-            let repository = open(&place.repository)?;
+            let repository = open(&place)?;
             let slot = |slot: repository::keys::Slot| Slot {
                 slot: slot.slot,
                 kind: slot.kind,
@@ -44,13 +44,13 @@ pub(super) fn run(wanted: Key, voice: Voice) -> Ended {
             voice.result(&slots, |slots| slots.table(SystemClock.now()))?;
         }
         Key::Confirm { place, recovery_key_file } => {
-            let repository = open(&place.repository)?;
+            let repository = open(&place)?;
             let key = secret::recovery(recovery_key_file.as_deref())?;
             repository.confirm_recovery(&key, SystemClock.now())?;
             voice.say("the recovery key is right; nobody will remind you of it again");
         }
         Key::Add { place, secret, new_key_file, new_passphrase_file } => {
-            let repository = open(&place.repository)?;
+            let repository = open(&place)?;
             let old = secret::read(&secret)?;
             // A wrong old secret is told before a new key file is made.
             repository.unlock(&old)?;

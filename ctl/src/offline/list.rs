@@ -10,7 +10,7 @@ use crate::output::exit::{Ended, Exit};
 use crate::views::backup::{Archive, Backup, Damaged, Legacy, Listing};
 
 pub(super) fn run(place: &Place, voice: Voice) -> Ended {
-    let listing = open(&place.repository)?.list()?;
+    let listing = open(place)?.list()?;
     let exit = if listing.damaged.is_empty() { Exit::Done } else { Exit::Damaged };
     let view = Listing {
         backups: listing.backups.into_iter().map(Backup::from).collect(),

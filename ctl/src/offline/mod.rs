@@ -1,4 +1,4 @@
-//! `nsctl repository …`: straight on a folder, for the day on which there is no controller.
+//! `nsctl repository …`: straight on a folder or a bucket, for the day on which there is no controller.
 //!
 //! Must stay true: what only reads never writes, not even a lease; secrets come from files or a prompt,
 //! never from the command line; damage is told with the names of what it concerns, and leaves with 4.
@@ -14,9 +14,10 @@ mod secret;
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use controller::config::{ControllerConfig, USUAL_FILE};
 use repository::backup::manifest::BackupRecord;
 use repository::error::RepositoryError;
 use repository::keys::KeyRing;
@@ -24,8 +25,11 @@ use repository::names::{BackupName, SourceId};
 use repository::repo::Repository;
 use repository::store::Store;
 use repository::store::local::LocalStore;
+use repository::store::location::{Bucket, Location};
+use repository::store::s3::S3Store;
+use runtime::config::{Layers, load};
 
-use crate::cli::repository::Verb;
+use crate::cli::repository::{Place, Verb};
 use crate::output::Voice;
 use crate::output::exit::{Ended, Exit, Trouble};
 
@@ -44,17 +48,39 @@ pub(crate) fn run(verb: Verb, voice: Voice) -> Ended {
     }
 }
 
-fn open_store(folder: &Path) -> Result<Arc<dyn Store>, Trouble> {
-    let store = LocalStore::open(folder).map_err(|error| {
-        Trouble::failed(format!("cannot open the repository in {}", folder.display())).caused_by(&error).hint(
-            "give the repository's folder with --repository, and check that it is mounted and yours to read",
-        )
-    })?;
-    Ok(Arc::new(store))
+fn open_store(place: &Place) -> Result<Arc<dyn Store>, Trouble> {
+    match &place.repository {
+        Location::Folder(folder) => {
+            let store = LocalStore::open(folder).map_err(|error| {
+                Trouble::failed(format!("cannot open the repository in {}", folder.display()))
+                    .caused_by(&error)
+                    .hint(
+                        "give the repository's folder with --repository, and check that it is mounted and yours \
+                         to read",
+                    )
+            })?;
+            Ok(Arc::new(store))
+        }
+        Location::Bucket(bucket) => open_bucket(bucket, place.config.clone()),
+    }
 }
 
-fn open(folder: &Path) -> Result<Arc<Repository>, Trouble> {
-    Ok(Arc::new(Repository::open(open_store(folder)?)?))
+/// A bucket is reached as the controller reaches it: by its configuration, or by the same variables.
+fn open_bucket(bucket: &Bucket, config: Option<PathBuf>) -> Result<Arc<dyn Store>, Trouble> {
+    let layers = Layers::of_process(config, Path::new(USUAL_FILE));
+    let cannot = |error: &dyn std::error::Error| {
+        Trouble::usage(format!("cannot reach {bucket}")).caused_by(error).hint(
+            "set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL and AWS_REGION, or give the \
+             controller's configuration with --config",
+        )
+    };
+    let loaded = load::<ControllerConfig>(&layers).map_err(|error| cannot(&error))?;
+    let options = loaded.settings.s3.options().map_err(|error| cannot(&error))?;
+    Ok(Arc::new(S3Store::open(bucket, &options).map_err(|error| cannot(&error))?))
+}
+
+fn open(place: &Place) -> Result<Arc<Repository>, Trouble> {
+    Ok(Arc::new(Repository::open(open_store(place)?)?))
 }
 
 impl From<RepositoryError> for Trouble {

@@ -12,7 +12,7 @@ use crate::output::exit::{Ended, Exit, Trouble};
 use crate::output::words::counted;
 
 pub(super) fn run(place: &Place, voice: Voice) -> Ended {
-    let repository = open(&place.repository)?;
+    let repository = open(place)?;
     let holder = Holder { id: uuid::Uuid::now_v7(), host: runtime::host::hostname() };
     let lease = Lease::acquire(repository.store().clone(), &holder, SystemClock.now(), DEFAULT_TTL)
         .map_err(|error| lease_trouble(&error))?;

@@ -71,7 +71,7 @@ pub(super) fn run(wanted: &Restore, voice: Voice) -> Ended {
                 .map_err(|error| Trouble::usage("--path is wrong").caused_by(&error))?,
         ),
     };
-    let repository = open(&wanted.place.repository)?;
+    let repository = open(&wanted.place)?;
     let record = backup(&repository, &wanted.timestamp, &wanted.components)?;
     let chosen = sources(&record, &wanted.components)?;
     let keys = unlock(&repository, &wanted.secret)?;

@@ -69,7 +69,7 @@ mod tests {
                     agent:\n  sources:\n    - { component: models, kind: files, name: models, path: /srv/models }\n";
         std::fs::write(&file, text).expect("written");
         let both = read(Some(file)).expect("valid");
-        assert_eq!(both.controller.settings.repository, Path::new("/srv/backups"));
+        assert_eq!(both.controller.settings.repository.folder(), Some(Path::new("/srv/backups")));
         assert_eq!(both.agent.settings.controller, "https://127.0.0.1:9443");
         assert_eq!(both.agent.settings.sources.len(), 1);
     }

@@ -266,7 +266,10 @@ fn highest_fence(store: &dyn Store, at_least: u64) -> Result<Option<u64>, StoreE
     Ok(Some(highest).filter(|highest| *highest > 0))
 }
 
-#[expect(clippy::disallowed_methods, reason = "two seconds, once at a start, on storage that decides nothing")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "two seconds, once at a start, on storage that decides nothing"
+)]
 fn settle(store: &dyn Store) -> Result<(), StoreError> {
     let time = store.settling()?;
     if !time.is_zero() {
@@ -289,8 +292,9 @@ fn read(store: &dyn Store, fence: u64) -> Result<Option<Record>, LeaseError> {
 /// The oldest goes first: whose record is still there finds the next one, too.
 fn delete_outdated(store: &dyn Store, fence: u64) {
     let is_outdated = |older: &u64| older.saturating_add(KEPT) <= fence;
-    let deleted = fences(store)
-        .and_then(|fences| fences.into_iter().filter(is_outdated).try_for_each(|older| store.delete(&path(older))));
+    let deleted = fences(store).and_then(|fences| {
+        fences.into_iter().filter(is_outdated).try_for_each(|older| store.delete(&path(older)))
+    });
     if let Err(error) = deleted {
         tracing::warn!(%error, "cannot delete outdated lease records; they do no harm");
     }

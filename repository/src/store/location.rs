@@ -94,7 +94,8 @@ impl FromStr for Location {
             return Err(LocationError::Credentials);
         }
         let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-        let is_fine = |letter: u8| letter.is_ascii_lowercase() || letter.is_ascii_digit() || b".-".contains(&letter);
+        let is_fine =
+            |letter: u8| letter.is_ascii_lowercase() || letter.is_ascii_digit() || b".-".contains(&letter);
         if !(3..=63).contains(&name.len()) || !name.bytes().all(is_fine) {
             return Err(LocationError::Bucket);
         }

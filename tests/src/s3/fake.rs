@@ -250,7 +250,8 @@ impl Shared {
         if self.is_taken(&state, asked) {
             return Message::error(412, "PreconditionFailed");
         }
-        let object = Object { bytes: asked.message.body.clone().into(), mark: asked.marks(), modified: now() };
+        let object =
+            Object { bytes: asked.message.body.clone().into(), mark: asked.marks(), modified: now() };
         let etag = object.etag();
         state.set(&asked.bucket, &asked.key, Some(object), self.habits.lag);
         Message::answer(200, &[("etag", etag)], Vec::new())
@@ -367,7 +368,8 @@ impl Shared {
             return Message::error(404, "NoSuchUpload");
         };
         let text = String::from_utf8_lossy(&asked.message.body).into_owned();
-        let named = text.split("<PartNumber>").skip(1).filter_map(|rest| rest.split('<').next()?.parse().ok());
+        let named =
+            text.split("<PartNumber>").skip(1).filter_map(|rest| rest.split('<').next()?.parse().ok());
         let pieces: Option<Vec<&Vec<u8>>> = named.map(|number: usize| parts.parts.get(&number)).collect();
         let Some(pieces) = pieces else { return Message::error(400, "InvalidPart") };
         if pieces.iter().rev().skip(1).any(|piece| piece.len() < LEAST_PART) {

@@ -1,10 +1,12 @@
 //! Object storage for the suites: a small server in memory, MinIO, and a proxy that breaks what passes it.
 
+mod bucket;
 mod fake;
 mod http;
 mod minio;
 mod proxy;
 
+pub use bucket::TestBucket;
 pub use fake::{FakeS3, Habits};
 pub use minio::Minio;
 pub use proxy::{Harm, Proxy};

@@ -44,6 +44,8 @@ impl Harm {
 struct Script {
     /// The request (counted from 1) that comes to harm.
     at: Option<(u64, Harm)>,
+    /// The next request of this method whose target ends so comes to harm.
+    when: Option<(String, String, Harm)>,
     /// Every so many requests one does, which and how by this seed.
     random: Option<(u64, u64)>,
     seen: Vec<String>,
@@ -96,6 +98,11 @@ impl Proxy {
         script.at = Some((so_far + nth, harm));
     }
 
+    /// The next request of this method whose target ends with `end` comes to harm.
+    pub fn harm_when(&self, method: &str, end: &str, harm: Harm) {
+        self.shared.script().when = Some((method.to_owned(), end.to_owned(), harm));
+    }
+
     /// One request in `every` comes to harm, by this seed.
     pub fn harm_at_random(&self, every: u64, seed: u64) {
         self.shared.script().random = Some((every, seed));
@@ -104,7 +111,7 @@ impl Proxy {
     /// Nothing comes to harm any more.
     pub fn heal(&self) {
         let mut script = self.shared.script();
-        (script.at, script.random) = (None, None);
+        (script.at, script.when, script.random) = (None, None, None);
     }
 
     /// How many requests came to harm so far.
@@ -142,7 +149,10 @@ impl Shared {
             drawn.is_multiple_of(every).then(|| Harm::ALL[(mixed(drawn) % Harm::ALL.len() as u64) as usize])
         });
         let ordered = script.at.filter(|(at, _)| *at == nth).map(|(_, harm)| harm);
-        let due = ordered.or(by_chance);
+        let is_awaited =
+            |(known, end, _): &mut (String, String, Harm)| method == known && target.ends_with(end.as_str());
+        let awaited = script.when.take_if(is_awaited).map(|(.., harm)| harm);
+        let due = ordered.or(awaited).or(by_chance);
         script.harmed += u64::from(due.is_some());
         due
     }
@@ -181,7 +191,9 @@ impl Shared {
                 return to_server.shutdown(Shutdown::Both);
             }
             request.write(to_server)?;
-            let Some(answer) = Message::read(from_server, request.asked().0 != "HEAD")? else { return Ok(()) };
+            let Some(answer) = Message::read(from_server, request.asked().0 != "HEAD")? else {
+                return Ok(());
+            };
             match harm {
                 Some(Harm::AnswerLost) => return Ok(()),
                 Some(Harm::ErrorAfter) => refusal(&request, 500, "InternalError").write(&mut to_client)?,

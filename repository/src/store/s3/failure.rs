@@ -46,7 +46,8 @@ pub(super) fn failure(verb: &'static str, path: &ObjectPath, error: &Error) -> S
         return StoreError::NotFound { path };
     }
     let words = words(error);
-    let is_full = matches!(code(error), Some("XMinioStorageFull" | "QuotaExceeded")) || status(error) == Some(507);
+    let is_full =
+        matches!(code(error), Some("XMinioStorageFull" | "QuotaExceeded")) || status(error) == Some(507);
     match is_full {
         true => StoreError::Full { path, source: io::Error::new(io::ErrorKind::StorageFull, words) },
         false => StoreError::Failed { verb, path, source: io::Error::other(words) },
@@ -59,7 +60,9 @@ fn words(error: &Error) -> String {
         Some("NoSuchBucket") => return "the bucket does not exist".to_owned(),
         Some("InvalidAccessKeyId") => return "the server does not know this access key".to_owned(),
         Some("SignatureDoesNotMatch") => return "the secret of the access key is wrong".to_owned(),
-        Some("ExpiredToken" | "InvalidToken") => return "the session token is wrong or has expired".to_owned(),
+        Some("ExpiredToken" | "InvalidToken") => {
+            return "the session token is wrong or has expired".to_owned();
+        }
         Some("RequestTimeTooSkewed") => {
             return "this machine's clock is more than 15 minutes off the server's".to_owned();
         }
@@ -75,8 +78,12 @@ fn words(error: &Error) -> String {
         return "the bucket lies in another region than the one that is set".to_owned();
     }
     match (status(error), code(error), transport(error)) {
-        (Some(401 | 403), ..) => "access is denied: check the key and what it may do with this bucket".to_owned(),
-        (Some(status @ (429 | 503)), ..) => format!("the server asks for fewer requests, again and again ({status})"),
+        (Some(401 | 403), ..) => {
+            "access is denied: check the key and what it may do with this bucket".to_owned()
+        }
+        (Some(status @ (429 | 503)), ..) => {
+            format!("the server asks for fewer requests, again and again ({status})")
+        }
         (Some(status), Some(code), _) => format!("the server answers {status} {code}"),
         (Some(status), None, _) => format!("the server answers {status}"),
         (None, _, Some(HttpErrorKind::Connect)) => format!("the server cannot be reached{}", cause(error)),
@@ -91,7 +98,8 @@ fn words(error: &Error) -> String {
 
 /// The innermost cause of an error of the network: an operating system's message.
 fn cause(error: &Error) -> String {
-    let io = causes(error).find_map(|cause| cause.downcast_ref::<io::Error>().filter(|io| io.raw_os_error().is_some()));
+    let io = causes(error)
+        .find_map(|cause| cause.downcast_ref::<io::Error>().filter(|io| io.raw_os_error().is_some()));
     io.map(|io| format!(": {io}")).unwrap_or_default()
 }
 

@@ -44,7 +44,12 @@ impl S3Store {
         Ok(to.clone())
     }
 
-    pub(super) fn end_folder(&self, from: &ObjectPath, to: &ObjectPath, last: &str) -> Result<(), StoreError> {
+    pub(super) fn end_folder(
+        &self,
+        from: &ObjectPath,
+        to: &ObjectPath,
+        last: &str,
+    ) -> Result<(), StoreError> {
         let (staged, place) = (from.join(last), to.join(last));
         let bytes = match self.read(&staged, MAX_LAST) {
             Err(error) if error.is_not_found() => {
@@ -79,7 +84,9 @@ impl S3Store {
                     self.clear(to, last)?;
                 }
             }
-            None if self.server_time()?.duration_since(begun.written) <= LEFT || !self.keeps_conditions()? => {
+            None if self.server_time()?.duration_since(begun.written) <= LEFT
+                || !self.keeps_conditions()? =>
+            {
                 return Ok(false);
             }
             None => {

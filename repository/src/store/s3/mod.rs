@@ -183,7 +183,11 @@ impl Store for S3Store {
         let end = offset.checked_add(length).filter(|end| i64::try_from(*end).is_ok());
         let Some(end) = end.filter(|_| length > 0) else {
             let size = self.size(path)?;
-            return if end.is_some_and(|end| end <= size) { Ok(Vec::new()) } else { Err(ends_too_early(size)) };
+            return if end.is_some_and(|end| end <= size) {
+                Ok(Vec::new())
+            } else {
+                Err(ends_too_early(size))
+            };
         };
         match self.get(path, Some(GetRange::Bounded(offset..end)), length) {
             Ok((bytes, _)) if bytes.len() as u64 == length => Ok(bytes.into()),
@@ -231,8 +235,7 @@ impl Store for S3Store {
         let (client, key) = (self.clients.small.clone(), self.folder_key(folder));
         let prefix = key.clone();
         let listed = wait(async move { client.list_with_delimiter(Some(&prefix)).await });
-        let listed =
-            listed.map_err(|error| failure("list", folder.unwrap_or(&the_root()), &error))?;
+        let listed = listed.map_err(|error| failure("list", folder.unwrap_or(&the_root()), &error))?;
         let name = |path: &Path| Some(path.prefix_match(&key)?.next()?.as_ref().to_owned());
         let objects = listed.objects.iter().filter_map(|object| {
             Some(Listed { name: name(&object.location)?, kind: ListedKind::Object { size: object.size } })

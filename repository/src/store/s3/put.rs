@@ -8,7 +8,9 @@ use std::sync::PoisonError;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use object_store::{Attribute, Attributes, Error, GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use object_store::{
+    Attribute, Attributes, Error, GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
+};
 
 use super::failure::{Outcome, failure, outcome, status};
 use super::runtime::wait;
@@ -52,14 +54,18 @@ impl S3Store {
         for _ in 0..TRIES {
             let mode = match conditional {
                 true => PutMode::Create,
-                false if self.look(path)?.is_some() => return self.own(path, &mark)?.then_some(()).ok_or_else(taken),
+                false if self.look(path)?.is_some() => {
+                    return self.own(path, &mark)?.then_some(()).ok_or_else(taken);
+                }
                 false => PutMode::Overwrite,
             };
             match self.put_marked(path, bytes.clone(), mode, &mark) {
                 Ok(()) if conditional => return Ok(()),
                 // Somebody may have looked at the same moment.
                 Ok(()) => return self.own(path, &mark)?.then_some(()).ok_or_else(taken),
-                Err(error) if outcome(&error) == Outcome::Refused => return Err(failure("write", path, &error)),
+                Err(error) if outcome(&error) == Outcome::Refused => {
+                    return Err(failure("write", path, &error));
+                }
                 Err(error) => last = Some(error),
             }
             match self.look(path)? {
@@ -95,7 +101,8 @@ impl S3Store {
             Ok(found) => Ok(Some(Found {
                 size: found.meta.size,
                 mark: found.attributes.get(&Attribute::Metadata(MARK.into())).map(|mark| mark.to_string()),
-                written: Timestamp::from_second(found.meta.last_modified.timestamp()).unwrap_or(Timestamp::MAX),
+                written: Timestamp::from_second(found.meta.last_modified.timestamp())
+                    .unwrap_or(Timestamp::MAX),
             })),
             Err(error) if outcome(&error) == Outcome::Missing => Ok(None),
             Err(error) => Err(failure("look at", path, &error)),

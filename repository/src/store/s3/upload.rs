@@ -167,7 +167,8 @@ impl S3Store {
             }
             if let Ok(Note { upload }) = serde_json::from_slice(&self.read(&note, 4096)?) {
                 let (client, key) = (self.clients.small.clone(), self.key(&staged));
-                let aborted: Result<(), Error> = wait(async move { client.abort_multipart(&key, &upload).await });
+                let aborted: Result<(), Error> =
+                    wait(async move { client.abort_multipart(&key, &upload).await });
                 match aborted {
                     Err(error) if outcome(&error) != Outcome::Missing => {
                         return Err(failure("delete", &staged, &error));
