@@ -40,7 +40,7 @@ impl Places {
         Self::new(4, 2, 2, 12)
     }
 
-    /// Uploads hold up to 4 MiB each, ends up to 128 MiB.
+    /// Uploads hold up to 4 MiB each, and 24 MiB more where the repository is in a bucket; ends up to 128 MiB.
     pub fn of_all() -> Self {
         Self::new(16, 8, 4, 96)
     }

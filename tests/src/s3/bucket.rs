@@ -34,6 +34,11 @@ impl TestBucket {
         Self::on(format!("http://127.0.0.1:{port}"))
     }
 
+    /// The same of a server with a certificate.
+    pub fn with_tls(port: u16) -> Self {
+        Self::on(format!("https://127.0.0.1:{port}"))
+    }
+
     /// A fresh part of the bucket that the suite names; `None`: it names none.
     pub fn of_environment() -> Option<Self> {
         std::env::var(ENDPOINT).ok().map(Self::on)
@@ -43,11 +48,6 @@ impl TestBucket {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         Self { endpoint, prefix: ObjectPath::new(format!("system-{}-{number}", std::process::id())) }
-    }
-
-    /// The same part by another way to the server.
-    pub fn by_way_of(&self, port: u16) -> Self {
-        Self { endpoint: format!("http://127.0.0.1:{port}"), ..self.clone() }
     }
 
     /// As people write it.

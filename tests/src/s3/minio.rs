@@ -1,6 +1,7 @@
 //! MinIO: built once per machine by `tests/engines/minio`, started on a free port in a folder of its own.
 
-use std::path::Path;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
@@ -14,25 +15,36 @@ pub struct Minio {
     port: u16,
     folder: TempDir,
     process: Option<Child>,
+    /// The folder of its certificate, if it has one.
+    certificates: Option<PathBuf>,
 }
 
 impl Minio {
     /// A fresh server.
     pub fn start() -> Self {
+        Self::start_as(None)
+    }
+
+    /// A fresh server with the certificate `public.crt` and the key `private.key` in `folder`.
+    pub fn start_with_tls(folder: &Path) -> Self {
+        Self::start_as(Some(folder.to_owned()))
+    }
+
+    fn start_as(certificates: Option<PathBuf>) -> Self {
         let folder = tempfile::Builder::new().prefix("neurashield-minio-").tempdir().expect("a folder");
-        let mut minio = Self { port: system::free_port(), folder, process: None };
+        let mut minio = Self { port: system::free_port(), folder, process: None, certificates };
         minio.run();
         minio
+    }
+
+    fn address(&self) -> String {
+        let scheme = if self.certificates.is_some() { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}", self.port)
     }
 
     /// Where it listens.
     pub fn port(&self) -> u16 {
         self.port
-    }
-
-    /// The folder of its data.
-    pub fn data(&self) -> &Path {
-        self.folder.path()
     }
 
     /// `kill -9`.
@@ -48,6 +60,7 @@ impl Minio {
         let log = std::fs::File::create(self.folder.path().join("log")).expect("a log");
         let process = Command::new(program())
             .args(["server", "--quiet", "--address", &format!("127.0.0.1:{}", self.port)])
+            .args(self.certificates.iter().flat_map(|folder| [OsStr::new("--certs-dir"), folder.as_os_str()]))
             .arg(self.folder.path().join("data"))
             .env("MINIO_ROOT_USER", KEY_ID)
             .env("MINIO_ROOT_PASSWORD", SECRET)
@@ -60,18 +73,18 @@ impl Minio {
             .spawn()
             .expect("MinIO starts");
         self.process = Some(process);
-        let address = format!("http://127.0.0.1:{}/minio/health/live", self.port);
+        let address = format!("{}/minio/health/live", self.address());
         wait_for("MinIO to answer", 60, || {
-            let asked = Command::new("curl").args(["-sf", "-o", "/dev/null", &address]).status();
+            let asked = Command::new("curl").args(["-skf", "-o", "/dev/null", &address]).status();
             asked.expect("curl runs").success().then_some(())
         });
     }
 
     /// Makes a bucket.
     pub fn make_bucket(&self, name: &str) {
-        let address = format!("http://127.0.0.1:{}/{name}", self.port);
+        let address = format!("{}/{name}", self.address());
         let status = Command::new("curl")
-            .args(["-sf", "-o", "/dev/null", "-X", "PUT", &address])
+            .args(["-skf", "-o", "/dev/null", "-X", "PUT", &address])
             .args(["--aws-sigv4", &format!("aws:amz:{REGION}:s3"), "--user", &format!("{KEY_ID}:{SECRET}")])
             .args(["-H", "x-amz-content-sha256: UNSIGNED-PAYLOAD"])
             .status()

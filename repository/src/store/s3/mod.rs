@@ -156,7 +156,7 @@ impl Store for S3Store {
     }
 
     fn create(&self, path: &ObjectPath, bytes: &[u8]) -> Result<(), StoreError> {
-        self.put_new(path, Bytes::copy_from_slice(bytes))
+        self.put_new(path, Bytes::copy_from_slice(bytes).into())
     }
 
     fn replace(&self, path: &ObjectPath, bytes: &[u8]) -> Result<(), StoreError> {

@@ -6,10 +6,9 @@
 
 use std::sync::PoisonError;
 
-use bytes::Bytes;
 use jiff::Timestamp;
 use object_store::{
-    Attribute, Attributes, Error, GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
+    Attribute, Attributes, Error, GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
 };
 
 use super::failure::{Outcome, failure, outcome, status};
@@ -46,7 +45,7 @@ pub(super) fn fresh_mark() -> String {
 
 impl S3Store {
     /// Writes a new object; the name must be free.
-    pub(super) fn put_new(&self, path: &ObjectPath, bytes: Bytes) -> Result<(), StoreError> {
+    pub(super) fn put_new(&self, path: &ObjectPath, bytes: PutPayload) -> Result<(), StoreError> {
         let taken = || StoreError::AlreadyExists { path: path.clone() };
         let mark = fresh_mark();
         let conditional = self.keeps_conditions()?;
@@ -82,11 +81,17 @@ impl S3Store {
         }
     }
 
-    fn put_marked(&self, path: &ObjectPath, bytes: Bytes, mode: PutMode, mark: &str) -> Result<(), Error> {
-        let (client, key) = (self.client(bytes.len() as u64), self.key(path));
+    fn put_marked(
+        &self,
+        path: &ObjectPath,
+        bytes: PutPayload,
+        mode: PutMode,
+        mark: &str,
+    ) -> Result<(), Error> {
+        let (client, key) = (self.client(bytes.content_length() as u64), self.key(path));
         let attributes = Attributes::from_iter([(Attribute::Metadata(MARK.into()), mark.to_owned())]);
         let options = PutOptions { mode, attributes, ..PutOptions::default() };
-        wait(async move { client.put_opts(&key, bytes.into(), options).await.map(drop) })
+        wait(async move { client.put_opts(&key, bytes, options).await.map(drop) })
     }
 
     fn own(&self, path: &ObjectPath, mark: &str) -> Result<bool, StoreError> {
@@ -141,15 +146,15 @@ impl S3Store {
 
     fn try_conditions(&self, path: &ObjectPath) -> Result<bool, Error> {
         // A lost answer makes the first one look refused, and the second one is refused all the same.
-        match self.put_marked(path, Bytes::from_static(b"1"), PutMode::Create, "first") {
+        match self.put_marked(path, PutPayload::from_static(b"1"), PutMode::Create, "first") {
             Err(error) if status(&error) == Some(501) => {
-                self.put_marked(path, Bytes::from_static(b"1"), PutMode::Overwrite, "first")?;
+                self.put_marked(path, PutPayload::from_static(b"1"), PutMode::Overwrite, "first")?;
                 return Ok(false);
             }
             Err(error) if outcome(&error) == Outcome::Refused => return Err(error),
             _ => {}
         }
-        match self.put_marked(path, Bytes::from_static(b"2"), PutMode::Create, "second") {
+        match self.put_marked(path, PutPayload::from_static(b"2"), PutMode::Create, "second") {
             Ok(()) => Ok(false),
             Err(error) if outcome(&error) == Outcome::Taken => Ok(true),
             Err(error) => Err(error),

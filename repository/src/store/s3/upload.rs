@@ -6,10 +6,9 @@
 //! note beside it says how to end it: parts of an upload that was never ended cost money and are in no
 //! list.
 
-use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use object_store::multipart::{MultipartStore, PartId};
-use object_store::{Error, ObjectStoreExt};
+use object_store::{Error, ObjectStoreExt, PutPayload, PutPayloadMut};
 use serde::{Deserialize, Serialize};
 
 use super::failure::{Outcome, failure, outcome};
@@ -18,10 +17,11 @@ use super::runtime::{leave, wait};
 use super::{S3Store, below};
 use crate::store::{ObjectPath, Store, StoreError, Upload};
 
-/// So much is held: a pack of the usual size with room to spare.
-const WHOLE: usize = 24 << 20;
-/// At least 5 MiB, says the protocol; a pack has up to 1 GiB.
-const PART: usize = 16 << 20;
+/// So much is held: a pack of the usual size with room to spare. All parts but the last have this size, as
+/// some servers want it.
+const HELD: usize = 24 << 20;
+/// Memory is taken in blocks of this size.
+const BLOCK: usize = 1 << 20;
 
 /// An unfinished upload whose note is older than this belongs to nobody.
 pub(super) const LEFT: SignedDuration = SignedDuration::from_hours(24);
@@ -33,7 +33,7 @@ fn uploads() -> ObjectPath {
 /// An upload.
 pub(super) struct S3Upload {
     store: S3Store,
-    held: Vec<u8>,
+    held: PutPayloadMut,
     parts: Option<InParts>,
 }
 
@@ -56,9 +56,17 @@ fn note_of(staged: &ObjectPath) -> ObjectPath {
     ObjectPath::new(format!("{staged}.json"))
 }
 
+fn nothing() -> PutPayloadMut {
+    PutPayloadMut::new().with_block_size(BLOCK)
+}
+
 impl S3Upload {
     pub(super) fn new(store: S3Store) -> Self {
-        Self { store, held: Vec::new(), parts: None }
+        Self { store, held: nothing(), parts: None }
+    }
+
+    fn take_held(&mut self) -> PutPayload {
+        std::mem::replace(&mut self.held, nothing()).freeze()
     }
 
     fn begin_parts(&self) -> Result<InParts, StoreError> {
@@ -71,11 +79,15 @@ impl S3Upload {
         Ok(InParts { staged, id, parts: Vec::new(), length: 0 })
     }
 
-    fn put_part(&mut self, bytes: Vec<u8>) -> Result<(), StoreError> {
-        let parts = self.parts.as_mut().expect("only called once it goes in parts");
+    fn put_part(&mut self) -> Result<(), StoreError> {
+        let payload = self.take_held();
+        if self.parts.is_none() {
+            self.parts = Some(self.begin_parts()?);
+        }
+        let parts = self.parts.as_mut().expect("begun just now, or before");
         let (client, key) = (self.store.clients.large.clone(), self.store.key(&parts.staged));
-        let (id, nth, length) = (parts.id.clone(), parts.parts.len(), bytes.len() as u64);
-        let part = wait(async move { client.put_part(&key, &id, nth, Bytes::from(bytes).into()).await });
+        let (id, nth, length) = (parts.id.clone(), parts.parts.len(), payload.content_length() as u64);
+        let part = wait(async move { client.put_part(&key, &id, nth, payload).await });
         parts.parts.push(part.map_err(|error| failure("write", &parts.staged, &error))?);
         parts.length += length;
         Ok(())
@@ -100,26 +112,24 @@ impl S3Upload {
 
 impl Upload for S3Upload {
     fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        self.held.extend_from_slice(bytes);
-        if self.parts.is_none() && self.held.len() > WHOLE {
-            self.parts = Some(self.begin_parts()?);
+        let mut rest = bytes;
+        while rest.len() > HELD - self.held.content_length() {
+            let (fits, more) = rest.split_at(HELD - self.held.content_length());
+            self.held.extend_from_slice(fits);
+            self.put_part()?;
+            rest = more;
         }
-        while self.parts.is_some() && self.held.len() >= PART {
-            let rest = self.held.split_off(PART);
-            let part = std::mem::replace(&mut self.held, rest);
-            self.put_part(part)?;
-        }
+        self.held.extend_from_slice(rest);
         Ok(())
     }
 
     fn finish(mut self: Box<Self>, path: &ObjectPath) -> Result<(), StoreError> {
         if self.parts.is_none() {
-            let bytes = Bytes::from(std::mem::take(&mut self.held));
-            return self.store.put_new(path, bytes);
+            let whole = self.take_held();
+            return self.store.put_new(path, whole);
         }
-        if !self.held.is_empty() {
-            let rest = std::mem::take(&mut self.held);
-            self.put_part(rest)?;
+        if self.held.content_length() > 0 {
+            self.put_part()?;
         }
         self.complete()?;
         let staged = self.parts.as_ref().map(|parts| parts.staged.clone()).expect("it goes in parts");
@@ -162,7 +172,7 @@ impl S3Store {
             let Some(staged) = name.strip_suffix(".json").and_then(|name| below(&uploads(), name)) else {
                 continue;
             };
-            if !self.look(&note)?.is_some_and(|found| now.duration_since(found.written) > LEFT) {
+            if self.look(&note)?.is_none_or(|found| now.duration_since(found.written) <= LEFT) {
                 continue;
             }
             if let Ok(Note { upload }) = serde_json::from_slice(&self.read(&note, 4096)?) {
