@@ -228,21 +228,25 @@ impl Repository {
     pub fn chain(&self) -> Result<Chain, RepositoryError> {
         let mut chain = Chain::default();
         for listed in self.store.list(Some(&layout::chain()))? {
-            let Some((sequence, path)) = layout::chain_line_named(&listed.name) else { continue };
-            let file = self.store.read(&path, MAX_JSON)?;
-            let line = self.config.signing_key.verify::<ChainLine>(&file);
-            chain.add(sequence, Sha256::of(&file), line.map_err(|error| error.to_string()));
+            if let Some((sequence, _)) = layout::chain_line_named(&listed.name) {
+                self.read_line(&mut chain, sequence)?;
+            }
         }
         // A list may lag: what follows the newest line that it shows is asked for by name.
-        loop {
-            let sequence = chain.newest + 1;
-            let file = match self.store.read(&layout::chain_line(sequence), MAX_JSON) {
-                Err(error) if error.is_not_found() => return Ok(chain),
+        while let Some(next) = chain.newest.checked_add(1) {
+            match self.read_line(&mut chain, next) {
+                Err(error) if error.is_not_found() => break,
                 other => other?,
-            };
-            let line = self.config.signing_key.verify::<ChainLine>(&file);
-            chain.add(sequence, Sha256::of(&file), line.map_err(|error| error.to_string()));
+            }
         }
+        Ok(chain)
+    }
+
+    fn read_line(&self, chain: &mut Chain, sequence: u64) -> Result<(), StoreError> {
+        let file = self.store.read(&layout::chain_line(sequence), MAX_JSON)?;
+        let line = self.config.signing_key.verify::<ChainLine>(&file);
+        chain.add(sequence, Sha256::of(&file), line.map_err(|error| error.to_string()));
+        Ok(())
     }
 
     /// The chain's line of this sequence; `None` if it is not there, or not what was written.
