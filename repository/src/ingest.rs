@@ -139,30 +139,29 @@ impl Repository {
         for (pack, length) in packs {
             folders.entry(pack.as_bytes()[0]).or_default().push((pack, *length));
         }
-        let mut gone = HashSet::new();
-        for wanted in folders.values() {
+        let mut asked: Vec<(&PackId, u64)> = Vec::new();
+        for wanted in folders.into_values() {
+            if wanted.len() <= ASKED_ONE_BY_ONE {
+                asked.extend(wanted);
+                continue;
+            }
             let folder = layout::pack(wanted[0].0).parent().expect("packs lie in folders");
-            let listed: Option<HashMap<String, ListedKind>> = match wanted.len() > ASKED_ONE_BY_ONE {
-                true => {
-                    let listed = self.store.list(Some(&folder))?;
-                    Some(listed.into_iter().map(|listed| (listed.name, listed.kind)).collect())
-                }
-                false => None,
+            let listed = self.store.list(Some(&folder))?;
+            let listed: HashMap<String, ListedKind> =
+                listed.into_iter().map(|listed| (listed.name, listed.kind)).collect();
+            let is_shown = |pack: &PackId, size: u64| {
+                listed.get(&pack.to_string()) == Some(&ListedKind::Object { size })
             };
-            for (pack, length) in wanted {
-                let is_there = match &listed {
-                    Some(listed) => {
-                        listed.get(&pack.to_string()) == Some(&ListedKind::Object { size: *length })
-                    }
-                    None => match self.store.size(&layout::pack(pack)) {
-                        Ok(size) => size == *length,
-                        Err(error) if error.is_not_found() => false,
-                        Err(error) => return Err(error.into()),
-                    },
-                };
-                if !is_there {
-                    gone.insert(**pack);
-                }
+            // A list may lag: what it does not show is asked for by name.
+            asked.extend(wanted.into_iter().filter(|(pack, length)| !is_shown(pack, *length)));
+        }
+        let paths: Vec<ObjectPath> = asked.iter().map(|(pack, _)| layout::pack(pack)).collect();
+        let mut gone = HashSet::new();
+        for ((pack, length), size) in asked.into_iter().zip(self.store.sizes(&paths)) {
+            match size {
+                Ok(size) if size == length => {}
+                Err(error) if !error.is_not_found() => return Err(error.into()),
+                _ => drop(gone.insert(*pack)),
             }
         }
         Ok(gone)

@@ -107,6 +107,13 @@ fn it_passes_the_probe_and_the_bucket_is_left_as_it_was() {
 }
 
 #[test]
+fn a_probe_leaves_nothing_though_lists_show_nothing_new() {
+    let fake = FakeS3::start(BUCKET, Habits { lag: Duration::from_secs(600), ..Habits::default() });
+    probe::probe(&whole_bucket(fake.port())).expect("fit");
+    assert_eq!(fake.keys(BUCKET), Vec::<String>::new());
+}
+
+#[test]
 fn what_outgrows_memory_goes_in_parts_and_comes_back_equal() {
     let server = Server::start();
     let store = fresh(server.port());

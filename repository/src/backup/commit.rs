@@ -239,7 +239,15 @@ impl Staged<'_> {
     }
 
     fn put(&mut self, path: &ObjectPath, bytes: &[u8]) -> Result<Sha256, RepositoryError> {
-        self.repository.store.create(path, bytes)?;
+        let store = &self.repository.store;
+        match store.create(path, bytes) {
+            // Of an earlier attempt, and the list by which those were cleared away did not show it.
+            Err(StoreError::AlreadyExists { .. }) if store.lists_may_lag() => {
+                store.delete(path)?;
+                store.create(path, bytes)?;
+            }
+            other => other?,
+        }
         let name = path.as_str()[self.folder.as_str().len() + 1..].to_owned();
         let sum = Sha256::of(bytes);
         self.sums.push((name, sum));

@@ -380,6 +380,10 @@ impl<S: Store> Store for FaultyStore<S> {
         run(&self.script, Operation::FreeSpace, String::new(), &no_path(), || self.inner.free_space())
     }
 
+    fn lists_may_lag(&self) -> bool {
+        self.inner.lists_may_lag()
+    }
+
     fn settling(&self) -> Result<Duration, StoreError> {
         self.inner.settling()
     }

@@ -241,6 +241,10 @@ pub trait Store: Send + Sync + fmt::Debug {
     fn delete_folder(&self, path: &ObjectPath) -> Result<(), StoreError>;
     /// Bytes still free, where the store can tell.
     fn free_space(&self) -> Result<Option<u64>, StoreError>;
+    /// True if a list may miss what was made a moment ago, and show what was deleted.
+    fn lists_may_lag(&self) -> bool {
+        false
+    }
     /// For how long after a creation somebody else may still take the same name, where the storage cannot
     /// decide at once: whoever must be sure looks again after this time.
     fn settling(&self) -> Result<Duration, StoreError> {

@@ -164,7 +164,7 @@ impl S3Options {
                 builder = builder.with_token(token.as_str());
             }
         }
-        let has = |key| builder.get_config_value(&key).is_some();
+        let has = |key| builder.get_config_value(&key).is_some_and(|value| !value.is_empty());
         match (has(AmazonS3ConfigKey::AccessKeyId), has(AmazonS3ConfigKey::SecretAccessKey)) {
             (true, true) => {}
             (false, false) => {

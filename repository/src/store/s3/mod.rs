@@ -318,6 +318,10 @@ impl Store for S3Store {
         Ok(None)
     }
 
+    fn lists_may_lag(&self) -> bool {
+        true
+    }
+
     fn settling(&self) -> Result<Duration, StoreError> {
         Ok(if self.keeps_conditions()? { Duration::ZERO } else { SETTLING })
     }
