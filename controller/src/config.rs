@@ -55,6 +55,9 @@ pub struct ControllerConfig {
     pub alerts: Alerts,
     /// How much agents may send.
     pub quotas: Vec<Quota>,
+    /// A static `nsctl` for the repository's rescue folder, where it does not lie beside the controller as
+    /// `nsctl-static`.
+    pub rescue_program: Option<PathBuf>,
 }
 
 impl Default for ControllerConfig {
@@ -72,6 +75,7 @@ impl Default for ControllerConfig {
             retention_is_declared: false,
             alerts: Alerts::default(),
             quotas: Vec::new(),
+            rescue_program: None,
         }
     }
 }
@@ -110,6 +114,7 @@ retention: { keep_within: 30d, keep_complete: 3 }
         self.repository.folder().map_or(Ok(()), |folder| absolute("repository", folder))?;
         self.s3.check()?;
         absolute("state", &self.state)?;
+        self.rescue_program.iter().try_for_each(|program| absolute("rescue_program", program))?;
         absolute("listen.socket", &self.listen.socket)?;
         self.key.check()?;
         if jiff::tz::TimeZone::get(&self.time_zone).is_err() {

@@ -5,6 +5,7 @@
 //! is never mistaken for a fresh one; nothing is committed once the lease is lost.
 
 mod keeper;
+pub mod rescue;
 mod secret;
 
 use std::collections::BTreeSet;

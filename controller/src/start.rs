@@ -18,7 +18,7 @@ use crate::app::{App, Parts};
 use crate::audit::{Audit, AuditError, AuditKey};
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::ControllerConfig;
-use crate::depot::{Depot, DepotError};
+use crate::depot::{self, Depot, DepotError};
 use crate::fleet::Fleet;
 use crate::identity::{ApiTokens, Authority, AuthorityError, Enrolment, ServerCertificate};
 use crate::ingest::Quotas;
@@ -199,6 +199,8 @@ impl Controller {
         shutdown.spawn("lease", lease.keep(app.clock.clone(), stop.clone()));
         let certificate = app.server_certificate.clone();
         shutdown.spawn("server certificate", certificate.keep(app.clock.clone(), stop.clone()));
+        let filled = depot::rescue::fill(app.depot.clone(), app.config.rescue_program.clone());
+        shutdown.spawn("rescue folder", filled);
         shutdown.spawn("audit log", app.audit.clone().keep(stop.clone()));
         shutdown.spawn("job queue", watched("job queue", shutdown.clone(), app.runner.clone().run()));
         shutdown.spawn(

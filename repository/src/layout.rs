@@ -130,6 +130,11 @@ pub fn rules_note_named(name: &str) -> Option<u32> {
     (rules_note(number).name() == name).then_some(number)
 }
 
+/// A file of the folder that restores this repository when everything else is lost.
+pub fn rescue(name: &str) -> ObjectPath {
+    below("rescue").join(name)
+}
+
 /// The folder of unfinished backups.
 pub fn staging() -> ObjectPath {
     below("staging")

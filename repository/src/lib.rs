@@ -35,6 +35,7 @@ mod random;
 pub mod read;
 pub mod refs;
 pub mod repo;
+pub mod rescue;
 pub mod retention;
 pub mod signed;
 pub mod store;

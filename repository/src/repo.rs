@@ -19,6 +19,7 @@ use crate::ingest::DomainState;
 use crate::keys::{KeyRing, RecoveryKey, RootKey, SealedKeyRing, Slot, SlotKind, SlotSecret};
 use crate::layout;
 use crate::pack::seal::SealingPublicKey;
+use crate::rescue;
 use crate::signed::{MAX_JSON, verify_introduction};
 use crate::store::{ObjectPath, Store, StoreError};
 
@@ -68,6 +69,7 @@ impl Repository {
         let sealed = json(&SealedKeyRing::seal(&keys, &root, id));
         store.create(&layout::keyring(1), &sealed)?;
         store.create(&layout::keyring(2), &sealed)?;
+        rescue::provide(&*store, None)?;
         let config = RepositoryConfig {
             format: FORMAT,
             required_features: Vec::new(),

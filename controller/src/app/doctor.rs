@@ -8,6 +8,7 @@ use proto::v1::controller_message::Message;
 use proto::v1::{Probe, SourceHealth};
 use repository::backup::listing::Listing;
 use repository::error::RepositoryError;
+use repository::repo::Repository;
 use repository::store::ObjectPath;
 use tokio::task::JoinSet;
 
@@ -207,7 +208,27 @@ fn examine_repository(depot: &Depot, now: Timestamp) -> Vec<Finding> {
         ),
         Err(error) => of_error("the keys cannot be read", &error),
     });
+    findings.push(rescue(repository));
     findings
+}
+
+fn rescue(repository: &Repository) -> Finding {
+    match repository.rescue() {
+        Ok(Some(contents)) if contents.program().is_some() => {
+            fine("repository", "it brings the programs with it that restore it (repository/rescue)")
+        }
+        Ok(Some(_)) => warning(
+            "repository",
+            "its rescue folder holds rescue.py, but no static nsctl",
+            "make one with `deploy/static-nsctl`, put it beside neurashield-controller as nsctl-static, restart",
+        ),
+        Ok(None) => warning(
+            "repository",
+            "its rescue folder is missing or not whole",
+            "restart the controller, which fills it; its log says what hinders it",
+        ),
+        Err(error) => of_error("the rescue folder cannot be read", &error),
+    }
 }
 
 fn of_error(what: &str, error: &RepositoryError) -> Finding {

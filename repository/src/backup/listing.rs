@@ -188,6 +188,7 @@ pub(crate) fn restore_md(record: &BackupRecord) -> String {
          \x20   nsctl restore --timestamp {name}\n\n\
          Restore with nothing but this folder's parent and the recovery key:\n\n\
          \x20   nsctl repository restore --repository .. --recovery-key-file KEY --timestamp {name} --to FOLDER\n\n\
-         Every byte of the format is described in docs/FORMAT.md of NeuraShield Backup.\n"
+         Restore when there is no nsctl either: ../repository/rescue/README.md\n\n\
+         Every byte of the format is described in ../repository/rescue/FORMAT.md.\n"
     )
 }
