@@ -124,6 +124,9 @@ pub enum RepositoryError {
     /// Another controller writes here now.
     #[error("the right to write this repository was lost")]
     Fenced(#[source] crate::store::lease::LeaseError),
+    /// Prune cannot go on, and nothing was taken away.
+    #[error(transparent)]
+    Prune(#[from] crate::prune::PruneError),
     /// The work was told to stop.
     #[error("cancelled")]
     Cancelled,
@@ -158,6 +161,7 @@ impl RepositoryError {
             E::Rejected { .. } => "update the agent; if it is up to date, report this as a bug",
             E::Unresolved { .. } => "run the backup again: it sends what is missing",
             E::Fenced(_) => "make sure that only one controller uses this repository",
+            E::Prune(error) => error.hint(),
             E::Cancelled => "start it again when you like",
             E::Store(StoreError::Full { .. }) => "free some space in the repository's storage",
             E::Store(_) => "check the repository's storage: is it mounted, writable and reachable?",

@@ -4,7 +4,7 @@
 //! refers only to packs that are durable, says nothing that the packs do not say themselves, and can be
 //! made again from them without a key.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::codec::{Decoder, Encoder, Malformed};
 use crate::ids::{BlobId, DomainId, PackId, SegmentId};
@@ -113,10 +113,15 @@ impl IndexFile {
 }
 
 /// A domain's index in memory: the union of its files.
+///
+/// A segment may lie in several packs, each with other blobs left out: prune copies what lives before it
+/// takes the old pack away. A blob is there if any of them has it.
 #[derive(Debug, Default, Clone)]
 pub struct DomainIndex {
     packs: Vec<IndexedPack>,
-    places: HashMap<SegmentId, (usize, usize)>,
+    known: HashSet<PackId>,
+    /// Pack and place in it, those with the most blobs first.
+    places: HashMap<SegmentId, Vec<(usize, usize)>>,
 }
 
 /// Where a blob's sealed bytes lie.
@@ -131,7 +136,7 @@ pub struct BlobPlace {
 }
 
 impl DomainIndex {
-    /// The union of these packs. Where two packs hold one segment, the one with fewer blobs missing wins.
+    /// The union of these packs.
     pub fn new(packs: impl IntoIterator<Item = IndexedPack>) -> Self {
         let mut index = Self::default();
         packs.into_iter().for_each(|pack| index.add(pack));
@@ -140,15 +145,18 @@ impl DomainIndex {
 
     /// Adds a pack; one that is known already changes nothing.
     pub fn add(&mut self, pack: IndexedPack) {
-        let at = self.packs.len();
-        for (nth, segment) in pack.segments.iter().enumerate() {
-            let id = segment.table.header.context.segment;
-            let better = self.table(&id).is_none_or(|known| present(known) < present(&segment.table));
-            if better {
-                self.places.insert(id, (at, nth));
-            }
+        if !self.known.insert(pack.id) {
+            return;
         }
+        let at = self.packs.len();
         self.packs.push(pack);
+        for (nth, segment) in self.packs[at].segments.iter().enumerate() {
+            let places = self.places.entry(segment.table.header.context.segment).or_default();
+            let blobs = present(&segment.table);
+            let fuller =
+                |(pack, nth): &(usize, usize)| present(&self.packs[*pack].segments[*nth].table) >= blobs;
+            places.insert(places.partition_point(fuller), (at, nth));
+        }
     }
 
     /// Every pack.
@@ -156,33 +164,62 @@ impl DomainIndex {
         &self.packs
     }
 
-    /// Every segment once, with its pack.
-    pub fn segments(&self) -> impl Iterator<Item = (&IndexedPack, &PlacedSegment)> {
-        self.places.values().map(|(pack, nth)| (&self.packs[*pack], &self.packs[*pack].segments[*nth]))
+    /// True if this pack is in it.
+    pub fn knows(&self, pack: &PackId) -> bool {
+        self.known.contains(pack)
     }
 
-    /// A segment's pack and place.
+    /// Every segment once, with the lines of its table; a line is absent where none of the packs that
+    /// `is_usable` accepts has the blob. Segments in none of them are left out.
+    pub fn tables(
+        &self,
+        is_usable: impl Fn(&IndexedPack) -> bool,
+    ) -> impl Iterator<Item = (SegmentId, Vec<BlobLine>)> {
+        self.places.keys().filter_map(move |id| {
+            let mut usable = self.copies_of(id).filter(|(pack, _)| is_usable(pack));
+            let mut lines = usable.next()?.1.table.lines.clone();
+            usable.for_each(|(_, placed)| fill(&mut lines, &placed.table.lines));
+            Some((*id, lines))
+        })
+    }
+
+    /// A segment's fullest pack and its place in it.
     pub fn segment(&self, id: &SegmentId) -> Option<(&IndexedPack, &PlacedSegment)> {
-        let (pack, nth) = self.places.get(id)?;
-        Some((&self.packs[*pack], &self.packs[*pack].segments[*nth]))
+        self.copies_of(id).next()
     }
 
-    fn table(&self, id: &SegmentId) -> Option<&SegmentTable> {
-        self.segment(id).map(|(_, placed)| &placed.table)
+    /// The lines of a segment's table; one is absent if no pack holds the blob.
+    pub fn lines(&self, id: &SegmentId) -> Option<Vec<BlobLine>> {
+        let mut copies = self.copies_of(id);
+        let mut lines = copies.next()?.1.table.lines.clone();
+        copies.for_each(|(_, placed)| fill(&mut lines, &placed.table.lines));
+        Some(lines)
+    }
+
+    fn copies_of(&self, id: &SegmentId) -> impl Iterator<Item = (&IndexedPack, &PlacedSegment)> {
+        let places = self.places.get(id);
+        places
+            .into_iter()
+            .flatten()
+            .map(|(pack, nth)| (&self.packs[*pack], &self.packs[*pack].segments[*nth]))
     }
 
     /// Where a blob lies; `None` if no pack holds it.
     pub fn place(&self, address: &BlobAddress) -> Option<BlobPlace> {
-        let (pack, placed) = self.segment(&address.segment)?;
-        let (offset, _) = placed.table.body_range(address.ordinal)?;
-        let line = placed.table.lines[address.ordinal as usize];
-        Some(BlobPlace { pack: pack.id, offset: placed.body_offset() + offset, line })
+        self.copies_of(&address.segment).find_map(|(pack, placed)| {
+            let (offset, _) = placed.table.body_range(address.ordinal)?;
+            let line = placed.table.lines[address.ordinal as usize];
+            Some(BlobPlace { pack: pack.id, offset: placed.body_offset() + offset, line })
+        })
     }
 
     /// The packs that hold the segments of `refs`, with their lengths.
     pub(crate) fn packs_of(&self, refs: &Refs) -> BTreeMap<PackId, u64> {
-        let packs = refs.segments().filter_map(|(segment, _)| self.segment(&segment));
-        packs.map(|(pack, _)| (pack.id, pack.length)).collect()
+        let mut packs = BTreeMap::new();
+        for (segment, _) in refs.segments() {
+            packs.extend(self.copies_of(&segment).map(|(pack, _)| (pack.id, pack.length)));
+        }
+        packs
     }
 
     /// Every blob of `refs` that no pack holds, or whose segment has another shape than the refs say.
@@ -194,10 +231,12 @@ impl DomainIndex {
     pub fn missing_from(&self, refs: &Refs, is_usable: impl Fn(&IndexedPack) -> bool) -> Vec<BlobAddress> {
         let mut missing = Vec::new();
         for (segment, blobs) in refs.segments() {
-            let usable =
-                self.segment(&segment).filter(|(pack, _)| is_usable(pack)).map(|(_, placed)| &placed.table);
-            let table = usable.filter(|table| table.lines.len() == blobs as usize);
-            let gone = |ordinal: &u32| table.is_none_or(|table| table.lines[*ordinal as usize].absent);
+            let tables: Vec<&SegmentTable> = self
+                .copies_of(&segment)
+                .filter(|(pack, placed)| placed.table.lines.len() == blobs as usize && is_usable(pack))
+                .map(|(_, placed)| &placed.table)
+                .collect();
+            let gone = |ordinal: &u32| tables.iter().all(|table| table.lines[*ordinal as usize].absent);
             missing
                 .extend(refs.ordinals(&segment).filter(gone).map(|ordinal| BlobAddress { segment, ordinal }));
         }
@@ -208,9 +247,9 @@ impl DomainIndex {
     pub fn by_id(&self, refs: &Refs) -> HashMap<BlobId, BlobAddress> {
         let mut found = HashMap::new();
         for (segment, _) in refs.segments() {
-            let Some(table) = self.table(&segment) else { continue };
+            let Some(lines) = self.lines(&segment) else { continue };
             for ordinal in refs.ordinals(&segment) {
-                if let Some(line) = table.lines.get(ordinal as usize).filter(|line| !line.absent) {
+                if let Some(line) = lines.get(ordinal as usize).filter(|line| !line.absent) {
                     found.insert(line.id, BlobAddress { segment, ordinal });
                 }
             }
@@ -221,4 +260,13 @@ impl DomainIndex {
 
 fn present(table: &SegmentTable) -> usize {
     table.lines.iter().filter(|line| !line.absent).count()
+}
+
+/// Takes over what `lines` lack from another copy of the same table.
+fn fill(lines: &mut [BlobLine], other: &[BlobLine]) {
+    for (line, other) in lines.iter_mut().zip(other) {
+        if line.absent && !other.absent && line.id == other.id {
+            *line = *other;
+        }
+    }
 }

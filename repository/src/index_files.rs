@@ -32,15 +32,15 @@ const LISTS: usize = 4;
 /// The index files of a domain that count, and what lies beside them.
 #[derive(Debug, Default)]
 pub(crate) struct IndexFiles {
-    live: Vec<FileLength>,
+    pub(crate) live: Vec<FileLength>,
     /// Those that another one stands for.
-    replaced: Vec<Sha256>,
+    pub(crate) replaced: Vec<Sha256>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FileLength {
-    name: Sha256,
-    bytes: u64,
+    pub(crate) name: Sha256,
+    pub(crate) bytes: u64,
 }
 
 /// A domain's index, and the index files that could not be used for it.
@@ -211,7 +211,7 @@ impl Repository {
     }
 
     /// `None` if it is not what its name says, or not there.
-    fn read_index_file(
+    pub(crate) fn read_index_file(
         &self,
         domain: &DomainId,
         name: &Sha256,

@@ -24,6 +24,7 @@ use crate::refs::{BlobAddress, Refs};
 use crate::repo::Repository;
 use crate::signed::Sha256;
 use crate::store::{ListedKind, ObjectPath, Store, StoreError, Upload};
+use crate::work::WorkId;
 
 /// The longest segment that is taken in, in bytes: a full one and one more blob.
 pub const MAX_SEGMENT: u64 = (FULL_BODY as u64 + crate::pack::blob::MAX_PLAIN as u64) + (4 << 20);
@@ -74,17 +75,26 @@ impl Repository {
     /// Every blob of a domain that is there to be used again: in a pack that is not known to be gone or
     /// damaged. What has gone since is found by [`Repository::resolve`].
     pub fn blob_tables(&self, domain: &DomainId) -> Result<Vec<BlobTable>, RepositoryError> {
-        let marked = self.quarantined()?;
+        self.tables(domain, None)
+    }
+
+    /// The same for this work: what a mark of prune that waits for it names is there for it.
+    pub fn blob_tables_for(
+        &self,
+        work: &WorkId,
+        domain: &DomainId,
+    ) -> Result<Vec<BlobTable>, RepositoryError> {
+        self.tables(domain, Some(work))
+    }
+
+    fn tables(&self, domain: &DomainId, work: Option<&WorkId>) -> Result<Vec<BlobTable>, RepositoryError> {
+        let marked = self.not_to_build_on(work)?;
         let state = self.domain(domain)?;
         let mut state = lock(&state);
         self.look_again(&mut state)?;
-        let table = |placed: &PlacedSegment| BlobTable {
-            segment: placed.table.header.context.segment,
-            blobs: placed.table.lines.clone(),
-        };
         let is_usable = |pack: &IndexedPack| !state.gone.contains(&pack.id) && !marked.contains(&pack.id);
-        let segments = state.index.segments().filter(|(pack, _)| is_usable(pack));
-        Ok(segments.map(|(_, placed)| table(placed)).collect())
+        let tables = state.index.tables(is_usable);
+        Ok(tables.map(|(segment, blobs)| BlobTable { segment, blobs }).collect())
     }
 
     /// Begins to take in a segment of `length` bytes.
@@ -117,7 +127,26 @@ impl Repository {
     /// Which blobs of `refs` no usable pack holds, at this moment: the store is asked for every pack that
     /// they need.
     pub fn resolve(&self, domain: &DomainId, refs: &Refs) -> Result<Vec<BlobAddress>, RepositoryError> {
-        let marked = self.quarantined()?;
+        self.missing(domain, refs, None)
+    }
+
+    /// The same for this work: what a mark of prune that waits for it names is there for it.
+    pub fn resolve_for(
+        &self,
+        work: &WorkId,
+        domain: &DomainId,
+        refs: &Refs,
+    ) -> Result<Vec<BlobAddress>, RepositoryError> {
+        self.missing(domain, refs, Some(work))
+    }
+
+    pub(crate) fn missing(
+        &self,
+        domain: &DomainId,
+        refs: &Refs,
+        work: Option<&WorkId>,
+    ) -> Result<Vec<BlobAddress>, RepositoryError> {
+        let marked = self.not_to_build_on(work)?;
         let state = self.domain(domain)?;
         let needed = lock(&state).index.packs_of(refs);
         let gone = self.not_there(&needed)?;
@@ -207,9 +236,16 @@ impl Repository {
         Ok(())
     }
 
-    fn quarantined(&self) -> Result<HashSet<PackId>, RepositoryError> {
+    pub(crate) fn quarantined(&self) -> Result<HashSet<PackId>, RepositoryError> {
         let listed = self.store.list(Some(&layout::quarantine()))?;
         Ok(listed.iter().filter_map(|listed| listed.name.parse().ok()).collect())
+    }
+
+    /// Packs that a verification found damaged or that prune has marked.
+    fn not_to_build_on(&self, work: Option<&WorkId>) -> Result<HashSet<PackId>, RepositoryError> {
+        let mut marked = self.taken_by_prune(work)?;
+        marked.extend(self.quarantined()?);
+        Ok(marked)
     }
 
     /// Finds packs that no index names, so that what they hold is used again, and replaces index files that
@@ -344,12 +380,22 @@ impl Repository {
     }
 }
 
-fn domain_of(pack: &IndexedPack) -> Option<DomainId> {
+pub(crate) fn domain_of(pack: &IndexedPack) -> Option<DomainId> {
     pack.segments.first().map(|placed| placed.table.header.context.domain)
 }
 
 /// Reads a pack's headers and tables.
-fn survey(store: &dyn Store, pack: PackId, length: u64) -> Result<IndexedPack, RepositoryError> {
+pub(crate) fn survey(store: &dyn Store, pack: PackId, length: u64) -> Result<IndexedPack, RepositoryError> {
+    survey_at(store, &layout::pack(&pack), pack, length)
+}
+
+/// The same for a pack that lies elsewhere.
+pub(crate) fn survey_at(
+    store: &dyn Store,
+    path: &ObjectPath,
+    pack: PackId,
+    length: u64,
+) -> Result<IndexedPack, RepositoryError> {
     enum Failure {
         Store(StoreError),
         Malformed(crate::codec::Malformed),
@@ -359,17 +405,16 @@ fn survey(store: &dyn Store, pack: PackId, length: u64) -> Result<IndexedPack, R
             Failure::Malformed(error)
         }
     }
-    let path: ObjectPath = layout::pack(&pack);
     let read = |offset: u64, count: u64| {
         if offset.checked_add(count).is_none_or(|end| end > length) {
             return Err(crate::codec::Malformed::new("pack", "it ends too early").into());
         }
-        store.read_range(&path, offset, count).map_err(Failure::Store)
+        store.read_range(path, offset, count).map_err(Failure::Store)
     };
     match file::survey(length, read) {
         Ok(segments) => Ok(IndexedPack { id: pack, length, segments }),
         Err(Failure::Store(error)) => Err(error.into()),
-        Err(Failure::Malformed(source)) => Err(RepositoryError::Damaged { path, source }),
+        Err(Failure::Malformed(source)) => Err(RepositoryError::Damaged { path: path.clone(), source }),
     }
 }
 

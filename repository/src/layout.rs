@@ -4,6 +4,7 @@ use crate::ids::{DomainId, PackId};
 use crate::names::{BackupName, SourceId};
 use crate::signed::Sha256;
 use crate::store::ObjectPath;
+use crate::work::WorkId;
 
 /// The folder of everything that is not a backup.
 pub const REPOSITORY: &str = "repository";
@@ -128,6 +129,71 @@ pub fn rules_note(number: u32) -> ObjectPath {
 pub fn rules_note_named(name: &str) -> Option<u32> {
     let number = name.strip_suffix(".json")?.parse().ok()?;
     (rules_note(number).name() == name).then_some(number)
+/// The note that says when and why the backup of this sequence was retired.
+pub fn retired(sequence: u64) -> ObjectPath {
+    chain().join(format!("{sequence:020}.pruned.json"))
+}
+
+/// The sequence of the backup that the note of this file name is about; `None` if it is no name of a note.
+pub fn retired_named(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".pruned.json").filter(|digits| digits.len() == 20)?;
+    digits.parse().ok().filter(|sequence| *sequence > 0 && retired(*sequence).name() == name)
+}
+
+/// The folder of what prune has decided and not finished.
+pub fn gc() -> ObjectPath {
+    below("gc")
+}
+
+/// A mark of prune: what it wants to take, and whom it waits for.
+pub fn gc_mark(number: u64) -> ObjectPath {
+    gc().join(format!("{number:020}.mark.json"))
+}
+
+/// A sealed mark: what prune takes.
+pub fn gc_sealed(number: u64) -> ObjectPath {
+    gc().join(format!("{number:020}.sealed.json"))
+}
+
+/// Written to ask the storage for its time.
+pub fn gc_clock() -> ObjectPath {
+    gc().join("clock")
+}
+
+/// Space that is given free when there is none, so that prune can work.
+pub fn ballast() -> ObjectPath {
+    below("ballast")
+}
+
+/// The folder of what was taken away and is not deleted yet.
+pub fn trash() -> ObjectPath {
+    below("trash")
+}
+
+/// The packs that the mark of this number took.
+pub fn trash_of(number: u64) -> ObjectPath {
+    trash().join(format!("{number:020}"))
+}
+
+/// A backup's folder on its way out.
+pub fn trash_backup(name: &BackupName) -> ObjectPath {
+    trash().join(name)
+}
+
+/// The number that a name in the trash or, with its ending, in the folder of marks begins with.
+pub fn gc_number(name: &str) -> Option<u64> {
+    let digits = name.split('.').next().filter(|digits| digits.len() == 20)?;
+    digits.parse().ok().filter(|_| digits.bytes().all(|digit| digit.is_ascii_digit()))
+}
+
+/// The folder of the leases of running work.
+pub fn work_folder() -> ObjectPath {
+    below("work")
+}
+
+/// The lease of running work.
+pub fn work(id: &WorkId) -> ObjectPath {
+    work_folder().join(format!("{id}.json"))
 }
 
 /// A file of the folder that restores this repository when everything else is lost.

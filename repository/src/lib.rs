@@ -11,6 +11,7 @@
 //! | [`archive`], [`refs`], [`index`] | entries and pages; which blobs an archive needs; where they lie |
 //! | [`repo`] | init, open, unlock |
 //! | [`ingest`], [`backup`] | taking in segments; committing and listing backups |
+//! | [`work`], [`prune`] | leases of running work; retiring backups, collecting what none needs |
 //! | [`read`], [`export`], [`verify`] | reading an archive back; as plain bytes; proving that it can be |
 //! | [`retention`] | which backups are kept |
 
@@ -31,6 +32,7 @@ pub mod layout;
 pub mod names;
 pub mod pack;
 pub mod progress;
+pub mod prune;
 mod random;
 pub mod read;
 pub mod refs;
@@ -40,3 +42,4 @@ pub mod retention;
 pub mod signed;
 pub mod store;
 pub mod verify;
+pub mod work;

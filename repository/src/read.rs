@@ -4,7 +4,7 @@
 //! says; and memory does not grow with the archive beyond its table of blobs.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
@@ -18,6 +18,7 @@ use crate::cut::decompress;
 use crate::error::RepositoryError;
 use crate::ids::{BlobId, DomainId, SegmentId};
 use crate::index::{BlobPlace, DomainIndex};
+use crate::ingest::lock;
 use crate::keys::KeyRing;
 use crate::layout;
 use crate::names::SourceId;
@@ -25,6 +26,7 @@ use crate::pack::blob::{BlobKind, BlobLine, blob_id};
 use crate::pack::seal::{BlobCipher, SegmentContext, SegmentKey};
 use crate::refs::{BlobAddress, Refs};
 use crate::repo::Repository;
+use crate::store::{ObjectPath, StoreError};
 
 /// How many bytes of opened blobs are kept for the next piece.
 const CACHE: usize = 8 << 20;
@@ -52,6 +54,8 @@ pub struct ArchiveReader {
     by_id: HashMap<BlobId, BlobAddress>,
     ciphers: HashMap<SegmentId, BlobCipher>,
     recent: Recent,
+    /// The index as it was when a pack was not where it had been.
+    newer: Mutex<Option<DomainIndex>>,
 }
 
 impl ArchiveReader {
@@ -76,6 +80,7 @@ impl ArchiveReader {
             index,
             ciphers: HashMap::new(),
             recent: Recent::default(),
+            newer: Mutex::default(),
         })
     }
 
@@ -102,7 +107,7 @@ impl ArchiveReader {
     /// The page table's blob.
     pub fn root(&self) -> Result<BlobId, RepositoryError> {
         self.manifest.root.ok_or_else(|| {
-            let path = layout::manifest(&crate::store::ObjectPath::new(layout::REPOSITORY), &self.source);
+            let path = layout::manifest(&ObjectPath::new(layout::REPOSITORY), &self.source);
             RepositoryError::Damaged {
                 path,
                 source: Malformed::new("archive manifest", "it names no page table"),
@@ -211,7 +216,7 @@ impl ArchiveReader {
         }
         let address = *self.by_id.get(id).ok_or(RepositoryError::BlobMissing(*id))?;
         let place = self.place(&address)?;
-        let sealed = self.read(&place)?;
+        let sealed = self.read(&address, &place)?;
         let plain = Bytes::from(self.unseal(&address, &place, sealed)?);
         self.recent.put(*id, plain.clone());
         Ok(plain)
@@ -223,14 +228,14 @@ impl ArchiveReader {
         if !self.by_id.contains_key(&place.line.id) {
             return Err(RepositoryError::BlobMissing(place.line.id));
         }
-        self.read(&place)
+        self.read(address, &place)
     }
 
     /// The keys and tables of every segment that the archive needs.
     pub fn segments(&self) -> impl Iterator<Item = Result<OpenedSegment, RepositoryError>> + '_ {
         self.refs.segments().filter_map(|(segment, _)| {
             let (pack, placed) = self.index.segment(&segment)?;
-            let lines = &placed.table.lines;
+            let lines = self.index.lines(&segment)?;
             let blobs: Vec<(u32, BlobLine)> = self
                 .refs
                 .ordinals(&segment)
@@ -255,9 +260,44 @@ impl ArchiveReader {
         &self.index
     }
 
-    fn read(&self, place: &BlobPlace) -> Result<Vec<u8>, RepositoryError> {
-        let length = u64::from(place.line.stored_length);
-        Ok(self.repository.store.read_range(&layout::pack(&place.pack), place.offset, length)?)
+    fn read(&self, address: &BlobAddress, place: &BlobPlace) -> Result<Vec<u8>, RepositoryError> {
+        match self.read_at(&layout::pack(&place.pack), place) {
+            Err(error) if error.is_not_found() => self.read_moved(address, place, error),
+            other => Ok(other?),
+        }
+    }
+
+    fn read_at(&self, pack: &ObjectPath, place: &BlobPlace) -> Result<Vec<u8>, StoreError> {
+        self.repository.store.read_range(pack, place.offset, u64::from(place.line.stored_length))
+    }
+
+    /// Prune took the pack away since it was looked up: it lies in the trash for days, and what is needed of
+    /// it lies in another pack, which the index of now names.
+    fn read_moved(
+        &self,
+        address: &BlobAddress,
+        place: &BlobPlace,
+        missing: StoreError,
+    ) -> Result<Vec<u8>, RepositoryError> {
+        if let Some(path) = self.repository.trashed(&place.pack)? {
+            match self.read_at(&path, place) {
+                Err(error) if error.is_not_found() => {}
+                other => return Ok(other?),
+            }
+        }
+        let mut newer = lock(&self.newer);
+        for is_loaded_now in [false, true] {
+            if is_loaded_now {
+                *newer = Some(self.repository.index_for(&self.refs)?.index);
+            }
+            let moved = newer.as_ref().and_then(|index| index.place(address));
+            let Some(moved) = moved.filter(|moved| moved.pack != place.pack) else { continue };
+            match self.read_at(&layout::pack(&moved.pack), &moved) {
+                Err(error) if error.is_not_found() => {}
+                other => return Ok(other?),
+            }
+        }
+        Err(missing.into())
     }
 
     /// Opens sealed bytes and proves that they are the blob they should be.

@@ -4,6 +4,7 @@
 //! segments, never packs: prune may move segments about and no refs change.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use aws_lc_rs::digest;
 
@@ -57,6 +58,38 @@ impl Refs {
         debug_assert_eq!(refs.blobs, blobs);
         refs.bitmap.resize((blobs as usize).div_ceil(8), 0);
         refs.bitmap[address.ordinal as usize / 8] |= 1 << (address.ordinal % 8);
+    }
+
+    /// Adds all blobs of `other`, which is of the same domain. False if the two do not agree about the
+    /// length of a segment's table; what they agree about is added all the same.
+    pub fn merge(&mut self, other: &Refs) -> bool {
+        debug_assert_eq!(self.domain, other.domain);
+        let mut agree = true;
+        for (id, refs) in &other.segments {
+            match self.segments.entry(*id) {
+                Entry::Vacant(slot) => {
+                    slot.insert(refs.clone());
+                }
+                Entry::Occupied(mut known) if known.get().blobs == refs.blobs => {
+                    let bits = known.get_mut().bitmap.iter_mut().zip(&refs.bitmap);
+                    bits.for_each(|(byte, other)| *byte |= other);
+                }
+                Entry::Occupied(_) => agree = false,
+            }
+        }
+        agree
+    }
+
+    /// True if it names this blob.
+    pub fn contains(&self, address: &BlobAddress) -> bool {
+        let byte = |refs: &SegmentRefs| refs.bitmap.get(address.ordinal as usize / 8).copied();
+        let byte = self.segments.get(&address.segment).and_then(byte);
+        byte.is_some_and(|byte| byte & 1 << (address.ordinal % 8) != 0)
+    }
+
+    /// How many lines the table of `segment` must have; `None` if none of its blobs is named.
+    pub fn shape(&self, segment: &SegmentId) -> Option<u32> {
+        self.segments.get(segment).map(|refs| refs.blobs)
     }
 
     /// Every segment with the number of lines that its table must have.
@@ -162,6 +195,24 @@ mod tests {
         assert_eq!(Refs::decode(&refs.encode()), Ok(refs.clone()));
         assert_eq!(refs.blobs(), 3);
         assert_eq!(refs.ordinals(&SegmentId::new([1; 16])).collect::<Vec<_>>(), [0, 8]);
+    }
+
+    #[test]
+    fn merged_they_name_what_either_named() {
+        let (mut all, mut other) = (sample(), Refs::new(DomainId::new([9; 16])));
+        other.add(BlobAddress { segment: SegmentId::new([1; 16]), ordinal: 3 }, 9);
+        other.add(BlobAddress { segment: SegmentId::new([3; 16]), ordinal: 0 }, 1);
+        assert!(all.merge(&other));
+        assert_eq!(all.blobs(), 5);
+        for (refs, ordinal, named) in
+            [(&all, 3, true), (&all, 4, false), (&all, 99, false), (&other, 8, false)]
+        {
+            let address = BlobAddress { segment: SegmentId::new([1; 16]), ordinal };
+            assert_eq!(refs.contains(&address), named, "{ordinal}");
+        }
+        let mut misshapen = Refs::new(DomainId::new([9; 16]));
+        misshapen.add(BlobAddress { segment: SegmentId::new([2; 16]), ordinal: 0 }, 5);
+        assert!(!all.merge(&misshapen), "segment 2 has four blobs and not five");
     }
 
     #[test]

@@ -20,8 +20,10 @@ use crate::keys::{KeyRing, RecoveryKey, RootKey, SealedKeyRing, Slot, SlotKind, 
 use crate::layout;
 use crate::pack::seal::SealingPublicKey;
 use crate::rescue;
+use crate::prune::KnownNotes;
 use crate::signed::{MAX_JSON, verify_introduction};
 use crate::store::{ObjectPath, Store, StoreError};
+use crate::work::Register;
 
 /// An open repository. Cheap to share; all of its methods block.
 pub struct Repository {
@@ -32,6 +34,12 @@ pub struct Repository {
     pub(crate) commits: Mutex<()>,
     /// Where the chain ends, once the one writer has read it. Held by a commit, and by whoever wants a name.
     pub(crate) chain_end: Mutex<Option<ChainEnd>>,
+    /// Held by the one run that retires or prunes.
+    pub(crate) maintenance: Mutex<()>,
+    /// Notes about retired backups that were read before.
+    pub(crate) retired_notes: Mutex<KnownNotes>,
+    /// Who is at work in this process.
+    pub(crate) register: Arc<Register>,
 }
 
 impl std::fmt::Debug for Repository {
@@ -113,6 +121,9 @@ impl Repository {
             domains: Mutex::default(),
             commits: Mutex::new(()),
             chain_end: Mutex::new(None),
+            maintenance: Mutex::new(()),
+            retired_notes: Mutex::default(),
+            register: Arc::default(),
         }
     }
 

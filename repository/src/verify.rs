@@ -32,6 +32,7 @@ use crate::progress::{CancelFlag, Progress};
 use crate::read::ArchiveReader;
 use crate::refs::Refs;
 use crate::repo::Repository;
+use crate::store::StoreError;
 
 /// How many bytes of a pack are read at once.
 const WINDOW: u64 = 4 << 20;
@@ -207,8 +208,16 @@ impl Verification<'_> {
         length: u64,
         meter: &mut Meter<'_>,
     ) -> Result<Option<String>, RepositoryError> {
-        let (path, store) = (layout::pack(id), self.repository.store());
-        match store.size(&path) {
+        let (mut path, store) = (layout::pack(id), self.repository.store());
+        let mut size = store.size(&path);
+        if size.as_ref().is_err_and(StoreError::is_not_found)
+            && let Some(trashed) = self.repository.trashed(id)?
+        {
+            // Prune took it away since it was looked up; what it holds is here still.
+            size = store.size(&trashed);
+            path = trashed;
+        }
+        match size {
             Ok(size) if size == length => {}
             Ok(size) => {
                 meter.advance(length)?;

@@ -20,6 +20,7 @@ use crate::repo::Repository;
 use crate::signed::Sha256;
 use crate::store::lease::LeaseError;
 use crate::store::{ObjectPath, StoreError};
+use crate::work::WorkId;
 
 /// An archive that is ready to be committed.
 #[derive(Debug, Clone)]
@@ -127,9 +128,10 @@ impl Repository {
     }
 
     fn resolve_all(&self, draft: &BackupDraft) -> Result<(), RepositoryError> {
+        let work: Option<WorkId> = draft.job.parse().ok();
         for archive in &draft.archives {
             let Some(refs) = &archive.refs else { continue };
-            let count = self.resolve(&archive.manifest.domain, refs)?.len();
+            let count = self.missing(&archive.manifest.domain, refs, work.as_ref())?.len();
             if count > 0 {
                 return Err(RepositoryError::Unresolved {
                     source_id: archive.manifest.source.clone(),

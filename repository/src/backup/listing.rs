@@ -1,6 +1,6 @@
 //! What backups there are: read back from the folders, each signature checked.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::manifest::{ArchiveManifest, BackupRecord};
 use crate::error::RepositoryError;
@@ -23,7 +23,7 @@ pub struct Listing {
     pub legacy: Vec<LegacyBackup>,
     /// Backups whose `backup.json` is not to be trusted, with the reason.
     pub damaged: Vec<(BackupName, RepositoryError)>,
-    /// Backups that the chain knows and that are no longer there.
+    /// Backups that the chain knows and that are no longer there, though nobody retired them.
     pub lost: Vec<BackupName>,
     /// What is wrong with the chain itself, a line each.
     pub chain: Vec<String>,
@@ -42,6 +42,8 @@ impl Repository {
     /// Lists the root. A damaged backup does not hide the others.
     pub fn list(&self) -> Result<Listing, RepositoryError> {
         let mut listing = Listing::default();
+        // First: what is committed meanwhile is in no line yet, and so is not missed.
+        let chain = self.chain()?;
         for listed in self.store.list(None)? {
             let (Ok(name), ListedKind::Folder) = (listed.name.parse::<BackupName>(), listed.kind) else {
                 continue;
@@ -56,12 +58,17 @@ impl Repository {
         listing.backups.sort_by_key(|record| std::cmp::Reverse(record.sequence));
         let pins = self.pins()?;
         listing.backups.iter_mut().for_each(|record| record.pin = pins.of(record));
-        let chain = self.chain()?;
         let there = listing.backups.iter().map(|record| &record.name);
         let there: HashSet<&BackupName> = there.chain(listing.damaged.iter().map(|(name, _)| name)).collect();
         let lost = chain.lines.iter().map(|line| &line.name).filter(|name| !there.contains(name));
         listing.lost = lost.cloned().collect();
         listing.chain = chain.findings;
+        // Asked last: what is retired meanwhile is not lost. What a crash left of one goes at the next start.
+        let retired: BTreeSet<BackupName> = self.retired()?.into_iter().map(|note| note.name).collect();
+        listing.backups.retain(|record| !retired.contains(&record.name));
+        listing.legacy.retain(|legacy| !retired.contains(&legacy.name));
+        listing.damaged.retain(|(name, _)| !retired.contains(name));
+        listing.lost.retain(|name| !retired.contains(name));
         Ok(listing)
     }
 

@@ -1,0 +1,347 @@
+//! The second phase: a mark whose time has come is sealed, and what it names goes to the trash.
+//!
+//! Must stay true: the second walk, the sealed list and the smaller index exclude commits; the index that
+//! no longer names a pack is durable before the pack moves; the fence is read again before each batch. All
+//! of it may be repeated: a pack that has moved already is passed over.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use super::plan::{self, Decision, Standing};
+use super::record::{Mark, Sealed, json};
+use super::walk::Live;
+use super::{Amount, BATCH, Phase, PruneStep, Watch};
+use crate::error::RepositoryError;
+use crate::ids::{DomainId, PackId};
+use crate::index::{DomainIndex, IndexedPack};
+use crate::ingest::{domain_of, lock, survey, survey_at};
+use crate::layout;
+use crate::refs::BlobAddress;
+use crate::repo::Repository;
+use crate::store::{ListedKind, ObjectPath, StoreError};
+
+/// All domains at one moment.
+pub(super) struct View {
+    pub(super) domains: BTreeMap<DomainId, Decision>,
+    there: HashMap<PackId, u64>,
+}
+
+impl View {
+    fn unused(&self) -> HashMap<PackId, DomainId> {
+        let unused = |(domain, decision): (&DomainId, &Decision)| {
+            let domain = *domain;
+            decision.unused().map(move |(pack, _)| (pack, domain)).collect::<Vec<_>>()
+        };
+        self.domains.iter().flat_map(unused).collect()
+    }
+
+    pub(super) fn is_anything_lost(&self) -> bool {
+        self.domains.values().any(|decision| !decision.lost.is_empty())
+    }
+}
+
+impl Repository {
+    /// Decides for every domain.
+    pub(super) fn view(&self, live: &Live) -> Result<View, RepositoryError> {
+        let (there, unknown) = self.adopt_unknown()?;
+        if unknown > 0 {
+            tracing::warn!(packs = unknown, "packs that cannot be understood are left alone");
+        }
+        let damaged = self.quarantined()?;
+        let standing = |pack: &IndexedPack| match there.get(&pack.id) {
+            Some(length) if *length == pack.length && damaged.contains(&pack.id) => Standing::Damaged,
+            Some(length) if *length == pack.length => Standing::Sound,
+            _ => Standing::Gone,
+        };
+        let mut domains = BTreeMap::new();
+        for domain in self.all_domains()? {
+            let state = self.domain(&domain)?;
+            let state = lock(&state);
+            domains.insert(domain, plan::decide(state.index.packs(), &live.of(domain), standing));
+        }
+        Ok(View { domains, there })
+    }
+
+    fn all_domains(&self) -> Result<BTreeSet<DomainId>, RepositoryError> {
+        let mut all: BTreeSet<DomainId> = self.domains_on_disk()?.into_iter().collect();
+        all.extend(lock(&self.domains).keys());
+        Ok(all)
+    }
+
+    /// Every pack that is there. Those that no index knows are taken into it first; how many could not be
+    /// understood is told.
+    fn adopt_unknown(&self) -> Result<(HashMap<PackId, u64>, u64), RepositoryError> {
+        let there: HashMap<PackId, u64> = self.list_packs()?.into_iter().collect();
+        let mut unknown: HashSet<PackId> = there.keys().copied().collect();
+        for domain in self.all_domains()? {
+            let state = self.domain(&domain)?;
+            lock(&state).index.packs().iter().for_each(|pack| {
+                unknown.remove(&pack.id);
+            });
+        }
+        let mut strange = 0;
+        for id in unknown {
+            match survey(&*self.store, id, there[&id]) {
+                Ok(pack) => self.adopt(pack)?,
+                Err(error) if error.is_damage() => strange += 1,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((there, strange))
+    }
+
+    fn adopt(&self, pack: IndexedPack) -> Result<(), RepositoryError> {
+        let domain = domain_of(&pack).expect("a pack that was surveyed holds a segment");
+        let state = self.domain(&domain)?;
+        let mut state = lock(&state);
+        if !state.index.knows(&pack.id) {
+            state.index.add(pack.clone());
+            state.unindexed.push(pack);
+        }
+        Ok(())
+    }
+
+    /// Seals what is still unused of `packs`, and takes it out of the index. `None` if work that the mark
+    /// waits for has begun again.
+    pub(super) fn seal(
+        &self,
+        number: u64,
+        mark: &Mark,
+        live: &mut Live,
+        watch: &dyn Watch,
+    ) -> Result<Option<Sealed>, RepositoryError> {
+        let _no_commit = lock(&self.commits);
+        watch.may_write().map_err(RepositoryError::Fenced)?;
+        if self.register.lock().records().any(|record| mark.waits_for.contains(&record.id)) {
+            return Ok(None);
+        }
+        self.walk_new(live)?;
+        let view = self.view(live)?;
+        let unused = view.unused();
+        let is_taken = |pack: &&PackId| unused.contains_key(*pack) || !view.there.contains_key(*pack);
+        let packs: Vec<PackId> = mark.packs.iter().filter(is_taken).copied().collect();
+        let bytes = packs.iter().filter_map(|pack| view.there.get(pack)).sum();
+        let sealed = Sealed { at: watch.now(), count: packs.len() as u64, bytes, packs };
+        // Replaced: a run that was cut off may have left one, and what is needed again must not be on it.
+        let path = layout::gc_sealed(number);
+        self.with_room(watch, || Ok(self.store.replace(&path, &json(&sealed))?))?;
+        watch.done(PruneStep::Sealed);
+        let mut domains: BTreeMap<DomainId, HashSet<PackId>> = BTreeMap::new();
+        for pack in &sealed.packs {
+            if let Some(domain) = unused.get(pack) {
+                domains.entry(*domain).or_default().insert(*pack);
+            }
+        }
+        for (domain, gone) in &domains {
+            self.publish_without(*domain, gone, watch)?;
+        }
+        watch.done(PruneStep::IndexPublished);
+        Ok(Some(sealed))
+    }
+
+    /// Publishes an index without these packs, in the files and in memory.
+    pub(super) fn publish_without(
+        &self,
+        domain: DomainId,
+        gone: &HashSet<PackId>,
+        watch: &dyn Watch,
+    ) -> Result<(), RepositoryError> {
+        let state = self.domain(&domain)?;
+        let mut state = lock(&state);
+        state.unindexed.retain(|pack| !gone.contains(&pack.id));
+        let mut replaces = state.files.replaced.clone();
+        let (mut left, mut known) = (Vec::new(), HashSet::new());
+        for file in &state.files.live {
+            // One that is damaged is replaced at the next start.
+            let Some(read) = self.read_index_file(&domain, &file.name)? else { continue };
+            if read.packs.iter().any(|pack| gone.contains(&pack.id)) {
+                let stays = |pack: &IndexedPack| !gone.contains(&pack.id) && known.insert(pack.id);
+                left.extend(read.packs.into_iter().filter(stays));
+                replaces.push(file.name);
+            }
+        }
+        if replaces.len() > state.files.replaced.len() {
+            let written = self.with_room(watch, || self.write_index(domain, left.clone(), &replaces))?;
+            state.files.live.retain(|file| !replaces.contains(&file.name));
+            state.files.live.extend(written);
+            state.files.replaced = self.delete_replaced(&domain, replaces);
+            watch.done(PruneStep::OldIndexDeleted);
+        }
+        state.gone.retain(|pack| !gone.contains(pack));
+        let left = state.index.packs().iter().filter(|pack| !gone.contains(&pack.id)).cloned();
+        state.index = DomainIndex::new(left);
+        Ok(())
+    }
+
+    /// Moves what a sealed mark names to the trash.
+    pub(super) fn discard(
+        &self,
+        number: u64,
+        sealed: &Sealed,
+        watch: &dyn Watch,
+    ) -> Result<Amount, RepositoryError> {
+        let trash = layout::trash_of(number);
+        let mut moved = 0;
+        for batch in sealed.packs.chunks(BATCH) {
+            if watch.is_cancelled() {
+                return Err(RepositoryError::Cancelled);
+            }
+            watch.may_write().map_err(RepositoryError::Fenced)?;
+            for pack in batch {
+                self.with_room(watch, || self.discard_one(pack, &trash.join(pack)))?;
+            }
+            moved += batch.len() as u64;
+            watch.done(PruneStep::BatchTrashed);
+            watch.progress(Phase::Removing, moved, sealed.count);
+        }
+        // Named no more: what is in the trash is in the trash.
+        let rest = Sealed { packs: Vec::new(), ..sealed.clone() };
+        self.with_room(watch, || Ok(self.store.replace(&layout::gc_sealed(number), &json(&rest))?))?;
+        self.store.delete(&layout::gc_mark(number))?;
+        watch.done(PruneStep::Trashed);
+        Ok(Amount { packs: sealed.count, bytes: sealed.bytes })
+    }
+
+    fn discard_one(&self, pack: &PackId, to: &ObjectPath) -> Result<(), RepositoryError> {
+        let from = layout::pack(pack);
+        match self.store.rename(&from, to) {
+            // Moved by a run that was cut off.
+            Err(StoreError::NotFound { .. }) => {}
+            // Under both names: a move in two steps was cut off between them.
+            Err(StoreError::AlreadyExists { .. }) => self.store.delete(&from)?,
+            other => other?,
+        }
+        Ok(self.store.delete(&layout::quarantined(pack))?)
+    }
+
+    /// Packs in the trash that hold what is needed and lies nowhere else: back to their place. In the normal
+    /// course there are none; a writer that overslept its lease can make one needed.
+    pub(super) fn bring_back(&self, view: &View, watch: &dyn Watch) -> Result<u64, RepositoryError> {
+        let lost: HashSet<_> =
+            view.domains.values().flat_map(|decision| decision.lost.iter().copied()).collect();
+        let mut brought = 0;
+        for (_, folder) in self.trash_folders()? {
+            for listed in self.store.list(Some(&folder))? {
+                let (Ok(id), ListedKind::Object { size }) = (listed.name.parse::<PackId>(), listed.kind)
+                else {
+                    continue;
+                };
+                let path = folder.join(id);
+                let pack = match survey_at(&*self.store, &path, id, size) {
+                    Err(error) if error.is_damage() => continue,
+                    other => other?,
+                };
+                let holds = pack.segments.iter().any(|placed| {
+                    let segment = placed.table.header.context.segment;
+                    let lines = placed.table.lines.iter().zip(0u32..).filter(|(line, _)| !line.absent);
+                    lines.into_iter().any(|(_, ordinal)| lost.contains(&BlobAddress { segment, ordinal }))
+                });
+                if !holds {
+                    continue;
+                }
+                watch.may_write().map_err(RepositoryError::Fenced)?;
+                match self.store.rename(&path, &layout::pack(&id)) {
+                    Ok(()) | Err(StoreError::AlreadyExists { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                tracing::error!(pack = %id, "a pack in the trash is needed; it was brought back");
+                let domain = domain_of(&pack).expect("a pack that was surveyed holds a segment");
+                self.adopt(pack)?;
+                self.index_anew(domain)?;
+                brought += 1;
+            }
+        }
+        Ok(brought)
+    }
+
+    /// All of a domain's packs in index files that stand for every one there is, so that none of them can be
+    /// mistaken for one that was replaced before.
+    fn index_anew(&self, domain: DomainId) -> Result<(), RepositoryError> {
+        let state = self.domain(&domain)?;
+        let mut state = lock(&state);
+        let names = self.index_names(&domain)?;
+        let written = self.write_index(domain, state.index.packs().to_vec(), &names)?;
+        state.unindexed.clear();
+        state.damaged.clear();
+        state.files.live = written;
+        state.files.replaced = self.delete_replaced(&domain, names);
+        Ok(())
+    }
+
+    /// What lies in the trash, by number.
+    pub(super) fn trash_folders(&self) -> Result<BTreeMap<u64, ObjectPath>, RepositoryError> {
+        let listed = self.store.list(Some(&layout::trash()))?;
+        let numbers = listed.iter().filter_map(|listed| layout::gc_number(&listed.name));
+        Ok(numbers.map(|number| (number, layout::trash_of(number))).collect())
+    }
+
+    /// Where a pack lies that prune took away and did not delete yet.
+    pub(crate) fn trashed(&self, pack: &PackId) -> Result<Option<ObjectPath>, RepositoryError> {
+        for (_, folder) in self.trash_folders()? {
+            let path = folder.join(pack);
+            match self.store.size(&path) {
+                Ok(_) => return Ok(Some(path)),
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Deletes what a mark took for good.
+    pub(super) fn empty_trash(&self, number: u64, watch: &dyn Watch) -> Result<Amount, RepositoryError> {
+        let folder = layout::trash_of(number);
+        let mut deleted = Amount::default();
+        let listed = self.store.list(Some(&folder))?;
+        for batch in listed.chunks(BATCH) {
+            if watch.is_cancelled() {
+                return Err(RepositoryError::Cancelled);
+            }
+            watch.may_write().map_err(RepositoryError::Fenced)?;
+            for listed in batch {
+                if let ListedKind::Object { size } = listed.kind {
+                    self.store.delete(&folder.join(&listed.name))?;
+                    deleted.add(size);
+                }
+            }
+            watch.done(PruneStep::Purged);
+        }
+        self.store.delete_folder(&folder)?;
+        // The record last: as long as it is there, the next run comes here again.
+        self.store.delete(&layout::gc_mark(number))?;
+        self.store.delete(&layout::gc_sealed(number))?;
+        watch.done(PruneStep::TrashDeleted);
+        Ok(deleted)
+    }
+
+    /// For a disk with no byte free: deletes packs of which nothing is needed, and only then writes that they
+    /// are gone. Until then the index names packs that are not there; nothing that lives refers to them, and
+    /// writers look whether a pack is there. Says how much it was.
+    pub(super) fn delete_dead_at_once(
+        &self,
+        live: &mut Live,
+        watch: &dyn Watch,
+    ) -> Result<Amount, RepositoryError> {
+        let _no_commit = lock(&self.commits);
+        self.walk_new(live)?;
+        let view = self.view(live)?;
+        let mut deleted = Amount::default();
+        for (domain, decision) in &view.domains {
+            for batch in decision.dead.chunks(BATCH) {
+                if watch.is_cancelled() {
+                    return Err(RepositoryError::Cancelled);
+                }
+                watch.may_write().map_err(RepositoryError::Fenced)?;
+                for (pack, length) in batch {
+                    self.store.delete(&layout::pack(pack))?;
+                    self.store.delete(&layout::quarantined(pack))?;
+                    deleted.add(*length);
+                }
+                watch.done(PruneStep::Purged);
+            }
+            if !decision.dead.is_empty() {
+                self.publish_without(*domain, &decision.dead.iter().map(|(pack, _)| *pack).collect(), watch)?;
+            }
+        }
+        Ok(deleted)
+    }
+}
