@@ -177,6 +177,7 @@ impl Depot {
             );
         }
         self.repository.complete_chain(&self.keys, now)?;
+        self.repository.finish_retiring(&AtStart { lease: &self.lease, now })?;
         Ok(())
     }
 
@@ -243,6 +244,22 @@ impl Guard for Watch<'_> {
             CommitStep::Renamed => Step::CommitRenamed,
             CommitStep::Chained => Step::CommitChained,
         });
+    }
+}
+
+/// Lets retirements be finished that a crash cut off.
+struct AtStart<'a> {
+    lease: &'a LeaseKeeper,
+    now: Timestamp,
+}
+
+impl repository::prune::Watch for AtStart<'_> {
+    fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    fn may_write(&self) -> Result<(), LeaseError> {
+        self.lease.check()
     }
 }
 

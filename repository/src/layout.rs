@@ -129,6 +129,8 @@ pub fn rules_note(number: u32) -> ObjectPath {
 pub fn rules_note_named(name: &str) -> Option<u32> {
     let number = name.strip_suffix(".json")?.parse().ok()?;
     (rules_note(number).name() == name).then_some(number)
+}
+
 /// The note that says when and why the backup of this sequence was retired.
 pub fn retired(sequence: u64) -> ObjectPath {
     chain().join(format!("{sequence:020}.pruned.json"))

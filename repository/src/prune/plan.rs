@@ -123,20 +123,26 @@ struct Facts<'a> {
     live: &'a Refs,
     /// Where each needed segment lies.
     places: HashMap<SegmentId, Vec<(usize, usize)>>,
-    /// For each pack, the bytes of it that are needed.
+    /// For each pack, the bytes of blobs in it that are needed.
     live_bytes: Vec<u64>,
+    /// And of those that are not.
+    dead_bytes: Vec<u64>,
 }
 
 impl<'a> Facts<'a> {
     fn new(packs: &'a [IndexedPack], standings: &'a [Standing], live: &'a Refs) -> Self {
-        let mut facts =
-            Self { packs, standings, live, places: HashMap::new(), live_bytes: vec![0; packs.len()] };
+        let zero = vec![0; packs.len()];
+        let (places, live_bytes, dead_bytes) = (HashMap::new(), zero.clone(), zero);
+        let mut facts = Self { packs, standings, live, places, live_bytes, dead_bytes };
         for (at, pack) in packs.iter().enumerate().filter(|(at, _)| standings[*at] != Standing::Gone) {
             for (nth, placed) in pack.segments.iter().enumerate() {
                 let segment = placed.table.header.context.segment;
+                facts.dead_bytes[at] += placed.table.header.body_length;
                 if live.shape(&segment) == Some(placed.table.header.blobs) {
                     facts.places.entry(segment).or_default().push((at, nth));
-                    facts.live_bytes[at] += needed(&placed.table, live).map(|(_, bytes)| bytes).sum::<u64>();
+                    let bytes: u64 = needed(&placed.table, live).map(|(_, bytes)| bytes).sum();
+                    facts.live_bytes[at] += bytes;
+                    facts.dead_bytes[at] -= bytes;
                 }
             }
         }
@@ -177,7 +183,7 @@ impl<'a> Facts<'a> {
     /// always the same one.
     fn compare(&self, a: usize, b: usize) -> std::cmp::Ordering {
         let (left, right) = (&self.packs[a], &self.packs[b]);
-        let dead = |at: usize| u128::from(self.packs[at].length.saturating_sub(self.live_bytes[at]));
+        let dead = |at: usize| u128::from(self.dead_bytes[at]);
         let is_damaged = |at: usize| self.standings[at] != Standing::Sound;
         (is_damaged(a).cmp(&is_damaged(b)))
             .then((dead(a) * u128::from(right.length)).cmp(&(dead(b) * u128::from(left.length))))

@@ -35,6 +35,8 @@ pub struct RetireReport {
     pub retired: Vec<BackupName>,
     /// Running work reads them: they stay until it has ended and somebody asks again.
     pub in_use: Vec<BackupName>,
+    /// Somebody pinned them since the decision was made: they stay.
+    pub pinned: Vec<BackupName>,
 }
 
 /// `chain/<sequence>.pruned.json`: that a backup was taken away on purpose.
@@ -57,8 +59,8 @@ pub struct RetiredNote {
 pub(crate) struct KnownNotes(BTreeMap<u64, RetiredNote>);
 
 impl Repository {
-    /// Takes backups away. Which ones may go is the caller's decision; a backup that running work reads
-    /// stays. Backups that are damaged or lost can be retired as well, if the chain knows them.
+    /// Takes backups away. Which ones may go is the caller's decision; a backup that running work reads,
+    /// or that was pinned meanwhile, stays. Backups that are damaged or lost can be retired as well, if the chain knows them.
     pub fn retire(
         &self,
         which: &[Retirement],
@@ -74,6 +76,7 @@ impl Repository {
             let now = watch.now();
             let chain = self.complete_chain(keys, now)?.lines;
             let work = self.work(now)?;
+            let pins = self.pins()?;
             for retirement in batch {
                 let Retirement { name, rule } = retirement;
                 if watch.is_cancelled() {
@@ -82,6 +85,15 @@ impl Repository {
                 if work.iter().any(|work| work.backups.contains(name)) {
                     report.in_use.push(name.clone());
                     continue;
+                }
+                match self.backup(name) {
+                    Ok(record) if pins.of(&record).is_some() => {
+                        report.pinned.push(name.clone());
+                        continue;
+                    }
+                    Ok(_) | Err(RepositoryError::NoBackup { .. }) => {}
+                    Err(error) if error.is_damage() => {}
+                    Err(error) => return Err(error),
                 }
                 let (sequence, backup) = match chain.iter().find(|line| line.name == *name) {
                     Some(line) => (line.sequence, line.backup),

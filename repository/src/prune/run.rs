@@ -218,7 +218,8 @@ impl Run<'_> {
             return Ok(false);
         };
         self.report.swept.add_all(self.repository.discard(number, &sealed, self.watch)?);
-        if self.order.now {
+        // Where nothing was taken, there is no trash to keep.
+        if self.order.now || sealed.count == 0 {
             self.report.deleted.add_all(self.repository.empty_trash(number, self.watch)?);
         }
         Ok(true)

@@ -1,0 +1,405 @@
+//! Retiring and pruning as people see it: space comes back, and every backup that is kept opens to its last
+//! byte.
+
+mod scene;
+mod support;
+
+use std::sync::atomic::Ordering;
+
+use jiff::SignedDuration;
+use repository::error::RepositoryError;
+use repository::layout;
+use repository::prune::{PruneError, PruneOrder, PruneSettings, PruneStep};
+use repository::read::ArchiveReader;
+use repository::store::{ObjectPath, Store};
+use repository::verify::Depth;
+use repository::work::WorkKind;
+use scene::*;
+use support::*;
+
+#[test]
+fn what_only_a_retired_backup_needed_goes_in_two_phases_and_all_else_stays() {
+    let scene = Scene::new();
+    let files: Vec<Files> = (1..=3).map(generation).collect();
+    let records: Vec<_> = (1..=3).map(|n| scene.back_up(&files[n as usize - 1], n, n.into())).collect();
+    let kept = [(&records[1], &files[1]), (&records[2], &files[2])];
+    assert_eq!(scene.retire(&[&records[0]]).retired, [records[0].name.clone()]);
+    scene.assert_intact(&kept);
+
+    scene.clock(HOUR);
+    let before = scene.packs();
+    let marking = scene.prune();
+    assert!(marking.marked.packs > 0 && marking.swept.packs == 0, "{marking:?}");
+    assert!(scene.packs() >= before, "a mark takes nothing away");
+    scene.clock(2 * HOUR);
+    let waiting = scene.prune().waiting.expect("its grace has not passed");
+    assert_eq!(waiting.not_before, at(25 * HOUR));
+
+    scene.clock(26 * HOUR);
+    let sweeping = scene.prune();
+    assert_eq!(sweeping.swept.packs, marking.marked.packs);
+    assert_eq!(scene.trash() as u64, sweeping.swept.packs);
+    scene.assert_intact(&kept);
+
+    scene.clock(9 * DAY);
+    let used = scene.disk.used();
+    let deleting = scene.prune();
+    assert_eq!(deleting.deleted, sweeping.swept);
+    assert!(scene.disk.used() < used);
+    assert_eq!((scene.trash(), deleting.brought_back), (0, 0));
+    scene.assert_intact(&kept);
+    let again = scene.prune();
+    assert_eq!((again.marked.packs, again.plan.dead.packs), (0, 0), "{again:?}");
+    let left = scene.disk.list(Some(&layout::gc())).expect("listed");
+    assert!(left.iter().all(|listed| listed.name == "clock"), "{left:?}");
+}
+
+#[test]
+fn a_retired_backup_is_no_finding_and_a_lost_one_stops_everything_until_it_is_retired_too() {
+    let scene = Scene::new();
+    let files = generation(1);
+    let records: Vec<_> = (1..=3).map(|n| scene.back_up(&files, n, n.into())).collect();
+    scene.retire(&[&records[0]]);
+    let listing = scene.repository.list().expect("listed");
+    assert_eq!((listing.lost, listing.legacy.len(), listing.backups.len()), (vec![], 0, 2));
+    let notes = scene.repository.retired().expect("read");
+    assert_eq!((notes.len(), &notes[0].name, notes[0].rule.as_str()), (1, &records[0].name, "a test"));
+
+    scene.disk.delete_folder(&layout::backup(&records[1].name)).expect("lost");
+    assert_eq!(scene.repository.list().expect("listed").lost, [records[1].name.clone()]);
+    let stopped = scene.try_prune();
+    let Err(RepositoryError::Prune(PruneError::Missing { backup })) = &stopped else { panic!("{stopped:?}") };
+    assert_eq!(*backup, records[1].name);
+    scene.retire(&[&records[1]]);
+    scene.prune();
+    scene.assert_intact(&[(&records[2], &files)]);
+}
+
+#[test]
+fn a_forged_note_retires_nothing() {
+    let scene = Scene::new();
+    let files = generation(1);
+    let record = scene.back_up(&files, 1, 1);
+    scene.disk.create(&layout::retired(1), b"{}\n").expect("forged");
+    assert_eq!(scene.repository.finish_retiring(&scene.eye).expect("looked"), []);
+    scene.assert_intact(&[(&record, &files)]);
+}
+
+#[test]
+fn a_backup_that_cannot_be_read_stops_everything_and_is_named() {
+    let scene = Scene::new();
+    let records: Vec<_> = (1..=2).map(|n| scene.back_up(&generation(n), n, n.into())).collect();
+    scene.retire(&[&records[0]]);
+    let refs = layout::refs(&layout::backup(&records[1].name), &source());
+    scene.disk.replace(&refs, b"rot").expect("damaged");
+    let packs = scene.packs();
+    let stopped = scene.try_prune();
+    assert!(
+        matches!(&stopped, Err(RepositoryError::Prune(PruneError::Unreadable { backup, .. })) if *backup == records[1].name),
+        "{stopped:?}"
+    );
+    assert_eq!(scene.packs(), packs);
+}
+
+#[test]
+fn more_than_a_fifth_needs_a_persons_word_and_the_plan_says_so() {
+    let scene = Scene::new();
+    let records: Vec<_> = (1..=2).map(|n| scene.back_up(&generation(10 * n), n, n.into())).collect();
+    let order = PruneOrder { approved: false, without: vec![records[0].name.clone()], ..scene.order() };
+    let asked = scene.repository.plan_prune(&order, &scene.eye).expect("planned");
+    scene.retire(&[&records[0]]);
+    let order = PruneOrder { approved: false, ..scene.order() };
+    let plan = scene.repository.plan_prune(&order, &scene.eye).expect("planned");
+    assert_eq!(asked, plan, "the plan was asked for as if the backup were retired already");
+    let brake = plan.brake.expect("half of it would go");
+    assert!((40..=60).contains(&brake.bytes_percent), "{brake:?}");
+    let held = scene.repository.prune(&order, &scene.eye).expect("held");
+    assert_eq!((held.held, held.marked.packs), (Some(brake), 0));
+    assert!(scene.prune().marked.packs > 0, "with a person's word");
+}
+
+#[test]
+fn clocks_that_differ_stop_a_sweep() {
+    let scene = Scene::new();
+    let records: Vec<_> = (1..=2).map(|n| scene.back_up(&generation(n), n, n.into())).collect();
+    scene.retire(&[&records[0]]);
+    scene.prune();
+    scene.clock(30 * HOUR);
+    scene.disk.set_time(at(29 * HOUR));
+    assert!(matches!(scene.try_prune(), Err(RepositoryError::Prune(PruneError::ClocksDiffer { .. }))));
+    assert_eq!(scene.trash(), 0);
+    scene.clock(-HOUR);
+    assert!(matches!(scene.try_prune(), Err(RepositoryError::Prune(PruneError::ClockWentBack { .. }))));
+    scene.clock(30 * HOUR);
+    assert!(scene.prune().swept.packs > 0);
+}
+
+#[test]
+fn young_garbage_is_left_for_the_next_attempt_of_the_backup_that_made_it() {
+    let mut scene = Scene::new();
+    scene.settings.young = PruneSettings::default().young;
+    scene.back_up(&generation(1), 1, 1);
+    let domain = scene.keys.domain_keys(&source());
+    let orphans = archive(&scene.repository, &domain, &generation(9), 4);
+    send(&scene.repository, &domain, &orphans.segments).expect("sent");
+    let report = scene.prune();
+    assert_eq!((report.plan.dead.packs, report.marked.packs), (0, 0));
+    assert_eq!(report.plan.young.packs as usize, orphans.segments.len());
+    scene.clock(4 * DAY);
+    assert_eq!(scene.prune().marked.packs as usize, orphans.segments.len());
+}
+
+#[test]
+fn a_running_backup_goes_on_with_what_it_was_told_of_and_the_mark_waits_for_it() {
+    let scene = Scene::new();
+    let (old, new) = (generation(1), generation(2));
+    let first = scene.back_up(&old, 1, 1);
+    let second = scene.back_up(&generation(50), 2, 2);
+    let domain = scene.keys.domain_keys(&source());
+    let running = scene.work("job-3", WorkKind::Backup, &[]);
+    let archive = archive_reusing(&scene.repository, &domain, &old, 4).expect("planned");
+    assert!(archive.segments.is_empty(), "everything is there already");
+
+    scene.retire(&[&first]);
+    assert!(scene.prune().marked.packs > 0);
+    let refs = archive.draft.refs.clone().expect("not failed");
+    let missing = scene.repository.resolve(&refs.domain(), &refs).expect("resolved");
+    assert!(!missing.is_empty(), "for others it is not there");
+    let missing = scene.repository.resolve_for(running.id(), &refs.domain(), &refs).expect("resolved");
+    assert!(missing.is_empty(), "for the running backup it is");
+
+    scene.clock(48 * HOUR);
+    let waiting = scene.prune().waiting.expect("it waits");
+    assert_eq!(waiting.waits_for.iter().map(|work| work.id.to_string()).collect::<Vec<_>>(), ["job-3"]);
+    let name = scene.repository.reserve_name(at(3), &Default::default()).expect("a name");
+    let third = scene
+        .repository
+        .commit(&draft(name, "job-3", archive.draft), &scene.keys, at(3), &Unfenced)
+        .expect("committed");
+    running.end();
+    let report = scene.prune();
+    assert_eq!(report.swept.packs, 0, "all of it is needed again: {report:?}");
+    scene.assert_intact(&[(&third, &old), (&second, &generation(50))]);
+
+    // Who begins after a mark does not see it at all.
+    scene.retire(&[&third]);
+    scene.clock(96 * HOUR);
+    assert!(scene.prune().marked.packs > 0);
+    let fourth = scene.back_up(&new, 4, 4);
+    scene.clock(144 * HOUR);
+    assert!(scene.prune().swept.packs > 0);
+    scene.clock(30 * DAY);
+    assert!(scene.prune().deleted.packs > 0);
+    scene.assert_intact(&[(&fourth, &new), (&second, &generation(50))]);
+}
+
+#[test]
+fn a_backup_that_is_being_read_or_was_pinned_is_not_retired() {
+    let scene = Scene::new();
+    let records: Vec<_> = (1..=2).map(|n| scene.back_up(&generation(n), n, n.into())).collect();
+    let restore = scene.work("job-9", WorkKind::Restore, std::slice::from_ref(&records[0].name));
+    scene.repository.set_pin(&records[1].name, Some("keep"), &scene.keys, at(5)).expect("pinned");
+    let report = scene.retire(&[&records[0], &records[1]]);
+    assert_eq!((report.retired.len(), report.in_use.len(), report.pinned.len()), (0, 1, 1));
+    drop(restore);
+    assert_eq!(scene.retire(&[&records[0]]).retired.len(), 1);
+}
+
+#[test]
+fn small_and_mostly_dead_packs_become_few_and_every_blob_keeps_its_address() {
+    let scene = Scene::new();
+    let files: Vec<Files> = (1..=8).map(generation).collect();
+    let records: Vec<_> = (1..=8).map(|n| scene.back_up(&files[n as usize - 1], n, n.into())).collect();
+    scene.retire(&records[..6].iter().collect::<Vec<_>>());
+    let kept: Vec<_> = records[6..].iter().zip(&files[6..]).collect();
+    let addresses = |repository: &repository::repo::Repository| -> Vec<_> {
+        kept.iter().map(|(record, _)| repository.refs(record, &source()).expect("read").encode()).collect()
+    };
+    let (before, refs) = (scene.packs(), addresses(&scene.repository));
+    let report = scene.prune_now();
+    assert!(report.copied.packs > 0, "{report:?}");
+    assert!(scene.packs() * 2 < before, "{} packs are left of {before}", scene.packs());
+    assert_eq!(addresses(&scene.reopened()), refs);
+    scene.assert_intact(&kept);
+    let again = scene.prune_now();
+    assert_eq!((again.copied.packs, again.marked.packs), (0, 0), "{again:?}");
+    let ninth = scene.back_up(&generation(9), 9, 9);
+    let mut all = kept.clone();
+    let files = generation(9);
+    all.push((&ninth, &files));
+    scene.assert_intact(&all);
+}
+
+#[test]
+fn a_damaged_pack_is_not_copied_from() {
+    let scene = Scene::new();
+    let records: Vec<_> = (1..=6).map(|n| scene.back_up(&generation(n), n, n.into())).collect();
+    let folder = scene.disk.list(Some(&layout::packs())).expect("listed").remove(0).name;
+    let folder = layout::packs().join(folder);
+    let damaged = folder.join(&scene.disk.list(Some(&folder)).expect("listed")[0].name);
+    let mut bytes = scene.disk.read(&damaged, 1 << 20).expect("read");
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    scene.disk.replace(&damaged, &bytes).expect("damaged");
+    for _ in 0..3 {
+        scene.prune_now();
+    }
+    assert_eq!(scene.disk.read(&damaged, 1 << 20).expect("still there"), bytes);
+    let marks = scene.disk.list(Some(&layout::quarantine())).expect("listed");
+    assert_eq!(marks.len(), 1);
+    let told: usize = records
+        .iter()
+        .map(|record| findings(&scene.repository, Some(&scene.keys), record, Depth::Opened).len())
+        .sum();
+    assert!(told > 0, "the damage is found as before, and not copied under a right name");
+}
+
+#[test]
+fn a_restore_without_a_lease_finds_what_moved_since_it_looked_it_up() {
+    let scene = Scene::new();
+    let files: Vec<Files> = (1..=6).map(generation).collect();
+    let records: Vec<_> = (1..=6).map(|n| scene.back_up(&files[n as usize - 1], n, n.into())).collect();
+    let open =
+        || ArchiveReader::open(&scene.repository, &scene.keys, &records[5], &source()).expect("opened");
+    let (mut during, mut after) = (open(), open());
+    scene.retire(&records[..5].iter().collect::<Vec<_>>());
+    scene.prune();
+    scene.clock(26 * HOUR);
+    assert!(scene.prune().swept.packs > 0);
+    let expected: Vec<_> = files[5].iter().map(|(path, bytes)| ((*path).to_owned(), bytes.clone())).collect();
+    assert_eq!(read_with(&mut during), expected, "from the trash");
+    scene.clock(20 * DAY);
+    assert!(scene.prune().deleted.packs > 0);
+    assert_eq!(read_with(&mut after), expected, "from where the index of now says");
+}
+
+fn read_with(reader: &mut ArchiveReader) -> Vec<(String, Vec<u8>)> {
+    use repository::archive::entry::EntryKind;
+    let entries: Vec<_> = reader.entries().expect("listed").collect::<Result<_, _>>().expect("read");
+    let mut files = Vec::new();
+    for entry in entries {
+        let EntryKind::File(content) = &entry.kind else { continue };
+        let pieces = reader.pieces(&content.pieces).expect("read");
+        let bytes = pieces.iter().flat_map(|piece| reader.piece(piece).expect("read").to_vec()).collect();
+        files.push((entry.path.to_string(), bytes));
+    }
+    files
+}
+
+#[test]
+fn what_a_writer_that_overslept_committed_is_brought_back_from_the_trash() {
+    let scene = Scene::new();
+    let files: Vec<Files> = (1..=2).map(|n| generation(20 * n)).collect();
+    let records: Vec<_> = (1..=2).map(|n| scene.back_up(&files[n as usize - 1], n, n.into())).collect();
+    let folder = layout::backup(&records[0].name);
+    let names = ["backup.json", "SHA256SUMS", "RESTORE.md", "models/models.json", "models/models.refs"];
+    let object = |name: &str| ObjectPath::new(format!("{folder}/{name}"));
+    let kept: Vec<_> =
+        names.iter().map(|name| (*name, scene.disk.read(&object(name), 1 << 20).expect("read"))).collect();
+    scene.retire(&[&records[0]]);
+    scene.prune();
+    scene.clock(26 * HOUR);
+    assert!(scene.prune().swept.packs > 0);
+    // As if it had been committed only now.
+    scene.disk.delete(&layout::retired(1)).expect("deleted");
+    kept.iter().for_each(|(name, bytes)| scene.disk.create(&object(name), bytes).expect("written"));
+    let scene = Scene { repository: scene.reopened(), ..scene };
+    let report = scene.prune();
+    assert!(report.brought_back > 0, "{report:?}");
+    scene.clock(30 * DAY);
+    scene.prune();
+    scene.assert_intact(&[(&records[0], &files[0]), (&records[1], &files[1])]);
+}
+
+#[test]
+fn on_a_full_disk_the_ballast_makes_room_and_comes_back() {
+    let mut scene = Scene::new();
+    scene.settings.ballast = 4_000;
+    let files: Vec<Files> = (1..=4).map(generation).collect();
+    let records: Vec<_> = (1..=4).map(|n| scene.back_up(&files[n as usize - 1], n, n.into())).collect();
+    scene.disk.set_capacity(1 << 20);
+    scene.prune();
+    assert_eq!(scene.disk.size(&layout::ballast()).expect("made"), 4_000);
+
+    scene.disk.set_capacity(scene.disk.used());
+    assert!(scene.disk.create(&ObjectPath::new("one-more"), b"x").is_err());
+    scene.retire(&[&records[0], &records[1]]);
+    let steps = scene.eye.steps.lock().expect("not poisoned").clone();
+    assert!(steps.contains(&PruneStep::BallastReleased));
+    let report = scene.prune_now();
+    assert!(report.deleted.packs > 0, "{report:?}");
+    scene.assert_intact(&[(&records[2], &files[2]), (&records[3], &files[3])]);
+    scene.disk.set_capacity(1 << 20);
+    scene.prune();
+    assert_eq!(scene.disk.size(&layout::ballast()).expect("made again"), 4_000);
+}
+
+#[test]
+fn without_a_byte_and_without_ballast_dead_packs_go_before_anything_is_written() {
+    let scene = Scene::new();
+    let files = generation(1);
+    let record = scene.back_up(&files, 1, 1);
+    let domain = scene.keys.domain_keys(&source());
+    let orphans = archive(&scene.repository, &domain, &generation(9), 4);
+    send(&scene.repository, &domain, &orphans.segments).expect("sent");
+    let second = scene.back_up(&files, 2, 2);
+    scene.disk.set_capacity(scene.disk.used());
+    let report = scene.prune_now();
+    assert_eq!(report.deleted.packs as usize, orphans.segments.len());
+    assert!(scene.disk.free_space().expect("told").expect("limited") > 1_000);
+    scene.assert_intact(&[(&record, &files), (&second, &files)]);
+}
+
+#[test]
+fn who_lost_the_right_to_write_takes_nothing_away() {
+    let scene = Scene::new();
+    let records: Vec<_> = (1..=2).map(|n| scene.back_up(&generation(n), n, n.into())).collect();
+    scene.retire(&[&records[0]]);
+    scene.prune();
+    scene.clock(30 * HOUR);
+    scene.eye.is_fenced.store(true, Ordering::SeqCst);
+    let packs = scene.packs();
+    assert!(matches!(scene.try_prune(), Err(RepositoryError::Fenced(_))));
+    let which = [retirement(&records[1].name)];
+    let refused = scene.repository.retire(&which, &scene.keys, &scene.eye);
+    assert!(matches!(refused, Err(RepositoryError::Fenced(_))), "{refused:?}");
+    assert_eq!((scene.packs(), scene.trash()), (packs, 0));
+    assert_eq!(scene.repository.list().expect("listed").backups.len(), 1);
+}
+
+#[test]
+fn a_second_run_at_the_same_time_is_refused() {
+    struct Nosy<'a>(&'a Scene, std::cell::RefCell<Vec<String>>);
+    impl repository::prune::Watch for Nosy<'_> {
+        fn now(&self) -> jiff::Timestamp {
+            self.0.eye.now()
+        }
+        fn may_write(&self) -> Result<(), repository::store::lease::LeaseError> {
+            Ok(())
+        }
+        fn done(&self, _step: PruneStep) {
+            let second = self.0.try_prune().expect_err("one at a time").to_string();
+            self.1.borrow_mut().push(second);
+        }
+    }
+    let scene = Scene::new();
+    scene.back_up(&generation(1), 1, 1);
+    let nosy = Nosy(&scene, Default::default());
+    scene.repository.prune(&scene.order(), &nosy).expect("the first goes on");
+    assert_eq!(nosy.1.into_inner(), ["backups are being retired or pruned already"]);
+}
+
+#[test]
+fn a_lease_of_a_process_that_died_holds_a_mark_until_it_expires() {
+    let scene = Scene::new();
+    let records: Vec<_> = (1..=2).map(|n| scene.back_up(&generation(n), n, n.into())).collect();
+    std::mem::forget(scene.work("job-7", WorkKind::Restore, &[]));
+    let scene = Scene { repository: scene.reopened(), ..scene };
+    scene.retire(&[&records[0]]);
+    let order = PruneOrder { now: true, ..scene.order() };
+    let report = scene.repository.prune(&order, &scene.eye).expect("marked");
+    assert_eq!(report.waiting.expect("it waits").waits_for.len(), 1);
+    assert_eq!(report.deleted.packs, 0);
+    scene.clock(SignedDuration::from_hours(25).as_secs());
+    assert!(scene.prune_now().deleted.packs > 0);
+}
