@@ -4,6 +4,7 @@
 mod scene;
 mod support;
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use jiff::SignedDuration;
@@ -11,6 +12,8 @@ use repository::error::RepositoryError;
 use repository::layout;
 use repository::prune::{PruneError, PruneOrder, PruneSettings, PruneStep};
 use repository::read::ArchiveReader;
+use repository::repo::Repository;
+use repository::store::local::LocalStore;
 use repository::store::{ObjectPath, Store};
 use repository::verify::Depth;
 use repository::work::WorkKind;
@@ -212,7 +215,7 @@ fn small_and_mostly_dead_packs_become_few_and_every_blob_keeps_its_address() {
     let records: Vec<_> = (1..=8).map(|n| scene.back_up(&files[n as usize - 1], n, n.into())).collect();
     scene.retire(&records[..6].iter().collect::<Vec<_>>());
     let kept: Vec<_> = records[6..].iter().zip(&files[6..]).collect();
-    let addresses = |repository: &repository::repo::Repository| -> Vec<_> {
+    let addresses = |repository: &Repository| -> Vec<_> {
         kept.iter().map(|(record, _)| repository.refs(record, &source()).expect("read").encode()).collect()
     };
     let (before, refs) = (scene.packs(), addresses(&scene.repository));
@@ -348,6 +351,42 @@ fn without_a_byte_and_without_ballast_dead_packs_go_before_anything_is_written()
     assert_eq!(report.deleted.packs as usize, orphans.segments.len());
     assert!(scene.disk.free_space().expect("told").expect("limited") > 1_000);
     scene.assert_intact(&[(&record, &files), (&second, &files)]);
+}
+
+#[test]
+fn on_a_real_disk_folders_and_packs_are_gone_and_every_name_is_still_the_sha256_of_its_bytes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (repository, keys) = init(LocalStore::open_or_make(folder.path()).expect("a store"));
+    let files: Vec<Files> = (1..=6).map(generation).collect();
+    let back_up =
+        |n: u32| back_up_reusing(&repository, &keys, &files[n as usize - 1], n, n.into()).expect("committed");
+    let records: Vec<_> = (1..=6).map(back_up).collect();
+    let which: Vec<_> = records[..5].iter().map(|record| retirement(&record.name)).collect();
+    let eye = Eye::at(at(HOUR));
+    repository.retire(&which, &keys, &eye).expect("retired");
+    let order = PruneOrder { now: true, approved: true, ..PruneOrder::default() };
+    let report = repository.prune(&order, &eye).expect("pruned");
+    assert!(report.deleted.packs > 5, "{report:?}");
+    assert!(!folder.path().join(records[0].name.as_str()).exists());
+    let listed = std::process::Command::new("find")
+        .args(["repository/packs", "repository/trash", "-type", "f"])
+        .current_dir(folder.path())
+        .output()
+        .expect("find runs");
+    let names = String::from_utf8(listed.stdout).expect("ASCII");
+    assert_eq!(
+        names.lines().count() as u64,
+        report.plan.total.packs - report.deleted.packs + report.copied.packs
+    );
+    for name in names.lines() {
+        let sum =
+            std::process::Command::new("sha256sum").arg(folder.path().join(name)).output().expect("runs");
+        assert!(name.ends_with(&String::from_utf8_lossy(&sum.stdout)[..64]), "{name}");
+    }
+    let store = LocalStore::open(folder.path()).expect("a store");
+    let reopened = Arc::new(Repository::open(Arc::new(store)).expect("opens"));
+    assert_eq!(findings(&reopened, Some(&keys), &records[5], Depth::Opened), Vec::<String>::new());
+    assert_holds(&reopened, &keys, &records[5], &files[5]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! the answer lost; once, and from then on for ever (a crash). No backup that is kept loses a byte, and the
 //! next run finishes with no hand laid on.
 //!
-//! In the gate every so-manieth call; all of them with `NEURASHIELD_PRUNE=long`.
+//! In the gate some calls; all of them with `NEURASHIELD_PRUNE=long`.
 
 mod scene;
 mod support;
@@ -21,7 +21,7 @@ const BACKUPS: u32 = 6;
 const RETIRED: usize = 4;
 
 /// Some call of every part of the work, in the gate.
-const STRIDE: usize = 23;
+const STRIDE: usize = 41;
 
 struct Story {
     scene: Scene,

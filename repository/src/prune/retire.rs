@@ -181,8 +181,12 @@ impl Repository {
         self.with_room(watch, || match self.store.create(&path, signed.bytes()) {
             // One of an earlier attempt says the same; one that cannot be trusted is written anew.
             Err(StoreError::AlreadyExists { .. }) => match self.read_note(note.sequence)? {
-                Some(_) => Ok(()),
-                None => Ok(self.store.replace(&path, signed.bytes())?),
+                Some(earlier) if earlier.name == note.name => Ok(()),
+                _ => {
+                    self.store.replace(&path, signed.bytes())?;
+                    lock(&self.retired_notes).0.remove(&note.sequence);
+                    Ok(())
+                }
             },
             other => Ok(other?),
         })
