@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use proto::Failure;
 use runtime::clock::{Clock, SystemClock};
 use runtime::shutdown::{Drained, Shutdown};
+use tokio_util::sync::CancellationToken;
 
 use crate::app::{App, Parts};
 use crate::audit::{Audit, AuditError, AuditKey};
@@ -22,7 +23,7 @@ use crate::depot::{self, Depot, DepotError};
 use crate::fleet::Fleet;
 use crate::identity::{ApiTokens, Authority, AuthorityError, Enrolment, ServerCertificate};
 use crate::ingest::Quotas;
-use crate::jobs::{Runner, Settings};
+use crate::jobs::{Configured, Runner, Settings};
 use crate::rpc::{AgentServer, PeopleServer, ServeError};
 use crate::state::{StateError, StateFolder};
 use crate::web::{self, WebServer};
@@ -35,6 +36,8 @@ const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// A lease that another controller holds is waited for, a little longer than it lasts: after a crash with
 /// a lost state folder it simply ends.
 const LEASE_PATIENCE: Duration = Duration::from_secs(100);
+/// A lease of running work lasts for a day.
+const RENEW_WORK: Duration = Duration::from_secs(3_600);
 const LEASE_AGAIN: Duration = Duration::from_secs(5);
 
 /// The controller cannot start.
@@ -148,7 +151,12 @@ impl Controller {
         let probes = WebServer::bind(config.listen.probes).await?;
         let addresses = addresses(&config, &agents, &web, &probes)?;
         let fleet = Fleet::new();
-        let settings = Settings { agent_wait, jobs_folder: state.path("jobs") };
+        let retention = Configured {
+            rules: config.retention.rules(),
+            is_declared: config.retention_is_declared,
+            zone: config.zone(),
+        };
+        let settings = Settings { agent_wait, jobs_folder: state.path("jobs"), retention };
         let runner = Runner::new(
             catalog.clone(),
             depot.clone(),
@@ -197,6 +205,7 @@ impl Controller {
         );
         let lease = app.depot.lease().clone();
         shutdown.spawn("lease", lease.keep(app.clock.clone(), stop.clone()));
+        shutdown.spawn("leases of work", keep_leases(app.clone(), stop.clone()));
         let certificate = app.server_certificate.clone();
         shutdown.spawn("server certificate", certificate.keep(app.clock.clone(), stop.clone()));
         let filled = depot::rescue::fill(app.depot.clone(), app.config.rescue_program.clone());
@@ -222,6 +231,21 @@ impl Controller {
         match drained {
             Drained::Clean => tracing::info!("{drained}"),
             _ => tracing::warn!("{drained}"),
+        }
+    }
+}
+
+/// Makes the leases of running work last on, until the stop.
+async fn keep_leases(app: App, stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(RENEW_WORK)).await.is_some() {
+        let (depot, now) = (app.depot.clone(), app.now());
+        match tokio::task::spawn_blocking(move || depot.repository().renew_work(now)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(
+                error = proto::failure::chain(&error),
+                "the leases of running work were not renewed; it is tried again"
+            ),
+            Err(error) => tracing::error!(%error, "renewing the leases of running work ended unexpectedly"),
         }
     }
 }

@@ -4,6 +4,8 @@
 //! Must stay true: each transition of a job has two, one before its new state is in the catalog and one
 //! after (a new [`Event`] does not compile without them); each step of a commit has one.
 
+use repository::prune::PruneStep;
+
 use crate::jobs::state::Event;
 
 runtime::named_steps! {
@@ -55,6 +57,34 @@ runtime::named_steps! {
         RestartedUnwritten = "restarted-unwritten",
         /// It is written down that a job was taken up again; nothing of it is begun.
         RestartedWritten = "restarted-written",
+        /// It is known what a retention or a prune takes away; that is not written down.
+        ClearingStartedUnwritten = "clearing-started-unwritten",
+        /// It is written down what a retention or a prune takes away; nothing is gone.
+        ClearingStartedWritten = "clearing-started-written",
+        /// A retention or a prune has ended; that is not written down.
+        ClearingEndedUnwritten = "clearing-ended-unwritten",
+        /// It is written down that a retention or a prune has ended.
+        ClearingEndedWritten = "clearing-ended-written",
+        /// The chain says that a backup was removed; its folder is in its place.
+        RetirementNoted = "retirement-noted",
+        /// A backup's folder is out of its place; it is not deleted.
+        BackupWithdrawn = "backup-withdrawn",
+        /// A backup is gone.
+        BackupRetired = "backup-retired",
+        /// Prune knows what every backup needs; nothing is marked.
+        PruneWalked = "prune-walked",
+        /// What is garbage is marked; nothing is taken away.
+        PruneMarked = "prune-marked",
+        /// The index that leaves the garbage out is there; its packs are in their places.
+        PruneIndexed = "prune-indexed",
+        /// Some packs are in the trash.
+        PruneBatchTrashed = "prune-batch-trashed",
+        /// All packs that were marked are in the trash.
+        PruneTrashed = "prune-trashed",
+        /// The trash is empty.
+        PruneDeleted = "prune-deleted",
+        /// The catalog knows which backups a retention left; its job does not.
+        ClearingListed = "clearing-listed",
         /// An agent has been sent its order.
         TaskHandedOut = "task-handed-out",
         /// All bytes of a segment have come; its pack is not durable.
@@ -111,6 +141,28 @@ runtime::named_steps! {
 }
 
 impl Step {
+    /// The step that a run of prune has reached; what has none here is tested with the library.
+    pub(crate) fn of_prune(step: PruneStep) -> Option<Self> {
+        Some(match step {
+            PruneStep::NoteWritten => Self::RetirementNoted,
+            PruneStep::Withdrawn => Self::BackupWithdrawn,
+            PruneStep::Retired => Self::BackupRetired,
+            PruneStep::Walked => Self::PruneWalked,
+            PruneStep::Marked => Self::PruneMarked,
+            PruneStep::IndexPublished => Self::PruneIndexed,
+            PruneStep::BatchTrashed => Self::PruneBatchTrashed,
+            PruneStep::Trashed => Self::PruneTrashed,
+            PruneStep::TrashDeleted => Self::PruneDeleted,
+            PruneStep::Purged
+            | PruneStep::Rewritten
+            | PruneStep::RewrittenIndexed
+            | PruneStep::Sealed
+            | PruneStep::OldIndexDeleted
+            | PruneStep::BallastReleased
+            | PruneStep::BallastMade => return None,
+        })
+    }
+
     /// The two steps of the transition that `event` makes: before it is written down, and after.
     pub(crate) fn of(event: &Event) -> [Self; 2] {
         match event {
@@ -121,6 +173,8 @@ impl Step {
             Event::NobodyServes { .. } => [Self::NobodyServesUnwritten, Self::NobodyServesWritten],
             Event::AttemptPanicked { .. } => [Self::PanickedUnwritten, Self::PanickedWritten],
             Event::Remark { .. } => [Self::RemarkUnwritten, Self::RemarkWritten],
+            Event::ClearingStarted { .. } => [Self::ClearingStartedUnwritten, Self::ClearingStartedWritten],
+            Event::ClearingEnded(_) => [Self::ClearingEndedUnwritten, Self::ClearingEndedWritten],
             Event::CancelRequested => [Self::CancelUnwritten, Self::CancelWritten],
             Event::Committed => [Self::CommittedUnwritten, Self::CommittedWritten],
             Event::CommitFailed(_) => [Self::CommitFailedUnwritten, Self::CommitFailedWritten],
@@ -138,7 +192,7 @@ mod tests {
     use super::*;
     use crate::ids::TaskId;
     use crate::jobs::job::JobFailure;
-    use crate::jobs::state::TaskEnd;
+    use crate::jobs::state::{ClearingEnd, TaskEnd};
 
     #[test]
     fn every_step_has_a_name_of_its_own_that_can_be_a_files() {
@@ -159,6 +213,8 @@ mod tests {
             Event::NobodyServes { part, reason: String::new() },
             Event::AttemptPanicked { part, attempt: 1 },
             Event::Remark { part, line: String::new() },
+            Event::ClearingStarted { removals: Vec::new() },
+            Event::ClearingEnded(ClearingEnd::Cancelled),
             Event::CancelRequested,
             Event::Committed,
             Event::CommitFailed(failure()),

@@ -12,6 +12,7 @@ use proto::v1::audit_client::AuditClient;
 use proto::v1::backups_client::BackupsClient;
 use proto::v1::health_client::HealthClient;
 use proto::v1::jobs_client::JobsClient;
+use proto::v1::retention_client::RetentionClient;
 use proto::v1::tokens_client::TokensClient;
 use rustls::CertificateError;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -104,6 +105,10 @@ impl Client {
 
     pub(crate) fn jobs(&self) -> JobsClient<Wire> {
         JobsClient::new(self.wire.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    pub(crate) fn retention(&self) -> RetentionClient<Wire> {
+        RetentionClient::new(self.wire.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
     pub(crate) fn agents(&self) -> AgentsClient<Wire> {

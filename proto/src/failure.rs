@@ -43,6 +43,10 @@ pub mod reason {
     pub const TASK_GONE: &str = "TASK_GONE";
     /// A restore plan no longer describes what would happen.
     pub const PLAN_CHANGED: &str = "PLAN_CHANGED";
+    /// The configuration declares it, so that it cannot be changed by a call.
+    pub const MANAGED: &str = "MANAGED";
+    /// Much would go at once, and nobody has approved that.
+    pub const NOT_APPROVED: &str = "NOT_APPROVED";
     /// The restore cannot go ahead; `why` says what is in its way.
     pub const OBSTACLES: &str = "OBSTACLES";
     /// The job is past the point where this can be done.

@@ -292,6 +292,18 @@ fn keep_what_nothing_replaces(backups: &[&Facts], keeps: &mut [BTreeSet<Keep>]) 
 }
 
 /// In one line, for people.
+impl fmt::Display for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut words: Vec<String> = Vec::new();
+        words.extend(self.keep_within_seconds.map(|seconds| format!("within {}", span(seconds))));
+        words.extend(self.keep_last.map(|count| format!("last {count}")));
+        words.extend(self.periods().map(|(period, count)| format!("{count} {}", period.word())));
+        words.push(format!("{} complete", self.keep_complete));
+        f.write_str(&words.join(", "))
+    }
+}
+
+/// In one line, for people.
 impl fmt::Display for Keep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -10,6 +10,7 @@ use repository::archive::path::EntryPath;
 use repository::error::RepositoryError;
 use repository::export;
 use repository::read::ArchiveReader;
+use repository::work::{Work, WorkKind};
 use tokio::sync::mpsc;
 
 use crate::app::{App, ArchiveChoice};
@@ -50,14 +51,14 @@ impl App {
         path: EntryPath,
         recursive: bool,
     ) -> Result<Reading<Entry>, Failure> {
-        let mut reader = self.reader(choice).await?;
+        let (mut reader, held) = self.reader(choice).await?;
         let (reader, entry) = blocking(move || {
             let entry = reader.entry(&path)?;
             Ok((reader, (path, entry)))
         })
         .await?;
         let (path, Some(entry)) = entry else { return Err(no_entry(&entry.0)) };
-        Ok(read_on_thread(reader, move |reader, outlet| match entry.kind {
+        Ok(read_on_thread(reader, held, move |reader, outlet| match entry.kind {
             EntryKind::Folder if recursive => {
                 for entry in reader.entries_from(&path)? {
                     let entry = entry?;
@@ -81,7 +82,7 @@ impl App {
         choice: &ArchiveChoice,
         path: EntryPath,
     ) -> Result<Reading<Bytes>, Failure> {
-        let mut reader = self.reader(choice).await?;
+        let (mut reader, held) = self.reader(choice).await?;
         let (reader, path, found) = blocking(move || {
             let mut found = reader.entry(&path)?;
             if let Some(Entry { kind: EntryKind::HardLink { to }, .. }) = &found {
@@ -94,7 +95,7 @@ impl App {
         match found {
             None => Err(no_entry(&path)),
             Some(Entry { kind: EntryKind::File(content), .. }) => {
-                Ok(read_on_thread(reader, move |reader, outlet| {
+                Ok(read_on_thread(reader, held, move |reader, outlet| {
                     export::content(reader, &content, &mut |data| outlet.put(data))
                 }))
             }
@@ -105,15 +106,19 @@ impl App {
 
     /// The whole archive as a tar file (PAX).
     pub async fn export(&self, choice: &ArchiveChoice) -> Result<Reading<Bytes>, Failure> {
-        let reader = self.reader(choice).await?;
-        Ok(read_on_thread(reader, |reader, outlet| export::archive(reader, &mut |data| outlet.put(data))))
+        let (reader, held) = self.reader(choice).await?;
+        Ok(read_on_thread(reader, held, |reader, outlet| {
+            export::archive(reader, &mut |data| outlet.put(data))
+        }))
     }
 
-    async fn reader(&self, choice: &ArchiveChoice) -> Result<ArchiveReader, Failure> {
+    /// The archive, and the lease under which it is read.
+    async fn reader(&self, choice: &ArchiveChoice) -> Result<(ArchiveReader, Work), Failure> {
         let (record, archive) = self.archive(choice).await?;
+        let held = self.hold(&record.name, WorkKind::Reading).await?;
         let depot = self.depot.clone();
-        blocking(move || ArchiveReader::open(depot.repository(), depot.keys(), &record, &archive.source))
-            .await
+        let open = move || ArchiveReader::open(depot.repository(), depot.keys(), &record, &archive.source);
+        Ok((blocking(open).await?, held))
     }
 }
 
@@ -134,6 +139,7 @@ async fn blocking<T: Send + 'static>(
 
 fn read_on_thread<T: Send + 'static>(
     mut reader: ArchiveReader,
+    held: Work,
     read: impl FnOnce(&mut ArchiveReader, &Outlet<T>) -> Result<(), Stop> + Send + 'static,
 ) -> Reading<T> {
     let (sender, receiver) = mpsc::channel(QUEUE);
@@ -143,6 +149,7 @@ fn read_on_thread<T: Send + 'static>(
             // Who asked may have gone.
             let _ = outlet.0.blocking_send(Err(reading_failure(&error)));
         }
+        drop(held);
     });
     receiver
 }

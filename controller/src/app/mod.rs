@@ -10,6 +10,7 @@ mod browse;
 mod doctor;
 mod jobs;
 mod plan;
+mod retention;
 mod tokens;
 
 use std::sync::Arc;
@@ -18,6 +19,8 @@ use jiff::Timestamp;
 use proto::Failure;
 use proto::failure::reason;
 use repository::ids::RepositoryId;
+use repository::names::BackupName;
+use repository::work::{Work, WorkKind};
 use runtime::clock::Clock;
 use runtime::shutdown::Shutdown;
 use tonic::Code;
@@ -28,8 +31,10 @@ use crate::config::ControllerConfig;
 use crate::depot::Depot;
 use crate::fleet::Fleet;
 use crate::identity::{ApiTokens, Enrolment, ServerCertificate};
-use crate::ingest::Quotas;
+use crate::ids::TaskId;
+use crate::ingest::{Quotas, repository_failure, thread_died};
 use crate::jobs::Runner;
+use crate::jobs::leases::{self, HoldError};
 use crate::state::StateFolder;
 
 pub(crate) use agents::{CLONE_HINT, agent_revoked};
@@ -37,6 +42,7 @@ pub use backups::ArchiveChoice;
 pub use browse::Reading;
 pub use doctor::{Finding, FindingLevel};
 pub use plan::{Plan, RestoreRequest};
+pub use retention::{PlannedPrune, RetentionPlan};
 
 /// Everything that the controller can do. Cheap to clone.
 #[derive(Clone)]
@@ -83,6 +89,16 @@ impl App {
     /// Now.
     pub fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    /// Holds a backup that is read outside of a job, until what it gives is dropped.
+    pub(crate) async fn hold(&self, backup: &BackupName, kind: WorkKind) -> Result<Work, Failure> {
+        let id = TaskId::fresh().to_string();
+        let held = leases::hold(&self.depot, id, kind, vec![backup.clone()], self.now()).await;
+        held.map_err(|error| match &error {
+            HoldError::Repository(error) => repository_failure("the backup cannot be held", error),
+            HoldError::Thread(error) => thread_died(error),
+        })
     }
 
     /// The repository that this controller writes.

@@ -16,6 +16,7 @@ use repository::error::RepositoryError;
 use repository::ids::hex;
 use repository::names::{BackupName, Component};
 use repository::read::ArchiveReader;
+use repository::work::WorkKind;
 use runtime::steps;
 use serde::Serialize;
 use tokio::task::JoinSet;
@@ -67,6 +68,7 @@ impl App {
     /// What a restore would do.
     pub async fn plan_restore(&self, request: &RestoreRequest) -> Result<Plan, Failure> {
         let record = self.newest_complete(&request.backup, &request.components).await?;
+        let _held = self.hold(&record.name, WorkKind::Restore).await?;
         let archives = chosen_archives(&record, &request.components)?;
         let mut places = Vec::new();
         for archive in &archives {

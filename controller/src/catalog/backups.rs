@@ -50,6 +50,16 @@ impl Catalog {
         Ok(change.commit().await?)
     }
 
+    /// Forgets backups that the repository does not hold any more, and what verification found of them.
+    pub async fn forget_backups(&self, names: &[&BackupName]) -> Result<(), CatalogError> {
+        let mut change = self.change().await?;
+        sqlx::query("DELETE FROM backups WHERE name IN (SELECT value FROM json_each(?))")
+            .bind(to_json(&names))
+            .execute(&mut *change)
+            .await?;
+        Ok(change.commit().await?)
+    }
+
     /// At most `limit` backups with a sequence below `before`, the newest first.
     pub async fn backups_before(
         &self,

@@ -9,6 +9,7 @@ use proto::v1::{RestoreFinished, SourceHealth, SourcePlan, TaskProgress};
 use repository::backup::manifest::{ArchiveManifest, BackupRecord};
 use repository::keys::DomainKeys;
 use repository::names::SourceId;
+use repository::work::WorkId;
 use tokio::sync::{oneshot, watch};
 
 use crate::fleet::Fleet;
@@ -50,6 +51,8 @@ pub struct ArchiveTask {
     pub started_at: Timestamp,
     /// Where its refs are kept until the commit.
     pub refs_file: PathBuf,
+    /// The lease under which it builds on what is there.
+    pub work: WorkId,
     /// Sealed bytes of it that are new, so far.
     pub taken: AtomicU64,
 }

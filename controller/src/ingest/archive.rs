@@ -10,7 +10,7 @@ use proto::v1::finish_archive_request::Part;
 use proto::v1::{self, ArchiveSummary, FinishArchiveRequest, FinishArchiveResponse};
 use proto::{Failure, convert};
 use repository::backup::manifest::{ArchiveManifest, FORMAT, Outcome};
-use repository::ids::{BlobId, DomainId};
+use repository::ids::BlobId;
 use repository::ingest::BlobTable;
 use repository::pack::blob::BlobKind;
 use repository::refs::Refs;
@@ -39,13 +39,13 @@ const TABLES_TOGETHER: usize = 256 << 10;
 /// Sends every blob that the domain holds, small segments together.
 pub fn list_blobs(
     repository: Arc<Repository>,
-    domain: DomainId,
+    task: Arc<ArchiveTask>,
     places: (Place, Place),
 ) -> mpsc::Receiver<Result<v1::BlobTables, Status>> {
     let (sender, receiver) = mpsc::channel(QUEUE);
     tokio::task::spawn_blocking(move || {
         let _places = places;
-        match repository.blob_tables(&domain) {
+        match repository.blob_tables_for(&task.work, &task.domain.domain) {
             Ok(tables) => {
                 let (mut together, mut bytes) = (v1::BlobTables::default(), 0);
                 for table in tables {
@@ -167,7 +167,7 @@ fn keep_refs(
         return Err(Failure::invalid("the refs are of another domain"));
     }
     let missing = repository
-        .resolve(&task.domain.domain, &refs)
+        .resolve_for(&task.work, &task.domain.domain, &refs)
         .map_err(|error| repository_failure("the archive's blobs cannot be looked up", &error))?;
     if !missing.is_empty() {
         return Ok(Kept::Missing(missing.iter().take(MAX_MISSING).map(convert::to_wire_address).collect()));

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use proto::Failure;
 use proto::failure::reason;
 use repository::error::RepositoryError;
+use repository::prune::PruneError;
 use repository::store::StoreError;
 use tokio::sync::mpsc;
 use tonic::{Code, Streaming};
@@ -75,6 +76,7 @@ pub fn repository_failure(what: &str, error: &RepositoryError) -> Failure {
         E::WrongKey { .. } => (Code::FailedPrecondition, reason::LOCKED),
         E::Fenced(_) => (Code::FailedPrecondition, reason::LEASE_LOST),
         E::Rejected { .. } => (Code::InvalidArgument, reason::INVALID_REQUEST),
+        E::Prune(PruneError::Running) => (Code::ResourceExhausted, reason::BUSY),
         E::Cancelled => (Code::Cancelled, reason::TASK_GONE),
         error if error.is_damage() => (Code::DataLoss, reason::DAMAGED),
         _ => (Code::Internal, reason::STORAGE),

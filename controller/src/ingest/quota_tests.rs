@@ -32,6 +32,7 @@ fn archive() -> Arc<ArchiveTask> {
         domain,
         started_at: at(NOON),
         refs_file: "/nowhere".into(),
+        work: "job".parse().expect("an id"),
         taken: AtomicU64::new(0),
     })
 }

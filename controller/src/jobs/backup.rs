@@ -18,6 +18,7 @@ use crate::catalog::CatalogError;
 use crate::fleet::{ArchiveTask, Ended, RunningTask, TaskContext};
 use crate::ids::{AgentId, JobId, TaskId};
 use crate::jobs::job::{Job, JobFailure, Part, PartResult};
+use crate::jobs::leases;
 use crate::jobs::runner::{Attempt, Shared, lock};
 use crate::jobs::state::{Event, TaskEnd};
 use crate::steps::Step;
@@ -192,6 +193,7 @@ async fn begin(attempt: &Attempt, task: TaskId, agent: AgentId) -> Result<(Runni
         domain,
         started_at: shared.clock.now(),
         refs_file,
+        work: leases::work_id(attempt.job.id.to_string()),
         taken: AtomicU64::new(0),
     };
     shared

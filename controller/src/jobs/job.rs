@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{AgentId, JobId, TaskId};
 
-/// A backup, a verification or a restore, from its order to its end.
+/// A backup, a verification, a restore, a retention or a prune, from its order to its end.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Job {
     /// Which one.
@@ -27,8 +27,14 @@ pub struct Job {
     pub started_at: Option<Timestamp>,
     /// When it ended.
     pub ended_at: Option<Timestamp>,
-    /// One for each source; none while it is queued.
+    /// One for each source; none while it is queued, and none of a retention or a prune.
     pub parts: Vec<Part>,
+    /// What a retention removes.
+    #[serde(default)]
+    pub removals: Vec<Removal>,
+    /// What a retention or a prune has done.
+    #[serde(default)]
+    pub cleared: Option<Cleared>,
     /// Why it failed.
     pub failure: Option<JobFailure>,
     /// Somebody asked to end it.
@@ -62,6 +68,55 @@ pub enum Order {
         /// What goes where, as it was planned and confirmed.
         places: Vec<RestorePlace>,
     },
+    /// Remove the backups that no rule keeps, and then what nothing needs any more.
+    Retention {
+        /// None but these, as they were planned and confirmed; none: whatever the rules say.
+        confirmed: Option<Vec<BackupName>>,
+        /// A person has seen that much goes.
+        approved: bool,
+    },
+    /// Free the space of what nothing needs any more.
+    Prune {
+        /// Without grace.
+        now: bool,
+        /// A person has seen that much goes.
+        approved: bool,
+    },
+}
+
+impl Order {
+    /// True for what takes something away from the repository.
+    pub fn clears(&self) -> bool {
+        matches!(self, Self::Retention { .. } | Self::Prune { .. })
+    }
+}
+
+/// A backup that is to be removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removal {
+    /// Which.
+    pub backup: BackupName,
+    /// Why, in one line; it stays in the chain.
+    pub rule: String,
+}
+
+/// What a retention or a prune has done.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Cleared {
+    /// Backups that are gone.
+    pub backups: Vec<BackupName>,
+    /// Packs that were deleted.
+    pub packs: u64,
+    /// Bytes that they had.
+    pub freed_bytes: u64,
+    /// Bytes of packs that were written anew.
+    pub rewritten_bytes: u64,
+    /// Bytes that a later run frees.
+    pub waiting_bytes: u64,
+    /// When that may be.
+    pub waits_until: Option<Timestamp>,
+    /// What a person should know.
+    pub remarks: Vec<String>,
 }
 
 /// One source's part of a restore.
@@ -272,7 +327,7 @@ impl Job {
     /// A job that waits for its turn.
     pub fn queued(id: JobId, order: Order, now: Timestamp) -> Self {
         let backup = match &order {
-            Order::Backup { .. } => None,
+            Order::Backup { .. } | Order::Retention { .. } | Order::Prune { .. } => None,
             Order::Verify { backup, .. } | Order::Restore { backup, .. } => Some(backup.clone()),
         };
         Self {
@@ -284,17 +339,21 @@ impl Job {
             started_at: None,
             ended_at: None,
             parts: Vec::new(),
+            removals: Vec::new(),
+            cleared: None,
             failure: None,
             cancelling: false,
         }
     }
 
-    /// `backup`, `verify` or `restore`.
+    /// `backup`, `verify`, `restore`, `retention` or `prune`.
     pub fn kind(&self) -> &'static str {
         match self.order {
             Order::Backup { .. } => "backup",
             Order::Verify { .. } => "verify",
             Order::Restore { .. } => "restore",
+            Order::Retention { .. } => "retention",
+            Order::Prune { .. } => "prune",
         }
     }
 }

@@ -24,7 +24,7 @@ const QUEUE: usize = 64;
 pub struct JobView {
     /// The job.
     pub job: Job,
-    /// By part; `None` where nothing was heard.
+    /// By part, or of a job without parts as a whole; `None` where nothing was heard.
     pub progress: Vec<Option<TaskProgress>>,
 }
 
@@ -78,7 +78,7 @@ impl Live {
         let mut jobs = self.lock();
         let Some(entry) = jobs.get_mut(&job.id) else { return };
         let mut progress = entry.view.progress.clone();
-        progress.resize(job.parts.len(), None);
+        progress.resize(places(job), None);
         entry.view = Arc::new(JobView { job: job.clone(), progress });
         // Nobody needs to listen.
         let _ = entry.sender.send(Update { lines, view: entry.view.clone(), at });
@@ -92,8 +92,8 @@ impl Live {
         let mut jobs = self.lock();
         let Some(entry) = jobs.get_mut(&id) else { return };
         let view = Arc::make_mut(&mut entry.view);
-        if part < view.job.parts.len() {
-            view.progress.resize(view.job.parts.len(), None);
+        if part < places(&view.job) {
+            view.progress.resize(places(&view.job), None);
             view.progress[part] = Some(progress);
         }
         // Nobody needs to listen.
@@ -104,7 +104,7 @@ impl Live {
     pub fn view(&self, job: Job) -> JobView {
         match self.lock().get(&job.id) {
             Some(entry) => (*entry.view).clone(),
-            None => JobView { progress: vec![None; job.parts.len()], job },
+            None => JobView { progress: vec![None; places(&job)], job },
         }
     }
 
@@ -135,6 +135,11 @@ impl Live {
     fn lock(&self) -> MutexGuard<'_, HashMap<JobId, Entry>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A job without parts gets further as a whole.
+fn places(job: &Job) -> usize {
+    job.parts.len().max(1)
 }
 
 enum Stop {

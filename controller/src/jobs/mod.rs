@@ -1,11 +1,14 @@
-//! Jobs: backups, verifications, restores.
+//! Jobs: backups, verifications, restores, retention and prune.
 //!
 //! Must stay true: what a job does next is decided by the pure [`state`] machine; a new state is in the
 //! catalog before anything acts on it; so after a crash every job is either ended or taken up again.
 
 mod backup;
+pub(crate) mod clearing;
 mod commit;
 pub mod job;
+pub(crate) mod keeping;
+pub(crate) mod leases;
 mod live;
 pub mod queue;
 pub(crate) mod restore;
@@ -15,5 +18,6 @@ mod verify;
 
 pub(crate) use backup::{STALLED_AFTER, end_or_stall};
 pub use job::Job;
+pub use keeping::Configured;
 pub use live::{JobView, Live, Watched};
 pub use runner::{CancelError, Runner, Settings, SubmitError};

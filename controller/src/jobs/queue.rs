@@ -1,7 +1,7 @@
 //! Which queued jobs may start. Pure.
 //!
 //! Must stay true: a source is never backed up and restored at once, nor restored twice at once; there is
-//! one backup and one verification at a time; jobs that stand in each other's way go in the order in which
+//! one backup, one verification and one retention or prune at a time; jobs that stand in each other's way go in the order in which
 //! they came.
 
 use repository::names::Component;
@@ -27,6 +27,8 @@ pub fn startable(alive: &[Job]) -> Vec<JobId> {
 
 fn in_the_way(a: &Job, b: &Job) -> bool {
     match (&a.order, &b.order) {
+        // What the others read, their leases keep.
+        (a, b) if a.clears() || b.clears() => a.clears() && b.clears(),
         (Order::Backup { .. }, Order::Backup { .. }) | (Order::Verify { .. }, Order::Verify { .. }) => true,
         (Order::Verify { .. }, _) | (_, Order::Verify { .. }) => false,
         (a, b) => share_a_component(&touched(a), &touched(b)),
@@ -38,7 +40,7 @@ fn touched(order: &Order) -> Option<Vec<&Component>> {
     match order {
         Order::Backup { components, .. } if components.is_empty() => None,
         Order::Backup { components, .. } => Some(components.iter().collect()),
-        Order::Verify { .. } => Some(Vec::new()),
+        Order::Verify { .. } | Order::Retention { .. } | Order::Prune { .. } => Some(Vec::new()),
         Order::Restore { places, .. } => Some(places.iter().map(|place| &place.source.component).collect()),
     }
 }
@@ -110,6 +112,20 @@ mod tests {
             job(restore("ipfs/b"), JobState::Queued),
         ];
         assert_eq!(starts(&alive), [2]);
+    }
+
+    #[test]
+    fn one_clearing_at_a_time_and_beside_everything_else() {
+        let retention = || Order::Retention { confirmed: None, approved: false };
+        let prune = Order::Prune { now: true, approved: false };
+        let alive = [
+            job(retention(), JobState::Queued),
+            job(prune, JobState::Queued),
+            job(backup(&[]), JobState::Queued),
+        ];
+        assert_eq!(startable(&alive), [alive[0].id, alive[2].id]);
+        let alive = [job(backup(&[]), JobState::Running), job(retention(), JobState::Queued)];
+        assert_eq!(startable(&alive), [alive[1].id]);
     }
 
     #[test]

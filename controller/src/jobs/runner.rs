@@ -24,7 +24,10 @@ use crate::catalog::{Added, Catalog, CatalogError};
 use crate::depot::Depot;
 use crate::fleet::Fleet;
 use crate::ids::{AgentId, JobId, TaskId};
+use crate::jobs::clearing::{Clearing, clear};
 use crate::jobs::job::{Job, JobFailure, JobState, Order, PartState};
+use crate::jobs::keeping::Configured;
+use crate::jobs::leases::{HoldError, Leases};
 use crate::jobs::live::Live;
 use crate::jobs::queue::{self, MAX_QUEUED};
 use crate::jobs::state::{Action, Event, Level, PANICKED, Refused, TaskEnd, advance};
@@ -51,6 +54,8 @@ pub struct Settings {
     pub agent_wait: Duration,
     /// Where what belongs to a job lies until it ends.
     pub jobs_folder: PathBuf,
+    /// What the configuration says of which backups are kept.
+    pub retention: Configured,
 }
 
 /// A job could not be ordered.
@@ -84,6 +89,17 @@ pub enum CancelError {
     Failed(#[from] JoinError),
 }
 
+/// The jobs cannot be taken up.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The catalog failed.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// What a job reads cannot be held.
+    #[error("a job of the last life cannot be taken up again")]
+    Hold(#[from] HoldError),
+}
+
 /// Runs jobs. Cheap to clone.
 #[derive(Clone)]
 pub struct Runner {
@@ -103,6 +119,9 @@ pub(super) struct Shared {
     pub(super) verifying: Semaphore,
     /// Verifications that can be told to stop.
     pub(super) local: Mutex<HashMap<TaskId, Arc<CancelFlag>>>,
+    pub(super) clearing: Semaphore,
+    /// What the jobs that are under way hold of the repository.
+    leases: Leases,
     /// Names of backups that are not committed yet.
     pub(super) names: Mutex<BTreeSet<BackupName>>,
     shutdown: Shutdown,
@@ -176,6 +195,8 @@ impl Runner {
             agent_slots: Mutex::default(),
             verifying: Semaphore::new(1),
             local: Mutex::default(),
+            clearing: Semaphore::new(1),
+            leases: Leases::default(),
             names: Mutex::default(),
             shutdown,
             running: Mutex::default(),
@@ -183,6 +204,16 @@ impl Runner {
             kick: Notify::new(),
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// What the configuration says of which backups are kept.
+    pub(crate) fn retention(&self) -> &Configured {
+        &self.shared.settings.retention
+    }
+
+    /// Held by whoever plans or does what takes something away: the repository does one at a time.
+    pub(crate) fn clearing(&self) -> &Semaphore {
+        &self.shared.clearing
     }
 
     /// What goes on now.
@@ -252,12 +283,17 @@ impl Runner {
     }
 
     /// Takes up the jobs of the last life, then starts jobs as their turns come, until the stop.
-    pub async fn run(self) -> Result<(), CatalogError> {
+    pub async fn run(self) -> Result<(), RunError> {
         let shared = &self.shared;
         let stop = shared.shutdown.token();
         {
             let _queued = shared.queue.lock().await;
-            shared.catalog.alive_jobs().await?.iter().for_each(|job| shared.live.open(job));
+            let alive = shared.catalog.alive_jobs().await?;
+            alive.iter().for_each(|job| shared.live.open(job));
+            // All of them before any job begins: the first may be a prune.
+            for job in alive.iter().filter(|job| job.state != JobState::Queued) {
+                shared.leases.hold(&shared.depot, job, shared.clock.now()).await?;
+            }
         }
         loop {
             if let Err(error) = self.start_what_may().await {
@@ -297,7 +333,13 @@ impl Runner {
         let mailbox = Mailbox(sender);
         lock(&self.shared.running).insert(job.id, mailbox.clone());
         let name = format!("{} {}", job.kind(), job.id);
-        let owner = Owner { shared: self.shared.clone(), mailbox, work: CancellationToken::new(), job };
+        let owner = Owner {
+            shared: self.shared.clone(),
+            mailbox,
+            work: CancellationToken::new(),
+            clearing: Arc::default(),
+            job,
+        };
         self.shared.shutdown.spawn(name, owner.run(mail));
     }
 }
@@ -308,6 +350,8 @@ struct Owner {
     mailbox: Mailbox,
     /// Cancelled when the job has ended or the controller stops: nothing of it goes on.
     work: CancellationToken,
+    /// Ends a retention or a prune between two steps.
+    clearing: Arc<CancelFlag>,
     job: Job,
 }
 
@@ -322,6 +366,8 @@ impl Owner {
             return;
         }
         if self.job.state.is_end() {
+            announce(&self.job);
+            self.shared.leases.let_go(id);
             if let Some(name) = &self.job.backup {
                 lock(&self.shared.names).remove(name);
             }
@@ -358,12 +404,18 @@ impl Owner {
 
     /// What the job consists of, now that its turn has come.
     async fn prepare(&self) -> Result<Event, CatalogError> {
+        let cannot = |why: String, hint: &str| {
+            Event::CannotStart(JobFailure::new(format!("the {} cannot start", self.job.kind()), why, hint))
+        };
         if self.shared.depot.lease().is_lost() {
-            return Ok(Event::CannotStart(JobFailure::new(
-                format!("the {} cannot start", self.job.kind()),
-                "another controller has taken over this repository",
+            return Ok(cannot(
+                "another controller has taken over this repository".to_owned(),
                 "make sure that only one controller uses the repository, then restart this one",
-            )));
+            ));
+        }
+        let held = self.shared.leases.hold(&self.shared.depot, &self.job, self.shared.clock.now());
+        if let Err(error) = held.await {
+            return Ok(cannot(proto::failure::chain(&error), "see `nsctl doctor`"));
         }
         match &self.job.order {
             Order::Backup { components, .. } => super::backup::prepare(&self.shared, components).await,
@@ -371,6 +423,9 @@ impl Owner {
                 super::verify::prepare(&self.shared, backup, components).await
             }
             Order::Restore { backup, places } => Ok(super::restore::prepare(backup, places)),
+            Order::Retention { .. } | Order::Prune { .. } => {
+                super::clearing::prepare(&self.shared, &self.job).await
+            }
         }
     }
 
@@ -410,9 +465,22 @@ impl Owner {
                     Order::Restore { .. } => {
                         self.spawn("restore", super::restore::attempt(attempt), panicked)
                     }
+                    Order::Retention { .. } | Order::Prune { .. } => {
+                        unreachable!("a clearing has no parts to attempt")
+                    }
                 }
             }
             Action::CancelTask { task } => self.cancel_task(task),
+            Action::CancelClearing => self.clearing.cancel(),
+            Action::Clear => {
+                let clearing = Clearing {
+                    shared: self.shared.clone(),
+                    mailbox: self.mailbox.clone(),
+                    job: self.job.clone(),
+                    cancel: self.clearing.clone(),
+                };
+                self.spawn("clearing", clear(clearing), super::clearing::panicked(&self.job));
+            }
             Action::Commit => {
                 let (shared, mailbox, job) = (self.shared.clone(), self.mailbox.clone(), self.job.clone());
                 let commit = async move {
@@ -558,6 +626,13 @@ fn word(level: Level) -> &'static str {
         Level::Warning => "warning",
         Level::Error => "error",
     }
+}
+
+/// The one place where the end of a job is an event: alerts are to be taken from here.
+fn announce(job: &Job) {
+    let Some(failure) = &job.failure else { return };
+    let event = format!("{}_failed", job.kind());
+    tracing::error!(job = %job.id, event, why = failure.why, hint = failure.hint, "{}", failure.what);
 }
 
 fn uncommitted_name(job: &Job) -> Option<BackupName> {

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use repository::names::BackupName;
 
 use crate::ids::{AgentId, TaskId};
-use crate::jobs::job::{Job, JobFailure, JobState, Order, Part, PartResult, PartState};
+use crate::jobs::job::{Cleared, Job, JobFailure, JobState, Order, Part, PartResult, PartState, Removal};
 
 /// How often a part is begun before it counts as failed.
 pub const MAX_ATTEMPTS: u32 = 3;
@@ -69,6 +69,13 @@ pub enum Event {
         /// In one line.
         line: String,
     },
+    /// The turn of a retention or a prune has come.
+    ClearingStarted {
+        /// The backups that are to go; of a prune none.
+        removals: Vec<Removal>,
+    },
+    /// A retention or a prune has ended.
+    ClearingEnded(ClearingEnd),
     /// Somebody wants it to end.
     CancelRequested,
     /// The repository holds the backup.
@@ -101,6 +108,17 @@ pub enum TaskEnd {
     Cancelled,
 }
 
+/// How a retention or a prune ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ClearingEnd {
+    /// It was done.
+    Done(Cleared),
+    /// It was not done, or not to its end.
+    Failed(JobFailure),
+    /// It was ended between two steps.
+    Cancelled,
+}
+
 /// Something to do after the new state was written down.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
@@ -116,6 +134,10 @@ pub enum Action {
     },
     /// Write the backup to the repository.
     Commit,
+    /// Remove and free what is to go. May be repeated.
+    Clear,
+    /// End that between two steps.
+    CancelClearing,
     /// Tell whoever watches, and the job's log.
     Tell(Level, String),
 }
@@ -166,6 +188,12 @@ pub fn advance(job: &Job, event: Event, now: Timestamp) -> Result<(Job, Vec<Acti
             let line = format!("{} {line}", next.part(part)?.source);
             next.tell(Level::Warning, line);
         }
+        (JobState::Queued, Event::ClearingStarted { removals }) if job.order.clears() => {
+            next.start_clearing(removals)
+        }
+        (JobState::Running, Event::ClearingEnded(end)) if job.order.clears() => next.clearing_ended(end),
+        (JobState::Running, Event::CancelRequested) if job.order.clears() => next.cancel_clearing(),
+        (JobState::Running, Event::ControllerRestarted) if job.order.clears() => next.clear_again(),
         (JobState::Running, Event::CancelRequested) => next.cancel(),
         (JobState::Running, Event::ControllerRestarted) => next.take_up_again(),
         (JobState::Committing, Event::Committed) => next.committed(),
@@ -207,6 +235,47 @@ impl Step {
         self.job.parts = parts;
         self.attempt_waiting();
         self.settle();
+    }
+
+    fn start_clearing(&mut self, removals: Vec<Removal>) {
+        self.job.state = JobState::Running;
+        self.job.started_at = Some(self.now);
+        let kind = self.job.kind();
+        self.tell(Level::Info, format!("{kind} started"));
+        for removal in &removals {
+            self.tell(Level::Info, format!("backup {} goes: {}", removal.backup, removal.rule));
+        }
+        self.job.removals = removals;
+        self.actions.push(Action::Clear);
+    }
+
+    fn clearing_ended(&mut self, end: ClearingEnd) {
+        match end {
+            ClearingEnd::Done(cleared) => {
+                cleared.remarks.iter().for_each(|line| self.tell(Level::Warning, line.clone()));
+                self.job.cleared = Some(cleared);
+                self.end(JobState::Complete);
+            }
+            ClearingEnd::Failed(failure) => self.fail(failure),
+            ClearingEnd::Cancelled => self.end(JobState::Cancelled),
+        }
+    }
+
+    /// What was removed stays removed; the rest is left as it is.
+    fn cancel_clearing(&mut self) {
+        if !self.job.cancelling {
+            self.job.cancelling = true;
+            self.tell(Level::Warning, "cancelling");
+        }
+        self.actions.push(Action::CancelClearing);
+    }
+
+    fn clear_again(&mut self) {
+        self.tell(Level::Warning, "the controller was started anew; the job goes on");
+        match self.job.cancelling {
+            true => self.end(JobState::Cancelled),
+            false => self.actions.push(Action::Clear),
+        }
     }
 
     fn attempt_waiting(&mut self) {
@@ -409,6 +478,7 @@ fn why_it_failed(job: &Job) -> JobFailure {
         Order::Verify { .. } => {
             JobFailure::new("the backup could not be verified", why, "see `nsctl doctor`")
         }
+        Order::Retention { .. } | Order::Prune { .. } => unreachable!("a clearing has no parts that fail"),
         Order::Restore { .. } => JobFailure::new(
             "the restore failed",
             why,

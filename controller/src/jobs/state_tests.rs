@@ -85,6 +85,58 @@ fn a_backup_without_a_usable_part_is_not_committed() {
     assert_eq!(job.state, JobState::Failed);
 }
 
+fn retention() -> Job {
+    Job::queued(JobId::fresh(), Order::Retention { confirmed: None, approved: false }, NOW)
+}
+
+/// A retention that is about to remove a backup.
+fn removing() -> Job {
+    let removals = vec![Removal { backup: name(), rule: "kept by no rule".to_owned() }];
+    let (job, actions) = step(&retention(), Event::ClearingStarted { removals });
+    assert_eq!((job.state, actions), (JobState::Running, vec![Action::Clear]));
+    job
+}
+
+#[test]
+fn a_retention_is_taken_up_with_what_was_written_down_and_ends_as_it_went() {
+    let (again, actions) = step(&removing(), Event::ControllerRestarted);
+    assert_eq!((actions, &again.removals[0].backup), (vec![Action::Clear], &name()));
+    let cleared = Cleared { backups: vec![name()], ..Cleared::default() };
+    let (job, actions) = step(&again, Event::ClearingEnded(ClearingEnd::Done(cleared)));
+    assert_eq!((job.state, actions), (JobState::Complete, vec![]));
+    assert_eq!(job.cleared.expect("what it did").backups, [name()]);
+    let failure =
+        JobFailure::new("the retention did not go through", "a manifest cannot be read", "repair it");
+    let (job, _) = step(&again, Event::ClearingEnded(ClearingEnd::Failed(failure.clone())));
+    assert_eq!((job.state, job.failure), (JobState::Failed, Some(failure)));
+}
+
+#[test]
+fn a_cancelled_retention_ends_between_two_steps() {
+    let (job, actions) = step(&removing(), Event::CancelRequested);
+    assert_eq!(
+        (job.state, actions),
+        (JobState::Running, vec![Action::CancelClearing]),
+        "its thread is waited for"
+    );
+    let ended = step(&job, Event::ClearingEnded(ClearingEnd::Cancelled)).0;
+    assert_eq!(ended.state, JobState::Cancelled);
+    assert_eq!(
+        step(&job, Event::ControllerRestarted).0.state,
+        JobState::Cancelled,
+        "or is gone with its process"
+    );
+}
+
+#[test]
+fn no_other_job_removes_anything() {
+    let event = || Event::ClearingStarted { removals: Vec::new() };
+    assert_eq!(advance(&backup(), event(), NOW), Err(Refused::Stale));
+    let running = started(&verify(), &["models/a"]);
+    let end = Event::ClearingEnded(ClearingEnd::Cancelled);
+    assert_eq!(advance(&running, end, NOW), Err(Refused::Stale));
+}
+
 #[test]
 fn a_lost_agent_is_waited_for_three_times_and_then_no_more() {
     let mut job = started(&backup(), &["models/a"]);

@@ -71,6 +71,17 @@ pub(super) const TABLE: &[Line] = &[
     line("/neurashield.backup.v1.Jobs/GetJob", VIEWER, Kept::No),
     line("/neurashield.backup.v1.Jobs/WatchJob", VIEWER, Kept::No),
     line("/neurashield.backup.v1.Jobs/CancelJob", OPERATOR, Kept::Both),
+    line("/neurashield.backup.v1.Retention/GetRetention", VIEWER, Kept::No),
+    // What decides what goes, and what lets something go, is for those who may lose it.
+    line("/neurashield.backup.v1.Retention/SetRetention", ADMIN, Kept::Both),
+    // Reads what every backup needs: work, but no change.
+    line("/neurashield.backup.v1.Retention/PlanRetention", OPERATOR, Kept::No),
+    line("/neurashield.backup.v1.Retention/StartRetention", ADMIN, Kept::Both),
+    line("/neurashield.backup.v1.Retention/PlanPrune", OPERATOR, Kept::No),
+    line("/neurashield.backup.v1.Retention/StartPrune", ADMIN, Kept::Both),
+    line("/neurashield.backup.v1.Retention/PinBackup", OPERATOR, Kept::Both),
+    // The next retention may remove it.
+    line("/neurashield.backup.v1.Retention/UnpinBackup", ADMIN, Kept::Both),
     line("/neurashield.backup.v1.Agents/ListAgents", VIEWER, Kept::No),
     line("/neurashield.backup.v1.Agents/InviteAgent", ADMIN, Kept::Both),
     line("/neurashield.backup.v1.Agents/RevokeAgent", ADMIN, Kept::Both),

@@ -100,7 +100,7 @@ impl AgentGateway for GatewayService {
         let (_, task) = self.archive(&agent, &request.task_id)?;
         let life = Life::of(&self.app, &agent);
         let places = life.during(self.places(&agent, Work::List)).await?;
-        let tables = ingest::list_blobs(self.app.depot.repository().clone(), task.domain.domain, places);
+        let tables = ingest::list_blobs(self.app.depot.repository().clone(), task.clone(), places);
         Ok(Response::new(life.answers(tables)))
     }
 

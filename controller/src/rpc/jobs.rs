@@ -37,7 +37,7 @@ fn job_id(text: &str) -> Result<JobId, Failure> {
         .map_err(|_| Failure::not_found(format!("there is no job {text:?}")).hint("`nsctl jobs` lists them"))
 }
 
-fn request_id(text: &str) -> Result<Option<String>, convert::Invalid> {
+pub(super) fn request_id(text: &str) -> Result<Option<String>, convert::Invalid> {
     let text = convert::text("request_id", text, 128)?;
     Ok((!text.is_empty()).then_some(text))
 }

@@ -22,6 +22,7 @@ mod health;
 mod jobs;
 mod life;
 mod peer;
+mod retention;
 mod server;
 mod tokens;
 mod under_way;

@@ -18,6 +18,7 @@ use proto::v1::configuration_server::ConfigurationServer;
 use proto::v1::enrolment_server::EnrolmentServer;
 use proto::v1::health_server::HealthServer;
 use proto::v1::jobs_server::JobsServer;
+use proto::v1::retention_server::RetentionServer;
 use proto::v1::tokens_server::TokensServer;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_rustls::TlsAcceptor;
@@ -39,6 +40,7 @@ use crate::rpc::gate::GateLayer;
 use crate::rpc::gateway::GatewayService;
 use crate::rpc::health::HealthService;
 use crate::rpc::jobs::JobsService;
+use crate::rpc::retention::RetentionService;
 use crate::rpc::tokens::TokensService;
 
 const FRAME: u32 = 1 << 20;
@@ -111,6 +113,7 @@ async fn services(app: &App) -> Result<Routes, ServeError> {
     let enrolment = EnrolmentServer::new(enrolment).max_decoding_message_size(MAX_JOIN);
     let backups = BackupsServer::new(BackupsService { app: app.clone() });
     let jobs = JobsServer::new(JobsService { app: app.clone() });
+    let retention = RetentionServer::new(RetentionService { app: app.clone() });
     let agents = AgentsServer::new(AgentsService { app: app.clone() });
     let configuration = ConfigurationServer::new(ConfigurationService { app: app.clone() });
     let examination = HealthServer::new(HealthService { app: app.clone() });
@@ -126,6 +129,7 @@ async fn services(app: &App) -> Result<Routes, ServeError> {
         .add_service(enrolment)
         .add_service(backups.max_decoding_message_size(MAX_MESSAGE))
         .add_service(jobs.max_decoding_message_size(MAX_MESSAGE))
+        .add_service(retention.max_decoding_message_size(MAX_MESSAGE))
         .add_service(agents.max_decoding_message_size(MAX_MESSAGE))
         .add_service(configuration.max_decoding_message_size(MAX_MESSAGE))
         .add_service(examination.max_decoding_message_size(MAX_MESSAGE))

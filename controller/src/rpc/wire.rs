@@ -12,7 +12,7 @@ use repository::verify::Depth;
 
 use crate::catalog::{AgentRecord, ApiTokenRecord, InvitationRecord, ServedSource, VerificationRecord};
 use crate::identity::Role;
-use crate::jobs::job::{Job, JobState, Part, PartResult, PartState, Problem, ProblemKind};
+use crate::jobs::job::{Cleared, Job, JobState, Part, PartResult, PartState, Problem, ProblemKind};
 use crate::jobs::{JobView, Watched};
 
 pub(crate) fn domain_keys(keys: &DomainKeys) -> v1::DomainKeys {
@@ -172,6 +172,20 @@ pub(crate) fn job(view: &JobView, agents: &[AgentRecord]) -> v1::Job {
         what: line(|failure| &failure.what),
         why: line(|failure| &failure.why),
         hint: line(|failure| &failure.hint),
+        cleared: job.cleared.as_ref().map(cleared),
+        progress: job.parts.is_empty().then(|| progress.first().cloned().flatten()).flatten(),
+    }
+}
+
+fn cleared(cleared: &Cleared) -> v1::Cleared {
+    v1::Cleared {
+        backups: cleared.backups.iter().map(ToString::to_string).collect(),
+        freed_bytes: cleared.freed_bytes,
+        rewritten_bytes: cleared.rewritten_bytes,
+        packs: cleared.packs,
+        waiting_bytes: cleared.waiting_bytes,
+        waits_until: time(cleared.waits_until),
+        remarks: cleared.remarks.clone(),
     }
 }
 

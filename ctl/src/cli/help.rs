@@ -51,6 +51,38 @@ Examples:
 The data is written beside the old and swapped in whole. The plan is always shown first; off a
 terminal --yes is needed.";
 
+pub(crate) const RETENTION: &str = "\
+What one rule keeps stays. Always kept are what is pinned or in use, the newest complete backups, and
+every backup that no newer verified one replaces: so verify now and then, or nothing is removed.
+
+Examples:
+  nsctl retention show
+  nsctl retention set --keep-within 30d --keep-monthly 12
+  nsctl retention apply --plan
+  nsctl retention apply";
+
+pub(crate) const RETENTION_SET: &str = "\
+Example:
+  nsctl retention set --keep-last 7 --keep-weekly 8 --keep-yearly 5 --keep-complete 3
+
+Setting rules removes nothing. Rules that the controller's configuration declares are changed there.";
+
+pub(crate) const RETENTION_APPLY: &str = "\
+Examples:
+  nsctl retention apply --plan
+  nsctl retention apply --yes
+
+The plan is always shown first; off a terminal --yes is needed, and where much would go at once
+--approve, too. The space of what was removed is freed after a grace: see `nsctl prune`.";
+
+pub(crate) const PRUNE: &str = "\
+What nothing needs is marked first, taken away by a run a day later and deleted a week after that.
+With --now it is deleted at once, unless a running job needs it.
+
+Examples:
+  nsctl prune --plan
+  nsctl prune --now";
+
 pub(crate) const LS: &str = "\
 Examples:
   nsctl ls latest models

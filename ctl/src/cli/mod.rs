@@ -5,6 +5,7 @@
 mod help;
 mod identity;
 pub(crate) mod repository;
+mod retention;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::access::Hidden;
 pub(crate) use identity::{Audit, Role, Since, Token};
+pub(crate) use retention::{Clearing, Pin, Prune, Retention, Rules, Unpin};
 
 /// Back up, verify and restore the data of NeuraShield.
 #[derive(Debug, Parser)]
@@ -167,6 +169,16 @@ pub(crate) enum Verb {
         /// The job's id
         job: String,
     },
+    /// Say which backups are kept, and remove the others
+    #[command(subcommand, after_help = help::RETENTION)]
+    Retention(Retention),
+    /// Free the space that no backup needs any more
+    #[command(after_help = help::PRUNE)]
+    Prune(Prune),
+    /// Keep a backup whatever its age
+    Pin(Pin),
+    /// Keep a backup no longer than the rules say
+    Unpin(Unpin),
     /// Manage the agents: the programs that run beside the data
     #[command(subcommand, after_help = help::AGENT)]
     Agent(Agent),
@@ -450,6 +462,11 @@ impl Verb {
             }
             Verb::Backup(Backup { output, .. }) | Verb::Verify(Verify { output, .. }) => output.output,
             Verb::Restore(Restore { output, .. }) | Verb::Ls(Ls { output, .. }) => output.output,
+            Verb::Retention(Retention::Show(output)) => output.output,
+            Verb::Retention(Retention::Set(Rules { output, .. })) => output.output,
+            Verb::Retention(Retention::Apply(clearing)) => clearing.output.output,
+            Verb::Prune(prune) => prune.clearing.output.output,
+            Verb::Pin(Pin { output, .. }) | Verb::Unpin(Unpin { output, .. }) => output.output,
             Verb::Agent(Agent::List(output)) => output.output,
             Verb::Agent(
                 Agent::Invite { output, .. } | Agent::Invites { output, .. } | Agent::Revoke { output, .. },

@@ -11,6 +11,7 @@ pub(crate) mod export;
 pub(crate) mod follow;
 mod jobs;
 mod restore;
+mod retention;
 mod token;
 mod verify;
 
@@ -43,6 +44,10 @@ pub(crate) fn run(cli: Cli, voice: Voice) -> Ended {
         Verb::Jobs { limit, .. } => on(server, move |client| jobs::list(client, limit, voice)),
         Verb::Logs { job, follow, .. } => on(server, move |client| jobs::logs(client, job, follow, voice)),
         Verb::Cancel { job } => on(server, move |client| jobs::cancel(client, job, voice)),
+        Verb::Retention(wanted) => on(server, move |client| retention::run(client, wanted, voice)),
+        Verb::Prune(wanted) => on(server, move |client| retention::prune(client, wanted, voice)),
+        Verb::Pin(wanted) => on(server, move |client| retention::pin(client, wanted, voice)),
+        Verb::Unpin(wanted) => on(server, move |client| retention::unpin(client, wanted, voice)),
         Verb::Agent(wanted) => on(server, move |client| agent::run(client, wanted, voice)),
         Verb::Token(wanted) => on(server, move |client| token::run(client, wanted, voice)),
         Verb::Audit(wanted) => on(server, move |client| audit::run(client, wanted, voice)),

@@ -29,6 +29,26 @@ pub(crate) struct Job {
     pub(crate) ended_at: Option<Timestamp>,
     pub(crate) failure: Option<Failure>,
     pub(crate) parts: Vec<Part>,
+    /// Of a retention or a prune.
+    pub(crate) cleared: Option<Cleared>,
+    /// Of a job without parts.
+    #[serde(skip)]
+    progress: Option<Reached>,
+}
+
+/// What a retention or a prune has done.
+#[derive(Debug, Serialize)]
+pub(crate) struct Cleared {
+    /// Backups that are gone.
+    pub(crate) backups: Vec<String>,
+    /// Packs that were deleted, and their bytes.
+    pub(crate) packs: u64,
+    pub(crate) freed_bytes: u64,
+    pub(crate) rewritten_bytes: u64,
+    /// Marked: a later run frees them, not before `waits_until`.
+    pub(crate) waiting_bytes: u64,
+    pub(crate) waits_until: Option<Timestamp>,
+    pub(crate) remarks: Vec<String>,
 }
 
 /// Why a job failed.
@@ -153,7 +173,51 @@ impl From<v1::Job> for Job {
             ended_at: time!(wire.ended_at),
             failure,
             parts: wire.parts.into_iter().map(Part::from).collect(),
+            cleared: wire.cleared.map(Cleared::from),
+            progress: wire.progress.map(|progress| Reached {
+                step: progress.step,
+                done: progress.done_bytes,
+                total: progress.total_bytes,
+                entries: progress.done_entries,
+            }),
         }
+    }
+}
+
+impl From<v1::Cleared> for Cleared {
+    fn from(wire: v1::Cleared) -> Self {
+        Self {
+            backups: wire.backups,
+            packs: wire.packs,
+            freed_bytes: wire.freed_bytes,
+            rewritten_bytes: wire.rewritten_bytes,
+            waiting_bytes: wire.waiting_bytes,
+            waits_until: time!(wire.waits_until),
+            remarks: wire.remarks,
+        }
+    }
+}
+
+impl Cleared {
+    /// For people.
+    fn text(&self) -> String {
+        let mut text = format!(
+            "{} removed, {} freed ({} deleted",
+            counted(self.backups.len() as u64, "backup", "backups"),
+            size(self.freed_bytes),
+            counted(self.packs, "pack", "packs")
+        );
+        if self.rewritten_bytes > 0 {
+            text.push_str(&format!(", {} written anew", size(self.rewritten_bytes)));
+        }
+        text.push(')');
+        if self.waiting_bytes > 0 {
+            let until = self.waits_until.map_or_else(String::new, |at| format!(", not before {}", utc(at)));
+            text.push_str(&format!("\n{} are freed by a later run{until}", size(self.waiting_bytes)));
+        }
+        self.backups.iter().for_each(|name| text.push_str(&format!("\nremoved: {name}")));
+        self.remarks.iter().for_each(|line| text.push_str(&format!("\n{line}")));
+        text
     }
 }
 
@@ -243,6 +307,9 @@ type Figures = fn(&Part) -> [String; 3];
 impl Job {
     /// All parts together.
     pub(crate) fn reached(&self) -> Reached {
+        if let Some(progress) = &self.progress {
+            return progress.clone();
+        }
         let sum = |of: fn(&Part) -> u64| self.parts.iter().map(of).sum();
         let all_known = self.parts.iter().all(|part| part.total_bytes > 0 || part.state.has_ended());
         let total = |part: &Part| if part.total_bytes > 0 { part.total_bytes } else { part.done_bytes };
@@ -285,6 +352,9 @@ impl Job {
             _ if self.backup.is_some() => format!("{} of backup {backup}: {}", self.kind, self.state.word()),
             _ => format!("{}: {}", self.kind, self.state.word()),
         };
+        if let Some(cleared) = &self.cleared {
+            return format!("{head}\n\n{}", cleared.text());
+        }
         let mut text = format!("{head}\n\n{}", self.parts());
         for part in &self.parts {
             part.remarks().iter().for_each(|line| text.push_str(&format!("\n{line}")));

@@ -12,6 +12,7 @@ pub(crate) mod health;
 pub(crate) mod invites;
 pub(crate) mod job;
 pub(crate) mod plan;
+pub(crate) mod retention;
 pub(crate) mod token;
 
 use proto::v1;

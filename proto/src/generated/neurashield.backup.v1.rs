@@ -2085,7 +2085,7 @@ pub struct CancelJobRequest {
 pub struct Job {
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
-    /// backup, verify, restore
+    /// backup, verify, restore, retention, prune
     #[prost(string, tag = "2")]
     pub kind: ::prost::alloc::string::String,
     #[prost(enumeration = "JobState", tag = "3")]
@@ -2106,6 +2106,12 @@ pub struct Job {
     pub why: ::prost::alloc::string::String,
     #[prost(string, tag = "10")]
     pub hint: ::prost::alloc::string::String,
+    /// of a retention or a prune
+    #[prost(message, optional, tag = "11")]
+    pub cleared: ::core::option::Option<Cleared>,
+    /// of a job without parts
+    #[prost(message, optional, tag = "12")]
+    pub progress: ::core::option::Option<TaskProgress>,
 }
 /// One source's part of a job.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -2148,6 +2154,186 @@ pub struct JobEvent {
     /// as it is now
     #[prost(message, optional, tag = "5")]
     pub job: ::core::option::Option<Job>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetRetentionRequest {}
+/// A rule that is not set keeps nothing by itself; what one rule keeps stays.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RetentionRules {
+    #[prost(uint64, optional, tag = "1")]
+    pub keep_within_seconds: ::core::option::Option<u64>,
+    #[prost(uint32, optional, tag = "2")]
+    pub keep_last: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "3")]
+    pub keep_hourly: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "4")]
+    pub keep_daily: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "5")]
+    pub keep_weekly: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "6")]
+    pub keep_monthly: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "7")]
+    pub keep_yearly: ::core::option::Option<u32>,
+    /// the newest so many complete ones, whatever their age; at least 1
+    #[prost(uint32, tag = "8")]
+    pub keep_complete: u32,
+    /// the configuration declares them: SetRetention is refused
+    #[prost(bool, tag = "9")]
+    pub managed: bool,
+    /// in which hours, days, weeks begin
+    #[prost(string, tag = "10")]
+    pub time_zone: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetRetentionRequest {
+    /// all of them: what is not set is no rule any more
+    #[prost(message, optional, tag = "1")]
+    pub rules: ::core::option::Option<RetentionRules>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PlanRetentionRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RetentionPlan {
+    #[prost(string, tag = "1")]
+    pub digest: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub rules: ::core::option::Option<RetentionRules>,
+    /// newest first
+    #[prost(message, repeated, tag = "3")]
+    pub backups: ::prost::alloc::vec::Vec<RetentionDecision>,
+    /// of packs that nothing would need any more
+    #[prost(uint64, tag = "4")]
+    pub freed_bytes: u64,
+    /// of packs that would be written anew, without what nothing needs
+    #[prost(uint64, tag = "5")]
+    pub rewritten_bytes: u64,
+    /// of all packs
+    #[prost(uint64, tag = "6")]
+    pub repository_bytes: u64,
+    /// why a person has to approve it; empty: nobody has to
+    #[prost(string, tag = "7")]
+    pub brake: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "8")]
+    pub rewritten_packs: u64,
+    /// that backups need and no pack has: damage
+    #[prost(uint64, tag = "9")]
+    pub missing_blobs: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RetentionDecision {
+    #[prost(string, tag = "1")]
+    pub backup: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub sequence: u64,
+    #[prost(enumeration = "Outcome", tag = "3")]
+    pub outcome: i32,
+    #[prost(bool, tag = "4")]
+    pub goes: bool,
+    /// why it stays, or why it goes
+    #[prost(string, repeated, tag = "5")]
+    pub reasons: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StartRetentionRequest {
+    /// of the plan that was shown
+    #[prost(string, tag = "1")]
+    pub digest: ::prost::alloc::string::String,
+    /// by a person, who has seen why the plan needs it
+    #[prost(bool, tag = "2")]
+    pub approved: bool,
+    #[prost(string, tag = "3")]
+    pub request_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PlanPruneRequest {
+    /// without the grace: what is garbage goes at once
+    #[prost(bool, tag = "1")]
+    pub now: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PrunePlan {
+    #[prost(string, tag = "1")]
+    pub digest: ::prost::alloc::string::String,
+    /// hold nothing that anything needs
+    #[prost(uint64, tag = "2")]
+    pub dead_packs: u64,
+    #[prost(uint64, tag = "3")]
+    pub dead_bytes: u64,
+    /// hold too little that is needed, or are too small
+    #[prost(uint64, tag = "4")]
+    pub rewritten_packs: u64,
+    /// of them, read and written anew
+    #[prost(uint64, tag = "5")]
+    pub rewritten_bytes: u64,
+    /// in all, once it is done
+    #[prost(uint64, tag = "6")]
+    pub freed_bytes: u64,
+    /// taken away before, deleted when their grace is over
+    #[prost(uint64, tag = "7")]
+    pub trash_bytes: u64,
+    /// marked before, taken away when its grace is over
+    #[prost(uint64, tag = "8")]
+    pub waiting_bytes: u64,
+    #[prost(message, optional, tag = "9")]
+    pub waits_until: ::core::option::Option<::prost_types::Timestamp>,
+    /// why a person has to approve it; empty: nobody has to
+    #[prost(string, tag = "10")]
+    pub brake: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "11")]
+    pub request: ::core::option::Option<PlanPruneRequest>,
+    #[prost(uint64, tag = "12")]
+    pub repository_bytes: u64,
+    /// dead, and left for the next attempt of a backup that failed
+    #[prost(uint64, tag = "13")]
+    pub young_bytes: u64,
+    /// that backups need and no pack has: damage
+    #[prost(uint64, tag = "14")]
+    pub missing_blobs: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StartPruneRequest {
+    #[prost(message, optional, tag = "1")]
+    pub request: ::core::option::Option<PlanPruneRequest>,
+    #[prost(string, tag = "2")]
+    pub digest: ::prost::alloc::string::String,
+    #[prost(bool, tag = "3")]
+    pub approved: bool,
+    #[prost(string, tag = "4")]
+    pub request_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PinBackupRequest {
+    /// or "latest"
+    #[prost(string, tag = "1")]
+    pub backup: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UnpinBackupRequest {
+    #[prost(string, tag = "1")]
+    pub backup: ::prost::alloc::string::String,
+}
+/// What a job of retention or prune did.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Cleared {
+    /// removed
+    #[prost(string, repeated, tag = "1")]
+    pub backups: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint64, tag = "2")]
+    pub freed_bytes: u64,
+    #[prost(uint64, tag = "3")]
+    pub rewritten_bytes: u64,
+    /// deleted
+    #[prost(uint64, tag = "4")]
+    pub packs: u64,
+    /// marked: deleted by a later run, when their grace is over
+    #[prost(uint64, tag = "5")]
+    pub waiting_bytes: u64,
+    #[prost(message, optional, tag = "6")]
+    pub waits_until: ::core::option::Option<::prost_types::Timestamp>,
+    #[prost(string, repeated, tag = "7")]
+    pub remarks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListAgentsRequest {}
@@ -3943,6 +4129,804 @@ pub mod jobs_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "neurashield.backup.v1.Jobs";
     impl<T> tonic::server::NamedService for JobsServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// Generated client implementations.
+pub mod retention_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Which backups are kept, and the space of those that are not.
+    #[derive(Debug, Clone)]
+    pub struct RetentionClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> RetentionClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> RetentionClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            RetentionClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        pub async fn get_retention(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetRetentionRequest>,
+        ) -> std::result::Result<tonic::Response<super::RetentionRules>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/neurashield.backup.v1.Retention/GetRetention",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("neurashield.backup.v1.Retention", "GetRetention"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Refused where the controller's configuration declares the rules.
+        pub async fn set_retention(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SetRetentionRequest>,
+        ) -> std::result::Result<tonic::Response<super::RetentionRules>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/neurashield.backup.v1.Retention/SetRetention",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("neurashield.backup.v1.Retention", "SetRetention"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// What the rules would remove now, and why each other backup stays; `digest` confirms it.
+        pub async fn plan_retention(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PlanRetentionRequest>,
+        ) -> std::result::Result<tonic::Response<super::RetentionPlan>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/neurashield.backup.v1.Retention/PlanRetention",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("neurashield.backup.v1.Retention", "PlanRetention"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Removes what a plan showed, and nothing else. A plan that no longer says the same is refused.
+        pub async fn start_retention(
+            &mut self,
+            request: impl tonic::IntoRequest<super::StartRetentionRequest>,
+        ) -> std::result::Result<tonic::Response<super::Job>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/neurashield.backup.v1.Retention/StartRetention",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("neurashield.backup.v1.Retention", "StartRetention"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// What of the packs nothing needs any more; `digest` confirms it.
+        pub async fn plan_prune(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PlanPruneRequest>,
+        ) -> std::result::Result<tonic::Response<super::PrunePlan>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/neurashield.backup.v1.Retention/PlanPrune",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("neurashield.backup.v1.Retention", "PlanPrune"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Frees what a plan showed. A plan that no longer says the same is refused.
+        pub async fn start_prune(
+            &mut self,
+            request: impl tonic::IntoRequest<super::StartPruneRequest>,
+        ) -> std::result::Result<tonic::Response<super::Job>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/neurashield.backup.v1.Retention/StartPrune",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("neurashield.backup.v1.Retention", "StartPrune"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Keeps a backup whatever its age, until it is unpinned.
+        pub async fn pin_backup(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PinBackupRequest>,
+        ) -> std::result::Result<tonic::Response<super::Backup>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/neurashield.backup.v1.Retention/PinBackup",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("neurashield.backup.v1.Retention", "PinBackup"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn unpin_backup(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UnpinBackupRequest>,
+        ) -> std::result::Result<tonic::Response<super::Backup>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/neurashield.backup.v1.Retention/UnpinBackup",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("neurashield.backup.v1.Retention", "UnpinBackup"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod retention_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with RetentionServer.
+    #[async_trait]
+    pub trait Retention: std::marker::Send + std::marker::Sync + 'static {
+        async fn get_retention(
+            &self,
+            request: tonic::Request<super::GetRetentionRequest>,
+        ) -> std::result::Result<tonic::Response<super::RetentionRules>, tonic::Status>;
+        /// Refused where the controller's configuration declares the rules.
+        async fn set_retention(
+            &self,
+            request: tonic::Request<super::SetRetentionRequest>,
+        ) -> std::result::Result<tonic::Response<super::RetentionRules>, tonic::Status>;
+        /// What the rules would remove now, and why each other backup stays; `digest` confirms it.
+        async fn plan_retention(
+            &self,
+            request: tonic::Request<super::PlanRetentionRequest>,
+        ) -> std::result::Result<tonic::Response<super::RetentionPlan>, tonic::Status>;
+        /// Removes what a plan showed, and nothing else. A plan that no longer says the same is refused.
+        async fn start_retention(
+            &self,
+            request: tonic::Request<super::StartRetentionRequest>,
+        ) -> std::result::Result<tonic::Response<super::Job>, tonic::Status>;
+        /// What of the packs nothing needs any more; `digest` confirms it.
+        async fn plan_prune(
+            &self,
+            request: tonic::Request<super::PlanPruneRequest>,
+        ) -> std::result::Result<tonic::Response<super::PrunePlan>, tonic::Status>;
+        /// Frees what a plan showed. A plan that no longer says the same is refused.
+        async fn start_prune(
+            &self,
+            request: tonic::Request<super::StartPruneRequest>,
+        ) -> std::result::Result<tonic::Response<super::Job>, tonic::Status>;
+        /// Keeps a backup whatever its age, until it is unpinned.
+        async fn pin_backup(
+            &self,
+            request: tonic::Request<super::PinBackupRequest>,
+        ) -> std::result::Result<tonic::Response<super::Backup>, tonic::Status>;
+        async fn unpin_backup(
+            &self,
+            request: tonic::Request<super::UnpinBackupRequest>,
+        ) -> std::result::Result<tonic::Response<super::Backup>, tonic::Status>;
+    }
+    /// Which backups are kept, and the space of those that are not.
+    #[derive(Debug)]
+    pub struct RetentionServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> RetentionServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for RetentionServer<T>
+    where
+        T: Retention,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/neurashield.backup.v1.Retention/GetRetention" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetRetentionSvc<T: Retention>(pub Arc<T>);
+                    impl<
+                        T: Retention,
+                    > tonic::server::UnaryService<super::GetRetentionRequest>
+                    for GetRetentionSvc<T> {
+                        type Response = super::RetentionRules;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetRetentionRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Retention>::get_retention(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetRetentionSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/neurashield.backup.v1.Retention/SetRetention" => {
+                    #[allow(non_camel_case_types)]
+                    struct SetRetentionSvc<T: Retention>(pub Arc<T>);
+                    impl<
+                        T: Retention,
+                    > tonic::server::UnaryService<super::SetRetentionRequest>
+                    for SetRetentionSvc<T> {
+                        type Response = super::RetentionRules;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SetRetentionRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Retention>::set_retention(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SetRetentionSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/neurashield.backup.v1.Retention/PlanRetention" => {
+                    #[allow(non_camel_case_types)]
+                    struct PlanRetentionSvc<T: Retention>(pub Arc<T>);
+                    impl<
+                        T: Retention,
+                    > tonic::server::UnaryService<super::PlanRetentionRequest>
+                    for PlanRetentionSvc<T> {
+                        type Response = super::RetentionPlan;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PlanRetentionRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Retention>::plan_retention(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PlanRetentionSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/neurashield.backup.v1.Retention/StartRetention" => {
+                    #[allow(non_camel_case_types)]
+                    struct StartRetentionSvc<T: Retention>(pub Arc<T>);
+                    impl<
+                        T: Retention,
+                    > tonic::server::UnaryService<super::StartRetentionRequest>
+                    for StartRetentionSvc<T> {
+                        type Response = super::Job;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::StartRetentionRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Retention>::start_retention(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StartRetentionSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/neurashield.backup.v1.Retention/PlanPrune" => {
+                    #[allow(non_camel_case_types)]
+                    struct PlanPruneSvc<T: Retention>(pub Arc<T>);
+                    impl<
+                        T: Retention,
+                    > tonic::server::UnaryService<super::PlanPruneRequest>
+                    for PlanPruneSvc<T> {
+                        type Response = super::PrunePlan;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PlanPruneRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Retention>::plan_prune(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PlanPruneSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/neurashield.backup.v1.Retention/StartPrune" => {
+                    #[allow(non_camel_case_types)]
+                    struct StartPruneSvc<T: Retention>(pub Arc<T>);
+                    impl<
+                        T: Retention,
+                    > tonic::server::UnaryService<super::StartPruneRequest>
+                    for StartPruneSvc<T> {
+                        type Response = super::Job;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::StartPruneRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Retention>::start_prune(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StartPruneSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/neurashield.backup.v1.Retention/PinBackup" => {
+                    #[allow(non_camel_case_types)]
+                    struct PinBackupSvc<T: Retention>(pub Arc<T>);
+                    impl<
+                        T: Retention,
+                    > tonic::server::UnaryService<super::PinBackupRequest>
+                    for PinBackupSvc<T> {
+                        type Response = super::Backup;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PinBackupRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Retention>::pin_backup(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PinBackupSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/neurashield.backup.v1.Retention/UnpinBackup" => {
+                    #[allow(non_camel_case_types)]
+                    struct UnpinBackupSvc<T: Retention>(pub Arc<T>);
+                    impl<
+                        T: Retention,
+                    > tonic::server::UnaryService<super::UnpinBackupRequest>
+                    for UnpinBackupSvc<T> {
+                        type Response = super::Backup;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::UnpinBackupRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Retention>::unpin_backup(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UnpinBackupSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for RetentionServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "neurashield.backup.v1.Retention";
+    impl<T> tonic::server::NamedService for RetentionServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }

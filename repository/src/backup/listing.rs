@@ -72,6 +72,13 @@ impl Repository {
         Ok(listing)
     }
 
+    /// The names of all folders in the root that can be a backup's; one listing, and nothing is read.
+    pub fn names(&self) -> Result<BTreeSet<BackupName>, RepositoryError> {
+        let listed = self.store.list(None)?.into_iter();
+        let folders = listed.filter(|listed| listed.kind == ListedKind::Folder);
+        Ok(folders.filter_map(|listed| listed.name.parse().ok()).collect())
+    }
+
     /// Timestamp folders of an older system; looks into none whose name is `known` as one of ours.
     pub fn legacy(&self, known: &HashSet<BackupName>) -> Result<Vec<LegacyBackup>, RepositoryError> {
         let mut legacy = Vec::new();

@@ -193,6 +193,13 @@ fn json() {
     );
     serde_json::from_str::<repository::backup::manifest::ChainLine>(&line).expect("sound");
     keep("chain_line", "one", line.as_bytes());
+    let pin =
+        r#"{"sequence":1,"backup":"20260101_010000","number":2,"reason":"x","at":"2026-01-01T01:00:01Z"}"#;
+    serde_json::from_str::<repository::backup::wishes::PinNote>(pin).expect("sound");
+    keep("pin_note", "one", pin.as_bytes());
+    let rules = r#"{"number":1,"rules":{"keep_within_seconds":2592000,"keep_last":null,"keep_hourly":null,"keep_daily":7,"keep_weekly":null,"keep_monthly":null,"keep_yearly":null,"keep_complete":3},"at":"2026-01-01T01:00:01Z"}"#;
+    serde_json::from_str::<repository::backup::wishes::RulesNote>(rules).expect("sound");
+    keep("rules_note", "one", rules.as_bytes());
 }
 
 fn agent() {

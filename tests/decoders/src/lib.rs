@@ -14,6 +14,7 @@ use controller::identity::AgentCertificate;
 use repository::archive::page::{PageBuilder, PageTable, decode_page, decode_pieces, encode_pieces};
 use repository::archive::path::EntryPath;
 use repository::backup::manifest::{ArchiveManifest, BackupRecord, ChainLine, RepositoryConfig};
+use repository::backup::wishes::{PinNote, RulesNote};
 use repository::codec::{Decoder, Malformed};
 use repository::content::IdKey;
 use repository::cut::decompress;
@@ -59,9 +60,11 @@ pub const TARGETS: &[Target] = &[
     ("page_table", page_table),
     ("path_pattern", path_pattern),
     ("pieces", pieces),
+    ("pin_note", json::<PinNote>),
     ("recovery_key", text::<RecoveryKey>),
     ("refs", refs),
     ("repository_config", json::<RepositoryConfig>),
+    ("rules_note", json::<RulesNote>),
     ("segment", segment),
     ("signed", signed),
     ("source_id", source_id),
@@ -111,7 +114,7 @@ mod serde_json_value {
         )*};
     }
 
-    json!(ArchiveManifest, BackupRecord, ChainLine, RepositoryConfig, Slot);
+    json!(ArchiveManifest, BackupRecord, ChainLine, PinNote, RepositoryConfig, RulesNote, Slot);
 }
 
 fn backup_name(bytes: &[u8]) {

@@ -77,6 +77,11 @@ impl Cell {
         match self.scenario {
             Scenario::Backup => scene.change(),
             Scenario::Verify => scene.back_up(),
+            Scenario::Retain => scene.outgrow(),
+            Scenario::Clear => {
+                scene.outgrow();
+                scene.retain();
+            }
             Scenario::Plan => scene.back_up_and_spoil(),
             Scenario::Restore => {
                 scene.back_up_and_spoil();
@@ -156,6 +161,8 @@ impl Cell {
         steps.ask(step);
         match self.scenario {
             Scenario::Verify => Order::give(scene, &["verify"]),
+            Scenario::Retain => Order::give(scene, &["retention", "apply", "--yes", "--approve"]),
+            Scenario::Clear => Order::give(scene, &["prune", "--now", "--yes", "--approve"]),
             Scenario::Plan | Scenario::Undo => Order::give(scene, RESTORE),
             _ => Order::give(scene, &["backup"]),
         }

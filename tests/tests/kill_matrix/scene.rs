@@ -114,11 +114,33 @@ impl Scene {
         self.acknowledge(&job);
     }
 
-    /// Notes the backup that a job has reported complete.
+    /// Notes the backup that a job has reported complete, or those that it has reported removed.
     pub(crate) fn acknowledge(&mut self, job: &Value) {
+        let removed = job["cleared"]["backups"].as_array().into_iter().flatten();
+        for name in removed {
+            assert!(self.complete.remove(name.as_str().expect("a name")), "{name} was there: {job:#}");
+        }
         if job["kind"] == "backup" && job["state"] == "complete" {
             self.complete.insert(job["backup"].as_str().expect("a name").to_owned());
         }
+    }
+
+    /// More backups than the rules keep, and the newest is verified.
+    pub(crate) fn outgrow(&mut self) {
+        self.system.nsctl(&["retention", "set", "--keep-last", "1", "--keep-complete", "1"]).expect(0);
+        for _ in 0..2 {
+            self.change();
+            self.back_up();
+        }
+        self.orders += 1;
+        self.system.run(&["verify"]);
+    }
+
+    /// A retention that nothing disturbs.
+    pub(crate) fn retain(&mut self) {
+        self.orders += 1;
+        let job = self.system.run(&["retention", "apply", "--yes", "--approve"]);
+        self.acknowledge(&job);
     }
 
     /// What is there against what was before the restore: the time of the target itself aside, which

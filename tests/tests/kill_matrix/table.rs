@@ -48,6 +48,10 @@ pub(crate) enum Scenario {
     /// The start of a controller that was killed in a backup.
     TakenUp,
     Cancel,
+    /// A retention that removes backups.
+    Retain,
+    /// A prune of what a retention has left, without grace.
+    Clear,
     /// A verification of what the backup does not hold.
     CannotStart,
     /// A backup while the agent stays away.
@@ -123,6 +127,20 @@ pub(crate) const ROWS: &[(&str, Scenario, Answered)] = &[
     ("commit-failed-written", S::CommitFailed, Nobody),
     ("restarted-unwritten", S::TakenUp, Nobody),
     ("restarted-written", S::TakenUp, Nobody),
+    ("clearing-started-unwritten", S::Retain, Nobody),
+    ("clearing-started-written", S::Clear, Nobody),
+    ("clearing-ended-unwritten", S::Clear, Nobody),
+    ("clearing-ended-written", S::Retain, Nobody),
+    ("retirement-noted", S::Retain, Nobody),
+    ("backup-withdrawn", S::Retain, Nobody),
+    ("backup-retired", S::Retain, Nobody),
+    ("prune-walked", S::Retain, Nobody),
+    ("prune-marked", S::Clear, Nobody),
+    ("prune-indexed", S::Clear, Nobody),
+    ("prune-batch-trashed", S::Clear, Nobody),
+    ("prune-trashed", S::Clear, Nobody),
+    ("prune-deleted", S::Clear, Nobody),
+    ("clearing-listed", S::Retain, Nobody),
     ("task-handed-out", S::Backup, Peer),
     ("segment-received", S::Backup, Nobody),
     ("segment-durable", S::Backup, Peer),
@@ -207,6 +225,8 @@ pub(crate) const SAMPLE: &[(&str, Fault)] = &[
     ("archive-made", Fault::AgentKilled),
     ("commit-staged", Fault::ControllerKilled),
     ("commit-renamed", Fault::ControllerKilled),
+    ("backup-withdrawn", Fault::ControllerKilled),
+    ("prune-trashed", Fault::ControllerKilled),
     ("job-ordered", Fault::AnswerLost),
     ("first-old-away", Fault::AgentKilled),
     ("middle-swapped", Fault::StreamCut),
