@@ -10,14 +10,19 @@ mod support;
 
 use std::sync::Arc;
 
+use repository::names::BackupName;
 use repository::store::Store;
 use repository::store::faulty::{Effect, Fault, FaultyStore, Operation};
 use repository::store::memory::MemoryStore;
-use story::{Answer, Fate, Step, World, survives};
+use story::{Answer, Fate, Pace, Step, World, survives};
 use support::*;
 
-const STEPS: usize = 12;
+const STEPS: usize = 16;
 const NAMES: [&str; 8] = ["a", "b", "c/d", "c/e", "f", "g", "h/i/j", "k"];
+
+fn second_of(name: &BackupName) -> i64 {
+    name.time().as_second() - at(0).as_second()
+}
 
 struct Life {
     dice: Dice,
@@ -43,7 +48,7 @@ impl Life {
         if !self.world.runs() {
             return Step::Start;
         }
-        match self.dice.below(20) {
+        match self.dice.below(24) {
             0 => Step::AddRecoveryKey,
             1 if !self.world.told.recovery_keys.is_empty() => Step::Confirm,
             2 => Step::RebuildIndex,
@@ -51,8 +56,22 @@ impl Life {
             4 => Step::Stop,
             5..7 if self.world.has_complete() => Step::Doubt,
             7..10 if self.world.has_complete() => Step::Verify,
+            10..12 => self.retire(),
+            12 => Step::Prune(Pace::AtOnce),
+            13 | 14 => Step::Prune(Pace::InStages),
             _ => self.back_up(),
         }
+    }
+
+    /// A backup goes, or the one whose retirement was cut off.
+    fn retire(&mut self) -> Step {
+        let backups = self.world.told.backups.iter();
+        let leaving = backups.filter(|(_, (_, fate))| matches!(fate, Fate::Complete | Fate::Leaving));
+        let leaving: Vec<i64> = leaving.map(|(name, _)| second_of(name)).collect();
+        if leaving.len() < 2 {
+            return self.back_up();
+        }
+        Step::Retire(leaving[self.dice.below(leaving.len())])
     }
 
     /// The next night, or the attempt of one that was cut off.
@@ -61,7 +80,7 @@ impl Life {
         if let Some((name, (files, _))) = begun
             && self.dice.below(2) == 0
         {
-            return Step::BackUp(name.time().as_second() - at(0).as_second(), (**files).clone());
+            return Step::BackUp(second_of(name), (**files).clone());
         }
         for _ in 0..self.dice.below(4) {
             let name = NAMES[self.dice.below(NAMES.len())];

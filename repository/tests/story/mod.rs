@@ -11,17 +11,20 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use jiff::{SignedDuration, Timestamp};
 use repository::backup::commit::{CommitStep, Guard};
 use repository::backup::manifest::BackupRecord;
 use repository::error::RepositoryError;
 use repository::ingest::PackVerdict;
 use repository::keys::{KeyRing, RecoveryKey};
 use repository::names::BackupName;
+use repository::prune::{PruneOrder, PruneReport, PruneSettings, Retirement, Watch};
 use repository::repo::Repository;
 use repository::store::Store;
 use repository::store::lease::{DEFAULT_TTL, Holder, Lease, LeaseError};
 use repository::store::local::LocalStore;
 use repository::store::probe::probe;
+use repository::work::WorkKind;
 use uuid::Uuid;
 
 use crate::support::*;
@@ -56,6 +59,10 @@ pub enum Fate {
     Begun,
     /// It was reported complete.
     Complete,
+    /// It is being retired.
+    Leaving,
+    /// It was reported to be retired.
+    Retired,
 }
 
 /// What can happen.
@@ -74,9 +81,36 @@ pub enum Step {
     /// A verification finds all that was told to be complete intact.
     Verify,
     RebuildIndex,
+    /// The backup of this second is retired.
+    Retire(i64),
+    /// What no backup needs is collected.
+    Prune(Pace),
     RenewLease,
     /// It stops in an orderly way.
     Stop,
+}
+
+/// How prune goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// From the mark to the deletion in one run.
+    AtOnce,
+    /// One stage in each run, without any time between them.
+    InStages,
+}
+
+impl Pace {
+    fn order(self) -> PruneOrder {
+        let none = SignedDuration::ZERO;
+        let settings = PruneSettings {
+            grace: none,
+            trash_for: none,
+            young: none,
+            copy_at_most: 4 << 30,
+            ballast: 4_096,
+        };
+        PruneOrder { settings, now: self == Pace::AtOnce, approved: true, without: Vec::new() }
+    }
 }
 
 impl Step {
@@ -105,7 +139,14 @@ pub fn story() -> Vec<Step> {
         Step::RebuildIndex,
         Step::Stop,
         Step::Start,
+        Step::Retire(100),
+        Step::Prune(Pace::InStages),
         Step::BackUp(400, files(&["b2", "f", "g"])),
+        Step::Prune(Pace::InStages),
+        Step::Prune(Pace::InStages),
+        Step::Retire(300),
+        Step::Prune(Pace::AtOnce),
+        Step::Verify,
         Step::Stop,
     ]
 }
@@ -144,16 +185,35 @@ impl Controller {
         };
         repository.find_unindexed()?;
         repository.complete_chain(&keys, at(second))?;
+        repository.finish_retiring(&Overseer(&lease))?;
         Ok((Self { repository: Arc::new(repository), keys, lease }, shown))
     }
 
     /// A backup that re-uses what is there, as an agent does.
     pub fn back_up(&self, name: BackupName, files: &Files) -> Result<BackupRecord, RepositoryError> {
         let domain = self.keys.domain_keys(&source());
+        let job = format!("job-{}", name.as_str().replace('_', "-"));
+        let work = job.parse().expect("letters, digits and dashes");
+        let work = self.repository.begin_work(&work, WorkKind::Backup, &[], now())?;
         let archive = archive_reusing(&self.repository, &domain, files, 2)?;
         send(&self.repository, &domain, &archive.segments)?;
-        let (now, job) = (name.time(), format!("job-{name}"));
-        self.repository.commit(&draft(name, &job, archive.draft), &self.keys, now, &Fenced(&self.lease))
+        let time = name.time();
+        let overseer = Overseer(&self.lease);
+        let record =
+            self.repository.commit(&draft(name, &job, archive.draft), &self.keys, time, &overseer)?;
+        work.end();
+        Ok(record)
+    }
+
+    fn retire(&self, name: &BackupName) -> Answer<()> {
+        let which = [Retirement { name: name.clone(), rule: "its time has come".to_owned() }];
+        let report = self.repository.retire(&which, &self.keys, &Overseer(&self.lease))?;
+        assert!(report.in_use.is_empty() && report.pinned.is_empty(), "nobody uses it: {report:?}");
+        Ok(())
+    }
+
+    pub fn prune(&self, pace: Pace) -> Result<PruneReport, RepositoryError> {
+        self.repository.prune(&pace.order(), &Overseer(&self.lease))
     }
 
     fn doubt(&self, record: &BackupRecord) -> Result<(), RepositoryError> {
@@ -167,9 +227,16 @@ impl Controller {
     }
 }
 
-struct Fenced<'a>(&'a Lease);
+/// The storage's clock is the machine's, and so is ours.
+fn now() -> Timestamp {
+    #[expect(clippy::disallowed_methods, reason = "prune compares the two")]
+    Timestamp::now()
+}
 
-impl Guard for Fenced<'_> {
+/// The right to write.
+struct Overseer<'a>(&'a Lease);
+
+impl Guard for Overseer<'_> {
     fn may_write(&self) -> Result<(), LeaseError> {
         self.0.check()
     }
@@ -177,10 +244,29 @@ impl Guard for Fenced<'_> {
     fn done(&self, _step: CommitStep) {}
 }
 
+impl Watch for Overseer<'_> {
+    fn now(&self) -> Timestamp {
+        now()
+    }
+
+    fn may_write(&self) -> Result<(), LeaseError> {
+        self.0.check()
+    }
+}
+
+/// Packs that prune worked on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Collected {
+    pub copied: u64,
+    pub swept: u64,
+    pub deleted: u64,
+}
+
 /// A controller that runs or not, and what its users know.
 #[derive(Debug, Default)]
 pub struct World {
     pub told: Told,
+    pub collected: Collected,
     controller: Option<Controller>,
 }
 
@@ -188,7 +274,7 @@ impl World {
     /// As it goes on from `told`, with a controller or without.
     pub fn resumed(storage: Storage<'_>, told: &Told, runs: bool) -> Self {
         let controller = runs.then(|| Controller::start(storage, 0).expect("starts").0);
-        Self { told: told.clone(), controller }
+        Self { told: told.clone(), controller, ..Self::default() }
     }
 
     /// False after it stopped, or failed to.
@@ -247,6 +333,20 @@ impl World {
             Step::Verify => survives::check(controller, &self.told)?,
             Step::RebuildIndex => {
                 controller.repository.rebuild_index()?;
+            }
+            Step::Retire(second) => {
+                let name = BackupName::from_time(at(*second));
+                let (files, _) = self.told.backups[&name].clone();
+                self.told.backups.insert(name.clone(), (files.clone(), Fate::Leaving));
+                tell(&self.told);
+                controller.retire(&name)?;
+                self.told.backups.insert(name, (files, Fate::Retired));
+            }
+            Step::Prune(pace) => {
+                let report = controller.prune(*pace)?;
+                self.collected.copied += report.copied.packs;
+                self.collected.swept += report.swept.packs;
+                self.collected.deleted += report.deleted.packs;
             }
             Step::RenewLease => controller.lease.renew(at(1), DEFAULT_TTL)?,
             Step::Stop => {

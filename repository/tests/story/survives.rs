@@ -5,14 +5,14 @@ use repository::keys::SlotSecret;
 use repository::names::BackupName;
 use repository::verify::Depth;
 
-use super::{Controller, Fate, Storage, Told};
+use super::{Controller, Fate, Pace, Storage, Told};
 use crate::support::*;
 
-/// How often what is listed is read.
+/// What of that which is listed is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Read {
     All,
-    One,
+    None,
 }
 
 /// Says what is wrong with a repository whose users were told `told`. Goes on with it: it is another one
@@ -43,7 +43,11 @@ pub fn survives(storage: Storage<'_>, told: &Told) -> Result<(), String> {
         told.backups.insert(name, (files.clone(), Fate::Complete));
         check_backup(&started, &record, &files)?;
     }
-    check_listed(&started, &told, Read::One)
+    check_listed(&started, &told, Read::None)?;
+    for pace in [Pace::InStages, Pace::AtOnce] {
+        started.prune(pace).map_err(|error| told_at_length("prune", &error))?;
+    }
+    check_listed(&started, &told, Read::All)
 }
 
 /// The same of a controller that runs.
@@ -57,6 +61,9 @@ fn check_listed(controller: &Controller, told: &Told, read: Read) -> Result<(), 
         let is_there = listing.backups.iter().any(|record| record.name == *name);
         if *fate == Fate::Complete && !is_there {
             return Err(format!("backup {name} was acknowledged and is lost"));
+        }
+        if *fate == Fate::Retired && is_there {
+            return Err(format!("backup {name} was retired and is listed"));
         }
     }
     if !(listing.damaged.is_empty()
