@@ -170,8 +170,7 @@ fn what_no_rule_keeps_goes_its_space_with_it_and_the_rest_comes_back_whatever_is
     let [young, waiting] =
         ["young_bytes", "waiting_bytes"].map(|key| planned[key].as_u64().expect("a number"));
     assert!(young + waiting >= 2 * EACH, "{planned:#}");
-    let pruned = story.killed_at("prune-marked", &["prune", "--now", "--yes", "--approve"]);
-    assert!(pruned["cleared"]["freed_bytes"].as_u64() >= Some(2 * EACH), "{pruned:#}");
+    story.killed_at("prune-marked", &["prune", "--now", "--yes", "--approve"]);
     assert!(before - story.size() >= 2 * EACH, "{before} - {} on the disk", story.size());
     story.assert_survivors_come_back();
 

@@ -12,7 +12,9 @@ use jiff::Timestamp;
 use proto::v1::TaskProgress;
 use repository::error::RepositoryError;
 use repository::progress::CancelFlag;
-use repository::prune::{Phase, PruneOrder, PruneReport, PruneSettings, PruneStep, Retirement, Watch};
+use repository::prune::{
+    MarkState, Phase, PruneOrder, PruneReport, PruneSettings, PruneStep, Retirement, Watch,
+};
 use repository::store::lease::LeaseError;
 use runtime::steps;
 
@@ -206,17 +208,18 @@ fn work(watch: &Watching<'_>) -> Result<Cleared, Stopped> {
     if let Some(brake) = &report.held {
         return Err(Stopped::Brake(brake_words(brake)));
     }
-    account(report, &mut cleared);
+    let waiting = repository.prune_state(&order.settings, watch.now())?.marked;
+    account(report, waiting, &mut cleared);
     Ok(cleared)
 }
 
 /// Adds what prune did, and what a person should know of it.
-fn account(report: PruneReport, cleared: &mut Cleared) {
+fn account(report: PruneReport, waiting: Option<MarkState>, cleared: &mut Cleared) {
     cleared.freed_bytes = report.deleted.bytes;
     cleared.packs = report.deleted.packs;
     cleared.rewritten_bytes = report.copied.bytes;
-    cleared.waiting_bytes = report.waiting.as_ref().map_or(0, |mark| mark.amount.bytes);
-    cleared.waits_until = report.waiting.as_ref().map(|mark| mark.not_before);
+    cleared.waiting_bytes = waiting.as_ref().map_or(0, |mark| mark.amount.bytes);
+    cleared.waits_until = waiting.map(|mark| mark.not_before);
     if report.plan.missing_blobs > 0 {
         let line =
             format!("{} blobs that backups need are in no pack: verify them", report.plan.missing_blobs);

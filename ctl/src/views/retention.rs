@@ -155,18 +155,24 @@ impl Rules {
         if let Some(seconds) = self.keep_within_seconds {
             rows.row(["keep_within".to_owned(), format!("all that are younger than {}", span(seconds))]);
         }
+        let each = "the newest of each of ";
         let counts = [
-            ("keep_last", self.keep_last, "the newest {}"),
-            ("keep_hourly", self.keep_hourly, "the newest of each of {} hours"),
-            ("keep_daily", self.keep_daily, "the newest of each of {} days"),
-            ("keep_weekly", self.keep_weekly, "the newest of each of {} weeks"),
-            ("keep_monthly", self.keep_monthly, "the newest of each of {} months"),
-            ("keep_yearly", self.keep_yearly, "the newest of each of {} years"),
-            ("keep_complete", Some(self.keep_complete), "the newest {} complete ones, whatever their age"),
+            ("keep_last", self.keep_last, "the newest ", ["backup", "backups"]),
+            ("keep_hourly", self.keep_hourly, each, ["hour", "hours"]),
+            ("keep_daily", self.keep_daily, each, ["day", "days"]),
+            ("keep_weekly", self.keep_weekly, each, ["week", "weeks"]),
+            ("keep_monthly", self.keep_monthly, each, ["month", "months"]),
+            ("keep_yearly", self.keep_yearly, each, ["year", "years"]),
+            (
+                "keep_complete",
+                Some(self.keep_complete),
+                "whatever their age, the newest ",
+                ["complete one", "complete ones"],
+            ),
         ];
-        for (rule, number, words) in counts {
+        for (rule, number, words, [one, many]) in counts {
             if let Some(number) = number {
-                rows.row([rule.to_owned(), words.replace("{}", &count(number.into()))]);
+                rows.row([rule.to_owned(), format!("{words}{}", counted(number.into(), one, many))]);
             }
         }
         let whose = match self.managed {
