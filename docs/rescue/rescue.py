@@ -25,7 +25,7 @@ VERSION, FEATURES, HPKE_INFO = 0, set(), b'neurashield segment v0'
 FOLDER, FILE, SYMLINK, LINK, FIFO, SOCKET, CHARACTER, BLOCK = range(1, 9)
 HEADER, ROW = struct.Struct('<8sHBBI16s16s16s32s48sIIQ'), struct.Struct('<32sBBHII')
 SOURCE = '[a-z0-9][a-z0-9._-]{0,62}/[a-z0-9][a-z0-9._-]{0,62}'
-OTHER, FINDINGS = f'this reader knows format version {VERSION} only, and not', []
+ABANDONED, OTHER, FINDINGS = b'{"abandoned":true}\n', f'this reader knows format version {VERSION} only, and not', []
 
 def need(condition, text):
     if not condition:
@@ -317,7 +317,7 @@ class Archive:
 def backups(repo):
     found = {}  # by sequence, which is their order
     for name in repo.list('', r'\d{8}_\d{6}'):
-        if os.path.lexists(repo.root + f'{name}/backup.json'):
+        if os.path.lexists(repo.root + f'{name}/backup.json') and repo.read(f'{name}/backup.json') != ABANDONED:
             with noting(f'backup {name}'):
                 backup = repo.signed(f'{name}/backup.json')
                 need(backup['format'] == VERSION, f'{OTHER} {backup["format"]}')

@@ -25,6 +25,22 @@ use crate::signed::{MAX_JSON, verify_introduction};
 use crate::store::{ObjectPath, Store, StoreError};
 use crate::work::Register;
 
+/// What a repository asks of its reader, in every version of the format.
+#[derive(serde::Deserialize)]
+struct Asked {
+    format: u32,
+    #[serde(default)]
+    required_features: Vec<String>,
+}
+
+/// Each file that says its format is believed only if that is the one known here.
+pub(crate) fn refuse_unknown_format(format: u32) -> Result<(), RepositoryError> {
+    match format {
+        FORMAT => Ok(()),
+        _ => Err(RepositoryError::TooNew { feature: format!("format version {format}") }),
+    }
+}
+
 /// An open repository. Cheap to share; all of its methods block.
 pub struct Repository {
     pub(crate) store: Arc<dyn Store>,
@@ -101,15 +117,15 @@ impl Repository {
             other => other?,
         };
         let wrong = |source| RepositoryError::Signature { path: path.clone(), source };
+        // First what every version says: the rest of a newer file may be unlike all that is known here.
+        let (asked, _): (Asked, _) = verify_introduction(&file).map_err(wrong)?;
+        refuse_unknown_format(asked.format)?;
+        if let Some(feature) = asked.required_features.first() {
+            return Err(RepositoryError::TooNew { feature: format!("the feature {feature:?}") });
+        }
         let (config, signer): (RepositoryConfig, _) = verify_introduction(&file).map_err(wrong)?;
         if signer != config.signing_key {
             return Err(wrong(crate::signed::SignedError::Stranger));
-        }
-        if config.format != FORMAT {
-            return Err(RepositoryError::TooNew { feature: format!("format version {}", config.format) });
-        }
-        if let Some(feature) = config.required_features.first() {
-            return Err(RepositoryError::TooNew { feature: format!("the feature {feature:?}") });
         }
         Ok(Self::with(store, config))
     }

@@ -7,7 +7,7 @@ use crate::error::RepositoryError;
 use crate::layout;
 use crate::names::{BackupName, SourceId};
 use crate::refs::Refs;
-use crate::repo::Repository;
+use crate::repo::{Repository, refuse_unknown_format};
 use crate::signed::{MAX_JSON, Sha256};
 use crate::store::{ABANDONED, ListedKind};
 
@@ -51,7 +51,9 @@ impl Repository {
             match self.backup(&name) {
                 Ok(record) => listing.backups.push(record),
                 Err(error) if error.is_foreign() => listing.legacy.extend(self.legacy_backup(name)?),
-                Err(error) if error.is_damage() => listing.damaged.push((name, error)),
+                Err(error) if error.is_damage() || matches!(error, RepositoryError::TooNew { .. }) => {
+                    listing.damaged.push((name, error));
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -91,7 +93,9 @@ impl Repository {
             }
             match self.backup(&name) {
                 Err(error) if error.is_foreign() => legacy.extend(self.legacy_backup(name)?),
-                Err(error) if !error.is_damage() => return Err(error),
+                Err(error) if !error.is_damage() && !matches!(error, RepositoryError::TooNew { .. }) => {
+                    return Err(error);
+                }
                 _ => {}
             }
         }
@@ -132,6 +136,7 @@ impl Repository {
             .signing_key
             .verify(&file)
             .map_err(|source| RepositoryError::Signature { path: path.clone(), source })?;
+        refuse_unknown_format(record.format)?;
         // A whole folder that was renamed or brought from elsewhere is signed, and still not this backup.
         if record.name != *name || record.repository != self.config.id {
             return Err(RepositoryError::Checksum { path });
@@ -151,10 +156,13 @@ impl Repository {
         if Sha256::of(&file) != line.manifest {
             return Err(RepositoryError::Checksum { path });
         }
-        serde_json::from_slice(&file).map_err(|_| RepositoryError::Damaged {
-            path,
-            source: crate::codec::Malformed::new("archive manifest", "it cannot be understood"),
-        })
+        let manifest: ArchiveManifest =
+            serde_json::from_slice(&file).map_err(|_| RepositoryError::Damaged {
+                path,
+                source: crate::codec::Malformed::new("archive manifest", "it cannot be understood"),
+            })?;
+        refuse_unknown_format(manifest.format)?;
+        Ok(manifest)
     }
 
     /// An archive's refs. One damaged copy inside the file is told in the log and costs nothing.
