@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::codec::{Decoder, Encoder, Malformed};
 use crate::ids::{BlobId, DomainId, PackId, SegmentId};
+use crate::listed::Generation;
 use crate::pack::blob::BlobLine;
 use crate::pack::file::PlacedSegment;
 use crate::pack::segment::SegmentTable;
@@ -118,6 +119,8 @@ impl IndexFile {
 /// takes the old pack away. A blob is there if any of them has it.
 #[derive(Debug, Default, Clone)]
 pub struct DomainIndex {
+    /// The same for as long as packs are only added.
+    generation: Generation,
     packs: Vec<IndexedPack>,
     known: HashSet<PackId>,
     /// Pack and place in it, those with the most blobs first.
@@ -169,18 +172,34 @@ impl DomainIndex {
         self.known.contains(pack)
     }
 
-    /// Every segment once, with the lines of its table; a line is absent where none of the packs that
-    /// `is_usable` accepts has the blob. Segments in none of them are left out.
-    pub fn tables(
+    pub(crate) fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// Every segment once that lies in other packs than the first `from`, in the order in which those became
+    /// known, with the lines of its table; a line is absent where none of the packs that `is_usable` accepts
+    /// has the blob. Segments in none of them are left out.
+    pub(crate) fn tables(
         &self,
+        from: usize,
         is_usable: impl Fn(&IndexedPack) -> bool,
     ) -> impl Iterator<Item = (SegmentId, Vec<BlobLine>)> {
-        self.places.keys().filter_map(move |id| {
-            let mut usable = self.copies_of(id).filter(|(pack, _)| is_usable(pack));
+        let packs = self.packs.iter().enumerate().skip(from);
+        let ids = packs.flat_map(move |(at, pack)| {
+            let here = pack.segments.iter().map(|placed| placed.table.header.context.segment);
+            here.zip(0..).filter(move |(id, nth)| self.first_place(id, from) == Some((at, *nth)))
+        });
+        ids.filter_map(move |(id, _)| {
+            let mut usable = self.copies_of(&id).filter(|(pack, _)| is_usable(pack));
             let mut lines = usable.next()?.1.table.lines.clone();
             usable.for_each(|(_, placed)| fill(&mut lines, &placed.table.lines));
-            Some((*id, lines))
+            Some((id, lines))
         })
+    }
+
+    /// The first place of a segment in other packs than the first `from`.
+    fn first_place(&self, id: &SegmentId, from: usize) -> Option<(usize, usize)> {
+        self.places.get(id)?.iter().filter(|(pack, _)| *pack >= from).min().copied()
     }
 
     /// A segment's fullest pack and its place in it.

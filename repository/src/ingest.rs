@@ -5,7 +5,7 @@
 //! holds it. Packs that no index names yet (a job in progress, or one that a crash ended) are found again
 //! by [`Repository::find_unindexed`], so no journal is kept.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::digest;
@@ -17,6 +17,7 @@ use crate::ids::{BlobId, DomainId, PackId, SegmentId};
 use crate::index::{DomainIndex, IndexedPack};
 use crate::index_files::{IndexFiles, LoadedIndex};
 use crate::layout;
+use crate::listed::{ListMark, RestOfList};
 use crate::pack::blob::{BlobKind, BlobLine};
 use crate::pack::file::{self, PlacedSegment};
 use crate::pack::segment::{FULL_BODY, SegmentHeader, SegmentTable};
@@ -75,26 +76,36 @@ impl Repository {
     /// Every blob of a domain that is there to be used again: in a pack that is not known to be gone or
     /// damaged. What has gone since is found by [`Repository::resolve`].
     pub fn blob_tables(&self, domain: &DomainId) -> Result<Vec<BlobTable>, RepositoryError> {
-        self.tables(domain, None)
+        Ok(self.tables(domain, None, None)?.tables)
     }
 
-    /// The same for this work: what a mark of prune that waits for it names is there for it.
+    /// The same for this work: what a mark of prune that waits for it names is there for it. And without what
+    /// came with an earlier list, if all of that still counts.
     pub fn blob_tables_for(
         &self,
         work: &WorkId,
         domain: &DomainId,
-    ) -> Result<Vec<BlobTable>, RepositoryError> {
-        self.tables(domain, Some(work))
+        earlier: Option<&ListMark>,
+    ) -> Result<RestOfList, RepositoryError> {
+        self.tables(domain, Some(work), earlier)
     }
 
-    fn tables(&self, domain: &DomainId, work: Option<&WorkId>) -> Result<Vec<BlobTable>, RepositoryError> {
+    fn tables(
+        &self,
+        domain: &DomainId,
+        work: Option<&WorkId>,
+        earlier: Option<&ListMark>,
+    ) -> Result<RestOfList, RepositoryError> {
         let marked = self.not_to_build_on(work)?;
         let state = self.domain(domain)?;
         let mut state = lock(&state);
         self.look_again(&mut state)?;
-        let is_usable = |pack: &IndexedPack| !state.gone.contains(&pack.id) && !marked.contains(&pack.id);
-        let tables = state.index.tables(is_usable);
-        Ok(tables.map(|(segment, blobs)| BlobTable { segment, blobs }).collect())
+        let left_out: BTreeSet<PackId> = state.gone.iter().chain(&marked).copied().collect();
+        let mark = ListMark::new(state.index.generation(), &left_out, state.index.packs().len());
+        let known = mark.known_from(earlier);
+        let tables = state.index.tables(known, |pack| !left_out.contains(&pack.id));
+        let tables = tables.map(|(segment, blobs)| BlobTable { segment, blobs }).collect();
+        Ok(RestOfList { goes_on: known > 0, tables, mark })
     }
 
     /// Begins to take in a segment of `length` bytes.

@@ -29,6 +29,7 @@ mod index_files;
 pub mod ingest;
 pub mod keys;
 pub mod layout;
+pub mod listed;
 pub mod names;
 pub mod pack;
 pub mod progress;

@@ -11,6 +11,7 @@ use repository::keys::KeyRing;
 use repository::progress::{CancelFlag, Silent};
 use repository::repo::Repository;
 use repository::store::local::LocalStore;
+use repository::work::WorkId;
 use repository::verify::{Depth, Verification};
 use support::*;
 
@@ -92,6 +93,36 @@ fn a_pack_that_is_gone_does_not_resolve_and_is_not_offered_again_until_it_is_bac
     assert_eq!(restarted.blob_tables(&refs.domain()).expect("listed").len(), 1, "noticed at the start");
     std::fs::rename(&elsewhere, &pack).expect("brought back");
     assert_eq!(scene.offered().len(), all);
+}
+
+#[test]
+fn who_has_a_list_is_told_what_is_new_until_something_on_it_is_no_longer_offered() {
+    let scene = scene();
+    let domain = scene.keys.domain_keys(&source()).domain;
+    let work: WorkId = "job-0".parse().expect("an id");
+    let since = |mark| scene.repository.blob_tables_for(&work, &domain, Some(mark)).expect("listed");
+    let first = scene.repository.blob_tables_for(&work, &domain, None).expect("listed");
+    assert_eq!((first.goes_on, first.tables.len()), (false, 2));
+    let more = Files::from([("three", noise("three", 1_000))]);
+    let record = back_up(&scene.repository, &scene.keys, &more, "job-2", 10).expect("committed");
+    let second = since(&first.mark);
+    assert_eq!((second.goes_on, second.tables.len()), (true, 2));
+    assert_eq!((since(&second.mark).goes_on, since(&second.mark).tables.len()), (true, 0));
+    let restarted = Repository::open(scene.repository.store().clone()).expect("opens");
+    let anew = restarted.blob_tables_for(&work, &domain, Some(&second.mark)).expect("listed");
+    assert_eq!((anew.goes_on, anew.tables.len()), (false, 4), "another process has another index");
+
+    let oldest = scene.repository.list().expect("listed").backups.remove(1);
+    assert_ne!(oldest.name, record.name);
+    let refs = scene.repository.refs(&oldest, &source()).expect("read");
+    let (pack, elsewhere) = (scene.data_pack(), scene.folder.path().join("elsewhere"));
+    std::fs::rename(&pack, &elsewhere).expect("taken away");
+    assert_eq!(scene.repository.resolve(&domain, &refs).expect("resolved").len(), 2);
+    let without = since(&second.mark);
+    assert_eq!((without.goes_on, without.tables.len()), (false, 3));
+    assert_eq!((since(&without.mark).goes_on, since(&without.mark).tables.len()), (true, 0));
+    std::fs::rename(&elsewhere, &pack).expect("brought back");
+    assert_eq!((since(&without.mark).goes_on, since(&without.mark).tables.len()), (false, 4));
 }
 
 #[test]

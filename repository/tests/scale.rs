@@ -4,6 +4,8 @@
 //! early one. `NEURASHIELD_BACKUPS=10000` is the real thing, as the suite `scale` runs it: times too, in a
 //! folder of `TMPDIR`, and what the repository weighs. docs/scale.md says what the figures were.
 
+#[path = "support/many.rs"]
+mod many;
 mod support;
 
 use std::collections::BTreeMap;
@@ -12,20 +14,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
-use repository::archive::entry::{Entry, EntryKind, Extent, FileContent, Layout, Metadata, Piece, Pieces};
-use repository::archive::page::{PageBuilder, PageLine, PageTable};
-use repository::archive::path::EntryPath;
-use repository::backup::commit::{ArchiveDraft, BackupDraft};
-use repository::backup::manifest::{ArchiveManifest, BackupRecord, Consistency, Counts, FORMAT, Outcome};
-use repository::content::ContentHasher;
-use repository::ids::BlobId;
-use repository::keys::{DomainKeys, KeyRing};
-use repository::names::SourceId;
-use repository::pack::blob::{BlobKind, Class, Codec, blob_id};
-use repository::pack::segment::{SealedSegment, SegmentBuilder};
+use many::Many;
 use repository::progress::{CancelFlag, Silent};
-use repository::refs::{BlobAddress, Refs};
 use repository::repo::Repository;
 use repository::store::Store;
 use repository::store::faulty::FaultyStore;
@@ -34,145 +24,15 @@ use repository::store::memory::MemoryStore;
 use repository::verify::{Depth, Verification};
 use support::*;
 
-const COMPONENTS: [&str; 5] = ["blockchain", "configs", "database", "ipfs", "models"];
-const FILES: usize = 40;
-const CHANGED: usize = 3;
-/// Backups of an hour each, so that a year of them fits into names and retention.
-const APART: i64 = 3_600;
+const SOURCES: [&str; 5] = ["blockchain/main", "configs/main", "database/main", "ipfs/main", "models/main"];
 /// How much more the last backup may cost than the hundredth.
 const GROWTH: f64 = 1.2;
 /// How many backups around the one that is named a figure is the median of.
 const AROUND: usize = 41;
 
-/// One source as it is now, and where its contents lie in the repository.
-struct Source {
-    id: SourceId,
-    keys: DomainKeys,
-    files: Vec<(Entry, BlobAddress, u32)>,
-}
-
-/// All sources and the repository that they go into.
-struct Scene {
-    repository: Arc<Repository>,
-    keys: KeyRing,
-    sources: Vec<Source>,
-    made: usize,
-}
-
-impl Scene {
-    fn new(store: impl Store + 'static) -> Self {
-        let (repository, keys) = init(store);
-        let source = |component: &&str| {
-            let id: SourceId = format!("{component}/main").parse().expect("valid");
-            Source { keys: keys.domain_keys(&id), id, files: Vec::new() }
-        };
-        let sources = COMPONENTS.iter().map(source).collect();
-        Self { repository, keys, sources, made: 0 }
-    }
-
-    /// What agents and controller do for one backup, one after the other.
-    fn back_up(&mut self) -> BackupRecord {
-        self.made += 1;
-        let now = at(self.made as i64 * APART);
-        let name = self.repository.reserve_name(now, &Default::default()).expect("a name");
-        let mut archives = Vec::new();
-        for source in &mut self.sources {
-            let known = self.repository.blob_tables(&source.keys.domain).expect("listed");
-            assert!(self.made == 1 || !known.is_empty());
-            let (segments, archive) = source.next_archive(&self.repository, self.made, now);
-            send(&self.repository, &source.keys, &segments).expect("taken in");
-            let refs = archive.refs.as_ref().expect("it has data");
-            assert_eq!(self.repository.resolve(&source.keys.domain, refs).expect("resolved"), []);
-            archives.push(archive);
-        }
-        let job = format!("job-{}", self.made);
-        let draft = BackupDraft { name, job, started_at: now, ended_at: now, pin: None, archives };
-        let record = self.repository.commit(&draft, &self.keys, now, &Unfenced).expect("committed");
-        assert_eq!(record.sequence, self.made as u64);
-        record
-    }
-}
-
-impl Source {
-    /// Changes some files and makes the archive that an agent would: new contents in a segment of data, the
-    /// page and the page table in one of metadata, all else by the places it has.
-    fn next_archive(
-        &mut self,
-        repository: &Repository,
-        nth: usize,
-        now: Timestamp,
-    ) -> (Vec<SealedSegment>, ArchiveDraft) {
-        let (first, changed) = if self.files.is_empty() { (0, FILES) } else { (nth * CHANGED, CHANGED) };
-        let builder = |class| {
-            SegmentBuilder::new(class, repository.config().id, self.keys.domain, &repository.sealing_key())
-        };
-        let mut data = builder(Class::Data);
-        for at in (first..first + changed).map(|at| at % FILES) {
-            let plain = noise(&format!("{}{nth}{at}", self.id), 600);
-            let id = blob_id(&self.keys.id_key, BlobKind::Data, &plain);
-            let ordinal = data.add(id, BlobKind::Data, Codec::Raw, plain.len() as u32, &plain);
-            let address = BlobAddress { segment: data.id(), ordinal };
-            let entry = (self.entry(at, id, &plain), address, changed as u32);
-            match self.files.get_mut(at) {
-                Some(file) => *file = entry,
-                None => self.files.push(entry),
-            }
-        }
-        let mut metadata = builder(Class::Metadata);
-        let mut add = |kind, plain: &[u8]| {
-            let id = blob_id(&self.keys.id_key, kind, plain);
-            metadata.add(id, kind, Codec::Raw, plain.len() as u32, plain);
-            id
-        };
-        let mut pages = PageBuilder::new(&self.keys.id_key);
-        let root = Entry { path: EntryPath::root(), metadata: Metadata::default(), kind: EntryKind::Folder };
-        let entries = std::iter::once(&root).chain(self.files.iter().map(|(entry, ..)| entry));
-        let mut finished: Vec<_> = entries.filter_map(|entry| pages.add(entry)).collect();
-        finished.extend(pages.finish());
-        let mut table = PageTable::default();
-        for page in finished {
-            let id = add(BlobKind::Page, &page.bytes);
-            table.pages.push(PageLine { first: page.first, id, entries: page.entries });
-        }
-        let blobs = table.pages.len() as u32 + 1;
-        let root = add(BlobKind::PageTable, &table.encode());
-        let mut refs = Refs::new(self.keys.domain);
-        self.files.iter().for_each(|(_, address, blobs)| refs.add(*address, *blobs));
-        (0..blobs).for_each(|ordinal| refs.add(BlobAddress { segment: metadata.id(), ordinal }, blobs));
-        let manifest = self.manifest(root, now);
-        (vec![data.finish(), metadata.finish()], ArchiveDraft { manifest, refs: Some(refs) })
-    }
-
-    fn entry(&self, at: usize, blob: BlobId, plain: &[u8]) -> Entry {
-        let mut hasher = ContentHasher::new(&self.keys.id_key);
-        hasher.data(plain);
-        let size = plain.len() as u64;
-        hasher.extent_ends(Extent { offset: 0, length: size });
-        let pieces = Pieces::Inline(vec![Piece { blob, offset: 0, length: size as u32 }]);
-        let content = FileContent { size, id: hasher.finish(size), layout: Layout::Dense, pieces };
-        let path = EntryPath::new(format!("file-{at:02}").as_bytes()).expect("valid");
-        Entry { path, metadata: Metadata::default(), kind: EntryKind::File(content) }
-    }
-
-    fn manifest(&self, root: BlobId, now: Timestamp) -> ArchiveManifest {
-        ArchiveManifest {
-            format: FORMAT,
-            source: self.id.clone(),
-            kind: "files".to_owned(),
-            outcome: Outcome::Complete,
-            reason: None,
-            consistency: Some(Consistency::Fuzzy),
-            domain: self.keys.domain,
-            root: Some(root),
-            problems: None,
-            agent: None,
-            started_at: now,
-            ended_at: now,
-            counts: Counts { files: FILES as u64, folders: 1, ..Counts::default() },
-            segments: 0,
-            blobs: 0,
-        }
-    }
+fn scene<S: Store + Clone + 'static>(store: &S) -> Many {
+    let (repository, keys) = init(store.clone());
+    Many::new(repository, keys, &SOURCES, at(0))
 }
 
 /// The calls since the last time, by operation.
@@ -234,7 +94,7 @@ fn ms(time: Duration) -> f64 {
 #[test]
 fn a_late_backup_makes_the_calls_that_an_early_one_makes() {
     let store = FaultyStore::new(MemoryStore::new());
-    let mut scene = Scene::new(store.clone());
+    let mut scene = scene(&store);
     let mut calls = Vec::new();
     for _ in 0..240 {
         store.take_calls();
@@ -268,7 +128,7 @@ fn the_ten_thousandth_backup_costs_what_the_hundredth_does() {
     let Some(wanted) = wanted() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let store = FaultyStore::new(LocalStore::open_or_make(folder.path()).expect("a store"));
-    let mut scene = Scene::new(store.clone());
+    let mut scene = scene(&store);
     let mut costs = Vec::with_capacity(wanted);
     for _ in 0..wanted + AROUND / 2 {
         store.take_calls();

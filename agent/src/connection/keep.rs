@@ -13,6 +13,7 @@ use super::enrol;
 use super::session::{self, SessionEnd};
 use crate::chance;
 use crate::config::AgentConfig;
+use crate::pipeline::RememberedBlobs;
 use crate::served::Served;
 use crate::state::{AgentKey, Identity, StateFolder};
 use crate::tasks::Hanging;
@@ -31,6 +32,8 @@ pub(crate) struct Agent {
     pub(crate) clock: Arc<dyn Clock>,
     /// Of this process: the controller tells two processes with one identity apart by it.
     pub(crate) instance: [u8; 16],
+    /// What the controller has listed of each domain.
+    pub(crate) listed: RememberedBlobs,
 }
 
 /// Works until `stop`, or until a task hangs: then only a new process can go on.

@@ -1,7 +1,11 @@
 //! The blobs that the domain holds already, exactly, as the controller listed them for this archive.
 //!
 //! Exactly, because a false positive would be a lost blob; compactly, because there is one for each MiB
-//! of history: 48 bytes a blob in one sorted vector, no allocation for each.
+//! of history: 48 bytes a blob in sorted vectors, no allocation for each. What was listed for the archive
+//! before is kept (`remembered.rs`) and only what is new is listed and sorted: an archive after ten thousand
+//! others costs what it costs after a hundred.
+
+use std::sync::Arc;
 
 use repository::ids::{BlobId, SegmentId};
 use repository::pack::segment::MAX_BLOBS;
@@ -77,21 +81,56 @@ impl KnownBlobsBuilder {
         Ok(())
     }
 
-    /// All of them. A blob that is in several segments counts as one, in the segment listed first.
-    pub(crate) fn finish(self) -> KnownBlobs {
-        let Self { segments, mut lines } = self;
-        lines.sort_unstable_by_key(|line| (line.id, line.place.segment, line.place.ordinal));
-        lines.dedup_by_key(|line| line.id);
-        lines.shrink_to_fit();
-        KnownBlobs { segments, lines }
+    /// These and what was known before, which they go on from. A blob that is in several segments counts
+    /// as one, in the segment listed first.
+    pub(crate) fn finish(self, before: KnownBlobs) -> KnownBlobs {
+        let KnownBlobs { old, recent } = before;
+        let recent = match self.lines.is_empty() {
+            true => recent,
+            false => Arc::new(Part::joined(Arc::unwrap_or_clone(recent), self)),
+        };
+        if recent.lines.len() <= RECENT + old.lines.len() / 8 {
+            return KnownBlobs { old, recent };
+        }
+        let Part { segments, lines } = Arc::unwrap_or_clone(recent);
+        let all = Part::joined(Arc::unwrap_or_clone(old), Self { segments, lines });
+        KnownBlobs { old: Arc::new(all), recent: Arc::default() }
     }
 }
 
-/// The domain's blobs.
-#[derive(Debug, Default)]
-pub(crate) struct KnownBlobs {
+/// So many lines may be added one listing after the other before they are sorted in among all others.
+const RECENT: usize = 1_024;
+
+/// Lines in order of their ids, and the segments that they count into.
+#[derive(Debug, Clone, Default)]
+struct Part {
     segments: Vec<SegmentSize>,
     lines: Vec<Line>,
+}
+
+impl Part {
+    fn joined(self, more: KnownBlobsBuilder) -> Self {
+        let Self { mut segments, mut lines } = self;
+        let first = segments.len() as u32;
+        segments.extend(more.segments);
+        let place = |at: Place| Place { segment: first + at.segment, ..at };
+        lines.extend(more.lines.into_iter().map(|line| Line { place: place(line.place), ..line }));
+        lines.sort_unstable_by_key(|line| (line.id, line.place.segment, line.place.ordinal));
+        lines.dedup_by_key(|line| line.id);
+        lines.shrink_to_fit();
+        Self { segments, lines }
+    }
+
+    fn find(&self, id: &BlobId) -> Option<usize> {
+        self.lines.binary_search_by_key(id, |line| line.id).ok()
+    }
+}
+
+/// The domain's blobs. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct KnownBlobs {
+    old: Arc<Part>,
+    recent: Arc<Part>,
 }
 
 impl KnownBlobs {
@@ -102,27 +141,31 @@ impl KnownBlobs {
 
     /// Its index, for [`Self::place`] and [`Self::length`]; below [`Self::len`].
     pub(crate) fn find(&self, id: &BlobId) -> Option<usize> {
-        self.lines.binary_search_by_key(id, |line| line.id).ok()
+        let recent = || self.recent.find(id).map(|index| self.old.lines.len() + index);
+        self.old.find(id).or_else(recent)
     }
 
-    /// How many different blobs.
+    /// How many blobs; one may be counted twice.
     pub(crate) fn len(&self) -> usize {
-        self.lines.len()
+        self.old.lines.len() + self.recent.lines.len()
     }
 
-    /// Where the blob with this index lies.
-    pub(crate) fn place(&self, index: usize) -> Place {
-        self.lines[index].place
+    /// The segment of the blob with this index, and its ordinal in it.
+    pub(crate) fn place(&self, index: usize) -> (SegmentSize, u32) {
+        let (part, line) = self.line(index);
+        (part.segments[line.place.segment as usize], line.place.ordinal)
     }
 
     /// Bytes of the plaintext of the blob with this index.
     pub(crate) fn length(&self, index: usize) -> u32 {
-        self.lines[index].length
+        self.line(index).1.length
     }
 
-    /// The segments that places count into.
-    pub(crate) fn segments(&self) -> &[SegmentSize] {
-        &self.segments
+    fn line(&self, index: usize) -> (&Part, &Line) {
+        match index.checked_sub(self.old.lines.len()) {
+            None => (&self.old, &self.old.lines[index]),
+            Some(index) => (&self.recent, &self.recent.lines[index]),
+        }
     }
 }
 
@@ -143,14 +186,39 @@ mod tests {
         let mut builder = KnownBlobsBuilder::default();
         builder.add(segment(1), &[blob(5), blob(3), blob(4)], &[50, 30, 40], &[1]).expect("valid");
         builder.add(segment(2), &[blob(3), blob(5)], &[30, 50], &[]).expect("valid");
-        let known = builder.finish();
+        let known = builder.finish(KnownBlobs::default());
         assert_eq!(known.len(), 3);
         let at = |id| known.place(known.find(&id).expect("known"));
-        assert_eq!(at(blob(4)), Place { segment: 0, ordinal: 2 });
-        assert_eq!(at(blob(3)), Place { segment: 1, ordinal: 0 });
-        assert_eq!(at(blob(5)), Place { segment: 0, ordinal: 0 });
+        let (one, two) = (SegmentSize { id: segment(1), blobs: 3 }, SegmentSize { id: segment(2), blobs: 2 });
+        assert_eq!((at(blob(4)), at(blob(3)), at(blob(5))), ((one, 2), (two, 0), (one, 0)));
         assert_eq!(known.length(known.find(&blob(4)).expect("known")), 40);
         assert!(!known.contains(&blob(9)));
+    }
+
+    #[test]
+    fn what_is_listed_bit_by_bit_is_known_like_what_is_listed_at_once() {
+        let id = |nth: u32| {
+            let mut bytes = [0; 32];
+            bytes[..4].copy_from_slice(&nth.wrapping_mul(2_654_435_761).to_be_bytes());
+            BlobId::new(bytes)
+        };
+        let (mut known, mut at_once) = (KnownBlobs::default(), KnownBlobsBuilder::default());
+        for nth in 0..200u32 {
+            let blobs: Vec<BlobId> = (0..30).map(|of| id(nth * 29 + of)).collect();
+            let of = |builder: &mut KnownBlobsBuilder| {
+                builder.add(segment(nth as u8), &blobs, &[nth; 30], &[]).expect("valid");
+            };
+            let mut builder = KnownBlobsBuilder::default();
+            of(&mut builder);
+            of(&mut at_once);
+            known = builder.finish(known);
+        }
+        let at_once = at_once.finish(KnownBlobs::default());
+        for nth in 0..200 * 29 {
+            let place = |known: &KnownBlobs| known.place(known.find(&id(nth)).expect("known"));
+            assert_eq!(place(&known), place(&at_once), "blob {nth}");
+        }
+        assert!(!known.contains(&id(1 << 20)));
     }
 
     #[test]

@@ -104,16 +104,16 @@ impl<'a> Needs<'a> {
     /// Everything that is needed; after the last blob was sealed.
     pub(super) fn refs(&self, domain: DomainId) -> Refs {
         let mut refs = Refs::new(domain);
-        let mut add = |segments: &[SegmentSize], place: Place| {
-            let segment = segments[place.segment as usize];
-            refs.add(BlobAddress { segment: segment.id, ordinal: place.ordinal }, segment.blobs);
+        let mut add = |segment: SegmentSize, ordinal: u32| {
+            refs.add(BlobAddress { segment: segment.id, ordinal }, segment.blobs);
         };
-        let known = &self.ledger.known;
         for (index, _) in self.known_needed.iter().enumerate().filter(|(_, needed)| **needed) {
-            add(known.segments(), known.place(index));
+            let (segment, ordinal) = self.ledger.known.place(index);
+            add(segment, ordinal);
         }
         for blob in self.ledger.lock().values().filter(|blob| blob.needed) {
-            add(&self.new_segments, blob.place.expect("every needed blob was sealed"));
+            let place = blob.place.expect("every needed blob was sealed");
+            add(self.new_segments[place.segment as usize], place.ordinal);
         }
         refs
     }
@@ -133,7 +133,7 @@ mod tests {
         let mut builder = KnownBlobsBuilder::default();
         let old = SegmentId::new([1; 16]);
         builder.add(old, &[blob(1), blob(2)], &[9, 9], &[]).expect("valid");
-        let ledger = Ledger::new(builder.finish());
+        let ledger = Ledger::new(builder.finish(KnownBlobs::default()));
         assert_eq!(ledger.claim(&blob(2)), Claim::Exists);
         assert_eq!(ledger.claim(&blob(3)), Claim::Ours);
         assert_eq!(ledger.claim(&blob(3)), Claim::Exists);

@@ -22,6 +22,7 @@ mod packer;
 mod problems;
 mod progress;
 mod reader;
+mod remembered;
 mod sealer;
 mod uploader;
 mod worker;
@@ -32,6 +33,7 @@ mod tests;
 pub(crate) use known::{KnownBlobs, KnownBlobsBuilder, WrongListing};
 pub(crate) use problems::{Problems, code as problem_code};
 pub(crate) use progress::ArchiveProgress;
+pub(crate) use remembered::{Remembered, RememberedBlobs};
 pub(crate) use uploader::Uplink;
 
 use std::sync::Mutex;

@@ -7,6 +7,7 @@ use proto::convert::{self, Invalid};
 use proto::failure::reason;
 use proto::v1::finish_archive_request::Part;
 use proto::{Failure, v1};
+use repository::ids::DomainId;
 use runtime::steps;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +18,7 @@ use super::{TaskContext, blocking, order, telling, until};
 use crate::cache::{CacheOwner, CacheReader, CacheWriter, Day, PendingCache};
 use crate::pipeline::{
     self, ArchiveJob, ArchiveProgress, Archived, Caches, KnownBlobs, KnownBlobsBuilder, PipelineError,
+    Remembered,
 };
 use crate::served::{OpenError, Served};
 use crate::steps::Step;
@@ -40,7 +42,7 @@ pub(super) async fn run(
     let progress = Arc::new(ArchiveProgress::default());
     let tell = || to_wire_progress(&wire, &progress);
     for _ in 0..RUNS {
-        let known = list_blobs(context, &wire.task_id, cancel).await?;
+        let known = list_blobs(context, &wire.task_id, keys.domain, cancel).await?;
         steps::reached(Step::BlobsKnown).await;
         let now = context.agent.clock.now().as_second();
         let job = ArchiveJob {
@@ -67,25 +69,35 @@ pub(super) async fn run(
         .hint("run `nsctl verify --depth hashed` to see what is missing from the repository, then back up again"))
 }
 
-/// The blobs that the domain holds, as of now.
+/// The blobs that the domain holds, as of now: those that were listed for the archive before, as long as the
+/// controller says that they still count, and those that are new.
 async fn list_blobs(
     context: &TaskContext,
     task_id: &str,
+    domain: DomainId,
     cancel: &CancellationToken,
 ) -> Result<KnownBlobs, Failure> {
+    let before = context.agent.listed.of(&domain);
     let mut gateway = context.gateway.clone();
-    let request = v1::ListBlobsRequest { task_id: task_id.to_owned() };
+    let request = v1::ListBlobsRequest { task_id: task_id.to_owned(), listed: before.mark };
     let mut tables = until(cancel, gateway.list_blobs(request)).await?.into_inner();
-    let mut known = KnownBlobsBuilder::default();
+    let mut new = KnownBlobsBuilder::default();
+    let (mut mark, mut goes_on) = (Bytes::new(), false);
     while let Some(answer) = until(cancel, tables.message()).await? {
+        if !answer.listed.is_empty() {
+            (mark, goes_on) = (answer.listed, answer.goes_on);
+        }
         for table in answer.tables {
             let segment = convert::id("segment_id", &table.segment_id)?;
             let blobs = convert::ids32("blob_ids", &table.blob_ids)?;
             let wrong = |error: pipeline::WrongListing| Invalid::new("blob_ids", error.to_string());
-            known.add(segment, &blobs, &table.lengths, &table.absent).map_err(wrong)?;
+            new.add(segment, &blobs, &table.lengths, &table.absent).map_err(wrong)?;
         }
     }
-    blocking(|| known.finish()).await
+    let before = if goes_on { before.blobs } else { KnownBlobs::default() };
+    let blobs = blocking(|| new.finish(before)).await?;
+    context.agent.listed.keep(domain, Remembered { mark, blobs: blobs.clone() });
+    Ok(blobs)
 }
 
 /// Runs the pipeline on threads of its own.

@@ -297,6 +297,7 @@ mod tests {
             served: Vec::new(),
             clock: Arc::new(runtime::clock::SystemClock),
             instance: [0; 16],
+            listed: crate::pipeline::RememberedBlobs::default(),
         };
         let key = SealingPublicKey { epoch: 1, key: [1; 32] };
         let nowhere = tonic::transport::Endpoint::from_static("http://127.0.0.1:1").connect_lazy();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use proto::failure::reason;
 use proto::v1::entry_problem::Kind;
@@ -12,6 +13,7 @@ use proto::{Failure, convert};
 use repository::backup::manifest::{ArchiveManifest, FORMAT, Outcome};
 use repository::ids::BlobId;
 use repository::ingest::BlobTable;
+use repository::listed::ListMark;
 use repository::pack::blob::BlobKind;
 use repository::refs::Refs;
 use repository::repo::Repository;
@@ -36,19 +38,24 @@ const QUEUE: usize = 16;
 /// A message with several segments is sent when their ids are longer than this, in bytes.
 const TABLES_TOGETHER: usize = 256 << 10;
 
-/// Sends every blob that the domain holds, small segments together.
+/// Sends every blob that the domain holds, small segments together; without those that came with an earlier
+/// list, which `listed` marks, where that list still counts.
 pub fn list_blobs(
     repository: Arc<Repository>,
     task: Arc<ArchiveTask>,
+    listed: Bytes,
     places: (Place, Place),
 ) -> mpsc::Receiver<Result<v1::BlobTables, Status>> {
     let (sender, receiver) = mpsc::channel(QUEUE);
     tokio::task::spawn_blocking(move || {
         let _places = places;
-        match repository.blob_tables_for(&task.work, &task.domain.domain) {
-            Ok(tables) => {
-                let (mut together, mut bytes) = (v1::BlobTables::default(), 0);
-                for table in tables {
+        let earlier = ListMark::decode(&listed);
+        match repository.blob_tables_for(&task.work, &task.domain.domain, earlier.as_ref()) {
+            Ok(list) => {
+                let (listed, goes_on) = (list.mark.encode().to_vec().into(), list.goes_on);
+                let mut together = v1::BlobTables { listed, goes_on, tables: Vec::new() };
+                let mut bytes = 0;
+                for table in list.tables {
                     let table = to_wire(&table);
                     bytes += table.blob_ids.len() + table.segment_id.len();
                     together.tables.push(table);
@@ -59,7 +66,7 @@ pub fn list_blobs(
                         bytes = 0;
                     }
                 }
-                if !together.tables.is_empty() {
+                if !together.tables.is_empty() || !together.listed.is_empty() {
                     hand_on(&sender, Ok(together));
                 }
             }

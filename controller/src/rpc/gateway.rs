@@ -100,7 +100,8 @@ impl AgentGateway for GatewayService {
         let (_, task) = self.archive(&agent, &request.task_id)?;
         let life = Life::of(&self.app, &agent);
         let places = life.during(self.places(&agent, Work::List)).await?;
-        let tables = ingest::list_blobs(self.app.depot.repository().clone(), task.clone(), places);
+        let repository = self.app.depot.repository().clone();
+        let tables = ingest::list_blobs(repository, task.clone(), request.listed, places);
         Ok(Response::new(life.answers(tables)))
     }
 

@@ -413,12 +413,21 @@ pub struct StartArchive {
 pub struct ListBlobsRequest {
     #[prost(string, tag = "1")]
     pub task_id: ::prost::alloc::string::String,
+    /// of an earlier answer about the same domain: what came with it need not come again
+    #[prost(bytes = "bytes", tag = "2")]
+    pub listed: ::prost::bytes::Bytes,
 }
 /// Segments as they come: small ones together, so that very many do not mean very many messages.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct BlobTables {
     #[prost(message, repeated, tag = "1")]
     pub tables: ::prost::alloc::vec::Vec<BlobTable>,
+    /// in the first message only: how far this answer goes
+    #[prost(bytes = "bytes", tag = "2")]
+    pub listed: ::prost::bytes::Bytes,
+    /// in the first message only: what was listed up to the request's `listed` still counts
+    #[prost(bool, tag = "3")]
+    pub goes_on: bool,
 }
 /// One segment's blobs in order of their ordinals. `absent` marks those that must not be used again.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -80,7 +80,7 @@ impl Wire {
             let lengths: Vec<_> = segment.table.lines.iter().map(|line| line.plain_length).collect();
             builder.add(*id, &ids, &lengths, &[]).expect("a segment lists itself");
         }
-        builder.finish()
+        builder.finish(KnownBlobs::default())
     }
 
     /// Bytes of all segments of a class.

@@ -9,7 +9,7 @@ use repository::ids::{ContentId, SegmentId};
 use repository::pack::blob::{BlobKind, blob_id};
 
 use super::bench::Bench;
-use crate::pipeline::known::KnownBlobsBuilder;
+use crate::pipeline::known::{KnownBlobs, KnownBlobsBuilder};
 use crate::pipeline::ledger::Ledger;
 use crate::pipeline::orders::{FileHead, Order, Processed};
 use crate::pipeline::packer::Packer;
@@ -24,7 +24,7 @@ fn pack(count: usize) -> (Pieces, Vec<usize>) {
     let id = blob_id(&job.id_key, BlobKind::Data, b"x");
     let mut known = KnownBlobsBuilder::default();
     known.add(SegmentId::new([1; 16]), &[id], &[1], &[]).expect("valid");
-    let ledger = Ledger::new(known.finish());
+    let ledger = Ledger::new(known.finish(KnownBlobs::default()));
     let (segments_in, segments_out) = sync_channel(8);
     let (empty, _back) = sync_channel(1);
     let packer = Packer::new(&job, Sealer::new(&job, &ledger, segments_in), empty, None);
