@@ -11,8 +11,8 @@ use repository::keys::KeyRing;
 use repository::progress::{CancelFlag, Silent};
 use repository::repo::Repository;
 use repository::store::local::LocalStore;
-use repository::work::WorkId;
 use repository::verify::{Depth, Verification};
+use repository::work::WorkId;
 use support::*;
 
 fn files() -> Files {
