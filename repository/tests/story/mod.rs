@@ -183,6 +183,7 @@ impl Controller {
                 (made.repository, made.keys, Some(made.recovery_key))
             }
         };
+        repository.end_left_overs()?;
         repository.find_unindexed()?;
         repository.complete_chain(&keys, at(second))?;
         repository.finish_retiring(&Overseer(&lease))?;
