@@ -10,9 +10,10 @@ use std::sync::atomic::Ordering;
 use jiff::SignedDuration;
 use repository::error::RepositoryError;
 use repository::layout;
-use repository::prune::{PruneError, PruneOrder, PruneSettings, PruneStep};
+use repository::prune::{PruneError, PruneOrder, PruneSettings, PruneStep, Watch};
 use repository::read::ArchiveReader;
 use repository::repo::Repository;
+use repository::store::lease::LeaseError;
 use repository::store::local::LocalStore;
 use repository::store::{ObjectPath, Store};
 use repository::verify::Depth;
@@ -194,6 +195,53 @@ fn a_running_backup_goes_on_with_what_it_was_told_of_and_the_mark_waits_for_it()
     scene.clock(30 * DAY);
     assert!(scene.prune().deleted.packs > 0);
     scene.assert_intact(&[(&fourth, &new), (&second, &generation(50))]);
+}
+
+/// Does something as soon as every backup was read.
+struct Meanwhile<'a, F: Fn()>(&'a Eye, F);
+
+impl<F: Fn()> Watch for Meanwhile<'_, F> {
+    fn now(&self) -> jiff::Timestamp {
+        self.0.now()
+    }
+
+    fn may_write(&self) -> Result<(), LeaseError> {
+        self.0.may_write()
+    }
+
+    fn done(&self, step: PruneStep) {
+        if step == PruneStep::Walked {
+            self.1();
+        }
+    }
+}
+
+#[test]
+fn a_backup_that_was_committed_a_moment_ago_keeps_its_blobs_though_no_list_shows_it() {
+    let scene = Scene::new();
+    let old = generation(1);
+    let first = scene.back_up(&old, 1, 1);
+    let second = scene.back_up(&generation(50), 2, 2);
+    let domain = scene.keys.domain_keys(&source());
+    let running = std::cell::RefCell::new(Some(scene.work("job-3", WorkKind::Backup, &[])));
+    let archive = archive_reusing(&scene.repository, &domain, &old, 4).expect("planned");
+    let name = scene.repository.reserve_name(at(3), &Default::default()).expect("a name");
+    let draft = draft(name, "job-3", archive.draft);
+    scene.retire(&[&first]);
+    assert!(scene.prune().marked.packs > 0);
+    scene.clock(26 * HOUR);
+    let third = std::cell::RefCell::new(None);
+    let meanwhile = Meanwhile(&scene.eye, || {
+        scene.disk.set_lag(true);
+        let committed = scene.repository.commit(&draft, &scene.keys, at(3), &Unfenced);
+        *third.borrow_mut() = Some(committed.expect("committed"));
+        running.borrow_mut().take();
+    });
+    let report = scene.repository.prune(&scene.order(), &meanwhile).expect("pruned");
+    assert!(report.waiting.is_none(), "the mark was due: {report:?}");
+    scene.disk.set_lag(false);
+    let third = third.into_inner().expect("committed");
+    scene.assert_intact(&[(&third, &old), (&second, &generation(50))]);
 }
 
 #[test]
@@ -409,11 +457,11 @@ fn who_lost_the_right_to_write_takes_nothing_away() {
 #[test]
 fn a_second_run_at_the_same_time_is_refused() {
     struct Nosy<'a>(&'a Scene, std::cell::RefCell<Vec<String>>);
-    impl repository::prune::Watch for Nosy<'_> {
+    impl Watch for Nosy<'_> {
         fn now(&self) -> jiff::Timestamp {
             self.0.eye.now()
         }
-        fn may_write(&self) -> Result<(), repository::store::lease::LeaseError> {
+        fn may_write(&self) -> Result<(), LeaseError> {
             Ok(())
         }
         fn done(&self, _step: PruneStep) {

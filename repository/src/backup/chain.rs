@@ -117,6 +117,15 @@ impl Repository {
         }
     }
 
+    /// The names of all backups that were ever committed, those of a moment ago included, whatever a list
+    /// shows; and maybe other names in the root.
+    pub(crate) fn known_names(&self) -> Result<HashSet<BackupName>, RepositoryError> {
+        if let Some(end) = &*lock(&self.chain_end) {
+            return Ok(end.taken.clone());
+        }
+        Ok(self.chain()?.lines.into_iter().map(|line| line.name).collect())
+    }
+
     /// Whether anything in the root or among the unfinished backups has this name.
     fn is_taken(&self, name: &BackupName) -> Result<bool, RepositoryError> {
         for path in [layout::backup(name), layout::staged(name)] {

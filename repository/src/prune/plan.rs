@@ -234,17 +234,15 @@ fn with_copies_of_the_unsound(packs: &[IndexedPack], standings: &[Standing], liv
         let wanted = packs.iter().zip(standings).filter(move |(_, standing)| is_wanted(**standing));
         wanted.flat_map(|(pack, _)| pack.segments.iter().map(|placed| &placed.table))
     };
-    let mut sound: HashSet<BlobAddress> = HashSet::new();
-    let mut unsound: HashSet<BlobId> = HashSet::new();
+    let (mut sound, mut unsound) = (Refs::new(live.domain()), HashSet::<BlobId>::new());
     for table in tables(|standing| standing == Standing::Sound) {
-        let segment = table.header.context.segment;
-        if live.shape(&segment) == Some(table.header.blobs) {
-            let there =
-                needed(table, live).map(|(ordinal, _)| BlobAddress { segment, ordinal: ordinal as u32 });
-            sound.extend(there);
+        let (segment, blobs) = (table.header.context.segment, table.header.blobs);
+        if live.shape(&segment) == Some(blobs) {
+            needed(table, live)
+                .for_each(|(ordinal, _)| sound.add(BlobAddress { segment, ordinal: ordinal as u32 }, blobs));
         }
     }
-    if sound.len() as u64 == live.blobs() {
+    if sound.blobs() == live.blobs() {
         return None;
     }
     for table in tables(|_| true) {

@@ -117,8 +117,15 @@ impl Repository {
         self.walk_new(live)?;
         let view = self.view(live)?;
         let unused = view.unused();
-        let is_taken = |pack: &&PackId| unused.contains_key(*pack) || !view.there.contains_key(*pack);
-        let packs: Vec<PackId> = mark.packs.iter().filter(is_taken).copied().collect();
+        let mut packs = Vec::new();
+        for pack in &mark.packs {
+            // What is not there was moved by a run that was cut off; a list alone may lag.
+            let is_taken =
+                unused.contains_key(pack) || (!view.there.contains_key(pack) && self.is_pack_gone(pack)?);
+            if is_taken {
+                packs.push(*pack);
+            }
+        }
         let bytes = packs.iter().filter_map(|pack| view.there.get(pack)).sum();
         let sealed = Sealed { at: watch.now(), count: packs.len() as u64, bytes, packs };
         // Replaced: a run that was cut off may have left one, and what is needed again must not be on it.
@@ -136,6 +143,14 @@ impl Repository {
         }
         watch.done(PruneStep::IndexPublished);
         Ok(Some(sealed))
+    }
+
+    fn is_pack_gone(&self, pack: &PackId) -> Result<bool, RepositoryError> {
+        match self.store.size(&layout::pack(pack)) {
+            Ok(_) => Ok(false),
+            Err(error) if error.is_not_found() => Ok(true),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Publishes an index without these packs, in the files and in memory.

@@ -72,15 +72,17 @@ impl Repository {
         Ok(())
     }
 
-    /// Adds what was committed since, and reads no other backup again. No backup is retired meanwhile.
+    /// Adds what was committed since, and reads no other backup again. No backup is retired meanwhile. A
+    /// list may lag: who committed a moment ago is known by name.
     pub(super) fn walk_new(&self, live: &mut Live) -> Result<(), RepositoryError> {
-        for listed in self.store.list(None)? {
-            let (Ok(name), ListedKind::Folder) = (listed.name.parse::<BackupName>(), listed.kind) else {
-                continue;
-            };
-            if live.walked.contains(&name) {
-                continue;
-            }
+        let mut names = self.known_names()?;
+        let listed = self.store.list(None)?.into_iter().filter(|listed| listed.kind == ListedKind::Folder);
+        names.extend(listed.filter_map(|listed| listed.name.parse().ok()));
+        names.retain(|name| !live.walked.contains(name));
+        self.retired()?.iter().for_each(|note| {
+            names.remove(&note.name);
+        });
+        for name in names {
             match self.backup(&name).and_then(|record| self.walk_one(&record, live)) {
                 Err(error) if error.is_foreign() => continue,
                 Err(error) if error.is_damage() => {

@@ -3,7 +3,7 @@
 //! Must stay true: it is no more forgiving than the local store. A fake that allows what the disk refuses
 //! hides faults.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -22,6 +22,8 @@ struct Objects {
     by_name: BTreeMap<String, Object>,
     time: Option<Timestamp>,
     capacity: Option<u64>,
+    /// All that lists show, if they lag.
+    shown: Option<BTreeSet<String>>,
 }
 
 /// Objects in memory. Clones are handles of the same store, so that a test can "restart" what uses it.
@@ -44,6 +46,12 @@ impl MemoryStore {
     /// From now on there is room for so many bytes of contents, and no more.
     pub fn set_capacity(&self, bytes: u64) {
         self.lock().capacity = Some(bytes);
+    }
+
+    /// From now on no list shows what is made, until it is set back to `false`.
+    pub fn set_lag(&self, lists_lag: bool) {
+        let mut objects = self.lock();
+        objects.shown = lists_lag.then(|| objects.by_name.keys().cloned().collect());
     }
 
     /// Bytes of all contents.
@@ -184,6 +192,9 @@ impl Store for MemoryStore {
         let mut listed = BTreeMap::new();
         for (name, object) in objects.by_name.range(prefix.clone()..) {
             let Some(rest) = name.strip_prefix(&prefix) else { break };
+            if objects.shown.as_ref().is_some_and(|shown| !shown.contains(name)) {
+                continue;
+            }
             match rest.split_once('/') {
                 None => listed.insert(rest, ListedKind::Object { size: object.bytes.len() as u64 }),
                 Some((folder, _)) => listed.insert(folder, ListedKind::Folder),
@@ -195,6 +206,10 @@ impl Store for MemoryStore {
     fn stage(&self, from: &ObjectPath, _: &ObjectPath, _: &str, _: &str) -> Result<ObjectPath, StoreError> {
         self.delete_folder(from)?;
         Ok(from.clone())
+    }
+
+    fn lists_may_lag(&self) -> bool {
+        self.lock().shown.is_some()
     }
 
     fn publish(&self, from: &ObjectPath, to: &ObjectPath, last: &str) -> Result<(), StoreError> {
