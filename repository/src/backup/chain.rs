@@ -129,10 +129,22 @@ impl Repository {
     /// Whether anything in the root or among the unfinished backups has this name.
     fn is_taken(&self, name: &BackupName) -> Result<bool, RepositoryError> {
         for path in [layout::backup(name), layout::staged(name)] {
-            // An object, or what is neither object nor absent: an empty folder of somebody else.
-            let is_absent = matches!(self.store.size(&path), Err(error) if error.is_not_found());
-            if !is_absent || !self.store.list(Some(&path))?.is_empty() {
-                return Ok(true);
+            match self.store.size(&path) {
+                Ok(_) => return Ok(true),
+                Err(error) if error.is_not_found() => {
+                    if !self.store.list(Some(&path))?.is_empty() {
+                        return Ok(true);
+                    }
+                }
+                // Neither object nor absent: an empty folder of somebody else. Or the storage fails: then no
+                // name is free, and to try the next one would never end.
+                Err(error) => {
+                    let beside = self.store.list(path.parent().as_ref())?;
+                    if !beside.iter().any(|listed| listed.name == name.as_str()) {
+                        return Err(error.into());
+                    }
+                    return Ok(true);
+                }
             }
         }
         Ok(false)
