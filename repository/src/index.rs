@@ -5,6 +5,7 @@
 //! made again from them without a key.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::OnceLock;
 
 use crate::codec::{Decoder, Encoder, Malformed};
 use crate::ids::{BlobId, DomainId, PackId, SegmentId};
@@ -116,20 +117,29 @@ impl IndexFile {
 /// A domain's index in memory: the union of its files.
 ///
 /// A segment may lie in several packs, each with other blobs left out: prune copies what lives before it
-/// takes the old pack away. A blob is there if any of them has it.
+/// takes the old pack away. A blob is there if any of them has it. A blob that cannot be had at its address
+/// is had from any other address of the same id: that is how an old backup becomes whole again when a new
+/// one has sent the blob anew.
 #[derive(Debug, Default, Clone)]
 pub struct DomainIndex {
     /// The same for as long as packs are only added.
     generation: Generation,
     packs: Vec<IndexedPack>,
     known: HashSet<PackId>,
-    /// Pack and place in it, those with the most blobs first.
+    /// Pack and place in it: sound ones first, then those with the most blobs.
     places: HashMap<SegmentId, Vec<(usize, usize)>>,
+    /// Packs that are damaged or gone: read only where nothing else has the same.
+    unsound: HashSet<PackId>,
+    /// Every blob that lies in a sound pack; made when the first one is asked for.
+    sound: OnceLock<HashMap<BlobId, Vec<BlobAddress>>>,
 }
 
 /// Where a blob's sealed bytes lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlobPlace {
+    /// The address that it is sealed for. Not always the one that was asked for: another one holds the
+    /// same blob where that one is damaged or gone.
+    pub address: BlobAddress,
     /// The pack.
     pub pack: PackId,
     /// Bytes from the pack's start.
@@ -151,14 +161,43 @@ impl DomainIndex {
         if !self.known.insert(pack.id) {
             return;
         }
-        let at = self.packs.len();
         self.packs.push(pack);
+        self.settle(self.packs.len() - 1);
+        self.sound = OnceLock::new();
+    }
+
+    /// Takes these packs, and no others, for damaged or gone.
+    pub fn set_unsound(&mut self, unsound: HashSet<PackId>) {
+        if unsound != self.unsound {
+            self.unsound = unsound;
+            self.places.clear();
+            (0..self.packs.len()).for_each(|at| self.settle(at));
+            self.sound = OnceLock::new();
+        }
+    }
+
+    /// Takes these packs for damaged or gone, too.
+    pub fn avoid(&mut self, packs: impl IntoIterator<Item = PackId>) {
+        let mut unsound = self.unsound.clone();
+        unsound.extend(packs);
+        self.set_unsound(unsound);
+    }
+
+    /// True unless a pack is known to be damaged or gone.
+    pub fn is_sound(&self, pack: &PackId) -> bool {
+        !self.unsound.contains(pack)
+    }
+
+    /// Puts a pack among those that hold its segments.
+    fn settle(&mut self, at: usize) {
         for (nth, segment) in self.packs[at].segments.iter().enumerate() {
             let places = self.places.entry(segment.table.header.context.segment).or_default();
-            let blobs = present(&segment.table);
-            let fuller =
-                |(pack, nth): &(usize, usize)| present(&self.packs[*pack].segments[*nth].table) >= blobs;
-            places.insert(places.partition_point(fuller), (at, nth));
+            let rank = |(pack, nth): &(usize, usize)| {
+                let pack = &self.packs[*pack];
+                (!self.unsound.contains(&pack.id), present(&pack.segments[*nth].table))
+            };
+            let own = rank(&(at, nth));
+            places.insert(places.partition_point(|place| rank(place) >= own), (at, nth));
         }
     }
 
@@ -189,12 +228,7 @@ impl DomainIndex {
             let here = pack.segments.iter().map(|placed| placed.table.header.context.segment);
             here.zip(0..).filter(move |(id, nth)| self.first_place(id, from) == Some((at, *nth)))
         });
-        ids.filter_map(move |(id, _)| {
-            let mut usable = self.copies_of(&id).filter(|(pack, _)| is_usable(pack));
-            let mut lines = usable.next()?.1.table.lines.clone();
-            usable.for_each(|(_, placed)| fill(&mut lines, &placed.table.lines));
-            Some((id, lines))
-        })
+        ids.filter_map(move |(id, _)| Some((id, self.lines_from(&id, &is_usable)?)))
     }
 
     /// The first place of a segment in other packs than the first `from`.
@@ -202,16 +236,21 @@ impl DomainIndex {
         self.places.get(id)?.iter().filter(|(pack, _)| *pack >= from).min().copied()
     }
 
-    /// A segment's fullest pack and its place in it.
+    /// A segment's best pack and its place in it.
     pub fn segment(&self, id: &SegmentId) -> Option<(&IndexedPack, &PlacedSegment)> {
         self.copies_of(id).next()
     }
 
     /// The lines of a segment's table; one is absent if no pack holds the blob.
     pub fn lines(&self, id: &SegmentId) -> Option<Vec<BlobLine>> {
-        let mut copies = self.copies_of(id);
-        let mut lines = copies.next()?.1.table.lines.clone();
-        copies.for_each(|(_, placed)| fill(&mut lines, &placed.table.lines));
+        self.lines_from(id, |_| true)
+    }
+
+    /// The same, of those packs alone that `is_usable` accepts.
+    fn lines_from(&self, id: &SegmentId, is_usable: impl Fn(&IndexedPack) -> bool) -> Option<Vec<BlobLine>> {
+        let mut usable = self.copies_of(id).filter(|(pack, _)| is_usable(pack));
+        let mut lines = usable.next()?.1.table.lines.clone();
+        usable.for_each(|(_, placed)| fill(&mut lines, &placed.table.lines));
         Some(lines)
     }
 
@@ -223,30 +262,59 @@ impl DomainIndex {
             .map(|(pack, nth)| (&self.packs[*pack], &self.packs[*pack].segments[*nth]))
     }
 
-    /// Where a blob lies; `None` if no pack holds it.
+    /// Where a blob lies: at its address, else at another one of the same id, else in a pack that is known
+    /// to be damaged; `None` if no pack holds it.
     pub fn place(&self, address: &BlobAddress) -> Option<BlobPlace> {
-        self.copies_of(&address.segment).find_map(|(pack, placed)| {
-            let (offset, _) = placed.table.body_range(address.ordinal)?;
-            let line = placed.table.lines[address.ordinal as usize];
-            Some(BlobPlace { pack: pack.id, offset: placed.body_offset() + offset, line })
-        })
+        let own = |address: &BlobAddress, is_sound: bool| {
+            let mut copies = self.copies_of(&address.segment);
+            copies.find_map(|(pack, placed)| {
+                (self.is_sound(&pack.id) == is_sound).then(|| place_in(pack, placed, address)).flatten()
+            })
+        };
+        let elsewhere = || own(self.copies(address).first()?, true);
+        own(address, true).or_else(elsewhere).or_else(|| own(address, false))
     }
 
-    /// The packs that hold the segments of `refs`, with their lengths.
-    pub(crate) fn packs_of(&self, refs: &Refs) -> BTreeMap<PackId, u64> {
-        let mut packs = BTreeMap::new();
-        for (segment, _) in refs.segments() {
-            packs.extend(self.copies_of(&segment).map(|(pack, _)| (pack.id, pack.length)));
-        }
-        packs
+    /// Every other address at which a sound pack holds the same blob. Where an address is not to be had,
+    /// these keep its blob alive.
+    pub fn copies(&self, address: &BlobAddress) -> Vec<BlobAddress> {
+        let line = self
+            .segment(&address.segment)
+            .and_then(|(_, placed)| placed.table.lines.get(address.ordinal as usize));
+        let copies = line.map_or(&[][..], |line| self.sound_copies(&line.id));
+        copies.iter().filter(|copy| *copy != address).copied().collect()
     }
 
-    /// Every blob of `refs` that no pack holds, or whose segment has another shape than the refs say.
+    /// Every address at which a sound pack holds the blob with this id.
+    fn sound_copies(&self, id: &BlobId) -> &[BlobAddress] {
+        let sound = self.sound.get_or_init(|| {
+            let mut sound: HashMap<BlobId, Vec<BlobAddress>> = HashMap::new();
+            for (segment, lines) in self.tables(0, |pack| self.is_sound(&pack.id)) {
+                for (ordinal, line) in (0..).zip(lines).filter(|(_, line)| !line.absent) {
+                    sound.entry(line.id).or_default().push(BlobAddress { segment, ordinal });
+                }
+            }
+            sound.values_mut().for_each(|copies| copies.sort_unstable());
+            sound
+        });
+        sound.get(id).map_or(&[], Vec::as_slice)
+    }
+
+    /// Every blob of `refs` that no sound pack holds, or whose segment has another shape than the refs say.
     pub fn missing(&self, refs: &Refs) -> Vec<BlobAddress> {
-        self.missing_from(refs, |_| true)
+        let is_had =
+            |address: &BlobAddress| self.place(address).is_some_and(|place| self.is_sound(&place.pack));
+        let mut missing = self.missing_from(refs, |pack| self.is_sound(&pack.id));
+        let shape = |segment: &SegmentId| self.segment(segment).map(|(_, placed)| placed.table.lines.len());
+        let said: HashMap<SegmentId, u32> = refs.segments().collect();
+        missing.retain(|address| {
+            let blobs = said.get(&address.segment).map(|blobs| *blobs as usize);
+            shape(&address.segment) != blobs || !is_had(address)
+        });
+        missing
     }
 
-    /// The same, as if there were only those packs that `is_usable` accepts.
+    /// Every blob of `refs` that is not at its own address in a pack that `is_usable` accepts.
     pub fn missing_from(&self, refs: &Refs, is_usable: impl Fn(&IndexedPack) -> bool) -> Vec<BlobAddress> {
         let mut missing = Vec::new();
         for (segment, blobs) in refs.segments() {
@@ -262,19 +330,54 @@ impl DomainIndex {
         missing
     }
 
-    /// The blobs of `refs` by id. Blobs that no pack holds are left out.
+    /// The packs that the blobs of `refs` are read from, with their lengths.
+    pub fn packs_of(&self, refs: &Refs) -> BTreeMap<PackId, u64> {
+        let mut packs = BTreeMap::new();
+        for (segment, _) in refs.segments() {
+            let mut left: Vec<u32> = refs.ordinals(&segment).collect();
+            for (pack, placed) in self.copies_of(&segment).filter(|(pack, _)| self.is_sound(&pack.id)) {
+                let before = left.len();
+                let is_absent =
+                    |ordinal: &u32| placed.table.lines.get(*ordinal as usize).is_none_or(|line| line.absent);
+                left.retain(is_absent);
+                if left.len() < before {
+                    packs.insert(pack.id, pack.length);
+                }
+            }
+            for ordinal in left {
+                let place = self.place(&BlobAddress { segment, ordinal });
+                let found = place.and_then(|place| self.packs.iter().find(|pack| pack.id == place.pack));
+                packs.extend(found.map(|pack| (pack.id, pack.length)));
+            }
+        }
+        packs
+    }
+
+    /// The blobs of `refs` by id, each with the address that it is read from. Blobs that no pack holds are
+    /// left out.
     pub fn by_id(&self, refs: &Refs) -> HashMap<BlobId, BlobAddress> {
         let mut found = HashMap::new();
         for (segment, _) in refs.segments() {
-            let Some(lines) = self.lines(&segment) else { continue };
+            let Some(known) = self.lines(&segment) else { continue };
+            let sound = self.lines_from(&segment, |pack| self.is_sound(&pack.id)).unwrap_or_default();
             for ordinal in refs.ordinals(&segment) {
-                if let Some(line) = lines.get(ordinal as usize).filter(|line| !line.absent) {
-                    found.insert(line.id, BlobAddress { segment, ordinal });
-                }
+                let Some(line) = known.get(ordinal as usize) else { continue };
+                let own = BlobAddress { segment, ordinal };
+                let address = match sound.get(ordinal as usize).is_some_and(|line| !line.absent) {
+                    true => Some(own),
+                    false => self.place(&own).map(|place| place.address),
+                };
+                found.extend(address.map(|address| (line.id, address)));
             }
         }
         found
     }
+}
+
+fn place_in(pack: &IndexedPack, placed: &PlacedSegment, address: &BlobAddress) -> Option<BlobPlace> {
+    let (offset, _) = placed.table.body_range(address.ordinal)?;
+    let line = placed.table.lines[address.ordinal as usize];
+    Some(BlobPlace { address: *address, pack: pack.id, offset: placed.body_offset() + offset, line })
 }
 
 fn present(table: &SegmentTable) -> usize {

@@ -1,7 +1,7 @@
 //! Taking in segments: what agents send becomes packs, exclusively and durably, without any key.
 //!
 //! Must stay true: a segment is answered for only when its pack is durable; a pack's bytes were hashed as
-//! they went to storage and its structure was checked; a blob is offered for re-use only while a pack
+//! they went to storage and its structure was checked; a blob is offered for re-use only while a sound pack
 //! holds it. Packs that no index names yet (a job in progress, or one that a crash ended) are found again
 //! by [`Repository::find_unindexed`], so no journal is kept.
 
@@ -21,6 +21,7 @@ use crate::listed::{ListMark, RestOfList};
 use crate::pack::blob::{BlobKind, BlobLine};
 use crate::pack::file::{self, PlacedSegment};
 use crate::pack::segment::{FULL_BODY, SegmentHeader, SegmentTable};
+use crate::parity::{Strength, keep_parity};
 use crate::refs::{BlobAddress, Refs};
 use crate::repo::Repository;
 use crate::signed::Sha256;
@@ -44,6 +45,13 @@ pub(crate) struct DomainState {
     /// Packs of the index that were not there when they were asked for. What they hold is not offered; they
     /// are asked for again before the next offer.
     pub(crate) gone: HashSet<PackId>,
+}
+
+impl DomainState {
+    /// Lets the index choose packs that are there and carry no mark, where it has a choice.
+    fn prefer_sound(&mut self, marked: &HashSet<PackId>) {
+        self.index.set_unsound(self.gone.union(marked).copied().collect());
+    }
 }
 
 /// The blobs of one segment, by ordinal.
@@ -130,6 +138,7 @@ impl Repository {
             head_length: SegmentHeader::LEN,
             received: 0,
             state,
+            parity: self.parity.map(|strength| Box::new(NewParity { store: self.store.clone(), strength })),
         };
         receiver.store(&file::header(1))?;
         Ok(Receive::New(receiver))
@@ -159,16 +168,29 @@ impl Repository {
     ) -> Result<Vec<BlobAddress>, RepositoryError> {
         let marked = self.not_to_build_on(work)?;
         let state = self.domain(domain)?;
-        let needed = lock(&state).index.packs_of(refs);
-        let gone = self.not_there(&needed)?;
-        let mut state = lock(&state);
-        for pack in needed.keys() {
-            match gone.contains(pack) {
-                true => state.gone.insert(*pack),
-                false => state.gone.remove(pack),
+        let mut asked = HashSet::new();
+        loop {
+            let mut needed = {
+                let mut state = lock(&state);
+                state.prefer_sound(&marked);
+                state.index.packs_of(refs)
             };
+            // Where one is gone, another may hold the same segment.
+            needed.retain(|pack, _| asked.insert(*pack));
+            if needed.is_empty() {
+                break;
+            }
+            let gone = self.not_there(&needed)?;
+            let mut state = lock(&state);
+            for pack in needed.keys() {
+                match gone.contains(pack) {
+                    true => state.gone.insert(*pack),
+                    false => state.gone.remove(pack),
+                };
+            }
         }
-        Ok(state.index.missing_from(refs, |pack| !gone.contains(&pack.id) && !marked.contains(&pack.id)))
+        let state = lock(&state);
+        Ok(state.index.missing_from(refs, |pack| state.index.is_sound(&pack.id)))
     }
 
     /// Which of these packs are not where they should be, or not as long as they should be. Asks for each by
@@ -247,6 +269,7 @@ impl Repository {
         Ok(())
     }
 
+    /// The packs that carry a mark.
     pub(crate) fn quarantined(&self) -> Result<HashSet<PackId>, RepositoryError> {
         let listed = self.store.list(Some(&layout::quarantine()))?;
         Ok(listed.iter().filter_map(|listed| listed.name.parse().ok()).collect())
@@ -274,8 +297,10 @@ impl Repository {
             state.gone = gone.map(|pack| pack.id).collect();
         }
         let mut found = 0;
+        let marked = self.quarantined()?;
         for (pack, length) in listed {
-            if known.contains(&pack) {
+            // What repair has replaced and not yet put away is not to come back.
+            if known.contains(&pack) || marked.contains(&pack) {
                 continue;
             }
             let indexed = match survey(&*self.store, pack, length) {
@@ -313,18 +338,25 @@ impl Repository {
             replaced.insert(domain, self.index_names(&domain)?);
         }
         let mut domains: BTreeMap<DomainId, Vec<IndexedPack>> = BTreeMap::new();
+        let mut doubtful: Vec<IndexedPack> = Vec::new();
+        let marked = self.quarantined()?;
         for (pack, length) in self.list_packs()? {
             match survey(&*self.store, pack, length) {
+                Ok(indexed) if marked.contains(&pack) => doubtful.push(indexed),
                 Ok(indexed) => {
                     let domain = domain_of(&indexed).expect("a pack that was surveyed holds a segment");
                     domains.entry(domain).or_default().push(indexed);
                 }
                 Err(error) if error.is_damage() => {
-                    tracing::warn!(%pack, "left out of the index: it is damaged")
+                    tracing::warn!(%pack, "its own tables are damaged; what the index says of it is kept")
                 }
                 Err(error) => return Err(error),
             }
         }
+        for domain in replaced.keys() {
+            doubtful.extend(self.load_index(domain)?.index.packs().iter().cloned());
+        }
+        keep_what_nothing_else_tells(&mut domains, doubtful);
         let count = domains.values().map(Vec::len).sum();
         for (domain, packs) in domains {
             let replaced = replaced.remove(&domain).unwrap_or_default();
@@ -353,6 +385,7 @@ impl Repository {
     /// asked themselves: slower, but a lost index never stands between a user and a restore.
     pub(crate) fn index_for(&self, refs: &Refs) -> Result<LoadedIndex, RepositoryError> {
         let mut loaded = self.load_index(&refs.domain())?;
+        loaded.index.set_unsound(self.quarantined()?);
         if loaded.damaged.is_empty() && loaded.index.missing(refs).is_empty() {
             return Ok(loaded);
         }
@@ -388,6 +421,25 @@ impl Repository {
             }
         }
         Ok(packs)
+    }
+}
+
+/// Adds those packs whose segments no other pack has: damaged ones, and lost ones that an index file still
+/// tells of. Their tables hold the ids by which a later backup makes up for them.
+fn keep_what_nothing_else_tells(
+    domains: &mut BTreeMap<DomainId, Vec<IndexedPack>>,
+    doubtful: Vec<IndexedPack>,
+) {
+    let ids = |pack: &IndexedPack| -> Vec<SegmentId> {
+        pack.segments.iter().map(|placed| placed.table.header.context.segment).collect()
+    };
+    let mut told: HashSet<SegmentId> = domains.values().flatten().flat_map(ids).collect();
+    for pack in doubtful {
+        let Some(domain) = domain_of(&pack) else { continue };
+        if ids(&pack).into_iter().any(|segment| !told.contains(&segment)) {
+            told.extend(ids(&pack));
+            domains.entry(domain).or_default().push(pack);
+        }
     }
 }
 
@@ -449,6 +501,13 @@ pub struct SegmentReceiver {
     head_length: usize,
     received: u64,
     state: Arc<Mutex<DomainState>>,
+    parity: Option<Box<NewParity>>,
+}
+
+/// What the pack gets when it is durable.
+struct NewParity {
+    store: Arc<dyn Store>,
+    strength: Strength,
 }
 
 impl SegmentReceiver {
@@ -470,6 +529,9 @@ impl SegmentReceiver {
             // The same bytes under the same name: an earlier answer was lost.
             Ok(()) | Err(StoreError::AlreadyExists { .. }) => {}
             Err(error) => return Err(error.into()),
+        }
+        if let Some(parity) = &self.parity {
+            keep_parity(&*parity.store, &pack, parity.strength)?;
         }
         let offset = file::HEADER as u64;
         let segments = vec![PlacedSegment { offset, table }];

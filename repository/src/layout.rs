@@ -55,6 +55,12 @@ pub fn pack(id: &PackId) -> ObjectPath {
     packs().join(&name[..2]).join(name)
 }
 
+/// The parity of a pack.
+pub fn parity(id: &PackId) -> ObjectPath {
+    let name = id.to_string();
+    packs().join(&name[..2]).join(format!("{name}.par"))
+}
+
 /// The folder of the marks of packs that were found damaged.
 pub fn quarantine() -> ObjectPath {
     below("quarantine")
@@ -63,6 +69,11 @@ pub fn quarantine() -> ObjectPath {
 /// The mark of a damaged pack.
 pub fn quarantined(id: &PackId) -> ObjectPath {
     quarantine().join(id)
+}
+
+/// Where a pack is kept that repair has taken out.
+pub fn taken_out(id: &PackId) -> ObjectPath {
+    quarantine().join("packs").join(id)
 }
 
 /// The folder of all domains' index files.

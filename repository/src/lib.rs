@@ -14,6 +14,7 @@
 //! | [`work`], [`prune`] | leases of running work; retiring backups, collecting what none needs |
 //! | [`read`], [`export`], [`verify`] | reading an archive back; as plain bytes; proving that it can be |
 //! | [`retention`] | which backups are kept |
+//! | [`parity`], [`repair`] | mending rot; making good what is damaged from what is left |
 
 pub mod archive;
 pub mod backup;
@@ -32,11 +33,13 @@ pub mod layout;
 pub mod listed;
 pub mod names;
 pub mod pack;
+pub mod parity;
 pub mod progress;
 pub mod prune;
 mod random;
 pub mod read;
 pub mod refs;
+pub mod repair;
 pub mod repo;
 pub mod rescue;
 pub mod retention;

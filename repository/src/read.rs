@@ -3,7 +3,7 @@
 //! Must stay true: nothing is handed out that was not opened under its seal and found to be what its id
 //! says; and memory does not grow with the archive beyond its table of blobs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use crate::codec::Malformed;
 use crate::content::IdKey;
 use crate::cut::decompress;
 use crate::error::RepositoryError;
-use crate::ids::{BlobId, DomainId, SegmentId};
+use crate::ids::{BlobId, DomainId, PackId, SegmentId};
 use crate::index::{BlobPlace, DomainIndex};
 use crate::ingest::lock;
 use crate::keys::KeyRing;
@@ -69,7 +69,19 @@ impl ArchiveReader {
         let refs = repository.refs(record, source)?;
         let manifest = repository.archive(record, source)?;
         let index = repository.index_for(&refs)?.index;
-        Ok(Self {
+        Ok(Self::with(repository, keys, source, manifest, refs, index))
+    }
+
+    /// The reader of an archive whose parts were read already.
+    pub(crate) fn with(
+        repository: &Arc<Repository>,
+        keys: &KeyRing,
+        source: &SourceId,
+        manifest: ArchiveManifest,
+        refs: Refs,
+        index: DomainIndex,
+    ) -> Self {
+        Self {
             repository: repository.clone(),
             id_key: keys.domain_keys_by_id(refs.domain()).id_key,
             keys: keys.clone(),
@@ -81,7 +93,7 @@ impl ArchiveReader {
             ciphers: HashMap::new(),
             recent: Recent::default(),
             newer: Mutex::default(),
-        })
+        }
     }
 
     /// The archive's manifest.
@@ -215,11 +227,38 @@ impl ArchiveReader {
             return Ok(plain);
         }
         let address = *self.by_id.get(id).ok_or(RepositoryError::BlobMissing(*id))?;
-        let place = self.place(&address)?;
-        let sealed = self.read(&address, &place)?;
-        let plain = Bytes::from(self.unseal(&address, &place, sealed)?);
+        let plain = Bytes::from(self.open_somewhere(self.place(&address)?)?);
         self.recent.put(*id, plain.clone());
         Ok(plain)
+    }
+
+    /// Opens a blob at this place, or at another one where this one turns out to be damaged.
+    fn open_somewhere(&mut self, first: BlobPlace) -> Result<Vec<u8>, RepositoryError> {
+        let failed = match self.open_at(&first) {
+            Err(error) if error.is_damage() => error,
+            other => return other,
+        };
+        for copy in self.index.copies(&first.address) {
+            let Some(place) = self.index.place(&copy).filter(|place| place.pack != first.pack) else {
+                continue;
+            };
+            if let Ok(plain) = self.open_at(&place) {
+                tracing::warn!(blob = %first.line.id, pack = %first.pack, "damaged; read from another pack");
+                return Ok(plain);
+            }
+        }
+        Err(failed)
+    }
+
+    pub(crate) fn open_at(&mut self, place: &BlobPlace) -> Result<Vec<u8>, RepositoryError> {
+        let sealed = self.read(place)?;
+        self.unseal(place, sealed)
+    }
+
+    /// Takes these packs for damaged: what lies elsewhere as well is read there.
+    pub(crate) fn avoid(&mut self, packs: impl IntoIterator<Item = PackId>) {
+        self.index.avoid(packs);
+        self.by_id = self.index.by_id(&self.refs);
     }
 
     /// The sealed bytes of a blob, for whoever restores. Only blobs of this archive.
@@ -228,20 +267,21 @@ impl ArchiveReader {
         if !self.by_id.contains_key(&place.line.id) {
             return Err(RepositoryError::BlobMissing(place.line.id));
         }
-        self.read(address, &place)
+        self.read(&place)
     }
 
     /// The keys and tables of every segment that the archive needs.
     pub fn segments(&self) -> impl Iterator<Item = Result<OpenedSegment, RepositoryError>> + '_ {
-        self.refs.segments().filter_map(|(segment, _)| {
+        let mut needed: BTreeMap<SegmentId, Vec<u32>> = BTreeMap::new();
+        for address in self.by_id.values() {
+            needed.entry(address.segment).or_default().push(address.ordinal);
+        }
+        needed.into_iter().filter_map(|(segment, mut ordinals)| {
             let (pack, placed) = self.index.segment(&segment)?;
             let lines = self.index.lines(&segment)?;
-            let blobs: Vec<(u32, BlobLine)> = self
-                .refs
-                .ordinals(&segment)
-                .filter_map(|ordinal| lines.get(ordinal as usize).map(|line| (ordinal, *line)))
-                .filter(|(_, line)| !line.absent)
-                .collect();
+            ordinals.sort_unstable();
+            let line = |ordinal: u32| lines.get(ordinal as usize).map(|line| (ordinal, *line));
+            let blobs: Vec<(u32, BlobLine)> = ordinals.into_iter().filter_map(line).collect();
             let first = blobs.first().map(|(_, line)| line.id)?;
             let damaged = |_| RepositoryError::BlobDamaged { id: first, pack: pack.id };
             let key = self.keys.segment_key(&placed.table.header).map_err(damaged);
@@ -256,13 +296,22 @@ impl ArchiveReader {
             .ok_or_else(|| RepositoryError::BlobMissing(of_refs().unwrap_or(BlobId::new([0; 32]))))
     }
 
+    /// Where the blob with this id is read from.
+    pub(crate) fn address(&self, id: &BlobId) -> Option<BlobAddress> {
+        self.by_id.get(id).copied()
+    }
+
     pub(crate) fn index(&self) -> &DomainIndex {
         &self.index
     }
 
-    fn read(&self, address: &BlobAddress, place: &BlobPlace) -> Result<Vec<u8>, RepositoryError> {
+    fn read(&self, place: &BlobPlace) -> Result<Vec<u8>, RepositoryError> {
         match self.read_at(&layout::pack(&place.pack), place) {
-            Err(error) if error.is_not_found() => self.read_moved(address, place, error),
+            Err(error) if error.is_not_found() => self.read_moved(&place.address, place, error),
+            // The pack is too short: what it lacks is lost, not out of reach.
+            Err(StoreError::Failed { source, .. }) if source.kind() == std::io::ErrorKind::UnexpectedEof => {
+                Err(RepositoryError::BlobDamaged { id: place.line.id, pack: place.pack })
+            }
             other => Ok(other?),
         }
     }
@@ -301,13 +350,9 @@ impl ArchiveReader {
     }
 
     /// Opens sealed bytes and proves that they are the blob they should be.
-    pub(crate) fn unseal(
-        &mut self,
-        address: &BlobAddress,
-        place: &BlobPlace,
-        sealed: Vec<u8>,
-    ) -> Result<Vec<u8>, RepositoryError> {
+    pub(crate) fn unseal(&mut self, place: &BlobPlace, sealed: Vec<u8>) -> Result<Vec<u8>, RepositoryError> {
         let damaged = || RepositoryError::BlobDamaged { id: place.line.id, pack: place.pack };
+        let address = place.address;
         let (_, placed) = self.index.segment(&address.segment).ok_or_else(damaged)?;
         let header = &placed.table.header;
         let context = header.context;

@@ -151,7 +151,7 @@ impl Refs {
         Self::decode_payload(intact.ok_or(Malformed::new(WHAT, "both copies are damaged"))?)
     }
 
-    fn decode_payload(payload: &[u8]) -> Result<Self, Malformed> {
+    pub(crate) fn decode_payload(payload: &[u8]) -> Result<Self, Malformed> {
         let mut decoder = Decoder::new(WHAT, payload);
         let domain = DomainId::new(decoder.array()?);
         let mut segments = BTreeMap::new();

@@ -4,7 +4,7 @@
 //! stay true: `config.json` is written last at `init`, so a repository exists whole or not at all; and an
 //! `init` never touches what it finds.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
@@ -19,6 +19,7 @@ use crate::ingest::DomainState;
 use crate::keys::{KeyRing, RecoveryKey, RootKey, SealedKeyRing, Slot, SlotKind, SlotSecret};
 use crate::layout;
 use crate::pack::seal::SealingPublicKey;
+use crate::parity::Strength;
 use crate::prune::KnownNotes;
 use crate::rescue;
 use crate::signed::{MAX_JSON, verify_introduction};
@@ -46,6 +47,8 @@ pub struct Repository {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) config: RepositoryConfig,
     pub(crate) domains: Mutex<HashMap<DomainId, Arc<Mutex<DomainState>>>>,
+    /// What new packs get for the day on which they rot.
+    pub(crate) parity: Option<Strength>,
     /// Held by a commit from resolving its blobs to the rename, and by prune while it takes blobs away.
     pub(crate) commits: Mutex<()>,
     /// Where the chain ends, once the one writer has read it. Held by a commit, and by whoever wants a name.
@@ -135,6 +138,7 @@ impl Repository {
             store,
             config,
             domains: Mutex::default(),
+            parity: None,
             commits: Mutex::new(()),
             chain_end: Mutex::new(None),
             maintenance: Mutex::new(()),
@@ -161,19 +165,29 @@ impl Repository {
     /// Its slots, oldest first. A slot whose two copies are damaged is left out.
     pub fn slots(&self) -> Result<Vec<Slot>, RepositoryError> {
         let mut slots: Vec<Slot> = Vec::new();
-        for listed in self.store.list(Some(&layout::slots()))? {
-            let Some(id) =
-                listed.name.strip_suffix(".1.json").or_else(|| listed.name.strip_suffix(".2.json"))
-            else {
-                continue;
-            };
-            if crate::ids::unhex(id).is_none() || slots.iter().any(|slot| slot.slot == id) {
-                continue;
-            }
-            slots.extend(self.read_twice(&layout::slot(id, 1), &layout::slot(id, 2)).ok());
+        for id in self.slot_ids()? {
+            slots.extend(self.slot_copies(&id).into_iter().next());
         }
         slots.sort_by(|a, b| (a.created_at, &a.slot).cmp(&(b.created_at, &b.slot)));
         Ok(slots)
+    }
+
+    /// The ids of the slots, in whichever copy they are there.
+    pub(crate) fn slot_ids(&self) -> Result<BTreeSet<String>, RepositoryError> {
+        let listed = self.store.list(Some(&layout::slots()))?;
+        let id = |name: &str| {
+            let id = name.strip_suffix(".1.json").or_else(|| name.strip_suffix(".2.json"))?;
+            crate::ids::unhex(id).map(|_| id.to_owned())
+        };
+        Ok(listed.iter().filter_map(|listed| id(&listed.name)).collect())
+    }
+
+    /// The copies of a slot that can be understood; one where they are equal.
+    fn slot_copies(&self, id: &str) -> Vec<Slot> {
+        let copy = |number| self.read_json(&layout::slot(id, number)).ok();
+        let mut copies: Vec<Slot> = [1, 2].into_iter().filter_map(copy).collect();
+        copies.dedup();
+        copies
     }
 
     /// Opens the keyring.
@@ -227,9 +241,12 @@ impl Repository {
         Ok(false)
     }
 
-    fn open_slot(&self, secret: &SlotSecret) -> Result<(RootKey, Slot), RepositoryError> {
+    /// The root key and the slot that the secret opens; of each slot both copies are tried.
+    pub(crate) fn open_slot(&self, secret: &SlotSecret) -> Result<(RootKey, Slot), RepositoryError> {
         let opened = |slot: Slot| slot.unwrap(secret, self.config.id).map(|root| (root, slot));
-        self.slots()?.into_iter().find_map(opened).ok_or(RepositoryError::WrongKey { kind: secret.kind() })
+        let ids = self.slot_ids()?;
+        let mut copies = ids.iter().flat_map(|id| self.slot_copies(id));
+        copies.find_map(opened).ok_or(RepositoryError::WrongKey { kind: secret.kind() })
     }
 
     fn open_keyring(&self, root: &RootKey) -> Result<KeyRing, RepositoryError> {
@@ -242,14 +259,6 @@ impl Repository {
             }
         }
         Err(RepositoryError::KeysDamaged { path: layout::keyring(1) })
-    }
-
-    fn read_twice<T: DeserializeOwned>(
-        &self,
-        first: &ObjectPath,
-        second: &ObjectPath,
-    ) -> Result<T, RepositoryError> {
-        self.read_json(first).or_else(|_| self.read_json(second))
     }
 
     fn read_json<T: DeserializeOwned>(&self, path: &ObjectPath) -> Result<T, RepositoryError> {

@@ -75,6 +75,27 @@ impl Repository {
         Ok(provide(&*self.store, program)?)
     }
 
+    /// True if a file of the folder is not what its list says, or the list itself is gone.
+    pub(crate) fn is_rescue_damaged(&self) -> Result<bool, RepositoryError> {
+        let Some(there) = contents(&*self.store)? else { return Ok(true) };
+        for file in &there.files {
+            let bytes = self.store.read(&layout::rescue(&file.name), file.size)?;
+            if Sha256::of(&bytes) != file.sha256 {
+                return Ok(true);
+            }
+        }
+        let list = serde_json::to_vec_pretty(&there).expect("names and numbers");
+        Ok(self.store.read(&layout::rescue("contents.json"), MAX_JSON)? != list)
+    }
+
+    /// Writes the folder anew, whatever it holds. A program in it is not listed any more until the next
+    /// controller brings one.
+    pub(crate) fn renew_rescue(&self) -> Result<(), RepositoryError> {
+        self.store.delete(&layout::rescue("contents.json"))?;
+        provide(&*self.store, None)?;
+        Ok(())
+    }
+
     /// What lies in the folder; `None` if it was never written whole, or something in it is gone.
     pub fn rescue(&self) -> Result<Option<RescueContents>, RepositoryError> {
         Ok(contents(&*self.store)?)

@@ -6,23 +6,34 @@
 //! | `hashed` | and every pack's SHA-256 |
 //! | `opened` | and every blob opens, decompresses, has its id; every entry is well-formed and every file's content is what its id says |
 //!
+//! What was proven before may be relied on ([`Memory`]): then the report says how much of it is proven now
+//! and how much was proven earlier, and how long ago.
+//!
 //! Must stay true: damage is a finding, not an error, and hides no other damage; an error means that the
-//! verification itself could not be carried out, and then nothing is claimed.
+//! verification itself could not be carried out, and then nothing is claimed. Damage that is made good (by
+//! parity, or by another pack with the same blobs) is told and is no finding.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
 
 mod contents;
+pub mod plan;
+mod proofs;
+mod scrub;
 
 use contents::Contents;
+pub use proofs::{Coverage, Memory, NoWitness, PackProof, Proofs, Witness};
+pub use scrub::Scrubbed;
+pub(crate) use scrub::{READS, each_blob};
 
 use crate::archive::path::EntryPath;
 use crate::backup::manifest::BackupRecord;
 use crate::error::RepositoryError;
 use crate::ids::PackId;
+use crate::index::DomainIndex;
 use crate::index_files::LoadedIndex;
 use crate::ingest::{PackVerdict, lock};
 use crate::keys::KeyRing;
@@ -32,7 +43,7 @@ use crate::progress::{CancelFlag, Progress};
 use crate::read::ArchiveReader;
 use crate::refs::Refs;
 use crate::repo::Repository;
-use crate::store::StoreError;
+use crate::store::ObjectPath;
 
 /// How many bytes of a pack are read at once.
 const WINDOW: u64 = 4 << 20;
@@ -80,6 +91,44 @@ pub struct ArchiveReport {
     pub entries: u64,
     /// What is known now of each pack that was read; none at `listed`.
     pub packs: Vec<PackVerdict>,
+    /// What was made good, a line each.
+    pub mended: Vec<String>,
+    /// How much was proven now, and how much earlier.
+    pub coverage: Coverage,
+    /// What cannot be restored; known only at `opened`.
+    pub lost: Lost,
+}
+
+impl ArchiveReport {
+    fn new(source: &SourceId, findings: Vec<String>) -> Self {
+        Self {
+            source: source.clone(),
+            findings,
+            no_data: None,
+            bytes: 0,
+            entries: 0,
+            packs: Vec::new(),
+            mended: Vec::new(),
+            coverage: Coverage::default(),
+            lost: Lost::default(),
+        }
+    }
+}
+
+/// What of an archive cannot be restored.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// Entries whose content is damaged.
+    pub entries: Vec<EntryPath>,
+    /// How many more there are whose very names are lost.
+    pub unnamed: u64,
+}
+
+impl Lost {
+    /// True if everything can be restored.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.unnamed == 0
+    }
 }
 
 /// What to verify and how.
@@ -97,11 +146,21 @@ pub struct Verification<'a> {
 }
 
 impl Verification<'_> {
-    /// Verifies the archives of `record` that `wanted` picks.
+    /// Verifies the archives of `record` that `wanted` picks, relying on nothing.
     pub fn run(
         &self,
         record: &BackupRecord,
         wanted: impl Fn(&SourceId) -> bool,
+    ) -> Result<VerifyReport, RepositoryError> {
+        self.run_with(record, wanted, &Memory::none())
+    }
+
+    /// The same, relying on what `memory` says was proven before, and telling it what is proven now.
+    pub fn run_with(
+        &self,
+        record: &BackupRecord,
+        wanted: impl Fn(&SourceId) -> bool,
+        memory: &Memory<'_>,
     ) -> Result<VerifyReport, RepositoryError> {
         let of_backup = self.chain_findings(record)?;
         let mut meter = Meter { progress: self.progress, cancel: self.cancel, done: 0, total: 0 };
@@ -112,16 +171,9 @@ impl Verification<'_> {
         }
         let mut archives = Vec::new();
         for source in sources {
-            let mut report = ArchiveReport {
-                source: source.clone(),
-                findings: of_backup.clone(),
-                no_data: None,
-                bytes: 0,
-                entries: 0,
-                packs: Vec::new(),
-            };
+            let mut report = ArchiveReport::new(source, of_backup.clone());
             let before = meter.done;
-            self.archive(record, source, &mut meter, &mut report)?;
+            self.archive(record, source, memory, &mut meter, &mut report)?;
             report.bytes = meter.done - before;
             archives.push(report);
         }
@@ -152,6 +204,7 @@ impl Verification<'_> {
         &self,
         record: &BackupRecord,
         source: &SourceId,
+        memory: &Memory<'_>,
         meter: &mut Meter<'_>,
         report: &mut ArchiveReport,
     ) -> Result<(), RepositoryError> {
@@ -166,73 +219,147 @@ impl Verification<'_> {
             index_findings(self.repository, &refs, &loaded, &mut report.findings)?;
             Ok((refs, loaded.index))
         });
-        let (refs, index) = match opened {
+        let (refs, mut index) = match opened {
             Ok(opened) => opened,
             Err(error) if error.is_damage() => {
                 report.findings.push(full(&error));
+                report.lost.unnamed = line.counts.entries();
                 return Ok(());
             }
             Err(error) => return Err(error),
         };
-        let missing = index.missing(&refs).len();
-        if missing > 0 {
-            report.findings.push(format!("{missing} blobs are in no pack"));
+        let bad = self.needed_packs(&refs, &mut index, memory, meter, report)?;
+        let missing = index.missing(&refs);
+        let in_no_pack = missing.iter().filter(|gone| index.place(gone).is_none()).count();
+        if in_no_pack > 0 {
+            report.findings.push(format!("{in_no_pack} blobs are in no pack"));
         }
-        let mut bad_packs = BTreeSet::new();
-        for (pack, length) in index.packs_of(&refs) {
-            let finding = self.pack(&pack, length, meter)?;
-            if self.depth > Depth::Listed {
-                report.packs.push(PackVerdict { pack, is_sound: finding.is_none() });
-            }
-            if let Some(finding) = finding {
-                report.findings.push(finding);
-                bad_packs.insert(pack);
-            }
-        }
+        // What lies elsewhere as well costs this archive nothing.
+        let needed = index.packs_of(&refs);
+        let (costly, spare): (Vec<_>, Vec<_>) = bad.into_iter().partition(|(id, _)| needed.contains_key(id));
+        report.mended.extend(
+            spare.iter().map(|(_, finding)| format!("{finding}; the same blobs are had from other packs")),
+        );
+        let bad_packs: BTreeSet<PackId> = costly.iter().chain(&spare).map(|(id, _)| *id).collect();
+        report.findings.extend(costly.into_iter().map(|(_, finding)| finding));
         if self.depth < Depth::Opened {
             return Ok(());
         }
         let keys = self.keys.expect("`opened` is asked for with the keys");
-        let reader = ArchiveReader::open(self.repository, keys, record, source)?;
-        let contents = Contents { reader, cancel: self.cancel, bad_packs: &bad_packs, findings: Vec::new() };
-        let (entries, findings) = contents.prove(&refs)?;
-        report.entries = entries;
-        report.findings.extend(findings);
+        let mut reader = ArchiveReader::open(self.repository, keys, record, source)?;
+        reader.avoid(bad_packs.iter().copied());
+        let contents = Contents {
+            reader,
+            cancel: self.cancel,
+            bad_packs: &bad_packs,
+            is_whole: missing.is_empty(),
+            memory,
+            findings: Vec::new(),
+        };
+        let proven = contents.prove(&refs)?;
+        report.entries = proven.entries;
+        report.lost = proven.lost;
+        report.findings.extend(proven.findings);
         Ok(())
     }
 
-    /// Looks at one pack; `Some` is what is wrong with it.
+    /// Looks at every pack that the archive is read from; where one is bad and others hold the same blobs,
+    /// at those too. Returns the bad ones.
+    fn needed_packs(
+        &self,
+        refs: &Refs,
+        index: &mut DomainIndex,
+        memory: &Memory<'_>,
+        meter: &mut Meter<'_>,
+        report: &mut ArchiveReport,
+    ) -> Result<BTreeMap<PackId, String>, RepositoryError> {
+        let (mut seen, mut bad) = (BTreeSet::new(), BTreeMap::new());
+        loop {
+            let mut needed = index.packs_of(refs);
+            needed.retain(|pack, _| seen.insert(*pack));
+            if needed.is_empty() {
+                return Ok(bad);
+            }
+            for (pack, length) in needed {
+                let looked = self.pack(&pack, length, memory, meter)?;
+                if self.depth > Depth::Listed && !looked.relied {
+                    let is_sound = looked.finding.is_none();
+                    report.packs.push(PackVerdict { pack, is_sound });
+                }
+                report.mended.extend(looked.mended);
+                report.coverage.count(memory, self.depth, &pack, length);
+                bad.extend(looked.finding.map(|finding| (pack, finding)));
+            }
+            index.avoid(bad.keys().copied());
+        }
+    }
+
+    /// Looks at one pack, and mends it where that is allowed and possible.
     fn pack(
+        &self,
+        id: &PackId,
+        length: u64,
+        memory: &Memory<'_>,
+        meter: &mut Meter<'_>,
+    ) -> Result<LookedAt, RepositoryError> {
+        let is_relied_on = self.depth > Depth::Listed && memory.is_hashed(id);
+        let mut looked = LookedAt { finding: None, mended: None, relied: is_relied_on };
+        looked.finding = match (self.size_finding(id, length)?, is_relied_on || self.depth == Depth::Listed) {
+            (None, false) => self.hash_finding(id, length, meter)?,
+            (found, _) => {
+                meter.advance(length)?;
+                found
+            }
+        };
+        looked.relied &= looked.finding.is_none();
+        if self.depth == Depth::Listed || looked.relied {
+            return Ok(looked);
+        }
+        match &looked.finding {
+            Some(finding) if memory.may_mend && self.repository.mend(id)? => {
+                looked.mended = Some(format!("{finding}; mended by its parity"));
+                looked.finding = None;
+            }
+            Some(finding) if !memory.may_mend && self.repository.mended(id)?.is_some() => {
+                looked.finding = Some(format!("{finding}; its parity can mend it"));
+            }
+            Some(_) => {}
+            None if memory.may_mend && self.repository.refresh_parity(id)? => {
+                looked.mended = Some(format!("the parity of pack {id} was made anew"));
+            }
+            None => {}
+        }
+        if looked.finding.is_none() {
+            memory.witness.hashed(id);
+        }
+        Ok(looked)
+    }
+
+    /// Where a pack lies. What prune took away since it was looked up is in the trash, and here still.
+    fn place_of(&self, id: &PackId) -> Result<ObjectPath, RepositoryError> {
+        let path = layout::pack(id);
+        match self.repository.store().size(&path) {
+            Err(error) if error.is_not_found() => Ok(self.repository.trashed(id)?.unwrap_or(path)),
+            _ => Ok(path),
+        }
+    }
+
+    fn size_finding(&self, id: &PackId, length: u64) -> Result<Option<String>, RepositoryError> {
+        match self.repository.store().size(&self.place_of(id)?) {
+            Ok(size) if size == length => Ok(None),
+            Ok(size) => Ok(Some(format!("pack {id} is {size} bytes long instead of {length}"))),
+            Err(error) if error.is_not_found() => Ok(Some(format!("pack {id} is missing"))),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn hash_finding(
         &self,
         id: &PackId,
         length: u64,
         meter: &mut Meter<'_>,
     ) -> Result<Option<String>, RepositoryError> {
-        let (mut path, store) = (layout::pack(id), self.repository.store());
-        let mut size = store.size(&path);
-        if size.as_ref().is_err_and(StoreError::is_not_found)
-            && let Some(trashed) = self.repository.trashed(id)?
-        {
-            // Prune took it away since it was looked up; what it holds is here still.
-            size = store.size(&trashed);
-            path = trashed;
-        }
-        match size {
-            Ok(size) if size == length => {}
-            Ok(size) => {
-                meter.advance(length)?;
-                return Ok(Some(format!("pack {id} is {size} bytes long instead of {length}")));
-            }
-            Err(error) if error.is_not_found() => {
-                meter.advance(length)?;
-                return Ok(Some(format!("pack {id} is missing")));
-            }
-            Err(error) => return Err(error.into()),
-        }
-        if self.depth == Depth::Listed {
-            meter.advance(length)?;
-            return Ok(None);
-        }
+        let (path, store) = (self.place_of(id)?, self.repository.store());
         let mut hash = digest::Context::new(&digest::SHA256);
         let mut offset = 0;
         while offset < length {
@@ -247,6 +374,16 @@ impl Verification<'_> {
         let intact = hash.finish().as_ref() == id.as_bytes();
         Ok((!intact).then(|| format!("pack {id} is damaged: its SHA-256 is not its name")))
     }
+}
+
+/// What a look at one pack has shown.
+struct LookedAt {
+    /// What is wrong with it.
+    finding: Option<String>,
+    /// What was wrong with it.
+    mended: Option<String>,
+    /// It was proven earlier and not read now.
+    relied: bool,
 }
 
 struct Meter<'a> {
@@ -280,7 +417,9 @@ fn index_findings(
             .iter()
             .map(|name| format!("index file {name} is damaged; the packs were asked instead")),
     );
-    let by_files_alone = repository.load_index(&refs.domain())?.index.missing(refs).len();
+    let mut by_files = repository.load_index(&refs.domain())?.index;
+    by_files.set_unsound(repository.quarantined()?);
+    let by_files_alone = by_files.missing(refs).len();
     let lost = loaded.index.missing(refs).len();
     if loaded.damaged.is_empty() && by_files_alone > lost {
         findings.push(format!(

@@ -35,6 +35,13 @@ pub(crate) struct Secret {
     pub(crate) recovery_key_file: Option<PathBuf>,
 }
 
+impl Secret {
+    /// True if any of the files was named.
+    pub(crate) fn is_given(&self) -> bool {
+        self.key_file.is_some() || self.passphrase_file.is_some() || self.recovery_key_file.is_some()
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// Make a new repository; shows the recovery key, once
@@ -84,6 +91,12 @@ pub(crate) struct Check {
     /// How deep to look; `opened` needs a key
     #[arg(long, value_enum, default_value_t = Depth::Hashed)]
     pub(crate) depth: Depth,
+    /// Make good what is damaged as far as possible, all of the repository; with a key more is possible
+    #[arg(long, conflicts_with = "timestamp")]
+    pub(crate) repair: bool,
+    /// Only show what `--repair` would do
+    #[arg(long, requires = "repair")]
+    pub(crate) plan: bool,
     #[command(flatten)]
     pub(crate) output: Output,
 }

@@ -5,6 +5,7 @@
 
 mod check;
 mod export;
+mod held;
 mod init;
 mod key;
 mod list;

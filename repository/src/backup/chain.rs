@@ -187,7 +187,8 @@ impl Repository {
         now: Timestamp,
     ) -> Result<ChainEnd, RepositoryError> {
         let (sequence, name) = (record.sequence, record.name.clone());
-        let line = ChainLine { sequence, name, backup: digest, previous: end.head, at: now };
+        let line =
+            ChainLine { sequence, name, backup: digest, previous: end.head, at: now, stands_for: None };
         let file = keys.signing().sign(&line);
         match self.store.create(&layout::chain_line(sequence), file.bytes()) {
             Err(StoreError::AlreadyExists { .. }) => return Ok(self.completed(keys, now)?.1),
@@ -235,7 +236,14 @@ impl Repository {
                 continue;
             }
             let (sequence, previous) = (record.sequence, record.previous);
-            let line = ChainLine { sequence, name: record.name, backup: digest, previous, at: now };
+            let line = ChainLine {
+                sequence,
+                name: record.name,
+                backup: digest,
+                previous,
+                at: now,
+                stands_for: None,
+            };
             let file = keys.signing().sign(&line);
             self.store.create(&layout::chain_line(sequence), file.bytes())?;
             chain.add(sequence, file.digest(), Ok(line));
@@ -266,7 +274,10 @@ impl Repository {
     fn read_line(&self, chain: &mut Chain, sequence: u64) -> Result<(), StoreError> {
         let file = self.store.read(&layout::chain_line(sequence), MAX_JSON)?;
         let line = self.config.signing_key.verify::<ChainLine>(&file);
-        chain.add(sequence, Sha256::of(&file), line.map_err(|error| error.to_string()));
+        // The line after it names the one that was lost.
+        let stands_for = line.as_ref().ok().and_then(|line| line.stands_for);
+        let digest = stands_for.unwrap_or(Sha256::of(&file));
+        chain.add(sequence, digest, line.map_err(|error| error.to_string()));
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use crate::signed::{MAX_JSON, Sha256};
 use crate::store::{ABANDONED, ListedKind};
 
 /// The longest refs file, in bytes.
-const MAX_REFS: u64 = 256 << 20;
+pub(crate) const MAX_REFS: u64 = 256 << 20;
 
 /// Everything with a timestamp in a repository's root.
 #[derive(Debug, Default)]

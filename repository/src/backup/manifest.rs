@@ -179,6 +179,9 @@ pub struct ChainLine {
     pub previous: Option<Sha256>,
     /// When the line was written.
     pub at: Timestamp,
+    /// SHA-256 of the line that was lost and that this one was written for; none if it is the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stands_for: Option<Sha256>,
 }
 
 /// `repository/config.json`.

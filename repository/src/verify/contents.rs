@@ -5,14 +5,15 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use super::{full, lost_line};
+use super::{Lost, Memory, full, lost_line};
 use crate::archive::entry::{Entry, EntryKind, Extent, FileContent, Pieces};
 use crate::archive::page::PageTable;
 use crate::archive::path::EntryPath;
 use crate::backup::manifest::Counts;
 use crate::content::ContentHasher;
 use crate::error::RepositoryError;
-use crate::ids::{BlobId, PackId};
+use crate::ids::{BlobId, PackId, SegmentId};
+use crate::index::BlobPlace;
 use crate::progress::CancelFlag;
 use crate::read::ArchiveReader;
 use crate::refs::{BlobAddress, Refs};
@@ -23,6 +24,16 @@ pub(super) struct Contents<'a> {
     pub(super) cancel: &'a CancelFlag,
     /// Packs that are told already: what does not open in them needs no line of its own.
     pub(super) bad_packs: &'a BTreeSet<PackId>,
+    /// No blob is known to be damaged or gone.
+    pub(super) is_whole: bool,
+    pub(super) memory: &'a Memory<'a>,
+    pub(super) findings: Vec<String>,
+}
+
+/// What the look at an archive's contents has shown.
+pub(super) struct Proven {
+    pub(super) entries: u64,
+    pub(super) lost: Lost,
     pub(super) findings: Vec<String>,
 }
 
@@ -30,7 +41,7 @@ pub(super) struct Contents<'a> {
 #[derive(Default)]
 struct Walk {
     counts: Counts,
-    lost: Vec<EntryPath>,
+    lost: Lost,
     last: Option<EntryPath>,
     /// A page could not be read, so the counts are not the archive's.
     has_gaps: bool,
@@ -39,36 +50,38 @@ struct Walk {
 
 impl Contents<'_> {
     /// How many entries were read, and everything that is wrong.
-    pub(super) fn prove(mut self, refs: &Refs) -> Result<(u64, Vec<String>), RepositoryError> {
+    pub(super) fn prove(mut self, refs: &Refs) -> Result<Proven, RepositoryError> {
         let mut walk = Walk::default();
+        let told = self.reader.manifest().counts;
         match self.reader.page_table() {
             Ok(table) => self.pages(&table, &mut walk)?,
-            Err(error) if error.is_damage() => {
+            Err(error) if self.is_loss(&error) => {
                 walk.has_gaps = true;
+                walk.lost.unnamed = told.entries();
                 self.findings.push("no entry can be listed: the page table is damaged".to_owned());
             }
             Err(error) => return Err(error),
         }
-        if !walk.lost.is_empty() {
-            self.findings.push(lost_line(&walk.lost));
+        if !walk.lost.entries.is_empty() {
+            self.findings.push(lost_line(&walk.lost.entries));
         }
-        let told = self.reader.manifest().counts;
         if !walk.has_gaps && (walk.counts.entries(), walk.counts.bytes) != (told.entries(), told.bytes) {
             self.findings.push("the entries are not those that the manifest counts".to_owned());
         }
         self.all_blobs(refs, &walk.opened)?;
-        Ok((walk.counts.entries(), self.findings))
+        Ok(Proven { entries: walk.counts.entries(), lost: walk.lost, findings: self.findings })
     }
 
     fn pages(&mut self, table: &PageTable, walk: &mut Walk) -> Result<(), RepositoryError> {
         for (at, line) in table.pages.iter().enumerate() {
             let entries = match self.reader.page(&line.id) {
                 Ok(entries) => entries,
-                Err(error) if error.is_damage() => {
+                Err(error) if self.is_loss(&error) => {
                     let end =
                         table.pages.get(at + 1).map_or("the end".to_owned(), |next| next.first.to_string());
                     let from = format!("{} entries from {} to {end}", line.entries, line.first);
                     self.findings.push(format!("{from} cannot be listed"));
+                    walk.lost.unnamed += line.entries;
                     walk.has_gaps = true;
                     continue;
                 }
@@ -81,16 +94,85 @@ impl Contents<'_> {
                 self.findings.push(format!("the page that begins with {} is not in its place", line.first));
                 walk.has_gaps = true;
             }
-            for entry in &entries {
-                self.go_on()?;
-                count(&mut walk.counts, entry);
-                if !self.is_restorable(entry, walk)? {
-                    walk.lost.push(entry.path.clone());
+            entries.iter().for_each(|entry| count(&mut walk.counts, entry));
+            let lost_before = walk.lost.entries.len();
+            match self.memory.page(&line.id) {
+                Some(at) => self.page_again(&entries, at >= self.memory.since, walk)?,
+                None => {
+                    self.page_anew(&entries, walk)?;
+                    if walk.lost.entries.len() == lost_before {
+                        self.memory.witness.page(&line.id);
+                    }
                 }
             }
             walk.last = entries.last().map(|entry| entry.path.clone()).or_else(|| walk.last.take());
         }
         Ok(())
+    }
+
+    fn page_anew(&mut self, entries: &[Entry], walk: &mut Walk) -> Result<(), RepositoryError> {
+        for entry in entries {
+            self.go_on()?;
+            if !self.is_restorable(entry, walk)? {
+                walk.lost.entries.push(entry.path.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// A page whose entries were proven before: they are what they were unless a blob of theirs is damaged
+    /// or gone. Whether the blobs open is looked at pack by pack.
+    fn page_again(
+        &mut self,
+        entries: &[Entry],
+        in_this_run: bool,
+        walk: &mut Walk,
+    ) -> Result<(), RepositoryError> {
+        for entry in entries {
+            self.go_on()?;
+            let EntryKind::File(content) = &entry.kind else { continue };
+            if self.is_in_doubt(content, in_this_run, walk)? && !self.is_restorable(entry, walk)? {
+                walk.lost.entries.push(entry.path.clone());
+            }
+        }
+        Ok(())
+    }
+
+    fn is_in_doubt(
+        &mut self,
+        content: &FileContent,
+        in_this_run: bool,
+        walk: &mut Walk,
+    ) -> Result<bool, RepositoryError> {
+        let lists = if let Pieces::Listed(lists) = &content.pieces { lists.clone() } else { Vec::new() };
+        if lists.iter().any(|list| !self.is_sound(list)) {
+            return Ok(true);
+        }
+        if self.is_whole && !in_this_run {
+            return Ok(false);
+        }
+        let pieces = match self.reader.pieces(&content.pieces) {
+            Err(error) if self.is_loss(&error) => return Ok(true),
+            other => other?,
+        };
+        let is_in_doubt = pieces.iter().any(|piece| !self.is_sound(&piece.blob));
+        if in_this_run && !is_in_doubt {
+            walk.opened.extend(lists);
+            walk.opened.extend(pieces.iter().map(|piece| piece.blob));
+        }
+        Ok(is_in_doubt)
+    }
+
+    /// True if the blob lies in a pack that nothing is known against.
+    fn is_sound(&self, blob: &BlobId) -> bool {
+        let place = self.reader.address(blob).and_then(|address| self.reader.index().place(&address));
+        place.is_some_and(|place| !self.bad_packs.contains(&place.pack))
+    }
+
+    /// True if bytes are wrong or gone, and not just out of reach. Where the disk does not give the bytes of
+    /// a pack, that was told of the pack.
+    fn is_loss(&self, error: &RepositoryError) -> bool {
+        error.is_damage() || (matches!(error, RepositoryError::Store(_)) && !self.bad_packs.is_empty())
     }
 
     fn go_on(&self) -> Result<(), RepositoryError> {
@@ -108,9 +190,7 @@ impl Contents<'_> {
             _ => Ok(true),
         };
         match result {
-            Err(error) if error.is_damage() => Ok(false),
-            // The disk does not give a pack's bytes: that was told of the pack.
-            Err(RepositoryError::Store(_)) if !self.bad_packs.is_empty() => Ok(false),
+            Err(error) if self.is_loss(&error) => Ok(false),
             other => other,
         }
     }
@@ -143,25 +223,79 @@ impl Contents<'_> {
     }
 
     /// Opens whatever the entries did not lead to: the problems list, and blobs of entries that are lost.
+    /// A pack whose every blob has been opened then is proven.
     fn all_blobs(&mut self, refs: &Refs, opened: &HashSet<BlobId>) -> Result<(), RepositoryError> {
+        let mut packs: BTreeSet<PackId> = self.reader.index().packs_of(refs).into_keys().collect();
+        packs.retain(|pack| !self.memory.is_opened(pack) && !self.bad_packs.contains(pack));
         for (segment, _) in refs.segments() {
             for ordinal in refs.ordinals(&segment) {
                 self.go_on()?;
                 let address = BlobAddress { segment, ordinal };
                 let Some(place) = self.reader.index().place(&address) else { continue };
-                if opened.contains(&place.line.id) {
+                if self.is_opened(&place, opened) || self.memory.is_opened(&place.pack) {
                     continue;
                 }
-                let sealed = self.reader.sealed(&address);
-                match sealed.and_then(|sealed| self.reader.unseal(&address, &place, sealed)) {
+                match self.reader.open_at(&place) {
                     Ok(_) => {}
                     Err(_) if self.bad_packs.contains(&place.pack) => {}
-                    Err(error) if error.is_damage() => self.findings.push(full(&error)),
+                    Err(error) if self.is_loss(&error) => {
+                        packs.remove(&place.pack);
+                        self.findings.push(full(&error));
+                    }
                     Err(error) => return Err(error),
                 }
             }
         }
+        for pack in packs {
+            if self.is_pack_proven(&pack, refs, opened)? {
+                self.memory.witness.opened(&pack);
+            }
+        }
         Ok(())
+    }
+
+    fn is_opened(&self, place: &BlobPlace, opened: &HashSet<BlobId>) -> bool {
+        opened.contains(&place.line.id) && self.reader.address(&place.line.id) == Some(place.address)
+    }
+
+    /// Opens the blobs of a pack that this archive does not need: they belong to others, which need not
+    /// read the pack again then.
+    fn is_pack_proven(
+        &mut self,
+        pack: &PackId,
+        refs: &Refs,
+        opened: &HashSet<BlobId>,
+    ) -> Result<bool, RepositoryError> {
+        let segments: Vec<SegmentId> = self
+            .reader
+            .index()
+            .packs()
+            .iter()
+            .filter(|known| known.id == *pack)
+            .flat_map(|known| known.segments.iter().map(|placed| placed.table.header.context.segment))
+            .collect();
+        for segment in segments {
+            let needed: HashSet<u32> = refs.ordinals(&segment).collect();
+            let known = self.reader.index().segment(&segment);
+            let Some((_, placed)) = known.filter(|(known, _)| known.id == *pack) else {
+                // Another pack holds the segment too, and that one was read.
+                return Ok(false);
+            };
+            let lines = (0..).zip(&placed.table.lines).filter(|(_, line)| !line.absent);
+            let spare: Vec<u32> =
+                lines.map(|(ordinal, _)| ordinal).filter(|ordinal| !needed.contains(ordinal)).collect();
+            for ordinal in spare {
+                self.go_on()?;
+                let place = self.reader.index().place(&BlobAddress { segment, ordinal });
+                let Some(place) = place.filter(|place| !self.is_opened(place, opened)) else { continue };
+                match self.reader.open_at(&place) {
+                    Ok(_) => {}
+                    Err(error) if self.is_loss(&error) => return Ok(false),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(true)
     }
 }
 

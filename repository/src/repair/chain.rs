@@ -1,0 +1,91 @@
+//! The chain: lost and damaged lines, from the backups that they are of.
+//!
+//! Must stay true: a line that is written anew says so, when, and for which SHA-256 it stands; nothing is
+//! said of a backup but what its own signed record says.
+
+use std::collections::BTreeMap;
+
+use super::bytes::with_one_byte_right;
+use super::{Repair, Repaired};
+use crate::backup::manifest::{BackupRecord, ChainLine};
+use crate::error::RepositoryError;
+use crate::ingest::lock;
+use crate::layout;
+use crate::names::BackupName;
+use crate::signed::{MAX_JSON, Sha256};
+use crate::store::ListedKind;
+
+/// By sequence: each line's bytes, and what it says if it is sound.
+type Lines = BTreeMap<u64, (Vec<u8>, Option<ChainLine>)>;
+
+impl Repair<'_> {
+    pub(super) fn chain(&self, repaired: &mut Repaired) -> Result<(), RepositoryError> {
+        let records = self.sound_records()?;
+        let mut lines = self.lines()?;
+        let highest = lines.keys().chain(records.keys()).max().copied().unwrap_or(0);
+        // From the newest back: each line says what the one before it was.
+        for sequence in (1..=highest).rev() {
+            let found = lines.get(&sequence);
+            if found.is_some_and(|(_, line)| line.is_some()) {
+                continue;
+            }
+            let after = sequence + 1;
+            let told = lines.get(&after).and_then(|(_, line)| line.as_ref()).map(|line| line.previous);
+            let told = told.or_else(|| records.get(&after).map(|(record, _)| record.previous)).flatten();
+            let path = layout::chain_line(sequence);
+            let mended = told.and_then(|sum| with_one_byte_right(&found?.0, sum));
+            if let Some(file) = mended {
+                self.put(&path, &file)?;
+                repaired.mended.push(format!("line {sequence} of the chain: one byte was wrong"));
+                let line = self.repository.config.signing_key.verify(&file).ok();
+                lines.insert(sequence, (file, line));
+                continue;
+            }
+            let (Some(keys), Some((record, backup))) = (self.keys, records.get(&sequence)) else { continue };
+            let line = ChainLine {
+                sequence,
+                name: record.name.clone(),
+                backup: *backup,
+                previous: record.previous,
+                at: self.now,
+                stands_for: told,
+            };
+            let file = keys.signing().sign(&line);
+            self.put(&path, file.bytes())?;
+            repaired.mended.push(format!("line {sequence} of the chain was written anew from its backup"));
+            lines.insert(sequence, (file.bytes().to_vec(), Some(line)));
+        }
+        *lock(&self.repository.chain_end) = None;
+        Ok(())
+    }
+
+    fn lines(&self) -> Result<Lines, RepositoryError> {
+        let mut lines = Lines::new();
+        for listed in self.repository.store.list(Some(&layout::chain()))? {
+            let Some((sequence, path)) = layout::chain_line_named(&listed.name) else { continue };
+            let file = self.read(&path, MAX_JSON)?.unwrap_or_default();
+            let line = self.repository.config.signing_key.verify::<ChainLine>(&file).ok();
+            lines.insert(sequence, (file, line.filter(|line| line.sequence == sequence)));
+        }
+        Ok(lines)
+    }
+
+    fn sound_records(&self) -> Result<BTreeMap<u64, (BackupRecord, Sha256)>, RepositoryError> {
+        let mut records = BTreeMap::new();
+        for name in self.backup_names()? {
+            match self.repository.backup_with_digest(&name) {
+                Ok((record, digest)) => records.insert(record.sequence, (record, digest)),
+                Err(error) if error.is_damage() || error.is_foreign() => continue,
+                Err(error) => return Err(error),
+            };
+        }
+        Ok(records)
+    }
+
+    /// Every folder with the name of a backup.
+    pub(super) fn backup_names(&self) -> Result<Vec<BackupName>, RepositoryError> {
+        let listed = self.repository.store.list(None)?;
+        let folders = listed.iter().filter(|listed| listed.kind == ListedKind::Folder);
+        Ok(folders.filter_map(|listed| listed.name.parse().ok()).collect())
+    }
+}

@@ -1,0 +1,106 @@
+//! Packs by themselves, whatever they are needed for: how older backups stay proven between the days on
+//! which somebody verifies them.
+
+use std::collections::BTreeSet;
+
+use super::{Depth, Memory, Meter, Verification};
+use crate::content::IdKey;
+use crate::error::RepositoryError;
+use crate::ids::{DomainId, PackId};
+use crate::index::IndexedPack;
+use crate::ingest::PackVerdict;
+use crate::keys::KeyRing;
+use crate::layout;
+use crate::pack::seal::BlobCipher;
+use crate::read::open_blob;
+use crate::store::Store;
+
+/// A read that fails once may have met a hiccup on the way; one that fails so often is the storage's answer.
+pub(crate) const READS: usize = 3;
+
+/// What was found in packs.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Scrubbed {
+    /// What is wrong, a line each.
+    pub findings: Vec<String>,
+    /// What was made good, a line each.
+    pub mended: Vec<String>,
+    /// What is known now of each pack.
+    pub packs: Vec<PackVerdict>,
+    /// Bytes that were read.
+    pub bytes: u64,
+}
+
+impl Verification<'_> {
+    /// Proves packs of a domain to the depth, whichever backups need them.
+    pub fn scrub(
+        &self,
+        domain: &DomainId,
+        packs: &BTreeSet<PackId>,
+        memory: &Memory<'_>,
+    ) -> Result<Scrubbed, RepositoryError> {
+        let index = self.repository.load_index(domain)?.index;
+        let mut wanted: Vec<&IndexedPack> =
+            index.packs().iter().filter(|pack| packs.contains(&pack.id)).collect();
+        wanted.sort_by_key(|pack| pack.id);
+        wanted.dedup_by_key(|pack| pack.id);
+        let total = wanted.iter().map(|pack| pack.length).sum();
+        let mut meter = Meter { progress: self.progress, cancel: self.cancel, done: 0, total };
+        let mut scrubbed = Scrubbed::default();
+        for pack in wanted {
+            let looked = self.pack(&pack.id, pack.length, memory, &mut meter)?;
+            let mut finding = looked.finding;
+            if self.depth == Depth::Opened && finding.is_none() {
+                let keys = self.keys.expect("`opened` is asked for with the keys");
+                finding = self.unopened(keys, pack)?;
+                if finding.is_none() {
+                    memory.witness.opened(&pack.id);
+                }
+            }
+            scrubbed.packs.push(PackVerdict { pack: pack.id, is_sound: finding.is_none() });
+            scrubbed.mended.extend(looked.mended);
+            scrubbed.findings.extend(finding);
+        }
+        scrubbed.bytes = meter.done;
+        Ok(scrubbed)
+    }
+
+    fn unopened(&self, keys: &KeyRing, pack: &IndexedPack) -> Result<Option<String>, RepositoryError> {
+        let mut damaged = 0;
+        each_blob(&**self.repository.store(), keys, pack, |_, _, opened| {
+            damaged += usize::from(opened.is_none());
+            if self.cancel.is_cancelled() { Err(RepositoryError::Cancelled) } else { Ok(()) }
+        })?;
+        Ok((damaged > 0).then(|| format!("{damaged} blobs of pack {} do not open", pack.id)))
+    }
+}
+
+/// Gives `visit` each blob that the pack should hold, by its segment's place and its ordinal: its sealed
+/// bytes if it opens and is what its id says, else nothing.
+pub(crate) fn each_blob(
+    store: &dyn Store,
+    keys: &KeyRing,
+    pack: &IndexedPack,
+    mut visit: impl FnMut(usize, u32, Option<Vec<u8>>) -> Result<(), RepositoryError>,
+) -> Result<(), RepositoryError> {
+    let path = layout::pack(&pack.id);
+    for (nth, placed) in pack.segments.iter().enumerate() {
+        let table = &placed.table;
+        let cipher = keys.segment_key(&table.header).ok().map(|key| BlobCipher::new(&key));
+        let id_key: IdKey = keys.domain_keys_by_id(table.header.context.domain).id_key;
+        let mut offset = placed.body_offset();
+        for (ordinal, line) in (0..).zip(&table.lines).filter(|(_, line)| !line.absent) {
+            let length = u64::from(line.stored_length);
+            let read = (0..READS).find_map(|_| store.read_range(&path, offset, length).ok());
+            offset += length;
+            let sound = read.filter(|sealed| {
+                cipher.as_ref().is_some_and(|cipher| {
+                    let context = &table.header.context;
+                    open_blob(context, cipher, ordinal, line, sealed.clone(), &id_key).is_ok()
+                })
+            });
+            visit(nth, ordinal, sound)?;
+        }
+    }
+    Ok(())
+}
