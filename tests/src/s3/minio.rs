@@ -83,13 +83,20 @@ impl Minio {
     /// Makes a bucket.
     pub fn make_bucket(&self, name: &str) {
         let address = format!("{}/{name}", self.address());
-        let status = Command::new("curl")
-            .args(["-skf", "-o", "/dev/null", "-X", "PUT", &address])
-            .args(["--aws-sigv4", &format!("aws:amz:{REGION}:s3"), "--user", &format!("{KEY_ID}:{SECRET}")])
-            .args(["-H", "x-amz-content-sha256: UNSIGNED-PAYLOAD"])
-            .status()
-            .expect("curl runs");
-        assert!(status.success(), "the bucket {name} was not made");
+        // It answers that it lives before it can do this.
+        wait_for("MinIO to make a bucket", 60, || {
+            let status = Command::new("curl")
+                .args(["-skf", "-o", "/dev/null", "-X", "PUT", &address])
+                .args([
+                    "--aws-sigv4",
+                    &format!("aws:amz:{REGION}:s3"),
+                    "--user",
+                    &format!("{KEY_ID}:{SECRET}"),
+                ])
+                .args(["-H", "x-amz-content-sha256: UNSIGNED-PAYLOAD"])
+                .status();
+            status.expect("curl runs").success().then_some(())
+        });
     }
 }
 

@@ -14,7 +14,7 @@ use object_store::{
 use super::failure::{Outcome, failure, outcome, status};
 use super::runtime::wait;
 use super::{S3Store, StoreError};
-use crate::store::ObjectPath;
+use crate::store::{ObjectPath, Store};
 use crate::{ids, random};
 
 /// The header that tells one write of a name from another: `x-amz-meta-neurashield-write`.
@@ -133,31 +133,33 @@ impl S3Store {
             return Ok(known);
         }
         let path = ObjectPath::new(format!(".neurashield-condition-{}", fresh_mark()));
-        let tried = self.try_conditions(&path);
-        let kept = match tried {
-            Ok(kept) => kept,
-            Err(error) => return Err(failure("write", &path, &error)),
-        };
-        let (client, key) = (self.clients.small.clone(), self.key(&path));
-        wait(async move { client.delete(&key).await }).map_err(|error| failure("delete", &path, &error))?;
+        let kept = self.try_conditions(&path)?;
+        self.delete(&path)?;
         *known = Some(kept);
         Ok(kept)
     }
 
-    fn try_conditions(&self, path: &ObjectPath) -> Result<bool, Error> {
-        // A lost answer makes the first one look refused, and the second one is refused all the same.
-        match self.put_marked(path, PutPayload::from_static(b"1"), PutMode::Create, "first") {
-            Err(error) if status(&error) == Some(501) => {
-                self.put_marked(path, PutPayload::from_static(b"1"), PutMode::Overwrite, "first")?;
+    fn try_conditions(&self, path: &ObjectPath) -> Result<bool, StoreError> {
+        self.replace(path, b"first")?;
+        let mark = fresh_mark();
+        let mut last = None;
+        for _ in 0..TRIES {
+            let second = PutPayload::from_static(b"second");
+            let error = match self.put_marked(path, second, PutMode::Create, &mark) {
+                Ok(()) => return Ok(false),
+                Err(error) if status(&error) == Some(501) => return Ok(false),
+                Err(error) if outcome(&error) == Outcome::Taken => return Ok(true),
+                Err(error) if outcome(&error) == Outcome::Refused => {
+                    return Err(failure("write", path, &error));
+                }
+                Err(error) => error,
+            };
+            if self.own(path, &mark)? {
                 return Ok(false);
             }
-            Err(error) if outcome(&error) == Outcome::Refused => return Err(error),
-            _ => {}
+            last = Some(error);
         }
-        match self.put_marked(path, PutPayload::from_static(b"2"), PutMode::Create, "second") {
-            Ok(()) => Ok(false),
-            Err(error) if outcome(&error) == Outcome::Taken => Ok(true),
-            Err(error) => Err(error),
-        }
+        let error = last.expect("a try that did not return has failed");
+        Err(failure("write", path, &error))
     }
 }
