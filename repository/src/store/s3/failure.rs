@@ -112,7 +112,8 @@ fn causes(error: &Error) -> impl Iterator<Item = &(dyn std::error::Error + 'stat
     })
 }
 
-fn transport(error: &Error) -> Option<HttpErrorKind> {
+/// How the connection failed, if that is what did.
+pub(super) fn transport(error: &Error) -> Option<HttpErrorKind> {
     causes(error).find_map(|cause| cause.downcast_ref::<HttpError>()).map(HttpError::kind)
 }
 

@@ -26,13 +26,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 use object_store::aws::AmazonS3;
+use object_store::client::HttpErrorKind;
 use object_store::path::Path;
 use object_store::{Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt};
 use tokio::task::JoinSet;
 use tokio_stream::StreamExt;
 
 use self::config::Clients;
-use self::failure::{Outcome, failure, outcome};
+use self::failure::{Outcome, failure, outcome, transport};
 use self::runtime::wait;
 use super::location::Bucket;
 use super::{Listed, ListedKind, ObjectPath, Store, StoreError, Upload};
@@ -41,6 +42,9 @@ pub use config::{ConnectError, Credentials, Patience, S3Options};
 
 /// So many requests of one call are under way at once.
 const AT_ONCE: usize = 16;
+
+/// A request whose fate is unclear is made so often, beside the tries of the library.
+const TRIES: usize = 3;
 
 /// Beyond this a request gets the longer patience.
 const LARGE: u64 = 256 << 10;
@@ -89,6 +93,25 @@ impl S3Store {
     /// The client for a request that moves so many bytes.
     fn client(&self, bytes: u64) -> AmazonS3 {
         if bytes > LARGE { self.clients.large.clone() } else { self.clients.small.clone() }
+    }
+
+    /// Makes a request that may be repeated, again where its answer broke off: the library tries again what
+    /// fails in other ways.
+    fn repeated<T, F>(&self, request: impl Fn() -> F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        let broke_off = |error: &Error| {
+            !matches!(transport(error), None | Some(HttpErrorKind::Connect | HttpErrorKind::Timeout))
+        };
+        for _ in 1..TRIES {
+            match wait(request()) {
+                Err(error) if broke_off(&error) => {}
+                answer => return answer,
+            }
+        }
+        wait(request())
     }
 
     /// Reads up to `limit` bytes of `range`, or of all of it, with the object's whole size.
@@ -232,9 +255,11 @@ impl Store for S3Store {
     }
 
     fn list(&self, folder: Option<&ObjectPath>) -> Result<Vec<Listed>, StoreError> {
-        let (client, key) = (self.clients.small.clone(), self.folder_key(folder));
-        let prefix = key.clone();
-        let listed = wait(async move { client.list_with_delimiter(Some(&prefix)).await });
+        let key = self.folder_key(folder);
+        let listed = self.repeated(|| {
+            let (client, key) = (self.clients.small.clone(), key.clone());
+            async move { client.list_with_delimiter(Some(&key)).await }
+        });
         let listed = listed.map_err(|error| failure("list", folder.unwrap_or(&the_root()), &error))?;
         let name = |path: &Path| Some(path.prefix_match(&key)?.next()?.as_ref().to_owned());
         let objects = listed.objects.iter().filter_map(|object| {
@@ -250,19 +275,22 @@ impl Store for S3Store {
     }
 
     fn list_all(&self, folder: &ObjectPath) -> Result<Vec<(String, u64)>, StoreError> {
-        let (client, key) = (self.clients.small.clone(), self.key(folder));
-        let mut names = wait(async move {
-            let (mut names, mut listed) = (Vec::new(), client.list(Some(&key)));
-            while let Some(object) = listed.next().await {
-                let object = object?;
-                let Some(parts) = object.location.prefix_match(&key) else { continue };
-                let parts: Vec<_> = parts.collect();
-                let parts: Vec<&str> = parts.iter().map(AsRef::as_ref).collect();
-                names.push((parts.join("/"), object.size));
+        let key = self.key(folder);
+        let names = self.repeated(|| {
+            let (client, key) = (self.clients.small.clone(), key.clone());
+            async move {
+                let (mut names, mut listed) = (Vec::new(), client.list(Some(&key)));
+                while let Some(object) = listed.next().await {
+                    let object = object?;
+                    let Some(parts) = object.location.prefix_match(&key) else { continue };
+                    let parts: Vec<_> = parts.collect();
+                    let parts: Vec<&str> = parts.iter().map(AsRef::as_ref).collect();
+                    names.push((parts.join("/"), object.size));
+                }
+                Ok(names)
             }
-            Ok(names)
-        })
-        .map_err(|error: Error| failure("list", folder, &error))?;
+        });
+        let mut names = names.map_err(|error: Error| failure("list", folder, &error))?;
         names.sort();
         Ok(names)
     }

@@ -13,15 +13,12 @@ use object_store::{
 
 use super::failure::{Outcome, failure, outcome, status};
 use super::runtime::wait;
-use super::{S3Store, StoreError};
+use super::{S3Store, StoreError, TRIES};
 use crate::store::{ObjectPath, Store};
 use crate::{ids, random};
 
 /// The header that tells one write of a name from another: `x-amz-meta-neurashield-write`.
 const MARK: &str = "neurashield-write";
-
-/// A write whose fate is unclear is looked at and tried again so often, beside the tries of each request.
-const TRIES: usize = 3;
 
 /// What is known of an object without reading it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,8 +113,11 @@ impl S3Store {
 
     /// A copy made by the server.
     pub(super) fn copy(&self, from: &ObjectPath, to: &ObjectPath) -> Result<(), StoreError> {
-        let (client, source, target) = (self.clients.large.clone(), self.key(from), self.key(to));
-        let copied = wait(async move { client.copy(&source, &target).await });
+        let (source, target) = (self.key(from), self.key(to));
+        let copied = self.repeated(|| {
+            let (client, source, target) = (self.clients.large.clone(), source.clone(), target.clone());
+            async move { client.copy(&source, &target).await }
+        });
         copied.map_err(|error| failure("copy", from, &error))
     }
 

@@ -71,9 +71,12 @@ impl S3Upload {
 
     fn begin_parts(&self) -> Result<InParts, StoreError> {
         let staged = uploads().join(fresh_mark());
-        let (client, key) = (self.store.clients.small.clone(), self.store.key(&staged));
-        let id = wait(async move { client.create_multipart(&key).await })
-            .map_err(|error| failure("write", &staged, &error))?;
+        let key = self.store.key(&staged);
+        let begun = self.store.repeated(|| {
+            let (client, key) = (self.store.clients.small.clone(), key.clone());
+            async move { client.create_multipart(&key).await }
+        });
+        let id = begun.map_err(|error| failure("write", &staged, &error))?;
         let note = serde_json::to_vec(&Note { upload: id.clone() }).expect("a note has a JSON form");
         self.store.replace(&note_of(&staged), &note)?;
         Ok(InParts { staged, id, parts: Vec::new(), length: 0 })
