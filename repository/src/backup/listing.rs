@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use super::manifest::{ArchiveManifest, BackupRecord};
+use super::wishes::Pins;
 use crate::error::RepositoryError;
 use crate::layout;
 use crate::names::{BackupName, SourceId};
@@ -71,7 +72,27 @@ impl Repository {
         listing.legacy.retain(|legacy| !retired.contains(&legacy.name));
         listing.damaged.retain(|(name, _)| !retired.contains(name));
         listing.lost.retain(|name| !retired.contains(name));
+        if self.store.lists_may_lag() {
+            self.ask_for_lost(&mut listing, &pins)?;
+        }
         Ok(listing)
+    }
+
+    /// A list may lag: a backup that has a line in the chain and was not listed is asked for by its name.
+    fn ask_for_lost(&self, listing: &mut Listing, pins: &Pins) -> Result<(), RepositoryError> {
+        for name in std::mem::take(&mut listing.lost) {
+            match self.backup(&name) {
+                Ok(mut record) => {
+                    record.pin = pins.of(&record);
+                    listing.backups.push(record);
+                }
+                Err(error) if error.is_foreign() => listing.lost.push(name),
+                Err(error) if error.is_damage() => listing.damaged.push((name, error)),
+                Err(error) => return Err(error),
+            }
+        }
+        listing.backups.sort_by_key(|record| std::cmp::Reverse(record.sequence));
+        Ok(())
     }
 
     /// The names of all folders in the root that can be a backup's; one listing, and nothing is read.
