@@ -4,6 +4,7 @@
 
 mod alerts;
 mod object_storage;
+mod parity;
 mod quotas;
 mod schedules;
 
@@ -18,6 +19,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 pub use alerts::{Alerts, Channel, Email, Event, Ping, Route, Sink, Webhook};
 pub use object_storage::{ObjectStorage, ObjectStorageError};
+pub use parity::Parity;
 pub use quotas::Quota;
 pub use schedules::{BackupSchedule, Components, Cron, Schedule, VerifyDepth, VerifySchedule};
 
@@ -51,6 +53,8 @@ pub struct ControllerConfig {
     /// Somebody has written what is kept: then nothing but the configuration changes it.
     #[serde(skip)]
     pub retention_is_declared: bool,
+    /// What each new pack gets, so that rot in it is mended.
+    pub parity: Parity,
     /// Whom to tell what.
     pub alerts: Alerts,
     /// How much agents may send.
@@ -73,6 +77,7 @@ impl Default for ControllerConfig {
             schedules: BTreeMap::new(),
             retention: Retention::default(),
             retention_is_declared: false,
+            parity: Parity::default(),
             alerts: Alerts::default(),
             quotas: Vec::new(),
             rescue_program: None,

@@ -158,6 +158,8 @@ impl Depot {
         if pin.is_none() {
             write_pin(state, &repository)?;
         }
+        let mut repository = repository;
+        repository.set_parity(config.parity.strength());
         let depot = Self { repository: Arc::new(repository), keys, lease: Arc::new(LeaseKeeper::new(lease)) };
         depot.recover(now)?;
         Ok(depot)

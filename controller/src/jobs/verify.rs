@@ -9,7 +9,7 @@ use repository::backup::manifest::{ArchiveRecord, BackupRecord, Outcome};
 use repository::error::RepositoryError;
 use repository::names::{BackupName, Component, SourceId};
 use repository::progress::{CancelFlag, Progress};
-use repository::verify::{Depth, Verification};
+use repository::verify::{Depth, Memory, Verification};
 use runtime::steps;
 
 use crate::catalog::{CatalogError, VerificationRecord};
@@ -141,7 +141,12 @@ fn run(
     let repository = depot.repository();
     steps::reach(Step::VerificationBegun);
     let verification = Verification { repository, keys: Some(depot.keys()), depth, progress, cancel };
-    let report = verification.run(record, |wanted| wanted == source)?;
+    // Nobody else writes while the lease is ours: rot that parity can mend is mended at once.
+    let memory = Memory { may_mend: !depot.lease().is_lost(), ..Memory::none() };
+    let report = verification.run_with(record, |wanted| wanted == source, &memory)?;
+    for mended in report.archives.iter().flat_map(|archive| &archive.mended) {
+        tracing::warn!(backup = %record.name, "{mended}");
+    }
     steps::reach(Step::VerificationRead);
     for archive in &report.archives {
         repository.keep_verdicts(&archive.packs)?;
