@@ -107,7 +107,7 @@ async fn an_agent_can_use_no_task_key_segment_or_blob_of_another() {
     let id = sealed.segments[0].id();
 
     let theirs = of_one.task_id.clone();
-    let list = ListBlobsRequest { task_id: theirs.clone() };
+    let list = ListBlobsRequest { task_id: theirs.clone(), ..Default::default() };
     assert_eq!(reason_of(two.gateway.list_blobs(list).await.expect_err("refused")), reason::TASK_GONE);
     let put = two.put(&theirs, id.as_bytes(), &segment).await.expect_err("refused");
     assert_eq!(reason_of(put), reason::TASK_GONE);

@@ -19,7 +19,7 @@ fn failure(status: Status) -> Failure {
 }
 
 async fn list_blobs(joined: &Joined, address: std::net::SocketAddr) -> Failure {
-    let task = ListBlobsRequest { task_id: "x".into() };
+    let task = ListBlobsRequest { task_id: "x".into(), ..Default::default() };
     failure(joined.gateway(address).await.list_blobs(task).await.expect_err("no such task"))
 }
 
@@ -30,7 +30,7 @@ async fn without_a_certificate_there_is_joining_and_nothing_else() {
     let token = running.token().await;
     let ca = support::agent::pem(token.ca_certificate());
     let nobody = channel(running.addresses.grpc, &ca, None).await;
-    let task = ListBlobsRequest { task_id: "x".into() };
+    let task = ListBlobsRequest { task_id: "x".into(), ..Default::default() };
     let refused = AgentGatewayClient::new(nobody.clone()).list_blobs(task).await.expect_err("refused");
     assert_eq!(failure(refused).reason, reason::CERTIFICATE_REFUSED);
     let person = JobsClient::new(nobody).list_jobs(ListJobsRequest::default()).await.expect_err("refused");
@@ -104,7 +104,7 @@ async fn an_agent_cannot_touch_the_task_of_another() {
     let mut two = two.connect(running.addresses.grpc, &[]).await.expect("connected");
     running.start_backup(&[]).await;
     let order = one.expect_archive().await;
-    let task = ListBlobsRequest { task_id: order.task_id.clone() };
+    let task = ListBlobsRequest { task_id: order.task_id.clone(), ..Default::default() };
     let refused = two.gateway.list_blobs(task.clone()).await.expect_err("not its task");
     assert_eq!(failure(refused).reason, reason::TASK_GONE);
     let refused = two.put(&order.task_id, &[1; 16], b"x").await.expect_err("not its task");

@@ -260,7 +260,7 @@ async fn a_lost_agent_gets_its_archive_again_and_sends_only_what_is_missing() {
     let mut agent = joined.connect(running.addresses.grpc, &["models/a"]).await.expect("connected again");
     let again = agent.expect_archive().await;
     assert_ne!(again.task_id, order.task_id);
-    let list = proto::v1::ListBlobsRequest { task_id: again.task_id.clone() };
+    let list = proto::v1::ListBlobsRequest { task_id: again.task_id.clone(), ..Default::default() };
     let mut tables = agent.gateway.list_blobs(list).await.expect("listed").into_inner();
     let listed = tables.message().await.expect("read").expect("the segment of the first attempt");
     assert_eq!(listed.tables[0].segment_id, segment.id().as_bytes()[..]);

@@ -32,7 +32,7 @@ fn token(system: &System, arguments: &[&str]) -> String {
 async fn refusal(target: &Target, shown: Option<&Identity>) -> Option<Failure> {
     let channel = target.channel(shown).await.ok()?;
     let mut gateway = AgentGatewayClient::new(channel);
-    let call = gateway.list_blobs(ListBlobsRequest { task_id: "x".into() });
+    let call = gateway.list_blobs(ListBlobsRequest { task_id: "x".into(), ..Default::default() });
     Some(Failure::from(call.await.expect_err("there is no such task")))
 }
 
