@@ -18,7 +18,7 @@ impl Repository {
     pub(super) fn with_room<T>(
         &self,
         watch: &dyn Watch,
-        act: impl Fn() -> Result<T, RepositoryError>,
+        mut act: impl FnMut() -> Result<T, RepositoryError>,
     ) -> Result<T, RepositoryError> {
         match act() {
             Err(RepositoryError::Store(StoreError::Full { .. })) => {

@@ -163,6 +163,8 @@ impl Repository {
         let state = self.domain(&domain)?;
         let mut state = lock(&state);
         state.unindexed.retain(|pack| !gone.contains(&pack.id));
+        // A copy whose run was cut off before it was indexed, and that has been found again.
+        self.with_room(watch, || self.index_what_is_not(domain, &mut state))?;
         let mut replaces = state.files.replaced.clone();
         let (mut left, mut known) = (Vec::new(), HashSet::new());
         for file in &state.files.live {
