@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-VERSION, FEATURES, HPKE_INFO = 0, set(), b'neurashield segment v0'
+VERSION, FEATURES, HPKE_INFO = 1, set(), b'neurashield segment v1'
 (DATA, PAGE, TABLE, PIECES), ABSENT, MIB = range(1, 5), 1, 1 << 20
 FOLDER, FILE, SYMLINK, LINK, FIFO, SOCKET, CHARACTER, BLOCK = range(1, 9)
 HEADER, ROW = struct.Struct('<8sHBBI16s16s16s32s48sIIQ'), struct.Struct('<32sBBHII')
@@ -151,7 +151,7 @@ class Repository:
             with noting(pack), open(self.root + pack, 'rb') as file:
                 magic, version, zero, count = struct.unpack('<8sHHI', file.read(16))
                 need(version == VERSION, f'{OTHER} {version}')
-                need(magic == b'NSpack00' and zero == 0, 'it is no pack')
+                need(magic == b'NSpack01' and zero == 0, 'it is no pack')
                 for _ in range(count):
                     segments.append(Segment(pack, file))
                     file.seek(segments[-1].end)

@@ -19,8 +19,8 @@ use crate::signed::Sha256;
 /// The longest index file, in bytes.
 pub const MAX_INDEX_FILE: u64 = 256 << 20;
 
-const MAGIC: &[u8; 8] = b"NSindex0";
-const VERSION: u16 = 0;
+const MAGIC: &[u8; 8] = b"NSindex1";
+const VERSION: u16 = 1;
 const WHAT: &str = "index file";
 
 /// One pack and what it holds.

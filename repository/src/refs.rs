@@ -12,8 +12,8 @@ use crate::codec::{Decoder, Encoder, Malformed};
 use crate::ids::{DomainId, SegmentId};
 use crate::pack::segment::MAX_BLOBS;
 
-const MAGIC: &[u8; 8] = b"NSrefs00";
-const VERSION: u16 = 0;
+const MAGIC: &[u8; 8] = b"NSrefs01";
+const VERSION: u16 = 1;
 const WHAT: &str = "refs";
 
 /// Where a blob lies for ever: the ordinal within its segment.

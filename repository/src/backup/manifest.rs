@@ -11,7 +11,7 @@ use crate::names::{BackupName, SourceId};
 use crate::signed::Sha256;
 
 /// The format's version that this program writes.
-pub const FORMAT: u32 = 0;
+pub const FORMAT: u32 = 1;
 
 /// How an archive or a backup ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,8 +8,8 @@ pub const MAX_PACK: u64 = 1 << 30;
 /// Bytes before the first segment.
 pub const HEADER: usize = 16;
 
-const MAGIC: &[u8; 8] = b"NSpack00";
-const VERSION: u16 = 0;
+const MAGIC: &[u8; 8] = b"NSpack01";
+const VERSION: u16 = 1;
 const MAX_SEGMENTS: u32 = 65_536;
 const WHAT: &str = "pack";
 

@@ -14,7 +14,7 @@ use super::blob::{BlobLine, TAG};
 use crate::ids::{DomainId, RepositoryId, SegmentId};
 use crate::random;
 
-const HPKE_INFO: &[u8] = b"neurashield segment v0";
+const HPKE_INFO: &[u8] = b"neurashield segment v1";
 
 /// Something did not open: wrong key, or bytes that are not those that were sealed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

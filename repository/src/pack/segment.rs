@@ -20,7 +20,7 @@ pub const MAX_BLOBS: usize = 65_536;
 pub const MAX_BODY: u64 = 1 << 30;
 
 const MAGIC: &[u8; 8] = b"NSsegmnt";
-const VERSION: u16 = 0;
+const VERSION: u16 = 1;
 const WHAT: &str = "segment";
 
 /// The 160 bytes that a segment begins with.

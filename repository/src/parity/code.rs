@@ -16,7 +16,7 @@ const STRIPE: u64 = 256;
 const LONGEST_SHARD: u64 = 64 << 10;
 const SHORTEST_SHARD: u64 = 64;
 const MAGIC: &[u8; 8] = b"NSparity";
-const VERSION: u16 = 0;
+const VERSION: u16 = 1;
 const WHAT: &str = "parity file";
 
 type Sum = [u8; 32];

@@ -179,12 +179,12 @@ fn json() {
         r#""source":"models/models","kind":"files","outcome":"complete","reason":null,"consistency":"fuzzy","counts":{counts}"#
     );
     let manifest = format!(
-        r#"{{"format":0,{about},"domain":"{a}","root":"{b}","problems":null,"agent":null,{times},"segments":1,"blobs":2}}"#
+        r#"{{"format":1,{about},"domain":"{a}","root":"{b}","problems":null,"agent":null,{times},"segments":1,"blobs":2}}"#
     );
     serde_json::from_str::<repository::backup::manifest::ArchiveManifest>(&manifest).expect("sound");
     keep("manifest", "one", manifest.as_bytes());
     let record = format!(
-        r#"{{"format":0,"repository":"{a}","name":"20260101_010000","sequence":1,"job":"j",{times},"outcome":"complete","pin":null,"previous":null,"archives":[{{{about},"manifest":"{b}","refs":"{b}"}}]}}"#
+        r#"{{"format":1,"repository":"{a}","name":"20260101_010000","sequence":1,"job":"j",{times},"outcome":"complete","pin":null,"previous":null,"archives":[{{{about},"manifest":"{b}","refs":"{b}"}}]}}"#
     );
     serde_json::from_str::<repository::backup::manifest::BackupRecord>(&record).expect("sound");
     keep("backup_record", "one", record.as_bytes());
