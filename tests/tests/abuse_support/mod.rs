@@ -1,6 +1,8 @@
 //! Peers of the controller's port that mean harm: raw TCP, raw TLS, raw HTTP/2, and identities of all kinds.
 #![allow(unreachable_pub)] // a module of a test program
 
+pub mod insider;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -93,12 +95,21 @@ impl Target {
     }
 
     pub async fn channel(&self, shown: Option<&Identity>) -> Result<Channel, tonic::transport::Error> {
+        self.channel_for(shown, Duration::from_secs(20)).await
+    }
+
+    /// A channel whose calls may last for `patience`.
+    pub async fn channel_for(
+        &self,
+        shown: Option<&Identity>,
+        patience: Duration,
+    ) -> Result<Channel, tonic::transport::Error> {
         let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&self.ca));
         if let Some(Identity { certificate, key, .. }) = shown {
             tls = tls.identity(tonic::transport::Identity::from_pem(certificate, key));
         }
         let address = format!("https://localhost:{}", self.port);
-        Endpoint::from_shared(address)?.tls_config(tls)?.timeout(Duration::from_secs(20)).connect().await
+        Endpoint::from_shared(address)?.tls_config(tls)?.timeout(patience).connect().await
     }
 
     /// Trades a token for an identity.
