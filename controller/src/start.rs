@@ -225,7 +225,11 @@ impl Controller {
         let drained = shutdown.drain(STOP_WITHIN).await;
         app.catalog.close().await;
         let depot = app.depot.clone();
-        if let Err(error) = tokio::task::spawn_blocking(move || depot.lease().release()).await {
+        let give_back = move || {
+            depot.repository().clear_ended_work();
+            depot.lease().release();
+        };
+        if let Err(error) = tokio::task::spawn_blocking(give_back).await {
             tracing::warn!(%error, "the lease was not given back; it expires by itself");
         }
         match drained {

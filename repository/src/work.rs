@@ -227,6 +227,21 @@ impl Repository {
         Ok(register.records().cloned().chain(others).collect())
     }
 
+    /// Deletes the objects of work that has ended: to be called before this process ends, so that the next
+    /// one waits for nobody.
+    pub fn clear_ended_work(&self) {
+        sweep(&self.register, &*self.store);
+    }
+
+    /// Ends work of a process that is no more, of which the caller knows that it has ended.
+    pub fn end_work_of_the_dead(&self, id: &WorkId) -> Result<(), RepositoryError> {
+        let register = self.register.lock();
+        if register.knows(id) {
+            return Ok(());
+        }
+        Ok(self.store.delete(&layout::work(id))?)
+    }
+
     /// Leases that this process knows nothing of: another one, alive or dead, left them.
     pub(crate) fn leases_of_others(&self, now: Timestamp) -> Result<Vec<WorkRecord>, RepositoryError> {
         let mut others = Vec::new();

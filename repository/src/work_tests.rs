@@ -47,6 +47,32 @@ fn work_lasts_as_long_as_the_last_of_its_holders() {
 }
 
 #[test]
+fn a_process_that_ends_in_order_leaves_nothing_to_wait_for() {
+    let store = MemoryStore::new();
+    let first = init(store.clone());
+    drop(first.begin_work(&id("job-1"), WorkKind::Verification, &[], at(0)).unwrap());
+    first.clear_ended_work();
+    let second = Repository::open(Arc::new(store)).unwrap();
+    assert_eq!(at_work(&second, at(1)), Vec::<String>::new());
+}
+
+#[test]
+fn work_that_ended_before_its_process_was_killed_is_waited_for_no_more_once_somebody_says_so() {
+    let store = MemoryStore::new();
+    let first = init(store.clone());
+    let held = ["job-1", "job-2"]
+        .map(|name| first.begin_work(&id(name), WorkKind::Verification, &[], at(0)).expect("begun"));
+    std::mem::forget(held);
+    let second = Repository::open(Arc::new(store)).unwrap();
+    let again = second.begin_work(&id("job-2"), WorkKind::Verification, &[], at(1)).unwrap();
+    for name in ["job-1", "job-2"] {
+        second.end_work_of_the_dead(&id(name)).unwrap();
+    }
+    assert_eq!(at_work(&second, at(1)), ["job-2"], "what is under way here is not the dead's");
+    again.end();
+}
+
+#[test]
 fn on_a_full_disk_a_restore_has_its_lease_all_the_same() {
     let faulty = FaultyStore::new(MemoryStore::new());
     let repository = init(faulty.clone());

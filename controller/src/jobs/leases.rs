@@ -12,10 +12,11 @@ use repository::names::BackupName;
 use repository::work::{Work, WorkId, WorkKind};
 use tokio::task::JoinError;
 
+use crate::catalog::Catalog;
 use crate::depot::Depot;
 use crate::ids::JobId;
 use crate::jobs::job::{Job, Order};
-use crate::jobs::runner::lock;
+use crate::jobs::runner::{RunError, lock};
 
 /// A lease cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +66,26 @@ impl Leases {
         }
         let work = hold(depot, job.id.to_string(), kind, backups, now).await?;
         lock(&self.0).insert(job.id, work);
+        Ok(())
+    }
+
+    /// Ends the leases of jobs that had ended when the last life of this controller was cut off, so that
+    /// prune does not wait for them.
+    pub(super) async fn end_those_of_the_dead(
+        depot: &Arc<Depot>,
+        catalog: &Catalog,
+        now: Timestamp,
+    ) -> Result<(), RunError> {
+        let known = depot.clone();
+        let known = tokio::task::spawn_blocking(move || known.repository().work(now));
+        for record in known.await.map_err(HoldError::from)?.map_err(HoldError::from)? {
+            let Ok(id) = record.id.to_string().parse::<JobId>() else { continue };
+            if catalog.job(id).await?.is_some_and(|job| job.state.is_end()) {
+                let depot = depot.clone();
+                let end = move || depot.repository().end_work_of_the_dead(&record.id);
+                tokio::task::spawn_blocking(end).await.map_err(HoldError::from)?.map_err(HoldError::from)?;
+            }
+        }
         Ok(())
     }
 

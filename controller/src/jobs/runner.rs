@@ -294,6 +294,7 @@ impl Runner {
             for job in alive.iter().filter(|job| job.state != JobState::Queued) {
                 shared.leases.hold(&shared.depot, job, shared.clock.now()).await?;
             }
+            Leases::end_those_of_the_dead(&shared.depot, &shared.catalog, shared.clock.now()).await?;
         }
         loop {
             if let Err(error) = self.start_what_may().await {
