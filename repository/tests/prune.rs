@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use jiff::SignedDuration;
 use repository::error::RepositoryError;
 use repository::layout;
+use repository::parity::Strength;
 use repository::prune::{PruneError, PruneOrder, PruneSettings, PruneStep, Watch};
 use repository::read::ArchiveReader;
 use repository::repo::Repository;
@@ -279,6 +280,27 @@ fn small_and_mostly_dead_packs_become_few_and_every_blob_keeps_its_address() {
     let files = generation(9);
     all.push((&ninth, &files));
     scene.assert_intact(&all);
+}
+
+#[test]
+fn a_pack_that_is_copied_together_has_parity_and_none_stays_behind_without_its_pack() {
+    let mut scene = Scene::new();
+    Arc::get_mut(&mut scene.repository).expect("nobody else has it").set_parity(Strength::percent(10));
+    let files: Vec<Files> = (1..=8).map(generation).collect();
+    let records: Vec<_> = (1..=8).map(|n| scene.back_up(&files[n as usize - 1], n, n.into())).collect();
+    scene.retire(&records[..6].iter().collect::<Vec<_>>());
+    assert!(scene.prune_now().copied.packs > 0);
+    let mut beside = (Vec::new(), Vec::new());
+    for folder in scene.disk.list(Some(&layout::packs())).expect("listed") {
+        for listed in scene.disk.list(Some(&layout::packs().join(&folder.name))).expect("listed") {
+            match listed.name.strip_suffix(".par") {
+                Some(pack) => beside.1.push(pack.to_owned()),
+                None => beside.0.push(listed.name),
+            }
+        }
+    }
+    assert!(!beside.0.is_empty());
+    assert_eq!(beside.0, beside.1, "a parity file beside each pack, and no other");
 }
 
 #[test]

@@ -92,6 +92,7 @@ impl Repository {
             moving.into_iter().try_for_each(|segment| pack.add(segment))?;
         }
         let Some(pack) = pack.finish(self)? else { return Ok(None) };
+        self.make_parity(&pack.id)?;
         watch.done(PruneStep::Rewritten);
         let state = self.domain(&domain)?;
         let mut state = lock(&state);

@@ -227,6 +227,8 @@ impl Repository {
             Err(StoreError::AlreadyExists { .. }) => self.store.delete(&from)?,
             other => other?,
         }
+        // It can be made again from the pack, should that be brought back.
+        self.trash_parity(pack)?;
         Ok(self.store.delete(&layout::quarantined(pack))?)
     }
 
@@ -350,6 +352,7 @@ impl Repository {
                 watch.may_write().map_err(RepositoryError::Fenced)?;
                 for (pack, length) in batch {
                     self.store.delete(&layout::pack(pack))?;
+                    self.trash_parity(pack)?;
                     self.store.delete(&layout::quarantined(pack))?;
                     deleted.add(*length);
                 }
