@@ -31,6 +31,7 @@ const VIEWER: &[&str] = &[
     "/neurashield.backup.v1.Configuration/ListSchedules",
     "/neurashield.backup.v1.Configuration/ListAlertSinks",
     "/neurashield.backup.v1.Health/Examine",
+    "/neurashield.backup.v1.Retention/GetRetention",
     "/grpc.health.v1.Health/Watch",
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
 ];
@@ -42,6 +43,9 @@ const OPERATOR: &[&str] = &[
     "/neurashield.backup.v1.Jobs/PlanRestore",
     "/neurashield.backup.v1.Jobs/StartRestore",
     "/neurashield.backup.v1.Jobs/CancelJob",
+    "/neurashield.backup.v1.Retention/PlanRetention",
+    "/neurashield.backup.v1.Retention/PlanPrune",
+    "/neurashield.backup.v1.Retention/PinBackup",
 ];
 const ADMIN: &[&str] = &[
     "/neurashield.backup.v1.Agents/InviteAgent",
@@ -53,6 +57,10 @@ const ADMIN: &[&str] = &[
     "/neurashield.backup.v1.Tokens/RevokeToken",
     "/neurashield.backup.v1.Audit/ListAudit",
     "/neurashield.backup.v1.Audit/CheckAudit",
+    "/neurashield.backup.v1.Retention/SetRetention",
+    "/neurashield.backup.v1.Retention/StartRetention",
+    "/neurashield.backup.v1.Retention/StartPrune",
+    "/neurashield.backup.v1.Retention/UnpinBackup",
 ];
 const AGENT: &[&str] = &[
     "/neurashield.backup.v1.AgentGateway/Control",

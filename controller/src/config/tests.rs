@@ -118,11 +118,6 @@ fn components_from_the_environment_are_all_or_a_list() {
 
 #[test]
 fn what_this_release_cannot_do_is_refused_with_what_to_do_instead() {
-    assert_eq!(
-        error("repository: s3://bucket/prefix\n"),
-        "controller.yaml:1:13: repository: repositories in object storage are not supported by this release; \
-         give the path of a folder"
-    );
     let kubernetes = error("key: { kubernetes_secret: { name: x } }\n");
     assert!(
         kubernetes.starts_with("controller.yaml:1:27: key.kubernetes_secret: this release cannot"),
