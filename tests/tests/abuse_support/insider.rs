@@ -7,13 +7,14 @@ use proto::v1::agent_gateway_client::AgentGatewayClient;
 use proto::v1::agent_message::Message as Up;
 use proto::v1::controller_message::Message as Down;
 use proto::v1::{
-    AgentMessage, BlobTables, ControllerMessage, Hello, ListBlobsRequest, PutSegmentRequest, ServedSource,
-    StartArchive,
+    AgentMessage, BlobTables, ControllerMessage, Heartbeat, Hello, ListBlobsRequest, PutSegmentRequest,
+    ServedSource, StartArchive,
 };
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
-use tonic::{Code, Status, Streaming};
+use tonic::{Status, Streaming};
 
 use super::{Identity, Target};
 
@@ -23,7 +24,7 @@ const DRIP: Duration = Duration::from_millis(200);
 /// A connected agent.
 pub struct Insider {
     gateway: AgentGatewayClient<Channel>,
-    _up: mpsc::Sender<AgentMessage>,
+    up: mpsc::Sender<AgentMessage>,
     down: Streaming<ControllerMessage>,
 }
 
@@ -49,14 +50,15 @@ impl Insider {
         };
         up.try_send(AgentMessage { message: Some(Up::Hello(hello)) }).expect("room");
         let down = gateway.control(ReceiverStream::new(messages)).await.expect("let in").into_inner();
-        Self { gateway, _up: up, down }
+        Self { gateway, up, down }
     }
 
-    /// The order that a backup brings.
+    /// The order that a backup brings; from then on it says that it is at work.
     pub async fn order(&mut self) -> StartArchive {
         loop {
             let message = self.down.message().await.expect("the stream is open").expect("more comes");
             if let Some(Down::StartArchive(order)) = message.message {
+                tokio::spawn(beat(self.up.clone(), order.task_id.clone()));
                 return order;
             }
         }
@@ -104,18 +106,25 @@ impl Insider {
         answer.expect_err("a segment that drips is refused")
     }
 
-    /// Asks for the list of blobs and reads no answer, `count` times: the streams, kept open.
-    pub async fn unread(&self, task: &str, count: usize) -> Vec<Result<Streaming<BlobTables>, Code>> {
-        let mut open = Vec::new();
+    /// Asks for the list of blobs `count` times at once and reads no answer: the streams, kept open.
+    pub async fn unread(&self, task: &str, count: usize) -> Vec<Streaming<BlobTables>> {
+        let mut asked = JoinSet::new();
         for _ in 0..count {
             let mut gateway = self.gateway.clone();
             let request = ListBlobsRequest { task_id: task.to_owned(), ..ListBlobsRequest::default() };
-            let call = tokio::time::timeout(Duration::from_secs(2), gateway.list_blobs(request)).await;
-            open.push(match call {
-                Ok(answer) => answer.map(|answer| answer.into_inner()).map_err(|status| status.code()),
-                Err(_) => Err(Code::DeadlineExceeded),
+            asked.spawn(async move {
+                tokio::time::timeout(Duration::from_secs(2), gateway.list_blobs(request)).await
             });
         }
-        open
+        let answered = asked.join_all().await.into_iter().flatten().flatten();
+        answered.map(tonic::Response::into_inner).collect()
+    }
+}
+
+/// Says again and again that the task is under way, until nobody listens.
+async fn beat(up: mpsc::Sender<AgentMessage>, task: String) {
+    let beat = || Heartbeat { running_tasks: vec![task.clone()] };
+    while up.send(AgentMessage { message: Some(Up::Heartbeat(beat())) }).await.is_ok() {
+        tokio::time::sleep(Duration::from_secs(3)).await;
     }
 }
