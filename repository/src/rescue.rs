@@ -75,9 +75,13 @@ impl Repository {
         Ok(provide(&*self.store, program)?)
     }
 
-    /// True if a file of the folder is not what its list says, or the list itself is gone.
+    /// True if a file of the folder is not what its list says, or the list itself is gone. A repository
+    /// without such a folder is poorer for it and not damaged.
     pub(crate) fn is_rescue_damaged(&self) -> Result<bool, RepositoryError> {
-        let Some(there) = contents(&*self.store)? else { return Ok(true) };
+        let Some(there) = contents(&*self.store)? else {
+            let folder = layout::rescue("contents.json").parent();
+            return Ok(!self.store.list(folder.as_ref())?.is_empty());
+        };
         for file in &there.files {
             let bytes = self.store.read(&layout::rescue(&file.name), file.size)?;
             if Sha256::of(&bytes) != file.sha256 {
