@@ -100,6 +100,7 @@ impl Story {
         assert!(!steps.is_passed(step), "the kill came after {step}");
         steps.clear(step);
         self.system.start_controller();
+        self.system.await_agent();
         let ended = self.system.await_end(&job);
         assert_eq!(ended["state"], "complete", "{ended:#}");
         ended
