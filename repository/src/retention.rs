@@ -3,7 +3,7 @@
 //! Must stay true:
 //! - What one rule keeps stays: another rule never makes more go.
 //! - Order is the controller's sequence, never a name: a backup made while a clock was wrong takes no other
-//!   one's place (see [`times`]).
+//!   one's place (see [`mod@times`]).
 //! - What is incomplete takes no complete one's place: a rule that counts, counts the complete ones and, apart
 //!   from them, all.
 //! - A backup goes only if, for each source that it has data of, a newer backup holds that source no worse and
