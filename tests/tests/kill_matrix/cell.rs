@@ -36,6 +36,10 @@ impl Cell {
     /// Tries it, and gives the scene back for the next one. Panics with what is wrong.
     pub(crate) fn run(&self, mut scene: Scene) -> (Scene, Second) {
         let step = self.step.name.as_str();
+        if self.scenario == Scenario::Renewal {
+            // An agent may renew only a few times in ten minutes: not what other cells have left of it.
+            scene = Scene::set(false);
+        }
         let mut order = self.begin(&mut scene);
         self.await_step(&scene, &mut order);
         self.strike(&mut scene, &mut order, true);
