@@ -388,7 +388,7 @@ impl System {
 
     /// A job as it is now; `None` while the controller does not answer.
     pub fn job(&self, id: &str) -> Option<Value> {
-        let answer = self.nsctl(&["jobs", "-o", "json"]);
+        let answer = self.nsctl(&["jobs", "--limit", "1000", "-o", "json"]);
         if answer.code != 0 {
             return None;
         }

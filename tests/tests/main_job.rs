@@ -1,7 +1,7 @@
 //! The main job on the benchmark data set: agent and controller as two processes, over mutual TLS, and
 //! every byte, mode, time, link and attribute comes back.
 //!
-//! In the gate on a tenth of the data; `NEURASHIELD_SCALE=1` is the whole of it (2 GiB, 24,000 files), as
+//! In the gate on a twentieth of the data; `NEURASHIELD_SCALE=1` is the whole of it (2 GiB, 24,000 files), as
 //! the `speed` suite runs it.
 
 use std::os::unix::fs::PermissionsExt;
@@ -15,7 +15,7 @@ const COMPONENTS: [&str; 5] = ["models", "blockchain", "ipfs", "database", "conf
 const MIB: u64 = 1 << 20;
 
 fn scale() -> f64 {
-    env::var("NEURASHIELD_SCALE").map_or(0.1, |text| text.parse().expect("NEURASHIELD_SCALE is a number"))
+    env::var("NEURASHIELD_SCALE").map_or(0.05, |text| text.parse().expect("NEURASHIELD_SCALE is a number"))
 }
 
 /// What the data set lacks: the things that backups get wrong.
