@@ -100,11 +100,12 @@ impl Live {
         let _ = entry.sender.send(Update { lines: Vec::new(), view: entry.view.clone(), at });
     }
 
-    /// The job with its progress.
+    /// The job with its progress. One that has ended by the catalog is shown so, even where its end has not
+    /// come to be told here yet.
     pub fn view(&self, job: Job) -> JobView {
         match self.lock().get(&job.id) {
-            Some(entry) => (*entry.view).clone(),
-            None => JobView { progress: vec![None; places(&job)], job },
+            Some(entry) if !job.state.is_end() => (*entry.view).clone(),
+            _ => JobView { progress: vec![None; places(&job)], job },
         }
     }
 
@@ -220,5 +221,23 @@ impl Watcher {
     ) -> Result<(), Stop> {
         let watched = Watched { line, sequence: self.last, at, view };
         self.out.send(Ok(watched)).await.map_err(|_| Stop::Unheard)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jobs::job::{JobState, Order};
+
+    #[test]
+    fn a_job_that_has_ended_by_the_catalog_is_never_shown_as_running() {
+        let order = Order::Backup { components: Vec::new(), pin: None };
+        let running =
+            Job { state: JobState::Running, ..Job::queued(JobId::fresh(), order, Timestamp::UNIX_EPOCH) };
+        let live = Live::default();
+        live.open(&running);
+        assert_eq!(live.view(running.clone()).job.state, JobState::Running);
+        let ended = Job { state: JobState::Complete, ..running };
+        assert_eq!(live.view(ended).job.state, JobState::Complete, "its end was kept before it was told");
     }
 }
