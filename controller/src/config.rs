@@ -17,7 +17,7 @@ use repository::store::location::Location;
 use runtime::config::{Duration, Origin, Problem, Secret, SecretSource, Settings};
 use serde::{Deserialize, Deserializer, Serialize};
 
-pub use alerts::{Alerts, Channel, Email, Event, Ping, Route, Sink, Webhook};
+pub use alerts::{Alerts, Channel, Email, Ping, Route, Sink, Webhook};
 pub use object_storage::{ObjectStorage, ObjectStorageError};
 pub use parity::Parity;
 pub use quotas::Quota;

@@ -12,11 +12,13 @@
 //! | [`fleet`] | connected agents and their tasks |
 //! | [`ingest`] | segments in, blobs out, off the async runtime |
 //! | [`jobs`] | the state machine, the queue, the runner |
+//! | [`alerts`] | events, routes, sinks: whom to tell what |
 //! | [`app`] | every operation, once |
 //! | [`rpc`], [`web`] | the edges: gRPC, the status page, probes |
 //! | [`start`] | puts it all together |
 //! | [`steps`] | where tests of failures can hold it |
 
+pub mod alerts;
 pub mod app;
 pub mod audit;
 pub mod catalog;

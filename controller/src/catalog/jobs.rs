@@ -3,6 +3,8 @@
 use jiff::Timestamp;
 use sqlx::Row;
 
+use crate::alerts::Event;
+use crate::catalog::alerts::raise;
 use crate::catalog::{Catalog, CatalogError, from_json, micros, time, to_json};
 use crate::ids::JobId;
 use crate::jobs::Job;
@@ -56,11 +58,12 @@ impl Catalog {
         Ok(Added::New)
     }
 
-    /// Writes a job's new state and the lines told of it, together. Returns the lines that were kept.
+    /// Writes a job's new state, the lines told of it and the alerts that it is worth, together. Returns the lines that were kept.
     pub async fn save_job(
         &self,
         job: &Job,
         lines: Vec<(&'static str, String)>,
+        events: &[Event],
         now: Timestamp,
     ) -> Result<Vec<JobEventRecord>, CatalogError> {
         let mut change = self.change().await?;
@@ -91,7 +94,11 @@ impl Catalog {
                 .await?;
             kept.push(JobEventRecord { sequence: last as u64, at: now, level: level.to_owned(), line });
         }
+        raise(&mut change, events, now).await?;
         change.commit().await?;
+        if !events.is_empty() {
+            self.alerts_raised.notify_one();
+        }
         Ok(kept)
     }
 

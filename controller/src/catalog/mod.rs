@@ -5,6 +5,7 @@
 //! needed to restore: the repository alone is enough, and [`Catalog::replace_backups`] reads it again.
 
 mod agents;
+mod alerts;
 mod api_tokens;
 mod audit_head;
 mod backups;
@@ -13,6 +14,7 @@ mod owners;
 mod tokens;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -21,8 +23,10 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 use sqlx::{Sqlite, Transaction};
+use tokio::sync::Notify;
 
 pub use agents::{AgentRecord, CloneSeen, ServedSource};
+pub use alerts::OpenAlert;
 pub use api_tokens::ApiTokenRecord;
 pub use backups::VerificationRecord;
 pub use jobs::{Added, JobEventRecord};
@@ -60,6 +64,8 @@ pub enum CatalogError {
 pub struct Catalog {
     readers: SqlitePool,
     writer: SqlitePool,
+    /// Told when an event may have been written.
+    pub(crate) alerts_raised: Arc<Notify>,
 }
 
 impl Catalog {
@@ -78,7 +84,7 @@ impl Catalog {
             .max_connections(READERS)
             .connect_with(options.create_if_missing(false).read_only(true))
             .await?;
-        Ok(Self { readers, writer })
+        Ok(Self { readers, writer, alerts_raised: Arc::default() })
     }
 
     /// Deletes the database at `path`, for a rebuild. No catalog may be open on it.

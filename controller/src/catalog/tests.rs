@@ -159,9 +159,9 @@ async fn a_chatty_job_keeps_its_first_lines_and_its_last() {
     let mut job = queued();
     place.catalog.add_job(&job, None).await.expect("written");
     let lines = |count: usize| (0..count).map(|at| ("info", format!("line {at}"))).collect::<Vec<_>>();
-    place.catalog.save_job(&job, lines(1_500), NOW).await.expect("written");
+    place.catalog.save_job(&job, lines(1_500), &[], NOW).await.expect("written");
     job.state = JobState::Complete;
-    place.catalog.save_job(&job, vec![("info", "the end".into())], NOW).await.expect("written");
+    place.catalog.save_job(&job, vec![("info", "the end".into())], &[], NOW).await.expect("written");
     let events = place.catalog.job_events(job.id, 0).await.expect("read");
     assert_eq!((events.len(), events.last().map(|event| event.line.as_str())), (1_001, Some("the end")));
     assert_eq!(place.catalog.job_events(job.id, 1_000).await.expect("read").len(), 1);

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use runtime::config::{Problem, Secret};
 use serde::{Deserialize, Serialize};
 
+use crate::alerts::Kind;
+
 /// Whom to tell what.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -85,29 +87,9 @@ pub struct Ping {
 #[serde(deny_unknown_fields)]
 pub struct Route {
     /// Which.
-    pub events: Vec<Event>,
+    pub events: Vec<Kind>,
     /// To which sinks, by name.
     pub to: Vec<String>,
-}
-
-/// What can be told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Event {
-    /// A backup is complete.
-    BackupSucceeded,
-    /// A backup lacks something.
-    BackupIncomplete,
-    /// A backup failed.
-    BackupFailed,
-    /// A verification found nothing wrong.
-    VerifySucceeded,
-    /// A verification failed or found damage.
-    VerifyFailed,
-    /// A restore is done.
-    RestoreSucceeded,
-    /// A restore failed.
-    RestoreFailed,
 }
 
 impl Alerts {

@@ -17,7 +17,7 @@ pub mod state;
 mod verify;
 
 pub(crate) use backup::{STALLED_AFTER, end_or_stall};
-pub use job::Job;
+pub use job::{Job, JobState, Order};
 pub use keeping::Configured;
 pub use live::{JobView, Live, Watched};
 pub use runner::{CancelError, Runner, Settings, SubmitError};

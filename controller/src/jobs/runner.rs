@@ -20,6 +20,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
+use crate::alerts;
 use crate::catalog::{Added, Catalog, CatalogError};
 use crate::depot::Depot;
 use crate::fleet::Fleet;
@@ -274,9 +275,10 @@ impl Runner {
         let job = shared.catalog.job(id).await?.ok_or(CancelError::Unknown)?;
         let event = Event::CancelRequested;
         let [unwritten, written] = Step::of(&event);
+        let before = job.state;
         let (job, actions) = advance(&job, event, shared.clock.now())?;
         steps::reached(unwritten).await;
-        shared.save(&job, &actions).await?;
+        shared.save(before, &job, &actions).await?;
         steps::reached(written).await;
         shared.kick.notify_one();
         Ok(())
@@ -438,7 +440,7 @@ impl Owner {
             Err(refused) => return Ok(Err(refused)),
         };
         steps::reached(unwritten).await;
-        self.shared.save(&next, &actions).await?;
+        self.shared.save(self.job.state, &next, &actions).await?;
         steps::reached(written).await;
         self.job = next;
         for action in actions {
@@ -587,8 +589,9 @@ impl Shared {
         Slot { _of_agent: of_agent, _of_all: self.slots.acquire().await.expect(OPEN) }
     }
 
-    /// Writes a job's new state and lines down, and shows them to whoever watches.
-    async fn save(&self, job: &Job, actions: &[Action]) -> Result<(), CatalogError> {
+    /// Writes a job's new state, lines and alerts down, and shows them to whoever watches.
+    async fn save(&self, before: JobState, job: &Job, actions: &[Action]) -> Result<(), CatalogError> {
+        let events = alerts::job_events(before, job);
         let lines = || -> Vec<(&'static str, String)> {
             let told = actions.iter().filter_map(|action| match action {
                 Action::Tell(level, line) => Some((word(*level), line.clone())),
@@ -606,7 +609,7 @@ impl Shared {
         let now = self.clock.now();
         let mut tries = 1;
         let kept = loop {
-            match self.catalog.save_job(job, lines(), now).await {
+            match self.catalog.save_job(job, lines(), &events, now).await {
                 Ok(kept) => break kept,
                 Err(error) if tries < CATALOG_TRIES => {
                     tracing::warn!(job = %job.id, error = proto::failure::chain(&error), "the job's state was not written; it is tried again");
@@ -629,7 +632,7 @@ fn word(level: Level) -> &'static str {
     }
 }
 
-/// The one place where the end of a job is an event: alerts are to be taken from here.
+/// The end of a job in the log; who is to be told is written with the job's state, in [`Shared::save`].
 fn announce(job: &Job) {
     let Some(failure) = &job.failure else { return };
     let event = format!("{}_failed", job.kind());
