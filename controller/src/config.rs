@@ -8,7 +8,7 @@ mod parity;
 mod quotas;
 mod schedules;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -21,7 +21,7 @@ pub use alerts::{Alerts, Channel, Email, Ping, Route, Sink, Webhook};
 pub use object_storage::{ObjectStorage, ObjectStorageError};
 pub use parity::Parity;
 pub use quotas::Quota;
-pub use schedules::{BackupSchedule, Components, Cron, Schedule, VerifyDepth, VerifySchedule};
+pub use schedules::{BackupSchedule, Components, Cron, Schedule, VerifyDepth, VerifySchedule, is_schedule_name};
 
 /// Where the file lies unless told otherwise.
 pub const USUAL_FILE: &str = "/etc/neurashield/controller.yaml";
@@ -48,6 +48,9 @@ pub struct ControllerConfig {
     /// What is to happen when, by name. A file that has `schedules` replaces the default ones, `daily` and
     /// `check`.
     pub schedules: BTreeMap<String, Schedule>,
+    /// Of these somebody has written something: then nothing but the configuration changes them.
+    #[serde(skip)]
+    pub declared_schedules: BTreeSet<String>,
     /// Which backups are kept.
     pub retention: Retention,
     /// Somebody has written what is kept: then nothing but the configuration changes it.
@@ -75,6 +78,7 @@ impl Default for ControllerConfig {
             grpc_names: Vec::new(),
             time_zone: "UTC".to_owned(),
             schedules: BTreeMap::new(),
+            declared_schedules: BTreeSet::new(),
             retention: Retention::default(),
             retention_is_declared: false,
             parity: Parity::default(),
@@ -113,6 +117,11 @@ retention: { keep_within: 30d, keep_complete: 3 }
     fn note_origins(&mut self, origin: &dyn Fn(&str) -> Origin) {
         let is_written = |rule: &&str| origin(&format!("retention.{rule}")) != Origin::Default;
         self.retention_is_declared = Retention::RULES.iter().any(is_written);
+        let is_declared = |name: &&String| {
+            let is_written = |key: &&str| origin(&format!("schedules.{name}.{key}")) != Origin::Default;
+            schedules::KEYS.iter().any(is_written)
+        };
+        self.declared_schedules = self.schedules.keys().filter(is_declared).cloned().collect();
     }
 
     fn check(&self) -> Result<(), Problem> {
@@ -123,10 +132,7 @@ retention: { keep_within: 30d, keep_complete: 3 }
         absolute("listen.socket", &self.listen.socket)?;
         self.key.check()?;
         if jiff::tz::TimeZone::get(&self.time_zone).is_err() {
-            return Err(Problem::new(
-                "time_zone",
-                "unknown zone; write an IANA name, e.g. UTC or Europe/Paris",
-            ));
+            return Err(Problem::new("time_zone", schedules::UNKNOWN_ZONE));
         }
         if let Some(place) = self.grpc_names.iter().position(|name| !is_host(name)) {
             return Err(Problem::new(

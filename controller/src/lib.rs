@@ -30,6 +30,7 @@ pub mod ids;
 pub mod ingest;
 pub mod jobs;
 pub mod rpc;
+pub mod schedule;
 pub mod start;
 pub mod state;
 pub mod steps;

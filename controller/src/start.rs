@@ -15,7 +15,7 @@ use runtime::clock::{Clock, SystemClock};
 use runtime::shutdown::{Drained, Shutdown};
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{App, Parts};
+use crate::app::{App, Parts, ScheduleView};
 use crate::audit::{Audit, AuditError, AuditKey};
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::ControllerConfig;
@@ -24,6 +24,7 @@ use crate::fleet::Fleet;
 use crate::identity::{ApiTokens, Authority, AuthorityError, Enrolment, ServerCertificate};
 use crate::ingest::Quotas;
 use crate::jobs::{Configured, Runner, Settings};
+use crate::schedule::{Scheduler, keeper};
 use crate::rpc::{AgentServer, PeopleServer, ServeError};
 use crate::state::{StateError, StateFolder};
 use crate::web::{self, WebServer};
@@ -156,7 +157,9 @@ impl Controller {
             is_declared: config.retention_is_declared,
             zone: config.zone(),
         };
-        let settings = Settings { agent_wait, jobs_folder: state.path("jobs"), retention };
+        let scheduler = Scheduler::default();
+        let ended = scheduler.wake().clone();
+        let settings = Settings { agent_wait, jobs_folder: state.path("jobs"), retention, ended };
         let runner = Runner::new(
             catalog.clone(),
             depot.clone(),
@@ -167,6 +170,7 @@ impl Controller {
         );
         let app = App::new(Parts {
             quotas: Quotas::new(&config.quotas),
+            scheduler,
             config,
             state,
             enrolment: Enrolment::new(authority.clone(), catalog.clone()),
@@ -181,6 +185,7 @@ impl Controller {
             server_certificate,
         });
         app.sync_with_repository().await.map_err(StartError::Sync)?;
+        app.declare_schedules().await?;
         Ok(Self { app, agents, people, web, probes, addresses })
     }
 
@@ -211,6 +216,8 @@ impl Controller {
         let filled = depot::rescue::fill(app.depot.clone(), app.config.rescue_program.clone());
         shutdown.spawn("rescue folder", filled);
         shutdown.spawn("audit log", app.audit.clone().keep(stop.clone()));
+        tell_schedules(&app).await;
+        shutdown.spawn("schedules", keeper::keep(app.clone(), stop.clone()));
         shutdown.spawn("job queue", watched("job queue", shutdown.clone(), app.runner.clone().run()));
         shutdown.spawn(
             "gRPC server",
@@ -235,6 +242,18 @@ impl Controller {
         match drained {
             Drained::Clean => tracing::info!("{drained}"),
             _ => tracing::warn!("{drained}"),
+        }
+    }
+}
+
+/// Says what comes by itself.
+async fn tell_schedules(app: &App) {
+    let Ok(schedules) = app.schedules().await else { return };
+    for ScheduleView { record, next, .. } in schedules {
+        let (schedule, cron, zone) = (record.name, record.definition.cron().as_str(), record.time_zone);
+        match next {
+            Some(next) => tracing::info!(schedule, cron, zone, next = %next.due_at, "schedule"),
+            None => tracing::warn!(schedule, cron, zone, "the schedule is paused: nothing runs by it"),
         }
     }
 }

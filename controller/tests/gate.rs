@@ -28,7 +28,7 @@ const VIEWER: &[&str] = &[
     "/neurashield.backup.v1.Jobs/GetJob",
     "/neurashield.backup.v1.Jobs/WatchJob",
     "/neurashield.backup.v1.Agents/ListAgents",
-    "/neurashield.backup.v1.Configuration/ListSchedules",
+    "/neurashield.backup.v1.Schedules/ListSchedules",
     "/neurashield.backup.v1.Configuration/ListAlertSinks",
     "/neurashield.backup.v1.Health/Examine",
     "/neurashield.backup.v1.Retention/GetRetention",
@@ -46,6 +46,7 @@ const OPERATOR: &[&str] = &[
     "/neurashield.backup.v1.Retention/PlanRetention",
     "/neurashield.backup.v1.Retention/PlanPrune",
     "/neurashield.backup.v1.Retention/PinBackup",
+    "/neurashield.backup.v1.Schedules/RunSchedule",
 ];
 const ADMIN: &[&str] = &[
     "/neurashield.backup.v1.Agents/InviteAgent",
@@ -58,6 +59,10 @@ const ADMIN: &[&str] = &[
     "/neurashield.backup.v1.Audit/ListAudit",
     "/neurashield.backup.v1.Audit/CheckAudit",
     "/neurashield.backup.v1.Retention/SetRetention",
+    "/neurashield.backup.v1.Schedules/SetSchedule",
+    "/neurashield.backup.v1.Schedules/RemoveSchedule",
+    "/neurashield.backup.v1.Schedules/PauseSchedule",
+    "/neurashield.backup.v1.Schedules/ResumeSchedule",
     "/neurashield.backup.v1.Retention/StartRetention",
     "/neurashield.backup.v1.Retention/StartPrune",
     "/neurashield.backup.v1.Retention/UnpinBackup",

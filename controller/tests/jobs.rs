@@ -367,7 +367,7 @@ async fn a_job_that_nobody_owns_any_more_is_taken_up_again() {
         parts,
         ..job::Job::queued(JobId::fresh(), order, support::now())
     };
-    running.app.catalog.add_job(&orphan, None).await.expect("written");
+    running.app.catalog.add_job(&orphan, None, None).await.expect("written");
 
     let next = running.start_backup(&[]).await;
     for id in [orphan.id.to_string(), next.id] {

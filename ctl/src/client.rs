@@ -13,6 +13,7 @@ use proto::v1::backups_client::BackupsClient;
 use proto::v1::health_client::HealthClient;
 use proto::v1::jobs_client::JobsClient;
 use proto::v1::retention_client::RetentionClient;
+use proto::v1::schedules_client::SchedulesClient;
 use proto::v1::tokens_client::TokensClient;
 use rustls::CertificateError;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -109,6 +110,10 @@ impl Client {
 
     pub(crate) fn retention(&self) -> RetentionClient<Wire> {
         RetentionClient::new(self.wire.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    pub(crate) fn schedules(&self) -> SchedulesClient<Wire> {
+        SchedulesClient::new(self.wire.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
     pub(crate) fn agents(&self) -> AgentsClient<Wire> {

@@ -8,6 +8,7 @@ use repository::verify::Depth;
 use tonic::Code;
 
 use crate::app::{App, catalog_failure};
+use crate::catalog::Claim;
 use crate::ids::JobId;
 use crate::ingest::thread_died;
 use crate::jobs::job::{Job, Order};
@@ -39,12 +40,20 @@ impl App {
 
     /// Orders a job. Repeating it with the same id starts nothing new.
     pub(super) async fn submit(&self, order: Order, request_id: Option<&str>) -> Result<Job, Failure> {
-        self.runner.submit(order, request_id).await.map_err(|error| match &error {
-            SubmitError::Full => Failure::new(Code::ResourceExhausted, reason::BUSY, error.to_string())
-                .hint("wait for some of them, or cancel them: `nsctl jobs` lists them"),
-            SubmitError::Catalog(cause) => catalog_failure(cause),
-            SubmitError::Failed(cause) => thread_died(cause),
-        })
+        self.runner.submit(order, request_id).await.map_err(|error| not_submitted(&error))
+    }
+
+    /// The same for a schedule, which claims what the job is for.
+    pub(crate) async fn order_for(
+        &self,
+        schedule: &str,
+        order: Order,
+        request_id: Option<&str>,
+        claim: Claim,
+    ) -> Result<Job, Failure> {
+        let claim = Some((schedule.to_owned(), claim));
+        let submitted = self.runner.submit_for(order, request_id, claim).await;
+        submitted.map_err(|error| not_submitted(&error))
     }
 
     /// The job that a call with the same request id has ordered before.
@@ -73,5 +82,16 @@ impl App {
             Err(CancelError::Catalog(error)) => Err(catalog_failure(&error)),
             Err(CancelError::Failed(error)) => Err(thread_died(&error)),
         }
+    }
+}
+
+fn not_submitted(error: &SubmitError) -> Failure {
+    match error {
+        SubmitError::Full => Failure::new(Code::ResourceExhausted, reason::BUSY, error.to_string())
+            .hint("wait for some of them, or cancel them: `nsctl jobs` lists them"),
+        SubmitError::Taken => Failure::new(Code::AlreadyExists, reason::BUSY, error.to_string())
+            .hint("`nsctl schedule list` shows it"),
+        SubmitError::Catalog(cause) => catalog_failure(cause),
+        SubmitError::Failed(cause) => thread_died(cause),
     }
 }

@@ -11,6 +11,7 @@ mod doctor;
 mod jobs;
 mod plan;
 mod retention;
+mod schedules;
 mod tokens;
 
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use crate::ids::TaskId;
 use crate::ingest::{Quotas, repository_failure, thread_died};
 use crate::jobs::Runner;
 use crate::jobs::leases::{self, HoldError};
+use crate::schedule::Scheduler;
 use crate::state::StateFolder;
 
 pub(crate) use agents::{CLONE_HINT, agent_revoked};
@@ -43,6 +45,7 @@ pub use browse::Reading;
 pub use doctor::{Finding, FindingLevel};
 pub use plan::{Plan, RestoreRequest};
 pub use retention::{PlannedPrune, RetentionPlan};
+pub use schedules::ScheduleView;
 
 /// Everything that the controller can do. Cheap to clone.
 #[derive(Clone)]
@@ -64,6 +67,8 @@ pub struct Parts {
     pub fleet: Fleet,
     /// The jobs.
     pub runner: Runner,
+    /// What the loop of schedules shares with them.
+    pub scheduler: Scheduler,
     /// How much agents may send.
     pub quotas: Quotas,
     /// How agents join.

@@ -5,7 +5,7 @@ use sqlx::Row;
 
 use crate::alerts::Event;
 use crate::catalog::alerts::raise;
-use crate::catalog::{Catalog, CatalogError, from_json, micros, time, to_json};
+use crate::catalog::{Catalog, CatalogError, Claim, from_json, micros, schedules, time, to_json};
 use crate::ids::JobId;
 use crate::jobs::Job;
 
@@ -32,11 +32,18 @@ pub enum Added {
     New,
     /// A call with the same request id has started this one before.
     Existed(Box<Job>),
+    /// What it is for has its job already.
+    Taken,
 }
 
 impl Catalog {
-    /// Writes a new job, unless `request_id` has started one already.
-    pub async fn add_job(&self, job: &Job, request_id: Option<&str>) -> Result<Added, CatalogError> {
+    /// Writes a new job, unless `request_id` has started one already; with what a schedule claims it for.
+    pub async fn add_job(
+        &self,
+        job: &Job,
+        request_id: Option<&str>,
+        claim: Option<&Claim>,
+    ) -> Result<Added, CatalogError> {
         let mut change = self.change().await?;
         if let Some(request_id) = request_id {
             let row: Option<String> = sqlx::query_scalar("SELECT record FROM jobs WHERE request_id = ?")
@@ -46,6 +53,11 @@ impl Catalog {
             if let Some(record) = row {
                 return Ok(Added::Existed(Box::new(from_json(&record, "a job")?)));
             }
+        }
+        if let Some(claim) = claim
+            && !schedules::take(&mut change, claim, job).await?
+        {
+            return Ok(Added::Taken);
         }
         sqlx::query("INSERT INTO jobs (id, request_id, ended, created_at, record) VALUES (?, ?, 0, ?, ?)")
             .bind(job.id.to_string())

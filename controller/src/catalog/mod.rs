@@ -11,6 +11,7 @@ mod audit_head;
 mod backups;
 mod jobs;
 mod owners;
+mod schedules;
 mod tokens;
 
 use std::path::{Path, PathBuf};
@@ -31,6 +32,7 @@ pub use api_tokens::ApiTokenRecord;
 pub use backups::VerificationRecord;
 pub use jobs::{Added, JobEventRecord};
 pub use owners::{Owner, RefusedSource};
+pub use schedules::{Claim, RunDetails, RunRecord, RunState, ScheduleOrigin, ScheduleRecord};
 pub use tokens::{Admission, InvitationRecord, TokenUse};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");

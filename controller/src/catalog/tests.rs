@@ -146,10 +146,10 @@ async fn backups_come_in_pages_and_the_newest_that_fits_is_found_on_whichever() 
 async fn a_repeated_request_gives_the_job_that_it_started_first() {
     let place = Place::new().await;
     let (first, second) = (queued(), queued());
-    assert_eq!(place.catalog.add_job(&first, Some("once")).await.expect("written"), Added::New);
-    let again = place.catalog.add_job(&second, Some("once")).await.expect("read");
+    assert_eq!(place.catalog.add_job(&first, Some("once"), None).await.expect("written"), Added::New);
+    let again = place.catalog.add_job(&second, Some("once"), None).await.expect("read");
     assert_eq!(again, Added::Existed(Box::new(first.clone())));
-    assert_eq!(place.catalog.add_job(&second, None).await.expect("written"), Added::New);
+    assert_eq!(place.catalog.add_job(&second, None, None).await.expect("written"), Added::New);
     assert_eq!(place.catalog.alive_jobs().await.expect("read"), [first, second]);
 }
 
@@ -157,7 +157,7 @@ async fn a_repeated_request_gives_the_job_that_it_started_first() {
 async fn a_chatty_job_keeps_its_first_lines_and_its_last() {
     let place = Place::new().await;
     let mut job = queued();
-    place.catalog.add_job(&job, None).await.expect("written");
+    place.catalog.add_job(&job, None, None).await.expect("written");
     let lines = |count: usize| (0..count).map(|at| ("info", format!("line {at}"))).collect::<Vec<_>>();
     place.catalog.save_job(&job, lines(1_500), &[], NOW).await.expect("written");
     job.state = JobState::Complete;

@@ -1,11 +1,15 @@
-//! Schedules as they are written. When a cron text is due is the scheduler's business.
+//! Schedules as they are written. When a cron text is due, `schedule::times` knows.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
+use jiff::tz::TimeZone;
+use repository::names::Component;
 use runtime::config::{Duration, Problem};
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
+
+use crate::schedule::times::{NoTimes, Times};
 
 /// What is to happen at which times.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +33,9 @@ pub struct BackupSchedule {
     pub catch_up: Duration,
     /// Up to so much is added to the time by chance.
     pub jitter: Duration,
+    /// Where its hours are meant; none: where all of them are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_zone: Option<String>,
 }
 
 /// A verification at certain times.
@@ -43,10 +50,15 @@ pub struct VerifySchedule {
     pub depth: VerifyDepth,
     /// How long to wait for a backup that still runs.
     pub wait_for_backup: Duration,
+    /// The rules of retention are applied after it.
+    pub retention: bool,
     /// How late a missed time is still made up for.
     pub catch_up: Duration,
     /// Up to so much is added to the time by chance.
     pub jitter: Duration,
+    /// Where its hours are meant; none: where all of them are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_zone: Option<String>,
 }
 
 /// How deep a verification goes.
@@ -63,6 +75,19 @@ pub enum VerifyDepth {
 
 const HOUR_SECONDS: u64 = 3600;
 
+/// The keys of a schedule.
+pub(super) const KEYS: [&str; 9] = [
+    "backup",
+    "verify",
+    "components",
+    "depth",
+    "wait_for_backup",
+    "retention",
+    "catch_up",
+    "jitter",
+    "time_zone",
+];
+
 /// A schedule with every key that either kind may have.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -72,8 +97,10 @@ struct Written {
     components: Option<Components>,
     depth: Option<VerifyDepth>,
     wait_for_backup: Option<Duration>,
+    retention: Option<bool>,
     catch_up: Option<Duration>,
     jitter: Option<Duration>,
+    time_zone: Option<String>,
 }
 
 impl TryFrom<Written> for Schedule {
@@ -83,18 +110,27 @@ impl TryFrom<Written> for Schedule {
         let components = written.components.unwrap_or(Components::All);
         let catch_up = written.catch_up.unwrap_or(Duration::from_secs(6 * HOUR_SECONDS));
         let jitter = written.jitter.unwrap_or(Duration::from_secs(0));
+        let time_zone = written.time_zone;
         match (written.backup, written.verify) {
-            (Some(_), None) if written.depth.is_some() || written.wait_for_backup.is_some() => {
-                Err("`depth` and `wait_for_backup` belong to `verify`, this schedule is a `backup`")
+            (Some(_), None)
+                if written.depth.is_some()
+                    || written.wait_for_backup.is_some()
+                    || written.retention.is_some() =>
+            {
+                Err("`depth`, `wait_for_backup` and `retention` belong to `verify`, this schedule is a `backup`")
             }
-            (Some(cron), None) => Ok(Self::Backup(BackupSchedule { cron, components, catch_up, jitter })),
+            (Some(cron), None) => {
+                Ok(Self::Backup(BackupSchedule { cron, components, catch_up, jitter, time_zone }))
+            }
             (None, Some(cron)) => Ok(Self::Verify(VerifySchedule {
                 cron,
                 components,
                 depth: written.depth.unwrap_or(VerifyDepth::Opened),
                 wait_for_backup: written.wait_for_backup.unwrap_or(Duration::from_secs(4 * HOUR_SECONDS)),
+                retention: written.retention.unwrap_or(true),
                 catch_up,
                 jitter,
+                time_zone,
             })),
             _ => Err("a schedule has either `backup` or `verify` with its times, e.g. backup: \"0 1 * * *\""),
         }
@@ -224,19 +260,99 @@ impl<'de> Deserialize<'de> for Cron {
     }
 }
 
-/// Names of schedules can be written in a variable's name.
-pub(super) fn check(schedules: &BTreeMap<String, Schedule>) -> Result<(), Problem> {
-    let fits = |name: &str| {
-        name.starts_with(|first: char| first.is_ascii_lowercase())
-            && name
-                .chars()
-                .all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || "-_".contains(letter))
-    };
-    match schedules.keys().find(|name| !fits(name)) {
-        Some(name) => Err(Problem::new(
-            format!("schedules.{name}"),
-            "names of schedules are lower-case letters, digits, - and _, starting with a letter",
-        )),
-        None => Ok(()),
+impl Schedule {
+    /// When.
+    pub fn cron(&self) -> &Cron {
+        match self {
+            Self::Backup(backup) => &backup.cron,
+            Self::Verify(verify) => &verify.cron,
+        }
     }
+
+    /// Of what; none: of everything.
+    pub fn components(&self) -> Vec<Component> {
+        let components = match self {
+            Self::Backup(backup) => &backup.components,
+            Self::Verify(verify) => &verify.components,
+        };
+        match components {
+            Components::All => Vec::new(),
+            Components::Named(names) => names.iter().filter_map(|name| name.parse().ok()).collect(),
+        }
+    }
+
+    /// How late a missed time is still made up for, and how much is added to it by chance.
+    pub fn catch_up_and_jitter(&self) -> (Duration, Duration) {
+        match self {
+            Self::Backup(backup) => (backup.catch_up, backup.jitter),
+            Self::Verify(verify) => (verify.catch_up, verify.jitter),
+        }
+    }
+
+    /// Where its hours are meant, if it says so.
+    pub fn time_zone(&self) -> Option<&str> {
+        match self {
+            Self::Backup(backup) => backup.time_zone.as_deref(),
+            Self::Verify(verify) => verify.time_zone.as_deref(),
+        }
+    }
+
+    /// What the types alone cannot tell: the key, and what is wrong with it.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        let (when, components) = match self {
+            Self::Backup(backup) => ("backup", &backup.components),
+            Self::Verify(verify) => ("verify", &verify.components),
+        };
+        Times::new(self.cron().as_str(), TimeZone::UTC).map_err(|error| match error {
+            NoTimes::Never => (when, "no day of any year is like that".to_owned()),
+            NoTimes::Unreadable(why) => (when, format!("not a cron text: {why}")),
+        })?;
+        let zone = self.time_zone();
+        if zone.is_some_and(|zone| TimeZone::get(zone).is_err()) {
+            return Err(("time_zone", UNKNOWN_ZONE.to_owned()));
+        }
+        if let Components::Named(names) = components
+            && let Some(wrong) = names.iter().position(|name| name.parse::<Component>().is_err())
+        {
+            return Err(("components", format!("the {}. is no component's name", wrong + 1)));
+        }
+        let (catch_up, jitter) = self.catch_up_and_jitter();
+        for (key, span, most) in [("jitter", jitter, Duration::from_days(1)), ("catch_up", catch_up, MOST)] {
+            if span > most {
+                return Err((key, format!("at most {most}")));
+            }
+        }
+        match self {
+            Self::Verify(verify) if verify.wait_for_backup > MOST => {
+                Err(("wait_for_backup", format!("at most {MOST}")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The longest time to catch up or to wait.
+const MOST: Duration = Duration::from_days(366);
+
+/// What is said of a zone that is none.
+pub(super) const UNKNOWN_ZONE: &str = "unknown zone; write an IANA name, e.g. UTC or Europe/Paris";
+
+/// True for what a schedule can be called: it has to fit into a variable's name, too.
+pub fn is_schedule_name(name: &str) -> bool {
+    let fits = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || "-_".contains(letter);
+    name.starts_with(|first: char| first.is_ascii_lowercase()) && name.len() <= 64 && name.chars().all(fits)
+}
+
+pub(super) fn check(schedules: &BTreeMap<String, Schedule>) -> Result<(), Problem> {
+    for (name, schedule) in schedules {
+        if !is_schedule_name(name) {
+            return Err(Problem::new(
+                format!("schedules.{name}"),
+                "names of schedules are lower-case letters, digits, - and _, starting with a letter, at most 64",
+            ));
+        }
+        let checked = schedule.check();
+        checked.map_err(|(key, why)| Problem::new(format!("schedules.{name}.{key}"), why))?;
+    }
+    Ok(())
 }

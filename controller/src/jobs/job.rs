@@ -39,6 +39,9 @@ pub struct Job {
     pub failure: Option<JobFailure>,
     /// Somebody asked to end it.
     pub cancelling: bool,
+    /// The schedule that ordered it; none: somebody did.
+    #[serde(default)]
+    pub schedule: Option<String>,
 }
 
 /// What was ordered.
@@ -343,6 +346,7 @@ impl Job {
             cleared: None,
             failure: None,
             cancelling: false,
+            schedule: None,
         }
     }
 

@@ -21,7 +21,7 @@ use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 use crate::alerts;
-use crate::catalog::{Added, Catalog, CatalogError};
+use crate::catalog::{Added, Catalog, CatalogError, Claim};
 use crate::depot::Depot;
 use crate::fleet::Fleet;
 use crate::ids::{AgentId, JobId, TaskId};
@@ -57,6 +57,8 @@ pub struct Settings {
     pub jobs_folder: PathBuf,
     /// What the configuration says of which backups are kept.
     pub retention: Configured,
+    /// Woken when a job has ended.
+    pub ended: Arc<Notify>,
 }
 
 /// A job could not be ordered.
@@ -65,6 +67,9 @@ pub enum SubmitError {
     /// Too many wait already.
     #[error("{MAX_QUEUED} jobs are waiting already")]
     Full,
+    /// What it is for has its job already.
+    #[error("this has been started already")]
+    Taken,
     /// The catalog failed.
     #[error("the job cannot be recorded")]
     Catalog(#[from] CatalogError),
@@ -225,11 +230,26 @@ impl Runner {
     /// Orders a job. A repeated `request_id` gives the job that it started first. Goes on to its end if the
     /// caller is given up: a job that is in the catalog is then also started.
     pub async fn submit(&self, order: Order, request_id: Option<&str>) -> Result<Job, SubmitError> {
-        let (runner, request_id) = (self.clone(), request_id.map(str::to_owned));
-        tokio::spawn(async move { runner.submit_now(order, request_id.as_deref()).await }).await?
+        self.submit_for(order, request_id, None).await
     }
 
-    async fn submit_now(&self, order: Order, request_id: Option<&str>) -> Result<Job, SubmitError> {
+    /// The same for a schedule: its claim is taken in the transaction that records the job.
+    pub async fn submit_for(
+        &self,
+        order: Order,
+        request_id: Option<&str>,
+        claim: Option<(String, Claim)>,
+    ) -> Result<Job, SubmitError> {
+        let (runner, request_id) = (self.clone(), request_id.map(str::to_owned));
+        tokio::spawn(async move { runner.submit_now(order, request_id.as_deref(), claim).await }).await?
+    }
+
+    async fn submit_now(
+        &self,
+        order: Order,
+        request_id: Option<&str>,
+        claim: Option<(String, Claim)>,
+    ) -> Result<Job, SubmitError> {
         let shared = &self.shared;
         let queued = shared.queue.lock().await;
         if let Some(request_id) = request_id
@@ -240,15 +260,20 @@ impl Runner {
         if shared.catalog.alive_jobs().await?.len() >= MAX_QUEUED {
             return Err(SubmitError::Full);
         }
-        let job = Job::queued(JobId::fresh(), order, shared.clock.now());
+        let (schedule, claim) = claim.unzip();
+        let job = Job { schedule, ..Job::queued(JobId::fresh(), order, shared.clock.now()) };
         shared.live.open(&job);
-        let added =
-            shared.catalog.add_job(&job, request_id).await.inspect_err(|_| shared.live.close(job.id))?;
+        let added = shared.catalog.add_job(&job, request_id, claim.as_ref()).await;
+        let added = added.inspect_err(|_| shared.live.close(job.id))?;
         drop(queued);
         match added {
             Added::Existed(existing) => {
                 shared.live.close(job.id);
                 Ok(*existing)
+            }
+            Added::Taken => {
+                shared.live.close(job.id);
+                Err(SubmitError::Taken)
             }
             Added::New => {
                 tracing::info!(job = %job.id, kind = job.kind(), "job ordered");
@@ -281,6 +306,7 @@ impl Runner {
         shared.save(before, &job, &actions).await?;
         steps::reached(written).await;
         shared.kick.notify_one();
+        shared.settings.ended.notify_one();
         Ok(())
     }
 
@@ -375,6 +401,7 @@ impl Owner {
                 lock(&self.shared.names).remove(name);
             }
             remove_job_folder(&self.shared.settings.jobs_folder.join(id.to_string()));
+            self.shared.settings.ended.notify_one();
         }
         drop(owned);
         self.shared.kick.notify_one();

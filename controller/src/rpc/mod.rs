@@ -23,6 +23,7 @@ mod jobs;
 mod life;
 mod peer;
 mod retention;
+mod schedules;
 mod server;
 mod tokens;
 mod under_way;

@@ -19,6 +19,7 @@ use proto::v1::enrolment_server::EnrolmentServer;
 use proto::v1::health_server::HealthServer;
 use proto::v1::jobs_server::JobsServer;
 use proto::v1::retention_server::RetentionServer;
+use proto::v1::schedules_server::SchedulesServer;
 use proto::v1::tokens_server::TokensServer;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_rustls::TlsAcceptor;
@@ -41,6 +42,7 @@ use crate::rpc::gateway::GatewayService;
 use crate::rpc::health::HealthService;
 use crate::rpc::jobs::JobsService;
 use crate::rpc::retention::RetentionService;
+use crate::rpc::schedules::SchedulesService;
 use crate::rpc::tokens::TokensService;
 
 const FRAME: u32 = 1 << 20;
@@ -114,6 +116,7 @@ async fn services(app: &App) -> Result<Routes, ServeError> {
     let backups = BackupsServer::new(BackupsService { app: app.clone() });
     let jobs = JobsServer::new(JobsService { app: app.clone() });
     let retention = RetentionServer::new(RetentionService { app: app.clone() });
+    let schedules = SchedulesServer::new(SchedulesService { app: app.clone() });
     let agents = AgentsServer::new(AgentsService { app: app.clone() });
     let configuration = ConfigurationServer::new(ConfigurationService { app: app.clone() });
     let examination = HealthServer::new(HealthService { app: app.clone() });
@@ -130,6 +133,7 @@ async fn services(app: &App) -> Result<Routes, ServeError> {
         .add_service(backups.max_decoding_message_size(MAX_MESSAGE))
         .add_service(jobs.max_decoding_message_size(MAX_MESSAGE))
         .add_service(retention.max_decoding_message_size(MAX_MESSAGE))
+        .add_service(schedules.max_decoding_message_size(MAX_MESSAGE))
         .add_service(agents.max_decoding_message_size(MAX_MESSAGE))
         .add_service(configuration.max_decoding_message_size(MAX_MESSAGE))
         .add_service(examination.max_decoding_message_size(MAX_MESSAGE))

@@ -12,7 +12,7 @@ use repository::verify::Depth;
 
 use crate::catalog::{AgentRecord, ApiTokenRecord, InvitationRecord, ServedSource, VerificationRecord};
 use crate::identity::Role;
-use crate::jobs::job::{Cleared, Job, JobState, Part, PartResult, PartState, Problem, ProblemKind};
+use crate::jobs::job::{Cleared, JobState, Part, PartResult, PartState, Problem, ProblemKind};
 use crate::jobs::{JobView, Watched};
 
 pub(crate) fn domain_keys(keys: &DomainKeys) -> v1::DomainKeys {
@@ -164,7 +164,7 @@ pub(crate) fn job(view: &JobView, agents: &[AgentRecord]) -> v1::Job {
     v1::Job {
         id: job.id.to_string(),
         kind: job.kind().to_owned(),
-        state: state(job).into(),
+        state: job_state(job.state).into(),
         backup: job.backup.as_ref().map(ToString::to_string).unwrap_or_default(),
         created_at: Some(to_wire_time(job.created_at)),
         ended_at: time(job.ended_at),
@@ -174,6 +174,7 @@ pub(crate) fn job(view: &JobView, agents: &[AgentRecord]) -> v1::Job {
         hint: line(|failure| &failure.hint),
         cleared: job.cleared.as_ref().map(cleared),
         progress: job.parts.is_empty().then(|| progress.first().cloned().flatten()).flatten(),
+        schedule: job.schedule.clone().unwrap_or_default(),
     }
 }
 
@@ -189,8 +190,8 @@ fn cleared(cleared: &Cleared) -> v1::Cleared {
     }
 }
 
-fn state(job: &Job) -> v1::JobState {
-    match job.state {
+pub(crate) fn job_state(state: JobState) -> v1::JobState {
+    match state {
         JobState::Queued => v1::JobState::Queued,
         JobState::Running => v1::JobState::Running,
         JobState::Committing => v1::JobState::Committing,

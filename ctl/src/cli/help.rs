@@ -61,6 +61,23 @@ Examples:
   nsctl retention apply --plan
   nsctl retention apply";
 
+pub(crate) const SCHEDULE: &str = "\
+Without any configuration `daily` backs up at 01:00 and `check` verifies at 05:00, UTC, and applies
+the rules of retention after that.
+
+Examples:
+  nsctl schedule list
+  nsctl schedule set hourly --backup '0 * * * *' --components database
+  nsctl schedule pause daily
+  nsctl schedule run check";
+
+pub(crate) const SCHEDULE_SET: &str = "\
+Examples:
+  nsctl schedule set daily --backup '30 1 * * *' --time-zone Europe/Paris --jitter 20m
+  nsctl schedule set weekly --verify '0 6 * * sun' --depth hashed --no-retention
+
+Setting a schedule never runs it. What the controller's configuration declares is changed there.";
+
 pub(crate) const RETENTION_SET: &str = "\
 Example:
   nsctl retention set --keep-last 7 --keep-weekly 8 --keep-yearly 5 --keep-complete 3

@@ -6,6 +6,7 @@ mod help;
 mod identity;
 pub(crate) mod repository;
 mod retention;
+mod schedule;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::access::Hidden;
 pub(crate) use identity::{Audit, Role, Since, Token};
 pub(crate) use retention::{Clearing, Pin, Prune, Retention, Rules, Unpin};
+pub(crate) use schedule::{Named, Run, Schedule, Set};
 
 /// Back up, verify and restore the data of NeuraShield.
 #[derive(Debug, Parser)]
@@ -169,6 +171,9 @@ pub(crate) enum Verb {
         /// The job's id
         job: String,
     },
+    /// See and change what happens by itself, and when
+    #[command(subcommand, after_help = help::SCHEDULE)]
+    Schedule(Schedule),
     /// Say which backups are kept, and remove the others
     #[command(subcommand, after_help = help::RETENTION)]
     Retention(Retention),
@@ -462,6 +467,7 @@ impl Verb {
             }
             Verb::Backup(Backup { output, .. }) | Verb::Verify(Verify { output, .. }) => output.output,
             Verb::Restore(Restore { output, .. }) | Verb::Ls(Ls { output, .. }) => output.output,
+            Verb::Schedule(schedule) => schedule.output().output,
             Verb::Retention(Retention::Show(output)) => output.output,
             Verb::Retention(Retention::Set(Rules { output, .. })) => output.output,
             Verb::Retention(Retention::Apply(clearing)) => clearing.output.output,

@@ -12,6 +12,7 @@ pub(crate) mod follow;
 mod jobs;
 mod restore;
 mod retention;
+mod schedule;
 mod token;
 mod verify;
 
@@ -44,6 +45,7 @@ pub(crate) fn run(cli: Cli, voice: Voice) -> Ended {
         Verb::Jobs { limit, .. } => on(server, move |client| jobs::list(client, limit, voice)),
         Verb::Logs { job, follow, .. } => on(server, move |client| jobs::logs(client, job, follow, voice)),
         Verb::Cancel { job } => on(server, move |client| jobs::cancel(client, job, voice)),
+        Verb::Schedule(wanted) => on(server, move |client| schedule::run(client, wanted, voice)),
         Verb::Retention(wanted) => on(server, move |client| retention::run(client, wanted, voice)),
         Verb::Prune(wanted) => on(server, move |client| retention::prune(client, wanted, voice)),
         Verb::Pin(wanted) => on(server, move |client| retention::pin(client, wanted, voice)),

@@ -23,6 +23,7 @@ use crate::commands::block_on;
 use crate::output::Voice;
 use crate::output::exit::{Ended, Exit, Trouble};
 use crate::processes;
+use crate::views::schedule::Schedules;
 use keeper::Keeper;
 use settings::Both;
 
@@ -56,7 +57,7 @@ async fn serve(both: Both, voice: Voice) -> Ended {
         token_file: token_file(&client, &agent.settings.name, &agent.settings.state).await?,
     };
     let mut keeper = Keeper::start(wanted)?;
-    voice.say(ready(&addresses));
+    voice.say(ready(&addresses, &coming(&client).await?));
     let stopped = shutdown.token();
     let trouble = tokio::select! {
         () = stopped.cancelled() => None,
@@ -131,13 +132,21 @@ fn controller_ended<T>(ended: Result<T, tokio::task::JoinError>) -> Trouble {
     Trouble::failed("the controller ended").because(why).hint("its log above says more; start it again")
 }
 
-fn ready(at: &Addresses) -> String {
+/// What comes by itself.
+async fn coming(client: &Client) -> Result<Vec<String>, Trouble> {
+    let wire = client.schedules().list_schedules(ask(v1::ListSchedulesRequest {})).await?.into_inner();
+    Ok(Schedules::from(wire).coming())
+}
+
+fn ready(at: &Addresses, coming: &[String]) -> String {
+    let coming: String = coming.iter().map(|line| format!("\x20 next    {line}\n")).collect();
     format!(
         "NeuraShield Backup is ready\n\
          \x20 page    http://{}\n\
          \x20 agents, and nsctl with a token  https://{}\n\
          \x20 probes  http://{}\n\
          \x20 nsctl   --server unix://{}\n\
+         {coming}\
          Ctrl-C stops it.",
         settings::reachable(at.web),
         settings::reachable(at.grpc),

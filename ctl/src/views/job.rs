@@ -25,6 +25,8 @@ pub(crate) struct Job {
     pub(crate) state: State,
     /// The backup that it makes, verifies or restores.
     pub(crate) backup: Option<String>,
+    /// The schedule that ordered it; none: somebody did.
+    pub(crate) schedule: Option<String>,
     pub(crate) created_at: Option<Timestamp>,
     pub(crate) ended_at: Option<Timestamp>,
     pub(crate) failure: Option<Failure>,
@@ -167,6 +169,7 @@ impl From<v1::Job> for Job {
         Self {
             id: wire.id,
             kind: wire.kind,
+            schedule: some(wire.schedule),
             state,
             backup: some(wire.backup),
             created_at: time!(wire.created_at),
