@@ -21,7 +21,9 @@ pub use alerts::{Alerts, Channel, Email, Ping, Route, Sink, Webhook};
 pub use object_storage::{ObjectStorage, ObjectStorageError};
 pub use parity::Parity;
 pub use quotas::Quota;
-pub use schedules::{BackupSchedule, Components, Cron, Schedule, VerifyDepth, VerifySchedule, is_schedule_name};
+pub use schedules::{
+    BackupSchedule, Components, Cron, Schedule, VerifyDepth, VerifySchedule, is_schedule_name,
+};
 
 /// Where the file lies unless told otherwise.
 pub const USUAL_FILE: &str = "/etc/neurashield/controller.yaml";

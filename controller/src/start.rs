@@ -24,8 +24,8 @@ use crate::fleet::Fleet;
 use crate::identity::{ApiTokens, Authority, AuthorityError, Enrolment, ServerCertificate};
 use crate::ingest::Quotas;
 use crate::jobs::{Configured, Runner, Settings};
-use crate::schedule::{Scheduler, keeper};
 use crate::rpc::{AgentServer, PeopleServer, ServeError};
+use crate::schedule::{Scheduler, keeper};
 use crate::state::{StateError, StateFolder};
 use crate::web::{self, WebServer};
 

@@ -3,7 +3,7 @@
 //! every minute of the year.
 //!
 //! `NEURASHIELD_YEAR=long` is the whole of 2028, which has a leap day, for twenty fates of the controller;
-//! without it three weeks around each change of the clock, for one.
+//! without it the days around each change of a clock and the leap day, for one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -48,44 +48,55 @@ fn schedules() -> Vec<Schedule> {
     ]
 }
 
-/// The numbers that a field names; its own reading of cron, for the texts above.
-fn numbers(field: &str, highest: i8) -> BTreeSet<i8> {
-    if field == "*" {
-        return (0..=highest).collect();
-    }
-    let parts = field.split(',').map(|part| part.split_once('-').unwrap_or((part, part)));
-    let number = |text: &str| -> i8 { text.parse().expect("a number") };
-    parts.flat_map(|(first, last)| number(first)..=number(last)).collect()
+/// Which numbers each field of a cron text names: a reading of its own, for the texts above.
+struct Named {
+    fields: [Vec<bool>; 5],
+    days_are_either: bool,
 }
 
-fn fits(cron: &str, civil: DateTime) -> bool {
-    let fields: Vec<&str> = cron.split_whitespace().collect();
-    let is_in = |at: usize, highest, number: i8| numbers(fields[at], highest).contains(&number);
-    let (day, weekday) =
-        (is_in(2, 31, civil.day()), is_in(4, 6, civil.weekday().to_sunday_zero_offset()));
-    let fits_day = match (fields[2], fields[4]) {
-        (day_field, week_field) if day_field != "*" && week_field != "*" => day || weekday,
-        _ => day && weekday,
-    };
-    is_in(0, 59, civil.minute()) && is_in(1, 23, civil.hour()) && is_in(3, 12, civil.month()) && fits_day
+impl Named {
+    fn new(cron: &str) -> Self {
+        let texts: Vec<&str> = cron.split_whitespace().collect();
+        let number = |text: &str| -> usize { text.parse().expect("a number") };
+        let field = |at: usize| {
+            let mut named = vec![texts[at] == "*"; 60];
+            for part in texts[at].split(',').filter(|part| *part != "*") {
+                let (first, last) = part.split_once('-').unwrap_or((part, part));
+                named[number(first)..=number(last)].fill(true);
+            }
+            named
+        };
+        let days_are_either = texts[2] != "*" && texts[4] != "*";
+        Self { fields: [field(0), field(1), field(2), field(3), field(4)], days_are_either }
+    }
+
+    fn fits(&self, civil: DateTime) -> bool {
+        let is_in = |at: usize, number: i8| self.fields[at][number as usize];
+        if !is_in(0, civil.minute()) || !is_in(1, civil.hour()) || !is_in(3, civil.month()) {
+            return false;
+        }
+        let (day, weekday) = (is_in(2, civil.day()), is_in(4, civil.weekday().to_sunday_zero_offset()));
+        if self.days_are_either { day || weekday } else { day && weekday }
+    }
 }
 
 /// Every planned time, by looking at the clock in each minute.
 fn calendar(cron: &str, zone: &TimeZone, from: Timestamp, until: Timestamp) -> BTreeSet<Timestamp> {
     let minute = SignedDuration::from_mins(1);
     let by_passing = cron.split_whitespace().nth(1) == Some("*");
+    let named = Named::new(cron);
     let mut planned = BTreeSet::new();
     // Three hours earlier, to know what the clock has shown before.
     let mut now = from - SignedDuration::from_hours(3);
     let mut furthest = zone.to_datetime(now - minute);
     while now <= until {
         let civil = zone.to_datetime(now);
-        let mut due = by_passing && fits(cron, civil);
+        let mut due = by_passing && named.fits(civil);
         if !by_passing {
             // Whatever the clock shows for the first time, and whatever it has just leapt over.
             while furthest < civil {
                 furthest = furthest.checked_add(minute).expect("within the calendar");
-                due |= fits(cron, furthest);
+                due |= named.fits(furthest);
             }
         }
         if due && now >= from {
@@ -183,7 +194,10 @@ impl Life<'_> {
             let due_at = self.timing.due_at(*planned_at);
             assert!(fate.ran.len() + fate.skipped.len() <= 1, "{name}: {planned_at} twice: {fate:?}");
             for at in fate.ran.iter().chain(&fate.skipped) {
-                assert!(*at >= due_at && *at <= due_at + self.timing.catch_up, "{name}: {planned_at} {fate:?}");
+                assert!(
+                    *at >= due_at && *at <= due_at + self.timing.catch_up,
+                    "{name}: {planned_at} {fate:?}"
+                );
             }
         }
         let (first, last) = (self.looks[0], self.looks[self.looks.len() - 1]);
@@ -194,19 +208,31 @@ impl Life<'_> {
                 continue;
             }
             // A later one was due as well when it could have begun: that one has made up for it.
-            let seen = self.looks.iter().filter(|look| **look >= due_at && **look <= due_at + self.timing.catch_up);
+            let seen =
+                self.looks.iter().filter(|look| **look >= due_at && **look <= due_at + self.timing.catch_up);
             let made_up = |look: &Timestamp| {
                 let later = self.planned.range(planned_at..=look).skip(1);
                 later.into_iter().any(|later| self.timing.due_at(*later) <= *look)
             };
             let alone: Vec<&Timestamp> = seen.filter(|look| !made_up(look)).collect();
-            assert!(alone.is_empty(), "{name}: {planned_at} was not run, skipped or missed; looked at {alone:?}");
+            assert!(
+                alone.is_empty(),
+                "{name}: {planned_at} was not run, skipped or missed; looked at {alone:?}"
+            );
         }
     }
 }
 
 /// Lives through the time with this luck: away for minutes up to days, the clock put forward and back.
-fn live(timing: &Timing, planned: &BTreeSet<Timestamp>, from: Timestamp, until: Timestamp, luck: u64) -> [usize; 3] {
+fn live(
+    timing: &Timing,
+    planned: &BTreeSet<Timestamp>,
+    from: Timestamp,
+    until: Timestamp,
+    luck: u64,
+) -> [usize; 3] {
+    // In a short life more happens.
+    let often = if until.duration_since(from) < SignedDuration::from_hours(24 * 30) { 300 } else { 3_000 };
     let mut chance = Chance(luck);
     let mut life = Life {
         timing,
@@ -219,13 +245,13 @@ fn live(timing: &Timing, planned: &BTreeSet<Timestamp>, from: Timestamp, until: 
         busy_until: from,
     };
     let (mut real, mut ahead) = (from, SignedDuration::ZERO);
-    let look_again = SignedDuration::from_mins(10);
+    let look_again = SignedDuration::from_mins(20);
     while real < until {
         let now = real + ahead;
         let next = life.look(real, now, &mut chance);
         let wait = next.map_or(look_again, |due| (due - now).try_into().expect("no calendar units"));
         real += wait.clamp(SignedDuration::from_millis(1), look_again);
-        match chance.below(3_000) {
+        match chance.below(often) {
             0 => real += SignedDuration::from_hours(chance.below(80) as i64),
             1..=3 => real += SignedDuration::from_mins(chance.below(500) as i64),
             4..=5 => ahead = SignedDuration::from_secs(chance.below(20 * 3_600) as i64 - 10 * 3_600),
@@ -243,16 +269,17 @@ fn live(timing: &Timing, planned: &BTreeSet<Timestamp>, from: Timestamp, until: 
     ]
 }
 
-/// The spans to live through: the year, or three weeks around each change of a clock in it.
+/// The spans to live through: the year, or some days around each change of a clock in it.
 fn spans(long: bool, zone: &TimeZone) -> Vec<(Timestamp, Timestamp)> {
-    let [first, last] = ["2028-01-01T00:00:00Z", "2029-01-01T00:00:00Z"].map(|text| text.parse().expect("a time"));
+    let [first, last] =
+        ["2028-01-01T00:00:00Z", "2029-01-01T00:00:00Z"].map(|text| text.parse().expect("a time"));
     if long {
         return vec![(first, last)];
     }
     let days = |count: i64| SignedDuration::from_hours(24 * count);
     let leap_day: Timestamp = "2028-02-29T00:00:00Z".parse().expect("a time");
     let changes = zone.following(first).map(|change| change.timestamp()).take_while(|change| *change < last);
-    let around = changes.chain([leap_day]).map(|change| (change - days(2), change + days(5)));
+    let around = changes.chain([leap_day]).map(|change| (change - days(1), change + days(3)));
     around.collect()
 }
 
@@ -277,10 +304,12 @@ fn no_planned_time_is_missed_or_doubled_whatever_the_controller_and_its_clock_go
                 }
                 assert_eq!(by_planner, planned, "{cron} in {name}");
                 // Of the times before the span and after it the calendar knows nothing.
-                let (from, until) = (from + SignedDuration::from_hours(12), until - SignedDuration::from_hours(12));
+                let (from, until) =
+                    (from + SignedDuration::from_hours(12), until - SignedDuration::from_hours(12));
                 let timing = Timing { times, jitter, catch_up, salt: cron.to_owned() };
                 for luck in 0..lives {
-                    let lived = live(&timing, &planned, from, until, luck * 1_000_003 + from.as_second() as u64);
+                    let lived =
+                        live(&timing, &planned, from, until, luck * 1_000_003 + from.as_second() as u64);
                     (0..3).for_each(|at| ends[at] += lived[at]);
                 }
             }
@@ -288,5 +317,5 @@ fn no_planned_time_is_missed_or_doubled_whatever_the_controller_and_its_clock_go
     }
     println!("{changes} changes of clocks; {} ran, {} skipped, {} told as missed", ends[0], ends[1], ends[2]);
     assert!(changes >= 10, "five of the zones change their clocks twice");
-    assert!(ends[0] > 1_000 && ends[1] > 10 && (ends[2] > 10 || !long), "the lives are not harmless: {ends:?}");
+    assert!(ends[0] > 500 && ends[1] > 10 && ends[2] > 10, "the lives are not harmless: {ends:?}");
 }

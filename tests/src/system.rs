@@ -48,6 +48,8 @@ impl Answer {
     }
 }
 
+const NO_SCHEDULES: &str = "schedules: {}\n";
+
 /// A controller and an agent on this machine. Dropped, it kills both; its folder stays if a test panics.
 pub struct System {
     folder: Option<TempDir>,
@@ -58,6 +60,7 @@ pub struct System {
     environment: Vec<(String, String)>,
     held: Option<(Steps, Forwarder)>,
     agent_is_ahead: Option<u64>,
+    controller_is_ahead: Option<u64>,
     bucket: Option<TestBucket>,
 }
 
@@ -93,6 +96,7 @@ impl System {
             environment: Vec::new(),
             held: None,
             agent_is_ahead: None,
+            controller_is_ahead: None,
             bucket,
         };
         system.write_configuration(sources);
@@ -138,7 +142,7 @@ impl System {
         let controller = format!(
             "{repository}state: {root}/controller\n\
              listen: {{ grpc: \"127.0.0.1:{grpc}\", web: \"127.0.0.1:{web}\", probes: \"127.0.0.1:{probes}\", \
-             socket: {root}/controller.sock }}\n"
+             socket: {root}/controller.sock }}\n{NO_SCHEDULES}"
         );
         let line = |(component, path): &(&str, &Path)| {
             format!(
@@ -169,6 +173,18 @@ impl System {
     /// The agent's clock is so many seconds ahead when it is started next; `None`: it is right.
     pub fn set_agent_ahead(&mut self, seconds: Option<u64>) {
         self.agent_is_ahead = seconds;
+    }
+
+    /// The same for the controller.
+    pub fn set_controller_ahead(&mut self, seconds: Option<u64>) {
+        self.controller_is_ahead = seconds;
+    }
+
+    /// Without this nothing happens by itself: no other test is to meet a backup at 01:00.
+    pub fn keep_usual_schedules(&self) {
+        let file = self.root.join("controller.yaml");
+        let text = fs::read_to_string(&file).expect("it is there");
+        fs::write(&file, text.replace(NO_SCHEDULES, "")).expect("written");
     }
 
     /// The system's folder.
@@ -233,7 +249,7 @@ impl System {
         let path = programs().join(program);
         let words: Vec<&OsStr> = by.iter().map(OsStr::new).chain([path.as_os_str()]).collect();
         let steps = self.held.iter().map(|(steps, _)| (Steps::FOLDER, steps.folder()));
-        let ahead = self.agent_is_ahead.filter(|_| program.ends_with("agent"));
+        let ahead = if program.ends_with("agent") { self.agent_is_ahead } else { self.controller_is_ahead };
         let ahead = ahead.iter().flat_map(|seconds| {
             let library = crate::clock::library(&self.root).into_os_string();
             [("LD_PRELOAD", library), (crate::clock::AHEAD, seconds.to_string().into())]

@@ -140,9 +140,13 @@ impl App {
         let failed = |error| catalog_failure(&error);
         let open = self.catalog.open_runs().await.map_err(failed)?;
         if open.iter().any(|run| run.schedule == name) {
-            return Err(Failure::new(Code::FailedPrecondition, reason::BUSY, format!("{name} cannot be run now"))
-                .because("an earlier run of it still goes on")
-                .hint("`nsctl jobs` shows it; try again when it has ended"));
+            return Err(Failure::new(
+                Code::FailedPrecondition,
+                reason::BUSY,
+                format!("{name} cannot be run now"),
+            )
+            .because("an earlier run of it still goes on")
+            .hint("`nsctl jobs` shows it; try again when it has ended"));
         }
         let order = match &record.definition {
             Schedule::Backup(_) => Order::Backup { components: record.definition.components(), pin: None },
@@ -161,7 +165,8 @@ impl App {
     async fn schedule_named(&self, name: &str) -> Result<ScheduleRecord, Failure> {
         let there = self.catalog.schedules().await.map_err(|error| catalog_failure(&error))?;
         there.into_iter().find(|record| record.name == name).ok_or_else(|| {
-            Failure::not_found(format!("there is no schedule {name:?}")).hint("`nsctl schedule list` shows them")
+            Failure::not_found(format!("there is no schedule {name:?}"))
+                .hint("`nsctl schedule list` shows them")
         })
     }
 
@@ -169,8 +174,11 @@ impl App {
         let failed = |error| catalog_failure(&error);
         self.catalog.put_schedule(&record).await.map_err(failed)?;
         tracing::info!(
-            schedule = record.name, cron = record.definition.cron().as_str(), zone = record.time_zone,
-            paused = record.paused_at.is_some(), "schedule changed"
+            schedule = record.name,
+            cron = record.definition.cron().as_str(),
+            zone = record.time_zone,
+            paused = record.paused_at.is_some(),
+            "schedule changed"
         );
         self.scheduler.wake().notify_one();
         self.view(record).await.map_err(failed)

@@ -250,11 +250,13 @@ impl Catalog {
     pub async fn withdraw_missed(&self, schedule: &str, planned: &[Timestamp]) -> Result<(), CatalogError> {
         let mut change = self.change().await?;
         for planned_at in planned {
-            sqlx::query("DELETE FROM schedule_runs WHERE schedule = ? AND planned_at = ? AND state = 'missed'")
-                .bind(schedule)
-                .bind(micros(*planned_at))
-                .execute(&mut *change)
-                .await?;
+            sqlx::query(
+                "DELETE FROM schedule_runs WHERE schedule = ? AND planned_at = ? AND state = 'missed'",
+            )
+            .bind(schedule)
+            .bind(micros(*planned_at))
+            .execute(&mut *change)
+            .await?;
         }
         Ok(change.commit().await?)
     }

@@ -117,7 +117,9 @@ impl TryFrom<Written> for Schedule {
                     || written.wait_for_backup.is_some()
                     || written.retention.is_some() =>
             {
-                Err("`depth`, `wait_for_backup` and `retention` belong to `verify`, this schedule is a `backup`")
+                Err(
+                    "`depth`, `wait_for_backup` and `retention` belong to `verify`, this schedule is a `backup`",
+                )
             }
             (Some(cron), None) => {
                 Ok(Self::Backup(BackupSchedule { cron, components, catch_up, jitter, time_zone }))

@@ -2,13 +2,13 @@
 
 use std::time::Duration as Span;
 
+use proto::Failure;
 use proto::convert::{self, to_wire_time};
 use proto::v1::schedules_server::Schedules;
 use proto::v1::{
     self, ListSchedulesRequest, ListSchedulesResponse, PauseScheduleRequest, RemoveScheduleRequest,
     RemoveScheduleResponse, ResumeScheduleRequest, RunScheduleRequest, ScheduleRun, SetScheduleRequest,
 };
-use proto::Failure;
 use runtime::config::Duration;
 use tonic::{Request, Response, Status};
 
@@ -115,9 +115,7 @@ fn definition(wire: &SetScheduleRequest) -> Result<Schedule, Failure> {
         {
             Err(Failure::invalid("depth, waiting for a backup and retention belong to a verification"))
         }
-        "backup" => {
-            Ok(Schedule::Backup(BackupSchedule { cron, components, catch_up, jitter, time_zone }))
-        }
+        "backup" => Ok(Schedule::Backup(BackupSchedule { cron, components, catch_up, jitter, time_zone })),
         "verify" => Ok(Schedule::Verify(VerifySchedule {
             cron,
             components,
@@ -188,10 +186,7 @@ impl Schedules for SchedulesService {
         Ok(Response::new(shown(&self.app.resume_schedule(&name).await?)))
     }
 
-    async fn run_schedule(
-        &self,
-        request: Request<RunScheduleRequest>,
-    ) -> Result<Response<v1::Job>, Status> {
+    async fn run_schedule(&self, request: Request<RunScheduleRequest>) -> Result<Response<v1::Job>, Status> {
         let about = About::of(&request);
         let request = request.into_inner();
         about.say(format!("schedule {:?}", request.name));

@@ -39,12 +39,18 @@ pub(crate) async fn keep(app: App, stop: CancellationToken) {
         let next = match look(&app).await {
             Ok(next) => next,
             Err(error) => {
-                tracing::error!(error = proto::failure::chain(&error), "the schedules cannot be read; it is tried again");
+                tracing::error!(
+                    error = proto::failure::chain(&error),
+                    "the schedules cannot be read; it is tried again"
+                );
                 None
             }
         };
         let until = next.and_then(|next| Duration::try_from(next.duration_since(app.now())).ok());
-        let woken = tokio::time::timeout(until.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN), app.scheduler.wake().notified());
+        let woken = tokio::time::timeout(
+            until.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN),
+            app.scheduler.wake().notified(),
+        );
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
@@ -159,7 +165,8 @@ async fn begin(
         Schedule::Backup(_) => Order::Backup { components: schedule.definition.components(), pin: None },
         Schedule::Verify(verify) => {
             if let Some(backup) = running_backup(app).await? {
-                let wait = SignedDuration::try_from(verify.wait_for_backup.get()).unwrap_or(SignedDuration::MAX);
+                let wait =
+                    SignedDuration::try_from(verify.wait_for_backup.get()).unwrap_or(SignedDuration::MAX);
                 let until = app.now().checked_add(wait).unwrap_or(Timestamp::MAX);
                 let details = RunDetails { waits_for: Some((backup, until)), ..RunDetails::default() };
                 if app.catalog.add_run(&written(RunState::Waiting, details), replaces).await? {
@@ -190,10 +197,14 @@ pub(crate) fn verification(schedule: &ScheduleRecord, verify: &VerifySchedule, b
 /// A job that could not be ordered is asked for again by the next look, for as long as its window is open.
 fn ordered(schedule: &ScheduleRecord, job: Result<Job, Failure>) {
     match job {
-        Ok(job) => tracing::info!(schedule = schedule.name, job = %job.id, kind = job.kind(), "run by its schedule"),
+        Ok(job) => {
+            tracing::info!(schedule = schedule.name, job = %job.id, kind = job.kind(), "run by its schedule")
+        }
         Err(failure) => tracing::warn!(
-            schedule = schedule.name, why = failure.why,
-            "what is due cannot be ordered; it is tried again: {}", failure.what
+            schedule = schedule.name,
+            why = failure.why,
+            "what is due cannot be ordered; it is tried again: {}",
+            failure.what
         ),
     }
 }
@@ -229,11 +240,15 @@ async fn follow(app: &App, run: RunRecord, schedule: Option<&ScheduleRecord>) ->
     let verified = job.is_some_and(|job| matches!(job.state, JobState::Complete | JobState::Incomplete));
     match run.retention_job {
         None if !verified => {
-            close(app, run, RunState::Started, "nothing was removed: the verification did not go through").await
+            close(app, run, RunState::Started, "nothing was removed: the verification did not go through")
+                .await
         }
         None => {
             let order = Order::Retention { confirmed: None, approved: false };
-            ordered(schedule, app.order_for(&schedule.name, order, None, Claim::Retention { run: run.id }).await);
+            ordered(
+                schedule,
+                app.order_for(&schedule.name, order, None, Claim::Retention { run: run.id }).await,
+            );
             Ok(())
         }
         Some(id) => {
@@ -276,7 +291,8 @@ async fn wait(
         (None, Some((_, until))) if app.now() < until => return Ok(()),
         (None, Some((job, _))) => {
             tell(&run.schedule, &ScheduleEvent::NotWaitedFor { backup: job });
-            let note = format!("job {job} still ran after {}: another backup was verified", verify.wait_for_backup);
+            let note =
+                format!("job {job} still ran after {}: another backup was verified", verify.wait_for_backup);
             (newest(app).await?, Some(note))
         }
         (job, _) => {
@@ -298,6 +314,9 @@ async fn wait(
         return close(app, run, RunState::Empty, "there is no backup to verify").await;
     };
     let claim = Claim::Waited { run: run.id, note };
-    ordered(schedule, app.order_for(&schedule.name, verification(schedule, verify, backup), None, claim).await);
+    ordered(
+        schedule,
+        app.order_for(&schedule.name, verification(schedule, verify, backup), None, claim).await,
+    );
     Ok(())
 }

@@ -123,7 +123,10 @@ fn a_clock_that_is_put_back_fires_nothing_again_and_loses_nothing() {
     let mut kept = Kept::new(timing("0 1 * * *", 0, 6), "2026-11-20T02:00");
     assert!(kept.look("2026-11-21T01:00").0.is_some());
     assert_eq!(kept.look("2026-11-21T00:30"), (None, 0));
-    assert_eq!(kept.decide("2026-11-21T00:30", false).next.map(|next| next.planned_at), Some(at("2026-11-22T01:00")));
+    assert_eq!(
+        kept.decide("2026-11-21T00:30", false).next.map(|next| next.planned_at),
+        Some(at("2026-11-22T01:00"))
+    );
     assert_eq!(kept.look("2026-11-21T01:00"), (None, 0));
     assert!(kept.look("2026-11-22T01:00").0.is_some());
     // Three days ahead for a moment: those days are told as missed, and come all the same.

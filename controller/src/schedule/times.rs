@@ -119,7 +119,9 @@ impl Times {
             let civil = self.cron.find_next_occurrence(&offset.to_datetime(from), inclusive).ok()?;
             let found = offset.to_timestamp(civil).ok();
             match change {
-                Some(change) if found.is_none_or(|found| found >= change) => (from, inclusive) = (change, true),
+                Some(change) if found.is_none_or(|found| found >= change) => {
+                    (from, inclusive) = (change, true)
+                }
                 _ => return found,
             }
         }
@@ -154,7 +156,8 @@ mod tests {
 
     /// All times from `from` until `until`, forwards; backwards they have to be the same.
     fn between(times: &Times, from: &str, until: &str) -> Vec<String> {
-        let (from, until): (Timestamp, Timestamp) = (from.parse().expect("a time"), until.parse().expect("a time"));
+        let (from, until): (Timestamp, Timestamp) =
+            (from.parse().expect("a time"), until.parse().expect("a time"));
         let mut forwards = Vec::new();
         let mut at = from;
         while let Some(next) = times.next(at).filter(|next| *next <= until) {
@@ -175,22 +178,26 @@ mod tests {
     #[test]
     fn a_time_that_is_leapt_over_is_due_once_at_the_leap() {
         // In Berlin the clock goes from 02:00 to 03:00 at 01:00 UTC.
-        let berlin = |text| between(&times(text, "Europe/Berlin"), "2027-03-27T12:00:00Z", "2027-03-28T12:00:00Z");
+        let berlin =
+            |text| between(&times(text, "Europe/Berlin"), "2027-03-27T12:00:00Z", "2027-03-28T12:00:00Z");
         assert_eq!(berlin("30 2 * * *"), ["03-28 01:00"]);
         assert_eq!(berlin("0,30 2 * * *"), ["03-28 01:00"]);
         assert_eq!(berlin("0 2,3 * * *"), ["03-28 01:00"]);
         assert_eq!(berlin("30 1-3 * * *"), ["03-28 00:30", "03-28 01:00", "03-28 01:30"]);
         // In Cairo it goes from midnight to one.
-        let cairo = between(&times("0 0 * * *", "Africa/Cairo"), "2027-04-29T12:00:00Z", "2027-04-30T12:00:00Z");
+        let cairo =
+            between(&times("0 0 * * *", "Africa/Cairo"), "2027-04-29T12:00:00Z", "2027-04-30T12:00:00Z");
         assert_eq!(cairo, ["04-29 22:00"]);
         // Samoa left out a whole day.
-        let apia = between(&times("0 5 * * *", "Pacific/Apia"), "2011-12-29T12:00:00Z", "2011-12-31T12:00:00Z");
+        let apia =
+            between(&times("0 5 * * *", "Pacific/Apia"), "2011-12-29T12:00:00Z", "2011-12-31T12:00:00Z");
         assert_eq!(apia, ["12-29 15:00", "12-30 10:00", "12-30 15:00"]);
     }
 
     #[test]
     fn a_time_that_comes_twice_is_due_the_first_time() {
-        let berlin = |text| between(&times(text, "Europe/Berlin"), "2027-10-30T12:00:00Z", "2027-10-31T04:00:00Z");
+        let berlin =
+            |text| between(&times(text, "Europe/Berlin"), "2027-10-30T12:00:00Z", "2027-10-31T04:00:00Z");
         assert_eq!(berlin("30 2 * * *"), ["10-31 00:30"]);
         assert_eq!(berlin("0,30 2,3 * * *"), ["10-31 00:00", "10-31 00:30", "10-31 02:00", "10-31 02:30"]);
     }
@@ -204,7 +211,11 @@ mod tests {
         }
         // Half an hour is leapt over there, and no minute of it is named.
         assert_eq!(
-            between(&times("45 * * * *", "Australia/Lord_Howe"), "2027-10-02T14:00:00Z", "2027-10-02T17:30:00Z"),
+            between(
+                &times("45 * * * *", "Australia/Lord_Howe"),
+                "2027-10-02T14:00:00Z",
+                "2027-10-02T17:30:00Z"
+            ),
             ["10-02 14:15", "10-02 15:15", "10-02 15:45", "10-02 16:45"]
         );
     }

@@ -12,7 +12,8 @@ use crate::views::schedule::{Schedule, Schedules};
 pub(super) async fn run(client: Client, wanted: cli::Schedule, voice: Voice) -> Ended {
     match wanted {
         cli::Schedule::List(_) => {
-            let wire = client.schedules().list_schedules(ask(v1::ListSchedulesRequest {})).await?.into_inner();
+            let wire =
+                client.schedules().list_schedules(ask(v1::ListSchedulesRequest {})).await?.into_inner();
             voice.result(&Schedules::from(wire), Schedules::table)?;
             Ok(Exit::Done)
         }

@@ -249,9 +249,6 @@ mod tests {
         ] {
             assert!(table.contains(said), "{said}: {table}");
         }
-        assert_eq!(
-            list.coming(),
-            ["backup (daily): 2027-07-02 01:00:00+02:00 (2027-07-01 23:00:00Z)"]
-        );
+        assert_eq!(list.coming(), ["backup (daily): 2027-07-02 01:00:00+02:00 (2027-07-01 23:00:00Z)"]);
     }
 }
