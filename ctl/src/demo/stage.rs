@@ -161,6 +161,8 @@ impl Stage {
             "controller": {
                 "repository": self.repository(),
                 "state": self.folder.join("controller"),
+                // At 01:00 nothing is to come between the steps.
+                "schedules": {},
                 "listen": {
                     "grpc": self.ports.grpc, "web": self.ports.web, "probes": self.ports.probes,
                     "socket": self.folder.join("controller.sock"),
