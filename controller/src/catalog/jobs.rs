@@ -67,6 +67,9 @@ impl Catalog {
             .execute(&mut *change)
             .await?;
         change.commit().await?;
+        if claim.is_some() {
+            self.alerts_raised.notify_one();
+        }
         Ok(Added::New)
     }
 

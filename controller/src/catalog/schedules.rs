@@ -8,10 +8,13 @@ use serde::{Deserialize, Serialize};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, Sqlite, Transaction};
 
+use crate::alerts::Event;
+use crate::catalog::alerts::raise;
 use crate::catalog::{Catalog, CatalogError, from_json, micros, time, to_json};
 use crate::config::Schedule;
 use crate::ids::JobId;
 use crate::jobs::Job;
+use crate::schedule::event::runs_again;
 use crate::schedule::plan::Record;
 
 /// Rows that are kept of each schedule.
@@ -148,6 +151,8 @@ pub enum Claim {
         run: i64,
         /// What a person should know of it.
         note: Option<String>,
+        /// What has to be told with it.
+        events: Vec<Event>,
     },
     /// The retention after this run's verification.
     Retention {
@@ -236,13 +241,21 @@ impl Catalog {
         row.as_ref().map(run).transpose()
     }
 
-    /// Writes down what became of a planned time without a job. False if that was written before.
-    pub async fn add_run(&self, run: &RunRecord, replaces: Option<i64>) -> Result<bool, CatalogError> {
+    /// Writes down what became of a planned time without a job, and the events of that. False if it was
+    /// written before.
+    pub async fn add_run(
+        &self,
+        run: &RunRecord,
+        replaces: Option<i64>,
+        events: &[Event],
+    ) -> Result<bool, CatalogError> {
         let mut change = self.change().await?;
         if !insert(&mut change, run, replaces).await? {
             return Ok(false);
         }
+        raise(&mut change, events, run.ran_at).await?;
         change.commit().await?;
+        self.alerts_raised.notify_one();
         Ok(true)
     }
 
@@ -274,12 +287,15 @@ impl Catalog {
     }
 }
 
-/// Takes what the job is for, within the transaction that adds the job. False if it is taken already.
+/// Takes what the job is for, within the transaction that adds the job, and tells that the schedule runs
+/// again. False if it is taken already.
 pub(super) async fn take(
     change: &mut Transaction<'static, Sqlite>,
     claim: &Claim,
     job: &Job,
 ) -> Result<bool, CatalogError> {
+    let again = job.schedule.as_deref().and_then(|schedule| runs_again(schedule, job));
+    raise(change, again.as_slice(), job.created_at).await?;
     let taken = match claim {
         Claim::Run { schedule, planned_at, replaces } => {
             let run = RunRecord {
@@ -294,13 +310,16 @@ pub(super) async fn take(
             };
             return insert(change, &run, *replaces).await;
         }
-        Claim::Waited { run, note } => sqlx::query(
-            "UPDATE schedule_runs SET state = 'started', job = ?, record = ? \
+        Claim::Waited { run, note, events } => {
+            raise(change, events, job.created_at).await?;
+            sqlx::query(
+                "UPDATE schedule_runs SET state = 'started', job = ?, record = ? \
              WHERE id = ? AND state = 'waiting' AND open = 1",
-        )
-        .bind(job.id.to_string())
-        .bind(to_json(&RunDetails { note: note.clone(), ..RunDetails::default() }))
-        .bind(run),
+            )
+            .bind(job.id.to_string())
+            .bind(to_json(&RunDetails { note: note.clone(), ..RunDetails::default() }))
+            .bind(run)
+        }
         Claim::Retention { run } => sqlx::query(
             "UPDATE schedule_runs SET retention_job = ? WHERE id = ? AND retention_job IS NULL AND open = 1",
         )

@@ -19,7 +19,7 @@ use crate::ids::JobId;
 use crate::jobs::Job;
 use crate::jobs::job::{JobState, Order};
 use crate::schedule::defined::{depth, timing};
-use crate::schedule::event::{ScheduleEvent, tell};
+use crate::schedule::event;
 use crate::schedule::plan::{Due, Facts};
 
 /// The clock is looked at this often, whatever is due.
@@ -118,8 +118,9 @@ async fn decide(app: &App, schedule: &ScheduleRecord) -> Result<Option<Timestamp
     if let Some(missed) = decision.missed {
         let details = RunDetails { missed: Some((missed.first, missed.count)), ..RunDetails::default() };
         let run = decided(schedule, missed.last, facts.now, RunState::Missed, details);
-        if app.catalog.add_run(&run, replaced(missed.last)).await? {
-            tell(&schedule.name, &ScheduleEvent::Missed(missed));
+        let event = event::missed(schedule, &missed);
+        if app.catalog.add_run(&run, replaced(missed.last), std::slice::from_ref(&event)).await? {
+            event::log(schedule, &event);
         }
     }
     if let Some(due) = decision.due {
@@ -156,8 +157,10 @@ async fn begin(
 ) -> Result<(), CatalogError> {
     let written = |state, details| decided(schedule, due.planned_at, app.now(), state, details);
     if !due.start {
-        if app.catalog.add_run(&written(RunState::Skipped, RunDetails::default()), replaces).await? {
-            tell(&schedule.name, &ScheduleEvent::Overlapped { planned_at: due.planned_at });
+        let run = written(RunState::Skipped, RunDetails::default());
+        let event = event::overlapped(schedule, due.planned_at);
+        if app.catalog.add_run(&run, replaces, std::slice::from_ref(&event)).await? {
+            event::log(schedule, &event);
         }
         return Ok(());
     }
@@ -169,7 +172,7 @@ async fn begin(
                     SignedDuration::try_from(verify.wait_for_backup.get()).unwrap_or(SignedDuration::MAX);
                 let until = app.now().checked_add(wait).unwrap_or(Timestamp::MAX);
                 let details = RunDetails { waits_for: Some((backup, until)), ..RunDetails::default() };
-                if app.catalog.add_run(&written(RunState::Waiting, details), replaces).await? {
+                if app.catalog.add_run(&written(RunState::Waiting, details), replaces, &[]).await? {
                     tracing::info!(schedule = schedule.name, job = %backup, "the verification waits for a backup");
                 }
                 return Ok(());
@@ -179,7 +182,7 @@ async fn begin(
                 None => {
                     let note = Some("there is no backup to verify".to_owned());
                     let run = written(RunState::Empty, RunDetails { note, ..RunDetails::default() });
-                    app.catalog.add_run(&run, replaces).await?;
+                    app.catalog.add_run(&run, replaces, &[]).await?;
                     return Ok(());
                 }
             }
@@ -255,7 +258,6 @@ async fn follow(app: &App, run: RunRecord, schedule: Option<&ScheduleRecord>) ->
             let Some(job) = ended(app, Some(id)).await? else { return Ok(()) };
             let failure = job.and_then(|job| job.failure);
             let Some(failure) = failure else { return app.catalog.close_run(&run).await };
-            tell(&run.schedule, &ScheduleEvent::RetentionFailed { job: id, why: failure.why.clone() });
             close(app, run, RunState::Started, &format!("{}: {}", failure.what, failure.why)).await
         }
     }
@@ -287,10 +289,13 @@ async fn wait(
         Some((backup, until)) => (ended(app, Some(backup)).await?, Some((backup, until))),
         None => (Some(None), None),
     };
+    let mut events = Vec::new();
     let (backup, note) = match waited {
         (None, Some((_, until))) if app.now() < until => return Ok(()),
         (None, Some((job, _))) => {
-            tell(&run.schedule, &ScheduleEvent::NotWaitedFor { backup: job });
+            let event = event::not_waited_for(schedule, job);
+            event::log(schedule, &event);
+            events.push(event);
             let note =
                 format!("job {job} still ran after {}: another backup was verified", verify.wait_for_backup);
             (newest(app).await?, Some(note))
@@ -313,7 +318,7 @@ async fn wait(
     let Some(backup) = backup else {
         return close(app, run, RunState::Empty, "there is no backup to verify").await;
     };
-    let claim = Claim::Waited { run: run.id, note };
+    let claim = Claim::Waited { run: run.id, note, events };
     ordered(
         schedule,
         app.order_for(&schedule.name, verification(schedule, verify, backup), None, claim).await,
