@@ -229,6 +229,11 @@ pub fn claim(name: &BackupName) -> ObjectPath {
     staged(name).join(crate::store::CLAIM)
 }
 
+/// Which backup is about to take this place in the order, where lists may lag.
+pub fn next_in_order(sequence: u64) -> ObjectPath {
+    staging().join(format!("next-{sequence:020}"))
+}
+
 /// A committed backup.
 pub fn backup(name: &BackupName) -> ObjectPath {
     ObjectPath::new(name.as_str())

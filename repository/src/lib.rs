@@ -43,6 +43,7 @@ pub mod repair;
 pub mod repo;
 pub mod rescue;
 pub mod retention;
+mod side_by_side;
 pub mod signed;
 pub mod store;
 pub mod verify;

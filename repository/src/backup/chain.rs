@@ -16,8 +16,12 @@ use crate::keys::KeyRing;
 use crate::layout;
 use crate::names::BackupName;
 use crate::repo::Repository;
+use crate::side_by_side::side_by_side;
 use crate::signed::{MAX_JSON, Sha256};
 use crate::store::{ListedKind, StoreError};
+
+/// More bytes than any name of a backup has.
+const MAX_NAME: u64 = 64;
 
 /// Every backup that was ever committed, oldest first.
 #[derive(Debug, Default)]
@@ -177,27 +181,65 @@ impl Repository {
         }
     }
 
-    /// Adds the line of a backup that was published just now. A line that is there already is not ours to
-    /// judge: then everything is read again.
+    /// Adds the line of a backup that was published just now, and says whether it did. A line that is there
+    /// already is not ours to judge: then everything is read again.
     pub(super) fn add_line(
         &self,
         mut end: ChainEnd,
         (record, digest): (&BackupRecord, Sha256),
         keys: &KeyRing,
         now: Timestamp,
-    ) -> Result<ChainEnd, RepositoryError> {
+    ) -> Result<(ChainEnd, bool), RepositoryError> {
         let (sequence, name) = (record.sequence, record.name.clone());
         let line =
             ChainLine { sequence, name, backup: digest, previous: end.head, at: now, stands_for: None };
         let file = keys.signing().sign(&line);
         match self.store.create(&layout::chain_line(sequence), file.bytes()) {
-            Err(StoreError::AlreadyExists { .. }) => return Ok(self.completed(keys, now)?.1),
+            Err(StoreError::AlreadyExists { .. }) => return Ok((self.completed(keys, now)?.1, false)),
             other => other?,
         }
+        self.forget_announced(sequence);
         end.taken.insert(line.name);
         end.head = Some(file.digest());
         (end.newest, end.highest) = (sequence, sequence);
-        Ok(end)
+        Ok((end, true))
+    }
+
+    /// Says by a name that can be asked for which backup is about to take its place in the order: where lists
+    /// lag, a crash before its line would leave one that nobody sees, and its sequence would be given twice.
+    pub(super) fn announce(&self, record: &BackupRecord) -> Result<(), RepositoryError> {
+        if self.store.lists_may_lag() {
+            let path = layout::next_in_order(record.sequence);
+            self.store.replace(&path, record.name.as_str().as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// The backup that was announced for this place, if it came to be.
+    fn announced(&self, sequence: u64) -> Result<Option<(BackupRecord, Sha256)>, RepositoryError> {
+        if !self.store.lists_may_lag() {
+            return Ok(None);
+        }
+        let name = match self.store.read(&layout::next_in_order(sequence), MAX_NAME) {
+            Ok(bytes) => String::from_utf8_lossy(&bytes).parse::<BackupName>(),
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let Ok(name) = name else { return Ok(None) };
+        match self.backup_with_digest(&name) {
+            Ok(found) => Ok(Some(found).filter(|(record, _)| record.sequence == sequence)),
+            Err(error) if error.is_damage() || error.is_foreign() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The line is there: the announcement has done its work. One that stays is taken away at the next start.
+    fn forget_announced(&self, sequence: u64) {
+        if self.store.lists_may_lag()
+            && let Err(error) = self.store.delete(&layout::next_in_order(sequence))
+        {
+            tracing::warn!(%error, "what announced a backup that is in the chain now stays for a while");
+        }
     }
 
     /// Adds the chain line of a backup that a crash left without one, and returns the whole chain.
@@ -207,6 +249,14 @@ impl Repository {
         let (chain, end) = self.completed(keys, now)?;
         *known = Some(end);
         Ok(chain)
+    }
+
+    /// Adds the chain line of a backup that a crash left without one, unless it is known that there is none.
+    pub(crate) fn continue_chain(&self, keys: &KeyRing, now: Timestamp) -> Result<(), RepositoryError> {
+        let mut known = lock(&self.chain_end);
+        let end = self.continued(known.take(), keys, now)?;
+        *known = Some(end);
+        Ok(())
     }
 
     fn completed(&self, keys: &KeyRing, now: Timestamp) -> Result<(Chain, ChainEnd), RepositoryError> {
@@ -228,6 +278,12 @@ impl Repository {
             }
             foreign.push(name);
         }
+        if let Some((record, digest)) = self.announced(chain.highest + 1)?
+            && !unchained.iter().any(|(other, _)| other.name == record.name)
+        {
+            foreign.push(record.name.clone());
+            unchained.push((record, digest));
+        }
         unchained.sort_by_key(|(record, _)| record.sequence);
         for (record, digest) in unchained {
             if record.sequence != chain.highest + 1 || record.previous != chain.head {
@@ -248,6 +304,7 @@ impl Repository {
             self.store.create(&layout::chain_line(sequence), file.bytes())?;
             chain.add(sequence, file.digest(), Ok(line));
         }
+        self.forget_announced(chain.newest);
         let end = ChainEnd::of(&chain, foreign, true);
         Ok((chain, end))
     }
@@ -256,29 +313,31 @@ impl Repository {
     /// the reading of other backups nor new ones.
     pub fn chain(&self) -> Result<Chain, RepositoryError> {
         let mut chain = Chain::default();
-        for listed in self.store.list(Some(&layout::chain()))? {
-            if let Some((sequence, _)) = layout::chain_line_named(&listed.name) {
-                self.read_line(&mut chain, sequence)?;
-            }
+        let listed = self.store.list(Some(&layout::chain()))?;
+        let sequences = listed.iter().filter_map(|listed| layout::chain_line_named(&listed.name));
+        let sequences: Vec<u64> = sequences.map(|(sequence, _)| sequence).collect();
+        let lines = side_by_side(&sequences, |sequence| self.read_line(*sequence))?;
+        for (sequence, (digest, line)) in sequences.into_iter().zip(lines) {
+            chain.add(sequence, digest, line);
         }
         // A list may lag: what follows the newest line that it shows is asked for by name.
         while let Some(next) = chain.newest.checked_add(1) {
-            match self.read_line(&mut chain, next) {
+            match self.read_line(next) {
                 Err(error) if error.is_not_found() => break,
-                other => other?,
+                Err(error) => return Err(error.into()),
+                Ok((digest, line)) => chain.add(next, digest, line),
             }
         }
         Ok(chain)
     }
 
-    fn read_line(&self, chain: &mut Chain, sequence: u64) -> Result<(), StoreError> {
+    fn read_line(&self, sequence: u64) -> Result<(Sha256, Result<ChainLine, String>), StoreError> {
         let file = self.store.read(&layout::chain_line(sequence), MAX_JSON)?;
         let line = self.config.signing_key.verify::<ChainLine>(&file);
         // The line after it names the one that was lost.
         let stands_for = line.as_ref().ok().and_then(|line| line.stands_for);
         let digest = stands_for.unwrap_or(Sha256::of(&file));
-        chain.add(sequence, digest, line.map_err(|error| error.to_string()));
-        Ok(())
+        Ok((digest, line.map_err(|error| error.to_string())))
     }
 
     /// The chain's line of this sequence; `None` if it is not there, or not what was written.

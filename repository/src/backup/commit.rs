@@ -22,6 +22,10 @@ use crate::store::lease::LeaseError;
 use crate::store::{ObjectPath, StoreError};
 use crate::work::WorkId;
 
+/// A commit that lost its place in the order takes the next one so often, and then whoever took them is no
+/// accident.
+const PLACES: usize = 3;
+
 /// An archive that is ready to be committed.
 #[derive(Debug, Clone)]
 pub struct ArchiveDraft {
@@ -94,28 +98,55 @@ impl Repository {
         let _one_at_a_time = lock(&self.commits);
         // Forgotten on every way out but the good ones: then the next one reads the chain again.
         let mut known = lock(&self.chain_end);
-        let end = self.continued(known.take(), keys, now)?;
+        let mut end = self.continued(known.take(), keys, now)?;
         if let Some(record) = self.committed(draft)? {
-            *known = Some(end);
-            return Ok(record);
+            if !self.is_place_of_another(&record)? {
+                *known = Some(end);
+                return Ok(record);
+            }
+            self.make_way(&draft.name, guard)?;
         }
         guard.done(CommitStep::Begun);
         self.resolve_all(draft)?;
         guard.done(CommitStep::Resolved);
         self.write_indexes(draft)?;
         guard.done(CommitStep::Indexed);
-        let (record, digest) = self.stage(draft, keys, end.next_sequence(), end.head(), guard)?;
+        for _ in 0..PLACES {
+            let (record, digest) = self.stage(draft, keys, end.next_sequence(), end.head(), guard)?;
+            self.announce(&record)?;
+            guard.may_write().map_err(RepositoryError::Fenced)?;
+            guard.done(CommitStep::Allowed);
+            self.store.publish(
+                &layout::staged(&draft.name),
+                &layout::backup(&draft.name),
+                layout::BACKUP_JSON,
+            )?;
+            guard.done(CommitStep::Renamed);
+            let (longer, is_added) = self.add_line(end, (&record, digest), keys, now)?;
+            end = longer;
+            if is_added || !self.is_place_of_another(&record)? {
+                *known = Some(end);
+                guard.done(CommitStep::Chained);
+                return Ok(record);
+            }
+            self.make_way(&draft.name, guard)?;
+        }
+        Err(RepositoryError::Fenced(LeaseError::Contended))
+    }
+
+    /// True if another backup has the line of the chain with this one's sequence: then nobody was told of this
+    /// one, and it takes another place in the order.
+    fn is_place_of_another(&self, record: &BackupRecord) -> Result<bool, RepositoryError> {
+        Ok(self.chain_line(record.sequence)?.is_some_and(|line| line.name != record.name))
+    }
+
+    /// Takes a published backup that was never acknowledged away, so that its name is free for the next try.
+    fn make_way(&self, name: &BackupName, guard: &dyn Guard) -> Result<(), RepositoryError> {
         guard.may_write().map_err(RepositoryError::Fenced)?;
-        guard.done(CommitStep::Allowed);
-        self.store.publish(
-            &layout::staged(&draft.name),
-            &layout::backup(&draft.name),
-            layout::BACKUP_JSON,
-        )?;
-        guard.done(CommitStep::Renamed);
-        *known = Some(self.add_line(end, (&record, digest), keys, now)?);
-        guard.done(CommitStep::Chained);
-        Ok(record)
+        tracing::warn!(backup = %name, "another backup has its place in the order; it takes the next one");
+        let garbage = layout::trash_backup(name);
+        self.store.withdraw(&layout::backup(name), &garbage, layout::BACKUP_JSON)?;
+        Ok(self.store.delete_folder(&garbage)?)
     }
 
     fn committed(&self, draft: &BackupDraft) -> Result<Option<BackupRecord>, RepositoryError> {

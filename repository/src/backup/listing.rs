@@ -9,6 +9,7 @@ use crate::layout;
 use crate::names::{BackupName, SourceId};
 use crate::refs::Refs;
 use crate::repo::{Repository, refuse_unknown_format};
+use crate::side_by_side::side_by_side;
 use crate::signed::{MAX_JSON, Sha256};
 use crate::store::{ABANDONED, ListedKind};
 
@@ -45,17 +46,21 @@ impl Repository {
         let mut listing = Listing::default();
         // First: what is committed meanwhile is in no line yet, and so is not missed.
         let chain = self.chain()?;
-        for listed in self.store.list(None)? {
-            let (Ok(name), ListedKind::Folder) = (listed.name.parse::<BackupName>(), listed.kind) else {
-                continue;
-            };
-            match self.backup(&name) {
+        let folders = self.store.list(None)?.into_iter();
+        let folders = folders.filter(|listed| listed.kind == ListedKind::Folder);
+        let names: Vec<BackupName> = folders.filter_map(|listed| listed.name.parse().ok()).collect();
+        let bearable = |error: &RepositoryError| {
+            error.is_foreign() || error.is_damage() || matches!(error, RepositoryError::TooNew { .. })
+        };
+        let backups = side_by_side(&names, |name| match self.backup(name) {
+            Err(error) if !bearable(&error) => Err(error),
+            found => Ok(found),
+        })?;
+        for (name, backup) in names.into_iter().zip(backups) {
+            match backup {
                 Ok(record) => listing.backups.push(record),
                 Err(error) if error.is_foreign() => listing.legacy.extend(self.legacy_backup(name)?),
-                Err(error) if error.is_damage() || matches!(error, RepositoryError::TooNew { .. }) => {
-                    listing.damaged.push((name, error));
-                }
-                Err(error) => return Err(error),
+                Err(error) => listing.damaged.push((name, error)),
             }
         }
         listing.backups.sort_by_key(|record| std::cmp::Reverse(record.sequence));

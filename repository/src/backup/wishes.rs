@@ -19,6 +19,7 @@ use crate::layout;
 use crate::names::BackupName;
 use crate::repo::Repository;
 use crate::retention::Rules;
+use crate::side_by_side::side_by_side;
 use crate::signed::{MAX_JSON, SignedError};
 use crate::store::ObjectPath;
 
@@ -74,15 +75,16 @@ impl Repository {
             let known = newest.entry(sequence).or_default();
             *known = number.max(*known);
         }
-        let mut pins = Pins::default();
-        for (sequence, number) in newest {
-            let reason = match self.signed_note::<PinNote>(&layout::pin_note(sequence, number))? {
-                Ok(note) if (note.sequence, note.number) == (sequence, number) => note.reason,
+        let newest: Vec<(u64, u32)> = newest.into_iter().collect();
+        let reasons = side_by_side(&newest, |(sequence, number)| {
+            let note = self.signed_note::<PinNote>(&layout::pin_note(*sequence, *number))?;
+            Ok::<_, RepositoryError>(match note {
+                Ok(note) if (note.sequence, note.number) == (*sequence, *number) => note.reason,
                 Ok(_) | Err(_) => Some(UNREADABLE.to_owned()),
-            };
-            pins.0.insert(sequence, (number, reason));
-        }
-        Ok(pins)
+            })
+        })?;
+        let pins = newest.into_iter().zip(reasons);
+        Ok(Pins(pins.map(|((sequence, number), reason)| (sequence, (number, reason))).collect()))
     }
 
     /// Pins a backup for `reason`, or takes its pin back. One that is so already is fine.

@@ -16,6 +16,7 @@ use crate::keys::KeyRing;
 use crate::layout;
 use crate::names::BackupName;
 use crate::repo::Repository;
+use crate::side_by_side::side_by_side;
 use crate::signed::{MAX_JSON, Sha256};
 use crate::store::{ListedKind, StoreError};
 
@@ -74,7 +75,7 @@ impl Repository {
             watch.may_write().map_err(RepositoryError::Fenced)?;
             let _no_commit = lock(&self.commits);
             let now = watch.now();
-            let chain = self.complete_chain(keys, now)?.lines;
+            self.continue_chain(keys, now)?;
             let work = self.work(now)?;
             let pins = self.pins()?;
             for retirement in batch {
@@ -86,22 +87,19 @@ impl Repository {
                     report.in_use.push(name.clone());
                     continue;
                 }
-                match self.backup(name) {
-                    Ok(record) if pins.of(&record).is_some() => {
+                let found = match self.backup_with_digest(name) {
+                    Ok((record, _)) if pins.of(&record).is_some() => {
                         report.pinned.push(name.clone());
                         continue;
                     }
-                    Ok(_) | Err(RepositoryError::NoBackup { .. }) => {}
-                    Err(error) if error.is_damage() => {}
-                    Err(error) => return Err(error),
-                }
-                let (sequence, backup) = match chain.iter().find(|line| line.name == *name) {
-                    Some(line) => (line.sequence, line.backup),
-                    // Its line is damaged, or was never written.
-                    None => {
-                        self.backup_with_digest(name).map(|(record, digest)| (record.sequence, digest))?
+                    Err(error)
+                        if !error.is_damage() && !matches!(error, RepositoryError::NoBackup { .. }) =>
+                    {
+                        return Err(error);
                     }
+                    found => found.map(|(record, digest)| (record.sequence, digest)),
                 };
+                let (sequence, backup) = self.in_chain(name, found)?;
                 let (name, rule) = (name.clone(), one_line(rule));
                 self.write_note(&RetiredNote { sequence, name, backup, rule, at: now }, keys, watch)?;
                 watch.done(PruneStep::NoteWritten);
@@ -110,6 +108,22 @@ impl Repository {
             }
         }
         Ok(report)
+    }
+
+    /// A backup's sequence and the SHA-256 of its `backup.json`, as the chain has them. Asked by sequence; only
+    /// where `found` in its folder is nothing to go by, the whole chain is looked through.
+    fn in_chain(
+        &self,
+        name: &BackupName,
+        found: Result<(u64, Sha256), RepositoryError>,
+    ) -> Result<(u64, Sha256), RepositoryError> {
+        let told = found.as_ref().ok().map(|(sequence, _)| self.chain_line(*sequence)).transpose()?.flatten();
+        let line = match told.filter(|line| line.name == *name) {
+            None => self.chain()?.lines.into_iter().find(|line| line.name == *name),
+            told => told,
+        };
+        // Without one, its line is damaged or was never written.
+        line.map_or(found, |line| Ok((line.sequence, line.backup)))
     }
 
     /// Finishes retirements that a crash cut off: a note is there, and so is the folder or what is left of
@@ -146,19 +160,21 @@ impl Repository {
     /// Every backup that was retired, oldest first. A note that cannot be trusted is told in the log and
     /// does not count: what it was about is lost, until somebody retires it again.
     pub fn retired(&self) -> Result<Vec<RetiredNote>, RepositoryError> {
-        let mut notes = Vec::new();
-        for listed in self.store.list(Some(&layout::chain()))? {
-            let Some(sequence) = layout::retired_named(&listed.name) else { continue };
-            let known = lock(&self.retired_notes).0.get(&sequence).cloned();
-            match known.map_or_else(|| self.read_note(sequence), |note| Ok(Some(note)))? {
-                Some(note) => notes.push(note),
-                None => tracing::warn!(
-                    path = %layout::retired(sequence),
+        let listed = self.store.list(Some(&layout::chain()))?;
+        let sequences: Vec<u64> =
+            listed.iter().filter_map(|listed| layout::retired_named(&listed.name)).collect();
+        let notes = side_by_side(&sequences, |sequence| {
+            let known = lock(&self.retired_notes).0.get(sequence).cloned();
+            let note = known.map_or_else(|| self.read_note(*sequence), |note| Ok(Some(note)))?;
+            if note.is_none() {
+                tracing::warn!(
+                    path = %layout::retired(*sequence),
                     "the note about a retired backup is not to be trusted; it is passed over"
-                ),
+                );
             }
-        }
-        Ok(notes)
+            Ok::<_, RepositoryError>(note)
+        })?;
+        Ok(notes.into_iter().flatten().collect())
     }
 
     fn read_note(&self, sequence: u64) -> Result<Option<RetiredNote>, RepositoryError> {

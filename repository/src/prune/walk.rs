@@ -4,16 +4,19 @@
 //! repaired or brought back tomorrow, and its blobs must be there then.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
 
-use super::{Phase, PruneError, Watch};
+use super::{BATCH, Phase, PruneError, Watch};
 use crate::backup::manifest::BackupRecord;
 use crate::codec::Malformed;
 use crate::error::RepositoryError;
 use crate::ids::DomainId;
+use crate::ingest::lock;
 use crate::layout;
 use crate::names::BackupName;
 use crate::refs::Refs;
 use crate::repo::Repository;
+use crate::side_by_side::side_by_side;
 use crate::store::ListedKind;
 
 /// The blobs that are needed, domain by domain. Grows only.
@@ -55,19 +58,21 @@ impl Repository {
         let unknown: Vec<&BackupRecord> =
             listing.backups.iter().filter(|record| !live.walked.contains(&record.name)).collect();
         let total = unknown.len() as u64;
-        for (record, done) in unknown.into_iter().zip(1..) {
+        for (records, before) in unknown.chunks(BATCH).zip((0..).step_by(BATCH)) {
             if watch.is_cancelled() {
                 return Err(RepositoryError::Cancelled);
             }
-            match self.walk_one(record, live) {
+            // What was read is merged by whoever read it, so that few refs are in memory at once.
+            let merged = Mutex::new(&mut *live);
+            side_by_side(records, |record| match self.walk_one(record, &merged) {
                 Err(error) if error.is_damage() => {
                     let backup = record.name.clone();
-                    return Err(PruneError::Unreadable { backup, source: Box::new(error) }.into());
+                    Err(PruneError::Unreadable { backup, source: Box::new(error) }.into())
                 }
-                other => other?,
-            }
-            live.walked.insert(record.name.clone());
-            watch.progress(Phase::Reading, done, total);
+                other => other,
+            })?;
+            live.walked.extend(records.iter().map(|record| record.name.clone()));
+            watch.progress(Phase::Reading, before + records.len() as u64, total);
         }
         Ok(())
     }
@@ -83,7 +88,8 @@ impl Repository {
             names.remove(&note.name);
         });
         for name in names {
-            match self.backup(&name).and_then(|record| self.walk_one(&record, live)) {
+            let merged = Mutex::new(&mut *live);
+            match self.backup(&name).and_then(|record| self.walk_one(&record, &merged)) {
                 Err(error) if error.is_foreign() => continue,
                 Err(error) if error.is_damage() => {
                     return Err(PruneError::Unreadable { backup: name, source: Box::new(error) }.into());
@@ -95,14 +101,14 @@ impl Repository {
         Ok(())
     }
 
-    fn walk_one(&self, record: &BackupRecord, live: &mut Live) -> Result<(), RepositoryError> {
+    fn walk_one(&self, record: &BackupRecord, live: &Mutex<&mut Live>) -> Result<(), RepositoryError> {
         for archive in &record.archives {
             let manifest = self.archive(record, &archive.source)?;
             if archive.refs.is_none() {
                 continue;
             }
             let refs = self.refs(record, &archive.source)?;
-            if refs.domain() != manifest.domain || !live.add(&refs) {
+            if refs.domain() != manifest.domain || !lock(live).add(&refs) {
                 let path = layout::refs(&layout::backup(&record.name), &archive.source);
                 let source = Malformed::new("refs", "they do not fit the other backups");
                 return Err(RepositoryError::Damaged { path, source });
