@@ -92,8 +92,8 @@ pub enum DepotError {
     },
     /// There was a repository, and now there is none.
     #[error(
-        "{location} holds no repository, but this controller has one (repository {pinned}): is the disk mounted? \
-         To begin anew, use another state folder"
+        "{location} holds no repository, but this controller has one (repository {pinned}): is it the right \
+         folder or bucket, and is the folder's disk mounted? To begin anew, use another state folder"
     )]
     Gone {
         /// Where.

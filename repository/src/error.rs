@@ -163,8 +163,7 @@ impl RepositoryError {
             E::Fenced(_) => "make sure that only one controller uses this repository",
             E::Prune(error) => error.hint(),
             E::Cancelled => "start it again when you like",
-            E::Store(StoreError::Full { .. }) => "free some space in the repository's storage",
-            E::Store(_) => "check the repository's storage: is it mounted, writable and reachable?",
+            E::Store(error) => error.hint(),
         }
     }
 

@@ -118,6 +118,7 @@ fn a_bucket_is_made_a_repository_and_unlocked_and_what_is_wrong_is_said_in_plain
         assert!(!answer.err.contains(SECRET) && !answer.out.contains(SECRET), "{answer:?}");
     };
     told(&[("AWS_ACCESS_KEY_ID", "nobody")], "does not know this access key");
+    told(&[("AWS_ACCESS_KEY_ID", "nobody")], "check the bucket: the network to its server, the key");
     told(&[("AWS_REGION", "us-west-9")], "the bucket lies in the region");
     told(&[("NEURASHIELD_S3__ALLOW_HTTP", "false")], "is not encrypted");
     told(&[("AWS_SECRET_ACCESS_KEY", "")], "only one of the two is set");

@@ -245,7 +245,7 @@ fn space(depot: &Depot) -> Finding {
         ),
         Ok(Some(free)) => fine("storage", format!("{} GiB are free in {}", free >> 30, store.location())),
         Ok(None) => fine("storage", format!("{} does not tell its free space", store.location())),
-        Err(error) => problem("storage", chain(&error), "is it mounted and reachable?"),
+        Err(error) => problem("storage", chain(&error), error.hint()),
     }
 }
 
@@ -254,11 +254,7 @@ fn writable(depot: &Depot) -> Finding {
     let path = ObjectPath::new("repository/staging").join(format!("doctor-{}", TaskId::fresh()));
     match store.create(&path, b"doctor").and_then(|()| store.delete(&path)) {
         Ok(()) => fine("storage", "the repository can be written"),
-        Err(error) => problem(
-            "storage",
-            chain(&error),
-            "check its permissions, its space, and that it is not mounted read-only",
-        ),
+        Err(error) => problem("storage", chain(&error), error.hint()),
     }
 }
 

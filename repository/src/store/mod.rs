@@ -154,6 +154,19 @@ impl StoreError {
     pub fn is_not_found(&self) -> bool {
         matches!(self, StoreError::NotFound { .. })
     }
+
+    /// What to do, in one line.
+    pub fn hint(&self) -> &'static str {
+        let is_bucket =
+            |source: &std::io::Error| source.get_ref().is_some_and(|cause| cause.is::<s3::Said>());
+        match self {
+            StoreError::Full { .. } => "free some space in the repository's storage",
+            StoreError::Failed { source, .. } if is_bucket(source) => {
+                "check the bucket: the network to its server, the key, and what it may do (list, read, write, delete)"
+            }
+            _ => "check the repository's storage: is it mounted, writable and reachable?",
+        }
+    }
 }
 
 /// Where a repository lies. Blocking: asynchronous callers use a thread for it.

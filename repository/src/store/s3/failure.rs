@@ -11,6 +11,12 @@ use object_store::client::{HttpError, HttpErrorKind};
 
 use crate::store::{ObjectPath, StoreError};
 
+/// What went wrong with a bucket, in plain words. As the cause of a [`StoreError`] it says that this is where it
+/// went wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(in crate::store) struct Said(pub(super) String);
+
 /// What came of a request that did not succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
@@ -49,8 +55,8 @@ pub(super) fn failure(verb: &'static str, path: &ObjectPath, error: &Error) -> S
     let is_full =
         matches!(code(error), Some("XMinioStorageFull" | "QuotaExceeded")) || status(error) == Some(507);
     match is_full {
-        true => StoreError::Full { path, source: io::Error::new(io::ErrorKind::StorageFull, words) },
-        false => StoreError::Failed { verb, path, source: io::Error::other(words) },
+        true => StoreError::Full { path, source: io::Error::new(io::ErrorKind::StorageFull, Said(words)) },
+        false => StoreError::Failed { verb, path, source: io::Error::other(Said(words)) },
     }
 }
 

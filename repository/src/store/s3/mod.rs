@@ -33,6 +33,7 @@ use tokio::task::JoinSet;
 use tokio_stream::StreamExt;
 
 use self::config::Clients;
+pub(super) use self::failure::Said;
 use self::failure::{Outcome, failure, outcome, transport};
 use self::runtime::wait;
 use super::location::Bucket;
@@ -102,9 +103,6 @@ impl S3Store {
         T: Send + 'static,
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
-        let broke_off = |error: &Error| {
-            !matches!(transport(error), None | Some(HttpErrorKind::Connect | HttpErrorKind::Timeout))
-        };
         for _ in 1..TRIES {
             match wait(request()) {
                 Err(error) if broke_off(&error) => {}
@@ -114,6 +112,17 @@ impl S3Store {
         wait(request())
     }
 
+    /// The same from within the requests of one call.
+    async fn asked<T, F: Future<Output = Result<T, Error>>>(request: impl Fn() -> F) -> Result<T, Error> {
+        for _ in 1..TRIES {
+            match request().await {
+                Err(error) if broke_off(&error) => {}
+                answer => return answer,
+            }
+        }
+        request().await
+    }
+
     /// Reads up to `limit` bytes of `range`, or of all of it, with the object's whole size.
     fn get(
         &self,
@@ -121,14 +130,16 @@ impl S3Store {
         range: Option<GetRange>,
         limit: u64,
     ) -> Result<(Bytes, u64), StoreError> {
-        let (client, key) = (self.clients.large.clone(), self.key(path));
-        let got = wait(async move {
-            let got = client.get_opts(&key, GetOptions { range, ..GetOptions::default() }).await?;
-            let (size, wanted) = (got.meta.size, got.range.end - got.range.start);
-            if wanted > limit {
-                return Ok((Bytes::new(), size, wanted));
+        let got = self.repeated(|| {
+            let (client, key, range) = (self.clients.large.clone(), self.key(path), range.clone());
+            async move {
+                let got = client.get_opts(&key, GetOptions { range, ..GetOptions::default() }).await?;
+                let (size, wanted) = (got.meta.size, got.range.end - got.range.start);
+                if wanted > limit {
+                    return Ok((Bytes::new(), size, wanted));
+                }
+                got.bytes().await.map(|bytes| (bytes, size, wanted))
             }
-            got.bytes().await.map(|bytes| (bytes, size, wanted))
         });
         let (bytes, size, wanted) = got.map_err(|error: Error| failure("read", path, &error))?;
         if wanted > limit {
@@ -151,7 +162,7 @@ impl S3Store {
                     && let Some(path) = left.next()
                 {
                     let (client, key) = (store.clients.small.clone(), store.key(&path));
-                    running.spawn(async move { (client.delete(&key).await, path) });
+                    running.spawn(async move { (Self::asked(|| client.delete(&key)).await, path) });
                 }
                 let Some(deleted) = running.join_next().await else { return Ok(()) };
                 match deleted.expect("a request does not panic") {
@@ -164,8 +175,13 @@ impl S3Store {
     }
 }
 
+/// The answer of a request, or its end, did not arrive.
+fn broke_off(error: &Error) -> bool {
+    !matches!(transport(error), None | Some(HttpErrorKind::Connect | HttpErrorKind::Timeout))
+}
+
 fn failed(verb: &'static str, path: &ObjectPath, kind: io::ErrorKind, reason: String) -> StoreError {
-    StoreError::Failed { verb, path: path.clone(), source: io::Error::new(kind, reason) }
+    StoreError::Failed { verb, path: path.clone(), source: io::Error::new(kind, Said(reason)) }
 }
 
 /// What stands for a path in errors about the whole.
@@ -220,8 +236,10 @@ impl Store for S3Store {
     }
 
     fn size(&self, path: &ObjectPath) -> Result<u64, StoreError> {
-        let (client, key) = (self.clients.small.clone(), self.key(path));
-        let found = wait(async move { client.head(&key).await });
+        let found = self.repeated(|| {
+            let (client, key) = (self.clients.small.clone(), self.key(path));
+            async move { client.head(&key).await }
+        });
         found.map(|found| found.size).map_err(|error| failure("look at", path, &error))
     }
 
@@ -242,7 +260,7 @@ impl Store for S3Store {
                 }
                 let (client, key) = (store.clients.small.clone(), store.key(&path));
                 running.spawn(async move {
-                    let size = client.head(&key).await.map(|found| found.size);
+                    let size = Self::asked(|| client.head(&key)).await.map(|found| found.size);
                     (nth, size.map_err(|error| failure("look at", &path, &error)))
                 });
             }

@@ -97,9 +97,12 @@ impl S3Store {
 
     /// An object as it is now; `None` if there is none.
     pub(super) fn look(&self, path: &ObjectPath) -> Result<Option<Found>, StoreError> {
-        let (client, key) = (self.clients.small.clone(), self.key(path));
-        let options = GetOptions { head: true, ..GetOptions::default() };
-        match wait(async move { client.get_opts(&key, options).await }) {
+        let found = self.repeated(|| {
+            let (client, key) = (self.clients.small.clone(), self.key(path));
+            let options = GetOptions { head: true, ..GetOptions::default() };
+            async move { client.get_opts(&key, options).await }
+        });
+        match found {
             Ok(found) => Ok(Some(Found {
                 size: found.meta.size,
                 mark: found.attributes.get(&Attribute::Metadata(MARK.into())).map(|mark| mark.to_string()),
