@@ -17,7 +17,7 @@ use repository::store::location::Location;
 use runtime::config::{Duration, Origin, Problem, Secret, SecretSource, Settings};
 use serde::{Deserialize, Deserializer, Serialize};
 
-pub use alerts::{Alerts, Channel, Email, Ping, Route, Sink, Webhook};
+pub use alerts::{Alerts, Channel, Email, Mailserver, Ping, Route, Sink, Webhook};
 pub use object_storage::{ObjectStorage, ObjectStorageError};
 pub use parity::Parity;
 pub use quotas::Quota;
@@ -146,15 +146,6 @@ retention: { keep_within: 30d, keep_complete: 3 }
         self.retention.check()?;
         quotas::check(&self.quotas)?;
         self.alerts.check()
-    }
-
-    fn notices(&self) -> Vec<Problem> {
-        match self.alerts.sinks.is_empty() {
-            true => Vec::new(),
-            false => {
-                vec![Problem::new("alerts", "this release does not send alerts yet; failures are in the log")]
-            }
-        }
     }
 }
 

@@ -16,6 +16,7 @@ use runtime::shutdown::{Drained, Shutdown};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{App, Parts, ScheduleView};
+use crate::alerts::{Dispatcher, SinkError};
 use crate::audit::{Audit, AuditError, AuditKey};
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::ControllerConfig;
@@ -59,6 +60,9 @@ pub enum StartError {
     /// The audit log cannot be used.
     #[error(transparent)]
     Audit(#[from] AuditError),
+    /// The sinks of alerts cannot be set up.
+    #[error(transparent)]
+    Alerts(#[from] SinkError),
     /// An address or the socket cannot be had.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -169,6 +173,7 @@ impl Controller {
             shutdown.clone(),
         );
         let app = App::new(Parts {
+            alerts: Dispatcher::new(&config.alerts, catalog.clone())?,
             quotas: Quotas::new(&config.quotas),
             scheduler,
             config,
@@ -215,6 +220,8 @@ impl Controller {
         shutdown.spawn("server certificate", certificate.keep(app.clock.clone(), stop.clone()));
         let filled = depot::rescue::fill(app.depot.clone(), app.config.rescue_program.clone());
         shutdown.spawn("rescue folder", filled);
+        app.alerts.start(&app.clock, &shutdown);
+        shutdown.spawn("silence", app.clone().look_for_silence(stop.clone()));
         shutdown.spawn("audit log", app.audit.clone().keep(stop.clone()));
         tell_schedules(&app).await;
         shutdown.spawn("schedules", keeper::keep(app.clone(), stop.clone()));

@@ -4,6 +4,7 @@
 //! to do.
 
 mod agents;
+mod alerts;
 mod audit;
 pub mod backups;
 mod browse;
@@ -26,6 +27,7 @@ use runtime::clock::Clock;
 use runtime::shutdown::Shutdown;
 use tonic::Code;
 
+use crate::alerts::Dispatcher;
 use crate::audit::Audit;
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::ControllerConfig;
@@ -40,6 +42,7 @@ use crate::schedule::Scheduler;
 use crate::state::StateFolder;
 
 pub(crate) use agents::{CLONE_HINT, agent_revoked};
+pub use alerts::AlertsNow;
 pub use backups::ArchiveChoice;
 pub use browse::Reading;
 pub use doctor::{Finding, FindingLevel};
@@ -75,6 +78,8 @@ pub struct Parts {
     pub enrolment: Enrolment,
     /// How people and automation prove who they are.
     pub tokens: ApiTokens,
+    /// Whom to tell what.
+    pub alerts: Dispatcher,
     /// Who asked for what.
     pub audit: Arc<Audit>,
     /// The time.
