@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use proto::api_token::ApiToken;
 use proto::v1::agents_client::AgentsClient;
+use proto::v1::alerts_client::AlertsClient;
 use proto::v1::audit_client::AuditClient;
 use proto::v1::backups_client::BackupsClient;
 use proto::v1::health_client::HealthClient;
@@ -118,6 +119,10 @@ impl Client {
 
     pub(crate) fn agents(&self) -> AgentsClient<Wire> {
         AgentsClient::new(self.wire.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    pub(crate) fn alerts(&self) -> AlertsClient<Wire> {
+        AlertsClient::new(self.wire.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
     pub(crate) fn health(&self) -> HealthClient<Wire> {

@@ -95,6 +95,10 @@ pub(super) const TABLE: &[Line] = &[
     line("/neurashield.backup.v1.Schedules/ResumeSchedule", ADMIN, Kept::Both),
     line("/neurashield.backup.v1.Schedules/RunSchedule", OPERATOR, Kept::Both),
     line("/neurashield.backup.v1.Configuration/ListAlertSinks", VIEWER, Kept::No),
+    line("/neurashield.backup.v1.Alerts/ListAlerts", VIEWER, Kept::No),
+    // Somebody is written to.
+    line("/neurashield.backup.v1.Alerts/TestSink", OPERATOR, Kept::Both),
+    line("/neurashield.backup.v1.Alerts/ListDeliveries", VIEWER, Kept::No),
     line("/neurashield.backup.v1.Health/Examine", VIEWER, Kept::No),
     line("/neurashield.backup.v1.Tokens/CreateToken", ADMIN, Kept::Both),
     line("/neurashield.backup.v1.Tokens/ListTokens", ADMIN, Kept::No),

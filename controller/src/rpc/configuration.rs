@@ -11,7 +11,7 @@ pub(super) struct ConfigurationService {
     pub(super) app: App,
 }
 
-fn sink_kind(sink: &Sink) -> &'static str {
+pub(super) fn sink_kind(sink: &Sink) -> &'static str {
     match sink {
         Sink::Email(_) => "email",
         Sink::Slack(_) => "slack",

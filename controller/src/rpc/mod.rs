@@ -4,6 +4,7 @@
 //! down. Who calls and whether they may is decided in one place, [`gate`], before any handler.
 
 mod agents;
+mod alerts;
 mod attempts;
 mod audit;
 mod backups;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use proto::v1::agent_gateway_server::AgentGatewayServer;
 use proto::v1::agents_server::AgentsServer;
+use proto::v1::alerts_server::AlertsServer;
 use proto::v1::audit_server::AuditServer;
 use proto::v1::backups_server::BackupsServer;
 use proto::v1::configuration_server::ConfigurationServer;
@@ -30,6 +31,7 @@ use tonic::transport::Server;
 
 use crate::app::App;
 use crate::rpc::agents::AgentsService;
+use crate::rpc::alerts::AlertsService;
 use crate::rpc::audit::AuditService;
 use crate::rpc::backups::BackupsService;
 use crate::rpc::book::{Book, Limits};
@@ -118,6 +120,7 @@ async fn services(app: &App) -> Result<Routes, ServeError> {
     let retention = RetentionServer::new(RetentionService { app: app.clone() });
     let schedules = SchedulesServer::new(SchedulesService { app: app.clone() });
     let agents = AgentsServer::new(AgentsService { app: app.clone() });
+    let alerts = AlertsServer::new(AlertsService { app: app.clone() });
     let configuration = ConfigurationServer::new(ConfigurationService { app: app.clone() });
     let examination = HealthServer::new(HealthService { app: app.clone() });
     let tokens = TokensServer::new(TokensService { app: app.clone() });
@@ -135,6 +138,7 @@ async fn services(app: &App) -> Result<Routes, ServeError> {
         .add_service(retention.max_decoding_message_size(MAX_MESSAGE))
         .add_service(schedules.max_decoding_message_size(MAX_MESSAGE))
         .add_service(agents.max_decoding_message_size(MAX_MESSAGE))
+        .add_service(alerts.max_decoding_message_size(MAX_MESSAGE))
         .add_service(configuration.max_decoding_message_size(MAX_MESSAGE))
         .add_service(examination.max_decoding_message_size(MAX_MESSAGE))
         .add_service(tokens.max_decoding_message_size(MAX_MESSAGE))

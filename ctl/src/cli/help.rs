@@ -116,6 +116,14 @@ Examples:
   nsctl agent invite --reusable --uses 20 --expires 1h --name 'node-*' --sources 'models/*'
   and on the other machine give the token to the agent by a file: `join: { token_file: … }`.";
 
+pub(crate) const ALERT: &str = "\
+Sinks are declared in the controller's configuration (`alerts:`).
+
+Examples:
+  nsctl alert list
+  nsctl alert test ops-mail
+  nsctl alert history --limit 200 -o json";
+
 pub(crate) const TOKEN: &str = "\
 Each role may do what those before it may:
   viewer     see lists, states and health

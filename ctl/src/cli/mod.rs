@@ -2,6 +2,7 @@
 //!
 //! Must stay true: a verb or flag stands here only when it works in this release.
 
+mod alert;
 mod help;
 mod identity;
 pub(crate) mod repository;
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::access::Hidden;
+pub(crate) use alert::Alert;
 pub(crate) use identity::{Audit, Role, Since, Token};
 pub(crate) use retention::{Clearing, Pin, Prune, Retention, Rules, Unpin};
 pub(crate) use schedule::{Named, Run, Schedule, Set};
@@ -187,6 +189,9 @@ pub(crate) enum Verb {
     /// Manage the agents: the programs that run beside the data
     #[command(subcommand, after_help = help::AGENT)]
     Agent(Agent),
+    /// Show what is wrong and whom it was told, and try the ways to tell it
+    #[command(subcommand, after_help = help::ALERT)]
+    Alert(Alert),
     /// Manage the tokens with which people and programs reach the controller from elsewhere
     #[command(subcommand, after_help = help::TOKEN)]
     Token(Token),
@@ -477,6 +482,8 @@ impl Verb {
             Verb::Agent(
                 Agent::Invite { output, .. } | Agent::Invites { output, .. } | Agent::Revoke { output, .. },
             ) => output.output,
+            Verb::Alert(Alert::List(output)) => output.output,
+            Verb::Alert(Alert::Test { output, .. } | Alert::History { output, .. }) => output.output,
             Verb::Token(Token::List(output)) => output.output,
             Verb::Token(Token::Create { output, .. } | Token::Revoke { output, .. }) => output.output,
             Verb::Audit(Audit { output, .. }) => output.output,

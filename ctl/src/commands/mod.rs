@@ -1,6 +1,7 @@
 //! One file for each verb.
 
 mod agent;
+mod alert;
 mod audit;
 mod backup;
 mod browse;
@@ -51,6 +52,7 @@ pub(crate) fn run(cli: Cli, voice: Voice) -> Ended {
         Verb::Pin(wanted) => on(server, move |client| retention::pin(client, wanted, voice)),
         Verb::Unpin(wanted) => on(server, move |client| retention::unpin(client, wanted, voice)),
         Verb::Agent(wanted) => on(server, move |client| agent::run(client, wanted, voice)),
+        Verb::Alert(wanted) => on(server, move |client| alert::run(client, wanted, voice)),
         Verb::Token(wanted) => on(server, move |client| token::run(client, wanted, voice)),
         Verb::Audit(wanted) => on(server, move |client| audit::run(client, wanted, voice)),
         Verb::Config(wanted) => config::run(wanted, voice),

@@ -5,6 +5,7 @@
 //! change here.
 
 pub(crate) mod agent;
+pub(crate) mod alert;
 pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod entry;
