@@ -15,8 +15,8 @@ use runtime::clock::{Clock, SystemClock};
 use runtime::shutdown::{Drained, Shutdown};
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{App, Parts, ScheduleView};
 use crate::alerts::{Dispatcher, SinkError};
+use crate::app::{App, Parts, ScheduleView};
 use crate::audit::{Audit, AuditError, AuditKey};
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::ControllerConfig;

@@ -149,7 +149,10 @@ fn every_sink_gets_a_failure_in_its_own_format_whatever_it_answers_first() {
     assert!(of("hook", "delivered") == 1 && of("away", "waiting") == 1 && of("name", "waiting") == 1);
     let list = scene.system.nsctl(&["alert", "list", "-o", "json"]).expect(0);
     assert_eq!(list.json()["alerts"][0]["kind"], "backup_failed");
-    for told in [&list.out, &fs::read_to_string(scene.system.root().join("neurashield-controller.log")).expect("read")] {
+    for told in [
+        &list.out,
+        &fs::read_to_string(scene.system.root().join("neurashield-controller.log")).expect("read"),
+    ] {
         assert!(!told.contains("secret-place") && !told.contains(SECRET), "{told}");
     }
 }
