@@ -2,6 +2,7 @@
 //! that was killed over a planned time makes up for it once.
 
 use std::fs;
+use std::path::Path;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -24,9 +25,13 @@ fn now() -> u64 {
 
 impl Story {
     fn prepare() -> Self {
+        Self::prepare_by(System::prepare)
+    }
+
+    fn prepare_by(prepare: impl FnOnce(&[(&str, &Path)]) -> System) -> Self {
         let source = tempfile::tempdir().expect("a folder");
         fs::write(source.path().join("weights"), vec![7; 1 << 16]).expect("written");
-        let system = System::prepare(&[("models", source.path())]);
+        let system = prepare(&[("models", source.path())]);
         system.keep_usual_schedules();
         Self { system, _source: source, midnight: now() / DAY * DAY + DAY }
     }
@@ -135,6 +140,22 @@ fn a_night_backs_up_verifies_and_clears_by_itself_and_a_kill_over_a_planned_time
     let set = story.system.nsctl(&set).expect(0).json();
     assert_eq!(set["next_planned_at"], story.at(4 * DAY + HOUR + 55 * 60), "{set:#}");
     assert_eq!(story.jobs_of("daily").len(), 3);
+}
+
+#[test]
+fn a_controller_that_is_killed_right_after_a_run_was_ordered_does_that_one_run_and_no_other() {
+    let mut story = Story::prepare_by(System::prepare_held);
+    let steps = story.system.steps().clone();
+    story.live_at(HOUR - 5);
+    steps.ask("job-ordered");
+    wait_for("the backup of the night to be ordered", 60, || steps.reached("job-ordered"));
+    story.system.kill_controller();
+    assert!(!steps.is_passed("job-ordered"), "the kill came too late");
+    steps.clear("job-ordered");
+    story.live_at(HOUR + 60);
+    let made = story.await_run("daily", is_complete);
+    assert_eq!(made["planned_at"], story.at(HOUR), "{made:#}");
+    assert_eq!(story.jobs_of("daily"), ["backup"]);
 }
 
 #[test]

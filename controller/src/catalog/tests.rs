@@ -168,3 +168,48 @@ async fn a_chatty_job_keeps_its_first_lines_and_its_last() {
     assert_eq!(place.catalog.alive_jobs().await.expect("read"), []);
     assert_eq!(place.catalog.job(job.id).await.expect("read"), Some(job));
 }
+
+#[tokio::test]
+async fn a_planned_time_gets_one_job_and_what_waits_for_it_starts_once() {
+    let place = Place::new().await;
+    let planned_at: Timestamp = "2026-11-26T01:00:00Z".parse().expect("a time");
+    let job = || Job::queued(JobId::fresh(), Order::Backup { components: vec![], pin: None }, planned_at);
+    let run = Claim::Run { schedule: "daily".into(), planned_at: Some(planned_at), replaces: None };
+    let (first, second) = (job(), job());
+    assert_eq!(place.catalog.add_job(&first, None, Some(&run)).await.expect("written"), Added::New);
+    assert_eq!(place.catalog.add_job(&second, None, Some(&run)).await.expect("read"), Added::Taken);
+    assert_eq!(place.catalog.job(second.id).await.expect("read"), None, "neither is there");
+    let decided = place.catalog.decided("daily").await.expect("read");
+    assert_eq!(decided.iter().map(|record| record.planned_at).collect::<Vec<_>>(), [planned_at]);
+
+    // By hand as often as anybody likes.
+    let by_hand = Claim::Run { schedule: "daily".into(), planned_at: None, replaces: None };
+    for _ in 0..2 {
+        assert_eq!(place.catalog.add_job(&job(), None, Some(&by_hand)).await.expect("written"), Added::New);
+    }
+    let open = place.catalog.open_runs().await.expect("read");
+    assert_eq!(open.len(), 3);
+    for run in &open {
+        let retention = Claim::Retention { run: run.id };
+        assert_eq!(place.catalog.add_job(&job(), None, Some(&retention)).await.expect("written"), Added::New);
+        assert_eq!(place.catalog.add_job(&job(), None, Some(&retention)).await.expect("read"), Added::Taken);
+        place.catalog.close_run(run).await.expect("written");
+    }
+    assert_eq!(place.catalog.open_runs().await.expect("read"), []);
+
+    // What was missed makes room where it is decided anew, and only then.
+    let missed = RunRecord {
+        id: 0,
+        schedule: "daily".into(),
+        planned_at: Some(planned_at),
+        ran_at: planned_at,
+        state: RunState::Missed,
+        job: None,
+        retention_job: None,
+        details: RunDetails::default(),
+    };
+    assert!(!place.catalog.add_run(&missed, None, &[]).await.expect("read"));
+    assert!(place.catalog.add_run(&missed, Some(decided[0].order), &[]).await.expect("written"));
+    place.catalog.withdraw_missed("daily", &[planned_at]).await.expect("written");
+    assert_eq!(place.catalog.decided("daily").await.expect("read"), []);
+}
