@@ -106,7 +106,12 @@ impl System {
     /// The same for a test of failures: the programs can be held at their steps, and the network between
     /// them can be cut.
     pub fn prepare_held(sources: &[(&str, &Path)]) -> Self {
-        let mut system = Self::prepare(sources);
+        Self::prepare_held_in(TestBucket::of_environment(), sources)
+    }
+
+    /// The same with the repository in this bucket.
+    pub fn prepare_held_in(bucket: Option<TestBucket>, sources: &[(&str, &Path)]) -> Self {
+        let mut system = Self::prepare_in(bucket, sources);
         let steps = Steps::make(&system.root.join("steps"));
         system.held = Some((steps, Forwarder::to(system.ports[0])));
         system.write_configuration(sources);

@@ -178,3 +178,49 @@ fn every_way_to_lose_an_answer_is_survived_by_a_commit() {
     assert_eq!(listed["backups"].as_array().map(Vec::len), Some(Harm::ALL.len()), "{listed:#}");
     system.offline("check", &[]).expect(0);
 }
+
+#[test]
+fn a_backup_that_no_list_shows_when_a_controller_starts_anew_keeps_its_place_in_the_order() {
+    let lag = std::time::Duration::from_secs(12);
+    let fake = FakeS3::start(TestBucket::NAME, Habits { lag, ..Habits::default() });
+    let bucket = TestBucket::at(fake.port());
+    let folder = tempfile::tempdir().expect("a folder");
+    let models = folder.path().join("models");
+    data(&models);
+    let mut system = System::prepare_held_in(Some(bucket.clone()), &[("models", &models)]);
+    system.start_controller();
+    system.invite();
+    system.start_agent();
+    system.await_agent();
+    system.run(&["backup"]);
+    let pass = || {
+        let since = std::time::Instant::now();
+        wait_for("the lists to catch up", 60, || (since.elapsed() > lag).then_some(()));
+    };
+    // The keys of a repository that was just made are found by a list, too.
+    pass();
+    let steps = system.steps().clone();
+    steps.ask("commit-renamed");
+    system.start_job(&["backup"]);
+    wait_for("the commit to be there without its line", 60, || steps.reached("commit-renamed"));
+    system.kill_controller();
+    steps.clear("commit-renamed");
+    // The catalog is lost, too: no job asks for this backup again.
+    for suffix in ["", "-wal", "-shm"] {
+        // Not each of them is always there.
+        let _ = fs::remove_file(system.root().join(format!("controller/catalog.sqlite{suffix}")));
+    }
+    system.start_controller();
+    system.await_agent();
+    system.run(&["backup"]);
+    let sequences = || {
+        let listed = system.offline("list", &["-o", "json"]).expect(0).json();
+        let backups = listed["backups"].as_array().expect("a list").iter();
+        backups.filter_map(|backup| backup["sequence"].as_u64()).collect::<Vec<_>>()
+    };
+    assert_eq!(sequences(), [3, 2, 1]);
+    // And so it is when the lists have caught up.
+    pass();
+    assert_eq!(sequences(), [3, 2, 1]);
+    system.offline("check", &[]).expect(0);
+}
