@@ -7,6 +7,7 @@ mod object_storage;
 mod parity;
 mod quotas;
 mod schedules;
+mod verification;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -24,6 +25,7 @@ pub use quotas::Quota;
 pub use schedules::{
     BackupSchedule, Components, Cron, Schedule, VerifyDepth, VerifySchedule, is_schedule_name,
 };
+pub use verification::Verifying;
 
 /// Where the file lies unless told otherwise.
 pub const USUAL_FILE: &str = "/etc/neurashield/controller.yaml";
@@ -58,6 +60,8 @@ pub struct ControllerConfig {
     /// Somebody has written what is kept: then nothing but the configuration changes it.
     #[serde(skip)]
     pub retention_is_declared: bool,
+    /// How much a verification reads.
+    pub verification: Verifying,
     /// What each new pack gets, so that rot in it is mended.
     pub parity: Parity,
     /// Whom to tell what.
@@ -83,6 +87,7 @@ impl Default for ControllerConfig {
             declared_schedules: BTreeSet::new(),
             retention: Retention::default(),
             retention_is_declared: false,
+            verification: Verifying::default(),
             parity: Parity::default(),
             alerts: Alerts::default(),
             quotas: Vec::new(),
@@ -144,6 +149,7 @@ retention: { keep_within: 30d, keep_complete: 3 }
         }
         schedules::check(&self.schedules)?;
         self.retention.check()?;
+        self.verification.check()?;
         quotas::check(&self.quotas)?;
         self.alerts.check()
     }

@@ -162,8 +162,9 @@ impl Controller {
             zone: config.zone(),
         };
         let scheduler = Scheduler::default();
-        let ended = scheduler.wake().clone();
-        let settings = Settings { agent_wait, jobs_folder: state.path("jobs"), retention, ended };
+        let (ended, verification) = (scheduler.wake().clone(), config.verification.goal());
+        let jobs_folder = state.path("jobs");
+        let settings = Settings { agent_wait, jobs_folder, retention, ended, verification };
         let runner = Runner::new(
             catalog.clone(),
             depot.clone(),

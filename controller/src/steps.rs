@@ -121,6 +121,8 @@ runtime::named_steps! {
         VerificationBegun = "verification-begun",
         /// An archive was verified; no verdict of its packs is kept.
         VerificationRead = "verification-read",
+        /// Some of what a verification has proven is in the catalog; it goes on.
+        ProofsKept = "proofs-kept",
         /// The verdicts of an archive's packs are kept; the catalog does not have the result.
         VerdictsKept = "verdicts-kept",
         /// The catalog has a verification's result; its job does not.

@@ -20,12 +20,14 @@ use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
 
 mod contents;
+mod packs;
 pub mod plan;
 mod proofs;
 mod scrub;
 
 use contents::Contents;
-pub use proofs::{Coverage, Memory, NoWitness, PackProof, Proofs, Witness};
+pub use packs::DomainPacks;
+pub use proofs::{Coverage, Memory, NoWitness, PackProof, Proofs, Reach, Witness};
 pub use scrub::Scrubbed;
 pub(crate) use scrub::{READS, each_blob};
 
@@ -302,6 +304,10 @@ impl Verification<'_> {
         memory: &Memory<'_>,
         meter: &mut Meter<'_>,
     ) -> Result<LookedAt, RepositoryError> {
+        if let Some(finding) = memory.known_bad(id) {
+            meter.advance(length)?;
+            return Ok(LookedAt { finding: Some(finding.to_owned()), mended: None, relied: false });
+        }
         let is_relied_on = self.depth > Depth::Listed && memory.is_hashed(id);
         let mut looked = LookedAt { finding: None, mended: None, relied: is_relied_on };
         looked.finding = match (self.size_finding(id, length)?, is_relied_on || self.depth == Depth::Listed) {

@@ -391,15 +391,10 @@ fn with_parity_damage_within_its_strength_is_mended_byte_for_byte() {
 }
 
 fn mend_by_verifying(repository: &Arc<Repository>, world: &World) {
-    use repository::verify::{Memory, NoWitness, Proofs};
+    use repository::verify::{Memory, NoWitness, Proofs, Reach};
     let proofs = Proofs::default();
-    let memory = Memory {
-        earlier: &proofs,
-        since: at(1_000),
-        witness: &NoWitness,
-        may_mend: true,
-        only_losses: false,
-    };
+    let memory =
+        Memory { earlier: &proofs, since: at(1_000), witness: &NoWitness, may_mend: true, reach: Reach::All };
     let mut mended = 0;
     for record in &world.records {
         let (keys, cancel) = (Some(&world.keys), &CancelFlag::new());

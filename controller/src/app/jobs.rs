@@ -15,6 +15,17 @@ use crate::jobs::job::{Job, Order};
 use crate::jobs::state::Refused;
 use crate::jobs::{CancelError, SubmitError};
 
+/// How much a verification reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HowMuch {
+    /// What the configuration says.
+    AsConfigured,
+    /// So many bytes, and what is due.
+    Budget(u64),
+    /// All that the backup needs.
+    All,
+}
+
 impl App {
     /// Orders a backup of these components, or of everything.
     pub async fn start_backup(
@@ -26,16 +37,29 @@ impl App {
         self.submit(Order::Backup { components, pin }, request_id).await
     }
 
-    /// Orders a verification; of the newest backup unless one is named.
+    /// Orders a verification; of the newest backup unless one is named. It reads as much as the configuration
+    /// says unless it is told otherwise.
     pub async fn start_verify(
         &self,
         choice: BackupChoice,
         components: Vec<Component>,
         depth: Depth,
+        how_much: HowMuch,
         request_id: Option<&str>,
     ) -> Result<Job, Failure> {
         let backup = self.newest(&choice).await?.name;
-        self.submit(Order::Verify { backup, components, depth }, request_id).await
+        let budget = self.budget(depth, how_much);
+        self.submit(Order::Verify { backup, components, depth, budget }, request_id).await
+    }
+
+    /// The budget of a verification that reads so much; none: it reads all that its backup needs.
+    pub(crate) fn budget(&self, depth: Depth, how_much: HowMuch) -> Option<u64> {
+        match how_much {
+            _ if depth == Depth::Listed => None,
+            HowMuch::AsConfigured => self.runner.verification().budget,
+            HowMuch::Budget(bytes) => Some(bytes),
+            HowMuch::All => None,
+        }
     }
 
     /// Orders a job. Repeating it with the same id starts nothing new.

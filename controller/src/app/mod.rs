@@ -46,6 +46,7 @@ pub use alerts::AlertsNow;
 pub use backups::ArchiveChoice;
 pub use browse::Reading;
 pub use doctor::{Finding, FindingLevel};
+pub use jobs::HowMuch;
 pub use plan::{Plan, RestoreRequest};
 pub use retention::{PlannedPrune, RetentionPlan};
 pub use schedules::ScheduleView;

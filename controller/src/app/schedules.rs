@@ -154,7 +154,7 @@ impl App {
                 let backup = newest(self).await.map_err(failed)?.ok_or_else(|| {
                     Failure::not_found("there is no backup to verify").hint("`nsctl backup` makes one")
                 })?;
-                verification(&record, verify, backup)
+                verification(self, &record, verify, backup)
             }
         };
         let claim = Claim::Run { schedule: name.to_owned(), planned_at: None, replaces: None };

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use jiff::Timestamp;
 use repository::backup::manifest::BackupRecord;
 use repository::names::{BackupName, SourceId};
+use repository::verify::Coverage;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, Sqlite, Transaction};
 
@@ -26,6 +27,16 @@ pub struct VerificationRecord {
     pub intact: bool,
     /// What was found, a line each.
     pub findings: Vec<String>,
+    /// How much of it was read then and earlier, and how much never.
+    pub coverage: Coverage,
+}
+
+impl VerificationRecord {
+    /// True if every pack that the archive needs was read, then or earlier, and nothing was found: less than
+    /// that proves nothing.
+    pub fn proves(&self) -> bool {
+        self.intact && self.coverage.unread == 0
+    }
 }
 
 impl Catalog {
@@ -123,8 +134,11 @@ impl Catalog {
     ) -> Result<(), CatalogError> {
         let mut change = self.change().await?;
         sqlx::query(
-            "INSERT OR REPLACE INTO verifications (backup, component, source, depth, at, intact, findings)
-             SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7 WHERE EXISTS (SELECT 1 FROM backups WHERE name = ?1)",
+            "INSERT OR REPLACE INTO verifications
+                 (backup, component, source, depth, at, intact, findings,
+                  now_bytes, earlier_bytes, unread_bytes, oldest_at)
+             SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11
+             WHERE EXISTS (SELECT 1 FROM backups WHERE name = ?1)",
         )
         .bind(backup.as_str())
         .bind(result.source.component.as_str())
@@ -133,6 +147,10 @@ impl Catalog {
         .bind(micros(result.at))
         .bind(result.intact)
         .bind(to_json(&result.findings))
+        .bind(stored(result.coverage.now))
+        .bind(stored(result.coverage.earlier))
+        .bind(stored(result.coverage.unread))
+        .bind(result.coverage.oldest.map(micros))
         .execute(&mut *change)
         .await?;
         Ok(change.commit().await?)
@@ -190,5 +208,20 @@ fn verification(row: &SqliteRow) -> Result<VerificationRecord, CatalogError> {
         at: time(row.try_get("at")?)?,
         intact: row.try_get("intact")?,
         findings: from_json(row.try_get("findings")?, "a verification")?,
+        coverage: Coverage {
+            now: counted(row.try_get("now_bytes")?),
+            earlier: counted(row.try_get("earlier_bytes")?),
+            unread: counted(row.try_get("unread_bytes")?),
+            oldest: row.try_get::<Option<i64>, _>("oldest_at")?.map(time).transpose()?,
+        },
     })
+}
+
+/// SQLite's integers have a sign; no repository comes near the end of them.
+fn stored(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+fn counted(bytes: i64) -> u64 {
+    u64::try_from(bytes).unwrap_or(0)
 }

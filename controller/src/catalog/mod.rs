@@ -12,6 +12,7 @@ mod backups;
 mod jobs;
 mod outbox;
 mod owners;
+mod proofs;
 mod schedules;
 mod tokens;
 
@@ -34,6 +35,7 @@ pub use backups::VerificationRecord;
 pub use jobs::{Added, JobEventRecord};
 pub use outbox::{Delivery, SinkState};
 pub use owners::{Owner, RefusedSource};
+pub use proofs::{KnownPack, Note};
 pub use schedules::{Claim, RunDetails, RunRecord, RunState, ScheduleOrigin, ScheduleRecord};
 pub use tokens::{Admission, InvitationRecord, TokenUse};
 

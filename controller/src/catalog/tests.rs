@@ -1,6 +1,9 @@
+use std::collections::BTreeSet;
+
 use repository::backup::manifest::{BackupRecord, FORMAT, Outcome};
-use repository::ids::RepositoryId;
+use repository::ids::{DomainId, PackId, RepositoryId};
 use repository::names::BackupName;
+use repository::verify::{DomainPacks, PackProof};
 
 use super::*;
 use crate::identity::SourceBounds;
@@ -104,6 +107,7 @@ async fn backups_are_those_of_the_repository_newest_first_and_keep_what_verifica
         at: NOW,
         intact: false,
         findings: vec!["pack ab is damaged".into()],
+        coverage: repository::verify::Coverage { now: 5, earlier: 7, unread: 9, oldest: Some(NOW) },
     };
     place.catalog.add_verification(&new.name, &result).await.expect("written");
     let names =
@@ -212,4 +216,45 @@ async fn a_planned_time_gets_one_job_and_what_waits_for_it_starts_once() {
     assert!(place.catalog.add_run(&missed, Some(decided[0].order), &[]).await.expect("written"));
     place.catalog.withdraw_missed("daily", &[planned_at]).await.expect("written");
     assert_eq!(place.catalog.decided("daily").await.expect("read"), []);
+}
+
+#[tokio::test]
+async fn proofs_of_packs_outlive_a_restart_and_fall_with_the_pack() {
+    let place = Place::new().await;
+    let [domain, other] = [1, 2].map(|byte| DomainId::new([byte; 16]));
+    let [sound, bad, gone, elsewhere] = [1, 2, 3, 4].map(|byte| PackId::new([byte; 32]));
+    let packs = |of: &[PackId]| of.iter().map(|pack| (*pack, 10)).collect::<Vec<_>>();
+    let of = |domain, packs| DomainPacks { domain, packs };
+    let all = [of(domain, packs(&[sound, bad, gone])), of(other, packs(&[elsewhere]))];
+    let later = NOW + jiff::SignedDuration::from_secs(60);
+    place.catalog.know_packs(&all, &BTreeSet::new(), NOW).await.expect("done");
+    let notes = [sound, bad, gone].map(|pack| [Note::Hashed(pack, NOW), Note::Opened(pack, NOW)]).concat();
+    place.catalog.add_proofs(&domain, &notes).await.expect("done");
+    place.catalog.add_proofs(&domain, &[Note::Unsound(bad, later)]).await.expect("done");
+    let place = place.reopened().await;
+
+    let fewer = [of(domain, packs(&[sound, bad]))];
+    let known = place.catalog.know_packs(&fewer, &BTreeSet::new(), later).await.expect("done");
+    let proof = Some(PackProof { hashed: NOW, opened: Some(NOW) });
+    assert_eq!(known[&sound], KnownPack { seen_at: NOW, proof, bad_at: None });
+    assert_eq!(known[&bad], KnownPack { seen_at: NOW, proof: None, bad_at: Some(later) });
+    assert_eq!(known.len(), 2, "one is gone, and of the other domain nothing was asked");
+    let known = place.catalog.know_packs(&all, &BTreeSet::from([sound]), later).await.expect("done");
+    assert_eq!(known[&sound].proof, None, "what carries a mark has no proof");
+    assert_eq!(known[&gone], KnownPack { seen_at: later, proof: None, bad_at: None }, "it is new again");
+    assert_eq!(known[&elsewhere].seen_at, NOW);
+    place.catalog.add_proofs(&domain, &[Note::Hashed(bad, later)]).await.expect("done");
+    let known = place.catalog.know_packs(&fewer, &BTreeSet::new(), later).await.expect("done");
+    assert_eq!(known[&bad].bad_at, None, "found sound since");
+}
+
+#[tokio::test]
+async fn a_run_that_goes_on_is_not_the_run_before_itself() {
+    let place = Place::new().await;
+    let [first, second] = [NOW, NOW + jiff::SignedDuration::from_secs(60)];
+    assert_eq!(place.catalog.begin_run("opened", first).await.expect("done"), None);
+    assert_eq!(place.catalog.begin_run("opened", first).await.expect("done"), None);
+    assert_eq!(place.catalog.begin_run("opened", second).await.expect("done"), Some(first));
+    assert_eq!(place.catalog.begin_run("opened", second).await.expect("done"), Some(first));
+    assert_eq!(place.catalog.begin_run("hashed", second).await.expect("done"), None);
 }

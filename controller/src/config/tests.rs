@@ -31,6 +31,8 @@ fn with_nothing_configured_the_documented_defaults_hold() {
     assert_eq!(config.time_zone, "UTC");
     assert_eq!(config.retention.keep_within, Some(Duration::from_days(30)));
     assert_eq!(config.retention.keep_complete, 3);
+    let verification = &config.verification;
+    assert_eq!((verification.budget, verification.everything_within), (None, Duration::from_days(30)));
     let Schedule::Backup(daily) = &config.schedules["daily"] else { panic!("daily is a backup") };
     assert_eq!((daily.cron.as_str(), &daily.components), ("0 1 * * *", &Components::All));
     let Schedule::Verify(check) = &config.schedules["check"] else { panic!("check is a verification") };
@@ -191,4 +193,16 @@ fn the_certificate_names_hold_this_machine_and_what_is_configured_once() {
         assert_eq!(names.iter().filter(|known| *known == name).count(), 1, "{name} in {names:?}");
     }
     assert!(names.contains(&runtime::host::hostname()));
+}
+
+#[test]
+fn a_verification_has_a_budget_and_a_time_within_which_it_reads_everything() {
+    let text = "verification: { budget: 200GiB, everything_within: 14d }";
+    let goal = from(text, &[]).unwrap().settings.verification.goal();
+    assert_eq!((goal.budget, goal.within.as_hours()), (Some(200 << 30), 14 * 24));
+    let variables = [("NEURASHIELD_CONTROLLER__VERIFICATION__BUDGET", "1GiB")];
+    assert_eq!(from("", &variables).unwrap().settings.verification.goal().budget, Some(1 << 30));
+    assert!(error("verification: { budget: 0B }").contains("leave it out"));
+    assert!(error("verification: { everything_within: 1h }").contains("a day or more"));
+    assert!(error("verification: { budget: 200 }").contains("with its unit"));
 }

@@ -154,10 +154,12 @@ fn collapse(expected: u64, ended: &Ended) -> Option<String> {
         .then(|| format!("had {} in the last backup and is empty now: is it mounted?", size(expected)))
 }
 
-fn size(bytes: u64) -> String {
-    const GIB: u64 = 1 << 30;
-    let (unit, word) = if bytes >= GIB { (GIB, "GiB") } else { (1 << 20, "MiB") };
-    format!("{:.1} {word}", bytes as f64 / unit as f64)
+pub(super) fn size(bytes: u64) -> String {
+    const UNITS: [(u64, &str); 4] = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    match UNITS.into_iter().find(|(unit, _)| bytes >= *unit) {
+        Some((unit, word)) => format!("{:.1} {word}", bytes as f64 / unit as f64),
+        None => format!("{bytes} B"),
+    }
 }
 
 /// Hands the archive to the agent; with the running task comes the size that is expected.

@@ -63,6 +63,9 @@ pub enum Order {
         components: Vec<Component>,
         /// How thoroughly.
         depth: Depth,
+        /// So many bytes, and what is due; none: all that the backup needs.
+        #[serde(default)]
+        budget: Option<u64>,
     },
     /// Restore from a backup.
     Restore {
@@ -265,10 +268,13 @@ pub enum PartResult {
     Verified {
         /// What is damaged, a line each; empty: it is intact.
         findings: Vec<String>,
-        /// Bytes of packs that were looked at.
+        /// Bytes of packs that this job has read, those included that only other backups need.
         bytes: u64,
         /// Entries that were found readable; 0 where the depth does not look at them.
         entries: u64,
+        /// How much is proven, and when it was.
+        #[serde(default)]
+        proven: Proven,
     },
     /// A restore.
     Restored {
@@ -281,6 +287,21 @@ pub enum PartResult {
         /// What a person should know.
         warnings: Vec<String>,
     },
+}
+
+/// How much of an archive is proven, in bytes of the packs that it needs. Nothing is claimed beyond it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proven {
+    /// By this job.
+    pub now: u64,
+    /// Earlier, and not read again.
+    pub earlier: u64,
+    /// When the oldest of those was.
+    pub oldest: Option<Timestamp>,
+    /// Never.
+    pub unread: u64,
+    /// What a person should know: what was mended, what a budget did not suffice for.
+    pub notes: Vec<String>,
 }
 
 /// Something that a source could not give.

@@ -130,7 +130,8 @@ fn facts(record: &BackupRecord, verifications: Vec<VerificationRecord>) -> Facts
     }
 }
 
-/// A depth of a newer program proves nothing to this one.
+/// A depth of a newer program proves nothing to this one, and neither does a verification that has not read
+/// everything yet.
 fn proof(result: &VerificationRecord) -> Option<Proof> {
     let depth = match result.depth.as_str() {
         "listed" => Depth::Listed,
@@ -138,6 +139,9 @@ fn proof(result: &VerificationRecord) -> Option<Proof> {
         "opened" => Depth::Opened,
         _ => return None,
     };
+    if result.intact && !result.proves() {
+        return None;
+    }
     Some(Proof { depth, at: result.at, intact: result.intact })
 }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use repository::names::BackupName;
 use repository::progress::CancelFlag;
+use repository::verify::plan::Goal;
 use runtime::clock::Clock;
 use runtime::shutdown::Shutdown;
 use runtime::steps;
@@ -59,6 +60,8 @@ pub struct Settings {
     pub retention: Configured,
     /// Woken when a job has ended.
     pub ended: Arc<Notify>,
+    /// How much a verification reads unless it is told otherwise.
+    pub verification: Goal,
 }
 
 /// A job could not be ordered.
@@ -130,7 +133,7 @@ pub(super) struct Shared {
     leases: Leases,
     /// Names of backups that are not committed yet.
     pub(super) names: Mutex<BTreeSet<BackupName>>,
-    shutdown: Shutdown,
+    pub(super) shutdown: Shutdown,
     running: Mutex<HashMap<JobId, Mailbox>>,
     /// Held while a job leaves the queue or is cancelled in it.
     queue: tokio::sync::Mutex<()>,
@@ -215,6 +218,11 @@ impl Runner {
     /// What the configuration says of which backups are kept.
     pub(crate) fn retention(&self) -> &Configured {
         &self.shared.settings.retention
+    }
+
+    /// How much a verification reads unless it is told otherwise.
+    pub(crate) fn verification(&self) -> Goal {
+        self.shared.settings.verification
     }
 
     /// Held by whoever plans or does what takes something away: the repository does one at a time.

@@ -20,8 +20,12 @@ fn backup() -> Job {
 }
 
 fn verify() -> Job {
-    let order =
-        Order::Verify { backup: name(), components: Vec::new(), depth: repository::verify::Depth::Opened };
+    let order = Order::Verify {
+        backup: name(),
+        components: Vec::new(),
+        depth: repository::verify::Depth::Opened,
+        budget: None,
+    };
     Job::queued(JobId::fresh(), order, NOW)
 }
 
@@ -37,7 +41,7 @@ fn step(job: &Job, event: Event) -> (Job, Vec<Action>) {
 
 fn found(findings: &[&str]) -> PartResult {
     let findings = findings.iter().map(ToString::to_string).collect();
-    PartResult::Verified { findings, bytes: 0, entries: 0 }
+    PartResult::Verified { findings, bytes: 0, entries: 0, proven: Default::default() }
 }
 
 /// The job with an attempt at `part` under way.

@@ -1,24 +1,31 @@
 //! A verification: the repository's own check, one archive after the other, on a blocking thread.
+//!
+//! Must stay true: a result says how much was read by this job, how much earlier, and how much never, and
+//! claims no more; what is found in packs that the archive does not need is held against the backups that
+//! need them; what was proven is in the catalog as the job goes on, so that one that is cut off goes on.
 
-use std::sync::Arc;
-use std::sync::Mutex;
+mod notebook;
+mod reading;
+
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use proto::v1::TaskProgress;
-use repository::backup::manifest::{ArchiveRecord, BackupRecord, Outcome};
+use repository::backup::manifest::{ArchiveRecord, Outcome};
 use repository::error::RepositoryError;
 use repository::names::{BackupName, Component, SourceId};
 use repository::progress::{CancelFlag, Progress};
-use repository::verify::{Depth, Memory, Verification};
+use repository::verify::{Coverage, Depth};
 use runtime::steps;
 
 use crate::catalog::{CatalogError, VerificationRecord};
-use crate::depot::Depot;
 use crate::ids::TaskId;
-use crate::jobs::job::{JobFailure, Order, Part, PartResult, PartState, depth_word};
+use crate::jobs::backup::size;
+use crate::jobs::job::{JobFailure, Order, Part, PartResult, PartState, Proven, depth_word};
 use crate::jobs::runner::{Attempt, Shared, lock};
 use crate::jobs::state::{Event, TaskEnd};
 use crate::steps::Step;
+use reading::{Hurt, Looked, ReadError, Wanted, read};
 
 const SHOW_EVERY: Duration = Duration::from_millis(250);
 /// The most findings that are kept of one archive.
@@ -94,7 +101,7 @@ impl Drop for Flag {
 
 async fn verify(attempt: &Attempt, task: TaskId, cancel: &Arc<CancelFlag>) -> TaskEnd {
     let shared = &attempt.shared;
-    let Order::Verify { backup, depth, .. } = &attempt.job.order else {
+    let Order::Verify { backup, components, depth, budget } = &attempt.job.order else {
         return failed("this is no verification".to_owned());
     };
     let source = attempt.job.parts[attempt.part].source.clone();
@@ -110,54 +117,24 @@ async fn verify(attempt: &Attempt, task: TaskId, cancel: &Arc<CancelFlag>) -> Ta
         task,
         last: Mutex::new(None),
     };
-    let (depot, depth, cancel) = (shared.depot.clone(), *depth, cancel.clone());
-    let of_source = source.clone();
-    let ran =
-        tokio::task::spawn_blocking(move || run(&depot, &record, &of_source, depth, &shown, &cancel)).await;
+    let wanted = Wanted {
+        record,
+        source: source.clone(),
+        others: attempt.job.parts.iter().map(|part| part.source.clone()).filter(|of| *of != source).collect(),
+        is_all: components.is_empty(),
+        depth: *depth,
+        budget: *budget,
+        // What this very job has proven before it was cut off counts as proven now.
+        since: attempt.job.started_at.unwrap_or(attempt.job.created_at),
+    };
+    let (of_thread, cancel) = (shared.clone(), cancel.clone());
+    let ran = tokio::task::spawn_blocking(move || read(&of_thread, &wanted, &shown, &cancel)).await;
     match ran {
-        Ok(Ok(looked)) => record_findings(attempt, backup, source, depth, looked).await,
-        Ok(Err(RepositoryError::Cancelled)) => TaskEnd::Cancelled,
+        Ok(Ok(looked)) => record_findings(attempt, backup, source, *depth, looked).await,
+        Ok(Err(ReadError::Repository(RepositoryError::Cancelled))) => TaskEnd::Cancelled,
         Ok(Err(error)) => failed(proto::failure::chain(&error)),
         Err(error) => failed(error.to_string()),
     }
-}
-
-/// What was looked at, and what was found.
-struct Looked {
-    findings: Vec<String>,
-    bytes: u64,
-    entries: u64,
-    no_data: Option<String>,
-}
-
-fn run(
-    depot: &Depot,
-    record: &BackupRecord,
-    source: &SourceId,
-    depth: Depth,
-    progress: &Shown,
-    cancel: &CancelFlag,
-) -> Result<Looked, RepositoryError> {
-    let repository = depot.repository();
-    steps::reach(Step::VerificationBegun);
-    let verification = Verification { repository, keys: Some(depot.keys()), depth, progress, cancel };
-    // Nobody else writes while the lease is ours: rot that parity can mend is mended at once.
-    let memory = Memory { may_mend: !depot.lease().is_lost(), ..Memory::none() };
-    let report = verification.run_with(record, |wanted| wanted == source, &memory)?;
-    for mended in report.archives.iter().flat_map(|archive| &archive.mended) {
-        tracing::warn!(backup = %record.name, "{mended}");
-    }
-    steps::reach(Step::VerificationRead);
-    for archive in &report.archives {
-        repository.keep_verdicts(&archive.packs)?;
-    }
-    steps::reach(Step::VerdictsKept);
-    let bytes = report.archives.iter().map(|archive| archive.bytes).sum();
-    let entries = report.archives.iter().map(|archive| archive.entries).sum();
-    let no_data = report.archives.iter().find_map(|archive| archive.no_data.clone());
-    let findings =
-        report.archives.into_iter().flat_map(|archive| archive.findings).take(MAX_FINDINGS).collect();
-    Ok(Looked { findings, bytes, entries, no_data })
 }
 
 async fn record_findings(
@@ -167,34 +144,51 @@ async fn record_findings(
     depth: Depth,
     looked: Looked,
 ) -> TaskEnd {
-    let Looked { findings, bytes, entries, no_data: nothing } = looked;
+    let Looked { findings, elsewhere, hurt, loud, bytes, entries, no_data: nothing, proven } = looked;
+    for line in loud {
+        attempt.mailbox.tell(Event::Remark { part: attempt.part, line }).await;
+    }
+    let at = attempt.shared.clock.now();
+    let (word, catalog) = (depth_word(depth).to_owned(), &attempt.shared.catalog);
+    for Hurt { backup, source, findings } in hurt {
+        let coverage = Coverage::default();
+        let result =
+            VerificationRecord { source, depth: word.clone(), at, intact: false, findings, coverage };
+        if let Err(error) = catalog.add_verification(&backup, &result).await {
+            return failed(proto::failure::chain(&error));
+        }
+    }
+    let all: Vec<String> = findings.iter().cloned().chain(elsewhere).take(MAX_FINDINGS).collect();
     if let Some(reason) = nothing
-        && findings.is_empty()
+        && all.is_empty()
     {
-        let result = PartResult::Verified { findings, bytes, entries };
+        let result = PartResult::Verified { findings, bytes, entries, proven };
         return TaskEnd::Incomplete(result, no_data(Some(&reason)));
     }
-    let result = VerificationRecord {
-        source,
-        depth: depth_word(depth).to_owned(),
-        at: attempt.shared.clock.now(),
-        intact: findings.is_empty(),
-        findings: findings.clone(),
-    };
-    if let Err(error) = attempt.shared.catalog.add_verification(backup, &result).await {
+    let Proven { now, earlier, oldest, unread, .. } = proven;
+    let coverage = Coverage { now, earlier, oldest, unread };
+    let result =
+        VerificationRecord { source, depth: word, at, intact: findings.is_empty(), findings, coverage };
+    if let Err(error) = catalog.add_verification(backup, &result).await {
         return failed(proto::failure::chain(&error));
     }
     steps::reached(Step::VerificationRecorded).await;
-    match findings.first() {
-        None => TaskEnd::Complete(PartResult::Verified { findings, bytes, entries }),
-        Some(first) => TaskEnd::Failed {
-            reason: match findings.len() {
-                1 => format!("damaged: {first}"),
-                count => format!("damaged: {first} (and {} more)", count - 1),
-            },
-            retryable: false,
-            result: Some(PartResult::Verified { findings, bytes, entries }),
-        },
+    let reason = match (all.as_slice(), unread) {
+        ([], 0) => None,
+        ([], _) => Some(format!(
+            "{} of {} that it needs were never read: later runs, or one with --all, read them",
+            size(unread),
+            size(now + earlier + unread)
+        )),
+        ([first], _) => Some(format!("damaged: {first}")),
+        ([first, more @ ..], _) => Some(format!("damaged: {first} (and {} more)", more.len())),
+    };
+    let is_damaged = !all.is_empty();
+    let result = PartResult::Verified { findings: all, bytes, entries, proven };
+    match reason {
+        None => TaskEnd::Complete(result),
+        Some(reason) if is_damaged => TaskEnd::Failed { reason, retryable: false, result: Some(result) },
+        Some(reason) => TaskEnd::Incomplete(result, reason),
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use crate::app::{App, RestoreRequest, catalog_failure};
+use crate::app::{App, HowMuch, RestoreRequest, catalog_failure};
 use crate::ids::JobId;
 use crate::jobs::Job;
 use crate::rpc::gate::About;
@@ -90,7 +90,13 @@ impl Jobs for JobsService {
         let choice = backup_choice("backup", &request.backup)?;
         let components = components("components", &request.components)?;
         let id = request_id(&request.request_id)?;
-        let job = self.app.start_verify(choice, components, depth, id.as_deref()).await?;
+        let how_much = match (request.all, request.budget_bytes) {
+            (true, 0) => HowMuch::All,
+            (true, _) => return Err(Failure::invalid("a budget and everything exclude each other").into()),
+            (false, 0) => HowMuch::AsConfigured,
+            (false, bytes) => HowMuch::Budget(bytes),
+        };
+        let job = self.app.start_verify(choice, components, depth, how_much, id.as_deref()).await?;
         about.say(format!("job {}, backup {:?}", job.id, request.backup));
         self.answer(job).await
     }

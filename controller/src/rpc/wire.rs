@@ -92,6 +92,13 @@ fn verification(record: &VerificationRecord) -> v1::Verification {
         at: Some(to_wire_time(record.at)),
         intact: record.intact,
         findings: record.findings.clone(),
+        proven: Some(v1::Proven {
+            now_bytes: record.coverage.now,
+            earlier_bytes: record.coverage.earlier,
+            oldest: time(record.coverage.oldest),
+            unread_bytes: record.coverage.unread,
+            notes: Vec::new(),
+        }),
     }
 }
 
@@ -230,8 +237,15 @@ fn job_part(part: &Part, progress: Option<v1::TaskProgress>, agents: &[AgentReco
             wire.counts = Some(to_wire_counts(&manifest.counts));
             wire.problems = problems.iter().map(problem).collect();
         }
-        Some(PartResult::Verified { findings, bytes, entries }) => {
+        Some(PartResult::Verified { findings, bytes, entries, proven }) => {
             wire.findings = findings.clone();
+            wire.proven = Some(v1::Proven {
+                now_bytes: proven.now,
+                earlier_bytes: proven.earlier,
+                oldest: time(proven.oldest),
+                unread_bytes: proven.unread,
+                notes: proven.notes.clone(),
+            });
             wire.progress = Some(v1::TaskProgress {
                 step: "verified".to_owned(),
                 done_bytes: *bytes,

@@ -12,7 +12,7 @@ use repository::names::BackupName;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::App;
+use crate::app::{App, HowMuch};
 use crate::catalog::{CatalogError, Claim, RunDetails, RunRecord, RunState, ScheduleRecord};
 use crate::config::{Schedule, VerifySchedule};
 use crate::ids::JobId;
@@ -178,7 +178,7 @@ async fn begin(
                 return Ok(());
             }
             match newest(app).await? {
-                Some(backup) => verification(schedule, verify, backup),
+                Some(backup) => verification(app, schedule, verify, backup),
                 None => {
                     let note = Some("there is no backup to verify".to_owned());
                     let run = written(RunState::Empty, RunDetails { note, ..RunDetails::default() });
@@ -193,8 +193,14 @@ async fn begin(
     Ok(())
 }
 
-pub(crate) fn verification(schedule: &ScheduleRecord, verify: &VerifySchedule, backup: BackupName) -> Order {
-    Order::Verify { backup, components: schedule.definition.components(), depth: depth(verify.depth) }
+pub(crate) fn verification(
+    app: &App,
+    schedule: &ScheduleRecord,
+    verify: &VerifySchedule,
+    backup: BackupName,
+) -> Order {
+    let (components, depth) = (schedule.definition.components(), depth(verify.depth));
+    Order::Verify { backup, components, depth, budget: app.budget(depth, HowMuch::AsConfigured) }
 }
 
 /// A job that could not be ordered is asked for again by the next look, for as long as its window is open.
@@ -321,7 +327,7 @@ async fn wait(
     let claim = Claim::Waited { run: run.id, note, events };
     ordered(
         schedule,
-        app.order_for(&schedule.name, verification(schedule, verify, backup), None, claim).await,
+        app.order_for(&schedule.name, verification(app, schedule, verify, backup), None, claim).await,
     );
     Ok(())
 }

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use controller::app::App;
-use controller::config::{ControllerConfig, Listen};
+use controller::config::{ControllerConfig, Listen, Verifying};
 use controller::start::{Addresses, Controller};
 use jiff::Timestamp;
 use proto::v1::jobs_client::JobsClient;
 use proto::v1::{Job, JobState, StartBackupRequest, WatchJobRequest};
-use runtime::clock::SystemClock;
+use runtime::clock::{Clock, SystemClock};
 use runtime::shutdown::Shutdown;
 use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
@@ -33,16 +33,22 @@ pub struct Running {
 
 /// Starts a controller whose repository and state lie in `home`.
 pub async fn start(home: &Path) -> Running {
+    start_as(home, Verifying::default(), Arc::new(SystemClock)).await
+}
+
+/// The same with settings of verification and a clock.
+pub async fn start_as(home: &Path, verification: Verifying, clock: Arc<dyn Clock>) -> Running {
     let nowhere = "127.0.0.1:0".parse().expect("an address");
     let socket = home.join("run/controller.sock");
     let config = ControllerConfig {
         repository: home.join("backups").into(),
         state: home.join("state"),
         listen: Listen { grpc: nowhere, web: nowhere, probes: nowhere, socket },
+        verification,
         ..ControllerConfig::default()
     };
     let shutdown = Shutdown::new();
-    let controller = Controller::start_with(config, shutdown.clone(), Arc::new(SystemClock), AGENT_WAIT);
+    let controller = Controller::start_with(config, shutdown.clone(), clock, AGENT_WAIT);
     let controller = controller.await.expect("the controller starts");
     let (app, addresses) = (controller.app().clone(), controller.addresses().clone());
     Running { app, addresses, shutdown, serving: tokio::spawn(controller.serve()) }

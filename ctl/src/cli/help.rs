@@ -38,6 +38,7 @@ Examples:
   nsctl verify
   nsctl verify --timestamp 20260101_010000 --components models
   nsctl verify --depth hashed
+  nsctl verify --budget 200GiB
 
 Leaves with 4 when damage was found, and says what is damaged.";
 

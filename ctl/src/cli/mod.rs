@@ -284,6 +284,13 @@ pub(crate) struct Verify {
     /// How deep to look
     #[arg(long, value_enum, default_value_t = Depth::Opened)]
     pub(crate) depth: Depth,
+    /// Read so many bytes, e.g. 200GiB: what was never read first, then what was read longest ago, in all
+    /// backups [default: as the controller's configuration says]
+    #[arg(long, value_name = "SIZE", value_parser = read_size, conflicts_with = "all")]
+    pub(crate) budget: Option<u64>,
+    /// Read all that the backup needs and rely on nothing, whatever the configuration says
+    #[arg(long)]
+    pub(crate) all: bool,
     /// Print the job's id and leave; the verification goes on
     #[arg(long)]
     pub(crate) detach: bool,
@@ -444,6 +451,14 @@ fn backup_name(text: &str) -> Result<String, String> {
             .map_err(|_| "not YYYYMMDD_HHMMSS (UTC) and not `latest`")?;
     }
     Ok(text.to_owned())
+}
+
+/// Bytes of a size like `200GiB`.
+fn read_size(text: &str) -> Result<u64, String> {
+    match text.parse::<runtime::config::Size>()?.bytes() {
+        0 => Err("nothing would be read".to_owned()),
+        bytes => Ok(bytes),
+    }
 }
 
 /// Seconds of a time like `1h` or `1h 30m`, at most 30 days.

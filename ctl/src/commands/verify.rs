@@ -19,6 +19,8 @@ pub(super) async fn run(client: Client, wanted: Verify, voice: Voice) -> Ended {
         components: wanted.components,
         depth: depth as i32,
         request_id: wanted.request.id(),
+        budget_bytes: wanted.budget.unwrap_or(0),
+        all: wanted.all,
     };
     let job = client.jobs().start_verify(ask(request)).await?.into_inner();
     follow::started(client, job, wanted.detach, voice).await

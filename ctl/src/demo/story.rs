@@ -176,6 +176,8 @@ async fn verify(client: &Client, backup: &str) -> Result<Job, Trouble> {
         components: Vec::new(),
         depth: v1::Depth::Opened as i32,
         request_id: request_id(),
+        all: true,
+        ..v1::StartVerifyRequest::default()
     };
     let job = client.jobs().start_verify(ask(request)).await?.into_inner();
     finished(client, job).await

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use proto::v1;
 use serde::Serialize;
 
+use super::proven::Proven;
 use super::{consistency, depth, outcome, some, time};
 use crate::output::table::{Rows, or_dash};
 use crate::output::words::{age, count, size, utc};
@@ -90,6 +91,7 @@ pub(crate) struct Verification {
     pub(crate) at: Option<Timestamp>,
     pub(crate) intact: bool,
     pub(crate) findings: Vec<String>,
+    pub(crate) proven: Proven,
 }
 
 impl Listing {
@@ -159,7 +161,9 @@ impl From<v1::ArchiveCounts> for Counts {
 
 impl From<v1::Verification> for Verification {
     fn from(wire: v1::Verification) -> Self {
-        Self { depth: depth(wire.depth()), at: time!(wire.at), intact: wire.intact, findings: wire.findings }
+        let depth = depth(wire.depth());
+        let proven = wire.proven.map(Proven::from).unwrap_or_default();
+        Self { depth, at: time!(wire.at), intact: wire.intact, findings: wire.findings, proven }
     }
 }
 
@@ -220,16 +224,25 @@ impl Backup {
         if damaged {
             return "damaged".to_owned();
         }
-        for depth in ["opened", "hashed", "listed"] {
-            let at = |archive: &Archive| {
-                archive.verifications.iter().find(|result| result.depth == depth).and_then(|result| result.at)
+        let results = ["opened", "hashed", "listed"].into_iter().filter_map(|depth| {
+            let of = |archive: &'_ Archive| -> Option<(Timestamp, u64)> {
+                let result = archive.verifications.iter().find(|result| result.depth == depth)?;
+                // As old as the oldest reading that it rests on.
+                let at = result.proven.oldest.into_iter().chain(result.at).min()?;
+                Some((at, result.proven.percent()))
             };
-            let times: Option<Vec<_>> = complete().map(at).collect();
-            if let Some(oldest) = times.and_then(|times| times.into_iter().min()) {
-                return format!("{depth} {}", age(oldest, now));
-            }
+            let each: Vec<_> = complete().map(of).collect::<Option<_>>()?;
+            let percent = each.iter().map(|(_, percent)| *percent).min()?;
+            let oldest = each.iter().map(|(at, _)| *at).min()?;
+            Some((depth, percent, age(oldest, now)))
+        });
+        // One that has read everything says more than a deeper one that has not.
+        let all: Vec<_> = results.collect();
+        match all.iter().find(|(_, percent, _)| *percent == 100).or(all.first()) {
+            Some((depth, 100, age)) => format!("{depth} {age}"),
+            Some((depth, percent, age)) => format!("{depth} {percent} % {age}"),
+            None => "-".to_owned(),
         }
-        "-".to_owned()
     }
 
     pub(crate) fn table(&self, now: Timestamp) -> String {
@@ -287,6 +300,11 @@ impl Archive {
             let told = format!("{unreadable} unreadable, {vanished} vanished, {changed} changed while read");
             text.push_str(&format!("\n{name}: {told}"));
         }
+        for result in &self.verifications {
+            if let Some(words) = result.proven.in_words() {
+                text.push_str(&format!("\n{name}: {}: {words}", result.depth));
+            }
+        }
         for result in self.verifications.iter().filter(|result| !result.intact) {
             for finding in &result.findings {
                 text.push_str(&format!("\n{name}: damaged ({}): {finding}", result.depth));
@@ -310,6 +328,7 @@ mod tests {
             at: Some(at),
             intact: true,
             findings: vec![],
+            proven: None,
         };
         v1::Backup {
             name: "20260101_010000".into(),
@@ -366,6 +385,32 @@ mod tests {
                 "20240101_010000 - legacy database - - - -",
             ]
         );
+    }
+
+    #[test]
+    fn the_list_says_how_much_was_read_and_how_long_ago_the_oldest_of_it() {
+        let proven = |depth: v1::Depth, oldest: &str, unread_bytes| v1::Verification {
+            depth: depth as i32,
+            at: Some(proto::convert::to_wire_time("2026-01-01T05:00:00Z".parse().expect("valid"))),
+            intact: true,
+            findings: vec![],
+            proven: Some(v1::Proven {
+                now_bytes: 20,
+                earlier_bytes: 10,
+                oldest: Some(proto::convert::to_wire_time(oldest.parse().expect("valid"))),
+                unread_bytes,
+                notes: vec![],
+            }),
+        };
+        let in_part = proven(v1::Depth::Opened, "2025-12-30T06:00:00Z", 70);
+        let whole = proven(v1::Depth::Hashed, "2025-12-29T06:00:00Z", 0);
+        let verified = |verifications| {
+            let mut wire = wire();
+            wire.archives[0].verifications = verifications;
+            Backup::from(wire).verified("2026-01-01T06:00:00Z".parse().expect("valid"))
+        };
+        assert_eq!(verified(vec![in_part.clone()]), "opened 30 % 2d ago");
+        assert_eq!(verified(vec![in_part, whole]), "hashed 3d ago");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use proto::v1;
 use serde::Serialize;
 
 use super::backup::Counts;
+use super::proven::Proven;
 use super::{some, time};
 use crate::output::exit::Exit;
 use crate::output::progress::Reached;
@@ -93,6 +94,8 @@ pub(crate) struct Part {
     pub(crate) counts: Option<Counts>,
     /// Of a verification: what is damaged.
     pub(crate) findings: Vec<String>,
+    /// Of a verification: how much is proven.
+    pub(crate) proven: Option<Proven>,
     /// Of a restore that got so far.
     pub(crate) restored: Option<Restored>,
     pub(crate) reason: Option<String>,
@@ -241,6 +244,7 @@ impl From<v1::JobPart> for Part {
             sent_bytes: progress.sent_bytes,
             counts: wire.counts.map(Counts::from),
             findings: wire.findings,
+            proven: wire.proven.map(Proven::from),
             restored: wire.restored.map(Restored::from),
             reason: some(wire.reason),
             problems: wire.problems.into_iter().map(Problem::from).collect(),
@@ -402,7 +406,9 @@ impl Part {
     }
 
     fn verify_figures(&self) -> [String; 3] {
+        let is_in_part = self.proven.as_ref().is_some_and(|proven| proven.unread_bytes > 0);
         let result = match (self.findings.len() as u64, self.state) {
+            (0, _) if is_in_part => "in part".to_owned(),
             (0, State::Complete) => "intact".to_owned(),
             (0, _) => "-".to_owned(),
             (damages, _) => counted(damages, "finding", "findings"),
@@ -416,6 +422,10 @@ impl Part {
         let mut lines: Vec<String> = Vec::new();
         lines.extend(self.reason.iter().map(|reason| format!("{name}: {reason}")));
         lines.extend(self.findings.iter().map(|finding| format!("{name}: damaged: {finding}")));
+        if let Some(proven) = &self.proven {
+            lines.extend(proven.in_words().map(|words| format!("{name}: {words}")));
+            lines.extend(proven.notes.iter().map(|note| format!("{name}: {note}")));
+        }
         lines.extend(self.problems.iter().map(|p| format!("{name}: {}: {}: {}", p.kind, p.path, p.cause)));
         let warnings = self.restored.iter().flat_map(|restored| &restored.warnings);
         lines.extend(warnings.map(|warning| format!("{name}: {warning}")));

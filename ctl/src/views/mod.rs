@@ -13,6 +13,7 @@ pub(crate) mod health;
 pub(crate) mod invites;
 pub(crate) mod job;
 pub(crate) mod plan;
+pub(crate) mod proven;
 pub(crate) mod retention;
 pub(crate) mod schedule;
 pub(crate) mod token;

@@ -1931,6 +1931,9 @@ pub struct Verification {
     pub intact: bool,
     #[prost(string, repeated, tag = "4")]
     pub findings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// as it was at that time
+    #[prost(message, optional, tag = "5")]
+    pub proven: ::core::option::Option<Proven>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetBackupRequest {
@@ -2017,6 +2020,14 @@ pub struct StartVerifyRequest {
     pub depth: i32,
     #[prost(string, tag = "4")]
     pub request_id: ::prost::alloc::string::String,
+    /// How much to read: neither: as the configuration says.
+    ///
+    /// so many bytes, and what is due
+    #[prost(uint64, tag = "5")]
+    pub budget_bytes: u64,
+    /// all that the backup needs
+    #[prost(bool, tag = "6")]
+    pub all: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PlanRestoreRequest {
@@ -2150,6 +2161,28 @@ pub struct JobPart {
     pub reason: ::prost::alloc::string::String,
     #[prost(message, repeated, tag = "10")]
     pub problems: ::prost::alloc::vec::Vec<EntryProblem>,
+    /// of a verification
+    #[prost(message, optional, tag = "11")]
+    pub proven: ::core::option::Option<Proven>,
+}
+/// How much of an archive is proven, in bytes of the packs that it needs. Nothing is claimed beyond it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Proven {
+    /// by this job
+    #[prost(uint64, tag = "1")]
+    pub now_bytes: u64,
+    /// earlier, and not read again
+    #[prost(uint64, tag = "2")]
+    pub earlier_bytes: u64,
+    /// when the oldest of those was
+    #[prost(message, optional, tag = "3")]
+    pub oldest: ::core::option::Option<::prost_types::Timestamp>,
+    /// never
+    #[prost(uint64, tag = "4")]
+    pub unread_bytes: u64,
+    /// what was mended; what a budget did not suffice for
+    #[prost(string, repeated, tag = "5")]
+    pub notes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct JobEvent {

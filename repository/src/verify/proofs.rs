@@ -3,7 +3,7 @@
 //! Must stay true: the memory is trusted and losing it only means to read again; nothing is ever taken for
 //! proven that no reading has proven.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
 
@@ -65,9 +65,21 @@ pub struct Memory<'a> {
     pub witness: &'a dyn Witness,
     /// Packs may be mended from their parity: only for the one writer.
     pub may_mend: bool,
-    /// Everything that is there is taken for right, and only what is lost is looked for, so that its entries
-    /// can be named at little cost. Proves nothing.
-    pub only_losses: bool,
+    /// What is read at all.
+    pub reach: Reach<'a>,
+}
+
+/// What a verification reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach<'a> {
+    /// Whatever was not proven before.
+    All,
+    /// No pack: what is there is taken for right, and only what is lost is looked for, so that its entries can
+    /// be named at little cost. Proves nothing.
+    Losses,
+    /// No pack, either: what was proven before and which packs are known to be bad, and why, says how much of
+    /// an archive is proven. Its pages are read, and the entries that bad packs cost.
+    Known(&'a BTreeMap<PackId, String>),
 }
 
 impl Memory<'static> {
@@ -79,27 +91,36 @@ impl Memory<'static> {
             since: Timestamp::MAX,
             witness: &NoWitness,
             may_mend: false,
-            only_losses: false,
+            reach: Reach::All,
         }
     }
 
     /// Only looks for what is lost.
     pub fn losses() -> Self {
-        Self { only_losses: true, ..Self::none() }
+        Self { reach: Reach::Losses, ..Self::none() }
     }
 }
 
 impl Memory<'_> {
     pub(super) fn is_hashed(&self, pack: &PackId) -> bool {
-        self.only_losses || self.earlier.packs.contains_key(pack)
+        self.reach != Reach::All || self.earlier.packs.contains_key(pack)
     }
 
     pub(super) fn is_opened(&self, pack: &PackId) -> bool {
-        self.only_losses || self.earlier.packs.get(pack).is_some_and(|proof| proof.opened.is_some())
+        let is_opened = |proof: &PackProof| proof.opened.is_some();
+        self.reach != Reach::All || self.earlier.packs.get(pack).is_some_and(is_opened)
+    }
+
+    /// Why this pack is known to be bad.
+    pub(super) fn known_bad(&self, pack: &PackId) -> Option<&str> {
+        match self.reach {
+            Reach::Known(bad) => bad.get(pack).map(String::as_str),
+            Reach::All | Reach::Losses => None,
+        }
     }
 
     pub(super) fn page(&self, page: &BlobId) -> Option<Timestamp> {
-        self.earlier.pages.get(page).copied().or(self.only_losses.then_some(Timestamp::MIN))
+        self.earlier.pages.get(page).copied().or((self.reach != Reach::All).then_some(Timestamp::MIN))
     }
 }
 
@@ -110,6 +131,8 @@ pub struct Coverage {
     pub now: u64,
     /// Proven earlier and not read again.
     pub earlier: u64,
+    /// Not proven yet: nothing is claimed of it.
+    pub unread: u64,
     /// When the oldest of those was proven.
     pub oldest: Option<Timestamp>,
 }
@@ -120,6 +143,9 @@ impl Coverage {
             return;
         }
         match memory.earlier.packs.get(pack).and_then(|proof| proof.to(depth)) {
+            None if matches!(memory.reach, Reach::Known(bad) if !bad.contains_key(pack)) => {
+                self.unread += length;
+            }
             Some(at) if at < memory.since => {
                 self.earlier += length;
                 self.oldest = Some(self.oldest.map_or(at, |oldest| oldest.min(at)));
@@ -133,6 +159,7 @@ impl Coverage {
         Self {
             now: self.now + other.now,
             earlier: self.earlier + other.earlier,
+            unread: self.unread + other.unread,
             oldest: self.oldest.into_iter().chain(other.oldest).min(),
         }
     }

@@ -1,7 +1,7 @@
 //! Packs by themselves, whatever they are needed for: how older backups stay proven between the days on
 //! which somebody verifies them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Depth, Memory, Meter, Verification};
 use crate::content::IdKey;
@@ -21,8 +21,8 @@ pub(crate) const READS: usize = 3;
 /// What was found in packs.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Scrubbed {
-    /// What is wrong, a line each.
-    pub findings: Vec<String>,
+    /// What is wrong, by pack.
+    pub findings: BTreeMap<PackId, String>,
     /// What was made good, a line each.
     pub mended: Vec<String>,
     /// What is known now of each pack.
@@ -59,7 +59,7 @@ impl Verification<'_> {
             }
             scrubbed.packs.push(PackVerdict { pack: pack.id, is_sound: finding.is_none() });
             scrubbed.mended.extend(looked.mended);
-            scrubbed.findings.extend(finding);
+            scrubbed.findings.extend(finding.map(|finding| (pack.id, finding)));
         }
         scrubbed.bytes = meter.done;
         Ok(scrubbed)

@@ -159,6 +159,7 @@ pub(crate) const ROWS: &[(&str, Scenario, Answered)] = &[
     ("backup-listed", S::Backup, Nobody),
     ("verification-begun", S::Verify, Nobody),
     ("verification-read", S::Verify, Nobody),
+    ("proofs-kept", S::Verify, Nobody),
     ("verdicts-kept", S::Verify, Nobody),
     ("verification-recorded", S::Verify, Nobody),
     ("restore-planned", S::Plan, Person),
