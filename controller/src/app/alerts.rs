@@ -206,7 +206,7 @@ fn newest_verified<'a>(
         let mut components: BTreeMap<String, bool> = BTreeMap::new();
         for archive in &backup.archives {
             let is_verified = found.iter().any(|one| {
-                one.source == archive.source && one.intact && DEPTHS.contains(&one.depth.as_str())
+                one.source == archive.source && one.proves() && DEPTHS.contains(&one.depth.as_str())
             });
             let good = archive.outcome != Outcome::Failed && is_verified;
             *components.entry(archive.source.component.to_string()).or_insert(true) &= good;
