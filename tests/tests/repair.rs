@@ -99,6 +99,7 @@ impl Scene {
         let words = ["--recovery-key-file", &self.key, "--timestamp", backup, "--to", to];
         self.system.offline("restore", &words).expect(0);
         assert_equal_folders(&self.folder.path().join(backup), &place.join("models"));
+        fs::remove_dir_all(place).expect("removed");
     }
 
     /// Every object of the repository but the controller's lease.
