@@ -4,7 +4,10 @@
 //! as in a log-structured merge tree, so that there are some dozens at most, whatever was backed up, and each
 //! line is written some few times. Must stay true: at no moment is a pack in no file: the merged file is
 //! durable before those that it replaces go, it names all of them that are still there, and a crash between
-//! leaves files that count for nothing. A reader who finds a file gone that was listed lists again.
+//! leaves files that count for nothing. A file's name is its content's digest, and the same packs may come
+//! again (a merged pack that was taken away is made anew, bit for bit): so no file is ever written under a
+//! name that another one replaces, it would count for nothing from its first moment. A reader who finds a
+//! file gone that was listed lists again.
 
 use std::collections::{HashMap, HashSet};
 
@@ -35,6 +38,9 @@ pub(crate) struct IndexFiles {
     pub(crate) live: Vec<FileLength>,
     /// Those that another one stands for.
     pub(crate) replaced: Vec<Sha256>,
+    /// Names that a file stands for, whether or not they are still there: no new file may get one of them.
+    /// Some of those that this process replaced are not named any more; they cost 32 bytes each.
+    pub(crate) spent: HashSet<Sha256>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,9 +109,22 @@ impl Repository {
         }
         let mut seen = HashSet::new();
         packs.retain(|pack| seen.insert(pack.id));
-        let written = self.write_index(domain, packs, &replaces)?;
+        self.write_and_replace(domain, packs, replaces, state)?;
         state.unindexed.clear();
         state.damaged.clear();
+        Ok(())
+    }
+
+    /// Writes index files for `packs`, and deletes those that they replace.
+    pub(crate) fn write_and_replace(
+        &self,
+        domain: DomainId,
+        packs: Vec<IndexedPack>,
+        replaces: Vec<Sha256>,
+        state: &mut DomainState,
+    ) -> Result<(), RepositoryError> {
+        let written = self.write_index(domain, packs, &replaces, &state.files.spent)?;
+        state.files.spent.extend(&replaces);
         state.files.live.retain(|file| !replaces.contains(&file.name));
         state.files.live.extend(written);
         state.files.replaced = self.delete_replaced(&domain, replaces);
@@ -128,12 +147,13 @@ impl Repository {
     }
 
     /// Writes index files for `packs`, each of a size that is read with ease; the last one replaces what is
-    /// to be replaced, so that at no moment a pack is in no file.
+    /// to be replaced, so that at no moment a pack is in no file. None gets a name that is spent.
     pub(crate) fn write_index(
         &self,
         domain: DomainId,
         packs: Vec<IndexedPack>,
         replaces: &[Sha256],
+        spent: &HashSet<Sha256>,
     ) -> Result<Vec<FileLength>, RepositoryError> {
         let mut files = vec![Vec::new()];
         let mut length = 0;
@@ -146,16 +166,27 @@ impl Repository {
             files.last_mut().expect("there is one from the start").push(pack);
         }
         let last = files.len() - 1;
+        let all_replaced: HashSet<&Sha256> = replaces.iter().collect();
         let mut written = Vec::with_capacity(files.len());
         for (nth, packs) in files.into_iter().enumerate() {
             let replaces = if nth == last { replaces.to_vec() } else { Vec::new() };
-            written.push(self.write_index_file(&IndexFile { domain, replaces, packs })?);
+            let is_spent = |name: &Sha256| spent.contains(name) || all_replaced.contains(name);
+            written.push(self.write_index_file(IndexFile { domain, replaces, packs }, is_spent)?);
         }
         Ok(written)
     }
 
-    fn write_index_file(&self, index: &IndexFile) -> Result<FileLength, RepositoryError> {
-        let bytes = index.encode();
+    fn write_index_file(
+        &self,
+        mut index: IndexFile,
+        is_spent: impl Fn(&Sha256) -> bool,
+    ) -> Result<FileLength, RepositoryError> {
+        let mut bytes = index.encode();
+        while is_spent(&Sha256::of(&bytes)) {
+            // It stands for the one of old that said the same, which makes it another one.
+            index.replaces.push(Sha256::of(&bytes));
+            bytes = index.encode();
+        }
         let written = FileLength { name: Sha256::of(&bytes), bytes: bytes.len() as u64 };
         let path = layout::index_file(&index.domain, &written.name);
         match self.store.create(&path, &bytes) {
@@ -202,6 +233,7 @@ impl Repository {
         let files = IndexFiles {
             live,
             replaced: read.keys().filter(|name| replaced.contains(*name)).copied().collect(),
+            spent: replaced.clone(),
         };
         let counts = |(name, file): (Sha256, Option<(IndexFile, u64)>)| {
             (!replaced.contains(&name)).then_some(file?.0.packs)
@@ -237,7 +269,92 @@ fn decode(domain: &DomainId, name: &Sha256, bytes: &[u8]) -> Option<(IndexFile, 
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::ids::{BlobId, PackId, RepositoryId, SegmentId};
+    use crate::keys::SlotSecret;
+    use crate::pack::blob::{BlobKind, BlobLine, Class, Codec};
+    use crate::pack::file::PlacedSegment;
+    use crate::pack::seal::{SealedKey, SegmentContext};
+    use crate::pack::segment::{SegmentHeader, SegmentTable};
+    use crate::store::memory::MemoryStore;
+
+    const DOMAIN: DomainId = DomainId::new([7; 16]);
+
+    fn repository() -> Repository {
+        let secret = SlotSecret::KeyFile(zeroize::Zeroizing::new(vec![1; 32]));
+        Repository::init(Arc::new(MemoryStore::new()), &secret, jiff::Timestamp::UNIX_EPOCH)
+            .expect("a fresh repository")
+            .repository
+    }
+
+    fn pack(nth: u8, segments: usize, lines: u32) -> IndexedPack {
+        let segment = SegmentId::new([nth; 16]);
+        let context = SegmentContext { repository: RepositoryId::new([1; 16]), domain: DOMAIN, segment };
+        let key = SealedKey { epoch: 1, encapsulated: [0; 32], sealed: [0; 48] };
+        let header = SegmentHeader { class: Class::Data, context, key, blobs: lines, body_length: 0 };
+        let line = BlobLine {
+            id: BlobId::new([nth; 32]),
+            kind: BlobKind::Data,
+            codec: Codec::Raw,
+            absent: true,
+            plain_length: 1,
+            stored_length: 17,
+        };
+        let table = SegmentTable { header, lines: vec![line; lines as usize] };
+        let length = table.segment_length();
+        let segments = vec![PlacedSegment { offset: 0, table }; segments];
+        IndexedPack { id: PackId::new([nth; 32]), length, segments }
+    }
+
+    fn names(repository: &Repository) -> Vec<u8> {
+        let loaded = repository.load_index(&DOMAIN).expect("loaded");
+        assert_eq!(loaded.damaged, []);
+        let mut packs: Vec<u8> = loaded.index.packs().iter().map(|pack| pack.id.as_bytes()[0]).collect();
+        packs.sort_unstable();
+        packs
+    }
+
+    fn take_in(repository: &Repository, state: &mut DomainState, packs: &[u8]) {
+        state.unindexed.extend(packs.iter().map(|nth| pack(*nth, 1, 1)));
+        repository.index_what_is_not(DOMAIN, state).expect("written");
+    }
+
+    #[test]
+    fn a_pack_that_comes_again_bit_for_bit_is_indexed_though_its_file_of_old_was_replaced() {
+        let repository = repository();
+        let state = repository.domain(&DOMAIN).expect("a domain");
+        let mut state = state.lock().expect("unpoisoned");
+        take_in(&repository, &mut state, &[1]);
+        // The next file stands for the first one: once because the process replaced it, then because a
+        // later process read that it had.
+        for later in [false, true] {
+            let first = state.files.live.iter().map(|file| file.name).collect();
+            repository.write_and_replace(DOMAIN, vec![pack(2, 1, 1)], first, &mut state).expect("written");
+            assert_eq!(names(&repository), [2], "pack 1 was taken away");
+            if later {
+                state.files = repository.load_index(&DOMAIN).expect("loaded").files;
+            }
+            take_in(&repository, &mut state, &[1]);
+            assert_eq!(names(&repository), [1, 2]);
+        }
+    }
+
+    #[test]
+    fn an_index_of_several_files_may_be_made_again_any_number_of_times() {
+        let repository = repository();
+        // Three packs are longer than one index file.
+        let packs = || (1..=3).map(|nth| pack(nth, 5, 65_000)).collect::<Vec<_>>();
+        let state = repository.domain(&DOMAIN).expect("a domain");
+        let mut state = state.lock().expect("unpoisoned");
+        for _ in 0..3 {
+            let replaced = repository.index_names(&DOMAIN).expect("listed");
+            repository.write_and_replace(DOMAIN, packs(), replaced, &mut state).expect("written");
+            assert_eq!(names(&repository), [1, 2, 3]);
+            assert_eq!(repository.index_names(&DOMAIN).expect("listed").len(), 2);
+        }
+    }
 
     #[test]
     fn files_stay_few_and_each_line_is_written_few_times() {

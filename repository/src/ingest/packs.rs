@@ -89,14 +89,17 @@ impl Repository {
                 Err(error) => return Err(error),
             }
         }
+        let mut spent = HashSet::new();
         for domain in replaced.keys() {
-            doubtful.extend(self.load_index(domain)?.index.packs().iter().cloned());
+            let loaded = self.load_index(domain)?;
+            doubtful.extend(loaded.index.packs().iter().cloned());
+            spent.extend(loaded.files.spent);
         }
         keep_what_nothing_else_tells(&mut domains, doubtful);
         let count = domains.values().map(Vec::len).sum();
         for (domain, packs) in domains {
             let replaced = replaced.remove(&domain).unwrap_or_default();
-            self.write_index(domain, packs, &replaced)?;
+            self.write_index(domain, packs, &replaced, &spent)?;
             self.delete_replaced(&domain, replaced);
         }
         self.domains.lock().unwrap_or_else(PoisonError::into_inner).clear();

@@ -177,10 +177,9 @@ impl Repository {
             }
         }
         if replaces.len() > state.files.replaced.len() {
-            let written = self.with_room(watch, || self.write_index(domain, left.clone(), &replaces))?;
-            state.files.live.retain(|file| !replaces.contains(&file.name));
-            state.files.live.extend(written);
-            state.files.replaced = self.delete_replaced(&domain, replaces);
+            self.with_room(watch, || {
+                self.write_and_replace(domain, left.clone(), replaces.clone(), &mut state)
+            })?;
             watch.done(PruneStep::OldIndexDeleted);
         }
         state.gone.retain(|pack| !gone.contains(pack));
@@ -278,11 +277,10 @@ impl Repository {
         let state = self.domain(&domain)?;
         let mut state = lock(&state);
         let names = self.index_names(&domain)?;
-        let written = self.write_index(domain, state.index.packs().to_vec(), &names)?;
+        let packs = state.index.packs().to_vec();
+        self.write_and_replace(domain, packs, names, &mut state)?;
         state.unindexed.clear();
         state.damaged.clear();
-        state.files.live = written;
-        state.files.replaced = self.delete_replaced(&domain, names);
         Ok(())
     }
 
