@@ -76,6 +76,16 @@ pub fn taken_out(id: &PackId) -> ObjectPath {
     quarantine().join("packs").join(id)
 }
 
+/// The parity of a pack that repair took out, as far as there was any.
+pub fn taken_out_parity(id: &PackId) -> ObjectPath {
+    quarantine().join("packs").join(format!("{id}.par"))
+}
+
+/// The packs that repair took out.
+pub fn all_taken_out() -> ObjectPath {
+    quarantine().join("packs")
+}
+
 /// The folder of all domains' index files.
 pub fn indexes() -> ObjectPath {
     below("index")

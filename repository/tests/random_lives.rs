@@ -1,6 +1,7 @@
 //! Random lives of a repository against a model of it: a map from each backup to its files. Backups,
-//! verifications, key changes and maintenance in any order, with a storage that fails or a controller that
-//! dies at any call; what is listed and what comes back is compared with the model byte for byte.
+//! verifications, key changes, maintenance and repair in any order, with a storage that fails or a controller
+//! that dies at any call, and rot now and then; what is listed and what comes back is compared with the model
+//! byte for byte.
 //!
 //! The gate lives some dozen lives, always the same; `NEURASHIELD_CRASH=long` some thousand, from
 //! `NEURASHIELD_FIRST_SEED=…` on. What fails names its seed.
@@ -10,10 +11,12 @@ mod support;
 
 use std::sync::Arc;
 
+use repository::layout;
 use repository::names::BackupName;
-use repository::store::Store;
+use repository::parity::Strength;
 use repository::store::faulty::{Effect, Fault, FaultyStore, Operation};
 use repository::store::memory::MemoryStore;
+use repository::store::{ListedKind, ObjectPath, Store};
 use story::{Answer, Fate, Pace, Step, World, survives};
 use support::*;
 
@@ -30,12 +33,18 @@ struct Life {
     world: World,
     files: Files,
     second: i64,
+    /// Something rotted and was not repaired yet: until then nothing is promised.
+    is_rotten: bool,
 }
 
 impl Life {
     fn new(seed: u64) -> Self {
         let disk = FaultyStore::new(MemoryStore::new());
-        Self { dice: Dice::new(seed), disk, world: World::default(), files: Files::new(), second: 0 }
+        // Every other life has parity, and so may lose bytes of its packs too.
+        let parity = if seed % 2 == 0 { Strength::percent(20) } else { None };
+        let mut world = World::default();
+        world.parity = parity;
+        Self { dice: Dice::new(seed), disk, world, files: Files::new(), second: 0, is_rotten: false }
     }
 
     fn take(&mut self, step: &Step) -> Answer<()> {
@@ -48,7 +57,10 @@ impl Life {
         if !self.world.runs() {
             return Step::Start;
         }
-        match self.dice.below(24) {
+        if self.is_rotten {
+            return Step::Repair;
+        }
+        match self.dice.below(27) {
             0 => Step::AddRecoveryKey,
             1 if !self.world.told.recovery_keys.is_empty() => Step::Confirm,
             2 => Step::RebuildIndex,
@@ -59,6 +71,8 @@ impl Life {
             10..12 => self.retire(),
             12 => Step::Prune(Pace::AtOnce),
             13 | 14 => Step::Prune(Pace::InStages),
+            15 => Step::Repair,
+            16 | 17 => self.rot(),
             _ => self.back_up(),
         }
     }
@@ -95,6 +109,38 @@ impl Life {
         Step::BackUp(self.second, self.files.clone())
     }
 
+    /// A byte of something changes that can be made good: of a pack with parity, of an index file, of one
+    /// copy of the keys.
+    fn rot(&mut self) -> Step {
+        let disk = self.disk.inner();
+        let objects = |folder: &ObjectPath| {
+            let listed = disk.list(Some(folder)).expect("listed").into_iter();
+            listed.map(|listed| (folder.join(&listed.name), listed.kind)).collect::<Vec<_>>()
+        };
+        let folders = |folder: ObjectPath| {
+            objects(&folder).into_iter().flat_map(|(path, _)| objects(&path)).collect::<Vec<_>>()
+        };
+        let is_mendable = |path: &ObjectPath| {
+            let parity = disk.read(&ObjectPath::new(format!("{}.par", path.as_str())), 1 << 30);
+            parity.is_ok_and(|parity| is_whole(&parity))
+        };
+        let mut may_rot = match self.dice.below(3) {
+            0 => folders(layout::indexes()),
+            1 => vec![(layout::keyring(1), ListedKind::Object { size: 1 })],
+            _ => folders(layout::packs()).into_iter().filter(|(path, _)| is_mendable(path)).collect(),
+        };
+        may_rot.retain(|(_, kind)| matches!(kind, ListedKind::Object { .. }));
+        if !may_rot.is_empty() {
+            let path = &may_rot[self.dice.below(may_rot.len())].0;
+            let mut bytes = disk.read(path, 1 << 30).expect("read");
+            let at = self.dice.below(bytes.len());
+            bytes[at] ^= 1 + self.dice.below(255) as u8;
+            disk.replace(path, &bytes).expect("damaged");
+            self.is_rotten = true;
+        }
+        Step::Repair
+    }
+
     fn order_a_fault(&mut self) {
         let nth = 1 + self.dice.below(60) as u64;
         let kinds = [Operation::Write, Operation::Finish];
@@ -120,8 +166,20 @@ impl Life {
             let answer = self.take(&step);
             let failed = is_faulty && self.disk.unfired() == 0;
             self.disk.heal();
-            lived.push(format!("{}{}", step.in_short(), if failed { " (on a failing store)" } else { "" }));
+            let rotten = if self.is_rotten { "rot, " } else { "" };
+            lived.push(format!(
+                "{rotten}{}{}",
+                step.in_short(),
+                if failed { " (on a failing store)" } else { "" }
+            ));
             self.go_on(&step, answer, failed)
+                .map_err(|wrong| format!("{wrong}, after {}", lived.join(", ")))?;
+        }
+        while self.is_rotten {
+            let step = self.next_step();
+            let answer = self.take(&step);
+            lived.push(step.in_short());
+            self.go_on(&step, answer, false)
                 .map_err(|wrong| format!("{wrong}, after {}", lived.join(", ")))?;
         }
         let disk = self.disk.inner().clone();
@@ -131,6 +189,7 @@ impl Life {
 
     /// After an error the controller dies, or the step is taken again.
     fn go_on(&mut self, step: &Step, answer: Answer<()>, failed: bool) -> Result<(), String> {
+        let mut is_done = answer.is_ok();
         if let Err(error) = answer {
             if !failed {
                 return Err(format!("on a sound store: {error}"));
@@ -140,10 +199,19 @@ impl Life {
                 self.take(&Step::Start).map_err(|error| format!("the next start fails: {error}"))?;
             } else if self.world.runs() || *step == Step::Start {
                 self.take(step).map_err(|error| format!("the same step fails again: {error}"))?;
+                is_done = true;
             }
         }
-        self.world.check()
+        self.is_rotten &= !(is_done && *step == Step::Repair);
+        if self.is_rotten { Ok(()) } else { self.world.check() }
     }
+}
+
+/// A parity file is there to its end: it begins and ends with the same head.
+fn is_whole(parity: &[u8]) -> bool {
+    let Some((rest, length)) = parity.split_last_chunk::<4>() else { return false };
+    let length = u32::from_le_bytes(*length) as usize;
+    length > 0 && length <= rest.len() && rest[..length] == rest[rest.len() - length..]
 }
 
 #[test]

@@ -364,6 +364,61 @@ fn only_what_is_lost_is_looked_for_and_named_when_that_is_asked() {
 }
 
 #[test]
+fn a_read_that_fails_once_or_a_few_times_costs_no_pack_that_its_parity_makes_whole() {
+    let scene = scene_with(Some(20));
+    let pack = scene.data_pack();
+    scene.flip_last(&pack);
+    let objects = scene.objects();
+    // Each call of the repair in turn fails, and then those around it too.
+    for nth in 1.. {
+        for times in [1, 4] {
+            let copy = MemoryStore::new();
+            for (path, bytes) in &objects {
+                copy.create(&ObjectPath::new(path), bytes).expect("copied");
+            }
+            let disk = FaultyStore::new(copy);
+            let repository = Arc::new(Repository::open(Arc::new(disk.clone())).expect("opened"));
+            let keys = repository.unlock(&secret()).expect("unlocked");
+            (0..times).for_each(|more| disk.fail(Fault::new(Effect::Refused).nth(nth + more)));
+            let answer = repair(&repository, Some(&keys));
+            let is_past_the_end = disk.unfired() == times as usize;
+            disk.heal();
+            if !is_past_the_end {
+                repair(&repository, Some(&keys)).expect("carried out");
+            }
+            let found = findings(&repository, Some(&keys), &scene.record, Depth::Opened);
+            assert_eq!(found, Vec::<String>::new(), "{times} calls from the {nth}th on fail: {answer:?}");
+            if is_past_the_end {
+                assert!(nth > 20, "a repair reads more than that");
+                return;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pack_that_was_given_up_comes_back_once_its_bytes_can_be_read_again() {
+    let scene = scene_with(Some(20));
+    let pack = scene.data_pack();
+    scene.flip_last(&pack);
+    let whole = scene.store.read(&pack, 1 << 20).expect("read");
+    // A disk that gives nothing of it any more.
+    let gone = ObjectPath::new(format!("{}.par", pack.as_str()));
+    scene.store.replace(&pack, &vec![0; whole.len()]).expect("damaged");
+    let given_up = scene.repair(true);
+    assert!(given_up.mended.iter().any(|line| line.contains("blobs are lost")), "{given_up:?}");
+    assert!(!scene.opened().1.is_empty() && scene.store.size(&gone).is_err());
+    let name = pack.as_str().rsplit('/').next().expect("a name");
+    let aside = ObjectPath::new(format!("repository/quarantine/packs/{name}"));
+    scene.store.replace(&aside, &whole).expect("readable again, but for the byte that rotted first");
+    let back = scene.repair(true);
+    assert!(back.mended[0].contains("put aside as damaged; its bytes lay in"), "{back:?}");
+    assert_eq!(scene.opened(), (vec![], vec![]));
+    assert!(scene.store.size(&gone).is_ok() && scene.store.size(&aside).is_err());
+    assert_eq!(scene.repair(true).mended, Vec::<String>::new());
+}
+
+#[test]
 fn a_pack_gets_parity_as_it_comes_in_and_one_that_has_none_gets_some_when_it_is_verified() {
     let scene = scene_with(Some(5));
     let before = scene.objects();

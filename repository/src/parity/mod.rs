@@ -15,6 +15,7 @@ use crate::layout;
 use crate::pack::file::MAX_PACK;
 use crate::repo::Repository;
 use crate::store::{ObjectPath, Store, StoreError};
+use crate::verify::READS;
 
 /// The longest parity file: half of the longest pack and its checksums, twice.
 const MAX_PARITY: u64 = MAX_PACK / 2 + (16 << 20);
@@ -40,8 +41,18 @@ impl Repository {
     /// The bytes that a damaged pack should have, as its parity gives them; `None` where there is none, or
     /// more is damaged than it makes good. Writes nothing.
     pub fn mended(&self, pack: &PackId) -> Result<Option<Vec<u8>>, RepositoryError> {
-        let Some(file) = optional(&*self.store, &layout::parity(pack), MAX_PARITY)? else { return Ok(None) };
-        let damaged = readable(&*self.store, &layout::pack(pack))?;
+        self.mended_from(pack, &layout::pack(pack), &layout::parity(pack))
+    }
+
+    /// The same of what is left of a pack in one place and of its parity in another.
+    pub(crate) fn mended_from(
+        &self,
+        pack: &PackId,
+        damaged: &ObjectPath,
+        parity: &ObjectPath,
+    ) -> Result<Option<Vec<u8>>, RepositoryError> {
+        let Some(file) = readable(&*self.store, parity, MAX_PARITY)? else { return Ok(None) };
+        let damaged = readable(&*self.store, damaged, MAX_PACK)?.unwrap_or_default();
         Ok(code::mend(pack, &damaged, &file))
     }
 
@@ -75,7 +86,7 @@ impl Repository {
 
     /// What is wrong with a pack's parity; a pack that has none lacks it only where parity is on.
     pub(crate) fn parity_finding(&self, pack: &PackId) -> Result<Option<String>, RepositoryError> {
-        let file = optional(&*self.store, &layout::parity(pack), MAX_PARITY)?;
+        let file = readable(&*self.store, &layout::parity(pack), MAX_PARITY)?;
         Ok(match file {
             Some(file) if code::is_sound(pack, &file) => None,
             Some(_) => Some(format!("the parity of pack {pack} is damaged")),
@@ -92,7 +103,7 @@ pub(crate) fn keep_parity(
     strength: Strength,
 ) -> Result<bool, RepositoryError> {
     let path = layout::parity(pack);
-    let old = optional(store, &path, MAX_PARITY)?;
+    let old = readable(store, &path, MAX_PARITY)?;
     if old.as_ref().is_some_and(|file| code::is_sound(pack, file)) {
         return Ok(false);
     }
@@ -109,29 +120,24 @@ pub(crate) fn id_of(bytes: &[u8]) -> PackId {
     PackId::try_from(digest::digest(&digest::SHA256, bytes).as_ref()).expect("SHA-256 has 32 bytes")
 }
 
-fn optional(store: &dyn Store, path: &ObjectPath, limit: u64) -> Result<Option<Vec<u8>>, StoreError> {
-    match store.read(path, limit) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.is_not_found() => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// Whatever can be read of an object: a disk that does not give some of its bytes gives the others.
-fn readable(store: &dyn Store, path: &ObjectPath) -> Result<Vec<u8>, StoreError> {
-    const STEP: u64 = 64 << 10;
+/// Whatever can be read of an object, zeros in the place of what cannot; `None` if there is no object. A
+/// store that gives some bytes at the second try only, or some of them never, gives the others.
+fn readable(store: &dyn Store, path: &ObjectPath, limit: u64) -> Result<Option<Vec<u8>>, StoreError> {
+    const STEPS: [u64; 2] = [64 << 10, 4 << 10];
     let length = match store.size(path) {
-        Ok(length) => length.min(MAX_PACK),
-        Err(error) if error.is_not_found() => return Ok(Vec::new()),
+        Ok(length) => length.min(limit),
+        Err(error) if error.is_not_found() => return Ok(None),
         Err(error) => return Err(error),
     };
     let mut bytes = Vec::with_capacity(length as usize);
     while (bytes.len() as u64) < length {
-        let step = STEP.min(length - bytes.len() as u64);
-        match store.read_range(path, bytes.len() as u64, step) {
-            Ok(read) => bytes.extend(read),
-            Err(_) => bytes.resize(bytes.len() + step as usize, 0),
-        }
+        let start = bytes.len() as u64;
+        let read = STEPS.iter().find_map(|step| {
+            let step = step.min(&(length - start)).to_owned();
+            (0..READS).find_map(|_| store.read_range(path, start, step).ok())
+        });
+        let lost = || vec![0; STEPS[1].min(length - start) as usize];
+        bytes.extend(read.unwrap_or_else(lost));
     }
-    Ok(bytes)
+    Ok(Some(bytes))
 }

@@ -14,6 +14,7 @@
 //! before the next, may be repeated, and leaves a repository that is no worse; what stays lost is told.
 //! Packs keep their tables, so that the next backup heals what the source still has (`index.rs`).
 
+mod aside;
 mod bytes;
 mod chain;
 mod descriptions;

@@ -40,7 +40,8 @@ impl Repair<'_> {
             }
         }
         let is_indexed = |pack: &PackId| known.contains_key(pack);
-        if !taken_out.is_empty() || !found.sound.iter().all(is_indexed) || self.has_damaged_index()? {
+        let are_indexed = found.sound.iter().chain(found.elsewhere.keys()).all(is_indexed);
+        if !taken_out.is_empty() || !are_indexed || self.has_damaged_index()? {
             if self.writes()? {
                 self.repository.rebuild_index()?;
             }
@@ -106,10 +107,10 @@ impl Repair<'_> {
         let gone = known.keys().filter(|pack| !found.sound.contains(*pack) && !found.bad.contains_key(*pack));
         let gone: Vec<_> = gone.map(|pack| (*pack, format!("pack {pack} is missing"))).collect();
         found.bad.extend(gone);
-        for pack in found.bad.keys().copied().collect::<Vec<_>>() {
-            let aside = layout::taken_out(&pack);
-            if self.read(&aside, MAX_PACK)?.is_some_and(|bytes| id_of(&bytes) == pack) {
-                found.elsewhere.insert(pack, aside);
+        for pack in self.whole_ones_aside()? {
+            if !found.sound.contains(&pack) {
+                found.bad.entry(pack).or_insert_with(|| format!("pack {pack} was put aside as damaged"));
+                found.elsewhere.insert(pack, layout::taken_out(&pack));
             }
         }
         found.elsewhere.retain(|pack, _| found.bad.contains_key(pack));
@@ -148,11 +149,7 @@ impl Repair<'_> {
         }
         for (pack, place) in &found.elsewhere {
             if self.writes()? {
-                let aside = layout::taken_out(pack);
-                let bytes = self.repository.store.read(&aside, MAX_PACK)?;
-                self.repository.put_right(pack, &bytes)?;
-                self.repository.keep_verdicts(&[PackVerdict { pack: *pack, is_sound: true }])?;
-                self.repository.store.delete(&aside)?;
+                self.put_back_from_aside(pack)?;
             }
             repaired.mended.push(format!("{}; its bytes lay in {place}", found.bad[pack]));
         }
@@ -167,7 +164,7 @@ impl Repair<'_> {
         known: Option<&IndexedPack>,
         repaired: &mut Repaired,
     ) -> Result<bool, RepositoryError> {
-        if let Some(whole) = self.repository.mended(pack)? {
+        if let Some(whole) = self.mended_from(pack, &layout::pack(pack))? {
             self.put_back(pack, &whole)?;
             repaired.mended.push(format!("{finding}; mended by its parity"));
             return Ok(false);
@@ -202,7 +199,7 @@ impl Repair<'_> {
         Ok(true)
     }
 
-    fn put_back(&self, pack: &PackId, whole: &[u8]) -> Result<(), RepositoryError> {
+    pub(super) fn put_back(&self, pack: &PackId, whole: &[u8]) -> Result<(), RepositoryError> {
         if self.writes()? {
             self.repository.put_right(pack, whole)?;
             self.repository.keep_verdicts(&[PackVerdict { pack: *pack, is_sound: true }])?;
@@ -276,27 +273,6 @@ impl Repair<'_> {
         }
         if self.repository.store.size(&layout::parity(of)).is_ok() {
             keep_parity(&*self.repository.store, &rest.id, self.repository.strength())?;
-        }
-        Ok(())
-    }
-
-    /// Moves a pack that the index does not need any more out of the way; it is kept.
-    fn put_aside(&self, pack: &PackId, repaired: &mut Repaired) -> Result<(), RepositoryError> {
-        let (from, to) = (layout::pack(pack), layout::taken_out(pack));
-        if self.writes()? {
-            match self.repository.store.rename(&from, &to) {
-                Ok(()) => {}
-                // It was missing from the start, or an interrupted repair has moved it.
-                Err(error) if error.is_not_found() => {}
-                // An earlier repair has kept what was left of it then; the mark keeps this one out.
-                Err(StoreError::AlreadyExists { .. }) => return Ok(()),
-                Err(error) => return Err(error.into()),
-            }
-            self.repository.trash_parity(pack)?;
-            self.repository.store.delete(&layout::quarantined(pack))?;
-        }
-        if self.repository.store.size(&to).is_ok() || self.may_write.is_none() {
-            repaired.mended.push(format!("what was left of pack {pack} is kept in {to}"));
         }
         Ok(())
     }

@@ -18,7 +18,10 @@ use repository::error::RepositoryError;
 use repository::ingest::PackVerdict;
 use repository::keys::{KeyRing, RecoveryKey};
 use repository::names::BackupName;
+use repository::parity::Strength;
+use repository::progress::{CancelFlag, Silent};
 use repository::prune::{PruneOrder, PruneReport, PruneSettings, Retirement, Watch};
+use repository::repair::Repair;
 use repository::repo::Repository;
 use repository::store::Store;
 use repository::store::lease::{DEFAULT_TTL, Holder, Lease, LeaseError};
@@ -81,6 +84,8 @@ pub enum Step {
     /// A verification finds all that was told to be complete intact.
     Verify,
     RebuildIndex,
+    /// `nsctl repository check --repair`: everything is read, what rotted is made good.
+    Repair,
     /// The backup of this second is retired.
     Retire(i64),
     /// What no backup needs is collected.
@@ -137,6 +142,7 @@ pub fn story() -> Vec<Step> {
         Step::Verify,
         Step::BackUp(300, files(&["a", "f"])),
         Step::RebuildIndex,
+        Step::Repair,
         Step::Stop,
         Step::Start,
         Step::Retire(100),
@@ -165,7 +171,11 @@ fn holder() -> Holder {
 
 impl Controller {
     /// What `controller/src/depot.rs` does at a start.
-    pub fn start(storage: Storage<'_>, second: i64) -> Answer<(Self, Option<RecoveryKey>)> {
+    pub fn start(
+        storage: Storage<'_>,
+        second: i64,
+        parity: Option<Strength>,
+    ) -> Answer<(Self, Option<RecoveryKey>)> {
         let store = storage()?;
         let opened = match Repository::open(store.clone()) {
             Err(RepositoryError::NotARepository { .. }) => None,
@@ -173,7 +183,7 @@ impl Controller {
         };
         probe(&*store)?;
         let lease = Lease::acquire(store.clone(), &holder(), at(second), DEFAULT_TTL)?;
-        let (repository, keys, shown) = match opened {
+        let (mut repository, keys, shown) = match opened {
             Some(repository) => {
                 let keys = repository.unlock(&secret())?;
                 (repository, keys, None)
@@ -183,6 +193,7 @@ impl Controller {
                 (made.repository, made.keys, Some(made.recovery_key))
             }
         };
+        repository.set_parity(parity);
         repository.end_left_overs()?;
         repository.find_unindexed()?;
         repository.complete_chain(&keys, at(second))?;
@@ -215,6 +226,22 @@ impl Controller {
 
     pub fn prune(&self, pace: Pace) -> Result<PruneReport, RepositoryError> {
         self.repository.prune(&pace.order(), &Overseer(&self.lease))
+    }
+
+    /// What it leaves may be what a write that was cut off has left: what backups need is looked at after it.
+    fn repair(&self) -> Result<(), RepositoryError> {
+        let may_write = || self.lease.check();
+        let repair = Repair {
+            repository: &self.repository,
+            keys: Some(&self.keys),
+            secret: Some(&secret()),
+            may_write: Some(&may_write),
+            reads_packs: true,
+            progress: &Silent,
+            cancel: &CancelFlag::new(),
+            now: now(),
+        };
+        repair.run().map(|_| ())
     }
 
     fn doubt(&self, record: &BackupRecord) -> Result<(), RepositoryError> {
@@ -268,13 +295,15 @@ pub struct Collected {
 pub struct World {
     pub told: Told,
     pub collected: Collected,
+    /// What packs get for the day on which they rot.
+    pub parity: Option<Strength>,
     controller: Option<Controller>,
 }
 
 impl World {
     /// As it goes on from `told`, with a controller or without.
     pub fn resumed(storage: Storage<'_>, told: &Told, runs: bool) -> Self {
-        let controller = runs.then(|| Controller::start(storage, 0).expect("starts").0);
+        let controller = runs.then(|| Controller::start(storage, 0, None).expect("starts").0);
         Self { told: told.clone(), controller, ..Self::default() }
     }
 
@@ -301,7 +330,7 @@ impl World {
     /// acknowledged when it is. After an error the same step may be taken again.
     pub fn take(&mut self, storage: Storage<'_>, step: &Step, tell: &mut dyn FnMut(&Told)) -> Answer<()> {
         if let Step::Start = step {
-            let (controller, shown) = Controller::start(storage, 0)?;
+            let (controller, shown) = Controller::start(storage, 0, self.parity)?;
             self.controller = Some(controller);
             self.told.started = true;
             self.told.recovery_keys.extend(shown);
@@ -335,6 +364,7 @@ impl World {
             Step::RebuildIndex => {
                 controller.repository.rebuild_index()?;
             }
+            Step::Repair => controller.repair()?,
             Step::Retire(second) => {
                 let name = BackupName::from_time(at(*second));
                 let (files, _) = self.told.backups[&name].clone();

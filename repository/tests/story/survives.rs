@@ -18,7 +18,8 @@ enum Read {
 /// Says what is wrong with a repository whose users were told `told`. Goes on with it: it is another one
 /// afterwards.
 pub fn survives(storage: Storage<'_>, told: &Told) -> Result<(), String> {
-    let started = Controller::start(storage, 1_000).map_err(|error| told_at_length("start", &*error))?.0;
+    let started = Controller::start(storage, 1_000, None);
+    let started = started.map_err(|error| told_at_length("start", &*error))?.0;
     let repository = &started.repository;
     check_listed(&started, told, Read::All)?;
     for key in &told.recovery_keys {
