@@ -167,6 +167,7 @@ impl Depot {
 
     /// Finds what a crash may have left behind, so that it is used again.
     fn recover(&self, now: Timestamp) -> Result<(), DepotError> {
+        self.repository.keep_config_twice()?;
         let ended = self.repository.end_left_overs()?;
         if ended > 0 {
             tracing::info!(backups = ended, "cleared away backups that were begun and never finished");

@@ -24,6 +24,11 @@ pub fn config() -> ObjectPath {
     below("config.json")
 }
 
+/// The copy of `config.json`.
+pub fn config_copy() -> ObjectPath {
+    below("config.copy.json")
+}
+
 /// A file of the key folder, in its first or second copy.
 pub fn slot(id: &str, copy: u8) -> ObjectPath {
     below("keys").join("slots").join(format!("{id}.{copy}.json"))

@@ -1,8 +1,8 @@
 //! A repository: made by [`Repository::init`], opened by [`Repository::open`], unlocked with a secret.
 //!
 //! Opening needs no secret: listing, taking in segments and `hashed` verification work without one. Must
-//! stay true: `config.json` is written last at `init`, so a repository exists whole or not at all; and an
-//! `init` never touches what it finds.
+//! stay true: `config.json` is written last at `init`, so a repository exists whole or not at all; its copy
+//! comes after it, and is read only where it is damaged or gone; and an `init` never touches what it finds.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
@@ -46,6 +46,8 @@ pub(crate) fn refuse_unknown_format(format: u32) -> Result<(), RepositoryError> 
 pub struct Repository {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) config: RepositoryConfig,
+    /// The file that said so.
+    pub(crate) config_file: Vec<u8>,
     pub(crate) domains: Mutex<HashMap<DomainId, Arc<Mutex<DomainState>>>>,
     /// What new packs get for the day on which they rot.
     pub(crate) parity: Option<Strength>,
@@ -105,20 +107,44 @@ impl Repository {
             signing_key: keys.signing().public(),
             sealing_keys: keys.sealing_public(),
         };
-        store.create(&layout::config(), keys.signing().sign(&config).bytes())?;
-        Ok(Initialised { repository: Self::with(store, config), keys, recovery_key })
+        let file = keys.signing().sign(&config).bytes().to_vec();
+        store.create(&layout::config(), &file)?;
+        let repository = Self::with(store, config, file);
+        if let Err(error) = repository.keep_config_twice() {
+            // There is a repository now, and whoever made it must be shown its recovery key.
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "config.json has no copy yet; the next start writes it");
+        }
+        Ok(Initialised { repository, keys, recovery_key })
     }
 
     /// Opens a repository.
     pub fn open(store: Arc<dyn Store>) -> Result<Self, RepositoryError> {
-        let path = layout::config();
-        let file = match store.read(&path, MAX_JSON) {
-            Err(error) if error.is_not_found() => {
-                refuse_if_there(&*store)?;
-                return Err(RepositoryError::NotARepository { location: store.location() });
-            }
-            other => other?,
+        let of_first = match Self::read_config(&*store, &layout::config()) {
+            Ok((config, file)) => return Ok(Self::with(store, config, file)),
+            Err(error @ RepositoryError::TooNew { .. }) => return Err(error),
+            Err(error) => error,
         };
+        match Self::read_config(&*store, &layout::config_copy()) {
+            Ok((config, file)) => {
+                tracing::warn!(error = %of_first, "config.json is damaged or gone; its copy is used");
+                Ok(Self::with(store, config, file))
+            }
+            Err(error @ RepositoryError::TooNew { .. }) => Err(error),
+            Err(of_copy) if is_not_found(&of_first) && is_not_found(&of_copy) => {
+                refuse_if_there(&*store)?;
+                Err(RepositoryError::NotARepository { location: store.location() })
+            }
+            Err(of_copy) if is_not_found(&of_first) => Err(of_copy),
+            Err(_) => Err(of_first),
+        }
+    }
+
+    fn read_config(
+        store: &dyn Store,
+        path: &ObjectPath,
+    ) -> Result<(RepositoryConfig, Vec<u8>), RepositoryError> {
+        let file = store.read(path, MAX_JSON)?;
         let wrong = |source| RepositoryError::Signature { path: path.clone(), source };
         // First what every version says: the rest of a newer file may be unlike all that is known here.
         let (asked, _): (Asked, _) = verify_introduction(&file).map_err(wrong)?;
@@ -130,13 +156,32 @@ impl Repository {
         if signer != config.signing_key {
             return Err(wrong(crate::signed::SignedError::Stranger));
         }
-        Ok(Self::with(store, config))
+        Ok((config, file))
     }
 
-    fn with(store: Arc<dyn Store>, config: RepositoryConfig) -> Self {
+    /// Writes `config.json` and its copy where they are damaged or gone. Only for the one writer.
+    pub fn keep_config_twice(&self) -> Result<(), RepositoryError> {
+        for path in [layout::config(), layout::config_copy()] {
+            match self.store.read(&path, MAX_JSON) {
+                Ok(file) if file == self.config_file => {}
+                Err(error) if error.is_not_found() => match self.store.create(&path, &self.config_file) {
+                    Ok(()) | Err(StoreError::AlreadyExists { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                },
+                _ => {
+                    tracing::warn!(%path, "it is damaged; it is written anew from its other copy");
+                    self.store.replace(&path, &self.config_file)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn with(store: Arc<dyn Store>, config: RepositoryConfig, config_file: Vec<u8>) -> Self {
         Self {
             store,
             config,
+            config_file,
             domains: Mutex::default(),
             parity: None,
             commits: Mutex::new(()),
@@ -285,11 +330,17 @@ fn write_slot(store: &dyn Store, slot: &Slot) -> Result<(), RepositoryError> {
     Ok(store.create(&layout::slot(&slot.slot, 2), &bytes)?)
 }
 
+fn is_not_found(error: &RepositoryError) -> bool {
+    matches!(error, RepositoryError::Store(error) if error.is_not_found())
+}
+
 fn refuse_if_there(store: &dyn Store) -> Result<(), RepositoryError> {
-    match store.size(&layout::config()) {
-        Ok(_) => return Err(RepositoryError::AlreadyThere { location: store.location() }),
-        Err(error) if error.is_not_found() => {}
-        Err(error) => return Err(error.into()),
+    for path in [layout::config(), layout::config_copy()] {
+        match store.size(&path) {
+            Ok(_) => return Err(RepositoryError::AlreadyThere { location: store.location() }),
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     for folder in [layout::packs(), layout::indexes(), layout::chain()] {
         if !store.list(Some(&folder))?.is_empty() {

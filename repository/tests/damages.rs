@@ -146,7 +146,7 @@ fn kind(path: &str) -> &'static str {
         _ if below("index") => "index",
         _ if below("chain") => "chain",
         _ if below("keys") => "keys",
-        "repository/config.json" => "config",
+        "repository/config.json" | "repository/config.copy.json" => "config",
         _ if below("rescue") => "for people",
         _ if path.ends_with("/backup.json") => "backup.json",
         _ if path.ends_with(".refs") => "refs",
@@ -310,6 +310,7 @@ fn every_damage_is_found_and_what_is_lost_is_named_and_the_next_backup_heals_it(
         let told = format!("seed {seed}, {}", damage.told);
         let Ok(opened) = Repository::open(Arc::new(load(&objects))) else {
             assert_eq!(damage.kinds, BTreeSet::from(["config"]), "{told}: only without it nothing opens");
+            assert_eq!(damage.wrong.len(), 2, "{told}: nothing opens, and a copy of config.json was left");
             continue;
         };
         let repository = Arc::new(opened);

@@ -108,9 +108,41 @@ fn init_refuses_a_repository_and_the_remains_of_one() {
     back_up(&made.repository, &made.keys, &sample(), "job-1", 0).expect("committed");
     let again = Repository::init(store(), &secret(), at(0));
     assert!(matches!(again, Err(RepositoryError::AlreadyThere { .. })));
-    std::fs::remove_file(folder.path().join("repository/config.json")).expect("removed");
+    for file in ["repository/config.json", "repository/config.copy.json"] {
+        std::fs::remove_file(folder.path().join(file)).expect("removed");
+        let again = Repository::init(store(), &secret(), at(0));
+        assert!(again.is_err(), "there is something in the way, with or without {file}");
+    }
     assert!(matches!(Repository::init(store(), &secret(), at(0)), Err(RepositoryError::Headless { .. })));
     assert!(matches!(Repository::open(store()), Err(RepositoryError::Headless { .. })));
+}
+
+#[test]
+fn a_repository_opens_by_the_copy_of_its_config_and_the_next_writer_makes_the_other_anew() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = || Arc::new(LocalStore::open_or_make(folder.path()).expect("a store"));
+    let made = Repository::init(store(), &secret(), at(0)).expect("a fresh repository");
+    let record = back_up(&made.repository, &made.keys, &sample(), "job-1", 0).expect("committed");
+    let files = ["config.json", "config.copy.json"].map(|name| folder.path().join("repository").join(name));
+    let right = std::fs::read(&files[0]).expect("read");
+    assert_eq!(std::fs::read(&files[1]).expect("read"), right);
+    let mut flipped = right.clone();
+    flipped[40] ^= 1;
+    for file in &files {
+        for damage in [None, Some(&flipped), Some(&vec![]), Some(&vec![b'x'; 2 << 20])] {
+            match damage {
+                None => std::fs::remove_file(file).expect("removed"),
+                Some(damage) => std::fs::write(file, damage).expect("damaged"),
+            }
+            let opened = Repository::open(store()).expect("opens by the other one");
+            opened.unlock(&secret()).expect("unlocked");
+            assert_eq!(opened.list().expect("listed").backups, std::slice::from_ref(&record));
+            opened.keep_config_twice().expect("written");
+            for file in &files {
+                assert_eq!(std::fs::read(file).expect("read"), right);
+            }
+        }
+    }
 }
 
 #[test]

@@ -314,19 +314,27 @@ fn a_wrong_key_opens_nothing_and_a_changed_backup_or_configuration_is_refused() 
     fs::write(&newest, honest.replace("\"complete\"", "\"incomplete\"")).expect("written");
     let checked = rescue(&["check", text(&repository)]);
     assert!(
-        checked
-            .err
-            .contains(&format!("backup {0}: {0}/backup.json is damaged or not signed", scene.backups[1])),
+        checked.err.contains(&format!(
+            "backup {0}: {0}/backup.json is missing, damaged or not signed",
+            scene.backups[1]
+        )),
         "{checked:?}"
     );
     checked.expect(DAMAGED);
 
-    let config = repository.join("repository/config.json");
-    let honest = fs::read_to_string(&config).expect("read");
-    fs::write(&config, honest.replacen("\"required_features\"", "\"features\"", 1)).expect("written");
-    let refused = rescue(&["list", text(&repository)]);
-    assert!(refused.err.contains("config.json is damaged or not signed"), "{refused:?}");
-    refused.expect(FAILED);
+    let listed = rescue(&["list", text(&repository)]);
+    for (name, opens) in [("config.json", true), ("config.copy.json", false)] {
+        let config = repository.join("repository").join(name);
+        let honest = fs::read_to_string(&config).expect("read");
+        fs::write(&config, honest.replacen("\"required_features\"", "\"features\"", 1)).expect("written");
+        let again = rescue(&["list", text(&repository)]);
+        if opens {
+            assert_eq!(again.out, listed.out, "the copy of config.json is as good");
+        } else {
+            assert!(again.err.contains("config.copy.json is missing, damaged or not signed"), "{again:?}");
+            again.expect(FAILED);
+        }
+    }
     rescue(&["list"]).expect(2);
 }
 

@@ -1,4 +1,4 @@
-//! Files that are kept twice: slots and the keyring.
+//! Files that are kept twice: `config.json`, slots and the keyring.
 
 use super::{Repair, Repaired};
 use crate::error::RepositoryError;
@@ -8,6 +8,23 @@ use crate::signed::MAX_JSON;
 use crate::store::ObjectPath;
 
 impl Repair<'_> {
+    /// The one that the repository was opened by is right. Earlier releases wrote no copy: that none is
+    /// there yet is no finding.
+    pub(super) fn config_copies(&self, repaired: &mut Repaired) -> Result<(), RepositoryError> {
+        let right = &self.repository.config_file;
+        for path in [layout::config(), layout::config_copy()] {
+            let file = self.read(&path, MAX_JSON)?;
+            if file.as_ref() == Some(right) {
+                continue;
+            }
+            self.put(&path, right)?;
+            if file.is_some() || path == layout::config() {
+                repaired.mended.push(format!("{path} was damaged or gone and is written from its copy"));
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn key_copies(&self, repaired: &mut Repaired) -> Result<(), RepositoryError> {
         let repository = self.repository;
         let root = self.secret.and_then(|secret| repository.open_slot(secret).ok()).map(|(root, _)| root);

@@ -7,7 +7,7 @@
 //! | lines of the chain | the backups that they are of (with the key) |
 //! | refs | their two copies; the archive's pages (with the key) |
 //! | `backup.json`, manifests | the one byte by which their SHA-256 comes right |
-//! | copies of keys, sums, `RESTORE.md` | their other copy, the backup |
+//! | `config.json`, copies of keys, sums, `RESTORE.md` | their other copy, the backup |
 //!
 //! Must stay true: nothing is replaced but by what a SHA-256, a signature or a key proves to be right;
 //! nothing that might still hold data is deleted, it is put aside in `quarantine/`; every step is durable
@@ -71,6 +71,7 @@ impl Repair<'_> {
     /// Carries it out. What stays lost of which backups, a verification says afterwards.
     pub fn run(&self) -> Result<Repaired, RepositoryError> {
         let mut repaired = Repaired::default();
+        self.config_copies(&mut repaired)?;
         self.key_copies(&mut repaired)?;
         if self.reads_packs {
             self.packs(&mut repaired)?;

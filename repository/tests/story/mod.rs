@@ -194,6 +194,7 @@ impl Controller {
             }
         };
         repository.set_parity(parity);
+        repository.keep_config_twice()?;
         repository.end_left_overs()?;
         repository.find_unindexed()?;
         repository.complete_chain(&keys, at(second))?;
