@@ -3,6 +3,7 @@
 //! Must stay true: whatever is accepted here has an effect or a notice that says that it has none.
 
 mod alerts;
+mod history;
 mod object_storage;
 mod parity;
 mod quotas;
@@ -19,6 +20,7 @@ use runtime::config::{Duration, Origin, Problem, Secret, SecretSource, Settings}
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use alerts::{Alerts, Channel, Email, Mailserver, Ping, Route, Sink, Webhook};
+pub use history::History;
 pub use object_storage::{ObjectStorage, ObjectStorageError};
 pub use parity::Parity;
 pub use quotas::Quota;
@@ -62,6 +64,8 @@ pub struct ControllerConfig {
     pub retention_is_declared: bool,
     /// How much a verification reads.
     pub verification: Verifying,
+    /// How long it is known what jobs did.
+    pub history: History,
     /// What each new pack gets, so that rot in it is mended.
     pub parity: Parity,
     /// Whom to tell what.
@@ -88,6 +92,7 @@ impl Default for ControllerConfig {
             retention: Retention::default(),
             retention_is_declared: false,
             verification: Verifying::default(),
+            history: History::default(),
             parity: Parity::default(),
             alerts: Alerts::default(),
             quotas: Vec::new(),
@@ -150,6 +155,7 @@ retention: { keep_within: 30d, keep_complete: 3 }
         schedules::check(&self.schedules)?;
         self.retention.check()?;
         self.verification.check()?;
+        self.history.check()?;
         quotas::check(&self.quotas)?;
         self.alerts.check()
     }

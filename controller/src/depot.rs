@@ -35,12 +35,13 @@ use crate::state::{StateError, StateFolder};
 use crate::steps::Step;
 
 pub use keeper::LeaseKeeper;
+pub(crate) use secret::DEFAULT_KEY_FILE;
 pub use secret::SecretError;
 
 const PIN_FILE: &str = "repository-pin.json";
-const RECOVERY_FILE: &str = "recovery-key.txt";
+pub(crate) const RECOVERY_FILE: &str = "recovery-key.txt";
 /// Says that the file above was written once: who has deleted it since has saved the key.
-const RECOVERY_NOTE: &str = "recovery-key.written";
+pub(crate) const RECOVERY_NOTE: &str = "recovery-key.written";
 
 /// The repository cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -331,9 +332,15 @@ fn read_pin(state: &StateFolder) -> Result<Option<Pin>, StateError> {
 }
 
 fn write_pin(state: &StateFolder, repository: &Repository) -> Result<(), StateError> {
+    let (name, pin) = pin_of(repository);
+    state.write(name, &pin)
+}
+
+/// The file of the state folder that says which repository is its controller's.
+pub(crate) fn pin_of(repository: &Repository) -> (&'static str, Vec<u8>) {
     let config = repository.config();
     let pin = Pin { repository: config.id, signing_key: config.signing_key };
-    state.write(PIN_FILE, &serde_json::to_vec(&pin).expect("a pin has a JSON form"))
+    (PIN_FILE, serde_json::to_vec(&pin).expect("a pin has a JSON form"))
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@
 //! | [`fleet`] | connected agents and their tasks |
 //! | [`ingest`] | segments in, blobs out, off the async runtime |
 //! | [`jobs`] | the state machine, the queue, the runner |
+//! | [`safekeeping`] | copies of the catalog in the repository, and a state folder from them |
 //! | [`alerts`] | events, routes, sinks: whom to tell what |
 //! | [`app`] | every operation, once |
 //! | [`rpc`], [`web`] | the edges: gRPC, the status page, probes |
@@ -30,10 +31,11 @@ pub mod ids;
 pub mod ingest;
 pub mod jobs;
 pub mod rpc;
+pub mod safekeeping;
 pub mod schedule;
 pub mod start;
 pub mod state;
 pub mod steps;
 pub mod web;
 
-pub use start::{Controller, StartError, rebuild_catalog, run};
+pub use start::{Controller, StartError, run};

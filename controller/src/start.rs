@@ -26,11 +26,11 @@ use crate::identity::{ApiTokens, Authority, AuthorityError, Enrolment, ServerCer
 use crate::ingest::Quotas;
 use crate::jobs::{Configured, Runner, Settings};
 use crate::rpc::{AgentServer, PeopleServer, ServeError};
+use crate::safekeeping::CATALOG_FILE;
 use crate::schedule::{Scheduler, keeper};
 use crate::state::{StateError, StateFolder};
 use crate::web::{self, WebServer};
 
-const CATALOG_FILE: &str = "catalog.sqlite";
 /// How long an agent that is away is waited for before its source counts as missing.
 const AGENT_WAIT: Duration = Duration::from_secs(60);
 /// What still runs this long after a stop was asked for is left to the end of the process.
@@ -107,25 +107,6 @@ pub async fn run(config: ControllerConfig, shutdown: Shutdown) -> Result<(), Sta
     Ok(())
 }
 
-/// Makes the catalog anew from the repository: agents and what they serve come back as they connect.
-/// No controller may run on this state folder.
-pub async fn rebuild_catalog(config: ControllerConfig) -> Result<(), StartError> {
-    let state = StateFolder::open(&config.state)?;
-    Catalog::delete(&state.path(CATALOG_FILE))?;
-    let shutdown = Shutdown::new();
-    let (state, depot) = open_depot(config, state, &shutdown, &SystemClock).await?;
-    let catalog = Catalog::open(&state.path(CATALOG_FILE)).await?;
-    let depot = Arc::new(depot);
-    let listing = {
-        let depot = depot.clone();
-        tokio::task::spawn_blocking(move || depot.list()).await?.map_err(DepotError::from)?
-    };
-    catalog.replace_backups(&listing.backups).await?;
-    catalog.close().await;
-    tokio::task::spawn_blocking(move || depot.lease().release()).await?;
-    Ok(())
-}
-
 impl Controller {
     /// Opens everything and binds every address. Nothing is served yet.
     pub async fn start(config: ControllerConfig, shutdown: Shutdown) -> Result<Self, StartError> {
@@ -163,8 +144,10 @@ impl Controller {
         };
         let scheduler = Scheduler::default();
         let (ended, verification) = (scheduler.wake().clone(), config.verification.goal());
-        let jobs_folder = state.path("jobs");
-        let settings = Settings { agent_wait, jobs_folder, retention, ended, verification };
+        let (jobs_folder, state_folder) = (state.path("jobs"), config.state.clone());
+        let jobs_kept_for = config.history.kept_for();
+        let settings =
+            Settings { agent_wait, jobs_folder, state_folder, jobs_kept_for, retention, ended, verification };
         let runner = Runner::new(
             catalog.clone(),
             depot.clone(),

@@ -23,6 +23,22 @@ pub enum StateError {
         /// Which folder.
         folder: PathBuf,
     },
+    /// A rebuild of it was begun and not ended.
+    #[error(
+        "the state folder {folder} is half rebuilt: a rebuild was cut off; run `nsctl repository rebuild --state` again"
+    )]
+    HalfRebuilt {
+        /// Which folder.
+        folder: PathBuf,
+    },
+    /// It was to be rebuilt and holds something.
+    #[error("the state folder {folder} is not empty: {found} is in it")]
+    NotEmpty {
+        /// Which folder.
+        folder: PathBuf,
+        /// One of the things in it.
+        found: String,
+    },
     /// A file or folder in it cannot be read or written.
     #[error("cannot {verb} {path}")]
     File {
@@ -47,6 +63,15 @@ pub enum StateError {
     },
 }
 
+mod rebuilding;
+
+pub use rebuilding::Rebuilding;
+
+/// Locked for as long as a process uses the folder.
+const LOCK: &str = "controller.lock";
+/// Says that a rebuild has begun; it is removed when everything is in its place.
+const REBUILDING: &str = "rebuilding";
+
 /// The state folder of this controller, locked.
 #[derive(Debug)]
 pub struct StateFolder {
@@ -58,19 +83,10 @@ pub struct StateFolder {
 impl StateFolder {
     /// Makes the folder where it is missing, locks it and reads who this controller is.
     pub fn open(folder: &Path) -> Result<Self, StateError> {
-        make_private_folder(folder)?;
-        let lock_path = folder.join("controller.lock");
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&lock_path)
-            .map_err(failed("open", &lock_path))?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
-            rustix::io::Errno::WOULDBLOCK => StateError::InUse { folder: folder.to_owned() },
-            error => failed("lock", &lock_path)(error.into()),
-        })?;
+        let lock = locked(folder)?;
+        if folder.join(REBUILDING).exists() {
+            return Err(StateError::HalfRebuilt { folder: folder.to_owned() });
+        }
         let controller = read_or_make_id(&folder.join("controller-id"))?;
         make_private_folder(&folder.join("revoked"))?;
         make_private_folder(&folder.join("jobs"))?;
@@ -114,6 +130,24 @@ impl StateFolder {
         }
         Ok(agents)
     }
+}
+
+/// Makes the folder where it is missing and locks it.
+fn locked(folder: &Path) -> Result<File, StateError> {
+    make_private_folder(folder)?;
+    let path = folder.join(LOCK);
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed("open", &path))?;
+    flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
+        rustix::io::Errno::WOULDBLOCK => StateError::InUse { folder: folder.to_owned() },
+        error => failed("lock", &path)(error.into()),
+    })?;
+    Ok(lock)
 }
 
 fn failed(verb: &'static str, path: &Path) -> impl Fn(io::Error) -> StateError {

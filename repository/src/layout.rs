@@ -12,6 +12,8 @@ pub const REPOSITORY: &str = "repository";
 pub const BACKUP_JSON: &str = "backup.json";
 /// The checksums of a backup's files.
 pub const SHA256SUMS: &str = "SHA256SUMS";
+/// A controller's catalog, sealed, beside a backup.
+pub const CATALOG: &str = "catalog.sealed";
 /// How to restore by hand.
 pub const RESTORE_MD: &str = "RESTORE.md";
 
@@ -252,6 +254,27 @@ pub fn next_in_order(sequence: u64) -> ObjectPath {
 /// A committed backup.
 pub fn backup(name: &BackupName) -> ObjectPath {
     ObjectPath::new(name.as_str())
+}
+
+/// The copy of the catalog beside a backup.
+pub fn catalog_beside(name: &BackupName) -> ObjectPath {
+    backup(name).join(CATALOG)
+}
+
+/// The folder of what controllers have done.
+pub fn histories() -> ObjectPath {
+    below("history")
+}
+
+/// A file of what controllers have done.
+pub fn history(number: u64) -> ObjectPath {
+    histories().join(format!("{number:020}.sealed"))
+}
+
+/// The number of the file of history that has this name, if it is one's.
+pub fn history_named(name: &str) -> Option<u64> {
+    let number = name.strip_suffix(".sealed")?.parse().ok()?;
+    (history(number).name() == name).then_some(number)
 }
 
 /// An archive's manifest, below a backup's folder.

@@ -14,10 +14,12 @@
 //! | [`work`], [`prune`] | leases of running work; retiring backups, collecting what none needs |
 //! | [`read`], [`export`], [`verify`] | reading an archive back; as plain bytes; proving that it can be |
 //! | [`retention`] | which backups are kept |
+//! | [`catalog_copy`] | the controller's catalog, sealed, beside each backup |
 //! | [`parity`], [`repair`] | mending rot; making good what is damaged from what is left |
 
 pub mod archive;
 pub mod backup;
+pub mod catalog_copy;
 pub mod codec;
 pub mod content;
 pub mod cut;

@@ -15,6 +15,8 @@ use crate::random;
 
 /// The longest signed JSON file, in bytes.
 pub const MAX_JSON: u64 = 16 << 20;
+/// Bytes of a signature.
+pub(crate) const SIGNATURE: usize = 64;
 
 /// What is wrong with a signed file.
 #[derive(Debug, thiserror::Error)]
@@ -84,15 +86,16 @@ impl SigningKey {
         VerifyingKey(self.pair().public_key().as_ref().try_into().expect("Ed25519 public keys have 32 bytes"))
     }
 
+    /// The signature of `bytes`.
+    pub(crate) fn sign_bytes(&self, bytes: &[u8]) -> [u8; SIGNATURE] {
+        self.pair().sign(bytes).as_ref().try_into().expect("Ed25519 signatures have 64 bytes")
+    }
+
     /// `value` as signed JSON.
     pub fn sign<T: Serialize>(&self, value: &T) -> SignedJson<T> {
         let mut bytes = serde_json::to_vec_pretty(value).expect("our own types have a JSON form");
         bytes.push(b'\n');
-        let signature = self.pair().sign(&bytes);
-        let line = SignatureLine {
-            ed25519: self.public(),
-            signature: signature.as_ref().try_into().expect("Ed25519 signatures have 64 bytes"),
-        };
+        let line = SignatureLine { ed25519: self.public(), signature: self.sign_bytes(&bytes) };
         bytes.extend(serde_json::to_vec(&line).expect("a signature line has a JSON form"));
         bytes.push(b'\n');
         SignedJson { bytes, content: PhantomData }
@@ -118,6 +121,11 @@ impl<T> SignedJson<T> {
 }
 
 impl VerifyingKey {
+    /// Makes sure that this key signed these bytes.
+    pub(crate) fn verify_bytes(&self, bytes: &[u8], signature: &[u8]) -> Result<(), SignedError> {
+        UnparsedPublicKey::new(&ED25519, &self.0).verify(bytes, signature).map_err(|_| SignedError::Broken)
+    }
+
     /// The content of a file that this key signed.
     pub fn verify<T: DeserializeOwned>(&self, file: &[u8]) -> Result<T, SignedError> {
         let (content, line) = split(file)?;

@@ -11,6 +11,8 @@ use crate::jobs::Job;
 
 /// The most lines kept of one job; what comes after is in the program's log alone.
 const MAX_EVENTS: i64 = 1_000;
+/// So many old jobs go with each backup: more than any schedule brings.
+const FORGOTTEN_AT_ONCE: u32 = 200;
 
 /// A line that was told of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,6 +117,20 @@ impl Catalog {
             self.alerts_raised.notify_one();
         }
         Ok(kept)
+    }
+
+    /// Forgets jobs that were ordered before this time and have ended, some at once, with what was told of them.
+    pub(crate) async fn forget_jobs(&self, before: Timestamp) -> Result<(), CatalogError> {
+        let mut change = self.change().await?;
+        sqlx::query(
+            "DELETE FROM jobs WHERE id IN
+                 (SELECT id FROM jobs WHERE created_at < ? AND ended = 1 ORDER BY created_at LIMIT ?)",
+        )
+        .bind(micros(before))
+        .bind(FORGOTTEN_AT_ONCE)
+        .execute(&mut *change)
+        .await?;
+        Ok(change.commit().await?)
     }
 
     /// One job.

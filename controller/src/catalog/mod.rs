@@ -9,6 +9,7 @@ mod alerts;
 mod api_tokens;
 mod audit_head;
 mod backups;
+mod copy;
 mod jobs;
 mod outbox;
 mod owners;
@@ -32,6 +33,7 @@ pub use agents::{AgentRecord, CloneSeen, ServedSource};
 pub use alerts::OpenAlert;
 pub use api_tokens::ApiTokenRecord;
 pub use backups::VerificationRecord;
+pub(crate) use copy::StateFile;
 pub use jobs::{Added, JobEventRecord};
 pub use outbox::{Delivery, SinkState};
 pub use owners::{Owner, RefusedSource};
@@ -52,7 +54,9 @@ pub enum CatalogError {
     #[error("the catalog's tables cannot be brought up to date")]
     Migration(#[from] sqlx::migrate::MigrateError),
     /// A row does not hold what it should.
-    #[error("the catalog holds {0} that cannot be read; `nsctl repository rebuild` makes the catalog anew")]
+    #[error(
+        "the catalog holds {0} that cannot be read; `nsctl repository rebuild --state` makes the state folder anew"
+    )]
     Damaged(&'static str),
     /// The file cannot be deleted.
     #[error("cannot delete the catalog's file {path}")]
@@ -70,6 +74,8 @@ pub enum CatalogError {
 pub struct Catalog {
     readers: SqlitePool,
     writer: SqlitePool,
+    /// Where it lies.
+    file: Arc<Path>,
     /// Told when an event may have been written.
     pub(crate) alerts_raised: Arc<Notify>,
 }
@@ -90,7 +96,7 @@ impl Catalog {
             .max_connections(READERS)
             .connect_with(options.create_if_missing(false).read_only(true))
             .await?;
-        Ok(Self { readers, writer, alerts_raised: Arc::default() })
+        Ok(Self { readers, writer, file: path.into(), alerts_raised: Arc::default() })
     }
 
     /// Deletes the database at `path`, for a rebuild. No catalog may be open on it.

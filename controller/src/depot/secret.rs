@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use crate::config::{Key, KeySource};
 use crate::state::{StateError, StateFolder};
 
-const DEFAULT_KEY_FILE: &str = "repository.key";
+pub(crate) const DEFAULT_KEY_FILE: &str = "repository.key";
 const KEY_BYTES: usize = 32;
 const MAX_KEY_BYTES: u64 = 64 * 1024;
 

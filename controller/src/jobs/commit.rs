@@ -13,6 +13,7 @@ use crate::jobs::backup::{pin, refs_file};
 use crate::jobs::job::{Job, JobFailure, Part, PartResult};
 use crate::jobs::runner::Shared;
 use crate::jobs::state::Event;
+use crate::safekeeping;
 use crate::steps::Step;
 
 const WHAT: &str = "the backup could not be committed";
@@ -21,8 +22,10 @@ const WHAT: &str = "the backup could not be committed";
 pub(super) async fn commit(shared: Arc<Shared>, job: &Job) -> Event {
     let (depot, now) = (shared.depot.clone(), shared.clock.now());
     let (folder, of_job) = (shared.settings.jobs_folder.clone(), job.clone());
+    let (state, kept_for) = (&shared.settings.state_folder, shared.settings.jobs_kept_for);
+    let catalog = safekeeping::beside_backup(&shared.catalog, &depot, state, kept_for, now).await;
     let committed = tokio::task::spawn_blocking(move || {
-        let draft = draft(&folder, &of_job, depot.keys(), now)?;
+        let draft = BackupDraft { catalog, ..draft(&folder, &of_job, depot.keys(), now)? };
         let committed = depot.commit(&draft, now);
         committed.map_err(|error| JobFailure::new(WHAT, proto::failure::chain(&error), error.hint()))
     });
@@ -59,6 +62,7 @@ fn draft(folder: &Path, job: &Job, keys: &KeyRing, now: jiff::Timestamp) -> Resu
         ended_at: now,
         pin: pin(job),
         archives,
+        catalog: None,
     })
 }
 

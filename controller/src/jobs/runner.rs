@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use repository::names::BackupName;
 use repository::progress::CancelFlag;
 use repository::verify::plan::Goal;
@@ -56,6 +57,10 @@ pub struct Settings {
     pub agent_wait: Duration,
     /// Where what belongs to a job lies until it ends.
     pub jobs_folder: PathBuf,
+    /// Where the controller keeps who it is.
+    pub state_folder: PathBuf,
+    /// How long it is known what jobs did.
+    pub jobs_kept_for: SignedDuration,
     /// What the configuration says of which backups are kept.
     pub retention: Configured,
     /// Woken when a job has ended.

@@ -69,11 +69,8 @@ pub(crate) enum Verb {
     Restore(Restore),
     /// Write a component of a backup as a tar file
     Export(Export),
-    /// Make the index anew from the packs
-    Rebuild {
-        #[command(flatten)]
-        place: Place,
-    },
+    /// Make a controller's state folder anew from the repository, or the index from the packs
+    Rebuild(Rebuild),
     /// Manage what opens the repository
     #[command(subcommand)]
     Key(Key),
@@ -123,6 +120,26 @@ pub(crate) struct Restore {
     /// The folder to write to, one subfolder for each component; it must be new or empty
     #[arg(long, value_name = "FOLDER")]
     pub(crate) to: PathBuf,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rebuild {
+    #[command(flatten)]
+    pub(crate) place: Place,
+    #[command(flatten)]
+    pub(crate) secret: Secret,
+    /// The state folder to make anew: history, schedules, agents and their authority. Without a key, history from
+    /// the manifests alone. Left out: the index is made anew
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) state: Option<PathBuf>,
+    /// Put aside what is in the state folder
+    #[arg(long, requires = "state")]
+    pub(crate) replace: bool,
+    /// Only show what would be done
+    #[arg(long, requires = "state")]
+    pub(crate) plan: bool,
     #[command(flatten)]
     pub(crate) output: Output,
 }
@@ -183,6 +200,7 @@ impl Verb {
             Verb::List { output, .. } | Verb::Key(Key::List { output, .. }) => output.output,
             Verb::Check(check) => check.output.output,
             Verb::Restore(restore) => restore.output.output,
+            Verb::Rebuild(rebuild) => rebuild.output.output,
             _ => None,
         }
     }

@@ -44,7 +44,7 @@ pub(crate) fn run(verb: Verb, voice: Voice) -> Ended {
         Verb::Check(wanted) => check::run(&wanted, voice),
         Verb::Restore(wanted) => restore::run(&wanted, voice),
         Verb::Export(wanted) => export::run(&wanted, voice),
-        Verb::Rebuild { place } => rebuild::run(&place, voice),
+        Verb::Rebuild(wanted) => rebuild::run(&wanted, voice),
         Verb::Key(wanted) => key::run(wanted, voice),
     }
 }

@@ -14,6 +14,7 @@ pub(crate) mod invites;
 pub(crate) mod job;
 pub(crate) mod plan;
 pub(crate) mod proven;
+pub(crate) mod rebuilt;
 pub(crate) mod retention;
 pub(crate) mod schedule;
 pub(crate) mod token;

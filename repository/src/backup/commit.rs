@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 
 use super::manifest::{ArchiveManifest, ArchiveRecord, BackupRecord, FORMAT, Outcome};
+use crate::catalog_copy::CatalogCopy;
 use crate::error::RepositoryError;
 use crate::ingest::{lock, outcome_of};
 use crate::keys::KeyRing;
@@ -50,6 +51,8 @@ pub struct BackupDraft {
     pub pin: Option<String>,
     /// At least one of them is not failed.
     pub archives: Vec<ArchiveDraft>,
+    /// The catalog of whoever makes it; it is no part of the backup, and is kept for as long.
+    pub catalog: Option<CatalogCopy>,
 }
 
 /// What a commit has done, in this order.
@@ -206,6 +209,11 @@ impl Repository {
             }
         }
         guard.done(CommitStep::LastStaged);
+        if let Some(catalog) = &draft.catalog {
+            let place = layout::catalog_beside(&draft.name);
+            let sealed = catalog.seal(&place, self.config.id, &self.sealing_key(), keys.signing());
+            files.create(&files.folder.join(layout::CATALOG), &sealed)?;
+        }
         let outcome = outcome_of(archives.iter().map(|archive| archive.outcome)).unwrap_or(Outcome::Failed);
         assert!(outcome != Outcome::Failed, "a backup with nothing in it is not committed");
         let record = BackupRecord {
@@ -271,16 +279,20 @@ impl Staged<'_> {
         self.put(&path, bytes)
     }
 
-    fn put(&mut self, path: &ObjectPath, bytes: &[u8]) -> Result<Sha256, RepositoryError> {
+    fn create(&self, path: &ObjectPath, bytes: &[u8]) -> Result<(), RepositoryError> {
         let store = &self.repository.store;
         match store.create(path, bytes) {
             // Of an earlier attempt, and the list by which those were cleared away did not show it.
             Err(StoreError::AlreadyExists { .. }) if store.lists_may_lag() => {
                 store.delete(path)?;
-                store.create(path, bytes)?;
+                Ok(store.create(path, bytes)?)
             }
-            other => other?,
+            other => Ok(other?),
         }
+    }
+
+    fn put(&mut self, path: &ObjectPath, bytes: &[u8]) -> Result<Sha256, RepositoryError> {
+        self.create(path, bytes)?;
         let name = path.as_str()[self.folder.as_str().len() + 1..].to_owned();
         let sum = Sha256::of(bytes);
         self.sums.push((name, sum));

@@ -77,10 +77,14 @@ impl KeyRing {
         domain_keys_of(&self.domain_secret.0, domain)
     }
 
+    /// The private half of the sealing key of this epoch.
+    pub(crate) fn sealing_private(&self, epoch: u32) -> Option<&SealingPrivateKey> {
+        self.sealing.iter().find(|(public, _)| public.epoch == epoch).map(|(_, private)| private)
+    }
+
     /// Opens the key of a segment.
     pub fn segment_key(&self, header: &SegmentHeader) -> Result<SegmentKey, SealBroken> {
-        let of_epoch = self.sealing.iter().find(|(public, _)| public.epoch == header.key.epoch);
-        let (_, private) = of_epoch.ok_or(SealBroken)?;
+        let private = self.sealing_private(header.key.epoch).ok_or(SealBroken)?;
         let bound = SegmentHeader::bound(header.class, header.key.epoch, &header.context);
         SegmentKey::open(private, &header.key, &bound)
     }

@@ -92,8 +92,13 @@ impl SegmentKey {
 
     /// Seals this key to the repository; `header` is the segment header's first 64 bytes.
     pub(crate) fn seal_to(&self, public: &SealingPublicKey, header: &[u8]) -> SealedKey {
+        self.seal_for(HPKE_INFO, public, header)
+    }
+
+    /// The same for another purpose than a segment, which `info` names.
+    pub(crate) fn seal_for(&self, info: &[u8], public: &SealingPublicKey, header: &[u8]) -> SealedKey {
         let (encapsulated, sealed) = HPKE_SUITE
-            .seal(HPKE_INFO, header, &self.0, &HpkePublicKey(public.key.to_vec()))
+            .seal(info, header, &self.0, &HpkePublicKey(public.key.to_vec()))
             .expect("a checked X25519 key can be sealed to");
         SealedKey {
             epoch: public.epoch,
@@ -108,11 +113,20 @@ impl SegmentKey {
         sealed: &SealedKey,
         header: &[u8],
     ) -> Result<Self, SealBroken> {
+        Self::open_for(HPKE_INFO, private, sealed, header)
+    }
+
+    /// The same for another purpose than a segment, which `info` names.
+    pub(crate) fn open_for(
+        info: &[u8],
+        private: &SealingPrivateKey,
+        sealed: &SealedKey,
+        header: &[u8],
+    ) -> Result<Self, SealBroken> {
         let encapsulated = EncapsulatedSecret(sealed.encapsulated.to_vec());
         let private = HpkePrivateKey::from(private.expose().to_vec());
-        let mut opened = HPKE_SUITE
-            .open(&encapsulated, HPKE_INFO, header, &sealed.sealed, &private)
-            .map_err(|_| SealBroken)?;
+        let mut opened =
+            HPKE_SUITE.open(&encapsulated, info, header, &sealed.sealed, &private).map_err(|_| SealBroken)?;
         let key = opened.as_slice().try_into().map(Self).map_err(|_| SealBroken);
         opened.zeroize();
         key

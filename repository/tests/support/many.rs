@@ -81,7 +81,8 @@ impl Many {
             assert_eq!(self.repository.resolve_for(&id, &source.keys.domain, refs).expect("resolved"), []);
             archives.push(archive);
         }
-        let draft = BackupDraft { name, job, started_at: now, ended_at: now, pin: None, archives };
+        let draft =
+            BackupDraft { name, job, started_at: now, ended_at: now, pin: None, archives, catalog: None };
         let record = self.repository.commit(&draft, &self.keys, now, &Unwatched).expect("committed");
         work.end();
         record

@@ -226,6 +226,7 @@ pub fn draft(name: BackupName, job: &str, archive: ArchiveDraft) -> BackupDraft 
         ended_at: at(1),
         pin: None,
         archives: vec![archive],
+        catalog: None,
     }
 }
 
