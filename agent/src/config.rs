@@ -4,6 +4,8 @@
 //! an error that says so; a source that silently does less than it was told is a lost backup.
 
 mod discovery;
+mod hooks;
+mod limits;
 mod sources;
 
 use std::collections::BTreeSet;
@@ -13,6 +15,8 @@ use runtime::config::{Problem, Secret, SecretSource, Settings};
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use discovery::{Discovery, Place, discover};
+pub use hooks::{Hook, Hooks, OnFailure};
+pub use limits::{Limits, WindowConfig};
 pub use sources::{Kind, SourceConfig, SourceData};
 
 /// Where the file lies unless told otherwise.

@@ -7,6 +7,7 @@
 //! | `connection` | joining, the control stream, connecting again |
 //! | `tasks` | what the controller asks for, a few at a time |
 //! | [`sources`], `served` | what is read from |
+//! | `limits`, `hooks` | what a source may take; the owner's programs around its work |
 //! | `pipeline`, `cache` | from a source to sealed segments; what need not be read again |
 //! | `restore`, [`targets`] | blobs from the wire; what is written to |
 //! | [`steps`] | where tests of failures can hold it |
@@ -15,6 +16,8 @@ mod cache;
 pub mod config;
 mod connection;
 pub mod decoders;
+mod hooks;
+mod limits;
 mod pipeline;
 mod restore;
 mod run;
@@ -25,6 +28,7 @@ pub mod steps;
 pub mod targets;
 mod tasks;
 
+pub use hooks::guard as guard_hook;
 pub use run::{RunError, run};
 pub use state::has_joined;
 

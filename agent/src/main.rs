@@ -47,6 +47,10 @@ enum ConfigCommand {
 
 fn main() -> ExitCode {
     runtime::privacy::keep_memory_private();
+    let words: Vec<_> = std::env::args_os().collect();
+    if let Some(ended) = agent::guard_hook(&words) {
+        return ended;
+    }
     let arguments = Arguments::parse();
     match act(arguments) {
         Ok(()) => ExitCode::SUCCESS,

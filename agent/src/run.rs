@@ -10,6 +10,7 @@ use runtime::shutdown::{Drained, Shutdown};
 use crate::chance;
 use crate::config::{AgentConfig, discover};
 use crate::connection::{Agent, keep_connected};
+use crate::hooks;
 use crate::pipeline::RememberedBlobs;
 use crate::served::{Served, WrongSource};
 use crate::state::{AgentKey, Identity, IdentityError, StateError, StateFolder};
@@ -70,6 +71,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), RunError
         tracing::info!(source = %source.id, location = source.location(), "serves");
     }
     let (served, state) = finish_restores(served, state).await;
+    hooks::run_those_owed(&state.hooks(), &served).await;
     let (clock, listed) = (Arc::new(SystemClock), RememberedBlobs::default());
     let agent = Arc::new(Agent { config, state, key, served, clock, instance: instance(), listed });
     let stop = shutdown.clone();

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use proto::{convert, v1};
 use repository::names::{InvalidName, SourceId};
 
-use crate::config::{Kind, SourceConfig, SourceData};
+use crate::config::{Hooks, Kind, SourceConfig, SourceData};
+use crate::limits::SourceLimits;
 use crate::sources::files::{Excludes, FilesSource, Rules, WrongPattern};
 use crate::sources::{Source, SourceError};
 use crate::targets::files::Place;
@@ -16,6 +17,8 @@ pub(crate) struct Served {
     pub(crate) id: SourceId,
     pub(crate) kind: Kind,
     pub(crate) data: SourceData,
+    pub(crate) limits: SourceLimits,
+    pub(crate) hooks: Hooks,
     exclude: Vec<String>,
     exclude_caches: bool,
     one_file_system: bool,
@@ -28,7 +31,7 @@ pub(crate) struct WrongSource {
     component: String,
     name: String,
     #[source]
-    source: InvalidName,
+    source: Box<dyn std::error::Error + Send + Sync>,
 }
 
 /// A source cannot be opened.
@@ -43,13 +46,22 @@ pub(crate) enum OpenError {
 impl Served {
     pub(crate) fn new(config: &SourceConfig) -> Result<Self, WrongSource> {
         let SourceConfig { component, name, kind, data, .. } = config;
-        let wrong = |source| WrongSource { component: component.clone(), name: name.clone(), source };
-        let id =
-            SourceId { component: component.parse().map_err(wrong)?, name: name.parse().map_err(wrong)? };
+        let wrong = |source: Box<dyn std::error::Error + Send + Sync>| WrongSource {
+            component: component.clone(),
+            name: name.clone(),
+            source,
+        };
+        let id = SourceId {
+            component: component.parse().map_err(|error: InvalidName| wrong(error.into()))?,
+            name: name.parse().map_err(|error: InvalidName| wrong(error.into()))?,
+        };
+        let limits = SourceLimits::new(&config.limits, config.window.as_ref());
         Ok(Self {
             id,
             kind: *kind,
             data: data.clone(),
+            limits: limits.map_err(|error| wrong(error.into()))?,
+            hooks: config.hooks.clone(),
             exclude: config.exclude.clone(),
             exclude_caches: config.exclude_caches,
             one_file_system: config.one_file_system,

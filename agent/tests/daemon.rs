@@ -38,6 +38,7 @@ fn archive(task: &str) -> Down {
         repository_key: Some(repository_key()),
         segment_bytes: 0,
         expected_bytes: 0,
+        ..v1::StartArchive::default()
     })
 }
 

@@ -194,7 +194,7 @@ mod tests {
     use super::*;
     use crate::ids::TaskId;
     use crate::jobs::job::JobFailure;
-    use crate::jobs::state::{ClearingEnd, TaskEnd};
+    use crate::jobs::state::{ClearingEnd, Level, TaskEnd};
 
     #[test]
     fn every_step_has_a_name_of_its_own_that_can_be_a_files() {
@@ -214,7 +214,7 @@ mod tests {
             Event::TaskEnded { part, task, end: TaskEnd::AgentLost },
             Event::NobodyServes { part, reason: String::new() },
             Event::AttemptPanicked { part, attempt: 1 },
-            Event::Remark { part, line: String::new() },
+            Event::Remark { part, level: Level::Warning, lines: Vec::new() },
             Event::ClearingStarted { removals: Vec::new() },
             Event::ClearingEnded(ClearingEnd::Cancelled),
             Event::CancelRequested,

@@ -27,6 +27,9 @@ fn main() -> ExitCode {
     hide_panics();
     runtime::privacy::keep_memory_private();
     let words: Vec<OsString> = std::env::args_os().collect();
+    if let Some(ended) = agent::guard_hook(&words) {
+        return ended;
+    }
     if let Some(child) = cli::Child::asked_for(&words) {
         return end(|| processes::run(child), |trouble| output::warn(trouble.to_string()));
     }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::sources::{Kind, SourceConfig, SourceData};
+use super::{Hooks, Limits};
 
 /// A usual place: what is expected there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +50,9 @@ pub fn discover(root: &Path) -> Discovery {
                 exclude: Vec::new(),
                 exclude_caches: false,
                 one_file_system: true,
+                limits: Limits::default(),
+                window: None,
+                hooks: Hooks::default(),
             }),
         }
     }

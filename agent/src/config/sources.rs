@@ -6,7 +6,7 @@ use runtime::config::Problem;
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 
-use super::{absolute, check_name};
+use super::{Hooks, Limits, WindowConfig, absolute, check_name};
 use crate::sources::files::Excludes;
 
 /// One source that this agent serves.
@@ -28,6 +28,13 @@ pub struct SourceConfig {
     pub exclude_caches: bool,
     /// File systems that are mounted below the source are left out.
     pub one_file_system: bool,
+    /// How much its backups and restores may take.
+    pub limits: Limits,
+    /// When it may be backed up; none: at any time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window: Option<WindowConfig>,
+    /// What is run before and after.
+    pub hooks: Hooks,
 }
 
 /// What a source is. All of these are read as files by this release.
@@ -79,7 +86,11 @@ impl SourceConfig {
                 Problem::new(format!("{path}.exclude[{place}]"), format!("not a pattern: {}", error.why))
             })?;
         }
-        Ok(())
+        self.limits.check(&format!("{path}.limits"))?;
+        if let Some(window) = &self.window {
+            window.check(&format!("{path}.window"))?;
+        }
+        self.hooks.check(&format!("{path}.hooks"))
     }
 }
 
@@ -102,6 +113,11 @@ struct Written {
     #[serde(default)]
     exclude_caches: bool,
     one_file_system: Option<bool>,
+    #[serde(default)]
+    limits: Limits,
+    window: Option<WindowConfig>,
+    #[serde(default)]
+    hooks: Hooks,
     #[serde(default, rename = "profile", deserialize_with = "refuse_profile")]
     _profile: (),
     #[serde(default, rename = "quiesce", deserialize_with = "refuse_quiesce")]
@@ -149,9 +165,20 @@ impl TryFrom<Written> for SourceConfig {
             (_, Some(path), files) if files.is_empty() => SourceData::Folder { path },
             _ => return Err("a source of this kind has `path` (a folder) and no `files`"),
         };
-        let Written { component, name, exclude, exclude_caches, one_file_system, .. } = written;
-        let one_file_system = one_file_system.unwrap_or(true);
-        Ok(Self { component, name, kind, data, exclude, exclude_caches, one_file_system })
+        let Written { component, name, exclude, exclude_caches, limits, window, hooks, .. } = written;
+        let one_file_system = written.one_file_system.unwrap_or(true);
+        Ok(Self {
+            component,
+            name,
+            kind,
+            data,
+            exclude,
+            exclude_caches,
+            one_file_system,
+            limits,
+            window,
+            hooks,
+        })
     }
 }
 

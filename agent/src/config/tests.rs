@@ -143,6 +143,57 @@ fn impossible_sources_are_refused_at_their_place() {
 }
 
 #[test]
+fn limits_windows_and_hooks_are_read_and_what_would_not_hold_is_refused() {
+    let folder = "component: x, name: x, kind: files, path: /x";
+    let text = format!(
+        "controller: https://c:8443\nsources:\n  - {{ {folder}, limits: {{ upload: 20MB, nice: 5 }}, \
+         window: {{ from: \"22:00\", to: \"06:30\", time_zone: Europe/Paris }}, \
+         hooks: {{ before_backup: {{ command: [/bin/lock, -f], env: {{ TOKEN: hunter2 }} }}, \
+         after_backup: {{ shell: unlock, timeout: 5m, on_failure: fail }} }} }}\n"
+    );
+    let loaded = from(&text, &[]).unwrap();
+    let source = &loaded.settings.sources[0];
+    assert_eq!(source.limits.upload.map(|rate| rate.bytes()), Some(20_000_000));
+    assert_eq!((source.limits.nice, source.limits.read, source.limits.threads), (Some(5), None, None));
+    let hook = source.hooks.before_backup.as_ref().unwrap();
+    assert_eq!((hook.command[1].as_str(), hook.timeout.get().as_secs()), ("-f", 60));
+    let shown = loaded.show(true);
+    assert!(shown.contains("sources[0].window.to: 06:30") && !shown.contains("hunter2"), "{shown}");
+    assert!(!format!("{:?}", loaded.settings).contains("hunter2"));
+    let cases = [
+        ("limits: { upload: 1KiB }", "limits.upload: at least 64KiB in a second"),
+        ("limits: { threads: 0 }", "limits.threads: 1 to 1024"),
+        ("limits: { nice: 20 }", "limits.nice: 0 to 19"),
+        ("limits: { bandwidth: 1MB }", "limits.bandwidth: unknown key"),
+        ("window: { from: \"1:00\", to: \"25:00\" }", "window.to: not a time of the day"),
+        ("window: { from: \"01:00\", to: \"01:00\" }", "window: `from` and `to` are the same time"),
+        ("window: { from: \"01:00\", to: \"02:00\", time_zone: Mars }", "window.time_zone: unknown zone"),
+        ("hooks: { before_backup: {} }", "hooks.before_backup: a hook has either `command`"),
+        (
+            "hooks: { before_backup: { command: [lock] } }",
+            "before_backup.command: write the program as an abs",
+        ),
+        (
+            "hooks: { before_backup: { shell: x, timeout: 11m } }",
+            "before_backup.timeout: more than 0s, at most",
+        ),
+        (
+            "hooks: { after_restore: { shell: x, on_failure: fail } }",
+            "after_restore.on_failure: when this hook",
+        ),
+        (
+            "hooks: { after_backup: { shell: x, env: { NEURASHIELD_JOB: other } } }",
+            "after_backup.env: a name must",
+        ),
+        ("hooks: { on_error: { shell: x } }", "hooks.on_error: unknown key"),
+    ];
+    for (written, expected) in cases {
+        let error = source_error(&format!("{{ {folder}, {written} }}"));
+        assert!(error.starts_with("agent.yaml:3:") && error.contains(expected), "{written}\n{error}");
+    }
+}
+
+#[test]
 fn two_sources_of_a_component_need_two_names() {
     let source = |component: &str, name: &str| {
         format!("  - {{ component: {component}, name: {name}, kind: files, path: /{name} }}\n")

@@ -36,6 +36,7 @@ pub(crate) use progress::ArchiveProgress;
 pub(crate) use remembered::{Remembered, RememberedBlobs};
 pub(crate) use uploader::Uplink;
 
+use std::num::NonZeroUsize;
 use std::sync::Mutex;
 use std::sync::mpsc::sync_channel;
 use std::thread;
@@ -72,6 +73,8 @@ pub(crate) struct ArchiveJob {
     pub(crate) today: Day,
     /// When the reading begins, in seconds since 1970.
     pub(crate) read_start: i64,
+    /// Threads that compress; none: one for each core.
+    pub(crate) threads: Option<NonZeroUsize>,
 }
 
 /// The caches that an archive reads and writes.
@@ -148,7 +151,8 @@ pub(crate) fn run(
     progress: &ArchiveProgress,
     cancel: &CancellationToken,
 ) -> Result<Archived, PipelineError> {
-    let workers = thread::available_parallelism().map_or(1, usize::from);
+    let cores = || thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let workers = job.threads.unwrap_or_else(cores).get();
     let buffers = workers + SPARE_BUFFERS;
     let ledger = Ledger::new(known);
     let (orders_in, orders_out) = sync_channel(ORDERS);

@@ -10,6 +10,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
+use crate::limits::Pace;
+
 /// Requests that may wait for the stream: more than a reader ever has open, so that asking never waits for
 /// answers that nobody reads meanwhile.
 const REQUESTS: usize = 512;
@@ -37,6 +39,7 @@ pub(crate) enum Fetched {
 pub(crate) struct WireBlobs {
     runtime: Handle,
     cancel: CancellationToken,
+    pace: Option<Pace>,
     requests: mpsc::Sender<v1::FetchBlobsRequest>,
     answers: Streaming<v1::FetchedBlob>,
 }
@@ -47,12 +50,13 @@ impl WireBlobs {
         mut gateway: AgentGatewayClient<Channel>,
         task_id: &str,
         cancel: CancellationToken,
+        pace: Option<Pace>,
     ) -> Result<Self, Failure> {
         let (requests, outgoing) = mpsc::channel(REQUESTS);
         let first = v1::FetchBlobsRequest { task_id: task_id.to_owned(), blobs: Vec::new() };
         requests.try_send(first).expect("a new channel has room");
         let answers = gateway.fetch_blobs(ReceiverStream::new(outgoing)).await.map_err(Failure::from)?;
-        Ok(Self { runtime: Handle::current(), cancel, requests, answers: answers.into_inner() })
+        Ok(Self { runtime: Handle::current(), cancel, pace, requests, answers: answers.into_inner() })
     }
 }
 
@@ -77,6 +81,9 @@ impl BlobStream for WireBlobs {
         })?;
         let answer = answer.ok_or_else(|| "the controller ended the stream of blobs".to_owned())?;
         check_address(answer.address.as_ref(), expected)?;
+        if let Some(pace) = &self.pace {
+            pace.pass_blocking(answer.sealed.len(), &self.runtime, &self.cancel);
+        }
         match answer.problem.as_str() {
             "" => Ok(Fetched::Sealed(Vec::from(answer.sealed))),
             "missing" => Ok(Fetched::Missing),

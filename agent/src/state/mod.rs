@@ -18,9 +18,12 @@ use std::path::{Path, PathBuf};
 use repository::names::SourceId;
 use rustix::fs::FlockOperation;
 
+use crate::hooks::Journal;
+
 const FOLDER_MODE: u32 = 0o700;
 const CACHES: &str = "caches";
 const RESTORES: &str = "restores";
+const HOOKS: &str = "hooks";
 
 /// The folder, held by this process.
 #[derive(Debug)]
@@ -54,7 +57,7 @@ impl StateFolder {
     pub(crate) fn open(path: &Path) -> Result<Self, StateError> {
         let failed = |action| move |source| StateError::Io { action, path: path.to_owned(), source };
         let caches = path.join(CACHES);
-        for folder in [path, &caches, &path.join(RESTORES)] {
+        for folder in [path, &caches, &path.join(RESTORES), &path.join(HOOKS)] {
             DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder).map_err(failed("make"))?;
         }
         let mode = std::fs::Permissions::from_mode(FOLDER_MODE);
@@ -84,6 +87,11 @@ impl StateFolder {
     /// The record of the restore `id`: 1 to 64 letters, digits and `-`, or nothing may be noted in it.
     pub(crate) fn restore(&self, id: &str) -> RestoreRecord {
         RestoreRecord::new(self.path.join(RESTORES).join(id))
+    }
+
+    /// Where the hooks that are owed stand.
+    pub(crate) fn hooks(&self) -> Journal {
+        Journal::in_folder(self.path.join(HOOKS))
     }
 
     /// Has `recover` look into each folder that a restore had on record when the last process ended. A

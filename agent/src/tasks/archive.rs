@@ -14,8 +14,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use super::uplink::{WireUplink, slices};
-use super::{TaskContext, blocking, order, telling, until};
+use super::{TaskContext, blocking, occasion, order, telling, until};
 use crate::cache::{CacheOwner, CacheReader, CacheWriter, Day, PendingCache};
+use crate::connection::PART_BYTES;
+use crate::hooks::{self, Kind, Stage};
+use crate::limits::{SlowSource, Window};
 use crate::pipeline::{
     self, ArchiveJob, ArchiveProgress, Archived, Caches, KnownBlobs, KnownBlobsBuilder, PipelineError,
     Remembered,
@@ -29,22 +32,57 @@ const RUNS: usize = 3;
 const TOLD_PROBLEMS: usize = 100;
 const SECONDS_PER_DAY: i64 = 86_400;
 
-/// Makes the archive that was ordered and returns when the controller has accepted it.
+/// Makes the archive that was ordered and returns when the controller has accepted it; not outside of the
+/// source's window, and not for longer.
 pub(super) async fn run(
     context: &Arc<TaskContext>,
     wire: v1::StartArchive,
     cancel: &CancellationToken,
 ) -> Result<(), Failure> {
     order::check_pin(&context.pin, wire.repository_key.as_ref())?;
-    let keys = order::domain_keys(wire.domain.as_ref())?;
     let source = convert::source_id("source", wire.source.as_ref())?;
     let served = order::served(&context.agent, &source)?.clone();
+    let Some(window) = &served.limits.window else { return archive(context, &wire, &served, cancel).await };
+    let clock = &*context.agent.clock;
+    if window.open_until(clock.now()).is_none() {
+        return Err(out_of_window(&served, window, "it is not open now"));
+    }
+    let within = cancel.child_token();
+    let mut made = std::pin::pin!(archive(context, &wire, &served, &within));
+    tokio::select! {
+        biased;
+        made = &mut made => return made,
+        () = window.closed(clock) => within.cancel(),
+    }
+    match made.await {
+        Err(_) if !cancel.is_cancelled() => {
+            Err(out_of_window(&served, window, "it closed before everything was read"))
+        }
+        ended => ended,
+    }
+}
+
+fn out_of_window(served: &Served, window: &Window, why: &str) -> Failure {
+    let what = format!("{} was not backed up: its window is {window}", served.id);
+    Failure::new(Code::FailedPrecondition, reason::TOO_LATE, what).because(why).hint(
+        "the next backup within it goes on with what was sent; let the schedule begin earlier, or the agent's \
+         configuration give the source a longer `window` or higher `limits`",
+    )
+}
+
+async fn archive(
+    context: &Arc<TaskContext>,
+    wire: &v1::StartArchive,
+    served: &Served,
+    cancel: &CancellationToken,
+) -> Result<(), Failure> {
+    let keys = order::domain_keys(wire.domain.as_ref())?;
     let progress = Arc::new(ArchiveProgress::default());
-    let tell = || to_wire_progress(&wire, &progress);
+    let tell = || to_wire_progress(wire, &progress);
     for _ in 0..RUNS {
         let known = list_blobs(context, &wire.task_id, keys.domain, cancel).await?;
         steps::reached(Step::BlobsKnown).await;
-        let now = context.agent.clock.now().as_second();
+        let now = context.agent.clock.now();
         let job = ArchiveJob {
             repository: context.pin.id,
             domain: keys.domain,
@@ -52,11 +90,15 @@ pub(super) async fn run(
             gear_key: keys.gear_key.clone(),
             public_key: context.pin.key,
             segment_bytes: wire.segment_bytes,
-            today: Day(u32::try_from(now / SECONDS_PER_DAY).unwrap_or(0)),
-            read_start: now,
+            today: Day(u32::try_from(now.as_second() / SECONDS_PER_DAY).unwrap_or(0)),
+            read_start: now.as_second(),
+            threads: served.limits.threads,
         };
-        let made = make(context, &served, job, known, &wire.task_id, &progress, cancel);
-        let mut archived = telling(&context.up, tell, made).await?;
+        let made = make(context, served, job, known, &wire.task_id, &progress, cancel);
+        let made = telling(&context.up, tell, made);
+        let occasion = occasion(Kind::Backup, served, (&wire.task_id, &wire.job_id, &wire.backup), now)?;
+        let stage = Stage { journal: &context.agent.state.hooks(), up: &context.up, cancel };
+        let mut archived = hooks::between(stage, served, occasion, made).await?;
         steps::reached(Step::ArchiveMade).await;
         let cache = archived.cache.take();
         match finish(context, &wire.task_id, &archived, cancel).await? {
@@ -64,7 +106,8 @@ pub(super) async fn run(
             missing => tracing::warn!(task = wire.task_id, missing, "blobs were lost meanwhile: once more"),
         }
     }
-    Err(Failure::new(Code::Aborted, reason::DAMAGED, format!("the archive of {source} cannot be finished"))
+    let what = format!("the archive of {} cannot be finished", served.id);
+    Err(Failure::new(Code::Aborted, reason::DAMAGED, what)
         .because(format!("the repository lost blobs that it builds on, {RUNS} times"))
         .hint("run `nsctl verify --depth hashed` to see what is missing from the repository, then back up again"))
 }
@@ -115,19 +158,23 @@ async fn make(
         gateway: context.gateway.clone(),
         task_id: task_id.to_owned(),
         cancel: cancel.clone(),
+        pace: served.limits.upload.clone(),
     };
     let place = context.agent.state.cache(&served.id);
     let owner = CacheOwner { repository: job.repository, domain: job.domain };
     let (served, progress, cancel) = (served.clone(), Arc::clone(progress), cancel.clone());
     let state = context.agent.config.state.clone();
     blocking(move || {
-        let source = served.open(&state).map_err(|error| not_opened(&served, &error))?;
+        let mut source = served.open(&state).map_err(|error| not_opened(&served, &error))?;
+        if let Some(pace) = &served.limits.read {
+            source = Box::new(SlowSource::new(source, pace.clone(), Handle::current(), cancel.clone()));
+        }
         let new = CacheWriter::begin(&place, &owner).inspect_err(
             |error| tracing::warn!(%error, cache = %place.display(), "cannot write the no-change cache"),
         );
         let caches = Caches { old: CacheReader::open(&place, &owner), new: new.ok() };
-        pipeline::run(&job, source, caches, known, &uplink, &progress, &cancel)
-            .map_err(|error| not_made(&served, error))
+        let run = || pipeline::run(&job, source, caches, known, &uplink, &progress, &cancel);
+        served.limits.at_its_priority(run).map_err(|error| not_made(&served, error))
     })
     .await?
 }
@@ -140,7 +187,7 @@ async fn finish(
     cancel: &CancellationToken,
 ) -> Result<usize, Failure> {
     let summary = Part::Summary(summary(task_id, archived));
-    let refs = slices(Bytes::from(archived.refs.encode())).map(Part::Refs);
+    let refs = slices(Bytes::from(archived.refs.encode()), PART_BYTES).map(Part::Refs);
     let parts = std::iter::once(summary).chain(refs);
     let parts: Vec<_> = parts.map(|part| v1::FinishArchiveRequest { part: Some(part) }).collect();
     let mut gateway = context.gateway.clone();
@@ -242,6 +289,9 @@ mod tests {
             exclude: vec!["[z-a]".into()],
             exclude_caches: false,
             one_file_system: true,
+            limits: Default::default(),
+            window: None,
+            hooks: Default::default(),
         };
         let served = Served::new(&config).expect("a source");
         let Err(error) = served.open(std::path::Path::new("/nowhere")) else {

@@ -15,10 +15,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use proto::Failure;
 use proto::failure::reason;
 use proto::v1::agent_gateway_client::AgentGatewayClient;
 use proto::v1::{self, agent_message::Message};
+use proto::{Failure, convert};
 use runtime::steps;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +27,8 @@ use tonic::Code;
 use tonic::transport::Channel;
 
 use crate::connection::{Agent, UpQueue};
+use crate::hooks::{self, Kind, Occasion, Stage};
+use crate::served::Served;
 use crate::state::RepositoryPin;
 use crate::steps::Step;
 
@@ -202,10 +204,43 @@ async fn work_on(
             restore::plan(context, order, cancel).await.map(Message::RestorePlanned).map(Some)
         }
         Work::Restore(order) => {
-            restore::run(context, order, cancel).await.map(Message::RestoreFinished).map(Some)
+            restored(context, order, cancel).await.map(Message::RestoreFinished).map(Some)
         }
         Work::Probe => probe::run(context, task_id).await.map(Message::ProbeFinished).map(Some),
     }
+}
+
+/// A restore, in place between the hooks of what is replaced.
+async fn restored(
+    context: &Arc<TaskContext>,
+    order: v1::StartRestore,
+    cancel: &CancellationToken,
+) -> Result<v1::RestoreFinished, Failure> {
+    let into = order.order.as_ref().and_then(|order| order.into.as_ref());
+    let Some(into) = into else { return restore::run(context, order, cancel).await };
+    let served = order::served(&context.agent, &convert::source_id("into", Some(into))?)?;
+    let now = context.agent.clock.now();
+    let occasion = occasion(Kind::Restore, served, (&order.task_id, &order.job_id, &order.backup), now)?;
+    let stage = Stage { journal: &context.agent.state.hooks(), up: &context.up, cancel };
+    hooks::between(stage, served, occasion, restore::run(context, order, cancel)).await
+}
+
+/// What hooks are told of a task. What came over the wire is checked: it goes into an environment.
+fn occasion(
+    kind: Kind,
+    served: &Served,
+    (task, job, backup): (&str, &str, &str),
+    started_at: jiff::Timestamp,
+) -> Result<Occasion, Failure> {
+    Ok(Occasion {
+        kind,
+        component: served.id.component.to_string(),
+        name: served.id.name.to_string(),
+        task: convert::text("task_id", task, 200)?,
+        job: convert::text("job_id", job, 200)?,
+        backup: convert::text("backup", backup, 200)?,
+        started_at,
+    })
 }
 
 /// Runs blocking code on a thread of its own and waits for its end, whatever happens meanwhile.

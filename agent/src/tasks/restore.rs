@@ -15,6 +15,7 @@ use tonic::Code;
 
 use super::order::{Into, RestoreOrder};
 use super::{TaskContext, blocking, order, telling, until};
+use crate::limits::Pace;
 use crate::restore::{ArchiveEntries, ArchiveKeys, BlobMap, BlobMapBuilder, RemoteBlobs, Window, WireBlobs};
 use crate::state::RestoreRecord;
 use crate::steps::Step;
@@ -58,7 +59,7 @@ pub(super) async fn run(
     wire: v1::StartRestore,
     cancel: &CancellationToken,
 ) -> Result<v1::RestoreFinished, Failure> {
-    let v1::StartRestore { task_id, order, allowance } = wire;
+    let v1::StartRestore { task_id, order, allowance, .. } = wire;
     let allowance = order::allowance(allowance.as_ref())?;
     let archive = Archive::open(context, &task_id, order.as_ref(), cancel).await?;
     let pages = archive.blobs(context, Window::PAGES).await?;
@@ -98,6 +99,8 @@ struct Archive {
     request: RestoreRequest,
     place: String,
     map: Arc<BlobMap>,
+    /// That of the source whose archive it is.
+    pace: Option<Pace>,
     cancel: CancellationToken,
 }
 
@@ -126,13 +129,25 @@ impl Archive {
             })?),
         };
         let request = RestoreRequest { restore_id: order.restore_id.clone(), place, selection };
+        let of = context.agent.served.iter().find(|served| served.id == order.source);
+        let pace = of.and_then(|served| served.limits.download.clone());
         let map = Arc::new(open_archive(context, task_id, &order, cancel).await?);
-        Ok(Self { task_id: task_id.to_owned(), order, request, place: shown, map, cancel: cancel.clone() })
+        Ok(Self {
+            task_id: task_id.to_owned(),
+            order,
+            request,
+            place: shown,
+            map,
+            pace,
+            cancel: cancel.clone(),
+        })
     }
 
     /// A reader of its blobs on a stream of its own.
     async fn blobs(&self, context: &TaskContext, window: Window) -> Result<RemoteBlobs<WireBlobs>, Failure> {
-        let stream = WireBlobs::open(context.gateway.clone(), &self.task_id, self.cancel.clone()).await?;
+        let stream =
+            WireBlobs::open(context.gateway.clone(), &self.task_id, self.cancel.clone(), self.pace.clone())
+                .await?;
         Ok(RemoteBlobs::new(Arc::clone(&self.map), stream, window))
     }
 }

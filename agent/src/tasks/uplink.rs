@@ -9,6 +9,7 @@ use repository::pack::segment::SealedSegment;
 use runtime::backoff::Backoff;
 use runtime::steps;
 use tokio::runtime::Handle;
+use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic::transport::Channel;
@@ -16,6 +17,7 @@ use tonic::transport::Channel;
 use super::{cancelled, until};
 use crate::chance;
 use crate::connection::PART_BYTES;
+use crate::limits::Pace;
 use crate::pipeline::Uplink;
 use crate::steps::Step;
 
@@ -30,6 +32,8 @@ pub(super) struct WireUplink {
     pub(super) gateway: AgentGatewayClient<Channel>,
     pub(super) task_id: String,
     pub(super) cancel: CancellationToken,
+    /// No faster than this.
+    pub(super) pace: Option<Pace>,
 }
 
 impl Uplink for WireUplink {
@@ -63,8 +67,24 @@ impl WireUplink {
 
     async fn put_once(&self, segment: &SealedSegment) -> Result<bool, Failure> {
         let mut gateway = self.gateway.clone();
-        let parts = tokio_stream::iter(parts(&self.task_id, segment));
-        Ok(until(&self.cancel, gateway.put_segment(parts)).await?.into_inner().existed)
+        let answer = match self.pace.clone() {
+            None => {
+                let parts = tokio_stream::iter(parts(&self.task_id, segment, PART_BYTES));
+                until(&self.cancel, gateway.put_segment(parts)).await
+            }
+            Some(pace) => {
+                let parts = tokio_stream::iter(parts(&self.task_id, segment, PART_BYTES.min(pace.piece())));
+                let parts = parts.then(move |part| {
+                    let pace = pace.clone();
+                    async move {
+                        pace.pass(part.data.len()).await;
+                        part
+                    }
+                });
+                until(&self.cancel, gateway.put_segment(parts)).await
+            }
+        };
+        Ok(answer?.into_inner().existed)
     }
 }
 
@@ -73,20 +93,25 @@ fn may_pass(failure: &Failure) -> bool {
     failure.is_passing() || matches!(failure.code, Code::Unknown | Code::Cancelled)
 }
 
-/// The segment as messages, without copying it.
-fn parts(task_id: &str, segment: &SealedSegment) -> impl Iterator<Item = v1::PutSegmentRequest> + use<> {
+/// The segment as messages of at most `most` bytes, without copying it.
+fn parts(
+    task_id: &str,
+    segment: &SealedSegment,
+    most: usize,
+) -> impl Iterator<Item = v1::PutSegmentRequest> + use<> {
     let first = v1::PutSegmentRequest {
         task_id: task_id.to_owned(),
         segment_id: Bytes::copy_from_slice(segment.id().as_bytes()),
         length: segment.length(),
         data: Bytes::new(),
     };
-    let bytes = [segment.head.clone(), segment.body.clone()].into_iter().flat_map(slices);
+    let bytes =
+        [segment.head.clone(), segment.body.clone()].into_iter().flat_map(move |bytes| slices(bytes, most));
     std::iter::once(first).chain(bytes.map(|data| v1::PutSegmentRequest { data, ..Default::default() }))
 }
 
-/// `bytes` in slices of [`PART_BYTES`].
-pub(super) fn slices(bytes: Bytes) -> impl Iterator<Item = Bytes> {
-    let starts = (0..bytes.len()).step_by(PART_BYTES);
-    starts.map(move |start| bytes.slice(start..bytes.len().min(start + PART_BYTES)))
+/// `bytes` in slices of at most `most`.
+pub(super) fn slices(bytes: Bytes, most: usize) -> impl Iterator<Item = Bytes> {
+    let starts = (0..bytes.len()).step_by(most);
+    starts.map(move |start| bytes.slice(start..bytes.len().min(start + most)))
 }

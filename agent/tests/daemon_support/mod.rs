@@ -210,6 +210,9 @@ pub(crate) fn start(fake: &Fake, state: &Path, data: &Path, token: Option<String
             exclude: Vec::new(),
             exclude_caches: false,
             one_file_system: true,
+            limits: Default::default(),
+            window: None,
+            hooks: Default::default(),
         }],
         ..AgentConfig::default()
     };

@@ -210,6 +210,13 @@ impl Fleet {
         }
     }
 
+    /// The agent has something for the log of a task's job. What finds no room is left out.
+    pub fn log(&self, agent: AgentId, task: TaskId, said: proto::v1::TaskLog) {
+        if let Some(entry) = self.lock().tasks.get(&task).filter(|entry| entry.agent == agent) {
+            let _ = entry.log.try_send(said);
+        }
+    }
+
     /// The task has ended. False if it had ended before or belongs to another agent. An agent that ends a
     /// task which nobody cancelled is about to stop: its connection is over, so that it gets nothing more
     /// before it is back.

@@ -5,16 +5,19 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use jiff::Timestamp;
-use proto::v1::{RestoreFinished, SourceHealth, SourcePlan, TaskProgress};
+use proto::v1::{RestoreFinished, SourceHealth, SourcePlan, TaskLog, TaskProgress};
 use repository::backup::manifest::{ArchiveManifest, BackupRecord};
 use repository::keys::DomainKeys;
 use repository::names::SourceId;
 use repository::work::WorkId;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::fleet::Fleet;
 use crate::ids::{AgentId, TaskId};
 use crate::jobs::job::Problem;
+
+/// What a task has said and nobody has written down yet, in messages; more is left out.
+const LOG: usize = 64;
 
 /// What a task is about: what the calls that name it need to know.
 #[derive(Clone)]
@@ -101,11 +104,17 @@ pub struct RunningTask {
     pub id: TaskId,
     /// How far it is.
     pub progress: watch::Receiver<Option<TaskProgress>>,
+    log: Option<mpsc::Receiver<TaskLog>>,
     ended: oneshot::Receiver<Ended>,
     fleet: Fleet,
 }
 
 impl RunningTask {
+    /// What it says for its job's log; to be asked for once.
+    pub fn log(&mut self) -> mpsc::Receiver<TaskLog> {
+        self.log.take().unwrap_or_else(|| mpsc::channel(1).1)
+    }
+
     /// Waits for its end.
     pub async fn ended(&mut self) -> Ended {
         (&mut self.ended).await.unwrap_or(Ended::AgentLost)
@@ -125,6 +134,7 @@ pub(super) struct TaskEntry {
     pub(super) connection: u64,
     pub(super) context: TaskContext,
     pub(super) progress: watch::Sender<Option<TaskProgress>>,
+    pub(super) log: mpsc::Sender<TaskLog>,
     /// The agent was told to end it.
     pub(super) cancelled: bool,
     end: oneshot::Sender<Ended>,
@@ -139,10 +149,11 @@ impl TaskEntry {
         context: TaskContext,
     ) -> (Self, RunningTask) {
         let (progress, watcher) = watch::channel(None);
+        let (log, said) = mpsc::channel(LOG);
         let (end, ended) = oneshot::channel();
         (
-            Self { agent, connection, context, progress, cancelled: false, end },
-            RunningTask { id, progress: watcher, ended, fleet },
+            Self { agent, connection, context, progress, log, cancelled: false, end },
+            RunningTask { id, progress: watcher, log: Some(said), ended, fleet },
         )
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use proto::convert::to_wire_source;
 use proto::v1::controller_message::Message;
-use proto::v1::{RepositoryKey, StartArchive, TaskProgress};
+use proto::v1::{RepositoryKey, StartArchive, TaskLog, TaskProgress};
 use repository::backup::manifest::{BackupRecord, Outcome};
 use repository::names::{Component, SourceId};
 use runtime::steps;
@@ -20,7 +20,7 @@ use crate::ids::{AgentId, JobId, TaskId};
 use crate::jobs::job::{Job, JobFailure, Part, PartResult};
 use crate::jobs::leases;
 use crate::jobs::runner::{Attempt, Shared, lock};
-use crate::jobs::state::{Event, TaskEnd};
+use crate::jobs::state::{Event, Level, TaskEnd};
 use crate::steps::Step;
 
 /// How long a segment's body is meant to be, in bytes.
@@ -107,7 +107,7 @@ pub(super) async fn attempt(attempt: Attempt) {
             steps::reached(Step::TaskHandedOut).await;
             let ended = follow(&attempt, running).await;
             if let Some(line) = collapse(expected, &ended) {
-                attempt.mailbox.tell(Event::Remark { part: attempt.part, line }).await;
+                attempt.remark(Level::Warning, vec![line]).await;
             }
             archive_end(task, ended)
         }
@@ -187,6 +187,8 @@ async fn begin(attempt: &Attempt, task: TaskId, agent: AgentId) -> Result<(Runni
         repository_key: Some(RepositoryKey { epoch: key.epoch, public_key: key.key.to_vec().into() }),
         segment_bytes: SEGMENT_BYTES,
         expected_bytes: expected,
+        job_id: attempt.job.id.to_string(),
+        backup: attempt.job.backup.as_ref().map(ToString::to_string).unwrap_or_default(),
     });
     let context = ArchiveTask {
         source: part.source.clone(),
@@ -221,9 +223,27 @@ async fn expected_bytes(shared: &Shared, source: &SourceId) -> Result<u64, Catal
     Ok(archive.map_or(0, |archive| archive.counts.bytes))
 }
 
-/// Waits for a task's end and shows its progress meanwhile.
-pub(super) async fn follow(attempt: &Attempt, running: RunningTask) -> Ended {
-    end_or_stall(running, STALLED_AFTER, |latest| attempt.progress(latest)).await
+/// Waits for a task's end; shows its progress and writes down its lines meanwhile.
+pub(super) async fn follow(attempt: &Attempt, mut running: RunningTask) -> Ended {
+    let mut log = running.log();
+    let ended = end_or_stall(running, STALLED_AFTER, |latest| attempt.progress(latest));
+    let mut ended = std::pin::pin!(ended);
+    let end = loop {
+        tokio::select! {
+            biased;
+            Some(said) = log.recv() => attempt.remark(level(&said), said.lines).await,
+            end = &mut ended => break end,
+        }
+    };
+    // What the agent has said before its end has come before it.
+    while let Ok(said) = log.try_recv() {
+        attempt.remark(level(&said), said.lines).await;
+    }
+    end
+}
+
+fn level(said: &TaskLog) -> Level {
+    if said.warning { Level::Warning } else { Level::Info }
 }
 
 /// Waits for a task's end. One that gets no further for `stall` has failed; dropped here, its agent is told

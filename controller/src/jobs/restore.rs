@@ -73,6 +73,8 @@ async fn begin(
         task_id: task.to_string(),
         order: Some(order),
         allowance: Some(to_wire_allowance(&place.allowance)),
+        job_id: attempt.job.id.to_string(),
+        backup: backup.to_string(),
     });
     shared
         .fleet

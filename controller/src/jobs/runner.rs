@@ -182,6 +182,13 @@ impl Attempt {
         self.mailbox.tell(Event::TaskEnded { part: self.part, task, end }).await;
     }
 
+    /// Tells a person something of its part, a line each.
+    pub(super) async fn remark(&self, level: Level, lines: Vec<String>) {
+        if !lines.is_empty() {
+            self.mailbox.tell(Event::Remark { part: self.part, level, lines }).await;
+        }
+    }
+
     /// Shows how far it is.
     pub(super) fn progress(&self, progress: proto::v1::TaskProgress) {
         self.shared.live.progress(self.job.id, self.part, progress, self.shared.clock.now());

@@ -66,8 +66,10 @@ pub enum Event {
     Remark {
         /// Which part.
         part: usize,
-        /// In one line.
-        line: String,
+        /// How much it matters.
+        level: Level,
+        /// A line each.
+        lines: Vec<String>,
     },
     /// The turn of a retention or a prune has come.
     ClearingStarted {
@@ -184,9 +186,9 @@ pub fn advance(job: &Job, event: Event, now: Timestamp) -> Result<(Job, Vec<Acti
         (JobState::Running, Event::TaskEnded { part, task, end }) => next.task_ended(part, task, end)?,
         (JobState::Running, Event::NobodyServes { part, reason }) => next.nobody_serves(part, reason)?,
         (JobState::Running, Event::AttemptPanicked { part, attempt }) => next.panicked(part, attempt)?,
-        (JobState::Running, Event::Remark { part, line }) => {
-            let line = format!("{} {line}", next.part(part)?.source);
-            next.tell(Level::Warning, line);
+        (JobState::Running, Event::Remark { part, level, lines }) => {
+            let source = next.part(part)?.source.clone();
+            lines.iter().for_each(|line| next.tell(level, format!("{source} {line}")));
         }
         (JobState::Queued, Event::ClearingStarted { removals }) if job.order.clears() => {
             next.start_clearing(removals)

@@ -274,7 +274,7 @@ fn whatever_happens_a_job_ends_whole_or_goes_on() {
         let task = tasks[part % 2];
         events.push(Event::TaskStarted { part, task, agent: None });
         events.push(Event::NobodyServes { part, reason: "n".into() });
-        events.push(Event::Remark { part, line: "is empty".into() });
+        events.push(Event::Remark { part, level: Level::Warning, lines: vec!["is empty".into()] });
         events.extend((0..=MAX_ATTEMPTS).map(|attempt| Event::AttemptPanicked { part, attempt }));
         events.extend(ends.iter().map(|end| Event::TaskEnded { part, task, end: end.clone() }));
     }

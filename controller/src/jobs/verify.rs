@@ -23,7 +23,7 @@ use crate::ids::TaskId;
 use crate::jobs::backup::size;
 use crate::jobs::job::{JobFailure, Order, Part, PartResult, PartState, Proven, depth_word};
 use crate::jobs::runner::{Attempt, Shared, lock};
-use crate::jobs::state::{Event, TaskEnd};
+use crate::jobs::state::{Event, Level, TaskEnd};
 use crate::steps::Step;
 use reading::{Hurt, Looked, ReadError, Wanted, read};
 
@@ -145,9 +145,7 @@ async fn record_findings(
     looked: Looked,
 ) -> TaskEnd {
     let Looked { findings, elsewhere, hurt, loud, bytes, entries, no_data: nothing, proven } = looked;
-    for line in loud {
-        attempt.mailbox.tell(Event::Remark { part: attempt.part, line }).await;
-    }
+    attempt.remark(Level::Warning, loud).await;
     let at = attempt.shared.clock.now();
     let (word, catalog) = (depth_word(depth).to_owned(), &attempt.shared.catalog);
     for Hurt { backup, source, findings } in hurt {

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use proto::v1::agent_message::Message;
 use proto::v1::controller_message::Message as DownMessage;
-use proto::v1::{AgentMessage, ControllerMessage, Hello, RepositoryKey, TaskFailed, Welcome};
+use proto::v1::{AgentMessage, ControllerMessage, Hello, RepositoryKey, TaskFailed, TaskLog, Welcome};
 use proto::{Failure, convert};
 use runtime::steps;
 use tokio::sync::mpsc;
@@ -22,6 +22,8 @@ use crate::steps::Step;
 const PROTOCOL: u32 = 1;
 /// More than any agent serves.
 const MAX_SOURCES: usize = 256;
+/// Lines of one message for a job's log.
+const MOST_LINES: usize = 64;
 
 /// Greets the agent and keeps its connection for as long as it lasts.
 pub(super) async fn open(
@@ -228,6 +230,11 @@ fn take(app: &App, agent: AgentId, message: Message) {
                 app.fleet.progress(agent, task, progress);
             }
         }
+        Message::Log(log) => {
+            if let Ok(task) = log.task_id.parse() {
+                app.fleet.log(agent, task, bounded(log));
+            }
+        }
         Message::Failed(failed) if failed.cancelled => end(&failed.task_id, Ended::Cancelled),
         Message::Failed(failed) => end(&failed.task_id, failure(&failed)),
         Message::RestorePlanned(planned) => {
@@ -239,6 +246,12 @@ fn take(app: &App, agent: AgentId, message: Message) {
         }
         Message::ProbeFinished(probed) => end(&probed.task_id, Ended::Probed(probed.sources)),
     }
+}
+
+/// As many lines as a job's log takes, each a bounded one.
+fn bounded(log: TaskLog) -> TaskLog {
+    let lines = log.lines.iter().take(MOST_LINES).map(|line| Failure::invalid(line).what);
+    TaskLog { lines: lines.collect(), ..log }
 }
 
 /// One bounded line of an agent's failure.

@@ -258,7 +258,7 @@ pub struct RepositoryKey {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
-    #[prost(oneof = "agent_message::Message", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "agent_message::Message", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub message: ::core::option::Option<agent_message::Message>,
 }
 /// Nested message and enum types in `AgentMessage`.
@@ -279,6 +279,8 @@ pub mod agent_message {
         RestoreFinished(super::RestoreFinished),
         #[prost(message, tag = "7")]
         ProbeFinished(super::ProbeFinished),
+        #[prost(message, tag = "8")]
+        Log(super::TaskLog),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -329,6 +331,18 @@ pub struct TaskProgress {
     pub done_entries: u64,
     #[prost(uint64, tag = "6")]
     pub sent_bytes: u64,
+}
+/// Lines for the log of the task's job, e.g. what a hook has said.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TaskLog {
+    #[prost(string, tag = "1")]
+    pub task_id: ::prost::alloc::string::String,
+    /// a person should know
+    #[prost(bool, tag = "2")]
+    pub warning: bool,
+    /// bounded by the controller, too
+    #[prost(string, repeated, tag = "3")]
+    pub lines: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TaskFailed {
@@ -408,6 +422,12 @@ pub struct StartArchive {
     /// of the source's newest archive; 0: none
     #[prost(uint64, tag = "6")]
     pub expected_bytes: u64,
+    /// for people and hooks
+    #[prost(string, tag = "7")]
+    pub job_id: ::prost::alloc::string::String,
+    /// the name that it will have
+    #[prost(string, tag = "8")]
+    pub backup: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListBlobsRequest {
@@ -676,6 +696,11 @@ pub struct StartRestore {
     pub order: ::core::option::Option<RestoreOrder>,
     #[prost(message, optional, tag = "3")]
     pub allowance: ::core::option::Option<Allowance>,
+    /// for people and hooks
+    #[prost(string, tag = "5")]
+    pub job_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub backup: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RestoreFinished {

@@ -264,7 +264,12 @@ fn wire() {
     let grant = v1::Grant { privilege: v1::Privilege::Device.into(), count: 1 };
     let allowance = Some(v1::Allowance { entries: 3, bytes: 9, grants: vec![grant] });
     use v1::controller_message::Message as Down;
-    let restore = v1::StartRestore { task_id: "t".into(), order: Some(order), allowance };
+    let restore = v1::StartRestore {
+        task_id: "t".into(),
+        order: Some(order),
+        allowance,
+        ..v1::StartRestore::default()
+    };
     let start =
         v1::StartArchive { task_id: "t".into(), source: source(), domain: domain(), ..Default::default() };
     for (name, message) in [("restore", Down::StartRestore(restore)), ("archive", Down::StartArchive(start))]

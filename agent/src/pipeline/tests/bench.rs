@@ -135,6 +135,7 @@ impl Bench {
             segment_bytes: 0,
             today: self.today,
             read_start: self.read_start,
+            threads: None,
         }
     }
 

@@ -1,0 +1,70 @@
+//! A process between the agent and a hook, so that nothing of a hook outlives what it is for.
+//!
+//! The agent starts its own program under a hidden verb and keeps that process's stdin open. The guard starts
+//! the hook in a process group of its own; when stdin ends, since the agent wants it so or is dead, the whole
+//! group goes: asked first, killed then. What a hook leaves running when it ends by itself is left alone.
+
+use std::ffi::OsString;
+use std::io::Read;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+
+/// The hidden verb.
+pub(super) const VERB: &str = "guard-hook";
+/// How long a hook has to end after it was asked.
+const GRACE: Duration = Duration::from_secs(2);
+/// As shells say that a program could not be started.
+const NOT_STARTED: u8 = 127;
+/// As shells say that a program was killed: this and the signal.
+const BY_SIGNAL: i32 = 128;
+
+enum Happened {
+    Ended,
+    StopAsked,
+}
+
+/// Is this process a guard? Then it guards, and this is what it ends with.
+pub fn guard(words: &[OsString]) -> Option<ExitCode> {
+    let [_, verb, program, arguments @ ..] = words else { return None };
+    (verb == VERB).then(|| {
+        let hook = Command::new(program).args(arguments).stdin(Stdio::null()).process_group(0).spawn();
+        match hook {
+            Ok(hook) => ExitCode::from(watch(hook)),
+            Err(error) => {
+                eprintln!("it cannot be started: {error}");
+                ExitCode::from(NOT_STARTED)
+            }
+        }
+    })
+}
+
+fn watch(mut hook: Child) -> u8 {
+    let group = Pid::from_child(&hook);
+    let (happened, next) = sync_channel(2);
+    let ended = happened.clone();
+    thread::spawn(move || {
+        // Its number stays its own until it is reaped below: no other process can be meant by it.
+        let _ = waitid(WaitId::Pid(group), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+        let _ = ended.send(Happened::Ended);
+    });
+    thread::spawn(move || wait_for_stop(&happened));
+    if matches!(next.recv(), Ok(Happened::StopAsked)) {
+        let _ = kill_process_group(group, Signal::TERM);
+        let _ = next.recv_timeout(GRACE);
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+    let Ok(status) = hook.wait() else { return NOT_STARTED };
+    let code = status.code().or_else(|| status.signal().map(|signal| BY_SIGNAL + signal));
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
+}
+
+fn wait_for_stop(happened: &SyncSender<Happened>) {
+    // Nobody ever writes there: whatever comes, it is the end.
+    let _ = std::io::stdin().read(&mut [0]);
+    let _ = happened.send(Happened::StopAsked);
+}

@@ -1,0 +1,120 @@
+//! Runs one hook: under its guard, within its time, its output read to a bound.
+
+use std::ffi::OsString;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+use tokio::process::Command;
+use tokio_util::sync::CancellationToken;
+
+use super::guard::VERB;
+use super::output::Tail;
+use crate::config::Hook;
+
+/// A guard ends by itself this long after it was told to, the hook's own time to end included.
+const GUARD_ENDS: Duration = Duration::from_secs(10);
+/// What a hook leaves running may keep its output open: it is not waited for any longer.
+const DRAIN: Duration = Duration::from_millis(200);
+
+/// What became of a hook.
+#[derive(Debug)]
+pub(super) struct Ran {
+    /// Why it is a failure; none: it is none.
+    pub(super) failure: Option<String>,
+    /// The end of what it said.
+    pub(super) lines: Vec<String>,
+}
+
+/// Runs `hook` with `variables` beside its own. When `cancel` is cancelled it is killed, with all that it
+/// started; so it is if this is dropped, or this process dies.
+pub(super) async fn run(hook: &Hook, variables: Vec<(String, String)>, cancel: &CancellationToken) -> Ran {
+    let mut tail = Tail::default();
+    let failure = match guarded(hook, variables, cancel, &mut tail).await {
+        Ok(failure) => failure,
+        Err(error) => Some(format!("cannot be run: {error}")),
+    };
+    Ran { failure, lines: tail.lines(hook) }
+}
+
+async fn guarded(
+    hook: &Hook,
+    variables: Vec<(String, String)>,
+    cancel: &CancellationToken,
+    tail: &mut Tail,
+) -> std::io::Result<Option<String>> {
+    let (reader, writer) = std::io::pipe()?;
+    let mut output = pipe::Receiver::from_owned_fd(reader.into())?;
+    let mut guard = {
+        // Its ends of the pipe go with it.
+        let mut command = Command::new("/proc/self/exe");
+        command
+            .arg(VERB)
+            .args(words(hook))
+            .env_clear()
+            .envs(inherited())
+            .envs(hook.env.iter().map(|(name, value)| (name.as_str(), value.expose())))
+            .envs(variables)
+            .stdin(Stdio::piped())
+            .stdout(writer.try_clone()?)
+            .stderr(writer)
+            .process_group(0);
+        command.spawn()?
+    };
+    // Apart from the guard, whose own would be closed by waiting for it.
+    let stdin = guard.stdin.take();
+    let over = {
+        let mut buffer = vec![0; 4 << 10];
+        let mut late = std::pin::pin!(tokio::time::sleep(hook.timeout.get()));
+        let mut is_open = true;
+        loop {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => break Err("was cancelled".to_owned()),
+                () = &mut late => break Err(format!("did not end within {}", hook.timeout)),
+                read = output.read(&mut buffer), if is_open => match read {
+                    Ok(count @ 1..) => tail.add(&buffer[..count]),
+                    _ => is_open = false,
+                },
+                status = guard.wait() => break Ok(status?),
+            }
+        }
+    };
+    drop(stdin);
+    let failure = match over {
+        Ok(status) if status.success() => None,
+        Ok(status) => Some(match status.code() {
+            Some(code) => format!("ended with {code}"),
+            None => "was killed together with its guard".to_owned(),
+        }),
+        Err(why) => {
+            // It has its own time to end, and then no choice.
+            if tokio::time::timeout(GUARD_ENDS, guard.wait()).await.is_err() {
+                guard.kill().await?;
+            }
+            Some(why)
+        }
+    };
+    let drain = async {
+        let mut buffer = vec![0; 4 << 10];
+        while let Ok(count @ 1..) = output.read(&mut buffer).await {
+            tail.add(&buffer[..count]);
+        }
+    };
+    let _ = tokio::time::timeout(DRAIN, drain).await;
+    Ok(failure)
+}
+
+fn words(hook: &Hook) -> Vec<&str> {
+    match &hook.shell {
+        Some(line) => vec!["/bin/sh", "-c", line],
+        None => hook.command.iter().map(String::as_str).collect(),
+    }
+}
+
+/// The agent's environment without its own settings, of which some are secret.
+fn inherited() -> Vec<(OsString, OsString)> {
+    let is_ours = |name: &OsString| name.as_encoded_bytes().starts_with(b"NEURASHIELD_");
+    std::env::vars_os().filter(|(name, _)| !is_ours(name)).collect()
+}
