@@ -170,6 +170,17 @@ impl System {
         file.expect("it is there").write_all(lines.as_bytes()).expect("written");
     }
 
+    /// Adds settings to a source of the agent's configuration; before it starts.
+    pub fn configure_source(&self, component: &str, more: &str) {
+        let file = self.root.join("agent.yaml");
+        let text = fs::read_to_string(&file).expect("it is there");
+        let lines = text.lines().map(|line| match line.contains(&format!("component: {component},")) {
+            true => format!("{}, {more} }}\n", line.trim_end().trim_end_matches('}').trim_end()),
+            false => format!("{line}\n"),
+        });
+        fs::write(&file, lines.collect::<String>()).expect("written");
+    }
+
     /// Sets a variable in the environment of what is started from now on.
     pub fn set_variable(&mut self, name: &str, value: &str) {
         self.environment.push((name.to_owned(), value.to_owned()));

@@ -31,17 +31,6 @@ fn data(bytes: usize) -> TempDir {
     folder
 }
 
-/// Adds settings to a source of the agent's configuration.
-fn set(system: &System, component: &str, more: &str) {
-    let file = system.root().join("agent.yaml");
-    let text = fs::read_to_string(&file).expect("it is there");
-    let lines = text.lines().map(|line| match line.contains(&format!("component: {component},")) {
-        true => format!("{}, {more} }}\n", line.trim_end().trim_end_matches('}').trim_end()),
-        false => format!("{line}\n"),
-    });
-    fs::write(&file, lines.collect::<String>()).expect("written");
-}
-
 fn start(system: &mut System) {
     system.start_controller();
     system.invite();
@@ -66,8 +55,8 @@ fn limits_of_bandwidth_reading_and_processors_are_held_by_backup_and_restore() {
     let (bytes, least) = if is_long() { (20 * MB, 0.8) } else { (3 * MB, 0.5) };
     let (sent, read) = (data(bytes), data(bytes));
     let mut system = System::prepare(&[("sent", sent.path()), ("read", read.path())]);
-    set(&system, "sent", "limits: { upload: 2MB, download: 2MB, nice: 15, threads: 1 }");
-    set(&system, "read", "limits: { read: 2MB }");
+    system.configure_source("sent", "limits: { upload: 2MB, download: 2MB, nice: 15, threads: 1 }");
+    system.configure_source("read", "limits: { read: 2MB }");
     start(&mut system);
     let held = |what: &str, took: f64| {
         let rate = bytes as f64 / took;
@@ -114,7 +103,7 @@ fn a_source_past_its_window_is_missing_from_the_backup_with_an_alert_and_the_oth
     let to = (now / 60 + if is_long() { 2 } else { 0 }) * 60;
     let clock = |seconds: u64| format!("{:02}:{:02}", seconds / 3_600 % 24, seconds / 60 % 60);
     let window = format!("{{ from: \"{}\", to: \"{}\" }}", clock(to - 7_200), clock(to));
-    set(&system, "slow", &format!("limits: {{ upload: 1MB }}, window: {window}"));
+    system.configure_source("slow", &format!("limits: {{ upload: 1MB }}, window: {window}"));
     system.set_agent_ahead(is_long().then(|| to - 15 - now));
     start(&mut system);
     let job = system.nsctl(&["backup", "-o", "json"]).json();
@@ -156,8 +145,7 @@ impl Hooked {
         let line = "echo \"$NEURASHIELD_HOOK $NEURASHIELD_RESULT $NEURASHIELD_SOURCE $NEURASHIELD_BACKUP \
                     $NEURASHIELD_JOB $NEURASHIELD_STARTED_AT\"";
         fs::write(&script, format!("{line} >> {}\n{line}\n", notes.display())).expect("written");
-        set(
-            &system,
+        system.configure_source(
             "models",
             &settings.replace("NOTE", &format!("command: [/bin/sh, {}]", script.display())),
         );
