@@ -267,7 +267,7 @@ fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::
 
 /// Which backups are kept: what one rule keeps stays. A file that has `retention` replaces the default of
 /// 30 days; it has to say what it keeps.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Retention {
     /// All that are younger than this.
@@ -331,19 +331,17 @@ impl Retention {
     }
 
     fn check(&self) -> Result<(), Problem> {
+        let wrong = |(key, why): (&str, &str)| Problem::new(format!("retention{key}"), why);
+        self.wrong().map_or(Ok(()), |found| Err(wrong(found)))
+    }
+
+    /// What is wrong with it, and with which key.
+    fn wrong(&self) -> Option<(&'static str, &'static str)> {
         if self.keep_complete == 0 {
-            return Err(Problem::new(
-                "retention.keep_complete",
-                "at least 1: the newest complete backup always stays",
-            ));
+            return Some((".keep_complete", "at least 1: the newest complete backup always stays"));
         }
-        if !self.rules().keeps_anything() {
-            return Err(Problem::new(
-                "retention",
-                "no rule keeps anything; set keep_within, keep_last or another",
-            ));
-        }
-        Ok(())
+        let keeps = self.rules().keeps_anything();
+        (!keeps).then_some(("", "no rule keeps anything; set keep_within, keep_last or another"))
     }
 }
 

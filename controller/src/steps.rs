@@ -85,6 +85,8 @@ runtime::named_steps! {
         PruneDeleted = "prune-deleted",
         /// The catalog knows which backups a retention left; its job does not.
         ClearingListed = "clearing-listed",
+        /// An event is written down; it is given to no sink.
+        AlertsUnrouted = "alerts-unrouted",
         /// An agent has been sent its order.
         TaskHandedOut = "task-handed-out",
         /// All bytes of a segment have come; its pack is not durable.

@@ -48,16 +48,20 @@ impl Drop for Server {
 
 struct Scene {
     system: System,
-    _data: tempfile::TempDir,
+    data: tempfile::TempDir,
     http: Server,
 }
 
 impl Scene {
     /// A system whose sinks are these, in which HTTP and HTTPS stand for the addresses of the server.
     fn start(sinks: &str) -> Self {
+        Self::start_by(System::prepare, sinks)
+    }
+
+    fn start_by(prepare: impl FnOnce(&[(&str, &Path)]) -> System, sinks: &str) -> Self {
         let data = tempfile::tempdir().expect("a folder");
         fs::write(data.path().join("weights"), "weights").expect("written");
-        let mut system = System::prepare(&[("models", data.path())]);
+        let mut system = prepare(&[("models", data.path())]);
         let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
         let (pem, key) = (system.root().join("sink.pem"), system.root().join("sink.key"));
         fs::write(&pem, certificate.cert.pem()).expect("written");
@@ -78,7 +82,7 @@ impl Scene {
         system.invite();
         system.start_agent();
         system.await_agent();
-        Self { system, _data: data, http }
+        Self { system, data, http }
     }
 
     /// A backup of what nobody serves.
@@ -177,6 +181,50 @@ fn a_controller_killed_between_event_and_delivery_delivers_it_under_the_same_id(
         all.iter().all(|one| one["state"] == "delivered").then_some(())
     });
     assert_eq!(scene.http.got("/ok/other").len(), 1, "what was delivered before is not sent again");
+}
+
+#[test]
+fn a_controller_killed_before_an_event_is_given_to_any_sink_tells_it_once_and_a_later_backup_of_more_makes_it_good()
+ {
+    let mut scene = Scene::start_by(System::prepare_held, "{ hook: { webhook: { url: \"HTTP/ok/hook\" } } }");
+    // Routes are looked at for each event: also for the start of a backup, which no sink is told.
+    scene.fail();
+    let first = scene.await_requests("/ok/hook", 1).remove(0);
+    let steps = scene.system.steps().clone();
+    steps.ask("alerts-unrouted");
+    scene.fail();
+    wait_for("the step", 30, || steps.reached("alerts-unrouted"));
+    scene.system.kill_controller();
+    assert_eq!(scene.http.got("/ok/hook").len(), 1);
+    steps.give_up("alerts-unrouted");
+    scene.system.start_controller();
+    let second = scene.await_requests("/ok/hook", 2).remove(1);
+    assert_eq!(body(&second)["events"][0]["kind"], "backup_failed");
+    assert_ne!(body(&first)["events"][0]["id"], body(&second)["events"][0]["id"]);
+
+    let open = || {
+        let list = scene.system.nsctl(&["alert", "list", "-o", "json"]).expect(0).json();
+        list["alerts"].as_array().expect("a list").len()
+    };
+    assert_eq!(open(), 1);
+    // Nobody serves `database`: a backup of everything does not hold it.
+    scene.system.await_agent();
+    scene.system.run(&["backup"]);
+    assert_eq!(open(), 1);
+    assert_eq!(scene.http.got("/ok/hook").len(), 2, "nothing is told twice");
+    // What a backup of `models` alone could not do is made good by one of everything.
+    let (folder, away) = (scene.data.path(), scene.data.path().with_extension("away"));
+    fs::rename(folder, &away).expect("it goes");
+    assert_eq!(scene.system.nsctl(&["backup", "--components", "models"]).code, 1);
+    fs::rename(&away, folder).expect("it comes back");
+    assert_eq!(open(), 2);
+    scene.system.run(&["backup"]);
+    let end = body(&scene.await_requests("/ok/hook", 4).remove(3));
+    assert_eq!(
+        (&end["events"][0]["state"], &end["events"][0]["subject"]),
+        (&"resolved".into(), &"models".into())
+    );
+    assert_eq!(open(), 1);
 }
 
 #[test]

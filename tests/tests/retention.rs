@@ -132,6 +132,48 @@ fn reasons(plan: &Value, name: &str) -> String {
 }
 
 #[test]
+fn backups_of_a_schedule_with_rules_of_its_own_go_by_these_and_each_reason_says_whose() {
+    let mut story = Story::begin(System::prepare);
+    let nsctl = |story: &Story, words: &[&str], code| story.system.nsctl(words).expect(code);
+    let often =
+        ["schedule", "set", "often", "--backup", "0 0 1 1 *", "--keep-last", "1", "--keep-complete", "1"];
+    let set = nsctl(&story, &[&often[..], &["-o", "json"]].concat(), 0).json();
+    assert_eq!((&set["keeps"]["keep_last"], &set["retention"]), (&1.into(), &Value::Null), "{set:#}");
+    nsctl(&story, &["schedule", "set", "check", "--verify", "0 0 1 1 *", "--keep-last", "1"], 2);
+    nsctl(&story, &["retention", "set", "--keep-within", "30d", "--keep-complete", "1"], 0);
+    // Two by hand, then three by the schedule, all verified.
+    for by_schedule in [false, false, true, true, true] {
+        let words: &[&str] = if by_schedule { &["schedule", "run", "often"] } else { &["backup"] };
+        let job = story.system.run(words);
+        story.backups.push(text(&job["backup"]));
+        nsctl(&story, &["verify", "--timestamp", &text(&job["backup"])], 0);
+    }
+    let shown = nsctl(&story, &["retention", "show"], 0).out;
+    assert!(shown.contains("Instead, of backups by the schedule often:"), "{shown}");
+    let shown = nsctl(&story, &["retention", "show", "-o", "json"], 0).json();
+    assert_eq!(shown["schedules"]["often"]["keep_last"], 1, "{shown:#}");
+
+    assert_eq!(story.goes(), story.nth(&[2, 3]));
+    let plan = story.plan();
+    let reasons = |place: usize| {
+        let backups = array(&plan["backups"]);
+        let one =
+            backups.iter().find(|one| one["name"] == story.backups[place].as_str()).expect("it is there");
+        array(&one["reasons"]).iter().map(text).collect::<Vec<_>>().join("; ")
+    };
+    assert!(reasons(0).contains("within 30d") && !reasons(0).contains("schedule"), "{}", reasons(0));
+    assert!(reasons(4).contains("the newest (schedule often)"), "{}", reasons(4));
+    assert!(reasons(2).contains("kept by no rule (schedule often: last 1, 1 complete)"), "{}", reasons(2));
+    story.system.run(&["retention", "apply", "--yes"]);
+    assert_eq!(story.there(), story.nth(&[0, 1, 4]));
+    // Without rules of its own they go by those of all.
+    nsctl(&story, &["schedule", "set", "often", "--backup", "0 0 1 1 *"], 0);
+    assert_eq!(story.goes(), Vec::<String>::new());
+    let plan = story.plan().to_string();
+    assert!(!plan.contains("schedule often"), "{plan}");
+}
+
+#[test]
 fn what_no_rule_keeps_goes_its_space_with_it_and_the_rest_comes_back_whatever_is_killed() {
     let mut story = Story::begin(System::prepare_held);
     (0..4).for_each(|_| story.back_up());

@@ -33,6 +33,8 @@ impl Given {
             "webhook-url",
             "webhook-secret",
             "ping-url",
+            "webhook-header",
+            "hook-variable",
         ];
         Self(names.map(|name| (name, Canary::new(name))).into())
     }
@@ -47,20 +49,31 @@ impl Given {
         fs::write(&file, self.text("slack-url")).expect("written");
         system.configure_controller(&format!(
             "key: {{ passphrase: \"{}\" }}\n\
-             alerts:\n  sinks:\n    \
+             alerts:\n  allow_private: true\n  sinks:\n    \
              chat: {{ slack: {{ webhook_url_file: {} }} }}\n    \
-             hook: {{ webhook: {{ url: \"https://hooks.example.org/{}\", secret: \"{}\" }} }}\n    \
-             pulse: {{ ping: {{ url: \"https://ping.example.org/{}\" }} }}\n",
+             hook: {{ webhook: {{ url: \"https://localhost:1/{}\", secret: \"{}\", \
+             headers: {{ x-key: \"{}\" }} }} }}\n    \
+             pulse: {{ ping: {{ url: \"https://localhost:1/{}\" }} }}\n",
             self.text("key-passphrase"),
             file.display(),
             self.text("webhook-url"),
             self.text("webhook-secret"),
+            self.text("webhook-header"),
             self.text("ping-url"),
         ));
-        system.set_variable("NEURASHIELD_SMTP_URL", "smtps://user@mail.example.org");
+        // A hook that says what it was given, and fails so that it is told.
+        let variable = self.text("hook-variable");
+        system.configure_source(
+            "models",
+            &format!(
+                "hooks: {{ after_backup: {{ shell: \"echo it is $SECRET; echo $SECRET >&2; exit 1\", \
+                 env: {{ SECRET: \"{variable}\" }} }} }}"
+            ),
+        );
+        system.set_variable("NEURASHIELD_SMTP_URL", "smtps://user@localhost:1");
         system.set_variable("NEURASHIELD_ALERT_EMAIL_TO", "ops@example.org");
         system.set_variable("NEURASHIELD_SMTP_PASSWORD", self.text("smtp-password"));
-        let discord = format!("https://discord.example.org/api/{}", self.text("discord-url"));
+        let discord = format!("https://localhost:1/api/{}", self.text("discord-url"));
         system.set_variable("NEURASHIELD_DISCORD_WEBHOOK_URL", &discord);
     }
 }
@@ -116,6 +129,16 @@ fn use_it(system: &System) -> Vec<Haystack> {
     look(&["restore", "--timestamp", "latest", "--to", place, "--yes"]).expect(0);
     look(&["cat", "latest", "models", "no-such-file", "-v"]).expect(1);
     look(&["backup", "--components", "nobody"]);
+    // The sinks are nowhere: each says why it took nothing.
+    for sink in ["chat", "hook", "pulse", "email", "discord"] {
+        look(&["alert", "test", sink, "-v"]).expect(1);
+    }
+    wait_for("an alert not to be delivered", 30, || {
+        let history = system.nsctl(&["alert", "history", "-o", "json"]).expect(0).json();
+        history["deliveries"].as_array()?.iter().any(|one| one["attempts"].as_u64() > Some(0)).then_some(())
+    });
+    look(&["alert", "history", "-v", "-o", "json"]).expect(0);
+    look(&["alert", "list", "-v", "-o", "json"]).expect(0);
     seen
 }
 
@@ -281,9 +304,13 @@ fn a_planted_secret_is_found_nowhere_but_where_it_belongs() {
         assert!(planted.iter().any(|hay| canary.is_in(hay)), "{canary:?} was planted");
     }
     let settings = Haystack::file(&system.root().join("controller.yaml"));
-    for name in ["key-passphrase", "webhook-url", "webhook-secret", "ping-url"] {
+    for name in ["key-passphrase", "webhook-url", "webhook-secret", "webhook-header", "ping-url"] {
         assert!(given.0[name].is_in(&settings), "{name} was planted");
     }
+    assert!(given.0["hook-variable"].is_in(&Haystack::file(&system.root().join("agent.yaml"))));
+    let told = "hook after_backup: it is (redacted)";
+    let spoke = |hay: &Haystack| String::from_utf8_lossy(&hay.bytes).contains(told);
+    assert!(haystacks.iter().any(spoke), "the hook has spoken");
 
     let mut found = Vec::new();
     let everywhere = || haystacks.iter().chain(&repository).chain(&in_state).chain(&of_agent);

@@ -12,6 +12,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use runtime::clock::Clock;
 use runtime::shutdown::Shutdown;
+use runtime::steps;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +21,7 @@ use crate::alerts::sinks::{SinkError, Sinks};
 use crate::alerts::{Message, Undelivered};
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::Alerts;
+use crate::steps::Step;
 
 /// What waits for a window or for company is looked at this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
@@ -98,7 +100,10 @@ impl Dispatcher {
     /// Routes what is new, and makes messages of what may go out now.
     async fn make_messages(&self, now: Timestamp) -> Result<(), CatalogError> {
         let alerts = self.sinks.alerts();
-        while self.catalog.route_alerts(|event| sinks_of(alerts, event)).await? {}
+        while self.catalog.has_unrouted_alerts().await? {
+            steps::reached(Step::AlertsUnrouted).await;
+            self.catalog.route_alerts(|event| sinks_of(alerts, event)).await?;
+        }
         for (sink, made) in self.made.iter() {
             let is_ping = self.sinks.is_ping(sink);
             let folded = self.catalog.fold_alerts(

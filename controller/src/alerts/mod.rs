@@ -13,10 +13,12 @@ pub mod silence;
 mod sinks;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod year_tests;
 
 pub use dispatch::Dispatcher;
 pub use event::{Event, Kind, Severity, Sign};
 pub use message::Message;
-pub use of_jobs::job_events;
+pub use of_jobs::{COVERED, covered, job_events};
 pub use plan::Again;
 pub use sinks::{SinkError, Undelivered};

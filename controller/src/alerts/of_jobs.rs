@@ -1,6 +1,7 @@
 //! What the start and the end of a job are events of. Pure.
 
 use crate::alerts::{Event, Kind};
+use crate::jobs::job::PartState;
 use crate::jobs::{Job, JobState, Order};
 
 /// The events of a job whose state was `before`: they are written with it.
@@ -21,6 +22,33 @@ pub fn job_events(before: JobState, job: &Job) -> Vec<Event> {
         _ => Vec::new(),
     }
 }
+
+/// The failures of other orders that this job's end has made good: those of whose components it holds each one
+/// whole. `open` are the subjects of what is open of a kind. Its own order's are told by [`job_events`].
+pub fn covered(job: &Job, kind: Kind, open: &[String]) -> Vec<Event> {
+    let is_of_it = match job.order {
+        Order::Backup { .. } => matches!(kind, Kind::BackupFailed | Kind::BackupIncomplete),
+        Order::Verify { .. } => kind == Kind::VerifyFailed,
+        _ => false,
+    };
+    if !is_of_it || !matches!(job.state, JobState::Complete | JobState::Incomplete) {
+        return Vec::new();
+    }
+    let is_whole = |component: &str| {
+        let mut parts =
+            job.parts.iter().filter(|part| part.source.component.as_str() == component).peekable();
+        parts.peek().is_some() && parts.all(|part| part.state == PartState::Complete)
+    };
+    let own = subject(job);
+    let made_good = open.iter().filter(|open| {
+        // What was asked for everything is made good by everything alone.
+        !open.is_empty() && **open != own && open.split(',').all(is_whole)
+    });
+    made_good.map(|open| event(Event::resolved(kind, open), job, "holds it again")).collect()
+}
+
+/// Which kinds [`covered`] may make good.
+pub const COVERED: [Kind; 3] = [Kind::BackupFailed, Kind::BackupIncomplete, Kind::VerifyFailed];
 
 /// What a job of this order is called, and by what it is the same as an earlier one.
 fn subject(job: &Job) -> String {

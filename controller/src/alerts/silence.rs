@@ -123,8 +123,9 @@ fn sink(name: &str, state: &SinkState, is_ping: bool, now: Timestamp) -> Option<
     })
 }
 
-/// The events that make what is open what is wrong: new ones raised, those that are gone resolved. What
-/// only other parts raise is left alone.
+/// The events that make what is open what is wrong: new ones raised, those that are gone resolved. What is
+/// open already is told again by its reminder alone, which the catalog knows; what only other parts raise is
+/// left alone.
 pub fn changes(wrong: Vec<Event>, open: &[OpenAlert]) -> Vec<Event> {
     let is: BTreeSet<(Kind, String)> =
         wrong.iter().map(|event| (event.kind, event.subject.clone())).collect();
@@ -139,5 +140,9 @@ pub fn changes(wrong: Vec<Event>, open: &[OpenAlert]) -> Vec<Event> {
         )
     });
     let resolved: Vec<Event> = resolved.collect();
-    wrong.into_iter().chain(resolved).collect()
+    let is_open = |event: &Event| {
+        open.iter().any(|open| open.event.kind == event.kind && open.event.subject == event.subject)
+    };
+    let new = wrong.into_iter().filter(|event| !is_open(event) || event.kind.reminds_after().is_some());
+    new.chain(resolved).collect()
 }

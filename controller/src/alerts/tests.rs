@@ -8,6 +8,9 @@ use super::silence::{Facts, changes, wrong};
 use super::*;
 use crate::catalog::{Catalog, SinkState};
 use crate::config::{Alerts, Ping, Route, Sink, Webhook};
+use crate::ids::JobId;
+use crate::jobs::job::{Part, PartState};
+use crate::jobs::{Job, JobState, Order};
 
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
 
@@ -21,7 +24,7 @@ async fn catalog() -> (tempfile::TempDir, Catalog) {
     (home, catalog)
 }
 
-fn sinks(names: &[&str]) -> Alerts {
+pub(super) fn sinks(names: &[&str]) -> Alerts {
     let hook =
         || Webhook { url: None, url_file: None, secret: None, secret_file: None, headers: BTreeMap::new() };
     let sinks = names.iter().map(|name| ((*name).to_owned(), Sink::Webhook(hook()))).collect();
@@ -30,13 +33,17 @@ fn sinks(names: &[&str]) -> Alerts {
 
 /// Routes and folds as the dispatcher does; gives what was made, by sink.
 async fn messages(catalog: &Catalog, alerts: &Alerts, now: Timestamp) -> Vec<Message> {
+    make_messages(catalog, alerts, now).await;
+    let made = catalog.alert_deliveries(10_000).await.expect("read");
+    made.into_iter().rev().map(|delivery| delivery.message).collect()
+}
+
+pub(super) async fn make_messages(catalog: &Catalog, alerts: &Alerts, now: Timestamp) {
     while catalog.route_alerts(|event| plan::sinks_of(alerts, event)).await.expect("routed") {}
     for sink in alerts.sinks.keys() {
         let fold = |events, recent: Vec<Timestamp>| plan::fold(events, &recent, now);
         catalog.fold_alerts(sink, false, fold, now).await.expect("folded");
     }
-    let made = catalog.alert_deliveries(10_000).await.expect("read");
-    made.into_iter().rev().map(|delivery| delivery.message).collect()
 }
 
 #[test]
@@ -186,4 +193,47 @@ async fn what_is_over_is_forgotten_and_what_waits_is_not() {
     catalog.alert_delivered(made[0].id, start()).await.expect("written");
     catalog.forget_old_alerts(later).await.expect("done");
     assert!(catalog.alert_deliveries(10).await.expect("read").is_empty());
+}
+
+#[test]
+fn a_later_success_makes_good_what_it_holds_and_nothing_else() {
+    let part = |component: &str, state| Part {
+        state,
+        ..Part::waiting(format!("{component}/{component}").parse().expect("a source"), "files")
+    };
+    let order = |components: &[&str]| Order::Backup {
+        components: components.iter().map(|name| name.parse().expect("a component")).collect(),
+        pin: None,
+    };
+    let ended = |order: Order, state, parts: Vec<Part>| Job {
+        state,
+        parts,
+        ..Job::queued(JobId::fresh(), order, start())
+    };
+    let open = ["database", "models", "database,models", "", "ipfs"].map(str::to_owned);
+    let good = |job: &Job| {
+        let events = covered(job, Kind::BackupFailed, &open).into_iter();
+        events
+            .map(|event| {
+                assert_eq!(event.sign, Sign::Resolved);
+                event.subject
+            })
+            .collect::<Vec<_>>()
+    };
+    let (whole, broken) = (PartState::Complete, PartState::Failed);
+    let everything =
+        ended(order(&[]), JobState::Complete, vec![part("database", whole), part("models", whole)]);
+    assert_eq!(good(&everything), ["database", "models", "database,models"], "its own is told elsewhere");
+    let some = ended(order(&[]), JobState::Incomplete, vec![part("database", broken), part("models", whole)]);
+    assert_eq!(good(&some), ["models"]);
+    let one = ended(order(&["models"]), JobState::Complete, vec![part("models", whole)]);
+    assert_eq!(good(&one), Vec::<String>::new(), "a part is not the whole");
+    let failed = ended(order(&[]), JobState::Failed, vec![part("models", whole)]);
+    assert_eq!(good(&failed), Vec::<String>::new(), "it was not committed");
+    let half = [
+        part("models", whole),
+        Part { source: "models/b".parse().expect("a source"), ..part("models", broken) },
+    ];
+    assert_eq!(good(&ended(order(&[]), JobState::Incomplete, half.to_vec())), Vec::<String>::new());
+    assert!(covered(&everything, Kind::VerifyFailed, &open).is_empty());
 }

@@ -13,7 +13,7 @@ use tonic::Code;
 use crate::alerts::Message;
 use crate::alerts::silence::{self, Facts};
 use crate::app::{App, catalog_failure};
-use crate::catalog::{Delivery, OpenAlert, SinkState, VerificationRecord};
+use crate::catalog::{Delivery, OpenAlert, ScheduleRecord, SinkState, VerificationRecord};
 use crate::config::{Components, Schedule};
 
 /// Facts are looked at this often.
@@ -89,13 +89,7 @@ impl App {
         let now = self.now();
         let wrong = silence::wrong(&facts, &self.config.alerts, now);
         let open = self.catalog.open_alerts().await.map_err(|error| catalog_failure(&error))?;
-        let mut events = silence::changes(wrong, &open);
-        // What is open already is told again by its reminder alone, which the catalog knows.
-        events.retain(|event| {
-            let is_open =
-                open.iter().any(|open| open.event.kind == event.kind && open.event.subject == event.subject);
-            event.sign == crate::alerts::Sign::Resolved || !is_open || event.kind.reminds_after().is_some()
-        });
+        let events = silence::changes(wrong, &open);
         if events.is_empty() {
             return Ok(());
         }
@@ -155,8 +149,9 @@ impl App {
             Ok(())
         };
         of_catalog.await.map_err(|error| catalog_failure(&error))?;
-        let scheduled = scheduled(&self.config.schedules);
-        if let Some(scheduled) = scheduled {
+        // Those of the configuration are there, too.
+        let schedules = self.catalog.schedules().await.map_err(|error| catalog_failure(&error))?;
+        if let Some(scheduled) = scheduled(&schedules) {
             facts.verified.retain(|component, _| scheduled.contains(component));
         }
         let depot = self.depot.clone();
@@ -182,10 +177,10 @@ impl App {
 }
 
 /// The components that schedules back up; `None`: all.
-fn scheduled(schedules: &BTreeMap<String, Schedule>) -> Option<Vec<String>> {
+fn scheduled(schedules: &[ScheduleRecord]) -> Option<Vec<String>> {
     let mut named = Vec::new();
-    for schedule in schedules.values() {
-        if let Schedule::Backup(backup) = schedule {
+    for schedule in schedules {
+        if let Schedule::Backup(backup) = &schedule.definition {
             match &backup.components {
                 Components::All => return None,
                 Components::Named(names) => named.extend(names.iter().cloned()),

@@ -9,12 +9,11 @@ use aws_lc_rs::digest;
 use proto::Failure;
 use proto::convert::BackupChoice;
 use proto::failure::reason;
-use repository::backup::manifest::Outcome;
 use repository::error::RepositoryError;
 use repository::ids::hex;
 use repository::names::BackupName;
 use repository::prune::{PruneOrder, PrunePlan};
-use repository::retention::{Decision, Rules};
+use repository::retention::Rules;
 use serde::Serialize;
 use tokio::sync::SemaphorePermit;
 use tonic::Code;
@@ -25,7 +24,10 @@ use crate::ingest::{repository_failure, thread_died};
 use crate::jobs::Job;
 use crate::jobs::clearing::{Planning, order};
 use crate::jobs::job::Order;
-use crate::jobs::keeping::{Decided, KeepingError, brake_words, decide_now, rules_in_force};
+use crate::jobs::keeping::{
+    Decided, KeepingError, brake_words, decide_now, rules_in_force, rules_of_schedules,
+};
+use crate::jobs::own_rules::{AllRules, Verdict};
 
 /// How long a plan waits for what is under way.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -38,11 +40,9 @@ pub struct RetentionPlan {
     /// Confirms it.
     pub digest: String,
     /// The rules that count.
-    pub rules: Rules,
-    /// By backup, newest first, with how it ended.
-    pub decisions: Vec<(Decision, Outcome)>,
-    /// Why those go that go.
-    pub why_it_goes: String,
+    pub rules: AllRules,
+    /// By backup, newest first.
+    pub verdicts: Vec<Verdict>,
     /// What would become of the packs.
     pub packs: PrunePlan,
     /// Why a person has to approve it.
@@ -62,13 +62,18 @@ pub struct PlannedPrune {
 
 impl App {
     /// The rules that count now.
-    pub async fn retention(&self) -> Result<Rules, Failure> {
+    pub async fn retention(&self) -> Result<AllRules, Failure> {
         let app = self.clone();
-        self.on_repository(WHAT_RULES, move || rules_in_force(app.runner.retention(), &app.depot)).await
+        let general = self
+            .on_repository(WHAT_RULES, move || rules_in_force(app.runner.retention(), &app.depot))
+            .await?;
+        let of_schedules =
+            rules_of_schedules(&self.catalog).await.map_err(|error| catalog_failure(&error))?;
+        Ok(AllRules { general, of_schedules })
     }
 
     /// Sets the rules, unless the configuration declares them.
-    pub async fn set_retention(&self, rules: Rules) -> Result<Rules, Failure> {
+    pub async fn set_retention(&self, rules: Rules) -> Result<AllRules, Failure> {
         if self.runner.retention().is_declared {
             return Err(Failure::new(
                 Code::FailedPrecondition,
@@ -86,7 +91,7 @@ impl App {
         })
         .await?;
         tracing::info!(%rules, "the rules of retention were set");
-        Ok(rules)
+        self.retention().await
     }
 
     /// Keeps a backup for `reason`, or, without one, by the rules again.
@@ -114,9 +119,8 @@ impl App {
         let brake = decided.brake().or_else(|| packs.brake.as_ref().map(brake_words));
         Ok(RetentionPlan {
             digest: digest_of_retention(&decided),
-            why_it_goes: decided.why_it_goes(),
             rules: decided.rules,
-            decisions: decided.decisions,
+            verdicts: decided.verdicts,
             packs,
             brake,
         })
@@ -134,8 +138,8 @@ impl App {
         }
         let plan = self.plan_retention().await?;
         confirmed(&plan.digest, digest, &plan.brake, approved)?;
-        let goes = plan.decisions.iter().filter(|(decision, _)| decision.goes());
-        let confirmed: Vec<BackupName> = goes.map(|(decision, _)| decision.name.clone()).collect();
+        let goes = plan.verdicts.iter().filter(|verdict| verdict.goes());
+        let confirmed: Vec<BackupName> = goes.map(|verdict| verdict.name.clone()).collect();
         self.submit(Order::Retention { confirmed: Some(confirmed), approved }, request_id).await
     }
 
@@ -241,7 +245,7 @@ fn confirmed(now: &str, seen: &str, brake: &Option<String>, approved: bool) -> R
 
 fn digest_of_retention(decided: &Decided) -> String {
     let names: Vec<BackupName> = decided.removals().into_iter().map(|removal| removal.backup).collect();
-    digest_of(&("retention", &decided.rules, names))
+    digest_of(&("retention", &decided.rules.general, &decided.rules.of_schedules, names))
 }
 
 /// What is dead for certain; what is young or waits is another run's.

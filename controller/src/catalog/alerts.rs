@@ -90,6 +90,18 @@ pub(super) async fn raise(
     Ok(())
 }
 
+/// Of what something of this kind is wrong.
+pub(super) async fn open_subjects(
+    change: &mut Transaction<'static, Sqlite>,
+    kind: Kind,
+) -> Result<Vec<String>, CatalogError> {
+    let subjects = sqlx::query_scalar("SELECT subject FROM alert_open WHERE kind = ? ORDER BY subject")
+        .bind(kind.word())
+        .fetch_all(&mut **change)
+        .await?;
+    Ok(subjects)
+}
+
 /// Since when it is wrong, and when it was last told.
 async fn open_since(
     change: &mut Transaction<'static, Sqlite>,

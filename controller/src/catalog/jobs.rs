@@ -3,11 +3,12 @@
 use jiff::Timestamp;
 use sqlx::Row;
 
-use crate::alerts::Event;
-use crate::catalog::alerts::raise;
+use crate::alerts::{COVERED, Event, covered};
+use crate::catalog::alerts::{open_subjects, raise};
 use crate::catalog::{Catalog, CatalogError, Claim, from_json, micros, schedules, time, to_json};
 use crate::ids::JobId;
 use crate::jobs::Job;
+use crate::jobs::own_rules::Origins;
 
 /// The most lines kept of one job; what comes after is in the program's log alone.
 const MAX_EVENTS: i64 = 1_000;
@@ -112,6 +113,12 @@ impl Catalog {
             kept.push(JobEventRecord { sequence: last as u64, at: now, level: level.to_owned(), line });
         }
         raise(&mut change, events, now).await?;
+        if job.state.is_end() {
+            for kind in COVERED {
+                let open = open_subjects(&mut change, kind).await?;
+                raise(&mut change, &covered(job, kind, &open), now).await?;
+            }
+        }
         change.commit().await?;
         if !events.is_empty() {
             self.alerts_raised.notify_one();
@@ -140,6 +147,22 @@ impl Catalog {
             .fetch_optional(&self.readers)
             .await?;
         record.map(|record| from_json(&record, "a job")).transpose()
+    }
+
+    /// Which schedule has ordered each backup whose job is known.
+    pub async fn origins_of_backups(&self) -> Result<Origins, CatalogError> {
+        let rows = sqlx::query(
+            "SELECT record ->> '$.backup' AS backup, record ->> '$.schedule' AS schedule FROM jobs
+             WHERE record ->> '$.order.kind' = 'backup' AND record ->> '$.backup' IS NOT NULL",
+        )
+        .fetch_all(&self.readers)
+        .await?;
+        let origins = rows.iter().map(|row| {
+            let name: String = row.try_get("backup")?;
+            let name = name.parse().map_err(|_| CatalogError::Damaged("a job"))?;
+            Ok((name, row.try_get("schedule")?))
+        });
+        origins.collect()
     }
 
     /// The job that this request id has started.

@@ -56,6 +56,15 @@ pub struct SinkState {
 }
 
 impl Catalog {
+    /// True if some event's routes were not looked at.
+    pub async fn has_unrouted_alerts(&self) -> Result<bool, CatalogError> {
+        let one: Option<i64> =
+            sqlx::query_scalar("SELECT sequence FROM alert_events WHERE routed = 0 LIMIT 1")
+                .fetch_optional(&self.readers)
+                .await?;
+        Ok(one.is_some())
+    }
+
     /// Hands events whose routes were not looked at to their sinks. True if there may be more.
     pub async fn route_alerts(&self, sinks_of: impl Fn(&Event) -> Vec<String>) -> Result<bool, CatalogError> {
         let mut change = self.change().await?;

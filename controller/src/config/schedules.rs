@@ -6,9 +6,11 @@ use std::fmt;
 use jiff::tz::TimeZone;
 use repository::names::Component;
 use runtime::config::{Duration, Problem};
-use serde::de::{self, Deserializer, SeqAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::Retention;
 use crate::schedule::times::{NoTimes, Times};
 
 /// What is to happen at which times.
@@ -36,6 +38,9 @@ pub struct BackupSchedule {
     /// Where its hours are meant; none: where all of them are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub time_zone: Option<String>,
+    /// Which of its backups are kept; none: as of all others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Retention>,
 }
 
 /// A verification at certain times.
@@ -97,10 +102,50 @@ struct Written {
     components: Option<Components>,
     depth: Option<VerifyDepth>,
     wait_for_backup: Option<Duration>,
-    retention: Option<bool>,
+    retention: Option<WrittenRetention>,
     catch_up: Option<Duration>,
     jitter: Option<Duration>,
     time_zone: Option<String>,
+}
+
+/// Of a backup: its rules. Of a verification: whether the rules are applied after it.
+enum WrittenRetention {
+    Applied(bool),
+    Rules(Retention),
+}
+
+impl<'de> Deserialize<'de> for WrittenRetention {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(RetentionVisitor)
+    }
+}
+
+struct RetentionVisitor;
+
+impl<'de> Visitor<'de> for RetentionVisitor {
+    type Value = WrittenRetention;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("of a backup rules like { keep_within: 7d }, of a verification true or false")
+    }
+
+    fn visit_bool<E: de::Error>(self, applied: bool) -> Result<WrittenRetention, E> {
+        Ok(WrittenRetention::Applied(applied))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<WrittenRetention, E> {
+        match text.trim() {
+            "true" => Ok(WrittenRetention::Applied(true)),
+            "false" => Ok(WrittenRetention::Applied(false)),
+            _ => {
+                Err(E::custom("of a backup rules like { keep_within: 7d }, of a verification true or false"))
+            }
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<WrittenRetention, A::Error> {
+        Retention::deserialize(MapAccessDeserializer::new(map)).map(WrittenRetention::Rules)
+    }
 }
 
 impl TryFrom<Written> for Schedule {
@@ -111,25 +156,32 @@ impl TryFrom<Written> for Schedule {
         let catch_up = written.catch_up.unwrap_or(Duration::from_secs(6 * HOUR_SECONDS));
         let jitter = written.jitter.unwrap_or(Duration::from_secs(0));
         let time_zone = written.time_zone;
+        let (applied, rules) = match written.retention {
+            None => (None, None),
+            Some(WrittenRetention::Applied(applied)) => (Some(applied), None),
+            Some(WrittenRetention::Rules(rules)) => (None, Some(rules)),
+        };
         match (written.backup, written.verify) {
-            (Some(_), None)
-                if written.depth.is_some()
-                    || written.wait_for_backup.is_some()
-                    || written.retention.is_some() =>
-            {
-                Err(
-                    "`depth`, `wait_for_backup` and `retention` belong to `verify`, this schedule is a `backup`",
-                )
+            (Some(_), None) if written.depth.is_some() || written.wait_for_backup.is_some() => {
+                Err("`depth` and `wait_for_backup` belong to `verify`, this schedule is a `backup`")
             }
+            (Some(_), None) if applied.is_some() => {
+                Err("the `retention` of a `backup` are the rules for its backups, e.g. { keep_within: 7d }")
+            }
+            (None, Some(_)) if rules.is_some() => Err(
+                "the `retention` of a `verify` is true or false; rules belong to a `backup`, or to `retention` \
+                 outside of `schedules`",
+            ),
             (Some(cron), None) => {
-                Ok(Self::Backup(BackupSchedule { cron, components, catch_up, jitter, time_zone }))
+                let retention = rules;
+                Ok(Self::Backup(BackupSchedule { cron, components, catch_up, jitter, time_zone, retention }))
             }
             (None, Some(cron)) => Ok(Self::Verify(VerifySchedule {
                 cron,
                 components,
                 depth: written.depth.unwrap_or(VerifyDepth::Opened),
                 wait_for_backup: written.wait_for_backup.unwrap_or(Duration::from_secs(4 * HOUR_SECONDS)),
-                retention: written.retention.unwrap_or(true),
+                retention: applied.unwrap_or(true),
                 catch_up,
                 jitter,
                 time_zone,
@@ -299,6 +351,14 @@ impl Schedule {
         }
     }
 
+    /// Which of its backups are kept, if it says so.
+    pub fn own_retention(&self) -> Option<&Retention> {
+        match self {
+            Self::Backup(backup) => backup.retention.as_ref(),
+            Self::Verify(_) => None,
+        }
+    }
+
     /// What the types alone cannot tell: the key, and what is wrong with it.
     pub fn check(&self) -> Result<(), (&'static str, String)> {
         let (when, components) = match self {
@@ -317,6 +377,9 @@ impl Schedule {
             && let Some(wrong) = names.iter().position(|name| name.parse::<Component>().is_err())
         {
             return Err(("components", format!("the {}. is no component's name", wrong + 1)));
+        }
+        if let Some((_, why)) = self.own_retention().and_then(Retention::wrong) {
+            return Err(("retention", why.to_owned()));
         }
         let (catch_up, jitter) = self.catch_up_and_jitter();
         for (key, span, most) in [("jitter", jitter, Duration::from_days(1)), ("catch_up", catch_up, MOST)] {

@@ -7,17 +7,18 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use repository::backup::manifest::{BackupRecord, Outcome};
+use repository::backup::manifest::BackupRecord;
 use repository::error::RepositoryError;
 use repository::names::BackupName;
 use repository::prune::Brake;
-use repository::retention::{ArchiveFacts, Decision, Facts, Proof, Rules, decide};
+use repository::retention::{ArchiveFacts, Facts, Proof, Rules};
 use repository::verify::Depth;
 use repository::work::WorkKind;
 
 use crate::catalog::{Catalog, CatalogError, VerificationRecord};
 use crate::depot::Depot;
 use crate::jobs::job::Removal;
+use crate::jobs::own_rules::{AllRules, Origins, Verdict, verdicts};
 
 /// So many backups may go without anybody having seen a plan.
 const FEW: usize = 5;
@@ -36,9 +37,9 @@ pub struct Configured {
 /// The rules that count now, and what they decide.
 #[derive(Debug, Clone)]
 pub(crate) struct Decided {
-    pub(crate) rules: Rules,
-    /// Newest first, each with how the backup ended.
-    pub(crate) decisions: Vec<(Decision, Outcome)>,
+    pub(crate) rules: AllRules,
+    /// Newest first.
+    pub(crate) verdicts: Vec<Verdict>,
 }
 
 /// No decision can be made.
@@ -60,6 +61,16 @@ pub(crate) fn rules_in_force(configured: &Configured, depot: &Depot) -> Result<R
     }
 }
 
+/// The rules of those schedules that have their own.
+pub(crate) async fn rules_of_schedules(catalog: &Catalog) -> Result<BTreeMap<String, Rules>, CatalogError> {
+    let schedules = catalog.schedules().await?.into_iter();
+    let own = schedules.filter_map(|schedule| {
+        let rules = schedule.definition.own_retention()?.rules();
+        Some((schedule.name, rules))
+    });
+    Ok(own.collect())
+}
+
 /// Decides what becomes of each backup.
 pub(crate) async fn decide_now(
     configured: &Configured,
@@ -70,9 +81,14 @@ pub(crate) async fn decide_now(
     let records = catalog.backups_before(None, u32::MAX).await?;
     let names: Vec<&BackupName> = records.iter().map(|record| &record.name).collect();
     let mut proofs = catalog.verifications_of(&names).await?;
+    let of_schedules = rules_of_schedules(catalog).await?;
+    let origins = match of_schedules.is_empty() {
+        true => Origins::new(),
+        false => catalog.origins_of_backups().await?,
+    };
     let (configured, depot) = (configured.clone(), depot.clone());
     let decided = tokio::task::spawn_blocking(move || {
-        let rules = rules_in_force(&configured, &depot)?;
+        let rules = AllRules { general: rules_in_force(&configured, &depot)?, of_schedules };
         let there = depot.repository().names()?;
         let pins = depot.repository().pins()?;
         let readers = readers(&depot, now)?;
@@ -84,12 +100,8 @@ pub(crate) async fn decide_now(
                 ..facts(&record, proofs.remove(&record.name).unwrap_or_default())
             })
             .collect();
-        let outcomes: BTreeMap<u64, Outcome> =
-            facts.iter().map(|facts| (facts.sequence, facts.outcome)).collect();
-        let decisions = decide(&facts, &rules, now, &configured.zone);
-        let decisions =
-            decisions.into_iter().map(|decision| (decision.clone(), outcomes[&decision.sequence]));
-        Ok::<_, RepositoryError>(Decided { rules, decisions: decisions.collect() })
+        let verdicts = verdicts(&facts, &rules, &origins, now, &configured.zone);
+        Ok::<_, RepositoryError>(Decided { rules, verdicts })
     });
     Ok(decided.await??)
 }
@@ -148,21 +160,20 @@ fn proof(result: &VerificationRecord) -> Option<Proof> {
 impl Decided {
     /// What goes, with the rule for the note that stays of it.
     pub(crate) fn removals(&self) -> Vec<Removal> {
-        let goes = self.decisions.iter().filter(|(decision, _)| decision.goes());
-        goes.map(|(decision, _)| Removal { backup: decision.name.clone(), rule: self.why_it_goes() })
-            .collect()
-    }
-
-    /// Why those go that go.
-    pub(crate) fn why_it_goes(&self) -> String {
-        format!("kept by no rule ({})", self.rules)
+        let goes = self.verdicts.iter().filter(|verdict| verdict.goes());
+        goes.map(|verdict| Removal { backup: verdict.name.clone(), rule: why_it_goes(verdict) }).collect()
     }
 
     /// Why a person has to approve the removals: a wrong rule, or a wrong clock, looks like this.
     pub(crate) fn brake(&self) -> Option<String> {
-        let (goes, all) = (self.removals().len(), self.decisions.len());
+        let (goes, all) = (self.removals().len(), self.verdicts.len());
         (goes > FEW && goes * 2 > all).then(|| format!("{goes} of {all} backups would go"))
     }
+}
+
+/// Why one goes that goes.
+pub(crate) fn why_it_goes(verdict: &Verdict) -> String {
+    format!("kept by no rule ({})", verdict.by)
 }
 
 /// Why a person has to approve what prune would take away.

@@ -10,6 +10,7 @@ pub mod job;
 pub(crate) mod keeping;
 pub(crate) mod leases;
 mod live;
+pub mod own_rules;
 pub mod queue;
 pub(crate) mod restore;
 mod runner;

@@ -8,11 +8,13 @@ use proto::v1::{
     StartRetentionRequest, UnpinBackupRequest,
 };
 use proto::{Failure, convert};
-use repository::retention::{Decision, Rules};
+use repository::retention::Rules;
 use tonic::{Request, Response, Status};
 
 use crate::app::App;
 use crate::jobs::Job;
+use crate::jobs::keeping::why_it_goes;
+use crate::jobs::own_rules::{AllRules, Verdict};
 use crate::rpc::gate::About;
 use crate::rpc::jobs::request_id;
 use crate::rpc::wire;
@@ -25,18 +27,13 @@ pub(super) struct RetentionService {
 }
 
 impl RetentionService {
-    fn rules(&self, rules: &Rules) -> RetentionRules {
+    fn rules(&self, rules: &AllRules) -> RetentionRules {
+        let own = rules.of_schedules.iter();
         RetentionRules {
-            keep_within_seconds: rules.keep_within_seconds,
-            keep_last: rules.keep_last,
-            keep_hourly: rules.keep_hourly,
-            keep_daily: rules.keep_daily,
-            keep_weekly: rules.keep_weekly,
-            keep_monthly: rules.keep_monthly,
-            keep_yearly: rules.keep_yearly,
-            keep_complete: rules.keep_complete,
             managed: self.app.runner.retention().is_declared,
             time_zone: self.app.config.time_zone.clone(),
+            of_schedules: own.map(|(schedule, rules)| (schedule.clone(), to_wire_rules(rules))).collect(),
+            ..to_wire_rules(&rules.general)
         }
     }
 
@@ -47,6 +44,21 @@ impl RetentionService {
     async fn pin(&self, backup: &str, reason: Option<String>) -> Result<Response<Backup>, Status> {
         let (record, verified) = self.app.pin(&backup_choice("backup", backup)?, reason).await?;
         Ok(Response::new(wire::backup(&record, &verified)))
+    }
+}
+
+/// Rules for the wire.
+pub(super) fn to_wire_rules(rules: &Rules) -> RetentionRules {
+    RetentionRules {
+        keep_within_seconds: rules.keep_within_seconds,
+        keep_last: rules.keep_last,
+        keep_hourly: rules.keep_hourly,
+        keep_daily: rules.keep_daily,
+        keep_weekly: rules.keep_weekly,
+        keep_monthly: rules.keep_monthly,
+        keep_yearly: rules.keep_yearly,
+        keep_complete: rules.keep_complete,
+        ..RetentionRules::default()
     }
 }
 
@@ -87,20 +99,20 @@ impl Retention for RetentionService {
         _request: Request<PlanRetentionRequest>,
     ) -> Result<Response<RetentionPlan>, Status> {
         let plan = self.app.plan_retention().await?;
-        let decision = |(decision, outcome): &(Decision, _)| RetentionDecision {
-            backup: decision.name.to_string(),
-            sequence: decision.sequence,
-            outcome: to_wire_outcome(*outcome).into(),
-            goes: decision.goes(),
-            reasons: match decision.goes() {
-                true => vec![plan.why_it_goes.clone()],
-                false => decision.keeps.iter().map(ToString::to_string).collect(),
+        let decision = |verdict: &Verdict| RetentionDecision {
+            backup: verdict.name.to_string(),
+            sequence: verdict.sequence,
+            outcome: to_wire_outcome(verdict.outcome).into(),
+            goes: verdict.goes(),
+            reasons: match verdict.goes() {
+                true => vec![why_it_goes(verdict)],
+                false => verdict.keeps.clone(),
             },
         };
         Ok(Response::new(RetentionPlan {
             digest: plan.digest,
             rules: Some(self.rules(&plan.rules)),
-            backups: plan.decisions.iter().map(decision).collect(),
+            backups: plan.verdicts.iter().map(decision).collect(),
             freed_bytes: plan.packs.taken,
             rewritten_bytes: plan.packs.rewritten.bytes + plan.packs.merged.bytes,
             rewritten_packs: plan.packs.rewritten.packs + plan.packs.merged.packs,

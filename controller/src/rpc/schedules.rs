@@ -14,9 +14,10 @@ use tonic::{Request, Response, Status};
 
 use crate::app::{App, ScheduleView};
 use crate::catalog::ScheduleOrigin;
-use crate::config::{BackupSchedule, Components, Schedule, VerifyDepth, VerifySchedule};
+use crate::config::{BackupSchedule, Components, Retention, Schedule, VerifyDepth, VerifySchedule};
 use crate::rpc::gate::About;
 use crate::rpc::jobs::request_id;
+use crate::rpc::retention::to_wire_rules;
 use crate::rpc::wire;
 
 /// What is left out of a schedule: as in the configuration.
@@ -46,7 +47,10 @@ fn shown(view: &ScheduleView) -> v1::Schedule {
         ..v1::Schedule::default()
     };
     match &record.definition {
-        Schedule::Backup(_) => common,
+        Schedule::Backup(backup) => {
+            let keeps = backup.retention.as_ref().map(|retention| to_wire_rules(&retention.rules()));
+            v1::Schedule { keeps, ..common }
+        }
         Schedule::Verify(verify) => v1::Schedule {
             kind: "verify".to_owned(),
             depth: depth_word(verify.depth).to_owned(),
@@ -90,6 +94,19 @@ fn depth_word(depth: VerifyDepth) -> &'static str {
     }
 }
 
+fn keeps(wire: &v1::RetentionRules) -> Retention {
+    Retention {
+        keep_within: wire.keep_within_seconds.map(Duration::from_secs),
+        keep_last: wire.keep_last,
+        keep_hourly: wire.keep_hourly,
+        keep_daily: wire.keep_daily,
+        keep_weekly: wire.keep_weekly,
+        keep_monthly: wire.keep_monthly,
+        keep_yearly: wire.keep_yearly,
+        keep_complete: wire.keep_complete,
+    }
+}
+
 fn definition(wire: &SetScheduleRequest) -> Result<Schedule, Failure> {
     let cron = wire.cron.parse().map_err(Failure::invalid)?;
     let components: Vec<String> =
@@ -115,7 +132,13 @@ fn definition(wire: &SetScheduleRequest) -> Result<Schedule, Failure> {
         {
             Err(Failure::invalid("depth, waiting for a backup and retention belong to a verification"))
         }
-        "backup" => Ok(Schedule::Backup(BackupSchedule { cron, components, catch_up, jitter, time_zone })),
+        "backup" => {
+            let retention = wire.keeps.as_ref().map(keeps);
+            Ok(Schedule::Backup(BackupSchedule { cron, components, catch_up, jitter, time_zone, retention }))
+        }
+        "verify" if wire.keeps.is_some() => {
+            Err(Failure::invalid("rules for backups belong to the schedule of a backup"))
+        }
         "verify" => Ok(Schedule::Verify(VerifySchedule {
             cron,
             components,

@@ -1,6 +1,7 @@
 //! Retention, prune and pins: what can be typed.
 
 use clap::{Args, Subcommand};
+use proto::v1;
 
 use super::{Output, Request, backup_name, help, length};
 
@@ -19,6 +20,15 @@ pub(crate) enum Retention {
 /// The rules of retention: what one of them keeps stays.
 #[derive(Debug, Args)]
 pub(crate) struct Rules {
+    #[command(flatten)]
+    pub(crate) keeps: Keeps,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// Rules one by one.
+#[derive(Debug, Args)]
+pub(crate) struct Keeps {
     /// All that are younger: 12h, 30d, 52w
     #[arg(long, value_name = "TIME", value_parser = within_seconds)]
     pub(crate) keep_within: Option<u64>,
@@ -40,11 +50,28 @@ pub(crate) struct Rules {
     /// The newest of each of so many years
     #[arg(long, value_name = "N")]
     pub(crate) keep_yearly: Option<u32>,
-    /// The newest so many complete ones, whatever their age
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) keep_complete: u32,
-    #[command(flatten)]
-    pub(crate) output: Output,
+    /// The newest so many complete ones, whatever their age [default: 3]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) keep_complete: Option<u32>,
+}
+
+impl Keeps {
+    /// For the wire; none: no rule was written.
+    pub(crate) fn rules(&self) -> Option<v1::RetentionRules> {
+        let rules = v1::RetentionRules {
+            keep_within_seconds: self.keep_within,
+            keep_last: self.keep_last,
+            keep_hourly: self.keep_hourly,
+            keep_daily: self.keep_daily,
+            keep_weekly: self.keep_weekly,
+            keep_monthly: self.keep_monthly,
+            keep_yearly: self.keep_yearly,
+            keep_complete: self.keep_complete.unwrap_or_default(),
+            ..v1::RetentionRules::default()
+        };
+        (rules != v1::RetentionRules::default())
+            .then(|| v1::RetentionRules { keep_complete: self.keep_complete.unwrap_or(3), ..rules })
+    }
 }
 
 /// How something is taken away.
@@ -116,7 +143,8 @@ mod tests {
         let words = ["nsctl", "retention", "set", "--keep-within", "30d", "--keep-weekly", "8"];
         let cli = Cli::try_parse_from(words).expect("valid");
         let Verb::Retention(Retention::Set(rules)) = cli.verb else { panic!("set is parsed as set") };
-        assert_eq!((rules.keep_within, rules.keep_weekly), (Some(2_592_000), Some(8)));
+        let rules = rules.keeps.rules().expect("some");
+        assert_eq!((rules.keep_within_seconds, rules.keep_weekly), (Some(2_592_000), Some(8)));
         assert_eq!((rules.keep_last, rules.keep_complete), (None, 3));
         for wrong in ["", "0s", "-1d", "soon"] {
             assert!(within_seconds(wrong).is_err(), "{wrong:?}");

@@ -65,6 +65,9 @@ pub(crate) struct Set {
     /// Do not apply the rules of retention after the verification
     #[arg(long, conflicts_with = "backup")]
     pub(crate) no_retention: bool,
+    /// Which of its backups are kept [default: as the rules for all of them say]
+    #[command(flatten)]
+    pub(crate) keeps: super::retention::Keeps,
     #[command(flatten)]
     pub(crate) output: Output,
 }

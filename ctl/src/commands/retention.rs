@@ -28,17 +28,8 @@ async fn show(client: Client, voice: Voice) -> Ended {
 }
 
 async fn set(client: Client, wanted: cli::Rules, voice: Voice) -> Ended {
-    let rules = v1::RetentionRules {
-        keep_within_seconds: wanted.keep_within,
-        keep_last: wanted.keep_last,
-        keep_hourly: wanted.keep_hourly,
-        keep_daily: wanted.keep_daily,
-        keep_weekly: wanted.keep_weekly,
-        keep_monthly: wanted.keep_monthly,
-        keep_yearly: wanted.keep_yearly,
-        keep_complete: wanted.keep_complete,
-        ..v1::RetentionRules::default()
-    };
+    // Without any rule the controller says what is wrong.
+    let rules = wanted.keeps.rules().unwrap_or_default();
     let request = v1::SetRetentionRequest { rules: Some(rules) };
     let wire = client.retention().set_retention(ask(request)).await?.into_inner();
     voice.result(&Rules::from(wire), Rules::text)?;

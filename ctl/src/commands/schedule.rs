@@ -60,6 +60,7 @@ async fn set(client: Client, wanted: cli::Set, voice: Voice) -> Ended {
         catch_up_milliseconds: wanted.catch_up,
         wait_for_backup_milliseconds: wanted.wait_for_backup,
         retention: wanted.no_retention.then_some(false),
+        keeps: wanted.keeps.rules(),
     };
     shown(client.schedules().set_schedule(ask(request)).await?.into_inner(), voice)
 }

@@ -1,5 +1,7 @@
 //! Which backups are kept, and what would go.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use proto::v1;
 use serde::Serialize;
@@ -8,9 +10,9 @@ use super::{outcome, some, time};
 use crate::output::table::Rows;
 use crate::output::words::{count, counted, size, utc};
 
-/// The rules of retention.
+/// Rules one by one.
 #[derive(Debug, Serialize)]
-pub(crate) struct Rules {
+pub(crate) struct Keeps {
     pub(crate) keep_within_seconds: Option<u64>,
     pub(crate) keep_last: Option<u32>,
     pub(crate) keep_hourly: Option<u32>,
@@ -19,6 +21,15 @@ pub(crate) struct Rules {
     pub(crate) keep_monthly: Option<u32>,
     pub(crate) keep_yearly: Option<u32>,
     pub(crate) keep_complete: u32,
+}
+
+/// The rules of retention.
+#[derive(Debug, Serialize)]
+pub(crate) struct Rules {
+    #[serde(flatten)]
+    pub(crate) keeps: Keeps,
+    /// By schedule: of the backups that it orders, instead.
+    pub(crate) schedules: BTreeMap<String, Keeps>,
     /// The controller's configuration declares them: they are changed there alone.
     pub(crate) managed: bool,
     /// In which hours, days, weeks begin.
@@ -83,6 +94,15 @@ pub(crate) struct PrunePlan {
 }
 
 impl From<v1::RetentionRules> for Rules {
+    fn from(mut wire: v1::RetentionRules) -> Self {
+        let own = std::mem::take(&mut wire.of_schedules).into_iter();
+        let schedules = own.map(|(schedule, rules)| (schedule, Keeps::from(rules))).collect();
+        let (managed, time_zone) = (wire.managed, std::mem::take(&mut wire.time_zone));
+        Self { keeps: wire.into(), schedules, managed, time_zone }
+    }
+}
+
+impl From<v1::RetentionRules> for Keeps {
     fn from(wire: v1::RetentionRules) -> Self {
         Self {
             keep_within_seconds: wire.keep_within_seconds,
@@ -93,8 +113,6 @@ impl From<v1::RetentionRules> for Rules {
             keep_monthly: wire.keep_monthly,
             keep_yearly: wire.keep_yearly,
             keep_complete: wire.keep_complete,
-            managed: wire.managed,
-            time_zone: wire.time_zone,
         }
     }
 }
@@ -148,9 +166,8 @@ impl From<v1::PrunePlan> for PrunePlan {
     }
 }
 
-impl Rules {
-    /// For people.
-    pub(crate) fn text(&self) -> String {
+impl Keeps {
+    fn table(&self) -> String {
         let mut rows = Rows::new(&["RULE", "KEEPS"]);
         if let Some(seconds) = self.keep_within_seconds {
             rows.row(["keep_within".to_owned(), format!("all that are younger than {}", span(seconds))]);
@@ -175,14 +192,24 @@ impl Rules {
                 rows.row([rule.to_owned(), format!("{words}{}", counted(number.into(), one, many))]);
             }
         }
+        rows.finish_or("no rules")
+    }
+}
+
+impl Rules {
+    /// For people.
+    pub(crate) fn text(&self) -> String {
         let whose = match self.managed {
             true => "the controller's configuration declares them",
             false => "`nsctl retention set` changes them",
         };
+        let mut text = self.keeps.table();
+        for (schedule, keeps) in &self.schedules {
+            text.push_str(&format!("\n\nInstead, of backups by the schedule {schedule}:\n{}", keeps.table()));
+        }
         format!(
-            "{}\n\nAlways kept: what is pinned or in use, and what no newer verified backup replaces.\n\
+            "{text}\n\nAlways kept: what is pinned or in use, and what no newer verified backup replaces.\n\
              Days begin by {}; {whose}.",
-            rows.finish_or("no rules"),
             self.time_zone
         )
     }

@@ -6,6 +6,7 @@ use proto::v1;
 use serde::Serialize;
 
 use super::job::State;
+use super::retention::Keeps;
 use super::{some, time};
 use crate::output::table::{Rows, or_dash};
 use crate::output::words::{counted, duration, utc};
@@ -30,6 +31,8 @@ pub(crate) struct Schedule {
     pub(crate) depth: Option<String>,
     pub(crate) wait_for_backup_seconds: Option<u64>,
     pub(crate) retention: Option<bool>,
+    /// Of a backup: the rules for what it makes; none: those of all.
+    pub(crate) keeps: Option<Keeps>,
     pub(crate) jitter_seconds: u64,
     pub(crate) catch_up_seconds: u64,
     /// The controller's configuration declares it: it is changed there alone.
@@ -79,6 +82,7 @@ impl From<v1::Schedule> for Schedule {
             depth: some(wire.depth),
             wait_for_backup_seconds: is_verify.then_some(wire.wait_for_backup_milliseconds / 1_000),
             retention: is_verify.then_some(wire.retention),
+            keeps: wire.keeps.map(Keeps::from),
             jitter_seconds: wire.jitter_milliseconds / 1_000,
             catch_up_seconds: wire.catch_up_milliseconds / 1_000,
             managed: wire.managed,

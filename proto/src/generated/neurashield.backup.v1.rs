@@ -2228,7 +2228,7 @@ pub struct JobEvent {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetRetentionRequest {}
 /// A rule that is not set keeps nothing by itself; what one rule keeps stays.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RetentionRules {
     #[prost(uint64, optional, tag = "1")]
     pub keep_within_seconds: ::core::option::Option<u64>,
@@ -2253,8 +2253,14 @@ pub struct RetentionRules {
     /// in which hours, days, weeks begin
     #[prost(string, tag = "10")]
     pub time_zone: ::prost::alloc::string::String,
+    /// of backups that these schedules order, instead; only told
+    #[prost(map = "string, message", tag = "11")]
+    pub of_schedules: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        RetentionRules,
+    >,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SetRetentionRequest {
     /// all of them: what is not set is no rule any more
     #[prost(message, optional, tag = "1")]
@@ -2516,7 +2522,7 @@ pub struct ListSchedulesResponse {
     #[prost(message, repeated, tag = "1")]
     pub schedules: ::prost::alloc::vec::Vec<Schedule>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Schedule {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
@@ -2555,6 +2561,9 @@ pub struct Schedule {
     pub next_due_at: ::core::option::Option<::prost_types::Timestamp>,
     #[prost(message, optional, tag = "15")]
     pub last: ::core::option::Option<ScheduleRun>,
+    /// of a backup: the rules for what it makes; unset: those of all
+    #[prost(message, optional, tag = "16")]
+    pub keeps: ::core::option::Option<RetentionRules>,
 }
 /// What became of a planned time.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2584,7 +2593,7 @@ pub struct ScheduleRun {
     #[prost(string, tag = "10")]
     pub note: ::prost::alloc::string::String,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SetScheduleRequest {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
@@ -2610,6 +2619,9 @@ pub struct SetScheduleRequest {
     pub wait_for_backup_milliseconds: ::core::option::Option<u64>,
     #[prost(bool, optional, tag = "10")]
     pub retention: ::core::option::Option<bool>,
+    /// of a backup
+    #[prost(message, optional, tag = "11")]
+    pub keeps: ::core::option::Option<RetentionRules>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RemoveScheduleRequest {

@@ -141,6 +141,7 @@ pub(crate) const ROWS: &[(&str, Scenario, Answered)] = &[
     ("prune-trashed", S::Clear, Nobody),
     ("prune-deleted", S::Clear, Nobody),
     ("clearing-listed", S::Retain, Nobody),
+    ("alerts-unrouted", S::Backup, Nobody),
     ("task-handed-out", S::Backup, Peer),
     ("segment-received", S::Backup, Nobody),
     ("segment-durable", S::Backup, Peer),

@@ -39,7 +39,7 @@ async fn hand_over(
 ) -> Result<(), Undelivered> {
     let tls = |error| Undelivered::refused(format!("TLS cannot be set up: {error}"));
     let mut last = Undelivered::later("the server has no address");
-    for place in address::resolve(&server.host, server.port, sinks.allow).await?.into_iter().take(4) {
+    for place in address::resolve(&server.host, server.port, sinks.way.allow).await?.into_iter().take(4) {
         let mut parameters = TlsParameters::builder(server.host.clone());
         for certificate in &sinks.extra {
             let certificate = Certificate::from_der(certificate.to_vec()).map_err(tls)?;

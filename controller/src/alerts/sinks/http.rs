@@ -58,61 +58,68 @@ impl Place {
     }
 }
 
-/// Posts `body`; good is any answer of success.
-pub(super) async fn post(
-    place: &Place,
-    headers: HeaderMap,
-    body: Vec<u8>,
-    allow: Reach,
-    tls: &Arc<rustls::ClientConfig>,
-) -> Result<(), Undelivered> {
-    match timeout(WITHIN, exchange(place, headers, body, allow, tls)).await {
-        Ok(result) => result,
-        Err(_) => Err(Undelivered::later(format!("no answer within {} s", WITHIN.as_secs()))),
+/// What is posted, and where to.
+pub(super) struct Post {
+    pub(super) place: Place,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Vec<u8>,
+}
+
+/// What may be reached, and whose certificates are trusted.
+#[derive(Clone)]
+pub(super) struct Way {
+    pub(super) allow: Reach,
+    pub(super) tls: Arc<rustls::ClientConfig>,
+}
+
+impl Way {
+    /// Sends it; good is any answer of success.
+    pub(super) async fn post(&self, post: Post) -> Result<(), Undelivered> {
+        match timeout(WITHIN, self.exchange(post)).await {
+            Ok(result) => result,
+            Err(_) => Err(Undelivered::later(format!("no answer within {} s", WITHIN.as_secs()))),
+        }
+    }
+
+    async fn exchange(&self, post: Post) -> Result<(), Undelivered> {
+        let place = &post.place;
+        let addresses = address::resolve(&place.host, place.port, self.allow).await?;
+        if !place.is_tls && addresses.iter().any(|address| address::reach(address.ip()) == Reach::Public) {
+            let why = "http:// without TLS is for private addresses only; use https://";
+            return Err(Undelivered::refused(why));
+        }
+        let stream = address::connect(&addresses).await?;
+        if !place.is_tls {
+            return answer(TokioIo::new(stream), post.request()?).await;
+        }
+        let name = ServerName::try_from(place.host.clone())
+            .map_err(|_| Undelivered::refused("the host's name is not one that a certificate can have"))?;
+        let stream = TlsConnector::from(self.tls.clone()).connect(name, stream).await;
+        let stream = stream.map_err(|error| Undelivered::later(format!("TLS failed: {error}")))?;
+        answer(TokioIo::new(stream), post.request()?).await
     }
 }
 
-async fn exchange(
-    place: &Place,
-    headers: HeaderMap,
-    body: Vec<u8>,
-    allow: Reach,
-    tls: &Arc<rustls::ClientConfig>,
-) -> Result<(), Undelivered> {
-    let addresses = address::resolve(&place.host, place.port, allow).await?;
-    if !place.is_tls && addresses.iter().any(|address| address::reach(address.ip()) == Reach::Public) {
-        return Err(Undelivered::refused("http:// without TLS is for private addresses only; use https://"));
+impl Post {
+    fn request(self) -> Result<Request<Full<Bytes>>, Undelivered> {
+        let Self { place, headers, body } = self;
+        let path = place.uri.path_and_query().map_or("/", |path| path.as_str());
+        let host = place.uri.authority().map_or("", |authority| authority.as_str());
+        let mut request = Request::builder()
+            .method(Method::POST)
+            .uri(path)
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|_| Undelivered::refused("the address cannot be asked for"))?;
+        *request.headers_mut() = headers;
+        let host = HeaderValue::from_str(host)
+            .map_err(|_| Undelivered::refused("the host's name cannot be asked for"))?;
+        request.headers_mut().insert(header::HOST, host);
+        request.headers_mut().insert(
+            header::USER_AGENT,
+            HeaderValue::from_static(concat!("neurashield/", env!("CARGO_PKG_VERSION"))),
+        );
+        Ok(request)
     }
-    let stream = address::connect(&addresses).await?;
-    let request = request(place, headers, body)?;
-    if !place.is_tls {
-        return answer(TokioIo::new(stream), request).await;
-    }
-    let name = ServerName::try_from(place.host.clone())
-        .map_err(|_| Undelivered::refused("the host's name is not one that a certificate can have"))?;
-    let stream = TlsConnector::from(tls.clone()).connect(name, stream).await;
-    let stream = stream.map_err(|error| Undelivered::later(format!("TLS failed: {error}")))?;
-    answer(TokioIo::new(stream), request).await
-}
-
-fn request(place: &Place, headers: HeaderMap, body: Vec<u8>) -> Result<Request<Full<Bytes>>, Undelivered> {
-    let wrong = |_| Undelivered::refused("the address cannot be asked for");
-    let path = place.uri.path_and_query().map_or("/", |path| path.as_str());
-    let host = place.uri.authority().map_or("", |authority| authority.as_str());
-    let mut request = Request::builder()
-        .method(Method::POST)
-        .uri(path)
-        .body(Full::new(Bytes::from(body)))
-        .map_err(wrong)?;
-    *request.headers_mut() = headers;
-    let host = HeaderValue::from_str(host)
-        .map_err(|_| Undelivered::refused("the host's name cannot be asked for"))?;
-    request.headers_mut().insert(header::HOST, host);
-    request.headers_mut().insert(
-        header::USER_AGENT,
-        HeaderValue::from_static(concat!("neurashield/", env!("CARGO_PKG_VERSION"))),
-    );
-    Ok(request)
 }
 
 async fn answer<S>(stream: TokioIo<S>, request: Request<Full<Bytes>>) -> Result<(), Undelivered>

@@ -77,8 +77,7 @@ pub enum SinkError {
 /// What all sinks share.
 pub struct Sinks {
     alerts: Alerts,
-    allow: Reach,
-    tls: Arc<rustls::ClientConfig>,
+    way: http::Way,
     extra: Vec<CertificateDer<'static>>,
 }
 
@@ -102,7 +101,7 @@ impl Sinks {
             .with_root_certificates(roots)
             .with_no_client_auth();
         let allow = if alerts.allow_private { Reach::Private } else { Reach::Public };
-        Ok(Self { alerts: alerts.clone(), allow, tls: Arc::new(tls), extra })
+        Ok(Self { alerts: alerts.clone(), way: http::Way { allow, tls: Arc::new(tls) }, extra })
     }
 
     /// Their names.
@@ -140,7 +139,7 @@ impl Sinks {
 
     async fn post(&self, url: &Secret, headers: HeaderMap, body: Vec<u8>) -> Result<(), Undelivered> {
         let place = http::Place::parse(url.expose()).map_err(Undelivered::refused)?;
-        http::post(&place, headers, body, self.allow, &self.tls).await
+        self.way.post(http::Post { place, headers, body }).await
     }
 }
 

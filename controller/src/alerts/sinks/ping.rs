@@ -21,5 +21,5 @@ pub(super) async fn send(sinks: &Sinks, ping: &Ping, message: &Message) -> Resul
     let mut headers = ::http::HeaderMap::new();
     let id = ::http::HeaderValue::from_str(&message.id.to_string()).expect("an id is ASCII");
     headers.insert("webhook-id", id);
-    http::post(&place, headers, message.text().into_bytes(), sinks.allow, &sinks.tls).await
+    sinks.way.post(http::Post { place, headers, body: message.text().into_bytes() }).await
 }
