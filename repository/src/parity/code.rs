@@ -143,7 +143,7 @@ fn sum(bytes: &[u8]) -> Sum {
 }
 
 /// The parity file of the pack with these bytes.
-pub(super) fn encode(pack: PackId, bytes: &[u8], strength: Strength) -> Vec<u8> {
+pub fn encode(pack: PackId, bytes: &[u8], strength: Strength) -> Vec<u8> {
     let mut head = Head::new(pack, bytes.len() as u64, strength);
     let mut parity = Vec::new();
     let shards: Vec<Vec<u8>> = bytes.chunks(head.shard as usize).map(|part| padded(part, &head)).collect();
@@ -192,7 +192,7 @@ pub(super) fn is_sound(pack: &PackId, file: &[u8]) -> bool {
 }
 
 /// The pack as it was, made from what is left of it and its parity file; `None` where too much is damaged.
-pub(super) fn mend(pack: &PackId, damaged: &[u8], file: &[u8]) -> Option<Vec<u8>> {
+pub fn mend(pack: &PackId, damaged: &[u8], file: &[u8]) -> Option<Vec<u8>> {
     let head = read_head(file).ok().filter(|head| head.pack == *pack)?;
     let shard = head.shard as usize;
     let mut shards: Vec<Option<Vec<u8>>> = vec![None; head.data_shards()];

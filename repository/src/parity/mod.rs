@@ -7,7 +7,7 @@ mod code;
 
 use aws_lc_rs::digest;
 
-pub use code::Strength;
+pub use code::{Strength, encode, mend};
 
 use crate::error::RepositoryError;
 use crate::ids::PackId;

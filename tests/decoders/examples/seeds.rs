@@ -19,8 +19,10 @@ use repository::keys::SlotSecret;
 use repository::pack::blob::{BlobKind, Class, Codec, blob_id};
 use repository::pack::file::{header, survey};
 use repository::pack::segment::SegmentBuilder;
+use repository::parity::{Strength, encode};
 use repository::refs::{BlobAddress, Refs};
 use repository::repo::Repository;
+use repository::signed::Sha256;
 use repository::store::local::LocalStore;
 use zeroize::Zeroizing;
 
@@ -100,6 +102,12 @@ fn packs() {
     let pack = [header(1), segment.head.to_vec(), segment.body.to_vec()].concat();
     keep("pack", "one", &pack);
     keep("segment", "one", &segment.head);
+    let id = PackId::new(Sha256::of(&pack).0);
+    let parity = encode(id, &pack, Strength::percent(50).expect("in range"));
+    keep("parity", "one", &parity);
+    // All of its head but the checksum at its end.
+    let head = u32::from_le_bytes(*parity.last_chunk().expect("a length")) as usize;
+    keep("parity", "head", &parity[..head - 32]);
     let mut line = Encoder::new();
     segment.table.lines[0].encode(&mut line);
     let line = line.finish();
@@ -176,7 +184,7 @@ fn json() {
     let (a, b) = ("a".repeat(32), "b".repeat(64));
     let times = r#""started_at":"2026-01-01T01:00:00Z","ended_at":"2026-01-01T01:00:01Z""#;
     let about = format!(
-        r#""source":"models/models","kind":"files","outcome":"complete","reason":null,"consistency":"fuzzy","counts":{counts}"#
+        r#""component":"models","source":"models","kind":"files","outcome":"complete","reason":null,"consistency":"fuzzy","counts":{counts}"#
     );
     let manifest = format!(
         r#"{{"format":1,{about},"domain":"{a}","root":"{b}","problems":null,"agent":null,{times},"segments":1,"blobs":2}}"#

@@ -18,7 +18,7 @@ use repository::backup::wishes::{PinNote, RulesNote};
 use repository::codec::{Decoder, Malformed};
 use repository::content::IdKey;
 use repository::cut::decompress;
-use repository::ids::{DomainId, RepositoryId, SegmentId};
+use repository::ids::{DomainId, PackId, RepositoryId, SegmentId};
 use repository::index::IndexFile;
 use repository::keys::{RecoveryKey, Slot};
 use repository::names::{BackupName, Component, SourceId};
@@ -26,8 +26,9 @@ use repository::pack::blob::{BlobKind, BlobLine, Codec, TAG};
 use repository::pack::file::{decode_header, survey};
 use repository::pack::seal::{BlobCipher, SegmentContext, SegmentKey};
 use repository::pack::segment::{SegmentHeader, SegmentTable};
+use repository::parity::mend;
 use repository::refs::Refs;
-use repository::signed::VerifyingKey;
+use repository::signed::{Sha256, VerifyingKey};
 use repository::store::ObjectPath;
 
 /// A decoder with its name, which is that of its corpus.
@@ -58,6 +59,7 @@ pub const TARGETS: &[Target] = &[
     ("pack", pack),
     ("page", page),
     ("page_table", page_table),
+    ("parity", parity),
     ("path_pattern", path_pattern),
     ("pieces", pieces),
     ("pin_note", json::<PinNote>),
@@ -183,6 +185,20 @@ fn refs(bytes: &[u8]) {
 fn index(bytes: &[u8]) {
     if let Ok(index) = IndexFile::decode(bytes) {
         assert_eq!(index.encode(), bytes);
+    }
+}
+
+/// A parity file, for a pack of which nothing is left and for one of which something is; once as it is, and
+/// once with the checksum that its head should have, which anybody can work out.
+fn parity(bytes: &[u8]) {
+    let sum = |bytes: &[u8]| Sha256::of(bytes).0;
+    let Some(id) = bytes.get(12..44).and_then(|id| PackId::try_from(id).ok()) else { return };
+    for file in [bytes, &[bytes, &sum(bytes)].concat()] {
+        for left in [&[][..], bytes] {
+            if let Some(whole) = mend(&id, left, file) {
+                assert_eq!(PackId::new(sum(&whole)), id, "no wrong byte ever comes back");
+            }
+        }
     }
 }
 
