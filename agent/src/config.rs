@@ -3,6 +3,7 @@
 //! Must stay true: whatever is accepted here has an effect. A key whose meaning this release cannot serve is
 //! an error that says so; a source that silently does less than it was told is a lost backup.
 
+mod applications;
 mod discovery;
 mod hooks;
 mod limits;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use runtime::config::{Problem, Secret, SecretSource, Settings};
 use serde::{Deserialize, Deserializer, Serialize};
 
+pub use applications::{ApplicationConfig, DockerConfig};
 pub use discovery::{Discovery, Place, discover};
 pub use hooks::{Hook, Hooks, OnFailure};
 pub use limits::{Limits, WindowConfig};
@@ -36,6 +38,10 @@ pub struct AgentConfig {
     pub join: Join,
     /// What to back up; where it is empty, [`discover`] looks for the usual places.
     pub sources: Vec<SourceConfig>,
+    /// What uses it: stopped before a restore in place, and started after.
+    pub applications: Vec<ApplicationConfig>,
+    /// How containers are reached.
+    pub docker: DockerConfig,
 }
 
 impl Default for AgentConfig {
@@ -46,6 +52,8 @@ impl Default for AgentConfig {
             state: "/var/lib/neurashield-agent".into(),
             join: Join::default(),
             sources: Vec::new(),
+            applications: Vec::new(),
+            docker: DockerConfig::default(),
         }
     }
 }
@@ -71,7 +79,7 @@ impl Settings for AgentConfig {
                 return Err(Problem::new(format!("{path}.name"), reason));
             }
         }
-        Ok(())
+        applications::check(&self.applications, &self.docker)
     }
 }
 

@@ -9,6 +9,8 @@
 //! | [`sources`], `served` | what is read from |
 //! | `limits`, `hooks` | what a source may take; the owner's programs around its work |
 //! | `pipeline`, `cache` | from a source to sealed segments; what need not be read again |
+//! | `platform` | what uses the data: stopped before a swap, started after |
+//! | `resume` | what a crash left of restores |
 //! | `restore`, [`targets`] | blobs from the wire; what is written to |
 //! | [`steps`] | where tests of failures can hold it |
 
@@ -19,7 +21,9 @@ pub mod decoders;
 mod hooks;
 mod limits;
 mod pipeline;
+mod platform;
 mod restore;
+mod resume;
 mod run;
 mod served;
 pub mod sources;

@@ -7,6 +7,7 @@ mod history;
 mod object_storage;
 mod parity;
 mod quotas;
+mod restores;
 mod schedules;
 mod verification;
 
@@ -24,6 +25,7 @@ pub use history::History;
 pub use object_storage::{ObjectStorage, ObjectStorageError};
 pub use parity::Parity;
 pub use quotas::Quota;
+pub use restores::Restores;
 pub use schedules::{
     BackupSchedule, Components, Cron, Schedule, VerifyDepth, VerifySchedule, is_schedule_name,
 };
@@ -62,6 +64,8 @@ pub struct ControllerConfig {
     /// Somebody has written what is kept: then nothing but the configuration changes it.
     #[serde(skip)]
     pub retention_is_declared: bool,
+    /// How restores go.
+    pub restores: Restores,
     /// How much a verification reads.
     pub verification: Verifying,
     /// How long it is known what jobs did.
@@ -91,6 +95,7 @@ impl Default for ControllerConfig {
             declared_schedules: BTreeSet::new(),
             retention: Retention::default(),
             retention_is_declared: false,
+            restores: Restores::default(),
             verification: Verifying::default(),
             history: History::default(),
             parity: Parity::default(),
@@ -154,6 +159,7 @@ retention: { keep_within: 30d, keep_complete: 3 }
         }
         schedules::check(&self.schedules)?;
         self.retention.check()?;
+        self.restores.check()?;
         self.verification.check()?;
         self.history.check()?;
         quotas::check(&self.quotas)?;

@@ -16,7 +16,7 @@ use runtime::shutdown::{Drained, Shutdown};
 use tokio_util::sync::CancellationToken;
 
 use crate::alerts::{Dispatcher, SinkError};
-use crate::app::{App, Parts, ScheduleView};
+use crate::app::{App, Parts, ScheduleView, ShownPlans};
 use crate::audit::{Audit, AuditError, AuditKey};
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::ControllerConfig;
@@ -171,6 +171,7 @@ impl Controller {
             runner,
             clock,
             shutdown,
+            plans: ShownPlans::default(),
             server_certificate,
         });
         app.sync_with_repository().await.map_err(StartError::Sync)?;

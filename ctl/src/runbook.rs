@@ -68,7 +68,7 @@ mod tests {
         .expect("valid");
         let cli = Cli::try_parse_from(words).expect("nsctl understands it");
         let Verb::Restore(restore) = cli.verb else { panic!("restore stays restore") };
-        assert!(restore.yes);
+        assert!(restore.how.yes);
         assert_eq!(restore.components, ["models", "ipfs"]);
         assert_eq!(translated("backup-recovery.sh --backup").expect("valid"), ["nsctl", "backup"]);
         assert_eq!(

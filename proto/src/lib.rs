@@ -6,6 +6,7 @@
 pub mod api_token;
 pub mod convert;
 pub mod failure;
+pub mod plan;
 pub mod token;
 
 pub use failure::Failure;

@@ -1,6 +1,7 @@
 //! Keeps the agent connected: joins where it has not, connects, and connects again for ever.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use proto::Failure;
@@ -14,6 +15,7 @@ use super::session::{self, SessionEnd};
 use crate::chance;
 use crate::config::AgentConfig;
 use crate::pipeline::RememberedBlobs;
+use crate::platform::Platform;
 use crate::served::Served;
 use crate::state::{AgentKey, Identity, StateFolder};
 use crate::tasks::Hanging;
@@ -34,6 +36,10 @@ pub(crate) struct Agent {
     pub(crate) instance: [u8; 16],
     /// What the controller has listed of each domain.
     pub(crate) listed: RememberedBlobs,
+    /// What uses the data.
+    pub(crate) platform: Platform,
+    /// Restores that are past the point at which they can be left.
+    pub(crate) unbroken: AtomicUsize,
 }
 
 /// Works until `stop`, or until a task hangs: then only a new process can go on.

@@ -5,10 +5,12 @@
 
 mod identity;
 mod restores;
+mod runs;
 
 pub use identity::has_joined;
 pub(crate) use identity::{AgentKey, Identity, IdentityError, PinBroken, RepositoryPin, certificate_pem};
 pub(crate) use restores::RestoreRecord;
+pub(crate) use runs::{Report, Run, Runs, Stopped, Stopping};
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -57,7 +59,8 @@ impl StateFolder {
     pub(crate) fn open(path: &Path) -> Result<Self, StateError> {
         let failed = |action| move |source| StateError::Io { action, path: path.to_owned(), source };
         let caches = path.join(CACHES);
-        for folder in [path, &caches, &path.join(RESTORES), &path.join(HOOKS)] {
+        let more = [RESTORES, HOOKS, Runs::RUNNING, Runs::ENDED].map(|name| path.join(name));
+        for folder in [path, caches.as_path()].into_iter().chain(more.iter().map(PathBuf::as_path)) {
             DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder).map_err(failed("make"))?;
         }
         let mode = std::fs::Permissions::from_mode(FOLDER_MODE);
@@ -94,13 +97,19 @@ impl StateFolder {
         Journal::in_folder(self.path.join(HOOKS))
     }
 
+    /// How far restores have come, and how they ended.
+    pub(crate) fn runs(&self) -> Runs {
+        Runs::new(&self.path)
+    }
+
     /// Has `recover` look into each folder that a restore had on record when the last process ended. A
     /// record with a folder of which it says false is kept for the next start.
-    pub(crate) fn recover_restores(&self, recover: impl Fn(&Path) -> bool) -> io::Result<()> {
+    pub(crate) fn recover_restores(&self, recover: impl Fn(&str, &Path) -> bool) -> io::Result<()> {
         for file in restores::list(&self.path.join(RESTORES))? {
             let folders = restores::read(&file)?;
             // All of them, whatever becomes of the first.
-            let failed = folders.iter().filter(|folder| !recover(folder)).count();
+            let id = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let failed = folders.iter().filter(|folder| !recover(id, folder)).count();
             if failed == 0 {
                 restores::remove(&file);
             }

@@ -56,8 +56,18 @@ pub trait Progress {
     fn bytes_written(&self, count: u64);
     /// One more entry has been written.
     fn entry_written(&self);
-    /// All is written and checked; from now on the live state changes, and a cancel no longer stops it.
+    /// All is written and checked beside the live state, of which nothing has changed: what uses it has to
+    /// stop now. An error ends the restore.
+    fn staged(&self) -> Result<(), String> {
+        Ok(())
+    }
+    /// From now on the live state changes, and a cancel no longer stops it.
     fn swap_begins(&self);
+    /// All is live and durable, and can still be taken back: what uses it may start. An error takes it back;
+    /// by then nothing may use it any more.
+    fn swapped(&self) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 /// Nobody is told.

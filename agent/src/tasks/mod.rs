@@ -12,8 +12,11 @@ mod restore;
 mod uplink;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
+
+pub(crate) use restore::Users;
 
 use proto::failure::reason;
 use proto::v1::agent_gateway_client::AgentGatewayClient;
@@ -157,7 +160,11 @@ impl Tasks {
     async fn end_within(self, limit: Duration) -> Result<(), Hanging> {
         self.stop.cancel();
         self.tracker.close();
-        let ended = tokio::time::timeout(limit, self.tracker.wait()).await;
+        let mut ended = tokio::time::timeout(limit, self.tracker.wait()).await;
+        // What waits for a program to be healthy has limits of its own.
+        while ended.is_err() && self.context.agent.unbroken.load(Ordering::Relaxed) > 0 {
+            ended = tokio::time::timeout(limit, self.tracker.wait()).await;
+        }
         ended.map_err(|_| Hanging { tasks: self.running() })
     }
 }
@@ -333,6 +340,8 @@ mod tests {
             clock: Arc::new(runtime::clock::SystemClock),
             instance: [0; 16],
             listed: crate::pipeline::RememberedBlobs::default(),
+            platform: crate::platform::Platform::default(),
+            unbroken: Default::default(),
         };
         let key = SealingPublicKey { epoch: 1, key: [1; 32] };
         let nowhere = tonic::transport::Endpoint::from_static("http://127.0.0.1:1").connect_lazy();

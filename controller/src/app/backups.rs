@@ -11,6 +11,7 @@ use repository::names::{BackupName, Component, SourceName};
 use crate::app::{App, catalog_failure};
 use crate::catalog::VerificationRecord;
 use crate::ingest::{repository_failure, thread_died};
+use crate::jobs::safety::Safety;
 
 /// The most backups on a page, and about how many bytes: a message has a limit.
 const PAGE: u32 = 200;
@@ -112,7 +113,8 @@ impl App {
 
     /// The chosen backup; the latest is the newest one.
     pub async fn newest(&self, choice: &BackupChoice) -> Result<BackupRecord, Failure> {
-        self.choose(choice, |_| true, "there is no backup yet").await
+        // A safety backup holds what somebody wanted to be rid of: the latest is never one.
+        self.choose(choice, |record| Safety::of(record).is_none(), "there is no backup yet").await
     }
 
     /// The chosen backup; the latest is the newest that holds every asked component complete, or all of
@@ -128,7 +130,8 @@ impl App {
         }
         let names: Vec<&str> = all.iter().map(Component::as_str).collect();
         let none = format!("no backup holds all of {} complete", names.join(", "));
-        self.choose(choice, |record| holds_complete(record, &all), &none).await
+        let fits = |record: &BackupRecord| Safety::of(record).is_none() && holds_complete(record, &all);
+        self.choose(choice, fits, &none).await
     }
 
     /// What `all` means: every component that an agent serves which may still come back.
@@ -150,12 +153,20 @@ impl App {
             BackupChoice::Latest => self.catalog.newest_backup(u32::MAX, fits).await,
             BackupChoice::Named(name) => self.catalog.backup(name).await,
         };
-        found.map_err(|error| catalog_failure(&error))?.ok_or_else(|| match choice {
-            BackupChoice::Latest => {
-                Failure::not_found(none).hint("`nsctl list` shows what there is; --components names less")
+        if let Some(found) = found.map_err(|error| catalog_failure(&error))? {
+            return Ok(found);
+        }
+        let hint = "`nsctl list` shows what there is";
+        Err(match choice {
+            BackupChoice::Latest => Failure::not_found(none).hint(format!("{hint}; --components names less")),
+            BackupChoice::Named(name) => {
+                let known = self.catalog.backup_names().await.map_err(|error| catalog_failure(&error))?;
+                let failure = Failure::not_found(format!("there is no backup {name}")).hint(hint);
+                match nearest(name, known.iter()).as_slice() {
+                    [] => failure.because("there is no backup at all"),
+                    near => failure.because(format!("the nearest are {}", near.join(", "))),
+                }
             }
-            BackupChoice::Named(name) => Failure::not_found(format!("there is no backup {name}"))
-                .hint("`nsctl list` shows what there is"),
         })
     }
 
@@ -185,6 +196,17 @@ impl App {
             }
         }
     }
+}
+
+/// The last names before this one, and the first after it.
+fn nearest<'a>(name: &BackupName, known: impl Iterator<Item = &'a BackupName>) -> Vec<String> {
+    const EACH_SIDE: usize = 2;
+    let known: BTreeSet<String> = known.map(ToString::to_string).collect();
+    let name = name.to_string();
+    let mut near: Vec<String> = known.range(..name.clone()).rev().take(EACH_SIDE).cloned().collect();
+    near.reverse();
+    near.extend(known.range(name..).take(EACH_SIDE).cloned());
+    near
 }
 
 fn holds_complete(record: &BackupRecord, components: &[Component]) -> bool {

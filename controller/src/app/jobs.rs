@@ -109,7 +109,7 @@ impl App {
     }
 }
 
-fn not_submitted(error: &SubmitError) -> Failure {
+pub(super) fn not_submitted(error: &SubmitError) -> Failure {
     match error {
         SubmitError::Full => Failure::new(Code::ResourceExhausted, reason::BUSY, error.to_string())
             .hint("wait for some of them, or cancel them: `nsctl jobs` lists them"),

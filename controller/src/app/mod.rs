@@ -14,6 +14,7 @@ mod plan;
 mod retention;
 mod schedules;
 mod tokens;
+mod undo;
 
 use std::sync::Arc;
 
@@ -47,7 +48,7 @@ pub use backups::ArchiveChoice;
 pub use browse::Reading;
 pub use doctor::{Finding, FindingLevel};
 pub use jobs::HowMuch;
-pub use plan::{Plan, RestoreRequest};
+pub use plan::{Plan, RestoreRequest, ShownPlans};
 pub use retention::{PlannedPrune, RetentionPlan};
 pub use schedules::ScheduleView;
 
@@ -87,6 +88,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// The stop.
     pub shutdown: Shutdown,
+    /// The plans of restores that were shown last.
+    pub plans: ShownPlans,
     /// What the server shows.
     pub server_certificate: Arc<ServerCertificate>,
 }

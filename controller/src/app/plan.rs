@@ -3,12 +3,14 @@
 //! Must stay true: nothing is restored that was not planned and confirmed; a plan is made anew before it is
 //! carried out, and one that no longer says the same is refused.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::digest;
 use proto::Failure;
 use proto::convert::{self, BackupChoice};
 use proto::failure::reason;
+use proto::plan::changes;
 use proto::v1::controller_message::Message;
 use proto::v1::{PlanRestore, SourcePlan};
 use repository::backup::manifest::{ArchiveRecord, BackupRecord, Outcome};
@@ -22,14 +24,17 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 use tonic::Code;
 
-use crate::app::App;
+use crate::app::jobs::not_submitted;
+use crate::app::{App, catalog_failure};
 use crate::depot::Depot;
 use crate::fleet::{Ended, TaskContext};
-use crate::ids::{AgentId, TaskId};
+use crate::ids::{AgentId, JobId, TaskId};
 use crate::ingest::{repository_failure, thread_died};
 use crate::jobs::Job;
-use crate::jobs::job::{Allowance, Order, RestorePlace};
+use crate::jobs::confirmed::Confirmed;
+use crate::jobs::job::{Allowance, JobState, Order, PartResult, RestorePlace};
 use crate::jobs::restore::{order, random_end};
+use crate::jobs::safety::Safety;
 use crate::jobs::{STALLED_AFTER, end_or_stall};
 use crate::steps::Step;
 
@@ -48,6 +53,12 @@ pub struct RestoreRequest {
     pub agent: Option<String>,
     /// What gives somebody rights (setuid and the like) is left out.
     pub without_privileges: bool,
+    /// What is replaced is not backed up before.
+    pub without_safety_backup: bool,
+    /// The backup may be incomplete or damaged.
+    pub accept_doubts: bool,
+    /// Takes this restore back; of the rest only the three flags count.
+    pub undo_of: Option<JobId>,
 }
 
 /// What would be done.
@@ -61,12 +72,62 @@ pub struct Plan {
     pub sources: Vec<SourcePlan>,
     /// Sealed bytes that would be fetched, at most.
     pub fetch_bytes: u64,
+    /// What the backup lacks, a line each.
+    pub doubts: Vec<String>,
+    /// What is backed up before.
+    pub safety_components: Vec<Component>,
+    /// By how long the last restores took; 0: there was none.
+    pub estimated_seconds: u64,
+    /// What a person should know before.
+    pub remarks: Vec<String>,
     places: Vec<RestorePlace>,
+}
+
+/// The plans that were shown last, by their digests: so that it can be told what has changed since. A plan
+/// that is not here any more is refused without that.
+#[derive(Debug, Default)]
+pub struct ShownPlans(Mutex<VecDeque<(String, Vec<SourcePlan>)>>);
+
+impl ShownPlans {
+    /// So many are remembered.
+    const MAX: usize = 32;
+
+    fn show(&self, plan: &Plan) {
+        let mut shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if shown.iter().any(|(digest, _)| *digest == plan.digest) {
+            return;
+        }
+        if shown.len() == Self::MAX {
+            shown.pop_front();
+        }
+        shown.push_back((plan.digest.clone(), plan.sources.clone()));
+    }
+
+    /// What the new plan says that the one with this digest did not.
+    fn changes(&self, digest: &str, now: &[SourcePlan]) -> Vec<String> {
+        let shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((_, before)) = shown.iter().find(|(known, _)| known == digest) else { return Vec::new() };
+        let of_source = |plan: &SourcePlan| {
+            let was = before.iter().find(|was| was.source == plan.source)?;
+            let source = plan.source.clone().unwrap_or_default();
+            let name = format!("{}/{}", source.component, source.name);
+            Some(changes(was, plan).into_iter().map(move |line| format!("{name}: {line}")))
+        };
+        now.iter().filter_map(of_source).flatten().collect()
+    }
 }
 
 impl App {
     /// What a restore would do.
     pub async fn plan_restore(&self, request: &RestoreRequest) -> Result<Plan, Failure> {
+        let undo;
+        let request = match request.undo_of {
+            Some(restore) => {
+                undo = self.undo_of(restore, request).await?;
+                &undo
+            }
+            None => request,
+        };
         let record = self.newest_complete(&request.backup, &request.components).await?;
         let _held = self.hold(&record.name, WorkKind::Restore).await?;
         let archives = chosen_archives(&record, &request.components)?;
@@ -91,10 +152,71 @@ impl App {
         for (place, plan) in places.iter_mut().zip(&sources) {
             place.allowance = allowance(plan, request.without_privileges);
         }
-        let digest = digest_of(&record.name, &places, &sources);
         let fetch_bytes = self.fetch_bytes(&record, &places).await?;
+        let doubts = self.doubts(&record, &archives).await?;
+        let replaces = |plan: &&SourcePlan| plan.in_place && plan.replaced_count + plan.removed_count > 0;
+        let mut safety_components: Vec<Component> = match request.without_safety_backup {
+            true => Vec::new(),
+            false => (sources.iter().zip(&places))
+                .filter(|(plan, _)| replaces(plan))
+                .map(|(_, place)| place.source.component.clone())
+                .collect(),
+        };
+        safety_components.sort();
+        safety_components.dedup();
+        let mut remarks = Vec::new();
+        if request.without_safety_backup && sources.iter().any(|plan| replaces(&plan)) {
+            remarks.push("what is replaced is NOT backed up before: it cannot be taken back later".to_owned());
+        }
+        if let (Some(_), false) = (request.undo_of, request.globs.is_empty()) {
+            remarks.push("entries that the restore has created stay".to_owned());
+        }
+        let estimated_seconds = self.estimate(sources.iter().map(|plan| plan.bytes).sum()).await?;
+        let seen = Seen { backup: &record.name, doubts: &doubts, safety: &safety_components };
+        let digest = digest_of(&seen, &places, &sources);
+        for (place, plan) in places.iter_mut().zip(&sources) {
+            place.confirmed = Some(Confirmed::from(plan));
+        }
         steps::reached(Step::RestorePlanned).await;
-        Ok(Plan { digest, backup: record.name, sources, fetch_bytes, places })
+        let plan = Plan {
+            digest,
+            backup: record.name,
+            sources,
+            fetch_bytes,
+            doubts,
+            safety_components,
+            estimated_seconds,
+            remarks,
+            places,
+        };
+        self.plans.show(&plan);
+        Ok(plan)
+    }
+
+    /// Why somebody should think twice before restoring these archives.
+    async fn doubts(&self, record: &BackupRecord, archives: &[ArchiveRecord]) -> Result<Vec<String>, Failure> {
+        let mut doubts = Vec::new();
+        for archive in archives.iter().filter(|archive| archive.outcome == Outcome::Incomplete) {
+            let reason = archive.reason.as_deref().unwrap_or("no reason was recorded");
+            doubts.push(format!("{} is incomplete: {reason}", archive.source));
+        }
+        let verified = self.catalog.verifications(&record.name).await.map_err(|error| catalog_failure(&error))?;
+        for archive in archives {
+            let of_it = verified.iter().filter(|result| result.source == archive.source);
+            let Some(newest) = of_it.max_by_key(|result| result.at).filter(|result| !result.intact) else {
+                continue;
+            };
+            let finding = newest.findings.first().map_or("", String::as_str);
+            doubts.push(format!("{} was found damaged at {}: {finding}", archive.source, newest.at));
+        }
+        Ok(doubts)
+    }
+
+    /// How long a restore of so many bytes will take, by what the last ones took. 0: there was none.
+    async fn estimate(&self, bytes: u64) -> Result<u64, Failure> {
+        const LOOKED_AT: u32 = 200;
+        let jobs = self.catalog.jobs(LOOKED_AT).await.map_err(|error| catalog_failure(&error))?;
+        Ok(estimate(&jobs, bytes))
     }
 
     /// Carries out a plan, if it still says what `digest` confirmed.
@@ -115,7 +237,10 @@ impl App {
                 reason::PLAN_CHANGED,
                 "the plan is out of date",
             )
-            .because("what the restore would do has changed since it was planned")
+            .because(match self.plans.changes(digest, &plan.sources).as_slice() {
+                [] => "what the restore would do has changed since it was planned".to_owned(),
+                changes => changes.join("; "),
+            })
             .hint("look at the new plan, then restore again"));
         }
         let obstacles = plan.sources.iter().flat_map(|source| &source.obstacles);
@@ -131,7 +256,47 @@ impl App {
             })
             .hint("clear what is in its way, or restore elsewhere with --to FOLDER"));
         }
-        self.submit(Order::Restore { backup: plan.backup, places: plan.places }, request_id).await
+        if !plan.doubts.is_empty() && !request.accept_doubts {
+            let what = format!("the backup {} is not whole; nothing was changed", plan.backup);
+            return Err(Failure::new(Code::FailedPrecondition, reason::NOT_APPROVED, what)
+                .because(plan.doubts.join("; "))
+                .hint("choose another backup, or restore this one with --accept-doubts"));
+        }
+        self.order_restore(request, plan, request_id).await
+    }
+
+    /// Orders the safety backup and, behind it, the restore.
+    async fn order_restore(
+        &self,
+        request: &RestoreRequest,
+        plan: Plan,
+        request_id: Option<&str>,
+    ) -> Result<Job, Failure> {
+        let mut id = JobId::fresh();
+        let mut safety = None;
+        if !plan.safety_components.is_empty() {
+            let kept = self.config.restores.keep_safety_backup.get();
+            let pin = Some(Safety::now(id, self.now(), kept).to_string());
+            let order = Order::Backup { components: plan.safety_components, pin };
+            let of_safety = request_id.map(|request| format!("{request} (safety backup)"));
+            let job = self.submit(order, of_safety.as_deref()).await?;
+            // One that a call before this one has ordered names the restore that it is for.
+            id = Safety::of_order(&job.order).map_or(id, |known| known.restore);
+            safety = Some(job.id);
+        }
+        let order = Order::Restore {
+            backup: plan.backup,
+            places: plan.places,
+            safety,
+            undo_of: request.undo_of,
+            digest: plan.digest,
+        };
+        let submitted = self.runner.submit_as(id, order, request_id).await;
+        if let (Err(_), Some(safety)) = (&submitted, safety) {
+            // Nobody waits for it any more; if it cannot be cancelled it is a backup like others.
+            let _ = self.runner.cancel(safety).await;
+        }
+        submitted.map_err(|error| not_submitted(&error))
     }
 
     /// Which agent restores an archive, and where to: elsewhere means a folder for each component, and below
@@ -158,6 +323,7 @@ impl App {
             folder,
             globs: request.globs.clone(),
             allowance: Allowance::default(),
+            confirmed: None,
         })
     }
 
@@ -263,19 +429,51 @@ fn allowance(plan: &SourcePlan, without_privileges: bool) -> Allowance {
     Allowance { entries: plan.entries, bytes: plan.bytes, privileges }
 }
 
+/// How long a restore of so many bytes takes, by what those among `jobs` took that brought enough to tell.
+fn estimate(jobs: &[Job], bytes: u64) -> u64 {
+    const ENOUGH: u64 = 1 << 20;
+    let (mut taken, mut brought) = (0.0, 0);
+    for job in jobs.iter().filter(|job| job.state == JobState::Complete) {
+        let restored = job.parts.iter().map(|part| match &part.result {
+            Some(PartResult::Restored { bytes, .. }) => *bytes,
+            _ => 0,
+        });
+        let restored: u64 = restored.sum();
+        if let (Some(began), Some(ended), true) = (job.started_at, job.ended_at, restored >= ENOUGH) {
+            taken += ended.duration_since(began).as_secs_f64();
+            brought += restored;
+        }
+    }
+    match brought {
+        0 => 0,
+        brought => ((taken * bytes as f64 / brought as f64).ceil() as u64).max(1),
+    }
+}
+
+/// What a plan says beside its places.
+#[derive(Serialize)]
+struct Seen<'a> {
+    backup: &'a BackupName,
+    doubts: &'a [String],
+    safety: &'a [Component],
+}
+
 /// SHA-256 over what matters of a plan, in one notation.
-fn digest_of(backup: &BackupName, places: &[RestorePlace], sources: &[SourcePlan]) -> String {
+fn digest_of(seen: &Seen<'_>, places: &[RestorePlace], sources: &[SourcePlan]) -> String {
     #[derive(Serialize)]
     struct Facts<'a> {
-        backup: &'a BackupName,
-        places: Vec<(&'a RestorePlace, &'a str, [u64; 5])>,
+        seen: &'a Seen<'a>,
+        places: Vec<(&'a RestorePlace, &'a str, [u64; 5], String, Vec<&'a str>)>,
     }
     let of_source = |plan: &SourcePlan| {
         [plan.entries, plan.bytes, plan.replaced_count, plan.created_count, plan.removed_count]
     };
     let places =
-        places.iter().zip(sources).map(|(place, plan)| (place, plan.place.as_str(), of_source(plan)));
-    let facts = Facts { backup, places: places.collect() };
+        places.iter().zip(sources).map(|(place, plan)| {
+            let stops = plan.stops.iter().map(|one| one.name.as_str()).collect();
+            (place, plan.place.as_str(), of_source(plan), hex(&plan.ground), stops)
+        });
+    let facts = Facts { seen, places: places.collect() };
     let json = serde_json::to_vec(&facts).expect("the facts of a plan have a JSON form");
     hex(digest::digest(&digest::SHA256, &json).as_ref())
 }
@@ -294,7 +492,12 @@ mod tests {
             folder: None,
             globs: Vec::new(),
             allowance: Allowance::default(),
+            confirmed: None,
         }
+    }
+
+    fn seen(backup: &BackupName) -> Seen<'_> {
+        Seen { backup, doubts: &[], safety: &[] }
     }
 
     #[test]
@@ -310,7 +513,7 @@ mod tests {
         let name = "20260101_010000".parse().expect("a name");
         let digest = |count, without| {
             let place = RestorePlace { allowance: allowance(&plan(count), without), ..place("models/a") };
-            digest_of(&name, &[place], &[plan(count)])
+            digest_of(&seen(&name), &[place], &[plan(count)])
         };
         assert_eq!(digest(2, false), digest(2, false));
         assert_ne!(digest(2, false), digest(3, false));
@@ -323,7 +526,9 @@ mod tests {
         let (places, plan) =
             (vec![place("models/a")], SourcePlan { place: "/data".into(), entries: 3, ..Default::default() });
         let digest =
-            |places: &[RestorePlace], plan: &SourcePlan| digest_of(&name, places, std::slice::from_ref(plan));
+            |places: &[RestorePlace], plan: &SourcePlan| {
+                digest_of(&seen(&name), places, std::slice::from_ref(plan))
+            };
         let first = digest(&places, &plan);
         assert_eq!(
             first,
@@ -334,6 +539,11 @@ mod tests {
             SourcePlan { place: "/other".into(), ..plan.clone() },
             SourcePlan { removed_count: 1, ..plan.clone() },
             SourcePlan { entries: 4, ..plan.clone() },
+            SourcePlan { ground: vec![1].into(), ..plan.clone() },
+            SourcePlan {
+                stops: vec![proto::v1::Application { name: "api".into(), ..Default::default() }],
+                ..plan.clone()
+            },
         ] {
             assert_ne!(first, digest(&places, &other));
         }

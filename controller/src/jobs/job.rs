@@ -9,6 +9,7 @@ use repository::verify::Depth;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{AgentId, JobId, TaskId};
+use crate::jobs::confirmed::Confirmed;
 
 /// A backup, a verification, a restore, a retention or a prune, from its order to its end.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -73,6 +74,15 @@ pub enum Order {
         backup: BackupName,
         /// What goes where, as it was planned and confirmed.
         places: Vec<RestorePlace>,
+        /// The job that backs up before what is replaced; none: nothing is, or nobody wants it.
+        #[serde(default)]
+        safety: Option<JobId>,
+        /// The restore that this one takes back.
+        #[serde(default)]
+        undo_of: Option<JobId>,
+        /// Of the confirmed plan.
+        #[serde(default)]
+        digest: String,
     },
     /// Remove the backups that no rule keeps, and then what nothing needs any more.
     Retention {
@@ -141,6 +151,9 @@ pub struct RestorePlace {
     /// What the confirmed plan allows to be written there; nothing before there is a plan.
     #[serde(default)]
     pub allowance: Allowance,
+    /// The confirmed plan; none before there is one.
+    #[serde(default)]
+    pub confirmed: Option<Confirmed>,
 }
 
 /// What a confirmed plan allows.
@@ -286,7 +299,27 @@ pub enum PartResult {
         previous_state: Option<String>,
         /// What a person should know.
         warnings: Vec<String>,
+        /// How many entries were replaced, created and removed, each with all below it.
+        #[serde(default)]
+        swapped: [u64; 3],
+        /// What was done, in order.
+        #[serde(default)]
+        steps: Vec<RestoreStep>,
+        /// Why all of it was taken back.
+        #[serde(default)]
+        undone: Option<String>,
     },
+}
+
+/// A step of a restore that was done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreStep {
+    /// In one word.
+    pub step: String,
+    /// When it had ended.
+    pub at: Timestamp,
+    /// For people.
+    pub detail: String,
 }
 
 /// How much of an archive is proven, in bytes of the packs that it needs. Nothing is claimed beyond it.

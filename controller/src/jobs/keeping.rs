@@ -19,6 +19,7 @@ use crate::catalog::{Catalog, CatalogError, VerificationRecord};
 use crate::depot::Depot;
 use crate::jobs::job::Removal;
 use crate::jobs::own_rules::{AllRules, Origins, Verdict, verdicts};
+use crate::jobs::safety::pin_that_counts;
 
 /// So many backups may go without anybody having seen a plan.
 const FEW: usize = 5;
@@ -95,7 +96,7 @@ pub(crate) async fn decide_now(
         let facts: Vec<Facts> = (records.into_iter())
             .filter(|record| there.contains(&record.name))
             .map(|record| Facts {
-                pin: pins.of(&record),
+                pin: pin_that_counts(pins.of(&record), now),
                 in_use: readers.get(&record.name).map(|reader| (*reader).to_owned()),
                 ..facts(&record, proofs.remove(&record.name).unwrap_or_default())
             })

@@ -6,6 +6,7 @@
 mod backup;
 pub(crate) mod clearing;
 mod commit;
+pub mod confirmed;
 pub mod job;
 pub(crate) mod keeping;
 pub(crate) mod leases;
@@ -14,6 +15,7 @@ pub mod own_rules;
 pub mod queue;
 pub(crate) mod restore;
 mod runner;
+pub mod safety;
 pub mod state;
 mod verify;
 

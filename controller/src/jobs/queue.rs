@@ -78,8 +78,15 @@ mod tests {
             folder: None,
             globs: Vec::new(),
             allowance: Default::default(),
+            confirmed: None,
         };
-        Order::Restore { backup: "20260101_010000".parse().expect("a name"), places: vec![place] }
+        Order::Restore {
+            backup: "20260101_010000".parse().expect("a name"),
+            places: vec![place],
+            safety: None,
+            undo_of: None,
+            digest: String::new(),
+        }
     }
 
     fn verify() -> Order {

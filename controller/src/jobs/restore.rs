@@ -1,6 +1,5 @@
 //! A restore's parts: each planned and confirmed before, each carried out by the agent that it was planned
-//! with. A safety backup before, and stopping and starting what uses the data, have their place between
-//! the preparation and the attempt; they come with a later release.
+//! with. Before the first of them begins, the safety backup has ended well ([`super::safety`]).
 
 use std::sync::Arc;
 
@@ -10,28 +9,39 @@ use repository::backup::manifest::BackupRecord;
 use repository::names::BackupName;
 use runtime::steps;
 
+use crate::catalog::{Catalog, CatalogError};
 use crate::depot::Depot;
 use crate::fleet::{Ended, RestoreTask, RunningTask, TaskContext};
 use crate::ids::{JobId, TaskId};
 use crate::jobs::backup::{common_end, follow, wait_until};
-use crate::jobs::job::{Allowance, Order, Part, PartResult, RestorePlace};
+use crate::jobs::job::{Allowance, Order, Part, PartResult, RestorePlace, RestoreStep};
 use crate::jobs::runner::Attempt;
 use crate::jobs::state::{Event, TaskEnd};
 use crate::steps::Step;
 
-/// One part for each place.
-pub(super) fn prepare(backup: &BackupName, places: &[RestorePlace]) -> Event {
+/// One part for each place, once what they replace is backed up.
+pub(super) async fn prepare(
+    catalog: &Catalog,
+    backup: &BackupName,
+    places: &[RestorePlace],
+    safety: Option<JobId>,
+) -> Result<Event, CatalogError> {
+    if let Some(safety) = safety
+        && let Some(failure) = super::safety::check(catalog, safety, places).await?
+    {
+        return Ok(Event::CannotStart(failure));
+    }
     let part = |place: &RestorePlace| Part {
         agent: Some(place.agent),
         ..Part::waiting(place.source.clone(), place.kind.clone())
     };
-    Event::Started { parts: places.iter().map(part).collect(), backup: backup.clone() }
+    Ok(Event::Started { parts: places.iter().map(part).collect(), backup: backup.clone() })
 }
 
 /// Restores one place.
 pub(super) async fn attempt(attempt: Attempt) {
     let shared = &attempt.shared;
-    let Order::Restore { backup, places } = &attempt.job.order else { return };
+    let Order::Restore { backup, places, .. } = &attempt.job.order else { return };
     let place = &places[attempt.part];
     let _slot = shared.slot(place.agent).await;
     let connected = || shared.fleet.is_connected(place.agent).then_some(());
@@ -75,6 +85,7 @@ async fn begin(
         allowance: Some(to_wire_allowance(&place.allowance)),
         job_id: attempt.job.id.to_string(),
         backup: backup.to_string(),
+        confirmed: place.confirmed.as_ref().map(|plan| plan.to_wire(&place.source)),
     });
     shared
         .fleet
@@ -135,7 +146,12 @@ pub(crate) fn random_end(id: &str) -> &str {
 
 fn restore_end(ended: Ended) -> TaskEnd {
     match ended {
-        Ended::Restored(finished) => TaskEnd::Complete(result(*finished)),
+        Ended::Restored(finished) if finished.undone.is_empty() => TaskEnd::Complete(result(*finished)),
+        Ended::Restored(finished) => TaskEnd::Failed {
+            reason: format!("{}; all of it was taken back", finished.undone),
+            retryable: false,
+            result: Some(result(*finished)),
+        },
         other => common_end(other),
     }
 }
@@ -146,5 +162,14 @@ fn result(finished: RestoreFinished) -> PartResult {
         bytes: finished.bytes,
         previous_state: (!finished.previous_state.is_empty()).then_some(finished.previous_state),
         warnings: finished.warnings,
+        swapped: [finished.replaced, finished.created, finished.removed],
+        steps: finished.steps.iter().filter_map(step).collect(),
+        undone: (!finished.undone.is_empty()).then_some(finished.undone),
     }
+}
+
+/// A step without a time is none.
+fn step(wire: &v1::RestoreStep) -> Option<RestoreStep> {
+    let at = proto::convert::from_wire_time("ended_at", wire.ended_at?).ok()?;
+    Some(RestoreStep { step: wire.step.clone(), at, detail: wire.detail.clone() })
 }

@@ -261,11 +261,24 @@ impl Runner {
         claim: Option<(String, Claim)>,
     ) -> Result<Job, SubmitError> {
         let (runner, request_id) = (self.clone(), request_id.map(str::to_owned));
-        tokio::spawn(async move { runner.submit_now(order, request_id.as_deref(), claim).await }).await?
+        let id = JobId::fresh();
+        tokio::spawn(async move { runner.submit_now(id, order, request_id.as_deref(), claim).await }).await?
+    }
+
+    /// The same under an id that is known already.
+    pub(crate) async fn submit_as(
+        &self,
+        id: JobId,
+        order: Order,
+        request_id: Option<&str>,
+    ) -> Result<Job, SubmitError> {
+        let (runner, request_id) = (self.clone(), request_id.map(str::to_owned));
+        tokio::spawn(async move { runner.submit_now(id, order, request_id.as_deref(), None).await }).await?
     }
 
     async fn submit_now(
         &self,
+        id: JobId,
         order: Order,
         request_id: Option<&str>,
         claim: Option<(String, Claim)>,
@@ -281,7 +294,7 @@ impl Runner {
             return Err(SubmitError::Full);
         }
         let (schedule, claim) = claim.unzip();
-        let job = Job { schedule, ..Job::queued(JobId::fresh(), order, shared.clock.now()) };
+        let job = Job { schedule, ..Job::queued(id, order, shared.clock.now()) };
         shared.live.open(&job);
         let added = shared.catalog.add_job(&job, request_id, claim.as_ref()).await;
         let added = added.inspect_err(|_| shared.live.close(job.id))?;
@@ -472,7 +485,9 @@ impl Owner {
             Order::Verify { backup, components, .. } => {
                 super::verify::prepare(&self.shared, backup, components).await
             }
-            Order::Restore { backup, places } => Ok(super::restore::prepare(backup, places)),
+            Order::Restore { backup, places, safety, .. } => {
+                super::restore::prepare(&self.shared.catalog, backup, places, *safety).await
+            }
             Order::Retention { .. } | Order::Prune { .. } => {
                 super::clearing::prepare(&self.shared, &self.job).await
             }

@@ -1,6 +1,6 @@
 //! `Jobs`: order, watch, cancel.
 
-use proto::convert::{backup_choice, components};
+use proto::convert::{BackupChoice, backup_choice, components};
 use proto::v1::jobs_server::Jobs;
 use proto::v1::{
     self, CancelJobRequest, GetJobRequest, JobEvent, ListJobsRequest, ListJobsResponse, PlanRestoreRequest,
@@ -28,7 +28,13 @@ pub(super) struct JobsService {
 impl JobsService {
     async fn answer(&self, job: Job) -> Result<Response<v1::Job>, Status> {
         let agents = self.app.agents().await?;
-        Ok(Response::new(wire::job(&self.app.runner.live().view(job), &agents)))
+        let safety = match &job.order {
+            crate::jobs::Order::Restore { safety, .. } => self.app.safety_backup(*safety).await?,
+            _ => None,
+        };
+        let shown = wire::job(&self.app.runner.live().view(job), &agents);
+        let safety_backup = safety.map(|name| name.to_string()).unwrap_or_default();
+        Ok(Response::new(v1::Job { safety_backup, ..shown }))
     }
 }
 
@@ -51,20 +57,33 @@ fn restore_request(wire: &PlanRestoreRequest) -> Result<RestoreRequest, Failure>
     if !folder.is_empty() && !folder.starts_with('/') {
         return Err(Failure::invalid("the folder to restore to must be an absolute path"));
     }
+    // What an undo restores, its restore says.
+    let backup = match (wire.undo_of.as_str(), wire.backup.as_str()) {
+        ("", named) => backup_choice("backup", named)?,
+        (_, "") => BackupChoice::Latest,
+        _ => return Err(Failure::invalid("a backup and a restore to take back exclude each other")),
+    };
     Ok(RestoreRequest {
-        backup: backup_choice("backup", &wire.backup)?,
+        backup,
         components: components("components", &wire.components)?,
         globs,
         folder: (!folder.is_empty()).then_some(folder),
         agent: (!wire.agent.is_empty()).then(|| wire.agent.clone()),
         without_privileges: wire.without_privileges,
+        without_safety_backup: wire.without_safety_backup,
+        accept_doubts: wire.accept_doubts,
+        undo_of: (!wire.undo_of.is_empty()).then(|| job_id(&wire.undo_of)).transpose()?,
     })
 }
 
 /// What of which backup is to go where, for the audit log.
 fn restored(wire: &PlanRestoreRequest) -> String {
-    let PlanRestoreRequest { backup, components, agent, folder, .. } = wire;
-    format!("backup {backup:?}, agent {agent:?}, folder {folder:?}, components {components:?}")
+    let PlanRestoreRequest { backup, components, agent, folder, undo_of, .. } = wire;
+    if !undo_of.is_empty() {
+        return format!("takes back the restore {undo_of:?}");
+    }
+    let safety = if wire.without_safety_backup { ", no safety backup" } else { "" };
+    format!("backup {backup:?}, agent {agent:?}, folder {folder:?}, components {components:?}{safety}")
 }
 
 #[tonic::async_trait]
@@ -115,6 +134,11 @@ impl Jobs for JobsService {
             sources: plan.sources,
             fetch_bytes: plan.fetch_bytes,
             request: Some(wire),
+            doubts: plan.doubts,
+            safety_components: plan.safety_components.iter().map(ToString::to_string).collect(),
+            safety_seconds: self.app.config.restores.keep_safety_backup.get().as_secs(),
+            estimated_seconds: plan.estimated_seconds,
+            remarks: plan.remarks,
         }))
     }
 

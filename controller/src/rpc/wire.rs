@@ -12,7 +12,9 @@ use repository::verify::Depth;
 
 use crate::catalog::{AgentRecord, ApiTokenRecord, InvitationRecord, ServedSource, VerificationRecord};
 use crate::identity::Role;
-use crate::jobs::job::{Cleared, JobState, Part, PartResult, PartState, Problem, ProblemKind};
+use crate::ids::JobId;
+use crate::jobs::job::{Cleared, JobState, Order, Part, PartResult, PartState, Problem, ProblemKind};
+use crate::jobs::safety::Safety;
 use crate::jobs::{JobView, Watched};
 
 pub(crate) fn domain_keys(keys: &DomainKeys) -> v1::DomainKeys {
@@ -55,6 +57,7 @@ pub(crate) fn token(record: &ApiTokenRecord) -> v1::Token {
 }
 
 pub(crate) fn backup(record: &BackupRecord, verifications: &[VerificationRecord]) -> v1::Backup {
+    let safety = Safety::of(record);
     v1::Backup {
         name: record.name.to_string(),
         sequence: record.sequence,
@@ -64,6 +67,8 @@ pub(crate) fn backup(record: &BackupRecord, verifications: &[VerificationRecord]
         archives: record.archives.iter().map(|line| archive(line, verifications)).collect(),
         pinned: record.pin.clone().unwrap_or_default(),
         job_id: record.job.clone(),
+        safety_of: safety.map(|safety| safety.restore.to_string()).unwrap_or_default(),
+        safe_until: time(safety.map(|safety| safety.until)),
     }
 }
 
@@ -168,6 +173,16 @@ pub(crate) fn job(view: &JobView, agents: &[AgentRecord]) -> v1::Job {
     let line =
         |text: fn(&crate::jobs::job::JobFailure) -> &String| failure.map(text).cloned().unwrap_or_default();
     let parts = job.parts.iter().enumerate();
+    let none = (&[][..], None, None, "");
+    let (places, safety, undo_of, digest) = match &job.order {
+        Order::Restore { places, safety, undo_of, digest, .. } => (&places[..], *safety, *undo_of, &**digest),
+        _ => none,
+    };
+    let plan = |at: usize| {
+        let place = places.get(at)?;
+        place.confirmed.as_ref().map(|plan| plan.to_wire(&place.source))
+    };
+    let id = |id: Option<JobId>| id.map(|id| id.to_string()).unwrap_or_default();
     v1::Job {
         id: job.id.to_string(),
         kind: job.kind().to_owned(),
@@ -175,13 +190,25 @@ pub(crate) fn job(view: &JobView, agents: &[AgentRecord]) -> v1::Job {
         backup: job.backup.as_ref().map(ToString::to_string).unwrap_or_default(),
         created_at: Some(to_wire_time(job.created_at)),
         ended_at: time(job.ended_at),
-        parts: parts.map(|(at, part)| job_part(part, progress.get(at).cloned().flatten(), agents)).collect(),
+        parts: parts
+            .map(|(at, part)| v1::JobPart {
+                plan: plan(at),
+                ..job_part(part, progress.get(at).cloned().flatten(), agents)
+            })
+            .collect(),
         what: line(|failure| &failure.what),
         why: line(|failure| &failure.why),
         hint: line(|failure| &failure.hint),
         cleared: job.cleared.as_ref().map(cleared),
         progress: job.parts.is_empty().then(|| progress.first().cloned().flatten()).flatten(),
         schedule: job.schedule.clone().unwrap_or_default(),
+        safety_of: id(Safety::of_order(&job.order).map(|safety| safety.restore)),
+        safety_job: id(safety),
+        // It is in another job, which whoever shows this one looks up.
+        safety_backup: String::new(),
+        undo_of: id(undo_of),
+        digest: digest.to_owned(),
+        started_at: time(job.started_at),
     }
 }
 
@@ -254,13 +281,32 @@ fn job_part(part: &Part, progress: Option<v1::TaskProgress>, agents: &[AgentReco
                 ..v1::TaskProgress::default()
             });
         }
-        Some(PartResult::Restored { entries, bytes, previous_state, warnings }) => {
+        Some(PartResult::Restored {
+            entries,
+            bytes,
+            previous_state,
+            warnings,
+            swapped: [replaced, created, removed],
+            steps,
+            undone,
+        }) => {
             wire.restored = Some(v1::RestoreFinished {
                 task_id: String::new(),
                 entries: *entries,
                 bytes: *bytes,
                 previous_state: previous_state.clone().unwrap_or_default(),
                 warnings: warnings.clone(),
+                replaced: *replaced,
+                created: *created,
+                removed: *removed,
+                steps: (steps.iter())
+                    .map(|done| v1::RestoreStep {
+                        step: done.step.clone(),
+                        ended_at: Some(to_wire_time(done.at)),
+                        detail: done.detail.clone(),
+                    })
+                    .collect(),
+                undone: undone.clone().unwrap_or_default(),
             });
         }
     }

@@ -49,8 +49,17 @@ Examples:
   nsctl restore --timestamp latest --components configs --path 'etc/app/*.yaml' --yes
   nsctl restore --timestamp latest --components models --to /tmp/models-of-yesterday
 
-The data is written beside the old and swapped in whole. The plan is always shown first; off a
-terminal --yes is needed.";
+The plan is always shown first, and nothing but that plan is carried out; off a terminal --yes is
+needed. In place, what is replaced is backed up before, what uses it is stopped, the data is swapped in
+whole, and what ran is started again; if it does not come up, all of it is taken back.";
+
+pub(crate) const UNDO: &str = "\
+Examples:
+  nsctl jobs                  names the restores
+  nsctl undo 019ac2f4-… --plan
+  nsctl undo 019ac2f4-…
+
+It is a restore like any other, with a plan, a safety backup of its own, and a job.";
 
 pub(crate) const RETENTION: &str = "\
 What one rule keeps stays. Always kept are what is pinned or in use, the newest complete backups, and

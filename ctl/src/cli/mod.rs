@@ -118,6 +118,9 @@ pub(crate) enum Verb {
     /// Bring data back from a backup
     #[command(after_help = help::RESTORE)]
     Restore(Restore),
+    /// Take a restore back: what it replaced comes from the backup that was made before it
+    #[command(after_help = help::UNDO)]
+    Undo(Undo),
     /// List the backups, newest first
     List {
         /// How many; all unless told otherwise
@@ -152,8 +155,10 @@ pub(crate) enum Verb {
     Export(Export),
     /// List what was done and what is being done
     Jobs {
+        /// This one alone, with all that is known of it: the report of a restore
+        job: Option<String>,
         /// How many, newest first
-        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        #[arg(long, conflicts_with = "job", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
         limit: u32,
         #[command(flatten)]
         output: Output,
@@ -329,9 +334,32 @@ pub(crate) struct Restore {
     /// On this agent instead of the one that serves the data
     #[arg(long, value_name = "AGENT", default_value = "", hide_default_value = true)]
     pub(crate) to_agent: String,
+    #[command(flatten)]
+    pub(crate) how: HowToRestore,
+}
+
+/// Takes a restore back.
+#[derive(Debug, Args)]
+pub(crate) struct Undo {
+    /// The restore's job
+    #[arg(value_name = "RESTORE")]
+    pub(crate) job: String,
+    #[command(flatten)]
+    pub(crate) how: HowToRestore,
+}
+
+/// What a restore and its undoing have in common.
+#[derive(Debug, Args)]
+pub(crate) struct HowToRestore {
     /// Leave out what gives somebody rights: setuid, setgid, devices, capabilities, security attributes
     #[arg(long)]
     pub(crate) no_privileges: bool,
+    /// Do not back up what is replaced: it cannot be taken back later
+    #[arg(long)]
+    pub(crate) no_safety_backup: bool,
+    /// Although the backup is incomplete or was found damaged
+    #[arg(long)]
+    pub(crate) accept_doubts: bool,
     /// Show what would be done, and do nothing
     #[arg(long)]
     pub(crate) plan: bool,
@@ -486,7 +514,8 @@ impl Verb {
                 output.output
             }
             Verb::Backup(Backup { output, .. }) | Verb::Verify(Verify { output, .. }) => output.output,
-            Verb::Restore(Restore { output, .. }) | Verb::Ls(Ls { output, .. }) => output.output,
+            Verb::Restore(Restore { how, .. }) | Verb::Undo(Undo { how, .. }) => how.output.output,
+            Verb::Ls(Ls { output, .. }) => output.output,
             Verb::Schedule(schedule) => schedule.output().output,
             Verb::Retention(Retention::Show(output)) => output.output,
             Verb::Retention(Retention::Set(Rules { output, .. })) => output.output,

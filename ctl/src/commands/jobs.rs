@@ -22,6 +22,12 @@ pub(super) async fn list(client: Client, limit: u32, voice: Voice) -> Ended {
     Ok(Exit::Done)
 }
 
+/// One job with all that is known of it.
+pub(super) async fn show(client: Client, id: String, voice: Voice) -> Ended {
+    voice.result(&get(&client, &id).await?, Job::report)?;
+    Ok(Exit::Done)
+}
+
 pub(super) async fn logs(client: Client, id: String, follow: bool, voice: Voice) -> Ended {
     let now = get(&client, &id).await?;
     let mut events = Events::new(client.clone(), &id);

@@ -36,6 +36,7 @@ pub(crate) fn run(cli: Cli, voice: Voice) -> Ended {
         Verb::Backup(wanted) => on(server, |client| backup::run(client, wanted, voice)),
         Verb::Verify(wanted) => on(server, |client| verify::run(client, wanted, voice)),
         Verb::Restore(wanted) => on(server, |client| restore::run(client, wanted, voice)),
+        Verb::Undo(wanted) => on(server, |client| restore::undo(client, wanted, voice)),
         Verb::List { limit, .. } => on(server, |client| browse::list(client, limit, voice)),
         Verb::Show { timestamp, .. } => on(server, |client| browse::show(client, timestamp, voice)),
         Verb::Ls(wanted) => on(server, |client| browse::ls(client, wanted, voice)),
@@ -43,6 +44,7 @@ pub(crate) fn run(cli: Cli, voice: Voice) -> Ended {
             on(server, move |client| export::cat(client, timestamp, component, path))
         }
         Verb::Export(wanted) => on(server, move |client| export::run(client, wanted, voice)),
+        Verb::Jobs { job: Some(job), .. } => on(server, move |client| jobs::show(client, job, voice)),
         Verb::Jobs { limit, .. } => on(server, move |client| jobs::list(client, limit, voice)),
         Verb::Logs { job, follow, .. } => on(server, move |client| jobs::logs(client, job, follow, voice)),
         Verb::Cancel { job } => on(server, move |client| jobs::cancel(client, job, voice)),

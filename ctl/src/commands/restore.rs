@@ -1,4 +1,4 @@
-//! `nsctl restore`: the plan first, then a question, then the work.
+//! `nsctl restore` and `nsctl undo`: the plan first, then a question, then the work.
 //!
 //! Must stay true: nothing is changed that the shown plan does not say; the plan's digest holds the
 //! controller to it.
@@ -6,22 +6,44 @@
 use proto::v1;
 
 use super::follow;
-use crate::cli::Restore;
+use crate::cli::{HowToRestore, Restore, Undo};
 use crate::client::{Client, ask};
 use crate::output::exit::{Ended, Exit, Trouble};
 use crate::output::{Voice, can_ask, confirm};
 use crate::views::plan::Plan;
 
 pub(super) async fn run(client: Client, wanted: Restore, voice: Voice) -> Ended {
-    if !wanted.plan && !wanted.yes && !can_ask() {
+    let request = request(&wanted)?;
+    carry_out(client, request, wanted.how, voice).await
+}
+
+/// Takes a restore back.
+pub(super) async fn undo(client: Client, wanted: Undo, voice: Voice) -> Ended {
+    let request = v1::PlanRestoreRequest { undo_of: wanted.job, ..v1::PlanRestoreRequest::default() };
+    carry_out(client, request, wanted.how, voice).await
+}
+
+async fn carry_out(
+    client: Client,
+    request: v1::PlanRestoreRequest,
+    how: HowToRestore,
+    voice: Voice,
+) -> Ended {
+    if !how.plan && !how.yes && !can_ask() {
         return Err(Trouble::usage("a restore changes data and has to be confirmed")
             .because("there is no terminal to ask on")
             .hint("add --yes, or --plan to only see what it would do"));
     }
-    let wire = client.jobs().plan_restore(ask(request(&wanted)?)).await?.into_inner();
-    let planned = wire.request.clone();
+    let request = v1::PlanRestoreRequest {
+        without_privileges: how.no_privileges,
+        without_safety_backup: how.no_safety_backup,
+        accept_doubts: how.accept_doubts,
+        ..request
+    };
+    let wire = client.jobs().plan_restore(ask(request)).await?.into_inner();
+    let mut planned = wire.request.clone();
     let plan = Plan::from(wire);
-    if wanted.plan {
+    if how.plan {
         voice.result(&plan, Plan::text)?;
     } else {
         voice.say(plan.text());
@@ -32,17 +54,29 @@ pub(super) async fn run(client: Client, wanted: Restore, voice: Voice) -> Ended 
             .because(obstacles.join("; "))
             .hint("clear what is in its way, or restore elsewhere with --to FOLDER"));
     }
-    if wanted.plan {
+    if how.plan {
         return Ok(Exit::Done);
     }
-    if !wanted.yes && !confirm("Restore this?")? {
+    if !plan.doubts.is_empty() && !how.accept_doubts {
+        let is_meant = !how.yes && confirm("The backup is not whole. Restore from it all the same?")?;
+        if !is_meant {
+            return Err(Trouble::failed(format!("the backup {} is not whole; nothing was changed", plan.backup))
+                .because(plan.doubts.join("; "))
+                .hint("choose another backup, or add --accept-doubts"));
+        }
+        planned.iter_mut().for_each(|request| request.accept_doubts = true);
+    }
+    if !how.yes && !confirm("Restore this?")? {
         voice.say("nothing was changed");
         return Ok(Exit::Failed);
     }
     let request =
-        v1::StartRestoreRequest { request: planned, digest: plan.digest, request_id: wanted.request.id() };
+        v1::StartRestoreRequest { request: planned, digest: plan.digest, request_id: how.request.id() };
     let job = client.jobs().start_restore(ask(request)).await?.into_inner();
-    follow::started(client, job, wanted.detach, voice).await
+    if !job.safety_job.is_empty() {
+        voice.say(format!("first what is replaced is backed up, by the job {}", job.safety_job));
+    }
+    follow::started(client, job, how.detach, voice).await
 }
 
 fn request(wanted: &Restore) -> Result<v1::PlanRestoreRequest, Trouble> {
@@ -64,6 +98,6 @@ fn request(wanted: &Restore) -> Result<v1::PlanRestoreRequest, Trouble> {
         selection: Some(v1::Selection { globs: wanted.path.clone() }),
         folder,
         agent: wanted.to_agent.clone(),
-        without_privileges: wanted.no_privileges,
+        ..v1::PlanRestoreRequest::default()
     })
 }

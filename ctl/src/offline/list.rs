@@ -32,6 +32,7 @@ pub(super) fn run(place: &Place, voice: Voice) -> Ended {
 impl From<BackupRecord> for Backup {
     fn from(record: BackupRecord) -> Self {
         let sum = |of: fn(&Counts) -> u64| record.archives.iter().map(|archive| of(&archive.counts)).sum();
+        let safety = controller::jobs::safety::Safety::of(&record);
         Self {
             name: record.name.to_string(),
             sequence: record.sequence,
@@ -41,6 +42,8 @@ impl From<BackupRecord> for Backup {
             bytes: sum(|counts| counts.bytes),
             files: sum(|counts| counts.files),
             stored_bytes: sum(|counts| counts.stored_bytes),
+            safety_of: safety.map(|safety| safety.restore.to_string()),
+            safe_until: safety.map(|safety| safety.until),
             pinned: record.pin,
             job: Some(record.job),
             archives: record.archives.into_iter().map(Archive::from).collect(),

@@ -49,6 +49,10 @@ pub(crate) struct Backup {
     pub(crate) stored_bytes: u64,
     /// Why it is kept beyond its time.
     pub(crate) pinned: Option<String>,
+    /// The restore before which it was made; none: it is no safety backup.
+    pub(crate) safety_of: Option<String>,
+    /// Of a safety backup: its pin counts until then.
+    pub(crate) safe_until: Option<Timestamp>,
     pub(crate) job: Option<String>,
     pub(crate) archives: Vec<Archive>,
 }
@@ -118,6 +122,8 @@ impl From<v1::Backup> for Backup {
             files: sum(|counts| counts.files),
             stored_bytes: sum(|counts| counts.stored_bytes),
             pinned: some(wire.pinned),
+            safety_of: some(wire.safety_of),
+            safe_until: time!(wire.safe_until),
             job: some(wire.job_id),
             archives,
         }

@@ -5,6 +5,7 @@ use proto::v1;
 use serde::Serialize;
 
 use super::backup::Counts;
+use super::plan::SourcePlan;
 use super::proven::Proven;
 use super::{some, time};
 use crate::output::exit::Exit;
@@ -29,7 +30,17 @@ pub(crate) struct Job {
     /// The schedule that ordered it; none: somebody did.
     pub(crate) schedule: Option<String>,
     pub(crate) created_at: Option<Timestamp>,
+    pub(crate) started_at: Option<Timestamp>,
     pub(crate) ended_at: Option<Timestamp>,
+    /// Of a safety backup: the restore that waits for it.
+    pub(crate) safety_of: Option<String>,
+    /// Of a restore: the job of its safety backup, and that backup once it is made.
+    pub(crate) safety_job: Option<String>,
+    pub(crate) safety_backup: Option<String>,
+    /// Of a restore: the restore that it takes back.
+    pub(crate) undo_of: Option<String>,
+    /// Of a restore: of the plan that was confirmed.
+    pub(crate) digest: Option<String>,
     pub(crate) failure: Option<Failure>,
     pub(crate) parts: Vec<Part>,
     /// Of a retention or a prune.
@@ -98,6 +109,8 @@ pub(crate) struct Part {
     pub(crate) proven: Option<Proven>,
     /// Of a restore that got so far.
     pub(crate) restored: Option<Restored>,
+    /// Of a restore: what was confirmed.
+    pub(crate) plan: Option<SourcePlan>,
     pub(crate) reason: Option<String>,
     pub(crate) problems: Vec<Problem>,
 }
@@ -110,6 +123,23 @@ pub(crate) struct Restored {
     /// Where the replaced state is kept.
     pub(crate) previous_state: Option<String>,
     pub(crate) warnings: Vec<String>,
+    /// How many entries were swapped, each with all below it.
+    pub(crate) replaced: u64,
+    pub(crate) created: u64,
+    pub(crate) removed: u64,
+    /// What was done, in order.
+    pub(crate) steps: Vec<Step>,
+    /// Why all of it was taken back: what was there before is there again.
+    pub(crate) undone: Option<String>,
+}
+
+/// A step of a restore.
+#[derive(Debug, Serialize)]
+pub(crate) struct Step {
+    /// `staged`, `stopped`, `swapped`, `started` or `undone`.
+    pub(crate) step: String,
+    pub(crate) ended_at: Option<Timestamp>,
+    pub(crate) detail: Option<String>,
 }
 
 /// What a source had to tell of one entry.
@@ -176,7 +206,13 @@ impl From<v1::Job> for Job {
             state,
             backup: some(wire.backup),
             created_at: time!(wire.created_at),
+            started_at: time!(wire.started_at),
             ended_at: time!(wire.ended_at),
+            safety_of: some(wire.safety_of),
+            safety_job: some(wire.safety_job),
+            safety_backup: some(wire.safety_backup),
+            undo_of: some(wire.undo_of),
+            digest: some(wire.digest),
             failure,
             parts: wire.parts.into_iter().map(Part::from).collect(),
             cleared: wire.cleared.map(Cleared::from),
@@ -246,6 +282,7 @@ impl From<v1::JobPart> for Part {
             findings: wire.findings,
             proven: wire.proven.map(Proven::from),
             restored: wire.restored.map(Restored::from),
+            plan: wire.plan.map(|plan| SourcePlan::new(plan, true)),
             reason: some(wire.reason),
             problems: wire.problems.into_iter().map(Problem::from).collect(),
         }
@@ -259,6 +296,17 @@ impl From<v1::RestoreFinished> for Restored {
             bytes: wire.bytes,
             previous_state: some(wire.previous_state),
             warnings: wire.warnings,
+            replaced: wire.replaced,
+            created: wire.created,
+            removed: wire.removed,
+            steps: (wire.steps.into_iter())
+                .map(|done| Step {
+                    step: done.step,
+                    ended_at: time!(done.ended_at),
+                    detail: some(done.detail),
+                })
+                .collect(),
+            undone: some(wire.undone),
         }
     }
 }
@@ -365,6 +413,25 @@ impl Job {
         let mut text = format!("{head}\n\n{}", self.parts());
         for part in &self.parts {
             part.remarks().iter().for_each(|line| text.push_str(&format!("\n{line}")));
+        }
+        text
+    }
+
+    /// All that is known of it, for people.
+    pub(crate) fn report(&self) -> String {
+        let mut text = self.summary();
+        let mut line = |word: &str, value: Option<&String>| {
+            value.iter().for_each(|value| text.push_str(&format!("\n{word}: {value}")));
+        };
+        line("safety backup of the restore", self.safety_of.as_ref());
+        line("safety backup", self.safety_backup.as_ref().or(self.safety_job.as_ref()));
+        line("takes back the restore", self.undo_of.as_ref());
+        for restored in self.parts.iter().filter_map(|part| part.restored.as_ref()) {
+            for step in &restored.steps {
+                let at = step.ended_at.map_or_else(|| "-".to_owned(), utc);
+                let detail = step.detail.as_deref().unwrap_or_default();
+                text.push_str(&format!("\n{at}  {}  {detail}", step.step));
+            }
         }
         text
     }

@@ -3,6 +3,7 @@
 use proto::{convert, v1};
 use serde::Serialize;
 
+use super::some;
 use crate::output::words::{count, counted, size};
 
 /// Names shown per place and kind of change.
@@ -16,7 +17,35 @@ pub(crate) struct Plan {
     pub(crate) backup: String,
     /// At most this much is fetched from the repository.
     pub(crate) fetch_bytes: u64,
+    /// By how long the last restores took; none: there was none.
+    pub(crate) estimated_seconds: Option<u64>,
+    /// The restore that this one takes back.
+    pub(crate) undo_of: Option<String>,
+    /// What the backup lacks; empty: nothing is known against it.
+    pub(crate) doubts: Vec<String>,
+    pub(crate) safety_backup: SafetyBackup,
+    pub(crate) remarks: Vec<String>,
     pub(crate) sources: Vec<SourcePlan>,
+}
+
+/// What is backed up before.
+#[derive(Debug, Serialize)]
+pub(crate) struct SafetyBackup {
+    /// None: nothing is replaced, or nobody wants it.
+    pub(crate) components: Vec<String>,
+    /// So long it is pinned.
+    pub(crate) kept_seconds: u64,
+}
+
+/// A program that is stopped, if it runs, and started again.
+#[derive(Debug, Serialize)]
+pub(crate) struct Application {
+    pub(crate) name: String,
+    /// `commands` or `container`.
+    pub(crate) kind: String,
+    pub(crate) running: bool,
+    /// Its health is waited for.
+    pub(crate) checked: bool,
 }
 
 /// What happens in one place.
@@ -27,10 +56,18 @@ pub(crate) struct SourcePlan {
     pub(crate) place: String,
     pub(crate) entries: u64,
     pub(crate) bytes: u64,
+    /// That have to be free, beside what is there.
+    pub(crate) needed_bytes: u64,
     pub(crate) free_bytes: u64,
+    pub(crate) in_place: bool,
+    /// What uses the place, in the order in which it is started.
+    pub(crate) stops: Vec<Application>,
     pub(crate) replaced: Change,
     pub(crate) created: Change,
     pub(crate) removed: Change,
+    /// What stays as it is; none: nothing that is there.
+    pub(crate) leaves: Option<String>,
+    pub(crate) remarks: Vec<String>,
     /// Entries that give somebody rights.
     pub(crate) privileges: Vec<Privileged>,
     /// Why it cannot go ahead; empty: it can.
@@ -58,18 +95,27 @@ pub(crate) struct Change {
 
 impl From<v1::RestorePlan> for Plan {
     fn from(wire: v1::RestorePlan) -> Self {
-        let granted = !wire.request.is_some_and(|request| request.without_privileges);
+        let request = wire.request.unwrap_or_default();
+        let granted = !request.without_privileges;
         Self {
             digest: wire.digest,
             backup: wire.backup,
             fetch_bytes: wire.fetch_bytes,
+            estimated_seconds: (wire.estimated_seconds > 0).then_some(wire.estimated_seconds),
+            undo_of: some(request.undo_of),
+            doubts: wire.doubts,
+            safety_backup: SafetyBackup {
+                components: wire.safety_components,
+                kept_seconds: wire.safety_seconds,
+            },
+            remarks: wire.remarks,
             sources: wire.sources.into_iter().map(|source| SourcePlan::new(source, granted)).collect(),
         }
     }
 }
 
 impl SourcePlan {
-    fn new(wire: v1::SourcePlan, granted: bool) -> Self {
+    pub(crate) fn new(wire: v1::SourcePlan, granted: bool) -> Self {
         let source = wire.source.unwrap_or_default();
         Self {
             component: source.component,
@@ -77,10 +123,22 @@ impl SourcePlan {
             place: wire.place,
             entries: wire.entries,
             bytes: wire.bytes,
+            needed_bytes: wire.needed_bytes,
             free_bytes: wire.free_bytes,
+            in_place: wire.in_place,
+            stops: (wire.stops.into_iter())
+                .map(|v1::Application { name, kind, running, checked }| Application {
+                    name,
+                    kind,
+                    running,
+                    checked,
+                })
+                .collect(),
             replaced: Change { count: wire.replaced_count, names: wire.replaced },
             created: Change { count: wire.created_count, names: wire.created },
             removed: Change { count: wire.removed_count, names: wire.removed },
+            leaves: some(wire.leaves),
+            remarks: wire.remarks,
             privileges: (wire.privileges.into_iter())
                 .map(|held| Privileged {
                     kind: convert::privilege_word(held.privilege()),
@@ -101,8 +159,22 @@ impl Plan {
 
     /// For people.
     pub(crate) fn text(&self) -> String {
-        let mut text =
-            format!("restore of backup {}, at most {} to fetch\n", self.backup, size(self.fetch_bytes));
+        let what = match &self.undo_of {
+            Some(restore) => format!("taking back the restore {restore} by backup {}", self.backup),
+            None => format!("restore of backup {}", self.backup),
+        };
+        let time = match self.estimated_seconds {
+            Some(seconds) => format!(", about {} by the last restores", span(seconds)),
+            None => String::new(),
+        };
+        let mut text = format!("{what}, at most {} to fetch{time}\n", size(self.fetch_bytes));
+        self.doubts.iter().for_each(|doubt| text.push_str(&format!("  NOT WHOLE: {doubt}\n")));
+        let safety = &self.safety_backup;
+        if !safety.components.is_empty() {
+            let (components, kept) = (safety.components.join(", "), span(safety.kept_seconds));
+            text.push_str(&format!("  backs up before: {components} (pinned for {kept})\n"));
+        }
+        self.remarks.iter().for_each(|remark| text.push_str(&format!("  {remark}\n")));
         for source in &self.sources {
             text.push_str(&source.text());
         }
@@ -113,14 +185,20 @@ impl Plan {
 impl SourcePlan {
     fn text(&self) -> String {
         let mut text = format!(
-            "\n{}/{} into {}\n  {}, {} ({} free there)\n",
+            "\n{}/{} into {}\n  {}, {} ({} needed beside what is there, {} free)\n",
             self.component,
             self.source,
             self.place,
             counted(self.entries, "entry", "entries"),
             size(self.bytes),
+            size(self.needed_bytes),
             size(self.free_bytes)
         );
+        let running = self.stops.iter().rev().filter(|one| one.running);
+        let running: Vec<&str> = running.map(|one| one.name.as_str()).collect();
+        if !running.is_empty() {
+            text.push_str(&format!("  stops, and starts again: {}\n", running.join(", ")));
+        }
         for (word, change) in
             [("replaces", &self.replaced), ("creates", &self.created), ("REMOVES", &self.removed)]
         {
@@ -128,6 +206,10 @@ impl SourcePlan {
                 text.push_str(&format!("  {word} {}\n", change.text()));
             }
         }
+        if let Some(leaves) = &self.leaves {
+            text.push_str(&format!("  leaves {leaves}\n"));
+        }
+        self.remarks.iter().for_each(|remark| text.push_str(&format!("  {remark}\n")));
         for privileged in &self.privileges {
             text.push_str(&format!("  {}\n", privileged.text()));
         }
@@ -149,6 +231,16 @@ impl Privileged {
     pub(crate) fn text(&self) -> String {
         let word = if self.granted { "gives rights" } else { "LEAVES OUT RIGHTS" };
         format!("{word}, {} {}", self.kind, counted_names(self.count, &self.names))
+    }
+}
+
+/// A span of time in its largest units.
+fn span(seconds: u64) -> String {
+    match seconds {
+        0..120 => counted(seconds, "second", "seconds"),
+        120..7_200 => format!("{} minutes", seconds.div_ceil(60)),
+        7_200..172_800 => format!("{} hours", seconds.div_ceil(3_600)),
+        _ => format!("{} days", seconds.div_ceil(86_400)),
     }
 }
 
@@ -179,8 +271,18 @@ mod tests {
                     count: 2,
                     names: vec!["bin/su".into()],
                 }],
+                stops: vec![
+                    v1::Application { name: "db".into(), running: true, ..Default::default() },
+                    v1::Application { name: "cache".into(), running: false, ..Default::default() },
+                    v1::Application { name: "api".into(), running: true, ..Default::default() },
+                ],
+                leaves: "everything else that is there".into(),
                 ..Default::default()
             }],
+            doubts: vec!["models/models is incomplete: 2 entries could not be read".into()],
+            safety_components: vec!["models".into()],
+            safety_seconds: 7 * 86_400,
+            estimated_seconds: 90,
             ..Default::default()
         });
         assert!(!plan.can_go_ahead());
@@ -188,6 +290,11 @@ mod tests {
         assert!(text.contains("1 entry, 0 B"), "{text}");
         assert!(text.contains("REMOVES 12: f0, f1, f2, f3, f4, f5, f6, f7, f8, f9 and 2 more"), "{text}");
         assert!(text.contains("CANNOT GO AHEAD: too little space"), "{text}");
+        assert!(text.contains("stops, and starts again: api, db\n"), "{text}");
+        assert!(text.contains("backs up before: models (pinned for 7 days)"), "{text}");
+        assert!(text.contains("about 90 seconds by the last restores"), "{text}");
+        assert!(text.contains("NOT WHOLE: models/models is incomplete"), "{text}");
+        assert!(text.contains("leaves everything else that is there"), "{text}");
         assert!(text.contains("gives rights, setuid 2: bin/su and 1 more"), "{text}");
     }
 }

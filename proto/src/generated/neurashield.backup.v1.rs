@@ -658,6 +658,37 @@ pub struct SourcePlan {
     pub obstacles: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(message, repeated, tag = "13")]
     pub privileges: ::prost::alloc::vec::Vec<PrivilegedEntries>,
+    /// what uses the place: those that run are stopped, and started again
+    #[prost(message, repeated, tag = "14")]
+    pub stops: ::prost::alloc::vec::Vec<Application>,
+    /// what stays there as it is, for people; empty: nothing
+    #[prost(string, tag = "15")]
+    pub leaves: ::prost::alloc::string::String,
+    /// that have to be free, beside what is there
+    #[prost(uint64, tag = "16")]
+    pub needed_bytes: u64,
+    /// the agent's digest over all of it, the names too that are not listed
+    #[prost(bytes = "bytes", tag = "17")]
+    pub ground: ::prost::bytes::Bytes,
+    /// what a person should know before
+    #[prost(string, repeated, tag = "18")]
+    pub remarks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bool, tag = "19")]
+    pub in_place: bool,
+}
+/// A program that uses a place.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Application {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// commands, container
+    #[prost(string, tag = "2")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(bool, tag = "3")]
+    pub running: bool,
+    /// after its start it is waited for until it is healthy
+    #[prost(bool, tag = "4")]
+    pub checked: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PrivilegedEntries {
@@ -696,13 +727,16 @@ pub struct StartRestore {
     pub order: ::core::option::Option<RestoreOrder>,
     #[prost(message, optional, tag = "3")]
     pub allowance: ::core::option::Option<Allowance>,
+    /// where the plan says something else now, nothing is done
+    #[prost(message, optional, tag = "4")]
+    pub confirmed: ::core::option::Option<SourcePlan>,
     /// for people and hooks
     #[prost(string, tag = "5")]
     pub job_id: ::prost::alloc::string::String,
     #[prost(string, tag = "6")]
     pub backup: ::prost::alloc::string::String,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RestoreFinished {
     #[prost(string, tag = "1")]
     pub task_id: ::prost::alloc::string::String,
@@ -715,6 +749,30 @@ pub struct RestoreFinished {
     pub previous_state: ::prost::alloc::string::String,
     #[prost(string, repeated, tag = "5")]
     pub warnings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// how many entries were swapped, each with all below it
+    #[prost(uint64, tag = "6")]
+    pub replaced: u64,
+    #[prost(uint64, tag = "7")]
+    pub created: u64,
+    #[prost(uint64, tag = "8")]
+    pub removed: u64,
+    /// what was done, in order
+    #[prost(message, repeated, tag = "9")]
+    pub steps: ::prost::alloc::vec::Vec<RestoreStep>,
+    /// why all of it was taken back: the old state is there again
+    #[prost(string, tag = "10")]
+    pub undone: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RestoreStep {
+    /// staged, stopped, swapped, started, healthy, undone
+    #[prost(string, tag = "1")]
+    pub step: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub ended_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// for people
+    #[prost(string, tag = "3")]
+    pub detail: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CancelTask {
@@ -1926,6 +1984,12 @@ pub struct Backup {
     pub pinned: ::prost::alloc::string::String,
     #[prost(string, tag = "8")]
     pub job_id: ::prost::alloc::string::String,
+    /// the restore before which it was made; empty: it is no safety backup
+    #[prost(string, tag = "9")]
+    pub safety_of: ::prost::alloc::string::String,
+    /// of a safety backup: its pin counts until then
+    #[prost(message, optional, tag = "10")]
+    pub safe_until: ::core::option::Option<::prost_types::Timestamp>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Archive {
@@ -2072,6 +2136,14 @@ pub struct PlanRestoreRequest {
     /// setuid, setgid, devices, capabilities and the like are left out
     #[prost(bool, tag = "6")]
     pub without_privileges: bool,
+    #[prost(bool, tag = "7")]
+    pub without_safety_backup: bool,
+    /// the backup may be incomplete or damaged
+    #[prost(bool, tag = "8")]
+    pub accept_doubts: bool,
+    /// a restore to take back: from its safety backup; of the fields above only 6 to 8 count
+    #[prost(string, tag = "9")]
+    pub undo_of: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RestorePlan {
@@ -2086,6 +2158,20 @@ pub struct RestorePlan {
     pub fetch_bytes: u64,
     #[prost(message, optional, tag = "5")]
     pub request: ::core::option::Option<PlanRestoreRequest>,
+    /// what the backup lacks; empty: it is complete and nothing speaks against it
+    #[prost(string, repeated, tag = "6")]
+    pub doubts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// these are backed up before; none: nothing that is replaced is backed up
+    #[prost(string, repeated, tag = "7")]
+    pub safety_components: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// so long that backup is pinned
+    #[prost(uint64, tag = "8")]
+    pub safety_seconds: u64,
+    /// by how long the last restores took; 0: there was none
+    #[prost(uint64, tag = "9")]
+    pub estimated_seconds: u64,
+    #[prost(string, repeated, tag = "10")]
+    pub remarks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StartRestoreRequest {
@@ -2160,6 +2246,23 @@ pub struct Job {
     /// that ordered it; empty: somebody did
     #[prost(string, tag = "13")]
     pub schedule: ::prost::alloc::string::String,
+    /// of a safety backup: the restore that waits for it
+    #[prost(string, tag = "14")]
+    pub safety_of: ::prost::alloc::string::String,
+    /// of a restore: the job of its safety backup; empty: there is none
+    #[prost(string, tag = "15")]
+    pub safety_job: ::prost::alloc::string::String,
+    /// of a restore: the safety backup, once it is made
+    #[prost(string, tag = "16")]
+    pub safety_backup: ::prost::alloc::string::String,
+    /// of a restore: the restore that it takes back
+    #[prost(string, tag = "17")]
+    pub undo_of: ::prost::alloc::string::String,
+    /// of a restore: of the plan that was confirmed
+    #[prost(string, tag = "18")]
+    pub digest: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "19")]
+    pub started_at: ::core::option::Option<::prost_types::Timestamp>,
 }
 /// One source's part of a job.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -2189,6 +2292,9 @@ pub struct JobPart {
     /// of a verification
     #[prost(message, optional, tag = "11")]
     pub proven: ::core::option::Option<Proven>,
+    /// of a restore: as it was confirmed
+    #[prost(message, optional, tag = "12")]
+    pub plan: ::core::option::Option<SourcePlan>,
 }
 /// How much of an archive is proven, in bytes of the packs that it needs. Nothing is claimed beyond it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

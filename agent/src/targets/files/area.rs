@@ -185,6 +185,13 @@ pub(super) fn is_of(name: &[u8], id: &str) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'.')
 }
 
+/// The id of the restore that a staging folder is of.
+pub(super) fn restore_of(name: &[u8]) -> Option<String> {
+    let rest = name.strip_prefix(STAGING_PREFIX.as_bytes())?;
+    let id = rest.split(|byte| *byte == b'.').next()?;
+    String::from_utf8(id.to_owned()).ok()
+}
+
 /// Staging folders in `root`, whosever they are.
 pub(super) fn staging_names(root: impl AsFd) -> io::Result<Vec<Box<[u8]>>> {
     names_in(root)?.filter(|name| name.as_ref().map_or(true, |name| is_staging(name))).collect()

@@ -52,6 +52,12 @@ pub enum RestoreError {
     /// Somebody asked to stop.
     #[error("the restore was cancelled")]
     Cancelled,
+    /// What uses the live state could not be stopped.
+    #[error("{0}")]
+    NotStopped(String),
+    /// It was live, and was taken back: the old state is there again.
+    #[error("{0}")]
+    TakenBack(String),
     /// It failed in the middle of the swap and could not be undone either. [`super::recover()`] ends it,
     /// one way or the other, once the cause is gone.
     #[error("the swap in {place} is half done; it is finished or undone when the agent starts next")]

@@ -129,7 +129,7 @@ pub(super) struct Move {
 }
 
 /// What a journal says.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Story {
     /// Set if this folder only serves another, where the journal is.
     pub(super) serves: Option<Vec<u8>>,

@@ -34,6 +34,7 @@ pub use disk::{InProduction, NoFaults, Steps};
 pub use error::{RestoreError, RestoreReport};
 pub use plan::{Facts, LiveEntry, MAX_NAMED, Named, RestorePlan, plan, survey};
 pub use preflight::preflight;
+pub(crate) use recover::recover_with;
 pub use recover::{Recovered, recover};
 pub use request::{PathPatterns, Place, RestoreRequest, Selection, Tools, WrongPathPattern};
 
@@ -73,8 +74,10 @@ where
     let disk = Disk::new(tools.steps);
     let ground = Ground::prepare(request, &disk)?;
     let mut stage = Stage::new(disk, tools, request, allowance, &ground, blobs);
-    let prepared =
-        stage.write_all(Incoming::new(entries)).and_then(|()| plan_swap(disk, request, &ground, &mut stage));
+    let prepared = stage
+        .write_all(Incoming::new(entries))
+        .and_then(|()| tools.progress.staged().map_err(RestoreError::NotStopped))
+        .and_then(|()| plan_swap(disk, request, &ground, &mut stage));
     let (mut journal, story) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
@@ -83,7 +86,16 @@ where
         }
     };
     tools.progress.swap_begins();
-    let swapped = Swap { disk, areas: &stage.areas, story: &story }.run(&mut journal);
+    let swapped = Swap { disk, areas: &stage.areas, story: &story }.run(&mut journal).and_then(|report| {
+        match tools.progress.swapped() {
+            Ok(()) => Ok(report),
+            Err(cause) => {
+                let mut taken = story.clone();
+                let back = take_back(disk, &stage.areas, &mut taken, &mut journal);
+                Err(back.map_or_else(|error| error, |()| RestoreError::TakenBack(cause)))
+            }
+        }
+    });
     let mut report = match swapped {
         Ok(report) => report,
         Err(error) => {
@@ -149,6 +161,50 @@ fn plan_swap<'a>(
     let written = journal.write(moves.chain(root)).and_then(|()| journal.write([Line::Swapping]));
     written.map_err(failed("write the journal in", stage.areas[0].path.display()))?;
     Ok((journal, story))
+}
+
+/// Takes back a swap that was done: what is live goes to `new/`, what has come to the top since as well, and
+/// the old state is live again.
+fn take_back(
+    disk: Disk<'_>,
+    areas: &[area::Area],
+    story: &mut Story,
+    journal: &mut Journal<'_>,
+) -> Result<(), RestoreError> {
+    let interrupted = |source: RestoreError| {
+        let place = areas[0].path.display().to_string();
+        RestoreError::Interrupted { place, source: Box::new(source) }
+    };
+    if story.root.is_some() {
+        let came = came_since(&areas[0], story).map_err(interrupted)?;
+        let lines =
+            came.iter().map(|step| Line::Move { area: 0, path: Text::new(step.path.as_bytes()), put: true });
+        let written = journal.write(lines.collect::<Vec<_>>());
+        written
+            .map_err(failed("write the journal in", areas[0].path.display()))
+            .map_err(interrupted)?;
+        story.moves.extend(came);
+    }
+    Swap { disk, areas, story }.undo(journal).map_err(interrupted)
+}
+
+/// Entries at the top of a folder that was restored as a whole which the restore has not put there.
+fn came_since(root: &area::Area, story: &Story) -> Result<Vec<Move>, RestoreError> {
+    let not_listed = |error: std::io::Error| failed("read the folder", root.path.display())(error);
+    let put: std::collections::BTreeSet<&EntryPath> =
+        story.moves.iter().filter(|step| step.put).map(|step| &step.path).collect();
+    let mut came = Vec::new();
+    for name in names_in(&root.root).map_err(not_listed)? {
+        let name = name.map_err(not_listed)?;
+        let Ok(path) = EntryPath::new(&name) else { continue };
+        let is_socket = || handles::kind_of(&root.root, &name).map(|kind| kind == Some(rustix::fs::FileType::Socket));
+        let stays = *name == *LOST_AND_FOUND || is_staging(&name) || put.contains(&path);
+        // A socket is in no archive: one that was there before may be there still.
+        if !stays && !is_socket().map_err(failed("look at", &path))? {
+            came.push(Move { area: 0, path, put: true });
+        }
+    }
+    Ok(came)
 }
 
 /// Live entries at the top that the archive does not have are moved away.

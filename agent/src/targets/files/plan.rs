@@ -39,12 +39,18 @@ pub struct Facts {
     pub entries: u64,
     /// Bytes of content that are selected, holes not counted.
     pub bytes: u64,
+    /// Bytes of disk that they take.
+    pub needed: u64,
+    /// Selected entries that belong to other users than ours.
+    pub of_others: u64,
     /// Which of the selected entries give somebody rights.
     pub privileges: BTreeMap<Privilege, Named>,
     /// Bytes free for us in the target's file system.
     pub free_space: u64,
     /// The folders that a restore writes in.
     pub folders: Vec<PathBuf>,
+    /// What stays there as it is, for people; empty: nothing.
+    pub leaves: &'static str,
 }
 
 /// Paths of one kind: all are counted, the first [`MAX_NAMED`] are named.
@@ -112,6 +118,12 @@ pub struct RestorePlan {
     pub entries: u64,
     /// Bytes of content that are written.
     pub bytes_to_write: u64,
+    /// Bytes of disk that have to be free, beside what is live.
+    pub needed: u64,
+    /// What stays there as it is, for people; empty: nothing.
+    pub leaves: &'static str,
+    /// What a person should know before.
+    pub remarks: Vec<String>,
     /// Entries that give somebody rights, by what gives them.
     pub privileges: BTreeMap<Privilege, Named>,
     /// Bytes free for us in the target's file system.
@@ -131,6 +143,9 @@ pub fn plan(facts: &Facts) -> RestorePlan {
         removed_count: facts.removed.count,
         entries: facts.entries,
         bytes_to_write: facts.bytes,
+        needed: facts.needed,
+        leaves: facts.leaves,
+        remarks: remarks(facts),
         privileges: facts.privileges.clone(),
         free_space: facts.free_space,
         conflicts: facts.blocked.iter().filter_map(|(path, live)| conflict(path, *live)).collect(),
@@ -138,13 +153,31 @@ pub fn plan(facts: &Facts) -> RestorePlan {
     if facts.created.count + facts.overwritten.count == 0 {
         plan.conflicts.push("nothing in the archive matches; look at its paths with `nsctl ls`".to_owned());
     }
-    if facts.bytes > facts.free_space {
+    if facts.needed > facts.free_space {
         plan.conflicts.push(format!(
-            "{} bytes are written beside the live state and {} are free; make room, or restore fewer paths",
-            facts.bytes, facts.free_space
+            "{} bytes are needed beside the live state and {} are free; make room, or restore fewer paths",
+            facts.needed, facts.free_space
         ));
     }
     plan
+}
+
+fn remarks(facts: &Facts) -> Vec<String> {
+    let is_root = rustix::process::geteuid().is_root();
+    let others = (facts.of_others > 0 && !is_root).then(|| {
+        format!(
+            "{} entries belong to other users; the agent is not root, so they come back as its own",
+            facts.of_others
+        )
+    });
+    others.into_iter().collect()
+}
+
+/// What `bytes` of content take on a disk, with the entry itself.
+fn on_disk(bytes: u64) -> u64 {
+    const BLOCK: u64 = 4_096;
+    const ENTRY: u64 = 256;
+    bytes.div_ceil(BLOCK).saturating_mul(BLOCK).saturating_add(ENTRY)
 }
 
 fn conflict(path: &EntryPath, live: LiveEntry) -> Option<String> {
@@ -168,6 +201,12 @@ where
     let ground = Ground::find(&request.place)?;
     let mut facts = Facts::default();
     let is_whole = matches!(request.selection, Selection::Whole);
+    let ours = rustix::process::geteuid().as_raw();
+    facts.leaves = match &ground {
+        Ground::New { .. } => "",
+        Ground::Live { .. } if is_whole => "",
+        Ground::Live { .. } | Ground::Spread { .. } => "everything else that is there",
+    };
     let mut look = Look::begin(&ground, is_whole, &mut facts)?;
     let mut outermost: Option<EntryPath> = None;
     let mut incoming = Incoming::new(entries);
@@ -177,6 +216,7 @@ where
             continue;
         }
         facts.entries += 1;
+        facts.of_others += u64::from(entry.metadata.uid != ours);
         for privilege in privileges(&entry) {
             facts.privileges.entry(privilege).or_default().add(&entry.path);
         }
@@ -197,6 +237,7 @@ where
         }
         if let EntryKind::File(content) = &entry.kind {
             facts.bytes = facts.bytes.saturating_add(content.data_length());
+            facts.needed = facts.needed.saturating_add(on_disk(content.data_length()));
         }
     }
     look.finish(&mut facts)?;
@@ -316,7 +357,7 @@ mod tests {
     }
 
     fn facts(outermost: &[&str], live: &[(&str, LiveEntry)]) -> Facts {
-        let mut facts = Facts { bytes: 10, free_space: 10, ..Facts::default() };
+        let mut facts = Facts { bytes: 10, needed: 10, free_space: 10, ..Facts::default() };
         let mut live: BTreeMap<&str, LiveEntry> = live.iter().copied().collect();
         outermost.iter().for_each(|name| facts.meet(&path(name), true, live.remove(name)));
         live.iter().for_each(|(name, live)| facts.meet(&path(name), false, Some(*live)));
@@ -358,6 +399,6 @@ mod tests {
         assert_eq!(plan(&facts(&["a"], &[("a", LiveEntry::Unreachable)])).conflicts.len(), 1);
         assert_eq!(plan(&facts(&[], &[])).conflicts.len(), 1);
         let full = Facts { free_space: 9, ..facts(&["a"], &[]) };
-        assert!(plan(&full).conflicts[0].contains("10 bytes are written"), "{:?}", plan(&full));
+        assert!(plan(&full).conflicts[0].contains("10 bytes are needed"), "{:?}", plan(&full));
     }
 }

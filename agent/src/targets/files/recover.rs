@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::area::{Area, is_of, staging_names};
+use super::area::{Area, is_of, restore_of, staging_names};
 use super::disk::{Disk, Steps};
 use super::error::{RestoreError, failed};
 use super::handles::{Walked, open_named};
@@ -29,8 +29,18 @@ pub struct Recovered {
 /// into it; the one that it lies in, if it was a new folder. Must run before anything else uses `root`,
 /// and may be repeated. A folder that does not exist needs nothing.
 pub fn recover(root: &Path, steps: &dyn Steps) -> Result<Recovered, RestoreError> {
+    recover_with(root, steps, &|_| Ok(()))
+}
+
+/// As [`recover()`]; a swap that is done, of the restore with the id that `holds` is told, is taken back where
+/// that gives an error.
+pub(crate) fn recover_with(
+    root: &Path,
+    steps: &dyn Steps,
+    holds: &dyn Fn(&str) -> Result<(), String>,
+) -> Result<Recovered, RestoreError> {
     match open_named(root) {
-        Ok(Walked { handle, path, .. }) => recover_at(&handle, &path, steps),
+        Ok(Walked { handle, path, .. }) => recover_in(&handle, &path, steps, holds),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Recovered::default()),
         Err(error) => Err(failed("open the folder", root.display())(error)),
     }
@@ -38,11 +48,20 @@ pub fn recover(root: &Path, steps: &dyn Steps) -> Result<Recovered, RestoreError
 
 /// As [`recover()`], in the open folder `at`, which is `root`.
 pub(super) fn recover_at(at: impl AsFd, root: &Path, steps: &dyn Steps) -> Result<Recovered, RestoreError> {
+    recover_in(at, root, steps, &|_| Ok(()))
+}
+
+fn recover_in(
+    at: impl AsFd,
+    root: &Path,
+    steps: &dyn Steps,
+    holds: &dyn Fn(&str) -> Result<(), String>,
+) -> Result<Recovered, RestoreError> {
     let disk = Disk::new(steps);
     let mut recovered = Recovered::default();
     for name in staging_names_at(&at, root)? {
         match Area::open(root, &at, &name) {
-            Ok(Some(area)) => one(disk, area, &mut recovered)?,
+            Ok(Some(area)) => one(disk, area, &mut recovered, holds)?,
             Ok(None) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let cause = "another restore runs there; wait until it has ended";
@@ -104,16 +123,31 @@ fn area_at(path: &Path, name: &[u8]) -> io::Result<Option<Area>> {
     Area::open(&path, &handle, name)
 }
 
-fn one(disk: Disk<'_>, area: Area, recovered: &mut Recovered) -> Result<(), RestoreError> {
+fn one(
+    disk: Disk<'_>,
+    area: Area,
+    recovered: &mut Recovered,
+    holds: &dyn Fn(&str) -> Result<(), String>,
+) -> Result<(), RestoreError> {
     let path = area.path.clone();
     let at = || path.display().to_string();
     let story = journal::read(&area.staging).map_err(failed("read the journal of the restore in", at()))?;
     let story = story.unwrap_or_default();
     if let Some(served) = &story.serves {
-        return servant(disk, area, Path::new(OsStr::from_bytes(served)), recovered);
+        return servant(disk, area, Path::new(OsStr::from_bytes(served)), recovered, holds);
     }
     match story.state() {
-        State::Done => tidy(&disk, &with_servants(area, &story)?),
+        State::Done => {
+            let areas = with_servants(area, &story)?;
+            if let Err(cause) = still_holds(&areas[0], holds) {
+                let journal = Journal::resume(disk, &areas[0].staging);
+                let mut journal = journal.map_err(failed("open the journal in", at()))?;
+                tracing::warn!(path = at(), cause, "a restore is taken back");
+                super::take_back(disk, &areas, &mut story.clone(), &mut journal)?;
+                recovered.undone.push(path);
+            }
+            tidy(&disk, &areas)
+        }
         State::Staging | State::Undone => {
             disk.done(Step::RecoveryBegun).map_err(failed("recover", at()))?;
             let areas = with_servants(area, &story)?;
@@ -139,6 +173,15 @@ fn one(disk: Disk<'_>, area: Area, recovered: &mut Recovered) -> Result<(), Rest
                 },
                 _ => swap.undo(&mut journal).map(|()| false)?,
             };
+            let finished = finished
+                && match still_holds(&areas[0], holds) {
+                    Ok(()) => true,
+                    Err(cause) => {
+                        tracing::warn!(path = at(), cause, "a restore is taken back");
+                        super::take_back(disk, &areas, &mut story.clone(), &mut journal)?;
+                        false
+                    }
+                };
             if finished {
                 recovered.finished.push(path)
             } else {
@@ -148,6 +191,14 @@ fn one(disk: Disk<'_>, area: Area, recovered: &mut Recovered) -> Result<(), Rest
             disk.over(Step::RecoveryEnded);
             Ok(())
         }
+    }
+}
+
+/// Asks whether the swap in `area`, which is done, is to stay. A tidied one was asked for when it ended.
+fn still_holds(area: &Area, holds: &dyn Fn(&str) -> Result<(), String>) -> Result<(), String> {
+    match area.is_tidied() {
+        Ok(false) => restore_of(area.staging_name()).map_or(Ok(()), |id| holds(&id)),
+        _ => Ok(()),
     }
 }
 
@@ -167,7 +218,13 @@ pub(super) fn tidy(disk: &Disk<'_>, areas: &[Area]) -> Result<(), RestoreError> 
 
 /// A folder that serves a restore whose journal lies elsewhere: that one decides. If it is gone and this one
 /// was tidied, this one is only kept for the old state that it may hold.
-fn servant(disk: Disk<'_>, area: Area, served: &Path, recovered: &mut Recovered) -> Result<(), RestoreError> {
+fn servant(
+    disk: Disk<'_>,
+    area: Area,
+    served: &Path,
+    recovered: &mut Recovered,
+    holds: &dyn Fn(&str) -> Result<(), String>,
+) -> Result<(), RestoreError> {
     let name = area.staging_name().to_owned();
     let path = area.path.clone();
     let is_tidied = area.is_tidied().map_err(failed("look into", path.display()))?;
@@ -177,7 +234,7 @@ fn servant(disk: Disk<'_>, area: Area, served: &Path, recovered: &mut Recovered)
     // journal goes last, so where it is really gone, this one was tidied.
     let undecided = match first {
         Ok(Some(first)) => {
-            one(disk, first, recovered)?;
+            one(disk, first, recovered, holds)?;
             None
         }
         Ok(None) if is_tidied => None,

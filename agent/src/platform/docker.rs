@@ -1,0 +1,312 @@
+//! Containers, by the Docker Engine's API over its Unix socket: list, stop, start, look.
+//!
+//! Paths without a version, which every engine serves by its newest: an engine of 2026 refuses the versions
+//! that one of 2022 had. Five calls with few fields each do not need a client library of their own.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use super::PlatformError;
+
+/// How long the engine may take to answer, beside what it was told to wait for.
+const ANSWER: Duration = Duration::from_secs(30);
+/// An answer with more bytes is not read.
+const MAX_ANSWER: usize = 16 << 20;
+
+/// Which components a container is stopped for, comma-separated, or `all`.
+const STOP_FOR: &str = "neurashield.backup.stop-for";
+/// Names of containers that it is started after.
+const START_AFTER: &str = "neurashield.backup.start-after";
+/// The same of offen/docker-volume-backup: `true`, or one name.
+const OFFEN: &str = "docker-volume-backup.stop-during-backup";
+/// What Compose writes on what it makes.
+const PROJECT: &str = "com.docker.compose.project";
+const SERVICE: &str = "com.docker.compose.service";
+const DEPENDS_ON: &str = "com.docker.compose.depends_on";
+
+/// The engine behind a socket.
+#[derive(Debug, Clone)]
+pub(super) struct Docker {
+    socket: PathBuf,
+}
+
+/// A container as the engine lists it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Container {
+    pub(super) id: String,
+    #[serde(default)]
+    names: Vec<String>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    /// `running`, `exited`, `paused`, `restarting`, ….
+    #[serde(default)]
+    state: String,
+    /// For people: `Up 2 minutes (healthy)`.
+    #[serde(default)]
+    status: String,
+    #[serde(default)]
+    mounts: Vec<Mount>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Mount {
+    #[serde(rename = "Source", default)]
+    source: PathBuf,
+    #[serde(rename = "RW", default)]
+    is_writable: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Inspected {
+    state: InspectedState,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectedState {
+    running: bool,
+    #[serde(default)]
+    restarting: bool,
+    #[serde(default)]
+    exit_code: i64,
+    health: Option<InspectedHealth>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectedHealth {
+    status: String,
+}
+
+/// How something that was started does.
+#[derive(Debug)]
+pub(super) enum Health {
+    Good,
+    /// Bad, for now.
+    Bad(String),
+    /// It cannot be said yet.
+    Unknown(String),
+}
+
+/// What the engine says where it refuses.
+#[derive(Debug, Default, Deserialize)]
+struct Refusal {
+    #[serde(default)]
+    message: String,
+}
+
+impl Docker {
+    pub(super) fn at(socket: &Path) -> Self {
+        Self { socket: socket.to_owned() }
+    }
+
+    /// All containers, those too that do not run.
+    pub(super) async fn containers(&self) -> Result<Vec<Container>, PlatformError> {
+        self.get("/containers/json?all=true").await
+    }
+
+    /// Stops one; kills it if it takes longer than `patience`. One that does not run is fine.
+    pub(super) async fn stop(&self, id: &str, patience: Duration) -> Result<(), PlatformError> {
+        let path = format!("/containers/{id}/stop?t={}", patience.as_secs());
+        self.post(&path, patience + ANSWER).await
+    }
+
+    /// Starts one. One that runs is fine.
+    pub(super) async fn start(&self, id: &str) -> Result<(), PlatformError> {
+        self.post(&format!("/containers/{id}/start"), ANSWER).await
+    }
+
+    /// How one does that was started.
+    pub(super) async fn health(&self, id: &str) -> Result<Health, PlatformError> {
+        let Inspected { state } = self.get(&format!("/containers/{id}/json")).await?;
+        Ok(match (state.running && !state.restarting, state.health) {
+            (false, _) => Health::Bad(format!("it does not run; it ended with {}", state.exit_code)),
+            (true, None) => Health::Good,
+            (true, Some(health)) => match health.status.as_str() {
+                "healthy" | "none" | "" => Health::Good,
+                "starting" => Health::Unknown("its check has not answered yet".to_owned()),
+                other => Health::Bad(format!("its check says {other}")),
+            },
+        })
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, PlatformError> {
+        let (status, body) = self.ask(Method::GET, path, ANSWER).await?;
+        if !status.is_success() {
+            return Err(refused(path, status, &body));
+        }
+        let unclear = |error| PlatformError::Docker(format!("answers {path} in an unknown way: {error}"));
+        serde_json::from_slice(&body).map_err(unclear)
+    }
+
+    async fn post(&self, path: &str, limit: Duration) -> Result<(), PlatformError> {
+        let (status, body) = self.ask(Method::POST, path, limit).await?;
+        match status.is_success() || status == StatusCode::NOT_MODIFIED {
+            true => Ok(()),
+            false => Err(refused(path, status, &body)),
+        }
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        limit: Duration,
+    ) -> Result<(StatusCode, Bytes), PlatformError> {
+        let asked = tokio::time::timeout(limit, self.exchange(method, path)).await;
+        let failed = |cause: String| {
+            PlatformError::Docker(format!("at {} does not serve {path}: {cause}", self.socket.display()))
+        };
+        match asked {
+            Ok(answer) => answer.map_err(|error| failed(error.to_string())),
+            Err(_) => Err(failed(format!("no answer within {} s", limit.as_secs()))),
+        }
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+    ) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error + Send + Sync>> {
+        let stream = UnixStream::connect(&self.socket).await?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream)).await?;
+        let carried = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(connection));
+        let request =
+            Request::builder().method(method).uri(path).header(header::HOST, "docker").body(Empty::new())?;
+        let answer = sender.send_request(request).await?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await?.to_bytes();
+        drop(carried);
+        Ok((status, body))
+    }
+}
+
+fn refused(path: &str, status: StatusCode, body: &[u8]) -> PlatformError {
+    let Refusal { message } = serde_json::from_slice(body).unwrap_or_default();
+    PlatformError::Docker(format!("answers {path} with {}: {message}", status.as_u16()))
+}
+
+impl Container {
+    /// Its first name, or its id.
+    pub(super) fn name(&self) -> &str {
+        self.names.first().map_or(self.id.as_str(), |name| name.trim_start_matches('/'))
+    }
+
+    /// True if it has this name, or this id or the beginning of it.
+    pub(super) fn is_called(&self, wanted: &str) -> bool {
+        let names = self.names.iter().any(|name| name.trim_start_matches('/') == wanted);
+        names || (wanted.len() >= 12 && self.id.starts_with(wanted))
+    }
+
+    pub(super) fn runs(&self) -> bool {
+        matches!(self.state.as_str(), "running" | "restarting" | "paused")
+    }
+
+    pub(super) fn is_checked(&self) -> bool {
+        self.status.contains("health")
+    }
+
+    /// True for the container that the agent runs in: its host is called by its id.
+    pub(super) fn is_ours(&self) -> bool {
+        let host = runtime::host::hostname();
+        host.len() >= 12 && self.id.starts_with(&host)
+    }
+
+    /// True if a label says that it is stopped for this component.
+    pub(super) fn stops_for(&self, component: &str) -> bool {
+        let names = |text: &str| text.split(',').any(|one| matches!(one.trim(), "all") || one.trim() == component);
+        let offen = |text: &str| text == "true" || text == component;
+        self.labels.get(STOP_FOR).is_some_and(|text| names(text))
+            || self.labels.get(OFFEN).is_some_and(|text| offen(text))
+    }
+
+    /// True if it has the folder, or one around or within it, mounted for writing.
+    pub(super) fn writes_in(&self, folder: &Path) -> bool {
+        let real = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+        let meets = |mount: &&Mount| {
+            mount.is_writable
+                && mount.source.components().count() > 1
+                && (mount.source.starts_with(&real) || real.starts_with(&mount.source))
+        };
+        self.mounts.iter().find(meets).is_some()
+    }
+
+    /// The names of the containers that it is started after.
+    pub(super) fn after(&self, all: &[Container]) -> Vec<String> {
+        let label = |name: &str| self.labels.get(name).map_or("", String::as_str);
+        let listed = label(START_AFTER).split(',').map(|name| name.trim().to_owned());
+        let mut after: Vec<String> = listed.filter(|name| !name.is_empty()).collect();
+        // `db:service_healthy:true,cache:service_started:false`
+        for service in label(DEPENDS_ON).split(',').filter_map(|one| one.split(':').next()) {
+            let is_it = |other: &&Container| {
+                other.labels.get(SERVICE).is_some_and(|name| name == service)
+                    && other.labels.get(PROJECT) == self.labels.get(PROJECT)
+            };
+            after.extend(all.iter().filter(is_it).map(|other| other.name().to_owned()));
+        }
+        after
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container(name: &str, labels: &[(&str, &str)]) -> Container {
+        let labels: BTreeMap<_, _> = labels.iter().copied().collect();
+        let json = serde_json::json!({
+            "Id": format!("{name:0<64}"), "Names": [format!("/{name}")], "Labels": labels,
+            "State": "running", "Status": "Up 2 minutes (healthy)",
+            "Mounts": [{ "Type": "bind", "Source": "/srv/data", "Destination": "/data", "RW": true }],
+        });
+        serde_json::from_value(json).expect("as the engine writes it")
+    }
+
+    #[test]
+    fn labels_say_for_which_components_a_container_is_stopped() {
+        let ours = container("a", &[(STOP_FOR, "models, blockchain")]);
+        assert!(ours.stops_for("models") && ours.stops_for("blockchain") && !ours.stops_for("ipfs"));
+        assert!(container("a", &[(STOP_FOR, "all")]).stops_for("ipfs"));
+        assert!(container("a", &[(OFFEN, "true")]).stops_for("ipfs"));
+        let offen = container("a", &[(OFFEN, "models")]);
+        assert!(offen.stops_for("models") && !offen.stops_for("ipfs"));
+        assert!(!container("a", &[(OFFEN, "false")]).stops_for("ipfs"));
+        assert!(!container("a", &[]).stops_for("ipfs"));
+    }
+
+    #[test]
+    fn dependencies_come_from_labels_of_ours_and_of_compose() {
+        let of = |name, service: &'static str, more: &[(&'static str, &'static str)]| {
+            container(name, &[&[(PROJECT, "p"), (SERVICE, service)], more].concat())
+        };
+        let db = of("p_db_1", "db", &[]);
+        let other = container("q_db_1", &[(PROJECT, "q"), (SERVICE, "db")]);
+        let api = of(
+            "p_api_1",
+            "api",
+            &[(DEPENDS_ON, "db:service_healthy:true,gone:service_started:false"), (START_AFTER, "vault")],
+        );
+        assert_eq!(api.after(&[db, other, api.clone()]), ["vault", "p_db_1"]);
+    }
+
+    #[test]
+    fn a_container_is_known_by_its_name_its_id_and_what_it_mounts() {
+        let one = container("geth", &[]);
+        assert!(one.is_called("geth") && one.is_called("geth00000000") && !one.is_called("get"));
+        assert!(one.runs() && one.is_checked());
+        assert!(one.writes_in(Path::new("/srv/data")) && one.writes_in(Path::new("/srv/data/chain")));
+        assert!(!one.writes_in(Path::new("/srv/other")));
+    }
+}

@@ -1,0 +1,258 @@
+//! What uses the data, and how it is stopped and started: by configured commands, or in containers.
+//!
+//! Must stay true: only what ran is stopped, and only what was stopped is started; what is told to stop has
+//! stopped when the call returns, or the call fails; the agent never stops itself.
+
+mod command;
+mod docker;
+mod order;
+mod writers;
+
+pub(crate) use writers::writers;
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::config::{AgentConfig, ApplicationConfig, DockerConfig};
+use docker::{Container, Docker, Health};
+
+/// Between two looks at something that is being started.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// A container without a check of its own has to run for so long.
+const KEEPS_RUNNING: Duration = Duration::from_secs(2);
+
+/// A program that uses a component.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Application {
+    /// For people; no two have the same.
+    pub(crate) name: String,
+    /// How it is reached.
+    pub(crate) handle: Handle,
+    /// The names of those that it is started after.
+    pub(crate) after: Vec<String>,
+    /// It runs.
+    pub(crate) runs: bool,
+    /// There is a check of its health.
+    pub(crate) is_checked: bool,
+}
+
+/// How an application is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Handle {
+    /// By the commands of the configuration, under the application's name.
+    Commands,
+    /// As the container with this id.
+    Container(String),
+}
+
+impl Handle {
+    /// For people and programs.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::Commands => "commands",
+            Self::Container(_) => "container",
+        }
+    }
+}
+
+/// What was found of one component.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// What uses it, in the order in which it is started.
+    pub(crate) applications: Vec<Application>,
+    /// Containers that run, have its folder, and are not among them.
+    pub(crate) others: Vec<String>,
+    /// What could not be found out, and nobody has said that it has to be.
+    pub(crate) remarks: Vec<String>,
+}
+
+/// Something could not be asked, stopped or started.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PlatformError {
+    #[error("the command {what} of the application {name} {cause}")]
+    Command { name: String, what: &'static str, cause: String },
+    #[error("the configuration knows no application {0} any more")]
+    Unknown(String),
+    #[error("the Docker Engine {0}")]
+    Docker(String),
+    #[error("the application {name} was not healthy within {seconds} seconds: {cause}")]
+    Unhealthy { name: String, seconds: u64, cause: String },
+    #[error("the application {0} still runs after it was stopped")]
+    StillRuns(String),
+}
+
+/// The programs of this host that the agent may stop.
+#[derive(Debug, Default)]
+pub(crate) struct Platform {
+    applications: Vec<ApplicationConfig>,
+    settings: DockerConfig,
+}
+
+impl Platform {
+    pub(crate) fn new(config: &AgentConfig) -> Self {
+        Self { applications: config.applications.clone(), settings: config.docker.clone() }
+    }
+
+    /// What uses the component, and who else has the folder.
+    pub(crate) async fn using(
+        &self,
+        component: &str,
+        folder: Option<&Path>,
+    ) -> Result<Found, PlatformError> {
+        let mut found = Found::default();
+        let used_by = self.applications.iter().filter(|one| one.uses.iter().any(|used| used == component));
+        for one in used_by.clone().filter(|one| one.container.is_none()) {
+            let runs = command::succeeds(one, "is_running", &one.is_running).await?;
+            found.applications.push(Application {
+                name: one.name.clone(),
+                handle: Handle::Commands,
+                after: one.after.clone(),
+                runs,
+                is_checked: !one.healthy.is_empty(),
+            });
+        }
+        if let Some(docker) = self.docker() {
+            let containers = match docker.containers().await {
+                // Nobody has said that there are containers of ours.
+                Err(error) if self.settings.enabled.is_none() && !used_by.clone().any(is_container) => {
+                    found.remarks.push(format!("containers are not looked for: {error}"));
+                    Vec::new()
+                }
+                containers => containers?,
+            };
+            let named: Vec<(&str, &ApplicationConfig)> =
+                used_by.clone().filter_map(|one| Some((one.container.as_deref()?, one))).collect();
+            if let Some((missing, _)) =
+                named.iter().find(|(name, _)| !containers.iter().any(|one| one.is_called(name)))
+            {
+                return Err(PlatformError::Docker(format!("has no container {missing}")));
+            }
+            for one in containers.iter().filter(|one| !one.is_ours()) {
+                let configured = named.iter().find(|(name, _)| one.is_called(name));
+                if configured.is_some() || one.stops_for(component) {
+                    let mut application = one.application(&containers);
+                    if let Some((_, configured)) = configured {
+                        application.name = configured.name.clone();
+                        application.after.extend(configured.after.clone());
+                    }
+                    found.applications.push(application);
+                } else if folder.is_some_and(|folder| one.runs() && one.writes_in(folder)) {
+                    found.others.push(one.name().to_owned());
+                }
+            }
+        } else if let Some(one) = used_by.clone().find(|one| is_container(one)) {
+            let cause = format!("is not asked, and {} is a container", one.name);
+            return Err(PlatformError::Docker(cause));
+        }
+        found.applications = order::for_start(found.applications);
+        Ok(found)
+    }
+
+    /// Stops it.
+    pub(crate) async fn stop(&self, application: &Application) -> Result<(), PlatformError> {
+        match &application.handle {
+            Handle::Commands => {
+                let one = self.configured(&application.name)?;
+                command::run(one, "stop", &one.stop).await?;
+                match command::succeeds(one, "is_running", &one.is_running).await? {
+                    true => Err(PlatformError::StillRuns(one.name.clone())),
+                    false => Ok(()),
+                }
+            }
+            Handle::Container(id) => self.engine()?.stop(id, self.settings.stop_limit.get()).await,
+        }
+    }
+
+    /// Starts it. One that runs already is fine.
+    pub(crate) async fn start(&self, application: &Application) -> Result<(), PlatformError> {
+        match &application.handle {
+            Handle::Commands => {
+                let one = self.configured(&application.name)?;
+                match command::succeeds(one, "is_running", &one.is_running).await? {
+                    true => Ok(()),
+                    false => command::run(one, "start", &one.start).await,
+                }
+            }
+            Handle::Container(id) => self.engine()?.start(id).await,
+        }
+    }
+
+    /// Waits until it is healthy, or runs where nothing else is known of it.
+    pub(crate) async fn await_health(&self, application: &Application) -> Result<(), PlatformError> {
+        let limit = match &application.handle {
+            Handle::Commands => self.configured(&application.name)?.health_limit,
+            Handle::Container(_) => self.settings.health_limit,
+        };
+        let began = Instant::now();
+        loop {
+            let cause = match self.health(application, began).await? {
+                Health::Good => return Ok(()),
+                Health::Bad(cause) | Health::Unknown(cause) if began.elapsed() >= limit.get() => cause,
+                Health::Bad(_) | Health::Unknown(_) => {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                    continue;
+                }
+            };
+            let (name, seconds) = (application.name.clone(), limit.get().as_secs());
+            return Err(PlatformError::Unhealthy { name, seconds, cause });
+        }
+    }
+
+    async fn health(&self, application: &Application, began: Instant) -> Result<Health, PlatformError> {
+        match &application.handle {
+            Handle::Commands => {
+                let one = self.configured(&application.name)?;
+                let (what, command) = match one.healthy.is_empty() {
+                    true => ("is_running", &one.is_running),
+                    false => ("healthy", &one.healthy),
+                };
+                match command::run(one, what, command).await {
+                    Ok(()) => Ok(Health::Good),
+                    Err(error) => Ok(Health::Bad(error.to_string())),
+                }
+            }
+            Handle::Container(id) => {
+                let health = self.engine()?.health(id).await?;
+                match health {
+                    Health::Good if !application.is_checked && began.elapsed() < KEEPS_RUNNING => {
+                        Ok(Health::Unknown("it has only just been started".to_owned()))
+                    }
+                    health => Ok(health),
+                }
+            }
+        }
+    }
+
+    fn configured(&self, name: &str) -> Result<&ApplicationConfig, PlatformError> {
+        let found = self.applications.iter().find(|one| one.name == name);
+        found.ok_or_else(|| PlatformError::Unknown(name.to_owned()))
+    }
+
+    fn docker(&self) -> Option<Docker> {
+        self.settings.engine().map(|socket| Docker::at(socket))
+    }
+
+    fn engine(&self) -> Result<Docker, PlatformError> {
+        self.docker().ok_or_else(|| PlatformError::Docker("is not asked any more".to_owned()))
+    }
+}
+
+fn is_container(application: &ApplicationConfig) -> bool {
+    application.container.is_some()
+}
+
+impl Container {
+    fn application(&self, all: &[Container]) -> Application {
+        Application {
+            name: self.name().to_owned(),
+            handle: Handle::Container(self.id.clone()),
+            after: self.after(all),
+            runs: self.runs(),
+            is_checked: self.is_checked(),
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What the last process has left of restores: swaps are ended one way or the other, and what ran for them
+//! runs again, before anything else reads or writes there.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+
+use crate::connection::Agent;
+use crate::state::Run;
+use crate::targets::files::{InProduction, recover_with};
+use crate::tasks::Users;
+
+/// Ends what a crash has left.
+pub(crate) async fn resume(agent: Arc<Agent>) {
+    let runtime = Handle::current();
+    let resumed = tokio::task::spawn_blocking(move || Resume::new(&agent, runtime).all());
+    resumed.await.expect("resuming restores does not panic");
+}
+
+struct Resume<'a> {
+    agent: &'a Agent,
+    runtime: Handle,
+    /// By the restore's id: what was stopped, and how its swap has ended once that is known.
+    runs: BTreeMap<String, Run>,
+    swapped: RefCell<BTreeMap<String, Result<(), String>>>,
+}
+
+impl<'a> Resume<'a> {
+    fn new(agent: &'a Agent, runtime: Handle) -> Self {
+        let runs = agent.state.runs().all().unwrap_or_else(|error| {
+            tracing::error!(%error, "cannot look for programs that restores have stopped");
+            Vec::new()
+        });
+        Self { agent, runtime, runs: runs.into_iter().collect(), swapped: RefCell::default() }
+    }
+
+    fn all(self) {
+        for source in &self.agent.served {
+            for root in source.roots() {
+                self.finish(&root);
+            }
+        }
+        // A folder that is not there may be one that is not mounted yet.
+        let left = RefCell::new(Vec::new());
+        let ended = self.agent.state.recover_restores(|id, folder| {
+            let ended = self.finish(folder) && folder.is_dir();
+            if !ended {
+                left.borrow_mut().push(id.to_owned());
+            }
+            ended
+        });
+        if let Err(error) = ended {
+            tracing::error!(%error, "cannot look for restores that were interrupted");
+        }
+        let (swapped, left) = (self.swapped.into_inner(), left.into_inner());
+        for (id, run) in self.runs {
+            if left.contains(&id) {
+                tracing::error!(restore = id, "what it stopped is not started: its swap could not be ended");
+                continue;
+            }
+            let users = Users::resumed(self.agent, self.runtime.clone(), &id, run);
+            match swapped.get(&id) {
+                Some(Ok(())) => drop(users.end(|_| ())),
+                Some(Err(cause)) => drop(users.undone(cause)),
+                None => {
+                    let troubles = users.start_again();
+                    troubles.iter().for_each(|trouble| tracing::error!(restore = id, "{trouble}"));
+                    users.forget();
+                }
+            }
+        }
+    }
+
+    /// False if something is left to do.
+    fn finish(&self, root: &Path) -> bool {
+        match recover_with(root, &InProduction, &|id| self.holds(id)) {
+            Ok(recovered) => {
+                for path in &recovered.finished {
+                    tracing::info!(path = %path.display(), "finished a restore that was interrupted");
+                }
+                for path in &recovered.undone {
+                    tracing::info!(path = %path.display(), "took back a restore that was interrupted");
+                }
+                recovered.left.is_empty()
+            }
+            Err(error) => {
+                let cause = proto::failure::chain(&error);
+                tracing::error!(
+                    path = %root.display(),
+                    "an interrupted restore could not be ended: {cause}; see to it and restart the agent"
+                );
+                false
+            }
+        }
+    }
+
+    /// The swap of this restore is done: starts what ran.
+    fn holds(&self, id: &str) -> Result<(), String> {
+        let Some(run) = self.runs.get(id) else { return Ok(()) };
+        let started = Users::resumed(self.agent, self.runtime.clone(), id, run.clone()).start();
+        self.swapped.borrow_mut().insert(id.to_owned(), started.clone());
+        started
+    }
+}
+
+#[cfg(test)]
+#[path = "resume_tests.rs"]
+mod tests;

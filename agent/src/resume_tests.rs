@@ -1,0 +1,169 @@
+//! Swaps that were cut off, and what a start makes of them.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use repository::archive::entry::{Entry, EntryKind, Metadata};
+use repository::archive::path::EntryPath;
+use repository::content::IdKey;
+use repository::ids::BlobId;
+
+use super::*;
+use crate::state::{AgentKey, RestoreRecord, StateFolder};
+use crate::targets::files::{
+    Allowance, Place, RestoreError, RestoreRequest, Selection, Steps, Tools, restore,
+};
+use crate::targets::{BlobError, BlobReader, CancelFlag, Progress};
+
+/// Resumes with nothing configured, and gives the state folder back.
+async fn finish_restores(state: StateFolder) -> StateFolder {
+    let key = AgentKey::open(&state).expect("a key");
+    let agent = Arc::new(Agent {
+        config: crate::config::AgentConfig::default(),
+        state,
+        key,
+        served: Vec::new(),
+        clock: Arc::new(runtime::clock::SystemClock),
+        instance: [0; 16],
+        listed: crate::pipeline::RememberedBlobs::default(),
+        platform: crate::platform::Platform::default(),
+        unbroken: Default::default(),
+    });
+    resume(agent.clone()).await;
+    Arc::into_inner(agent).expect("nobody else has it").state
+}
+
+struct NoBlobs;
+
+impl BlobReader for NoBlobs {
+    fn hint(&mut self, _: &[BlobId]) {}
+    fn blob(&mut self, id: &BlobId) -> Result<Bytes, BlobError> {
+        Err(BlobError::Missing(*id))
+    }
+}
+
+struct OnRecord(RestoreRecord);
+
+impl Progress for OnRecord {
+    fn writes_in(&self, folder: &Path) -> std::io::Result<()> {
+        self.0.note(folder)
+    }
+    fn bytes_written(&self, _: u64) {}
+    fn entry_written(&self) {}
+    fn swap_begins(&self) {}
+}
+
+/// Killed at so many renames.
+struct KilledAtRename(Cell<u32>);
+
+impl Steps for KilledAtRename {
+    fn before(&self, what: &'static str) -> std::io::Result<()> {
+        self.0.set(self.0.get().saturating_sub(u32::from(what == "rename")));
+        if self.0.get() == 0 { Err(std::io::Error::other("killed")) } else { Ok(()) }
+    }
+}
+
+fn entry(path: &str, kind: EntryKind) -> Result<Entry, Infallible> {
+    let path = EntryPath::new(path.as_bytes()).expect("a path");
+    let metadata = Metadata { mode: 0o755, ..Metadata::default() };
+    Ok(Entry { path, metadata, kind })
+}
+
+const LINKS: [&str; 2] = ["etc/deep/er/link", "etc/link"];
+
+/// Restores [`LINKS`] one by one, killed in the middle of the swap.
+fn killed_in_its_swap(root: &Path, state: &StateFolder) {
+    let to = |target: &str| EntryKind::Symlink { target: target.into() };
+    let entries = vec![
+        entry("", EntryKind::Folder),
+        entry("etc", EntryKind::Folder),
+        entry("etc/deep", EntryKind::Folder),
+        entry("etc/deep/er", EntryKind::Folder),
+        entry(LINKS[0], to("then")),
+        entry(LINKS[1], to("then")),
+    ];
+    let place = Place::Listed { root: root.to_owned() };
+    let request = RestoreRequest { restore_id: "r-1".into(), place, selection: Selection::Whole };
+    let (progress, cancel) = (OnRecord(state.restore("r-1")), CancelFlag::default());
+    let steps = KilledAtRename(Cell::new(3));
+    let id_key = IdKey::new([1; 32]);
+    let tools = Tools { id_key: &id_key, progress: &progress, cancel: &cancel, steps: &steps };
+    let allowance = Allowance { entries: 9, ..Allowance::default() };
+    let error =
+        restore(&request, allowance, entries.into_iter(), &mut NoBlobs, tools).expect_err("killed");
+    assert!(matches!(error, RestoreError::Interrupted { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_swap_cut_off_below_what_the_configuration_names_is_finished_at_the_next_start() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let root = folder.path().canonicalize().expect("a path").join("root");
+    std::fs::create_dir_all(root.join("etc/deep/er")).expect("folders");
+    for link in LINKS {
+        std::os::unix::fs::symlink("now", root.join(link)).expect("a link");
+    }
+    let at = folder.path().join("state");
+    let state = StateFolder::open(&at).expect("opens");
+    killed_in_its_swap(&root, &state);
+    let targets = || LINKS.map(|link| std::fs::read_link(root.join(link)).ok());
+    assert_ne!(targets()[0], targets()[1], "it is half done");
+
+    let state = finish_restores(state).await;
+    assert_eq!(targets(), [Some(PathBuf::from("then")), Some(PathBuf::from("then"))]);
+    let records = || std::fs::read_dir(at.join("restores")).expect("lists").count();
+    assert_eq!(records(), 0);
+    drop(state);
+}
+
+#[tokio::test]
+async fn a_record_is_kept_while_the_folder_with_the_journal_is_not_mounted() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let root = folder.path().canonicalize().expect("a path").join("root");
+    std::fs::create_dir_all(root.join("etc/deep/er")).expect("folders");
+    for link in LINKS {
+        std::os::unix::fs::symlink("now", root.join(link)).expect("a link");
+    }
+    let at = folder.path().join("state");
+    let state = StateFolder::open(&at).expect("opens");
+    killed_in_its_swap(&root, &state);
+    let (first, disk) = (root.join("etc/deep/er"), folder.path().join("disk"));
+    std::fs::rename(&first, &disk).expect("it goes");
+    std::fs::create_dir(&first).expect("the folder for the mount");
+    let records = || std::fs::read_dir(at.join("restores")).expect("lists").count();
+    let state = finish_restores(state).await;
+    assert_eq!(records(), 1);
+
+    std::fs::remove_dir(&first).expect("it goes");
+    std::fs::rename(&disk, &first).expect("it comes back");
+    let state = finish_restores(state).await;
+    assert_eq!(records(), 0);
+    let targets = LINKS.map(|link| std::fs::read_link(root.join(link)).ok());
+    assert_eq!(targets, [Some(PathBuf::from("then")), Some(PathBuf::from("then"))]);
+    drop(state);
+}
+
+#[tokio::test]
+async fn a_record_whose_folder_is_not_there_yet_is_kept() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path().join("state");
+    let state = StateFolder::open(&at).expect("opens");
+    let missing = folder.path().join("not mounted");
+    state.restore("r-1").note(&missing).expect("noted");
+    // Another attempt knows of the first one's folder and leaves it on record.
+    let second = state.restore("r-1");
+    second.note(folder.path()).expect("noted");
+    second.ended();
+    let records = || std::fs::read_dir(at.join("restores")).expect("lists").count();
+    let state = finish_restores(state).await;
+    assert_eq!(records(), 1);
+    std::fs::create_dir(&missing).expect("a folder");
+    let state = finish_restores(state).await;
+    assert_eq!(records(), 0);
+    let third = state.restore("r-2");
+    third.note(folder.path()).expect("noted");
+    assert_eq!(records(), 1);
+    third.ended();
+    assert_eq!(records(), 0);
+}

@@ -1,0 +1,397 @@
+//! Plans of restores, and restores.
+
+mod users;
+mod wire;
+
+pub(crate) use users::Users;
+
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use proto::failure::reason;
+use proto::{Failure, v1};
+use repository::archive::path::EntryPath;
+use repository::content::IdKey;
+use runtime::steps;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+
+use super::order::{Into, RestoreOrder};
+use super::{TaskContext, blocking, order, telling, until};
+use crate::connection::Agent;
+use crate::limits::Pace;
+use crate::platform::{Found, writers};
+use crate::restore::{ArchiveEntries, ArchiveKeys, BlobMap, BlobMapBuilder, RemoteBlobs, Window, WireBlobs};
+use crate::state::RestoreRecord;
+use crate::steps::Step;
+use crate::targets::files::{
+    self, InProduction, PathPatterns, Place, RestoreError, RestorePlan, RestoreRequest, Selection, Tools,
+};
+use crate::targets::{CancelFlag, Progress};
+
+
+/// What a restore would do, and what is in its way. Tries for real, and leaves nothing behind.
+pub(super) async fn plan(
+    context: &Arc<TaskContext>,
+    wire: v1::PlanRestore,
+    cancel: &CancellationToken,
+) -> Result<v1::RestorePlanned, Failure> {
+    let v1::PlanRestore { task_id, order } = wire;
+    let archive = Archive::open(context, &task_id, order.as_ref(), cancel).await?;
+    let pages = archive.blobs(context, Window::PAGES).await?;
+    let tell = || progress_now(&task_id, "planning", &Counters::default());
+    let (agent, runtime) = (context.agent.clone(), Handle::current());
+    let planned = blocking(move || {
+        let plan = archive.plan(&agent, &runtime, pages);
+        steps::reach(Step::PlanTried);
+        plan
+    });
+    let plan = telling(&context.up, tell, planned).await??;
+    Ok(v1::RestorePlanned { task_id, plan: Some(plan) })
+}
+
+/// Restores, and returns when all of it is live and durable and what ran runs again, or nothing has changed.
+pub(super) async fn run(
+    context: &Arc<TaskContext>,
+    wire: v1::StartRestore,
+    cancel: &CancellationToken,
+) -> Result<v1::RestoreFinished, Failure> {
+    let v1::StartRestore { task_id, order, allowance, confirmed, .. } = wire;
+    let allowance = order::allowance(allowance.as_ref())?;
+    let id = RestoreOrder::check(order.as_ref())?.restore_id;
+    // An earlier attempt came to its end, and its answer was lost.
+    let ended = context.agent.state.runs().ended(&id);
+    if let Some(report) = ended.map_err(|error| no_record(&error))? {
+        return Ok(wire::report(task_id, report));
+    }
+    let archive = Archive::open(context, &task_id, order.as_ref(), cancel).await?;
+    let pages = archive.blobs(context, Window::PAGES).await?;
+    let pages_to_plan = archive.blobs(context, Window::PAGES).await?;
+    let mut data = archive.blobs(context, Window::DATA).await?;
+    let counters = Arc::new(Counters::default());
+    let flag = CancelFlag::default();
+    let _passed_on = pass_on(cancel.clone(), flag.clone());
+    let tell = || progress_now(&task_id, counters.step(), &counters);
+    let restored = {
+        let counters = Arc::clone(&counters);
+        let (agent, runtime) = (context.agent.clone(), Handle::current());
+        blocking(move || {
+            let now = archive.plan(&agent, &runtime, pages_to_plan)?;
+            let confirmed = confirmed.unwrap_or_else(|| now.clone());
+            still_so(&archive.place, &confirmed, &now)?;
+            let record = agent.state.restore(&id);
+            let users = Users::of(&agent, runtime, &id, wire::planned(&now));
+            let Archive { order, request, place, component, folder, .. } = archive;
+            let entries = ArchiveEntries::open(pages, &order.root).map_err(|error| not_readable(&error))?;
+            let id_key: &IdKey = &order.keys.id_key;
+            let of_whom = (component.as_deref(), folder);
+            let progress = Watched { counters: &counters, record: &record, users: &users, of_whom };
+            let tools = Tools { id_key, progress: &progress, cancel: &flag, steps: &InProduction };
+            let restored = files::restore(&request, allowance, entries, &mut data, tools);
+            if !matches!(restored, Err(RestoreError::Interrupted { .. })) {
+                record.ended();
+            }
+            steps::reach(Step::OffRecord);
+            match restored {
+                Ok(report) => Ok(users.end(|kept| wire::add(kept, report))),
+                Err(RestoreError::TakenBack(cause)) => Ok(users.undone(&cause)),
+                // The next start ends it, and starts what ran.
+                Err(error @ RestoreError::Interrupted { .. }) => Err(not_restored(&place, &error)),
+                Err(error) => {
+                    let troubles = users.start_again();
+                    users.forget();
+                    let failure = not_restored(&place, &error);
+                    Err(match troubles.is_empty() {
+                        true => failure,
+                        false => failure.hint(troubles.join("; ")),
+                    })
+                }
+            }
+        })
+    };
+    let report = telling(&context.up, tell, restored).await??;
+    Ok(wire::report(task_id, report))
+}
+
+/// Refuses what is not any more what somebody has confirmed, and what cannot go ahead.
+fn still_so(place: &str, confirmed: &v1::SourcePlan, now: &v1::SourcePlan) -> Result<(), Failure> {
+    let changes = proto::plan::changes(confirmed, now);
+    if !changes.is_empty() {
+        let what = format!("the restore to {place} is not the one that was confirmed; nothing was changed");
+        return Err(Failure::new(Code::FailedPrecondition, reason::PLAN_CHANGED, what)
+            .because(changes.join("; "))
+            .hint("look at the new plan, then restore again"));
+    }
+    if !now.obstacles.is_empty() {
+        let what = format!("the restore to {place} cannot go ahead; nothing was changed");
+        return Err(Failure::new(Code::FailedPrecondition, reason::OBSTACLES, what)
+            .because(now.obstacles.join("; "))
+            .hint("clear what is in its way, then restore again"));
+    }
+    Ok(())
+}
+
+fn no_record(error: &io::Error) -> Failure {
+    Failure::new(Code::FailedPrecondition, reason::OBSTACLES, "the agent cannot read what it has done")
+        .caused_by(error)
+        .hint("see to the agent's state folder, then restore again")
+}
+
+/// An archive that can be read, and where it goes.
+struct Archive {
+    task_id: String,
+    order: RestoreOrder,
+    request: RestoreRequest,
+    place: String,
+    /// The component whose users are stopped; none of a restore elsewhere.
+    component: Option<String>,
+    /// The live folder that is replaced, if it is one.
+    folder: Option<PathBuf>,
+    map: Arc<BlobMap>,
+    /// That of the source whose archive it is.
+    pace: Option<Pace>,
+    cancel: CancellationToken,
+}
+
+impl Archive {
+    async fn open(
+        context: &TaskContext,
+        task_id: &str,
+        wire: Option<&v1::RestoreOrder>,
+        cancel: &CancellationToken,
+    ) -> Result<Self, Failure> {
+        let order = RestoreOrder::check(wire)?;
+        let (place, shown, component, folder) = match &order.into {
+            Into::Served(source) => {
+                let served = order::served(&context.agent, source)?;
+                let component = source.component.to_string();
+                (served.place(), served.location(), Some(component), served.folder().map(Path::to_owned))
+            }
+            Into::Folder(path) => {
+                order::check_folder(&context.agent, path)?;
+                (Place::NewFolder { path: path.clone() }, path.display().to_string(), None, None)
+            }
+        };
+        let selection = match order.globs.as_slice() {
+            [] => Selection::Whole,
+            globs => Selection::Paths(PathPatterns::new(globs).map_err(|error| {
+                Failure::invalid("a path pattern cannot be understood").caused_by(&error)
+            })?),
+        };
+        let request = RestoreRequest { restore_id: order.restore_id.clone(), place, selection };
+        let of = context.agent.served.iter().find(|served| served.id == order.source);
+        let pace = of.and_then(|served| served.limits.download.clone());
+        let map = Arc::new(open_archive(context, task_id, &order, cancel).await?);
+        let (task_id, cancel) = (task_id.to_owned(), cancel.clone());
+        Ok(Self { task_id, order, request, place: shown, component, folder, map, pace, cancel })
+    }
+
+    /// What it would do, what would be stopped for it, and what is in its way. Blocks.
+    fn plan(
+        &self,
+        agent: &Agent,
+        runtime: &Handle,
+        pages: RemoteBlobs<WireBlobs>,
+    ) -> Result<v1::SourcePlan, Failure> {
+        let entries = ArchiveEntries::open(pages, &self.order.root).map_err(|error| not_readable(&error))?;
+        let facts =
+            files::survey(&self.request, entries).map_err(|error| not_restored(&self.place, &error))?;
+        let plan = files::plan(&facts);
+        let mut obstacles = files::preflight(&facts, &self.request.restore_id, &InProduction);
+        let mut found = Found::default();
+        if let Some(component) = &self.component {
+            match runtime.block_on(agent.platform.using(component, self.folder.as_deref())) {
+                Ok(applications) => found = applications,
+                Err(error) => obstacles.push(format!(
+                    "it cannot be said what uses {component}: {error}; see to it, or to `applications` and \
+                     `docker` in the agent's configuration"
+                )),
+            }
+            obstacles.extend(self.in_use(&found, &plan));
+        }
+        Ok(wire::plan(&self.order, self.place.clone(), plan, found, obstacles, self.component.is_some()))
+    }
+
+    /// Who uses the folder and would not be stopped.
+    fn in_use(&self, found: &Found, plan: &RestorePlan) -> Vec<String> {
+        let (Some(folder), place) = (&self.folder, &self.place) else { return Vec::new() };
+        let mounted = found.others.iter().map(|name| {
+            format!(
+                "the container {name} has {place} mounted and would not be stopped; stop it, or give it the label \
+                 neurashield.backup.stop-for={}",
+                self.order.source.component
+            )
+        });
+        let mut told: Vec<String> = mounted.collect();
+        if found.applications.iter().any(|one| one.runs) {
+            return told;
+        }
+        let real = folder.canonicalize().unwrap_or_else(|_| folder.clone());
+        let changes = |file: &Path| {
+            let Ok(below) = file.strip_prefix(&real) else { return true };
+            let Ok(path) = EntryPath::new(below.as_os_str().as_bytes()) else { return true };
+            let mut moved = plan.overwritten.iter().chain(&plan.removed);
+            moved.any(|moved| path.is_within(moved))
+        };
+        let writing = writers(folder).into_iter().filter(|writer| changes(&writer.file)).map(|writer| {
+            format!("{writer}; stop it, or say under `applications` in the agent's configuration how that is done")
+        });
+        told.extend(writing);
+        told
+    }
+
+    /// A reader of its blobs on a stream of its own.
+    async fn blobs(&self, context: &TaskContext, window: Window) -> Result<RemoteBlobs<WireBlobs>, Failure> {
+        let stream =
+            WireBlobs::open(context.gateway.clone(), &self.task_id, self.cancel.clone(), self.pace.clone())
+                .await?;
+        Ok(RemoteBlobs::new(Arc::clone(&self.map), stream, window))
+    }
+}
+
+async fn open_archive(
+    context: &TaskContext,
+    task_id: &str,
+    order: &RestoreOrder,
+    cancel: &CancellationToken,
+) -> Result<BlobMap, Failure> {
+    let mut gateway = context.gateway.clone();
+    let request = v1::OpenArchiveRequest { task_id: task_id.to_owned() };
+    let mut segments = until(cancel, gateway.open_archive(request)).await?.into_inner();
+    let keys = ArchiveKeys {
+        repository: context.pin.id,
+        domain: order.keys.domain,
+        id_key: order.keys.id_key.clone(),
+    };
+    let mut map = BlobMapBuilder::new(keys);
+    while let Some(segment) = until(cancel, segments.message()).await? {
+        map.add(&segment)?;
+    }
+    let map = blocking(|| map.finish()).await?;
+    steps::reached(Step::KeysKnown).await;
+    Ok(map)
+}
+
+/// Cancels `flag` when `cancel` is cancelled, for as long as what is returned lives.
+fn pass_on(cancel: CancellationToken, flag: CancelFlag) -> tokio_util::task::AbortOnDropHandle<()> {
+    tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
+        cancel.cancelled().await;
+        flag.cancel();
+    }))
+}
+
+/// How far a restore is.
+#[derive(Debug, Default)]
+struct Counters {
+    bytes: AtomicU64,
+    entries: AtomicU64,
+    swapping: AtomicBool,
+    starting: AtomicBool,
+}
+
+impl Counters {
+    fn step(&self) -> &'static str {
+        match (self.starting.load(Ordering::Relaxed), self.swapping.load(Ordering::Relaxed)) {
+            (true, _) => "starting",
+            (false, true) => "swapping",
+            (false, false) => "staging",
+        }
+    }
+}
+
+/// Counts, keeps on record where a crash would leave something, and stops and starts what uses the data.
+struct Watched<'a> {
+    counters: &'a Counters,
+    record: &'a RestoreRecord,
+    users: &'a Users<'a>,
+    /// The component and its folder; nothing of a restore elsewhere.
+    of_whom: (Option<&'a str>, Option<PathBuf>),
+}
+
+impl Progress for Watched<'_> {
+    fn writes_in(&self, folder: &Path) -> io::Result<()> {
+        self.record.note(folder)
+    }
+
+    fn bytes_written(&self, count: u64) {
+        self.counters.bytes.fetch_add(count, Ordering::Relaxed);
+    }
+
+    fn entry_written(&self) {
+        self.counters.entries.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn staged(&self) -> Result<(), String> {
+        let (component, folder) = &self.of_whom;
+        self.users.stop(*component, folder.clone())
+    }
+
+    fn swap_begins(&self) {
+        self.counters.swapping.store(true, Ordering::Relaxed);
+    }
+
+    fn swapped(&self) -> Result<(), String> {
+        self.counters.starting.store(true, Ordering::Relaxed);
+        self.users.start()?;
+        // Before what the swap needs to be taken back goes: from here on it counts as done.
+        self.users.end(|_| ());
+        Ok(())
+    }
+}
+
+fn progress_now(task_id: &str, step: &str, counters: &Counters) -> v1::TaskProgress {
+    v1::TaskProgress {
+        task_id: task_id.to_owned(),
+        step: step.to_owned(),
+        done_bytes: counters.bytes.load(Ordering::Relaxed),
+        total_bytes: 0,
+        done_entries: counters.entries.load(Ordering::Relaxed),
+        sent_bytes: 0,
+    }
+}
+
+fn not_readable(error: &dyn std::error::Error) -> Failure {
+    Failure::new(Code::DataLoss, reason::DAMAGED, "the archive cannot be read")
+        .caused_by(error)
+        .hint("run `nsctl verify` on this backup, and restore from another one")
+}
+
+fn not_restored(place: &str, error: &RestoreError) -> Failure {
+    let what = format!("the restore to {place} did not happen");
+    let failure = |code, reason, hint: &str| Failure::new(code, reason, &*what).caused_by(error).hint(hint);
+    match error {
+        RestoreError::Cancelled => super::cancelled(),
+        RestoreError::NotStopped(_) => failure(
+            Code::FailedPrecondition,
+            reason::OBSTACLES,
+            "see to it; the live data is as it was, and what was stopped is started again",
+        ),
+        RestoreError::TakenBack(_) => {
+            failure(Code::FailedPrecondition, reason::OBSTACLES, "the live data is as it was")
+        }
+        RestoreError::Refused { .. } => {
+            failure(Code::FailedPrecondition, reason::OBSTACLES, "see to it, then plan again")
+        }
+        RestoreError::Archive { .. } | RestoreError::Entries(_) | RestoreError::Blob { .. } => failure(
+            Code::DataLoss,
+            reason::DAMAGED,
+            "run `nsctl verify` on this backup, and restore from another one; the live data is as it was",
+        ),
+        RestoreError::Io { .. } => failure(
+            Code::FailedPrecondition,
+            reason::OBSTACLES,
+            "check space and permissions there; the live data is as it was",
+        ),
+        RestoreError::Interrupted { .. } => Failure::new(
+            Code::Internal,
+            reason::INTERNAL,
+            format!("the restore to {place} stopped in the middle of its swap"),
+        )
+        .caused_by(error)
+        .hint("see to the cause, then restart the agent: it finishes or undoes the swap"),
+    }
+}

@@ -1,0 +1,196 @@
+//! What uses the data, around a swap: stopped when all is staged, started when all is live, waited for until
+//! it is healthy; and the same way back.
+//!
+//! Must stay true: every step is on record before it is taken ([`crate::state::Runs`]), so that a process
+//! that dies anywhere is followed by one that starts what ran; only what ran is started.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use runtime::clock::Clock;
+use tokio::runtime::Handle;
+
+use crate::connection::Agent;
+use crate::platform::{Application, Found, Platform, writers};
+use crate::state::{Report, Run, Runs, Stopped, Stopping};
+
+/// What uses the place of one restore. Blocks: it belongs to the restore's own thread.
+pub(crate) struct Users<'a> {
+    platform: &'a Platform,
+    runs: Runs,
+    clock: &'a dyn Clock,
+    runtime: Handle,
+    id: String,
+    run: Mutex<Run>,
+    /// Counted while something is stopped: the connection may end, this may not.
+    unbroken: &'a AtomicUsize,
+    is_unbroken: AtomicBool,
+    /// The process that began it has died.
+    is_resumed: bool,
+}
+
+impl Drop for Users<'_> {
+    fn drop(&mut self) {
+        if self.is_unbroken.load(Ordering::Relaxed) {
+            self.unbroken.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl<'a> Users<'a> {
+    /// Those of a restore that begins.
+    pub(crate) fn of(agent: &'a Agent, runtime: Handle, id: &str, report: Report) -> Self {
+        let run = Run { report, stopped: Vec::new() };
+        let mut users = Self::resumed(agent, runtime, id, run);
+        users.is_resumed = false;
+        users
+    }
+
+    /// Those of a restore whose process has died.
+    pub(crate) fn resumed(agent: &'a Agent, runtime: Handle, id: &str, run: Run) -> Self {
+        Self {
+            platform: &agent.platform,
+            runs: agent.state.runs(),
+            clock: &*agent.clock,
+            runtime,
+            id: id.to_owned(),
+            run: Mutex::new(run),
+            unbroken: &agent.unbroken,
+            is_unbroken: AtomicBool::new(false),
+            is_resumed: true,
+        }
+    }
+
+    /// Stops what uses the component; then nobody writes in `folder` any more. Where that fails, what was
+    /// stopped is for [`Users::start_again`].
+    pub(crate) fn stop(&self, component: Option<&str>, folder: Option<PathBuf>) -> Result<(), String> {
+        if !self.is_unbroken.swap(true, Ordering::Relaxed) {
+            self.unbroken.fetch_add(1, Ordering::Relaxed);
+        }
+        let found = match component {
+            Some(component) => {
+                let found = self.runtime.block_on(self.platform.using(component, folder.as_deref()));
+                found.map_err(|error| proto::failure::chain(&error))?
+            }
+            None => Found::default(),
+        };
+        let mut run = self.lock();
+        run.report.did("staged", self.clock.now(), "everything is written and checked beside the old");
+        let running = found.applications.into_iter().filter(|one| one.runs);
+        let untouched = |application| Stopped { application, state: Stopping::Untouched };
+        run.stopped = running.map(untouched).collect();
+        self.keep(&run)?;
+        for at in (0..run.stopped.len()).rev() {
+            let application = run.stopped[at].application.clone();
+            run.stopped[at].state = Stopping::Told;
+            self.keep(&run)?;
+            tracing::info!(application = application.name, "stops for a restore");
+            self.runtime
+                .block_on(self.platform.stop(&application))
+                .map_err(|error| format!("cannot stop {}: {error}", application.name))?;
+            run.stopped[at].state = Stopping::Stopped;
+            run.report.did("stopped", self.clock.now(), application.name);
+            self.keep(&run)?;
+        }
+        drop(run);
+        match folder.and_then(|folder| writers(&folder).into_iter().next()) {
+            None => Ok(()),
+            Some(writer) => Err(format!("{writer}, although everything known to use it is stopped")),
+        }
+    }
+
+    /// Starts what ran and waits until each is healthy. Where one is not, all are stopped again.
+    pub(crate) fn start(&self) -> Result<(), String> {
+        self.lock().report.did("swapped", self.clock.now(), "");
+        let applications = self.applications();
+        let mut failure = None;
+        for application in &applications {
+            tracing::info!(application = application.name, "starts after a restore");
+            let started = self.runtime.block_on(async {
+                self.platform.start(application).await?;
+                self.platform.await_health(application).await
+            });
+            match started {
+                Ok(()) => self.lock().report.did("started", self.clock.now(), &application.name),
+                Err(error) => {
+                    failure = Some(format!("{} did not come up: {error}", application.name));
+                    break;
+                }
+            }
+        }
+        let Some(failure) = failure else { return Ok(()) };
+        for application in applications.iter().rev() {
+            if let Err(error) = self.runtime.block_on(self.platform.stop(application)) {
+                tracing::error!(application = application.name, %error, "cannot be stopped again");
+            }
+        }
+        Err(failure)
+    }
+
+    /// Starts what ran, on the state that it ran on. What cannot be started is told.
+    pub(crate) fn start_again(&self) -> Vec<String> {
+        let mut troubles = Vec::new();
+        let stopped = self.lock().stopped.clone();
+        for Stopped { application, state } in stopped.iter().filter(|one| one.state != Stopping::Untouched) {
+            let started = self.runtime.block_on(async {
+                if self.is_resumed && *state == Stopping::Told {
+                    // It may be on the way to its stop: a start before that has ended would be in vain.
+                    self.platform.stop(application).await?;
+                }
+                self.platform.start(application).await?;
+                self.platform.await_health(application).await
+            });
+            match started {
+                Ok(()) => self.lock().report.did("started", self.clock.now(), &application.name),
+                Err(error) => {
+                    tracing::error!(application = application.name, %error, "cannot be started again");
+                    troubles.push(format!("{} is not started again ({error}): start it by hand", application.name));
+                }
+            }
+        }
+        troubles
+    }
+
+    /// The restore is over, and is not carried out once more.
+    pub(crate) fn end(&self, change: impl FnOnce(&mut Report)) -> Report {
+        let mut run = self.lock();
+        change(&mut run.report);
+        if let Err(error) = self.runs.end(&self.id, &run.report) {
+            tracing::error!(restore = self.id, %error, "how a restore ended cannot be kept");
+        }
+        run.report.clone()
+    }
+
+    /// The restore is over and has changed nothing.
+    pub(crate) fn forget(&self) {
+        if let Err(error) = self.runs.drop(&self.id) {
+            tracing::error!(restore = self.id, %error, "the record of a restore stays until the next start");
+        }
+    }
+
+    /// All of it was taken back.
+    pub(crate) fn undone(&self, cause: &str) -> Report {
+        let now = self.clock.now();
+        self.lock().report.did("undone", now, cause);
+        let troubles = self.start_again();
+        self.end(|report| {
+            report.old.clear();
+            report.notes.extend(troubles);
+            report.undone = Some(cause.to_owned());
+        })
+    }
+
+    fn applications(&self) -> Vec<Application> {
+        self.lock().stopped.iter().map(|one| one.application.clone()).collect()
+    }
+
+    fn keep(&self, run: &Run) -> Result<(), String> {
+        let kept = self.runs.keep(&self.id, run);
+        kept.map_err(|error| format!("it cannot be kept on record what is stopped: {error}"))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Run> {
+        self.run.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,85 @@
+//! Taking a restore back: in place again, from the backup that was made before it.
+
+use proto::Failure;
+use proto::convert::BackupChoice;
+use proto::failure::reason;
+use repository::names::Component;
+use tonic::Code;
+
+use crate::app::plan::RestoreRequest;
+use crate::app::{App, catalog_failure};
+use crate::ids::JobId;
+use crate::jobs::Job;
+use crate::jobs::job::{Order, PartResult, PartState};
+
+impl App {
+    /// What has to be restored so that what `restore` replaced is there again.
+    pub(super) async fn undo_of(&self, restore: JobId, asked: &RestoreRequest) -> Result<RestoreRequest, Failure> {
+        let job = self.job(restore).await?;
+        let cannot = |why: String, hint: String| {
+            let what = format!("the restore {restore} cannot be taken back");
+            Failure::new(Code::FailedPrecondition, reason::OBSTACLES, what).because(why).hint(hint)
+        };
+        let Order::Restore { places, safety, .. } = &job.order else {
+            let what = format!("the job {restore} is a {}, not a restore", job.kind());
+            return Err(Failure::invalid(what).hint("`nsctl jobs` lists the restores"));
+        };
+        if !job.state.is_end() {
+            let hint = format!("wait for its end, or `nsctl cancel {restore}`");
+            return Err(cannot("it is still under way".to_owned(), hint));
+        }
+        let changed = job.parts.iter().zip(places).filter(|(part, place)| {
+            let is_live = matches!(&part.result, Some(PartResult::Restored { undone: None, .. }));
+            is_live && place.folder.is_none() && part.state != PartState::Failed
+        });
+        let changed: Vec<_> = changed.map(|(_, place)| place).collect();
+        let Some(first) = changed.first() else {
+            let why = match places.iter().all(|place| place.folder.is_some()) {
+                true => "it went into a folder of its own and has replaced nothing",
+                false => "it has changed nothing, or was taken back already",
+            };
+            return Err(cannot(why.to_owned(), "there is nothing to do".to_owned()));
+        };
+        let Some(backup) = self.safety_backup(*safety).await? else {
+            let why = "there is no backup of what it has replaced".to_owned();
+            return Err(cannot(why, where_the_old_state_is(&job)));
+        };
+        if self.catalog.backup(&backup).await.map_err(|error| catalog_failure(&error))?.is_none() {
+            let why = format!("its safety backup {backup} is not there any more");
+            return Err(cannot(why, where_the_old_state_is(&job)));
+        }
+        let mut components: Vec<Component> =
+            changed.iter().map(|place| place.source.component.clone()).collect();
+        components.sort();
+        components.dedup();
+        Ok(RestoreRequest {
+            backup: BackupChoice::Named(backup),
+            components,
+            globs: first.globs.clone(),
+            folder: None,
+            agent: None,
+            ..asked.clone()
+        })
+    }
+
+    /// The backup that this job has made, if it has.
+    pub(crate) async fn safety_backup(
+        &self,
+        safety: Option<JobId>,
+    ) -> Result<Option<repository::names::BackupName>, Failure> {
+        let Some(safety) = safety else { return Ok(None) };
+        let job = self.catalog.job(safety).await.map_err(|error| catalog_failure(&error))?;
+        Ok(job.filter(|job| job.state.is_end() && job.failure.is_none()).and_then(|job| job.backup))
+    }
+}
+
+fn where_the_old_state_is(job: &Job) -> String {
+    let kept = job.parts.iter().filter_map(|part| match &part.result {
+        Some(PartResult::Restored { previous_state, .. }) => previous_state.clone(),
+        _ => None,
+    });
+    match kept.collect::<Vec<_>>().as_slice() {
+        [] => "restore from an earlier backup: `nsctl list` shows them".to_owned(),
+        kept => format!("the replaced state lies in {} until the next restore there", kept.join(", ")),
+    }
+}
