@@ -91,8 +91,7 @@ fn killed_in_its_swap(root: &Path, state: &StateFolder) {
     let id_key = IdKey::new([1; 32]);
     let tools = Tools { id_key: &id_key, progress: &progress, cancel: &cancel, steps: &steps };
     let allowance = Allowance { entries: 9, ..Allowance::default() };
-    let error =
-        restore(&request, allowance, entries.into_iter(), &mut NoBlobs, tools).expect_err("killed");
+    let error = restore(&request, allowance, entries.into_iter(), &mut NoBlobs, tools).expect_err("killed");
     assert!(matches!(error, RestoreError::Interrupted { .. }), "{error:?}");
 }
 

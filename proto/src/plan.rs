@@ -58,13 +58,8 @@ const COUNTS: [(&str, Count); 5] = [
     ("the number of removed entries", |plan| plan.removed_count),
 ];
 
-const KINDS: [Privilege; 5] = [
-    Privilege::Setuid,
-    Privilege::Setgid,
-    Privilege::Device,
-    Privilege::Capability,
-    Privilege::Attribute,
-];
+const KINDS: [Privilege; 5] =
+    [Privilege::Setuid, Privilege::Setgid, Privilege::Device, Privilege::Capability, Privilege::Attribute];
 
 fn names(word: &str, before: &[String], after: &[String]) -> Option<String> {
     let (before, after): (BTreeSet<_>, BTreeSet<_>) = (before.iter().collect(), after.iter().collect());
@@ -104,7 +99,10 @@ mod tests {
         let told = changes(&plan(), &now);
         assert_eq!(
             told,
-            ["the number of removed entries is 2 now, and was 1".to_owned(), "now removed, too: new".to_owned()]
+            [
+                "the number of removed entries is 2 now, and was 1".to_owned(),
+                "now removed, too: new".to_owned()
+            ]
         );
         let now = SourcePlan { stops: Vec::new(), ..plan() };
         assert_eq!(changes(&plan(), &now), ["no longer stopped: api"]);

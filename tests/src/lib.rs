@@ -3,12 +3,16 @@
 //! Must stay true: the suites see what a user sees (exit codes, JSON, bytes on disk) and nothing inside
 //! the programs; waiting always has a condition and an end; whatever was started is killed.
 
+mod application;
 mod clock;
+mod docker;
 mod forwarder;
 pub mod s3;
 mod steps;
 mod system;
 
+pub use application::Application;
+pub use docker::DockerEngine;
 pub use forwarder::Forwarder;
 pub use steps::{NamedStep, Steps};
 pub use system::{Answer, Process, System};

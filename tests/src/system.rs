@@ -137,6 +137,11 @@ impl System {
         .map(Child::id)
     }
 
+    /// Writes the configurations anew, with these folders; before anything is started.
+    pub fn serve(&self, sources: &[(&str, &Path)]) {
+        self.write_configuration(sources);
+    }
+
     fn write_configuration(&self, sources: &[(&str, &Path)]) {
         let (root, [grpc, web, probes]) = (self.root.display(), self.ports);
         let reached_at = self.held.as_ref().map_or(grpc, |(_, network)| network.port());
@@ -179,6 +184,12 @@ impl System {
             false => format!("{line}\n"),
         });
         fs::write(&file, lines.collect::<String>()).expect("written");
+    }
+
+    /// Adds lines to the agent's configuration; before it starts.
+    pub fn configure_agent(&self, lines: &str) {
+        let file = fs::OpenOptions::new().append(true).open(self.root.join("agent.yaml"));
+        file.expect("it is there").write_all(lines.as_bytes()).expect("written");
     }
 
     /// Sets a variable in the environment of what is started from now on.

@@ -100,7 +100,7 @@ fn restoring(scene: &Scene) -> (String, PathBuf) {
     let before = scene.folder.path().join("before");
     copy(&scene.data(), &before);
     fs::remove_dir_all(scene.data().join("chaindata")).expect("removed");
-    let job = scene.system.start_job(&["restore", "--timestamp", "latest", "--yes"]);
+    let job = scene.system.start_job(&["restore", "--timestamp", "latest", "--no-safety-backup", "--yes"]);
     scene.system.await_progress(&job, SOON);
     (job, before)
 }

@@ -35,7 +35,9 @@ fn files_and_folders_that_may_not_be_read_are_named_and_all_else_is_backed_up() 
     let to = folder.path().join("restored");
     let (name, to_text) = (shown["name"].as_str().expect("a name"), to.to_str().expect("UTF-8"));
     let restore = ["restore", "--timestamp", name, "--components", "models", "--to", to_text, "--yes"];
-    system.nsctl(&restore).expect(0);
+    let doubted = system.nsctl(&restore).expect(1);
+    assert!(doubted.err.contains("2 entries could not be read"), "{}", doubted.err);
+    system.nsctl(&[&restore[..], &["--accept-doubts"]].concat()).expect(0);
     let restored = to.join("models");
     assert_eq!(fs::read_to_string(restored.join("fine")).expect("restored"), "fine");
     assert!(!restored.join("closed-file").exists() && restored.join("closed-folder").is_dir());

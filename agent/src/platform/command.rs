@@ -118,7 +118,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_command_that_fails_tells_its_last_words() {
-        let failed = run(&application("9s"), "stop", &shell("echo first; echo no such unit >&2; exit 3")).await;
+        let failed =
+            run(&application("9s"), "stop", &shell("echo first; echo no such unit >&2; exit 3")).await;
         let text = failed.expect_err("it fails").to_string();
         assert!(text.contains("exit status: 3") && text.contains("no such unit"), "{text}");
         run(&application("9s"), "stop", &shell("exit 0")).await.expect("it succeeds");

@@ -226,7 +226,8 @@ impl Container {
 
     /// True if a label says that it is stopped for this component.
     pub(super) fn stops_for(&self, component: &str) -> bool {
-        let names = |text: &str| text.split(',').any(|one| matches!(one.trim(), "all") || one.trim() == component);
+        let names =
+            |text: &str| text.split(',').any(|one| matches!(one.trim(), "all") || one.trim() == component);
         let offen = |text: &str| text == "true" || text == component;
         self.labels.get(STOP_FOR).is_some_and(|text| names(text))
             || self.labels.get(OFFEN).is_some_and(|text| offen(text))

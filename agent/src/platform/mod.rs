@@ -98,11 +98,7 @@ impl Platform {
     }
 
     /// What uses the component, and who else has the folder.
-    pub(crate) async fn using(
-        &self,
-        component: &str,
-        folder: Option<&Path>,
-    ) -> Result<Found, PlatformError> {
+    pub(crate) async fn using(&self, component: &str, folder: Option<&Path>) -> Result<Found, PlatformError> {
         let mut found = Found::default();
         let used_by = self.applications.iter().filter(|one| one.uses.iter().any(|used| used == component));
         for one in used_by.clone().filter(|one| one.container.is_none()) {

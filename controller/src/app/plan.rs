@@ -166,7 +166,8 @@ impl App {
         safety_components.dedup();
         let mut remarks = Vec::new();
         if request.without_safety_backup && sources.iter().any(|plan| replaces(&plan)) {
-            remarks.push("what is replaced is NOT backed up before: it cannot be taken back later".to_owned());
+            remarks
+                .push("what is replaced is NOT backed up before: it cannot be taken back later".to_owned());
         }
         if let (Some(_), false) = (request.undo_of, request.globs.is_empty()) {
             remarks.push("entries that the restore has created stay".to_owned());
@@ -194,13 +195,18 @@ impl App {
     }
 
     /// Why somebody should think twice before restoring these archives.
-    async fn doubts(&self, record: &BackupRecord, archives: &[ArchiveRecord]) -> Result<Vec<String>, Failure> {
+    async fn doubts(
+        &self,
+        record: &BackupRecord,
+        archives: &[ArchiveRecord],
+    ) -> Result<Vec<String>, Failure> {
         let mut doubts = Vec::new();
         for archive in archives.iter().filter(|archive| archive.outcome == Outcome::Incomplete) {
             let reason = archive.reason.as_deref().unwrap_or("no reason was recorded");
             doubts.push(format!("{} is incomplete: {reason}", archive.source));
         }
-        let verified = self.catalog.verifications(&record.name).await.map_err(|error| catalog_failure(&error))?;
+        let verified =
+            self.catalog.verifications(&record.name).await.map_err(|error| catalog_failure(&error))?;
         for archive in archives {
             let of_it = verified.iter().filter(|result| result.source == archive.source);
             let Some(newest) = of_it.max_by_key(|result| result.at).filter(|result| !result.intact) else {
@@ -353,7 +359,9 @@ impl App {
                 .hint("see `nsctl agent list`, then try again")
         };
         let failed = |why: String| {
-            Failure::new(Code::FailedPrecondition, reason::OBSTACLES, what.clone()).because(why)
+            Failure::new(Code::FailedPrecondition, reason::OBSTACLES, what.clone())
+                .because(why)
+                .hint("see to that, then restore again")
         };
         let id = random_end(&task.to_string()).to_owned();
         let (context, order) = order(self.depot.clone(), record, place, id).await.map_err(failed)?;
@@ -468,11 +476,10 @@ fn digest_of(seen: &Seen<'_>, places: &[RestorePlace], sources: &[SourcePlan]) -
     let of_source = |plan: &SourcePlan| {
         [plan.entries, plan.bytes, plan.replaced_count, plan.created_count, plan.removed_count]
     };
-    let places =
-        places.iter().zip(sources).map(|(place, plan)| {
-            let stops = plan.stops.iter().map(|one| one.name.as_str()).collect();
-            (place, plan.place.as_str(), of_source(plan), hex(&plan.ground), stops)
-        });
+    let places = places.iter().zip(sources).map(|(place, plan)| {
+        let stops = plan.stops.iter().map(|one| one.name.as_str()).collect();
+        (place, plan.place.as_str(), of_source(plan), hex(&plan.ground), stops)
+    });
     let facts = Facts { seen, places: places.collect() };
     let json = serde_json::to_vec(&facts).expect("the facts of a plan have a JSON form");
     hex(digest::digest(&digest::SHA256, &json).as_ref())
@@ -525,10 +532,9 @@ mod tests {
         let name = "20260101_010000".parse().expect("a name");
         let (places, plan) =
             (vec![place("models/a")], SourcePlan { place: "/data".into(), entries: 3, ..Default::default() });
-        let digest =
-            |places: &[RestorePlace], plan: &SourcePlan| {
-                digest_of(&seen(&name), places, std::slice::from_ref(plan))
-            };
+        let digest = |places: &[RestorePlace], plan: &SourcePlan| {
+            digest_of(&seen(&name), places, std::slice::from_ref(plan))
+        };
         let first = digest(&places, &plan);
         assert_eq!(
             first,

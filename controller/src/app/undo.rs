@@ -14,7 +14,11 @@ use crate::jobs::job::{Order, PartResult, PartState};
 
 impl App {
     /// What has to be restored so that what `restore` replaced is there again.
-    pub(super) async fn undo_of(&self, restore: JobId, asked: &RestoreRequest) -> Result<RestoreRequest, Failure> {
+    pub(super) async fn undo_of(
+        &self,
+        restore: JobId,
+        asked: &RestoreRequest,
+    ) -> Result<RestoreRequest, Failure> {
         let job = self.job(restore).await?;
         let cannot = |why: String, hint: String| {
             let what = format!("the restore {restore} cannot be taken back");

@@ -151,7 +151,8 @@ mod tests {
             allowance: Default::default(),
             confirmed: None,
         };
-        let part = |source: &str, state| Part { state, ..Part::waiting(source.parse().expect("one"), "files") };
+        let part =
+            |source: &str, state| Part { state, ..Part::waiting(source.parse().expect("one"), "files") };
         let job = |state, parts| {
             let order = Order::Backup { components: Vec::new(), pin: None };
             Job { state, parts, ..Job::queued(JobId::fresh(), order, Timestamp::UNIX_EPOCH) }

@@ -60,9 +60,12 @@ async fn carry_out(
     if !plan.doubts.is_empty() && !how.accept_doubts {
         let is_meant = !how.yes && confirm("The backup is not whole. Restore from it all the same?")?;
         if !is_meant {
-            return Err(Trouble::failed(format!("the backup {} is not whole; nothing was changed", plan.backup))
-                .because(plan.doubts.join("; "))
-                .hint("choose another backup, or add --accept-doubts"));
+            return Err(Trouble::failed(format!(
+                "the backup {} is not whole; nothing was changed",
+                plan.backup
+            ))
+            .because(plan.doubts.join("; "))
+            .hint("choose another backup, or add --accept-doubts"));
         }
         planned.iter_mut().for_each(|request| request.accept_doubts = true);
     }

@@ -180,9 +180,7 @@ fn take_back(
         let lines =
             came.iter().map(|step| Line::Move { area: 0, path: Text::new(step.path.as_bytes()), put: true });
         let written = journal.write(lines.collect::<Vec<_>>());
-        written
-            .map_err(failed("write the journal in", areas[0].path.display()))
-            .map_err(interrupted)?;
+        written.map_err(failed("write the journal in", areas[0].path.display())).map_err(interrupted)?;
         story.moves.extend(came);
     }
     Swap { disk, areas, story }.undo(journal).map_err(interrupted)
@@ -197,7 +195,8 @@ fn came_since(root: &area::Area, story: &Story) -> Result<Vec<Move>, RestoreErro
     for name in names_in(&root.root).map_err(not_listed)? {
         let name = name.map_err(not_listed)?;
         let Ok(path) = EntryPath::new(&name) else { continue };
-        let is_socket = || handles::kind_of(&root.root, &name).map(|kind| kind == Some(rustix::fs::FileType::Socket));
+        let is_socket =
+            || handles::kind_of(&root.root, &name).map(|kind| kind == Some(rustix::fs::FileType::Socket));
         let stays = *name == *LOST_AND_FOUND || is_staging(&name) || put.contains(&path);
         // A socket is in no archive: one that was there before may be there still.
         if !stays && !is_socket().map_err(failed("look at", &path))? {

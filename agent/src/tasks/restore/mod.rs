@@ -33,7 +33,6 @@ use crate::targets::files::{
 };
 use crate::targets::{CancelFlag, Progress};
 
-
 /// What a restore would do, and what is in its way. Tries for real, and leaves nothing behind.
 pub(super) async fn plan(
     context: &Arc<TaskContext>,
@@ -238,7 +237,9 @@ impl Archive {
             moved.any(|moved| path.is_within(moved))
         };
         let writing = writers(folder).into_iter().filter(|writer| changes(&writer.file)).map(|writer| {
-            format!("{writer}; stop it, or say under `applications` in the agent's configuration how that is done")
+            format!(
+                "{writer}; stop it, or say under `applications` in the agent's configuration how that is done"
+            )
         });
         told.extend(writing);
         told

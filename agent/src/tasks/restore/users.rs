@@ -145,7 +145,10 @@ impl<'a> Users<'a> {
                 Ok(()) => self.lock().report.did("started", self.clock.now(), &application.name),
                 Err(error) => {
                     tracing::error!(application = application.name, %error, "cannot be started again");
-                    troubles.push(format!("{} is not started again ({error}): start it by hand", application.name));
+                    troubles.push(format!(
+                        "{} is not started again ({error}): start it by hand",
+                        application.name
+                    ));
                 }
             }
         }

@@ -1,0 +1,294 @@
+//! Restores in place, as a user sees them: a program that uses the data is stopped and started, what was
+//! replaced is backed up and comes back, what cannot be done is refused before anything is stopped.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use tests::{Application, System, assert_equal_folders};
+
+/// A system with one source, `models`, and the application that uses it.
+struct Scene {
+    system: System,
+    app: Application,
+    data: PathBuf,
+}
+
+impl Scene {
+    /// The application runs and has the value `one`; a backup of that is there; then it has the value `two`.
+    fn with_two_values() -> (Self, String) {
+        let mut system = System::prepare_held(&[]);
+        let data = system.root().join("data");
+        fs::create_dir_all(data.join("deep/er")).expect("made");
+        fs::write(data.join("deep/er/file"), "one").expect("written");
+        fs::write(data.join("value"), "one").expect("written");
+        let app = Application::new(&data, &system.root().join("run"));
+        system.serve(&[("models", &data)]);
+        system.configure_agent(&app.settings("models"));
+        app.start();
+        system.start_controller();
+        system.invite();
+        system.start_agent();
+        system.await_agent();
+        let first = system.run(&["backup"])["backup"].as_str().expect("a name").to_owned();
+        let scene = Self { system, app, data };
+        scene.change_to("two");
+        (scene, first)
+    }
+
+    fn change_to(&self, value: &str) {
+        self.app.set(value);
+        fs::write(self.data.join("deep/er/file"), value).expect("written");
+        fs::write(self.data.join("extra"), value).expect("written");
+    }
+
+    /// A copy of what is there.
+    fn keep(&self, name: &str) -> PathBuf {
+        copy(&self.data, &self.system.root().join(name))
+    }
+
+    fn job(&self, id: &str) -> Value {
+        self.system.nsctl(&["jobs", id, "-o", "json"]).expect(0).json()
+    }
+
+    fn safety_backups(&self) -> Vec<Value> {
+        let list = self.system.nsctl(&["list", "-o", "json"]).expect(0).json();
+        let all = list["backups"].as_array().expect("a list").clone();
+        all.into_iter().filter(|backup| !backup["safety_of"].is_null()).collect()
+    }
+}
+
+fn copy(from: &Path, to: &Path) -> PathBuf {
+    let copied = Command::new("cp").arg("-a").args([from, to]).status().expect("cp runs");
+    assert!(copied.success());
+    to.to_owned()
+}
+
+fn steps(job: &Value) -> Vec<String> {
+    let steps = job["parts"][0]["restored"]["steps"].as_array().expect("steps");
+    let words = |step: &Value| format!("{} {}", step["step"].as_str().unwrap_or_default(), step["detail"]);
+    steps.iter().map(words).collect()
+}
+
+#[test]
+fn what_uses_the_data_is_stopped_gets_the_restored_data_and_the_restore_can_be_taken_back() {
+    let (scene, first) = Scene::with_two_values();
+    let before = scene.keep("before");
+
+    let plan =
+        scene.system.nsctl(&["restore", "--timestamp", "latest", "--plan", "-o", "json"]).expect(0).json();
+    assert_eq!(plan["sources"][0]["stops"][0]["name"], "app", "{plan:#}");
+    assert_eq!(plan["sources"][0]["stops"][0]["running"], true);
+    assert_eq!(plan["sources"][0]["removed"]["names"], serde_json::json!(["extra"]));
+    assert_eq!(plan["safety_backup"]["components"], serde_json::json!(["models"]));
+    assert_eq!(plan["safety_backup"]["kept_seconds"], 7 * 86_400);
+    assert!(plan["sources"][0]["needed_bytes"].as_u64() > plan["sources"][0]["bytes"].as_u64());
+    assert_eq!((scene.app.value().as_str(), scene.app.starts()), ("two", 1), "a plan changes nothing");
+
+    let restored = scene.system.run(&["restore", "--timestamp", "latest", "--yes"]);
+    let id = restored["id"].as_str().expect("an id");
+    assert_eq!((scene.app.value().as_str(), scene.app.starts()), ("one", 2));
+    assert!(!scene.data.join("extra").exists());
+
+    // The report: what was confirmed, what was done, when.
+    let report = scene.job(id);
+    assert_eq!(report["digest"], plan["digest"], "what was confirmed is what was planned");
+    assert_eq!(report["parts"][0]["plan"]["removed"]["count"], 1);
+    assert_eq!(report["parts"][0]["restored"]["removed"], 1);
+    let steps = steps(&report);
+    let kinds: Vec<&str> = steps.iter().filter_map(|step| step.split(' ').next()).collect();
+    assert_eq!(kinds, ["staged", "stopped", "swapped", "started"], "{steps:?}");
+
+    // What was replaced is a backup like others, marked and pinned for a week, and never the latest.
+    let safety = scene.safety_backups();
+    assert_eq!(safety.len(), 1);
+    assert_eq!(safety[0]["safety_of"], *id);
+    assert_eq!(report["safety_backup"], safety[0]["name"]);
+    let shown = scene.system.nsctl(&["show", "latest", "-o", "json"]).expect(0).json();
+    assert_eq!(shown["name"], *first);
+    let goes = scene.system.nsctl(&["retention", "apply", "--plan", "-o", "json"]).expect(0).json();
+    assert!(goes.to_string().contains("safety backup before restore"), "{goes:#}");
+
+    let undone = scene.system.run(&["undo", id, "--yes"]);
+    assert_eq!(undone["undo_of"], *id);
+    assert_eq!((scene.app.value().as_str(), scene.app.starts()), ("two", 3));
+    assert_equal_folders(&scene.data, &before);
+    assert_eq!(scene.safety_backups().len(), 2, "an undo can be taken back, too");
+
+    let audit = scene.system.nsctl(&["audit", "-o", "json"]).expect(0).out;
+    assert!(audit.contains("StartRestore") && audit.contains("takes back the restore"), "{audit}");
+}
+
+#[test]
+fn a_restore_whose_program_does_not_come_up_is_taken_back_by_itself() {
+    let (scene, _) = Scene::with_two_values();
+    scene.change_to("bad");
+    let bad = scene.system.run(&["backup"])["backup"].as_str().expect("a name").to_owned();
+    scene.change_to("good");
+    let before = scene.keep("before");
+
+    let answer = scene.system.nsctl(&["restore", "--timestamp", &bad, "--yes", "-o", "json"]).expect(1);
+    let job = answer.json();
+    assert_eq!(job["state"], "failed");
+    assert!(answer.err.contains("taken back") && answer.err.contains("the value is bad"), "{}", answer.err);
+    assert!(job["parts"][0]["restored"]["undone"].as_str().is_some(), "{job:#}");
+    assert_eq!((scene.app.value().as_str(), scene.app.starts()), ("good", 3));
+    assert_equal_folders(&scene.data, &before);
+
+    let id = job["id"].as_str().expect("an id");
+    let undo = scene.system.nsctl(&["undo", id, "--yes"]).expect(1);
+    assert!(undo.err.contains("it has changed nothing"), "{}", undo.err);
+    let alerts = scene.system.nsctl(&["alert", "list", "-o", "json"]).expect(0).out;
+    assert!(alerts.contains("restore_failed"), "{alerts}");
+}
+
+#[test]
+fn a_program_that_was_stopped_before_stays_stopped_and_one_that_cannot_be_stopped_stops_the_restore() {
+    let (scene, first) = Scene::with_two_values();
+    let before = scene.keep("before");
+    scene.app.fail("stop", true);
+    let answer = scene.system.nsctl(&["restore", "--timestamp", &first, "--yes"]).expect(1);
+    assert!(answer.err.contains("cannot stop app") && answer.err.contains("told to fail"), "{}", answer.err);
+    assert_eq!(scene.app.value(), "two");
+    assert_equal_folders(&scene.data, &before);
+    scene.app.fail("stop", false);
+
+    scene.app.stop();
+    scene.system.run(&["restore", "--timestamp", &first, "--yes", "--no-safety-backup"]);
+    assert!(!scene.app.runs(), "it did not run before");
+    assert_eq!(fs::read_to_string(scene.data.join("value")).expect("read"), "one");
+    assert_eq!(scene.safety_backups().len(), 1, "of the first attempt alone");
+}
+
+#[test]
+fn what_has_changed_since_the_plan_is_told_and_nothing_is_done() {
+    let (scene, first) = Scene::with_two_values();
+    // While the safety backup is made, somebody adds a file that the restore would remove.
+    scene.system.steps().ask("archive-made");
+    let id = scene.system.start_job(&["restore", "--timestamp", &first, "--yes"]);
+    tests::wait_for("the safety backup", 60, || scene.system.steps().reached("archive-made"));
+    fs::write(scene.data.join("news"), "of somebody").expect("written");
+    scene.system.steps().let_go("archive-made");
+    let job = scene.system.await_end(&id);
+    assert_eq!(job["state"], "failed");
+    let why = job["failure"]["why"].as_str().expect("why");
+    assert!(why.contains("now removed, too: news"), "{why}");
+    assert_eq!((scene.app.value().as_str(), scene.app.starts()), ("two", 1), "nothing was stopped");
+}
+
+#[test]
+fn a_restore_whose_safety_backup_is_not_whole_does_not_begin() {
+    let (mut scene, first) = Scene::with_two_values();
+    fs::write(scene.data.join("closed"), "closed").expect("written");
+    fs::set_permissions(scene.data.join("closed"), fs::Permissions::from_mode(0)).expect("set");
+    scene.system.kill_agent();
+    // Root that may do no more than its files' modes say.
+    scene.system.start_agent_by(&["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]);
+    scene.system.await_agent();
+    let answer = scene.system.nsctl(&["restore", "--timestamp", &first, "--yes"]).expect(1);
+    assert!(answer.err.contains("could not be backed up"), "{}", answer.err);
+    assert!(answer.err.contains("--no-safety-backup"), "{}", answer.err);
+    assert_eq!((scene.app.value().as_str(), scene.app.starts()), ("two", 1), "nothing was stopped");
+
+    let incomplete = scene.safety_backups()[0]["name"].as_str().expect("a name").to_owned();
+    let words = ["restore", "--timestamp", &incomplete, "--no-safety-backup", "--yes"];
+    let doubted = scene.system.nsctl(&words).expect(1);
+    assert!(doubted.err.contains("is not whole") && doubted.err.contains("1 entries"), "{}", doubted.err);
+    scene.system.nsctl(&["restore", "--timestamp", &first, "--no-safety-backup", "--yes"]).expect(0);
+    assert_eq!((scene.app.value().as_str(), scene.app.starts()), ("one", 2));
+}
+
+/// A small file system, mounted at the folder until it is dropped.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn at(folder: &Path, options: &str) -> Self {
+        let status = Command::new("mount").args(["-t", "tmpfs", "-o", options, "none"]).arg(folder).status();
+        assert!(status.is_ok_and(|status| status.success()), "this test mounts a small disk: run it as root");
+        Self(folder.to_owned())
+    }
+
+    fn remount(&self, options: &str) {
+        let options = format!("remount,{options}");
+        let status = Command::new("mount").args(["-o", &options]).arg(&self.0).status();
+        assert!(status.is_ok_and(|status| status.success()));
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let status = Command::new("umount").arg("--lazy").arg(&self.0).status();
+        assert!(std::thread::panicking() || status.is_ok_and(|status| status.success()));
+    }
+}
+
+#[test]
+fn what_cannot_be_restored_is_refused_before_anything_is_stopped() {
+    let system = System::prepare(&[]);
+    let data = system.root().join("data");
+    fs::create_dir(&data).expect("made");
+    let disk = Disk::at(&data, "size=3m");
+    fs::write(data.join("large"), vec![7; 1 << 20]).expect("written");
+    fs::write(data.join("value"), "one").expect("written");
+    fs::create_dir(data.join("folder")).expect("made");
+    fs::write(data.join("folder/inside"), "inside").expect("written");
+    let app = Application::new(&data, &system.root().join("run"));
+    let mut system = system;
+    system.serve(&[("models", &data)]);
+    system.start_controller();
+    system.invite();
+    system.start_agent();
+    system.await_agent();
+    let name = system.run(&["backup"])["backup"].as_str().expect("a name").to_owned();
+    app.start();
+    let refused = |words: &[&str], code: i32, parts: &[&str]| {
+        let all = [&["restore", "--yes", "--no-safety-backup"], words].concat();
+        let said = system.nsctl(&all).expect(code).err;
+        assert!(parts.iter().all(|part| said.contains(part)), "{words:?}: {said}");
+        assert!(said.contains("to do: "), "{said}");
+        assert_eq!((app.value().as_str(), app.starts()), ("one", 1), "nothing was touched");
+    };
+    refused(
+        &["--timestamp", "20200101_000000"],
+        1,
+        &["there is no backup 20200101_000000", "the nearest are", &name],
+    );
+    refused(&["--timestamp", &name, "--components", "ipfs"], 1, &["holds nothing usable of ipfs"]);
+    refused(&["--timestamp", &name, "--to-agent", "nobody"], 1, &["nobody"]);
+    let inside = data.join("folder").display().to_string();
+    refused(&["--timestamp", &name, "--to", &inside], 1, &["in use"]);
+    refused(&["--timestamp", &name], 1, &["writes to", "applications"]);
+    app.stop();
+
+    let refused = |parts: &[&str]| {
+        let answer =
+            system.nsctl(&["restore", "--yes", "--no-safety-backup", "--timestamp", &name]).expect(1);
+        assert!(parts.iter().all(|part| answer.err.contains(part)), "{}", answer.err);
+        assert_eq!(fs::read(data.join("value")).expect("read"), b"one");
+    };
+    fs::write(data.join("more"), vec![7; 1_500_000]).expect("written");
+    refused(&["bytes are needed beside the live state", "make room"]);
+    fs::remove_file(data.join("more")).expect("removed");
+    disk.remount("ro");
+    refused(&["Read-only", "mount it read-write"]);
+    disk.remount("rw");
+    let mounted = Disk::at(&data.join("folder"), "size=1m");
+    refused(&["folder is a mount point"]);
+    drop(mounted);
+
+    // A backup that was found damaged is asked about.
+    let pack = fs::read_dir(system.repository().join("repository/packs")).expect("listed");
+    let pack = pack.flat_map(|entry| fs::read_dir(entry.expect("an entry").path()).expect("listed"));
+    for entry in pack {
+        let path = entry.expect("an entry").path();
+        let mut bytes = fs::read(&path).expect("read");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("set");
+        fs::write(&path, bytes).expect("written");
+    }
+    system.nsctl(&["verify", "--depth", "hashed"]).expect(4);
+    refused(&["is not whole", "was found damaged", "--accept-doubts"]);
+}
