@@ -66,6 +66,13 @@ fn copy(from: &Path, to: &Path) -> PathBuf {
     to.to_owned()
 }
 
+fn noise(length: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let random = fs::File::open("/dev/urandom").expect("the random source");
+    std::io::Read::read_to_end(&mut std::io::Read::take(random, length), &mut bytes).expect("read");
+    bytes
+}
+
 fn steps(job: &Value) -> Vec<String> {
     let steps = job["parts"][0]["restored"]["steps"].as_array().expect("steps");
     let words = |step: &Value| format!("{} {}", step["step"].as_str().unwrap_or_default(), step["detail"]);
@@ -230,7 +237,7 @@ fn what_cannot_be_restored_is_refused_before_anything_is_stopped() {
     let data = system.root().join("data");
     fs::create_dir(&data).expect("made");
     let disk = Disk::at(&data, "size=3m");
-    fs::write(data.join("large"), vec![7; 1 << 20]).expect("written");
+    fs::write(data.join("large"), noise(1 << 20)).expect("written");
     fs::write(data.join("value"), "one").expect("written");
     fs::create_dir(data.join("folder")).expect("made");
     fs::write(data.join("folder/inside"), "inside").expect("written");
@@ -278,17 +285,16 @@ fn what_cannot_be_restored_is_refused_before_anything_is_stopped() {
     refused(&["folder is a mount point"]);
     drop(mounted);
 
-    // A backup that was found damaged is asked about.
-    let pack = fs::read_dir(system.repository().join("repository/packs")).expect("listed");
-    let pack = pack.flat_map(|entry| fs::read_dir(entry.expect("an entry").path()).expect("listed"));
-    for entry in pack {
-        let path = entry.expect("an entry").path();
-        let mut bytes = fs::read(&path).expect("read");
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("set");
-        fs::write(&path, bytes).expect("written");
-    }
+    // A backup that was found damaged is asked about: here in its data, so that it can still be planned.
+    let folders = fs::read_dir(system.repository().join("repository/packs")).expect("listed");
+    let packs = folders.flat_map(|entry| fs::read_dir(entry.expect("an entry").path()).expect("listed"));
+    let packs = packs.map(|entry| entry.expect("an entry").path());
+    let largest = packs.max_by_key(|pack| pack.metadata().expect("its size").len()).expect("a pack");
+    let mut bytes = fs::read(&largest).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::set_permissions(&largest, fs::Permissions::from_mode(0o600)).expect("set");
+    fs::write(&largest, bytes).expect("written");
     system.nsctl(&["verify", "--depth", "hashed"]).expect(4);
     refused(&["is not whole", "was found damaged", "--accept-doubts"]);
 }
