@@ -2,7 +2,7 @@
 //! place that chance chooses. Whatever it was: the data is the old state or the new one, what ran runs and
 //! answers with that state, nothing is left stopped, and the undo brings the state before back byte for byte.
 //!
-//! The gate takes a few seeds; `tests/run restore` sets `NEURASHIELD_RESTORES` to 200 of them, and
+//! The gate takes a few seeds; `tests/run restore` sets `NEURASHIELD_RESTORE_SEEDS` to 200 of them, and
 //! `NEURASHIELD_FIRST_SEED` begins elsewhere.
 
 use std::fs;
@@ -210,20 +210,20 @@ impl Scene {
             match plan.fault {
                 Fault::AgentKilled => {
                     self.system.kill_agent();
-                    self.let_go(plan.place);
+                    self.let_go(plan);
                     self.system.start_agent();
                 }
                 Fault::ControllerKilled => {
                     self.system.kill_controller();
                     self.system.start_controller();
-                    self.let_go(plan.place);
+                    self.let_go(plan);
                 }
                 Fault::Fails => {
                     self.system.await_end(id);
                 }
             }
         }
-        self.let_go(plan.place);
+        self.let_go(plan);
         if let (Place::Command(command), Fault::Fails) = (plan.place, plan.fault) {
             self.app.fail(command, false);
         }
@@ -234,10 +234,12 @@ impl Scene {
         self.system.await_agent();
     }
 
-    fn let_go(&self, place: Place) {
-        match place {
-            Place::Step(step) => self.system.steps().give_up(step),
-            Place::Command(command) => self.app.let_go(command),
+    fn let_go(&self, plan: &Plan) {
+        match (plan.place, plan.fault) {
+            // Nobody is held at a step that fails.
+            (Place::Step(step), Fault::Fails) => self.system.steps().clear(step),
+            (Place::Step(step), _) => self.system.steps().give_up(step),
+            (Place::Command(command), _) => self.app.let_go(command),
         }
     }
 
@@ -259,7 +261,7 @@ fn number(variable: &str, otherwise: u64) -> u64 {
 
 #[test]
 fn whatever_goes_wrong_in_a_restore_the_data_is_old_or_new_and_what_ran_runs() {
-    let (first, count) = (number("NEURASHIELD_FIRST_SEED", 1), number("NEURASHIELD_RESTORES", 2));
+    let (first, count) = (number("NEURASHIELD_FIRST_SEED", 1), number("NEURASHIELD_RESTORE_SEEDS", 2));
     let next = AtomicU64::new(first);
     let lane = || {
         let mut stage: Option<(Scene, u64)> = None;
