@@ -7,7 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use crate::wait_for;
 
 /// The image's name.
-pub const IMAGE: &str = "app:1";
+const IMAGE: &str = "app:1";
 
 /// The engine. Dropped, it is stopped, and its containers with it.
 #[derive(Debug)]

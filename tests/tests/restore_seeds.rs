@@ -12,7 +12,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::Value;
-use tests::{Application, Process, System, differences_between_folders, wait_for};
+use tests::{Application, System, differences_between_folders, wait_for};
 
 /// After so many seeds a scene has enough history.
 const PER_SCENE: u64 = 20;
