@@ -16,7 +16,7 @@ use runtime::shutdown::{Drained, Shutdown};
 use tokio_util::sync::CancellationToken;
 
 use crate::alerts::{Dispatcher, SinkError};
-use crate::app::{App, Parts, ScheduleView, ShownPlans};
+use crate::app::{App, Legacy, Parts, ScheduleView, ShownPlans};
 use crate::audit::{Audit, AuditError, AuditKey};
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::ControllerConfig;
@@ -159,6 +159,7 @@ impl Controller {
         let app = App::new(Parts {
             alerts: Dispatcher::new(&config.alerts, catalog.clone())?,
             quotas: Quotas::new(&config.quotas),
+            legacy: Legacy::default(),
             scheduler,
             config,
             state,

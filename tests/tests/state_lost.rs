@@ -151,17 +151,19 @@ fn the_state_folder_is_lost_and_everything_goes_on_without_an_agent_joining_agai
     let restored = fs::read(find(&place, "weights").expect("restored")).expect("read");
     assert!(restored == before, "an old backup comes back byte for byte");
 
-    // The schedule that somebody had set runs when its time has come.
+    // The schedule that somebody had set runs when its time has come. What jobs did is a day old by then, and goes
+    // to the history.
     scene.system.kill_agent();
     scene.system.kill_controller();
-    scene.set_clocks(21 * 3_600 - 2);
+    let late = DAY + 21 * 3_600;
+    scene.set_clocks(late - 2);
     scene.system.start_controller();
     scene.system.start_agent();
     scene.system.await_agent();
     let ran = wait_for("the run that was planned", 60, || {
         Some(scene.schedule("late")["last"].clone()).filter(|last| last["job_state"] == "complete")
     });
-    let planned = i64::try_from(scene.midnight + 21 * 3_600).expect("in this age");
+    let planned = i64::try_from(scene.midnight + late).expect("in this age");
     assert_eq!(ran["planned_at"], jiff::Timestamp::from_second(planned).expect("in this age").to_string());
 
     // The newest copy is damaged: it is told, and the one before is taken.
@@ -169,14 +171,20 @@ fn the_state_folder_is_lost_and_everything_goes_on_without_an_agent_joining_agai
     scene.system.kill_controller();
     let newest = scene.listed_offline().remove(0);
     damage(&scene.system.repository().join(&newest).join("catalog.sealed"));
+    let checked = scene.system.offline("check", &["latest", "--depth", "listed"]).expect(0);
+    assert!(checked.err.contains("catalog.sealed"), "{checked:?}");
     let other = scene.folder.path().join("other-state");
     let rebuilt = scene.rebuild(&other, &key).expect(INCOMPLETE);
     assert!(rebuilt.err.contains(&newest) && rebuilt.err.contains("signature"), "{rebuilt:?}");
     let rebuilt = rebuilt.json();
     assert_eq!((&rebuilt["copy"]["backup"], &rebuilt["newer_backups"]), (&third.into(), &1.into()));
-    // Three from before, the third backup, and by its manifest what the schedule ordered; the restore between
-    // them was in the damaged copy alone.
-    assert_eq!(rebuilt["jobs"], 5, "{rebuilt:#}");
+    // Three from before, the third backup, the restore, which only the history tells of, and by its manifest what
+    // the schedule ordered.
+    assert_eq!(rebuilt["jobs"], 6, "{rebuilt:#}");
+    assert_eq!(
+        fs::read_dir(scene.system.repository().join("repository/history")).expect("listed").count(),
+        1
+    );
 
     // Without any key there is the history that the manifests tell.
     let opens = fs::read(scene.state().join("repository.key")).expect("it came back, too");
@@ -188,7 +196,7 @@ fn the_state_folder_is_lost_and_everything_goes_on_without_an_agent_joining_agai
     assert!(aside.join("ca.key").exists());
     fs::write(scene.state().join("repository.key"), opens).expect("its owner has the key after all");
     // It is another controller to the repository: the lease of the one that was killed has ended by then.
-    scene.set_clocks(21 * 3_600 + 120);
+    scene.set_clocks(late + 120);
     scene.system.start_controller();
     let told = scene.listed(&["jobs"], "jobs");
     assert_eq!(told.len(), 4, "the four that made backups");

@@ -65,6 +65,17 @@ pub(crate) enum Work {
     Probe,
 }
 
+impl Work {
+    /// The job whose part it is; empty: none's, or the controller is of an earlier release.
+    fn job(&self) -> String {
+        match self {
+            Work::Archive(order) => order.job_id.clone(),
+            Work::Restore(order) => order.job_id.clone(),
+            Work::Plan(_) | Work::Probe => String::new(),
+        }
+    }
+}
+
 /// The tasks of one connection.
 pub(crate) struct Tasks {
     context: Arc<TaskContext>,
@@ -110,7 +121,7 @@ impl Tasks {
             Work::Probe => &self.probes,
         });
         let entry = Entry { running: Arc::clone(&self.running), task_id };
-        let context = Arc::clone(&self.context);
+        let (context, job) = (Arc::clone(&self.context), work.job());
         self.tracker.spawn(async move {
             let task_id = &entry.task_id;
             let _turn = tokio::select! {
@@ -122,9 +133,9 @@ impl Tasks {
                 false => Box::pin(work_on(&context, task_id, work, &cancel)).await,
             };
             match result {
-                Ok(None) => tracing::info!(task = task_id, "done"),
+                Ok(None) => tracing::info!(job, task = task_id, "done"),
                 Ok(Some(message)) => {
-                    tracing::info!(task = task_id, "done");
+                    tracing::info!(job, task = task_id, "done");
                     if matches!(message, Message::RestoreFinished(_)) {
                         steps::reached(Step::ResultDue).await;
                     }
@@ -133,7 +144,7 @@ impl Tasks {
                 Err(failure) => {
                     let was_cancelled = cancel.is_cancelled();
                     let (why, hint) = (&failure.why, &failure.hint);
-                    tracing::warn!(task = task_id, was_cancelled, why, hint, "{failure}");
+                    tracing::warn!(job, task = task_id, was_cancelled, why, hint, "{failure}");
                     context.up.send(failed(task_id, failure, was_cancelled)).await;
                 }
             }

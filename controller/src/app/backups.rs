@@ -84,16 +84,6 @@ impl App {
         Ok(Page { backups, legacy, more })
     }
 
-    /// What older systems left in the repository's root.
-    async fn legacy(&self) -> Result<Vec<LegacyBackup>, Failure> {
-        let known = self.catalog.backup_names().await.map_err(|error| catalog_failure(&error))?;
-        let depot = self.depot.clone();
-        tokio::task::spawn_blocking(move || depot.repository().legacy(&known))
-            .await
-            .map_err(|error| thread_died(&error))?
-            .map_err(|error| repository_failure("the repository cannot be listed", &error))
-    }
-
     /// The newest backups, the newest first.
     pub async fn newest_backups(&self, count: u32) -> Result<Vec<BackupRecord>, Failure> {
         self.catalog.backups_before(None, count).await.map_err(|error| catalog_failure(&error))

@@ -10,6 +10,7 @@ pub mod backups;
 mod browse;
 mod doctor;
 mod jobs;
+mod legacy;
 mod plan;
 mod retention;
 mod schedules;
@@ -48,6 +49,7 @@ pub use backups::ArchiveChoice;
 pub use browse::Reading;
 pub use doctor::{Finding, FindingLevel};
 pub use jobs::HowMuch;
+pub use legacy::Legacy;
 pub use plan::{Plan, RestoreRequest, ShownPlans};
 pub use retention::{PlannedPrune, RetentionPlan};
 pub use schedules::ScheduleView;
@@ -76,6 +78,8 @@ pub struct Parts {
     pub scheduler: Scheduler,
     /// How much agents may send.
     pub quotas: Quotas,
+    /// What older systems left in the repository's root.
+    pub legacy: Legacy,
     /// How agents join.
     pub enrolment: Enrolment,
     /// How people and automation prove who they are.

@@ -69,9 +69,10 @@ const TABLES: &[(&str, Carried)] = &[
     (
         "jobs",
         Carried::Where(
-            "ended = 0 OR id IN (SELECT id FROM live.jobs WHERE ended = 1 AND stored = 0 \
-             ORDER BY created_at DESC LIMIT 500) OR id IN \
-             (SELECT id FROM live.jobs ORDER BY created_at DESC, id DESC LIMIT 20)",
+            "id IN (SELECT id FROM live.jobs WHERE ended = 0 UNION \
+             SELECT id FROM (SELECT id FROM live.jobs WHERE ended = 1 AND stored = 0 \
+             ORDER BY created_at DESC LIMIT 500) UNION \
+             SELECT id FROM (SELECT id FROM live.jobs ORDER BY created_at DESC, id DESC LIMIT 20))",
         ),
     ),
     ("job_events", Carried::Where("job IN (SELECT id FROM main.jobs)")),

@@ -84,3 +84,47 @@ async fn history_is_taken_from_other_copies_once() {
     assert_eq!(found, [jobs[3].id, jobs[1].id]);
     assert_eq!(new.job_events(jobs[1].id, 0).await.expect("listed").len(), 1);
 }
+
+/// The catalog of a controller that has done so many jobs, each with a line, a run of a schedule and an alert.
+async fn lived(folder: &Path, jobs: u32) -> Catalog {
+    let live = catalog(folder).await;
+    let numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)";
+    for insert in [
+        "INSERT INTO jobs (id, ended, created_at, record, stored) SELECT printf('job %09d', i), 1, i, '{}', 1",
+        "INSERT INTO job_events SELECT printf('job %09d', i), 1, i, 'info', 'a line of some length'",
+        "INSERT INTO schedule_runs (schedule, planned_at, ran_at, state, open, record)
+             SELECT 'daily', i, i, 'started', 0, '{}'",
+        "INSERT INTO alert_events (id, at, record, routed) SELECT printf('event %09d', i), i, '{}', 1",
+        "INSERT INTO alert_outbox (id, sink, made_at, state, next_at, record)
+             SELECT printf('message %09d', i), 'mail', i, 'delivered', i, '{}'",
+        "INSERT INTO backups (name, sequence, record) SELECT printf('backup %09d', i), i, '{}'",
+        "INSERT INTO verifications (backup, component, source, depth, at, intact, findings)
+             SELECT printf('backup %09d', i), 'models', 'models', 'opened', i, 1, '[]'",
+        "INSERT INTO pack_proofs (pack, domain, seen_at) SELECT randomblob(32), randomblob(16), i",
+    ] {
+        let sql = format!("{} {numbers} {} FROM n", split(insert).0, split(insert).1);
+        sqlx::query(AssertSqlSafe(sql)).bind(jobs).execute(&live.writer).await.expect("inserted");
+    }
+    live
+}
+
+/// Before and from the word SELECT on.
+fn split(insert: &str) -> (&str, &str) {
+    insert.split_at(insert.find("SELECT").expect("it selects"))
+}
+
+#[tokio::test]
+async fn the_copy_of_a_long_life_is_no_larger_than_that_of_a_short_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut sizes = Vec::new();
+    for jobs in [1_000, 30_000] {
+        let home = folder.path().join(jobs.to_string());
+        std::fs::create_dir(&home).expect("made");
+        let live = lived(&home, jobs).await;
+        let began = std::time::Instant::now();
+        live.copy_to(&home.join("copy.sqlite"), &[]).await.expect("copied");
+        println!("{jobs} jobs: copied in {:?}", began.elapsed());
+        sizes.push(home.join("copy.sqlite").metadata().expect("there").len());
+    }
+    assert!(sizes[1] * 10 <= sizes[0] * 11, "{sizes:?} bytes");
+}

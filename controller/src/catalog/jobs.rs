@@ -184,6 +184,19 @@ impl Catalog {
         records.iter().map(|record| from_json(record, "a job")).collect()
     }
 
+    /// The newest jobs that were ordered before this one, the newest first; none if there is no such job.
+    pub async fn jobs_before(&self, before: JobId, limit: u32) -> Result<Vec<Job>, CatalogError> {
+        let records: Vec<String> = sqlx::query_scalar(
+            "SELECT record FROM jobs WHERE (created_at, id) < (SELECT created_at, id FROM jobs WHERE id = ?)
+             ORDER BY created_at DESC, id DESC LIMIT ?",
+        )
+        .bind(before.to_string())
+        .bind(limit)
+        .fetch_all(&self.readers)
+        .await?;
+        records.iter().map(|record| from_json(record, "a job")).collect()
+    }
+
     /// The jobs that have not ended, the oldest first.
     pub async fn alive_jobs(&self) -> Result<Vec<Job>, CatalogError> {
         let records: Vec<String> =

@@ -1,5 +1,6 @@
 //! `Jobs`: order, watch, cancel.
 
+use prost::Message as _;
 use proto::convert::{BackupChoice, backup_choice, components};
 use proto::v1::jobs_server::Jobs;
 use proto::v1::{
@@ -18,7 +19,9 @@ use crate::rpc::gate::About;
 use crate::rpc::wire;
 
 const USUAL_LIMIT: u32 = 50;
-const MAX_LIMIT: u32 = 1_000;
+const MAX_LIMIT: u32 = 200;
+/// A page ends after about so many bytes: a message has a limit.
+const PAGE_BYTES: usize = 2 << 20;
 const QUEUE: usize = 16;
 
 pub(super) struct JobsService {
@@ -160,15 +163,30 @@ impl Jobs for JobsService {
         &self,
         request: Request<ListJobsRequest>,
     ) -> Result<Response<ListJobsResponse>, Status> {
-        let limit = match request.into_inner().limit {
+        let ListJobsRequest { limit, before } = request.into_inner();
+        let limit = match limit {
             0 => USUAL_LIMIT,
             limit => limit.min(MAX_LIMIT),
         };
-        let agents = self.app.agents().await?;
-        let jobs = self.app.catalog.jobs(limit).await.map_err(|error| catalog_failure(&error))?;
-        let live = self.app.runner.live();
-        let jobs = jobs.into_iter().map(|job| wire::job(&live.view(job), &agents)).collect();
-        Ok(Response::new(ListJobsResponse { jobs }))
+        let (catalog, agents) = (&self.app.catalog, self.app.agents().await?);
+        // One more than is shown tells whether there is more.
+        let found = match before.as_str() {
+            "" => catalog.jobs(limit + 1).await,
+            before => catalog.jobs_before(job_id(before)?, limit + 1).await,
+        };
+        let found = found.map_err(|error| catalog_failure(&error))?;
+        let (count, live) = (found.len(), self.app.runner.live());
+        let (mut jobs, mut bytes) = (Vec::new(), 0);
+        for job in found.into_iter().take(limit as usize) {
+            let job = wire::job(&live.view(job), &agents);
+            bytes += job.encoded_len();
+            jobs.push(job);
+            if bytes > PAGE_BYTES {
+                break;
+            }
+        }
+        let more = count > jobs.len();
+        Ok(Response::new(ListJobsResponse { jobs, more }))
     }
 
     async fn get_job(&self, request: Request<GetJobRequest>) -> Result<Response<v1::Job>, Status> {

@@ -22,6 +22,7 @@ mod gateway;
 mod health;
 mod jobs;
 mod life;
+mod ordered;
 mod peer;
 mod retention;
 mod schedules;

@@ -16,6 +16,7 @@ use crate::ids::JobId;
 use crate::jobs::job::{Cleared, JobState, Order, Part, PartResult, PartState, Problem, ProblemKind};
 use crate::jobs::safety::Safety;
 use crate::jobs::{JobView, Watched};
+use crate::rpc::ordered;
 
 pub(crate) fn domain_keys(keys: &DomainKeys) -> v1::DomainKeys {
     v1::DomainKeys {
@@ -209,6 +210,7 @@ pub(crate) fn job(view: &JobView, agents: &[AgentRecord]) -> v1::Job {
         undo_of: id(undo_of),
         digest: digest.to_owned(),
         started_at: time(job.started_at),
+        plan: ordered::lines(job, agents),
     }
 }
 

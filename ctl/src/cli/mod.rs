@@ -153,12 +153,13 @@ pub(crate) enum Verb {
     /// Write a component of a backup as a tar file
     #[command(after_help = help::EXPORT)]
     Export(Export),
-    /// List what was done and what is being done
+    /// List what was done and what is being done, or show one job with all that came of it
     Jobs {
-        /// This one alone, with all that is known of it: the report of a restore
+        /// This one alone, with all that is known of it: what was ordered, its steps, results and figures
         job: Option<String>,
         /// How many, newest first
-        #[arg(long, conflicts_with = "job", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        #[arg(long, conflicts_with = "job", default_value_t = 20)]
+        #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
         limit: u32,
         #[command(flatten)]
         output: Output,

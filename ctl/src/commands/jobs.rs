@@ -16,8 +16,18 @@ use crate::views::job::{Event, Job, Jobs};
 const PAST_IS_TOLD: Duration = Duration::from_millis(500);
 
 pub(super) async fn list(client: Client, limit: u32, voice: Voice) -> Ended {
-    let wire = client.jobs().list_jobs(ask(v1::ListJobsRequest { limit })).await?.into_inner();
-    let jobs = Jobs { jobs: wire.jobs.into_iter().map(Job::from).collect() };
+    let mut jobs = Jobs { jobs: Vec::new() };
+    let mut before = String::new();
+    loop {
+        let left = limit - u32::try_from(jobs.jobs.len()).unwrap_or(limit).min(limit);
+        let page = v1::ListJobsRequest { limit: left, before };
+        let page = client.jobs().list_jobs(ask(page)).await?.into_inner();
+        jobs.jobs.extend(page.jobs.into_iter().map(Job::from));
+        match jobs.jobs.last() {
+            Some(last) if page.more && jobs.jobs.len() < limit as usize => before = last.id.clone(),
+            _ => break,
+        }
+    }
     voice.result(&jobs, |jobs| jobs.table(SystemClock.now()))?;
     Ok(Exit::Done)
 }

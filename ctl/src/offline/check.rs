@@ -100,6 +100,7 @@ pub(super) fn run(wanted: &Check, voice: Voice) -> Ended {
     let mut archives = Vec::new();
     for record in listing.backups {
         archives.extend(checker.archives(&record)?);
+        checker.look_at_catalog(&record)?;
     }
     let mut checked = Checked {
         depth,
@@ -145,6 +146,18 @@ impl Checker<'_> {
         self.memory.knows(&repaired);
         held.map_or(Ok(()), Held::release)?;
         Ok(repaired)
+    }
+
+    /// Tells of a copy of the catalog that is damaged. It is no part of the backup, which is as good without it: a
+    /// rebuild takes the one before.
+    fn look_at_catalog(&self, record: &BackupRecord) -> Result<(), RepositoryError> {
+        match self.repository.check_catalog_beside(&record.name) {
+            Err(error) if error.is_damage() => {
+                self.voice.say(format!("beside backup {}: {error}; no backup needs it", record.name));
+                Ok(())
+            }
+            other => other.map(|_| ()),
+        }
     }
 
     /// What is found in the archives of a backup; what other ones have shown already is not read again.

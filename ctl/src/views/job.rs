@@ -32,6 +32,8 @@ pub(crate) struct Job {
     pub(crate) created_at: Option<Timestamp>,
     pub(crate) started_at: Option<Timestamp>,
     pub(crate) ended_at: Option<Timestamp>,
+    /// What was ordered, a line each.
+    pub(crate) plan: Vec<String>,
     /// Of a safety backup: the restore that waits for it.
     pub(crate) safety_of: Option<String>,
     /// Of a restore: the job of its safety backup, and that backup once it is made.
@@ -213,6 +215,7 @@ impl From<v1::Job> for Job {
             safety_backup: some(wire.safety_backup),
             undo_of: some(wire.undo_of),
             digest: some(wire.digest),
+            plan: wire.plan,
             failure,
             parts: wire.parts.into_iter().map(Part::from).collect(),
             cleared: wire.cleared.map(Cleared::from),
@@ -419,7 +422,21 @@ impl Job {
 
     /// All that is known of it, for people.
     pub(crate) fn report(&self) -> String {
-        let mut text = self.summary();
+        let at = |time: Option<Timestamp>| time.map_or_else(|| "-".to_owned(), utc);
+        let by = self.schedule.as_ref().map_or_else(String::new, |name| format!(" by the schedule {name}"));
+        let mut text = format!(
+            "job {}\nordered {}{by}\nstarted {}\nended {}\n",
+            self.id,
+            at(self.created_at),
+            at(self.started_at),
+            at(self.ended_at)
+        );
+        self.plan.iter().for_each(|line| text.push_str(&format!("{line}\n")));
+        text.push_str(&format!("\n{}", self.summary()));
+        if let Some(failure) = &self.failure {
+            let lines = [Some(&failure.what), failure.why.as_ref(), failure.hint.as_ref()];
+            lines.into_iter().flatten().for_each(|line| text.push_str(&format!("\n{line}")));
+        }
         let mut line = |word: &str, value: Option<&String>| {
             value.iter().for_each(|value| text.push_str(&format!("\n{word}: {value}")));
         };

@@ -2182,17 +2182,24 @@ pub struct StartRestoreRequest {
     #[prost(string, tag = "3")]
     pub request_id: ::prost::alloc::string::String,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+/// A page of the list: the newest jobs, or those that were ordered before one.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListJobsRequest {
-    /// 0: 50
+    /// at most so many, and never more than 200; 0: 50
     #[prost(uint32, tag = "1")]
     pub limit: u32,
+    /// a job's id: only those before it; empty: from the newest on
+    #[prost(string, tag = "2")]
+    pub before: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListJobsResponse {
     /// newest first
     #[prost(message, repeated, tag = "1")]
     pub jobs: ::prost::alloc::vec::Vec<Job>,
+    /// there are older ones
+    #[prost(bool, tag = "2")]
+    pub more: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetJobRequest {
@@ -2263,6 +2270,9 @@ pub struct Job {
     pub digest: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "19")]
     pub started_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// what was ordered, a line each, for people
+    #[prost(string, repeated, tag = "31")]
+    pub plan: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// One source's part of a job.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -45,6 +45,7 @@ pub const TARGETS: &[Target] = &[
     ("backup_record", json::<BackupRecord>),
     ("blob_line", blob_line),
     ("blob_open", blob_open),
+    ("catalog_copy", catalog_copy),
     ("certificate", certificate),
     ("chain_line", json::<ChainLine>),
     ("cron", text::<controller::config::Cron>),
@@ -117,6 +118,10 @@ mod serde_json_value {
     }
 
     json!(ArchiveManifest, BackupRecord, ChainLine, PinNote, RepositoryConfig, RulesNote, Slot);
+}
+
+fn catalog_copy(bytes: &[u8]) {
+    let _ = repository::catalog_copy::look_at(bytes);
 }
 
 fn backup_name(bytes: &[u8]) {
