@@ -318,7 +318,10 @@ fn every_damage_is_found_and_what_is_lost_is_named_and_the_next_backup_heals_it(
         let (findings, ..) = verdict(&repository, &world);
         let planned = repair(&repository, &world.keys, false);
         let is_found = !findings.is_empty() || !planned.mended.is_empty() || !planned.left.is_empty();
-        assert!(is_found, "{told}: not found");
+        // The copy of config.json may be missing: earlier releases wrote none. Repair writes it all the same.
+        let may_be_missing =
+            damage.verb == "delete" && damage.wrong.keys().eq(["repository/config.copy.json"]);
+        assert!(is_found != may_be_missing, "{told}: not found");
 
         let repaired = repair(&repository, &world.keys, true);
         let (findings, named, unnamed) = verdict(&repository, &world);
