@@ -12,6 +12,8 @@ mod run;
 pub use guard::guard;
 pub(crate) use journal::{Journal, Kind, Occasion};
 
+use std::time::Duration;
+
 use proto::failure::reason;
 use proto::v1::agent_message::Message;
 use proto::{Failure, v1};
@@ -67,6 +69,15 @@ fn around(hooks: &Hooks, kind: Kind) -> Around<'_> {
             after: ("after_restore", hooks.after_restore.as_ref()),
         },
     }
+}
+
+/// How long the later hooks of a source may take, whatever they are for.
+pub(crate) fn longest(hooks: &Hooks) -> Duration {
+    let later = [Kind::Backup, Kind::Restore].map(|kind| {
+        let Around { failed, after, .. } = around(hooks, kind);
+        [failed, after].iter().filter_map(|(_, hook)| Some(hook.as_ref()?.timeout.get())).sum::<Duration>()
+    });
+    later.into_iter().max().unwrap_or_default()
 }
 
 /// Where hooks are run for.
@@ -187,7 +198,8 @@ fn not_begun(source: &SourceId, error: &std::io::Error) -> Failure {
 }
 
 /// Runs the hooks that the last process owed. Before anything else: a source may be locked by its first one.
-pub(crate) async fn run_those_owed(journal: &Journal, served: &[Served]) {
+/// What `stop` ends stays owed.
+pub(crate) async fn run_those_owed(journal: &Journal, served: &[Served], stop: &CancellationToken) {
     let left = match journal.left() {
         Ok(left) => left,
         Err(error) => {
@@ -207,7 +219,10 @@ pub(crate) async fn run_those_owed(journal: &Journal, served: &[Served]) {
         for (place, hook) in [failed, after] {
             let Some(hook) = hook else { continue };
             let variables = variables(place, &served.id, &occasion, Some(Outcome::Interrupted));
-            let ran = run::run(hook, variables, &CancellationToken::new()).await;
+            let ran = run::run(hook, variables, stop).await;
+            if stop.is_cancelled() {
+                return;
+            }
             let said = ran.lines.join(" | ");
             match ran.failure {
                 None => tracing::info!(

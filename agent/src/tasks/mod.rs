@@ -165,7 +165,10 @@ impl Tasks {
 
     /// Cancels every task and waits until each has ended and cleaned up.
     pub(crate) async fn end(self) -> Result<(), Hanging> {
-        self.end_within(END).await
+        // What runs after a task that was cancelled is a part of its end.
+        let hooks = self.context.agent.served.iter().map(|served| hooks::longest(&served.hooks));
+        let limit = END + hooks.max().unwrap_or_default();
+        self.end_within(limit).await
     }
 
     async fn end_within(self, limit: Duration) -> Result<(), Hanging> {
