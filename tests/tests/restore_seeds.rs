@@ -20,8 +20,7 @@ const PER_SCENE: u64 = 20;
 const AT_ONCE: usize = 2;
 
 /// Steps of the agent at which it is killed, or the controller is, or the step fails.
-const AGENT_STEPS: [&str; 18] = [
-    "keys-known",
+const AGENT_STEPS: [&str; 17] = [
     "place-on-record",
     "staging-begun",
     "first-staged",
@@ -89,7 +88,12 @@ impl Plan {
             at if at < AGENT_STEPS.len() => Place::Step(AGENT_STEPS[at]),
             at => Place::Command(COMMANDS[(at - AGENT_STEPS.len()) % COMMANDS.len()]),
         };
-        let fault = [Fault::AgentKilled, Fault::ControllerKilled, Fault::Fails][chance.below(3)];
+        let fault =
+            match ([Fault::AgentKilled, Fault::ControllerKilled, Fault::Fails][chance.below(3)], place) {
+                // Nothing is tried at these that could fail.
+                (Fault::Fails, Place::Step("off-record" | "result-due")) => Fault::AgentKilled,
+                (fault, _) => fault,
+            };
         Self { place, fault, is_bad: chance.below(4) == 0, without_safety: chance.below(4) == 0 }
     }
 }

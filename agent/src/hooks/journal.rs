@@ -94,7 +94,7 @@ impl Journal {
                 ),
             }
         }
-        left.sort_by(|a: &Occasion, b: &Occasion| (a.started_at, a.kind).cmp(&(b.started_at, b.kind)));
+        left.sort_by_key(|occasion: &Occasion| (occasion.started_at, occasion.kind));
         Ok(left)
     }
 }

@@ -61,7 +61,7 @@ pub(crate) struct TaskContext {
 pub(crate) enum Work {
     Archive(v1::StartArchive),
     Plan(v1::PlanRestore),
-    Restore(v1::StartRestore),
+    Restore(Box<v1::StartRestore>),
     Probe,
 }
 
@@ -220,12 +220,12 @@ async fn work_on(
 ) -> Result<Option<Message>, Failure> {
     steps::reached(Step::TaskTaken).await;
     match work {
-        Work::Archive(order) => archive::run(context, order, cancel).await.map(|()| None),
+        Work::Archive(order) => Box::pin(archive::run(context, order, cancel)).await.map(|()| None),
         Work::Plan(order) => {
             restore::plan(context, order, cancel).await.map(Message::RestorePlanned).map(Some)
         }
         Work::Restore(order) => {
-            restored(context, order, cancel).await.map(Message::RestoreFinished).map(Some)
+            Box::pin(restored(context, *order, cancel)).await.map(Message::RestoreFinished).map(Some)
         }
         Work::Probe => probe::run(context, task_id).await.map(Message::ProbeFinished).map(Some),
     }
@@ -238,12 +238,24 @@ async fn restored(
     cancel: &CancellationToken,
 ) -> Result<v1::RestoreFinished, Failure> {
     let into = order.order.as_ref().and_then(|order| order.into.as_ref());
-    let Some(into) = into else { return restore::run(context, order, cancel).await };
+    let Some(into) = into else { return Box::pin(restore::run(context, order, cancel)).await };
     let served = order::served(&context.agent, &convert::source_id("into", Some(into))?)?;
     let now = context.agent.clock.now();
     let occasion = occasion(Kind::Restore, served, (&order.task_id, &order.job_id, &order.backup), now)?;
     let stage = Stage { journal: &context.agent.state.hooks(), up: &context.up, cancel };
-    hooks::between(stage, served, occasion, restore::run(context, order, cancel)).await
+    // One that was taken back has failed, for the hooks; what it did is told all the same.
+    let mut taken_back = None;
+    let work = async {
+        let finished = Box::pin(restore::run(context, order, cancel)).await?;
+        if finished.undone.is_empty() {
+            return Ok(finished);
+        }
+        let failure = Failure::new(Code::Aborted, reason::OBSTACLES, finished.undone.clone());
+        taken_back = Some(finished);
+        Err(failure)
+    };
+    let result = Box::pin(hooks::between(stage, served, occasion, work)).await;
+    taken_back.map_or(result, Ok)
 }
 
 /// What hooks are told of a task. What came over the wire is checked: it goes into an environment.

@@ -115,6 +115,15 @@ pub(super) enum Into {
     Folder(std::path::PathBuf),
 }
 
+/// Names files and folders of the agent: letters, digits and `-` alone.
+fn restore_id(wire: &str) -> Result<String, Invalid> {
+    let id = convert::text("restore_id", wire, 64)?;
+    match !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+        true => Ok(id),
+        false => Err(Invalid::new("restore_id", "must be letters, digits and `-`")),
+    }
+}
+
 impl RestoreOrder {
     pub(super) fn check(wire: Option<&v1::RestoreOrder>) -> Result<Self, Invalid> {
         let wire = convert::required("order", wire)?;
@@ -130,9 +139,22 @@ impl RestoreOrder {
             source: convert::source_id("source", wire.source.as_ref())?,
             into,
             globs: globs.iter().map(|glob| convert::text("globs", glob, 4_096)).collect::<Result<_, _>>()?,
-            restore_id: convert::text("restore_id", &wire.restore_id, 64)?,
+            restore_id: restore_id(&wire.restore_id)?,
             root: convert::id("root", &wire.root)?,
             keys: domain_keys(wire.domain.as_ref())?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_id_of_a_restore_leads_to_no_other_folder() {
+        assert_eq!(restore_id("ab12-0").expect("an id"), "ab12-0");
+        for wrong in ["", "../identity", "a/b", "a.b", "a\0b"] {
+            assert!(restore_id(wrong).is_err(), "{wrong:?}");
+        }
     }
 }

@@ -471,14 +471,23 @@ fn digest_of(seen: &Seen<'_>, places: &[RestorePlace], sources: &[SourcePlan]) -
     #[derive(Serialize)]
     struct Facts<'a> {
         seen: &'a Seen<'a>,
-        places: Vec<(&'a RestorePlace, &'a str, [u64; 5], String, Vec<&'a str>)>,
+        places: Vec<Planned<'a>>,
+    }
+    #[derive(Serialize)]
+    struct Planned<'a> {
+        place: &'a RestorePlace,
+        at: &'a str,
+        counts: [u64; 5],
+        ground: String,
+        stops: Vec<&'a str>,
     }
     let of_source = |plan: &SourcePlan| {
         [plan.entries, plan.bytes, plan.replaced_count, plan.created_count, plan.removed_count]
     };
     let places = places.iter().zip(sources).map(|(place, plan)| {
         let stops = plan.stops.iter().map(|one| one.name.as_str()).collect();
-        (place, plan.place.as_str(), of_source(plan), hex(&plan.ground), stops)
+        let (at, counts, ground) = (plan.place.as_str(), of_source(plan), hex(&plan.ground));
+        Planned { place, at, counts, ground, stops }
     });
     let facts = Facts { seen, places: places.collect() };
     let json = serde_json::to_vec(&facts).expect("the facts of a plan have a JSON form");
