@@ -57,8 +57,13 @@ def serve(folder, run):
     door.listen(8)
     with open(f"{run}/starts", "a") as starts:
         starts.write("x")
-    while True:
-        caller, _ = door.accept()
+    door.settimeout(1)
+    # Whoever made the folder may be gone, and the folder with it.
+    while os.path.exists(place):
+        try:
+            caller, _ = door.accept()
+        except TimeoutError:
+            continue
         with caller:
             asked = caller.recv(1000).decode()
             if asked.startswith("set="):
