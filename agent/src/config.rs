@@ -7,6 +7,7 @@ mod applications;
 mod discovery;
 mod hooks;
 mod limits;
+mod look_here;
 mod sources;
 
 use std::collections::BTreeSet;
@@ -19,6 +20,7 @@ pub use applications::{ApplicationConfig, DockerConfig};
 pub use discovery::{Discovery, Place, discover};
 pub use hooks::{Hook, Hooks, OnFailure};
 pub use limits::{Limits, WindowConfig};
+pub use look_here::LookHere;
 pub use sources::{Kind, SourceConfig, SourceData};
 
 /// Where the file lies unless told otherwise.
@@ -42,6 +44,8 @@ pub struct AgentConfig {
     pub applications: Vec<ApplicationConfig>,
     /// How containers are reached.
     pub docker: DockerConfig,
+    /// Where the doctor looks for data that no source covers, beside the usual places.
+    pub look_here: LookHere,
 }
 
 impl Default for AgentConfig {
@@ -54,6 +58,7 @@ impl Default for AgentConfig {
             sources: Vec::new(),
             applications: Vec::new(),
             docker: DockerConfig::default(),
+            look_here: LookHere::default(),
         }
     }
 }
@@ -67,6 +72,7 @@ impl Settings for AgentConfig {
         check_controller(&self.controller)?;
         absolute("state", &self.state)?;
         self.join.check()?;
+        self.look_here.check()?;
         let mut seen = BTreeSet::new();
         for (place, source) in self.sources.iter().enumerate() {
             let path = format!("sources[{place}]");

@@ -13,6 +13,7 @@
 //! | [`ingest`] | segments in, blobs out, off the async runtime |
 //! | [`jobs`] | the state machine, the queue, the runner |
 //! | [`safekeeping`] | copies of the catalog in the repository, and a state folder from them |
+//! | [`metrics`] | what is counted, and its text |
 //! | [`alerts`] | events, routes, sinks: whom to tell what |
 //! | [`app`] | every operation, once |
 //! | [`rpc`], [`web`] | the edges: gRPC, the status page, probes |
@@ -30,6 +31,7 @@ pub mod identity;
 pub mod ids;
 pub mod ingest;
 pub mod jobs;
+pub mod metrics;
 pub mod rpc;
 pub mod safekeeping;
 pub mod schedule;

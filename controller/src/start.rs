@@ -25,6 +25,7 @@ use crate::fleet::Fleet;
 use crate::identity::{ApiTokens, Authority, AuthorityError, Enrolment, ServerCertificate};
 use crate::ingest::Quotas;
 use crate::jobs::{Configured, Runner, Settings};
+use crate::metrics::Metrics;
 use crate::rpc::{AgentServer, PeopleServer, ServeError};
 use crate::safekeeping::CATALOG_FILE;
 use crate::schedule::{Scheduler, keeper};
@@ -146,8 +147,17 @@ impl Controller {
         let (ended, verification) = (scheduler.wake().clone(), config.verification.goal());
         let (jobs_folder, state_folder) = (state.path("jobs"), config.state.clone());
         let jobs_kept_for = config.history.kept_for();
-        let settings =
-            Settings { agent_wait, jobs_folder, state_folder, jobs_kept_for, retention, ended, verification };
+        let metrics = Metrics::default();
+        let settings = Settings {
+            agent_wait,
+            jobs_folder,
+            state_folder,
+            jobs_kept_for,
+            retention,
+            ended,
+            verification,
+            metrics: metrics.clone(),
+        };
         let runner = Runner::new(
             catalog.clone(),
             depot.clone(),
@@ -157,7 +167,7 @@ impl Controller {
             shutdown.clone(),
         );
         let app = App::new(Parts {
-            alerts: Dispatcher::new(&config.alerts, catalog.clone())?,
+            alerts: Dispatcher::new(&config.alerts, catalog.clone(), metrics.clone())?,
             quotas: Quotas::new(&config.quotas),
             legacy: Legacy::default(),
             scheduler,
@@ -174,6 +184,7 @@ impl Controller {
             shutdown,
             plans: ShownPlans::default(),
             server_certificate,
+            metrics,
         });
         app.sync_with_repository().await.map_err(StartError::Sync)?;
         app.declare_schedules().await?;

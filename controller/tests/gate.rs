@@ -52,6 +52,7 @@ const OPERATOR: &[&str] = &[
     "/neurashield.backup.v1.Schedules/RunSchedule",
 ];
 const ADMIN: &[&str] = &[
+    "/neurashield.backup.v1.Health/Describe",
     "/neurashield.backup.v1.Agents/InviteAgent",
     "/neurashield.backup.v1.Agents/RevokeAgent",
     "/neurashield.backup.v1.Agents/ListInvitations",

@@ -21,7 +21,7 @@ const LAYERS: [(&str, &[&str]); 8] = [
 ];
 
 /// Tools that only these workspace crates may use in what they ship.
-const HOMES: [(&str, &[&str]); 14] = [
+const HOMES: [(&str, &[&str]); 16] = [
     ("tonic", &["proto", "controller", "agent", "nsctl"]),
     ("prost", &["proto"]),
     ("sqlx", &["controller"]),
@@ -36,6 +36,8 @@ const HOMES: [(&str, &[&str]); 14] = [
     ("rcgen", &["controller", "agent"]),
     ("serde-saphyr", &["runtime", "nsctl"]),
     ("tracing-subscriber", &["runtime"]),
+    ("flate2", &["nsctl"]),
+    ("tar", &["nsctl"]),
 ];
 
 /// Each has a better one in its place, or an open advisory.

@@ -123,6 +123,8 @@ fn use_it(system: &System) -> Vec<Haystack> {
         look(verb).expect(0);
     }
     look(&["doctor", "-v", "-o", "json"]);
+    let bundle = system.root().join("bundle.tar.gz");
+    look(&["debug", "bundle", "--file", bundle.to_str().expect("UTF-8")]).expect(0);
     let jobs = system.nsctl(&["jobs", "-o", "json"]).expect(0).json();
     let job = jobs["jobs"][0]["id"].as_str().expect("an id").to_owned();
     look(&["logs", &job, "-v"]).expect(0);
@@ -139,6 +141,13 @@ fn use_it(system: &System) -> Vec<Haystack> {
     });
     look(&["alert", "history", "-v", "-o", "json"]).expect(0);
     look(&["alert", "list", "-v", "-o", "json"]).expect(0);
+    let unpacked = system.root().join("bundle");
+    fs::create_dir(&unpacked).expect("made");
+    let tar = Command::new("tar").arg("-xzf").arg(&bundle).arg("-C").arg(&unpacked).status();
+    assert!(tar.is_ok_and(|status| status.success()));
+    let in_bundle = Haystack::folder(&unpacked);
+    assert!(in_bundle.len() > 10, "there is something to search");
+    seen.extend(in_bundle);
     seen
 }
 

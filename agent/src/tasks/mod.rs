@@ -9,6 +9,7 @@ mod archive;
 mod order;
 mod probe;
 mod restore;
+mod uncovered;
 mod uplink;
 
 use std::collections::BTreeMap;

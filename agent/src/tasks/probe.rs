@@ -1,11 +1,11 @@
-//! A probe: can each source be read?
+//! A probe: can each source be read, and what lies beside them that no source covers?
 
 use std::path::Path;
 use std::sync::Arc;
 
 use proto::{Failure, convert, v1};
 
-use super::{TaskContext, blocking};
+use super::{TaskContext, blocking, uncovered};
 use crate::served::Served;
 use crate::sources::{Item, ProblemKind};
 
@@ -15,10 +15,15 @@ const LOOK_AT: usize = 200;
 /// Looks at every source.
 pub(super) async fn run(context: &Arc<TaskContext>, task_id: &str) -> Result<v1::ProbeFinished, Failure> {
     let agent = Arc::clone(&context.agent);
-    let sources =
-        blocking(move || agent.served.iter().map(|served| look_at(served, &agent.config.state)).collect())
-            .await?;
-    Ok(v1::ProbeFinished { task_id: task_id.to_owned(), sources })
+    let (sources, uncovered, state_free_bytes) = blocking(move || {
+        let state = &agent.config.state;
+        let sources = agent.served.iter().map(|served| look_at(served, state)).collect();
+        let free = rustix::fs::statvfs(state).ok().map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
+        (sources, uncovered::find(&agent.served, &agent.config, Path::new("/")), free)
+    })
+    .await?;
+    let now = Some(convert::to_wire_time(context.agent.clock.now()));
+    Ok(v1::ProbeFinished { task_id: task_id.to_owned(), sources, uncovered, now, state_free_bytes })
 }
 
 fn look_at(served: &Served, state: &Path) -> v1::SourceHealth {

@@ -18,9 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::alerts::plan::{again, fold, fold_pings, sinks_of};
 use crate::alerts::sinks::{SinkError, Sinks};
-use crate::alerts::{Message, Undelivered};
+use crate::alerts::{Again, Message, Undelivered};
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::Alerts;
+use crate::metrics::{Metrics, families};
 use crate::steps::Step;
 
 /// What waits for a window or for company is looked at this often.
@@ -34,14 +35,15 @@ pub struct Dispatcher {
     sinks: Arc<Sinks>,
     /// By sink: told when it has a new message.
     made: Arc<HashMap<String, Notify>>,
+    metrics: Metrics,
 }
 
 impl Dispatcher {
     /// A dispatcher that does nothing yet; [`Dispatcher::start`] sets it going.
-    pub fn new(alerts: &Alerts, catalog: Catalog) -> Result<Self, SinkError> {
+    pub fn new(alerts: &Alerts, catalog: Catalog, metrics: Metrics) -> Result<Self, SinkError> {
         let sinks = Sinks::new(alerts)?;
         let made = sinks.names().into_iter().map(|name| (name, Notify::new())).collect();
-        Ok(Self { catalog, sinks: Arc::new(sinks), made: Arc::new(made) })
+        Ok(Self { catalog, sinks: Arc::new(sinks), made: Arc::new(made), metrics })
     }
 
     /// Tries a sink now, past the outbox.
@@ -156,6 +158,7 @@ impl Dispatcher {
             let id = due.message.id;
             match self.sinks.send(sink, &due.message, clock.now()).await {
                 Ok(()) => {
+                    self.metrics.add(&families::DELIVERIES, &[sink, "delivered"], 1);
                     self.catalog.alert_delivered(id, clock.now()).await?;
                     tracing::info!(sink, message = %id, "alert delivered");
                 }
@@ -166,6 +169,8 @@ impl Dispatcher {
                     let again =
                         again(due.message.made_at, attempts, failed.refused, failed.after, random, now);
                     tracing::warn!(sink, message = %id, attempts, why = failed.why, "alert not delivered");
+                    let result = if matches!(again, Again::Never) { "given_up" } else { "refused" };
+                    self.metrics.add(&families::DELIVERIES, &[sink, result], 1);
                     self.catalog.alert_failed(id, &failed.why, again, now).await?;
                 }
             }

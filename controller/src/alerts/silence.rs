@@ -12,11 +12,11 @@ use crate::config::Alerts;
 
 /// A certificate renews itself long before; what ends sooner than this did not.
 const CERTIFICATE: SignedDuration = SignedDuration::from_hours(24 * 14);
-const TOKEN: SignedDuration = SignedDuration::from_hours(24 * 7);
+pub(crate) const TOKEN: SignedDuration = SignedDuration::from_hours(24 * 7);
 /// A sink that takes nothing for this long is told of at the others.
 const SINK: SignedDuration = SignedDuration::from_mins(15);
 /// An invitation that nobody has used for this long, or for most of its life.
-const NEVER_JOINED: SignedDuration = SignedDuration::from_mins(30);
+pub(crate) const NEVER_JOINED: SignedDuration = SignedDuration::from_mins(30);
 /// The key's owner is given a day before anybody is reminded.
 const RECOVERY_KEY: SignedDuration = SignedDuration::from_hours(24);
 

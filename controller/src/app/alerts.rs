@@ -21,7 +21,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// A start is given this long before anybody who is not there yet counts as lost.
 const AFTER_START: Duration = Duration::from_secs(30);
 /// Backups that are looked at for a verified one.
-const LOOKED_AT: u32 = 100;
+pub(super) const LOOKED_AT: u32 = 100;
 /// Of verifications, those that have read what is stored.
 const DEPTHS: [&str; 3] = ["hashed", "opened", "drilled"];
 
@@ -96,7 +96,7 @@ impl App {
         self.catalog.raise_alerts(&events, now).await.map_err(|error| catalog_failure(&error))
     }
 
-    async fn facts(&self, started: Timestamp) -> Result<Facts, Failure> {
+    pub(super) async fn facts(&self, started: Timestamp) -> Result<Facts, Failure> {
         let now = self.now();
         let agents = self.agents().await?;
         let mut facts = Facts { certificate: Some(self.server_certificate.ends_at()), ..Facts::default() };
@@ -191,7 +191,7 @@ fn scheduled(schedules: &[ScheduleRecord]) -> Option<Vec<String>> {
 }
 
 /// By component: when the newest backup was begun that holds it complete and that was found intact.
-fn newest_verified<'a>(
+pub(super) fn newest_verified<'a>(
     backups: &[BackupRecord],
     verifications: impl Fn(&BackupRecord) -> &'a [VerificationRecord],
 ) -> BTreeMap<String, Timestamp> {

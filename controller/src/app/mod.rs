@@ -11,6 +11,7 @@ mod browse;
 mod doctor;
 mod jobs;
 mod legacy;
+mod metrics;
 mod plan;
 mod retention;
 mod schedules;
@@ -40,6 +41,7 @@ use crate::ids::TaskId;
 use crate::ingest::{Quotas, repository_failure, thread_died};
 use crate::jobs::Runner;
 use crate::jobs::leases::{self, HoldError};
+use crate::metrics::Metrics;
 use crate::schedule::Scheduler;
 use crate::state::StateFolder;
 
@@ -47,7 +49,7 @@ pub(crate) use agents::{CLONE_HINT, agent_revoked};
 pub use alerts::AlertsNow;
 pub use backups::ArchiveChoice;
 pub use browse::Reading;
-pub use doctor::{Finding, FindingLevel};
+pub use doctor::{CHECKS, Check, Finding, FindingLevel, state_folder};
 pub use jobs::HowMuch;
 pub use legacy::Legacy;
 pub use plan::{Plan, RestoreRequest, ShownPlans};
@@ -58,6 +60,9 @@ pub use schedules::ScheduleView;
 #[derive(Clone)]
 pub struct App {
     shared: Arc<Parts>,
+    /// What was told last to whoever asks for metrics.
+    told: Arc<metrics::Told>,
+    started_at: Timestamp,
 }
 
 /// What the services are made of.
@@ -96,12 +101,15 @@ pub struct Parts {
     pub plans: ShownPlans,
     /// What the server shows.
     pub server_certificate: Arc<ServerCertificate>,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 impl App {
     /// The services on top of these parts.
     pub fn new(parts: Parts) -> Self {
-        Self { shared: Arc::new(parts) }
+        let started_at = parts.clock.now();
+        Self { shared: Arc::new(parts), told: Arc::default(), started_at }
     }
 
     /// Now.

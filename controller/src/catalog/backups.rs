@@ -109,6 +109,12 @@ impl Catalog {
         Ok(None)
     }
 
+    /// How many backups there are.
+    pub async fn count_backups(&self) -> Result<u64, CatalogError> {
+        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM backups").fetch_one(&self.readers).await?;
+        Ok(counted(count))
+    }
+
     /// The names of all backups.
     pub async fn backup_names(&self) -> Result<HashSet<BackupName>, CatalogError> {
         let names: Vec<String> =

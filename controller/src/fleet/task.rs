@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use jiff::Timestamp;
-use proto::v1::{RestoreFinished, SourceHealth, SourcePlan, TaskLog, TaskProgress};
+use proto::v1::{ProbeFinished, RestoreFinished, SourcePlan, TaskLog, TaskProgress};
 use repository::backup::manifest::{ArchiveManifest, BackupRecord};
 use repository::keys::DomainKeys;
 use repository::names::SourceId;
@@ -83,7 +83,7 @@ pub enum Ended {
     /// The restore is done.
     Restored(Box<RestoreFinished>),
     /// What the agent found at its sources.
-    Probed(Vec<SourceHealth>),
+    Probed(Box<ProbeFinished>),
     /// The agent could not do it: one line, and whether another attempt may go better.
     Failed {
         /// What failed and why.

@@ -41,7 +41,7 @@ async fn the_newest_connection_wins_and_the_older_ones_end_does_not_touch_it() {
     let mut task = begin(&fleet, agent);
     drop(older);
     assert!(fleet.is_connected(agent));
-    assert!(fleet.end(agent, task.id, Ended::Probed(vec![])));
+    assert!(fleet.end(agent, task.id, Ended::Probed(Box::default())));
     assert!(matches!(task.ended().await, Ended::Probed(_)));
 }
 

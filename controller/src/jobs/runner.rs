@@ -34,6 +34,7 @@ use crate::jobs::leases::{HoldError, Leases};
 use crate::jobs::live::Live;
 use crate::jobs::queue::{self, MAX_QUEUED};
 use crate::jobs::state::{Action, Event, Level, PANICKED, Refused, TaskEnd, advance};
+use crate::metrics::Metrics;
 use crate::steps::Step;
 
 /// Archives and restores that are worked at together.
@@ -67,6 +68,8 @@ pub struct Settings {
     pub ended: Arc<Notify>,
     /// How much a verification reads unless it is told otherwise.
     pub verification: Goal,
+    /// Where ended jobs are counted.
+    pub metrics: Metrics,
 }
 
 /// A job could not be ordered.
@@ -681,6 +684,7 @@ impl Shared {
                 Err(error) => return Err(error),
             }
         };
+        self.settings.metrics.job_saved(before, job);
         self.live.publish(job, kept, now);
         Ok(())
     }

@@ -244,7 +244,7 @@ fn take(app: &App, agent: AgentId, message: Message) {
         Message::RestoreFinished(finished) => {
             end(&finished.task_id.clone(), Ended::Restored(Box::new(finished)))
         }
-        Message::ProbeFinished(probed) => end(&probed.task_id, Ended::Probed(probed.sources)),
+        Message::ProbeFinished(probed) => end(&probed.task_id.clone(), Ended::Probed(Box::new(probed))),
     }
 }
 

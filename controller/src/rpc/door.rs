@@ -20,6 +20,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use crate::identity::KeyDigest;
+use crate::metrics::{Metrics, families};
 use crate::rpc::book::{Book, Place};
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -42,11 +43,12 @@ pub(super) fn open(
     listener: TcpListener,
     tls: TlsAcceptor,
     book: Book,
+    metrics: Metrics,
     stop: CancellationToken,
 ) -> ReceiverStream<io::Result<Served>> {
     let (ready, served) = mpsc::channel(QUEUE);
     tokio::spawn(look_for_idle(book.clone(), stop.clone()));
-    tokio::spawn(accept(listener, tls, book, ready, stop));
+    tokio::spawn(accept(listener, tls, book, TurnedAway::new(metrics), ready, stop));
     ReceiverStream::new(served)
 }
 
@@ -62,10 +64,10 @@ async fn accept(
     listener: TcpListener,
     tls: TlsAcceptor,
     book: Book,
+    mut away: TurnedAway,
     ready: mpsc::Sender<io::Result<Served>>,
     stop: CancellationToken,
 ) {
-    let mut away = TurnedAway::default();
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         let (tcp, peer) = match accepted {
             Ok(accepted) => accepted,
@@ -121,15 +123,20 @@ async fn greet(tcp: TcpStream, place: Place, tls: TlsAcceptor, ready: mpsc::Send
 }
 
 /// Tells now and then, with a count, what would fill the log.
-#[derive(Default)]
 struct TurnedAway {
+    metrics: Metrics,
     count: u64,
     told: Option<Instant>,
 }
 
 impl TurnedAway {
+    fn new(metrics: Metrics) -> Self {
+        Self { metrics, count: 0, told: None }
+    }
+
     fn tell(&mut self, why: &str) {
         self.count += 1;
+        self.metrics.add(&families::CONNECTIONS_REFUSED, &[], 1);
         if self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
             tracing::warn!(connections = self.count, why, "connections were turned away");
             (self.count, self.told) = (0, Some(Instant::now()));

@@ -23,6 +23,7 @@ use tower::{Layer, Service};
 use crate::app::App;
 use crate::audit::Who;
 use crate::identity::{Session, TokenRefused};
+use crate::metrics::families;
 use crate::rpc::attempts::Attempts;
 use crate::rpc::book::OpenCall;
 use crate::rpc::caller::{Caller, Peer};
@@ -100,7 +101,17 @@ where
         // The clone was not asked whether it is ready.
         let inner = std::mem::replace(&mut self.inner, next);
         let guard = self.guard.clone();
-        Box::pin(async move { Ok(guard.pass(request, inner).await.unwrap_or_else(refusal)) })
+        Box::pin(async move {
+            let method = calls::find(request.uri().path()).map_or("unknown", Line::name);
+            let metrics = guard.app.metrics.clone();
+            let (answer, result) = match guard.pass(request, inner).await {
+                Ok(answer) if failure_of(&answer).is_none() => (answer, "answered"),
+                Ok(answer) => (answer, "failed"),
+                Err(failure) => (refusal(failure), "refused"),
+            };
+            metrics.add(&families::CALLS, &[method, result], 1);
+            Ok(answer)
+        })
     }
 }
 

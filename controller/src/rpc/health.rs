@@ -1,11 +1,33 @@
-//! `Health`: the doctor.
+//! `Health`: the doctor; and what `grpc.health.v1` says of the controller.
+
+use std::time::Duration;
 
 use proto::v1::finding::Level;
 use proto::v1::health_server::Health;
-use proto::v1::{ExamineRequest, ExamineResponse, Finding};
+use proto::v1::{DescribeRequest, DescribeResponse, ExamineRequest, ExamineResponse, Finding};
 use tonic::{Request, Response, Status};
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
 use crate::app::{self, App};
+
+/// A change shows at most this much later.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// Says over `grpc.health.v1` whether the controller can do its work, until the stop.
+pub(super) async fn report(app: App, reporter: HealthReporter) {
+    let stop = app.shutdown.token();
+    loop {
+        let status = match app.unready().await {
+            None => ServingStatus::Serving,
+            Some(_) => ServingStatus::NotServing,
+        };
+        reporter.set_service_status("", status).await;
+        if stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_none() {
+            return reporter.set_service_status("", ServingStatus::NotServing).await;
+        }
+    }
+}
 
 pub(super) struct HealthService {
     pub(super) app: App,
@@ -17,6 +39,13 @@ impl Health for HealthService {
         let findings = self.app.examine().await.into_iter().map(finding).collect();
         Ok(Response::new(ExamineResponse { findings }))
     }
+
+    async fn describe(
+        &self,
+        _request: Request<DescribeRequest>,
+    ) -> Result<Response<DescribeResponse>, Status> {
+        Ok(Response::new(self.app.describe().await))
+    }
 }
 
 fn finding(finding: app::Finding) -> Finding {
@@ -27,7 +56,9 @@ fn finding(finding: app::Finding) -> Finding {
     };
     Finding {
         level: level.into(),
-        area: finding.area.to_owned(),
+        area: finding.check.area.to_owned(),
+        check: finding.check.id.to_owned(),
+        why: finding.check.why.to_owned(),
         finding: finding.finding,
         hint: finding.hint,
     }

@@ -41,7 +41,7 @@ use crate::rpc::door;
 use crate::rpc::enrolment::EnrolmentService;
 use crate::rpc::gate::GateLayer;
 use crate::rpc::gateway::GatewayService;
-use crate::rpc::health::HealthService;
+use crate::rpc::health::{self, HealthService};
 use crate::rpc::jobs::JobsService;
 use crate::rpc::retention::RetentionService;
 use crate::rpc::schedules::SchedulesService;
@@ -126,7 +126,7 @@ async fn services(app: &App) -> Result<Routes, ServeError> {
     let tokens = TokensServer::new(TokensService { app: app.clone() });
     let audit = AuditServer::new(AuditService { app: app.clone() });
     let (reporter, health) = tonic_health::server::health_reporter();
-    reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
+    app.shutdown.spawn("health of gRPC", health::report(app.clone(), reporter));
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -170,7 +170,7 @@ impl AgentServer {
     pub async fn serve(self, app: App, stop: CancellationToken) -> Result<(), ServeError> {
         let routes = services(&app).await?;
         let book = Book::new(Limits::USUAL);
-        let incoming = door::open(self.listener, self.tls, book.clone(), stop.clone());
+        let incoming = door::open(self.listener, self.tls, book.clone(), app.metrics.clone(), stop.clone());
         let server = builder().layer(CountedLayer(book)).layer(GateLayer::new(app)).add_routes(routes);
         until(stop.clone(), server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned())).await
     }

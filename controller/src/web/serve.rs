@@ -56,9 +56,21 @@ pub fn status(app: App) -> Router {
     Router::new().route("/", get(show)).fallback(nothing).with_state(app)
 }
 
-/// `/healthz`: the process answers. `/readyz`: it can do its work.
+/// `/livez`, and the same as `/healthz`: the process answers. `/readyz`: it can do its work. `/metrics`: in
+/// Prometheus' text format.
 pub fn probes(app: App) -> Router {
-    Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(ready)).with_state(app)
+    let alive = || async { "ok\n" };
+    Router::new()
+        .route("/livez", get(alive))
+        .route("/healthz", get(alive))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(app)
+}
+
+async fn metrics(State(app): State<App>) -> impl IntoResponse {
+    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    (kind, app.metrics_text().await.to_string())
 }
 
 async fn show(State(app): State<App>) -> impl IntoResponse {
@@ -75,13 +87,10 @@ async fn nothing() -> impl IntoResponse {
     (StatusCode::NOT_FOUND, headers(), "there is nothing here\n")
 }
 
-async fn ready(State(app): State<App>) -> (StatusCode, &'static str) {
-    if app.depot.lease().is_lost() {
-        return (StatusCode::SERVICE_UNAVAILABLE, "another controller writes this repository\n");
-    }
-    match app.catalog.agents().await {
-        Ok(_) => (StatusCode::OK, "ready\n"),
-        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the catalog cannot be read\n"),
+async fn ready(State(app): State<App>) -> (StatusCode, String) {
+    match app.unready().await {
+        None => (StatusCode::OK, "ready\n".to_owned()),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Must stay true: a verb or flag stands here only when it works in this release.
 
 mod alert;
+mod health;
 mod help;
 mod identity;
 pub(crate) mod repository;
@@ -16,6 +17,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::access::Hidden;
 pub(crate) use alert::Alert;
+pub(crate) use health::{Bundle, Debug, Doctor};
 pub(crate) use identity::{Audit, Role, Since, Token};
 pub(crate) use retention::{Clearing, Pin, Prune, Retention, Rules, Unpin};
 pub(crate) use schedule::{Named, Run, Schedule, Set};
@@ -205,7 +207,10 @@ pub(crate) enum Verb {
     #[command(after_help = help::AUDIT)]
     Audit(Audit),
     /// Look at everything a backup needs, and say what to do where something is wrong
-    Doctor(Output),
+    Doctor(Doctor),
+    /// Collect what somebody who helps needs to know; nothing secret
+    #[command(subcommand)]
+    Debug(Debug),
     /// Check the configuration, or show what is in effect
     #[command(subcommand)]
     Config(Config),
@@ -510,7 +515,8 @@ impl Verb {
     /// The format that was asked for after the verb.
     pub(crate) fn format(&self) -> Option<Format> {
         match self {
-            Verb::List { output, .. } | Verb::Doctor(output) => output.output,
+            Verb::List { output, .. } | Verb::Doctor(Doctor { output, .. }) => output.output,
+            Verb::Debug(Debug::Bundle(Bundle { output, .. })) => output.output,
             Verb::Show { output, .. } | Verb::Jobs { output, .. } | Verb::Logs { output, .. } => {
                 output.output
             }

@@ -13,7 +13,7 @@ use crate::output::exit::{Ended, Exit};
 use crate::views::job::{Event, Job, Jobs};
 
 /// The past of a job is sent at once; a pause as long as this means that it is told.
-const PAST_IS_TOLD: Duration = Duration::from_millis(500);
+pub(super) const PAST_IS_TOLD: Duration = Duration::from_millis(500);
 
 pub(super) async fn list(client: Client, limit: u32, voice: Voice) -> Ended {
     let mut jobs = Jobs { jobs: Vec::new() };

@@ -7,6 +7,7 @@ mod backup;
 mod browse;
 mod completions;
 mod config;
+mod debug;
 mod doctor;
 pub(crate) mod export;
 pub(crate) mod follow;
@@ -22,7 +23,7 @@ use std::future::Future;
 use proto::v1;
 
 use crate::access::Access;
-use crate::cli::{Cli, Global, Verb};
+use crate::cli::{Cli, Debug, Global, Verb};
 use crate::client::Client;
 use crate::output::Voice;
 use crate::output::exit::{Ended, Trouble};
@@ -61,7 +62,8 @@ pub(crate) fn run(cli: Cli, voice: Voice) -> Ended {
         Verb::Up { config } => up::run(config, voice),
         Verb::Demo { exit } => demo::run(exit, voice),
         Verb::Repository(verb) => offline::run(verb, voice),
-        Verb::Doctor(_) => on(server, move |client| doctor::run(client, voice)),
+        Verb::Doctor(wanted) => doctor::run(&server, wanted.config, voice),
+        Verb::Debug(Debug::Bundle(wanted)) => debug::bundle(&server, wanted, voice),
     }
 }
 

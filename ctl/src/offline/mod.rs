@@ -4,6 +4,7 @@
 //! never from the command line; damage is told with the names of what it concerns, and leaves with 4.
 
 mod check;
+pub(crate) mod doctor;
 mod export;
 mod held;
 mod init;

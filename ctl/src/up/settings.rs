@@ -10,7 +10,7 @@ use runtime::config::{ConfigError, Flag, Layers, Loaded, load};
 use crate::output::exit::Trouble;
 
 /// Where the file lies unless told otherwise.
-const USUAL_FILE: &str = "/etc/neurashield/neurashield.yaml";
+pub(crate) const USUAL_FILE: &str = "/etc/neurashield/neurashield.yaml";
 
 /// What both programs of one machine run with.
 pub(crate) struct Both {

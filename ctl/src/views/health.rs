@@ -1,5 +1,6 @@
 //! What the doctor finds.
 
+use controller::app;
 use proto::v1;
 use serde::Serialize;
 
@@ -17,8 +18,12 @@ pub(crate) struct Examination {
 #[derive(Debug, Serialize)]
 pub(crate) struct Finding {
     pub(crate) level: Level,
+    /// A word for programs: what was looked at.
+    pub(crate) check: String,
     pub(crate) area: String,
     pub(crate) finding: String,
+    /// Why it matters.
+    pub(crate) why: Option<String>,
     pub(crate) hint: Option<String>,
 }
 
@@ -46,7 +51,26 @@ impl From<v1::Finding> for Finding {
             v1::finding::Level::Problem => Level::Problem,
             v1::finding::Level::Unspecified => Level::Unknown,
         };
-        Self { level, area: wire.area, finding: wire.finding, hint: some(wire.hint) }
+        let (why, hint) = (some(wire.why), some(wire.hint));
+        Self { level, check: wire.check, area: wire.area, finding: wire.finding, why, hint }
+    }
+}
+
+impl From<app::Finding> for Finding {
+    fn from(finding: app::Finding) -> Self {
+        let level = match finding.level {
+            app::FindingLevel::Fine => Level::Fine,
+            app::FindingLevel::Warning => Level::Warning,
+            app::FindingLevel::Problem => Level::Problem,
+        };
+        Self {
+            level,
+            check: finding.check.id.to_owned(),
+            area: finding.check.area.to_owned(),
+            finding: finding.finding,
+            why: some(finding.check.why.to_owned()),
+            hint: some(finding.hint),
+        }
     }
 }
 
@@ -68,6 +92,10 @@ impl Examination {
             };
             for finding in self.findings.iter().filter(|finding| finding.level == level) {
                 text.push_str(&format!("{word:<8} {:<12} {}\n", finding.area, finding.finding));
+                let is_wrong = matches!(level, Level::Warning | Level::Problem);
+                if let Some(why) = finding.why.as_ref().filter(|_| is_wrong) {
+                    text.push_str(&format!("{:<21} why: {why}\n", ""));
+                }
                 if let Some(hint) = &finding.hint {
                     text.push_str(&format!("{:<21} to do: {hint}\n", ""));
                 }
@@ -92,6 +120,8 @@ mod tests {
             area: "storage".into(),
             finding: finding.into(),
             hint: hint.into(),
+            check: "disk-space".into(),
+            why: "a backup needs room".into(),
         };
         let findings = vec![
             finding(v1::finding::Level::Problem, "no room", "free some"),
@@ -101,6 +131,7 @@ mod tests {
         assert_eq!(examination.exit(), Exit::Failed);
         let text = examination.text();
         assert!(text.find("writable") < text.find("no room"), "{text}");
+        assert_eq!(text.matches("why: a backup needs room").count(), 1, "{text}");
         assert!(text.contains("to do: free some") && text.ends_with("1 problem, 0 warnings"), "{text}");
     }
 }

@@ -790,6 +790,27 @@ pub struct ProbeFinished {
     pub task_id: ::prost::alloc::string::String,
     #[prost(message, repeated, tag = "2")]
     pub sources: ::prost::alloc::vec::Vec<SourceHealth>,
+    /// at most 100
+    #[prost(message, repeated, tag = "3")]
+    pub uncovered: ::prost::alloc::vec::Vec<UncoveredData>,
+    /// by the agent's clock
+    #[prost(message, optional, tag = "4")]
+    pub now: ::core::option::Option<::prost_types::Timestamp>,
+    /// where the agent's state folder is
+    #[prost(uint64, optional, tag = "5")]
+    pub state_free_bytes: ::core::option::Option<u64>,
+}
+/// Data that lies where data usually lies, and that no source of the agent covers.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UncoveredData {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    /// what it seems to be
+    #[prost(string, tag = "2")]
+    pub what: ::prost::alloc::string::String,
+    /// what to do
+    #[prost(string, tag = "3")]
+    pub hint: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SourceHealth {
@@ -2899,6 +2920,23 @@ pub struct Delivery {
     pub events: ::prost::alloc::vec::Vec<AlertEvent>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DescribeRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DescribeResponse {
+    #[prost(string, tag = "1")]
+    pub version: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub host: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "3")]
+    pub started_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// JSON, as it is in effect; secrets are redacted
+    #[prost(string, tag = "4")]
+    pub configuration: ::prost::alloc::string::String,
+    /// Prometheus' text format
+    #[prost(string, tag = "5")]
+    pub metrics: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExamineRequest {}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ExamineResponse {
@@ -2909,13 +2947,19 @@ pub struct ExamineResponse {
 pub struct Finding {
     #[prost(enumeration = "finding::Level", tag = "1")]
     pub level: i32,
-    /// storage, repository, keys, agents, sources, clock, certificates
+    /// controller, storage, state, repository, backups, keys, certificates, clock, agents, sources, schedules, alerts
     #[prost(string, tag = "2")]
     pub area: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
     pub finding: ::prost::alloc::string::String,
     #[prost(string, tag = "4")]
     pub hint: ::prost::alloc::string::String,
+    /// a word for programs: what was looked at
+    #[prost(string, tag = "5")]
+    pub check: ::prost::alloc::string::String,
+    /// why it matters
+    #[prost(string, tag = "6")]
+    pub why: ::prost::alloc::string::String,
 }
 /// Nested message and enum types in `Finding`.
 pub mod finding {
@@ -7448,6 +7492,31 @@ pub mod health_client {
                 .insert(GrpcMethod::new("neurashield.backup.v1.Health", "Examine"));
             self.inner.unary(req, path, codec).await
         }
+        /// What somebody who helps needs to know of a controller. Holds no secret.
+        pub async fn describe(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DescribeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DescribeResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/neurashield.backup.v1.Health/Describe",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("neurashield.backup.v1.Health", "Describe"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -7468,6 +7537,14 @@ pub mod health_server {
             &self,
             request: tonic::Request<super::ExamineRequest>,
         ) -> std::result::Result<tonic::Response<super::ExamineResponse>, tonic::Status>;
+        /// What somebody who helps needs to know of a controller. Holds no secret.
+        async fn describe(
+            &self,
+            request: tonic::Request<super::DescribeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DescribeResponse>,
+            tonic::Status,
+        >;
     }
     #[derive(Debug)]
     pub struct HealthServer<T> {
@@ -7573,6 +7650,49 @@ pub mod health_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ExamineSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/neurashield.backup.v1.Health/Describe" => {
+                    #[allow(non_camel_case_types)]
+                    struct DescribeSvc<T: Health>(pub Arc<T>);
+                    impl<T: Health> tonic::server::UnaryService<super::DescribeRequest>
+                    for DescribeSvc<T> {
+                        type Response = super::DescribeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DescribeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Health>::describe(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DescribeSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
