@@ -55,7 +55,10 @@ fn the_doctor_finds_what_hinders_a_backup_and_what_no_backup_holds() {
     assert_eq!(wrong(&found, "backup-exists"), ["models: there is no complete backup"]);
     let uncovered = wrong(&found, "data-in-no-plan");
     assert!(uncovered.iter().any(|words| words.contains("volumes/covered-by-nobody")), "{uncovered:?}");
-    assert!(!uncovered.iter().any(|words| words.contains("ignored") || words.contains("models")), "{uncovered:?}");
+    assert!(
+        !uncovered.iter().any(|words| words.contains("ignored") || words.contains("models")),
+        "{uncovered:?}"
+    );
     let clock = wrong(&found, "clock");
     assert!(clock.len() == 1 && clock[0].contains("test-agent is 1"), "{clock:?}");
     assert_eq!(wrong(&found, "alerts-configured"), ["no alert sink is configured"]);

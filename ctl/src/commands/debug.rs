@@ -87,7 +87,9 @@ pub(super) fn bundle(server: &Global, wanted: Bundle, voice: Voice) -> Ended {
             Err(trouble) if trouble.exit == Exit::Unreachable => {
                 let seen = offline::doctor::examine(&access, wanted.config, &trouble);
                 gathered.put("doctor.json", "what can be seen without a controller", Ok(seen));
-                gathered.missing.push(format!("all that a controller knows: {}: {}", trouble.what, trouble.why));
+                gathered
+                    .missing
+                    .push(format!("all that a controller knows: {}: {}", trouble.what, trouble.why));
             }
             Err(other) => return Err(other),
         }
@@ -126,7 +128,10 @@ async fn gather(client: &Client, gathered: &mut Gathered) {
                 "controller {} on {}, started at {}\n",
                 described.version,
                 described.host,
-                described.started_at.and_then(|at| proto::convert::from_wire_time("time", at).ok()).unwrap_or_default()
+                described
+                    .started_at
+                    .and_then(|at| proto::convert::from_wire_time("time", at).ok())
+                    .unwrap_or_default()
             );
             gathered.add("controller.txt", "the controller: release, host, start", about);
             gathered.add(
@@ -158,18 +163,18 @@ async fn gather(client: &Client, gathered: &mut Gathered) {
     let schedules = schedules.map_err(Trouble::from).map(|wire| Schedules::from(wire.into_inner()));
     gathered.put("schedules.json", "schedules with their runs", schedules);
     let agents = client.agents().list_agents(ask(v1::ListAgentsRequest {})).await;
-    let agents = agents.map_err(Trouble::from).map(|wire| {
-        wire.into_inner().agents.into_iter().map(Agent::from).collect::<Vec<_>>()
-    });
+    let agents = agents
+        .map_err(Trouble::from)
+        .map(|wire| wire.into_inner().agents.into_iter().map(Agent::from).collect::<Vec<_>>());
     gathered.put("agents.json", "agents and what they serve", agents);
     let rules = client.retention().get_retention(ask(v1::GetRetentionRequest {})).await;
     let rules = rules.map_err(Trouble::from).map(|wire| Rules::from(wire.into_inner()));
     gathered.put("retention.json", "what is kept", rules);
     let request = v1::ListBackupsRequest { limit: BACKUPS, ..v1::ListBackupsRequest::default() };
     let backups = client.backups().list_backups(ask(request)).await;
-    let backups = backups.map_err(Trouble::from).map(|wire| {
-        wire.into_inner().backups.into_iter().map(Backup::from).collect::<Vec<_>>()
-    });
+    let backups = backups
+        .map_err(Trouble::from)
+        .map(|wire| wire.into_inner().backups.into_iter().map(Backup::from).collect::<Vec<_>>());
     gathered.put("backups.json", "the newest backups", backups);
 }
 

@@ -18,7 +18,8 @@ use crate::views::health::Examination;
 
 /// The finding that no controller answers, and whatever this machine tells of the reason.
 pub(crate) fn examine(access: &Access, config: Option<PathBuf>, trouble: &Trouble) -> Examination {
-    let unreachable = Finding::problem(check("controller-reachable"), format!("{}: {}", trouble.what, trouble.why));
+    let unreachable =
+        Finding::problem(check("controller-reachable"), format!("{}: {}", trouble.what, trouble.why));
     let mut findings = vec![unreachable.hint(trouble.hint.clone())];
     // Of another machine nothing can be seen from here.
     if config.is_some() || matches!(access, Access::Socket { .. }) {
@@ -42,7 +43,8 @@ fn of_this_machine(config: Option<PathBuf>) -> Vec<Finding> {
         }
     };
     let settings = &loaded.settings;
-    let mut findings = vec![Finding::fine(check("configuration"), "the controller\'s configuration can be used")];
+    let mut findings =
+        vec![Finding::fine(check("configuration"), "the controller\'s configuration can be used")];
     findings.extend(state_folder(&settings.state));
     if let Location::Folder(folder) = &settings.repository {
         findings.extend(of_folder(folder));
@@ -75,7 +77,10 @@ fn of_folder(folder: &Path) -> Vec<Finding> {
     match listing {
         Ok(listing) => {
             let count = listing.backups.len();
-            findings.push(Finding::fine(check("repository-opens"), format!("it opens, and holds {count} backups")));
+            findings.push(Finding::fine(
+                check("repository-opens"),
+                format!("it opens, and holds {count} backups"),
+            ));
             findings.extend(listing.damaged.iter().map(|(name, error)| {
                 let finding = format!("backup {name} is damaged: {}", chain(error));
                 Finding::problem(check("backup-damaged"), finding).hint(error.hint())
@@ -85,8 +90,11 @@ fn of_folder(folder: &Path) -> Vec<Finding> {
             }));
         }
         Err(error) => findings.push(
-            Finding::problem(check("repository-opens"), format!("{place} cannot be listed: {}", chain(&error)))
-                .hint(error.hint()),
+            Finding::problem(
+                check("repository-opens"),
+                format!("{place} cannot be listed: {}", chain(&error)),
+            )
+            .hint(error.hint()),
         ),
     }
     findings
