@@ -78,7 +78,7 @@ fn holds_data(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Kind, LookHere, SourceConfig};
+    use crate::config::{Hooks, Kind, Limits, LookHere, SourceConfig};
 
     fn folder(root: &Path, path: &str) -> PathBuf {
         let path = root.join(path);
@@ -96,6 +96,9 @@ mod tests {
             exclude: Vec::new(),
             exclude_caches: false,
             one_file_system: true,
+            limits: Limits::default(),
+            window: None,
+            hooks: Hooks::default(),
         })
         .unwrap()
     }
