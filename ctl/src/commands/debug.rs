@@ -144,7 +144,7 @@ async fn gather(client: &Client, gathered: &mut Gathered) {
         Err(status) => gathered.put::<()>("configuration.json", "", Err(status.into())),
     }
     gathered.put("doctor.json", "what the doctor found", super::doctor::examine(client).await);
-    let jobs = client.jobs().list_jobs(ask(v1::ListJobsRequest { limit: JOBS })).await;
+    let jobs = client.jobs().list_jobs(ask(v1::ListJobsRequest { limit: JOBS, ..Default::default() })).await;
     let jobs = jobs.map_err(Trouble::from).map(|wire| wire.into_inner().jobs);
     let ids: Vec<String> = jobs.iter().flatten().take(LOGS).map(|job| job.id.clone()).collect();
     let views = jobs.map(|jobs| jobs.into_iter().map(Job::from).collect::<Vec<_>>());
