@@ -19,6 +19,7 @@ use crate::layout;
 use crate::repo::Repository;
 use crate::signed::Sha256;
 use crate::store::StoreError;
+use crate::verify::read_again;
 
 /// About how long an index file gets, in bytes.
 const INDEX_FILE: u64 = 32 << 20;
@@ -191,8 +192,9 @@ impl Repository {
         let path = layout::index_file(&index.domain, &written.name);
         match self.store.create(&path, &bytes) {
             Err(StoreError::AlreadyExists { .. }) => {
-                if self.store.read(&path, MAX_INDEX_FILE)? != bytes {
-                    // The name is the content's: whatever else lies there is a torn or rotten copy of it.
+                // The name is the content's: whatever else lies there, and what cannot be read, is a torn or
+                // rotten copy of it.
+                if !read_again(|| self.store.read(&path, MAX_INDEX_FILE)).is_ok_and(|there| there == bytes) {
                     self.store.replace(&path, &bytes)?;
                 }
             }
@@ -212,7 +214,7 @@ impl Repository {
                 if read.contains_key(&name) {
                     continue;
                 }
-                match self.store.read(&layout::index_file(domain, &name), MAX_INDEX_FILE) {
+                match read_again(|| self.store.read(&layout::index_file(domain, &name), MAX_INDEX_FILE)) {
                     Ok(bytes) => {
                         read.insert(name, decode(domain, &name, &bytes));
                     }

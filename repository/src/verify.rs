@@ -29,7 +29,7 @@ use contents::Contents;
 pub use packs::DomainPacks;
 pub use proofs::{Coverage, Memory, NoWitness, PackProof, Proofs, Reach, Witness};
 pub use scrub::Scrubbed;
-pub(crate) use scrub::{READS, each_blob};
+pub(crate) use scrub::{READS, each_blob, read_again};
 
 use crate::archive::path::EntryPath;
 use crate::backup::manifest::BackupRecord;
@@ -370,7 +370,7 @@ impl Verification<'_> {
         let mut offset = 0;
         while offset < length {
             let window = WINDOW.min(length - offset);
-            match store.read_range(&path, offset, window) {
+            match read_again(|| store.read_range(&path, offset, window)) {
                 Ok(bytes) => hash.update(&bytes),
                 Err(error) => return Ok(Some(format!("pack {id} cannot be read: {}", full(&error)))),
             }

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 
 use jiff::SignedDuration;
 use repository::error::RepositoryError;
+use repository::ingest::PackVerdict;
 use repository::layout;
 use repository::parity::Strength;
 use repository::prune::{PruneError, PruneOrder, PruneSettings, PruneStep, Watch};
@@ -301,6 +302,57 @@ fn a_pack_that_is_copied_together_has_parity_and_none_stays_behind_without_its_p
     }
     assert!(!beside.0.is_empty());
     assert_eq!(beside.0, beside.1, "a parity file beside each pack, and no other");
+}
+
+#[test]
+fn what_lies_sound_in_the_trash_comes_back_when_the_pack_that_took_it_over_rots() {
+    for is_whole in [true, false] {
+        let scene = Scene::new();
+        let files: Vec<Files> = (1..=8).map(generation).collect();
+        let records: Vec<_> = (1..=8).map(|n| scene.back_up(&files[n as usize - 1], n, n.into())).collect();
+        scene.retire(&records[..6].iter().collect::<Vec<_>>());
+        let before = packs_in(&scene, &layout::packs());
+        scene.clock(HOUR);
+        assert!(scene.prune().copied.packs > 0);
+        scene.clock(26 * HOUR);
+        scene.prune();
+        assert!(scene.trash() > 0);
+        // The merged packs rot, and somebody notices.
+        let merged: Vec<ObjectPath> =
+            packs_in(&scene, &layout::packs()).into_iter().filter(|pack| !before.contains(pack)).collect();
+        assert!(!merged.is_empty());
+        let rot = |path: &ObjectPath| {
+            let mut bytes = scene.disk.read(path, 1 << 20).expect("read");
+            *bytes.last_mut().expect("not empty") ^= 1;
+            scene.disk.replace(path, &bytes).expect("damaged");
+        };
+        merged.iter().for_each(rot);
+        let verdict = |path: &ObjectPath| PackVerdict {
+            pack: path.as_str().rsplit('/').next().expect("a name").parse().expect("a pack's"),
+            is_sound: false,
+        };
+        scene.repository.keep_verdicts(&merged.iter().map(verdict).collect::<Vec<_>>()).expect("kept");
+        if !is_whole {
+            packs_in(&scene, &layout::trash()).iter().for_each(rot);
+        }
+        scene.clock(12 * DAY);
+        let report = scene.prune();
+        assert_eq!(report.brought_back > 0, is_whole, "{report:?}");
+        if is_whole {
+            scene.assert_intact(&[(&records[6], &files[6]), (&records[7], &files[7])]);
+        }
+    }
+}
+
+/// The packs in the folders below this one.
+fn packs_in(scene: &Scene, folder: &ObjectPath) -> Vec<ObjectPath> {
+    let mut found = Vec::new();
+    for below in scene.disk.list(Some(folder)).expect("listed") {
+        let below = folder.join(&below.name);
+        let listed = scene.disk.list(Some(&below)).expect("listed");
+        found.extend(listed.iter().map(|listed| below.join(&listed.name)));
+    }
+    found
 }
 
 #[test]

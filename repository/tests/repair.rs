@@ -15,7 +15,7 @@ use repository::parity::Strength;
 use repository::progress::{CancelFlag, Progress, Silent};
 use repository::repair::{Repair, Repaired};
 use repository::repo::Repository;
-use repository::store::faulty::{Effect, Fault, FaultyStore};
+use repository::store::faulty::{Effect, Fault, FaultyStore, Operation};
 use repository::store::memory::MemoryStore;
 use repository::store::{ListedKind, ObjectPath, Store};
 use repository::verify::{Depth, Lost, Memory, PackProof, Proofs, Verification, VerifyReport, Witness};
@@ -393,6 +393,18 @@ fn a_read_that_fails_once_or_a_few_times_costs_no_pack_that_its_parity_makes_who
                 return;
             }
         }
+    }
+}
+
+#[test]
+fn one_read_that_fails_makes_no_verification_call_a_sound_pack_damaged() {
+    let scene = scene();
+    for nth in 1..=6 {
+        let disk = FaultyStore::new(scene.store.clone());
+        let repository = Arc::new(Repository::open(Arc::new(disk.clone())).expect("opened"));
+        disk.fail(Fault::new(Effect::Refused).on(Operation::ReadRange).nth(nth));
+        let found = findings(&repository, Some(&scene.keys), &scene.record, Depth::Hashed);
+        assert_eq!(found, Vec::<String>::new(), "the {nth}th read fails");
     }
 }
 

@@ -47,6 +47,8 @@ pub(super) struct Decision {
     pub(super) copies: Vec<Copying>,
     /// Needed blobs that no pack has.
     pub(super) lost: Vec<BlobAddress>,
+    /// Needed blobs that only packs have that were found damaged.
+    pub(super) doubtful: Vec<BlobAddress>,
 }
 
 impl Decision {
@@ -96,9 +98,11 @@ pub(super) fn decide(
     let mut decision = Decision::default();
     let mut stays: Vec<Vec<usize>> = vec![Vec::new(); packs.len()];
     for (segment, _) in facts.live.segments() {
-        let (places, lost) = facts.cover(&segment);
+        let Cover { places, doubtful, lost } = facts.cover(&segment);
         places.into_iter().for_each(|(pack, nth)| stays[pack].push(nth));
-        decision.lost.extend(lost.into_iter().map(|ordinal| BlobAddress { segment, ordinal }));
+        let address = |ordinal| BlobAddress { segment, ordinal };
+        decision.doubtful.extend(doubtful.into_iter().map(address));
+        decision.lost.extend(lost.into_iter().map(address));
     }
     let mut sources = Vec::new();
     for (at, pack) in packs.iter().enumerate().filter(|(at, _)| standings[*at] != Standing::Gone) {
@@ -129,6 +133,16 @@ struct Facts<'a> {
     dead_bytes: Vec<u64>,
 }
 
+/// Where a segment's needed blobs are kept.
+struct Cover {
+    /// Places that have all of them between them, as few as can be.
+    places: Vec<(usize, usize)>,
+    /// Those that no sound pack has.
+    doubtful: Vec<u32>,
+    /// Those that none has.
+    lost: Vec<u32>,
+}
+
 impl<'a> Facts<'a> {
     fn new(packs: &'a [IndexedPack], standings: &'a [Standing], live: &'a Refs) -> Self {
         let zero = vec![0; packs.len()];
@@ -153,15 +167,17 @@ impl<'a> Facts<'a> {
         &self.packs[pack].segments[nth].table
     }
 
-    /// Places that have all needed blobs of a segment between them, as few as can be, and the blobs that
-    /// none has. A segment that is needed keeps one in any case: its table says which blobs were in it.
-    fn cover(&self, segment: &SegmentId) -> (Vec<(usize, usize)>, Vec<u32>) {
+    /// A segment that is needed keeps one place in any case: its table says which blobs were in it.
+    fn cover(&self, segment: &SegmentId) -> Cover {
         let mut wanted: Vec<u32> = self.live.ordinals(segment).collect();
         let mut places = self.places.get(segment).cloned().unwrap_or_default();
         places.sort_by(|a, b| self.compare(a.0, b.0));
         let has = |place: (usize, usize), ordinal: u32| !self.table(place).lines[ordinal as usize].absent;
-        let mut chosen = Vec::new();
+        let (mut chosen, mut doubtful) = (Vec::new(), Vec::new());
         for standing in [Standing::Sound, Standing::Damaged] {
+            if standing == Standing::Damaged {
+                doubtful.clone_from(&wanted);
+            }
             let standing_so = || places.iter().filter(|place| self.standings[place.0] == standing);
             while !wanted.is_empty() {
                 let gain = |place: (usize, usize)| wanted.iter().filter(|blob| has(place, **blob)).count();
@@ -176,7 +192,8 @@ impl<'a> Facts<'a> {
         if chosen.is_empty() {
             chosen.extend(places.first());
         }
-        (chosen, wanted)
+        doubtful.retain(|ordinal| !wanted.contains(ordinal));
+        Cover { places: chosen, doubtful, lost: wanted }
     }
 
     /// Which of two packs is the better place to stay: sound, with little in it that is dead, long; and

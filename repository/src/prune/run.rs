@@ -127,7 +127,7 @@ impl Run<'_> {
         self.repository.walk(&mut self.live, self.watch)?;
         self.watch.done(PruneStep::Walked);
         let mut view = self.repository.view(&self.live)?;
-        if view.is_anything_lost() {
+        if view.needs_the_trash() {
             self.report.brought_back = self.repository.bring_back(&view, self.watch)?;
             view = self.repository.view(&self.live)?;
         }

@@ -15,6 +15,8 @@ use crate::ids::{DomainId, PackId};
 use crate::index::{DomainIndex, IndexedPack};
 use crate::ingest::{domain_of, lock, survey, survey_at};
 use crate::layout;
+use crate::pack::file::MAX_PACK;
+use crate::parity::id_of;
 use crate::refs::BlobAddress;
 use crate::repo::Repository;
 use crate::store::{ListedKind, ObjectPath, StoreError};
@@ -34,8 +36,9 @@ impl View {
         self.domains.iter().flat_map(unused).collect()
     }
 
-    pub(super) fn is_anything_lost(&self) -> bool {
-        self.domains.values().any(|decision| !decision.lost.is_empty())
+    /// Something is needed that lies in no sound pack: what is in the trash may be the last that has it.
+    pub(super) fn needs_the_trash(&self) -> bool {
+        self.domains.values().any(|decision| !(decision.lost.is_empty() && decision.doubtful.is_empty()))
     }
 }
 
@@ -231,11 +234,14 @@ impl Repository {
         Ok(self.store.delete(&layout::quarantined(pack))?)
     }
 
-    /// Packs in the trash that hold what is needed and lies nowhere else: back to their place. In the normal
-    /// course there are none; a writer that overslept its lease can make one needed.
+    /// Packs in the trash that hold what is needed and lies in no sound pack: back to their place. In the
+    /// normal course there are none; a writer that overslept its lease can make one needed, and so can rot in
+    /// the pack that took over what they held. For what a damaged pack may still have, only whole ones count.
     pub(super) fn bring_back(&self, view: &View, watch: &dyn Watch) -> Result<u64, RepositoryError> {
-        let lost: HashSet<_> =
-            view.domains.values().flat_map(|decision| decision.lost.iter().copied()).collect();
+        let all = |some: fn(&Decision) -> &Vec<BlobAddress>| -> HashSet<BlobAddress> {
+            view.domains.values().flat_map(|decision| some(decision).iter().copied()).collect()
+        };
+        let (lost, doubtful) = (all(|decision| &decision.lost), all(|decision| &decision.doubtful));
         let mut brought = 0;
         for (_, folder) in self.trash_folders()? {
             for listed in self.store.list(Some(&folder))? {
@@ -248,12 +254,15 @@ impl Repository {
                     Err(error) if error.is_damage() => continue,
                     other => other?,
                 };
-                let holds = pack.segments.iter().any(|placed| {
-                    let segment = placed.table.header.context.segment;
-                    let lines = placed.table.lines.iter().zip(0u32..).filter(|(line, _)| !line.absent);
-                    lines.into_iter().any(|(_, ordinal)| lost.contains(&BlobAddress { segment, ordinal }))
-                });
-                if !holds {
+                let holds = |some: &HashSet<BlobAddress>| {
+                    pack.segments.iter().any(|placed| {
+                        let segment = placed.table.header.context.segment;
+                        let lines = placed.table.lines.iter().zip(0u32..).filter(|(line, _)| !line.absent);
+                        lines.into_iter().any(|(_, ordinal)| some.contains(&BlobAddress { segment, ordinal }))
+                    })
+                };
+                let is_whole = || Ok::<_, StoreError>(id_of(&self.store.read(&path, MAX_PACK)?) == id);
+                if !holds(&lost) && !(holds(&doubtful) && is_whole()?) {
                     continue;
                 }
                 watch.may_write().map_err(RepositoryError::Fenced)?;

@@ -141,6 +141,10 @@ impl Repair<'_> {
             let aside = layout::taken_out(pack);
             if *place != aside && self.writes()? {
                 let bytes = self.repository.store.read(place, MAX_PACK)?;
+                if id_of(&bytes) != *pack {
+                    // It was read right a moment ago; the next repair asks again.
+                    continue;
+                }
                 match self.repository.store.create(&aside, &bytes) {
                     Err(StoreError::AlreadyExists { .. }) => self.repository.store.replace(&aside, &bytes)?,
                     other => other?,
@@ -169,7 +173,11 @@ impl Repair<'_> {
             repaired.mended.push(format!("{finding}; mended by its parity"));
             return Ok(false);
         }
-        let is_there = self.repository.store.size(&layout::pack(pack)).is_ok();
+        let is_there = match self.repository.store.size(&layout::pack(pack)) {
+            Ok(_) => true,
+            Err(error) if error.is_not_found() => false,
+            Err(error) => return Err(error.into()),
+        };
         let Some(indexed) = self.table_of(pack, known)? else {
             repaired.left.push(format!("{finding}; neither it nor an index says what it held"));
             return Ok(is_there);

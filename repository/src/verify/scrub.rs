@@ -13,10 +13,15 @@ use crate::keys::KeyRing;
 use crate::layout;
 use crate::pack::seal::BlobCipher;
 use crate::read::open_blob;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// A read that fails once may have met a hiccup on the way; one that fails so often is the storage's answer.
 pub(crate) const READS: usize = 3;
+
+/// What a read gives, or its error of the last of [`READS`] tries.
+pub(crate) fn read_again<T>(read: impl Fn() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    (1..READS).find_map(|_| read().ok()).map_or_else(read, Ok)
+}
 
 /// What was found in packs.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
