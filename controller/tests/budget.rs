@@ -82,3 +82,27 @@ async fn a_budget_is_kept_until_a_proof_would_get_too_old_and_then_exceeded_and_
     running.jobs().await.start_verify(both).await.expect_err("they exclude each other");
     running.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_proven_while_the_clock_was_ahead_is_read_again() {
+    let home = tempfile::tempdir().expect("a folder");
+    let running = start_later(home.path(), 30).await;
+    let joined = join(running.addresses.grpc, &running.token().await, "agent").await.expect("joined");
+    let mut agent = joined.connect(running.addresses.grpc, &["models/a"]).await.expect("connected");
+    let job = running.start_backup(&[]).await;
+    let order = agent.expect_archive().await;
+    let repository = running.app.repository_id().as_bytes().to_vec();
+    agent.make_archive(&repository, &order, &files("hello")).await;
+    running.ended(&job.id).await;
+    let all = || StartVerifyRequest { all: true, ..StartVerifyRequest::default() };
+    let (job, _, lines) = verify(&running, all()).await;
+    assert_eq!(state(&job), JobState::Complete, "{lines:?}");
+    running.stop().await;
+
+    // The clock is put right, and every pack has lost a bit.
+    let running = start_later(home.path(), 0).await;
+    support::damage_packs(home.path());
+    let (job, proven, lines) = verify(&running, all()).await;
+    assert_eq!(state(&job), JobState::Failed, "{proven:?} {lines:?}");
+    running.stop().await;
+}

@@ -71,17 +71,7 @@ async fn damage_in_a_pack_is_found_and_named() {
     let running = start(home.path()).await;
     let mut agent = connected(&running, &["models/a"]).await;
     back_up(&running, &mut agent, "hello").await;
-    let packs = home.path().join("backups/repository/packs");
-    for folder in std::fs::read_dir(packs).expect("packs") {
-        for pack in std::fs::read_dir(folder.expect("a folder").path()).expect("listed") {
-            let path = pack.expect("a pack").path();
-            let mut bytes = std::fs::read(&path).expect("read");
-            let last = bytes.len() - 1;
-            bytes[last] ^= 1;
-            std::fs::remove_file(&path).expect("removed");
-            std::fs::write(&path, bytes).expect("written");
-        }
-    }
+    support::damage_packs(home.path());
     let verify = StartVerifyRequest { depth: Depth::Hashed.into(), ..StartVerifyRequest::default() };
     let job = running.jobs().await.start_verify(verify).await.expect("ordered").into_inner();
     let (job, _) = running.ended(&job.id).await;

@@ -37,7 +37,8 @@ pub struct KnownPack {
 
 impl Catalog {
     /// Makes the packs of these domains known, and forgets those that they no longer have; `marked` ones lose
-    /// their proofs. Returns what is known of all that there are.
+    /// their proofs, and so do those whose proof is of a time that is still to come: the clock was ahead. What
+    /// was found bad then stays bad, as of now. Returns what is known of all that there are.
     pub async fn know_packs(
         &self,
         domains: &[DomainPacks],
@@ -76,6 +77,19 @@ impl Catalog {
         .bind(to_json(&hex(&mut marked.iter())))
         .execute(&mut *change)
         .await?;
+        sqlx::query(
+            "UPDATE pack_proofs SET hashed_at = NULL, opened_at = NULL WHERE hashed_at > ?1 OR opened_at > ?1",
+        )
+        .bind(micros(now))
+        .execute(&mut *change)
+        .await?;
+        sqlx::query(
+            "UPDATE pack_proofs SET seen_at = min(seen_at, ?1), bad_at = min(bad_at, ?1)
+             WHERE seen_at > ?1 OR bad_at > ?1",
+        )
+        .bind(micros(now))
+        .execute(&mut *change)
+        .await?;
         let mut known = BTreeMap::new();
         for DomainPacks { domain, .. } in domains {
             let rows = sqlx::query(
@@ -99,12 +113,19 @@ impl Catalog {
         Ok(known)
     }
 
-    /// The pages of a domain that were proven since then; earlier ones are forgotten.
-    pub async fn proven_pages(&self, domain: &DomainId, since: Timestamp) -> Result<Proofs, CatalogError> {
+    /// The pages of a domain that were proven since then; earlier ones are forgotten, and those of a time
+    /// that is still to come.
+    pub async fn proven_pages(
+        &self,
+        domain: &DomainId,
+        since: Timestamp,
+        now: Timestamp,
+    ) -> Result<Proofs, CatalogError> {
         let mut change = self.change().await?;
-        sqlx::query("DELETE FROM page_proofs WHERE domain = ? AND at < ?")
+        sqlx::query("DELETE FROM page_proofs WHERE domain = ? AND (at < ? OR at > ?)")
             .bind(&domain.as_bytes()[..])
             .bind(micros(since))
+            .bind(micros(now))
             .execute(&mut *change)
             .await?;
         let rows = sqlx::query("SELECT page, at FROM page_proofs WHERE domain = ?")

@@ -109,6 +109,20 @@ pub fn state(job: &Job) -> JobState {
     job.state()
 }
 
+/// Changes a bit of each pack.
+pub fn damage_packs(home: &Path) {
+    for folder in std::fs::read_dir(home.join("backups/repository/packs")).expect("packs") {
+        for pack in std::fs::read_dir(folder.expect("a folder").path()).expect("listed") {
+            let path = pack.expect("a pack").path();
+            let mut bytes = std::fs::read(&path).expect("read");
+            let last = bytes.len() - 1;
+            bytes[last] ^= 1;
+            std::fs::remove_file(&path).expect("removed");
+            std::fs::write(&path, bytes).expect("written");
+        }
+    }
+}
+
 pub fn now() -> Timestamp {
     runtime::clock::Clock::now(&SystemClock)
 }

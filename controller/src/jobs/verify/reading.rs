@@ -150,7 +150,7 @@ impl Reader<'_> {
         planned: &Planned,
     ) -> Result<(Looked, Scrubs), ReadError> {
         let since = self.wanted.since;
-        let mut earlier = block_on(self.shared.catalog.proven_pages(own, since))?;
+        let mut earlier = block_on(self.shared.catalog.proven_pages(own, since, self.shared.clock.now()))?;
         let of_this_job = |proof: &PackProof| proof.hashed >= since;
         earlier.packs = planned
             .proofs()
