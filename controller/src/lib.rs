@@ -18,6 +18,7 @@
 //! | [`app`] | every operation, once |
 //! | [`rpc`], [`web`] | the edges: gRPC, the status page, probes |
 //! | [`start`] | puts it all together |
+//! | `guarded` | a loop that panics takes the controller with it |
 //! | [`steps`] | where tests of failures can hold it |
 
 pub mod alerts;
@@ -27,6 +28,7 @@ pub mod catalog;
 pub mod config;
 pub mod depot;
 pub mod fleet;
+mod guarded;
 pub mod identity;
 pub mod ids;
 pub mod ingest;

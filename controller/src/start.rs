@@ -22,6 +22,7 @@ use crate::catalog::{Catalog, CatalogError};
 use crate::config::ControllerConfig;
 use crate::depot::{self, Depot, DepotError};
 use crate::fleet::Fleet;
+use crate::guarded;
 use crate::identity::{ApiTokens, Authority, AuthorityError, Enrolment, ServerCertificate};
 use crate::ingest::Quotas;
 use crate::jobs::{Configured, Runner, Settings};
@@ -218,10 +219,12 @@ impl Controller {
         let filled = depot::rescue::fill(app.depot.clone(), app.config.rescue_program.clone());
         shutdown.spawn("rescue folder", filled);
         app.alerts.start(&app.clock, &shutdown);
-        shutdown.spawn("silence", app.clone().look_for_silence(stop.clone()));
+        let silence = app.clone().look_for_silence(stop.clone());
+        shutdown.spawn("silence", guarded::watched("silence".to_owned(), shutdown.clone(), silence));
         shutdown.spawn("audit log", app.audit.clone().keep(stop.clone()));
         tell_schedules(&app).await;
-        shutdown.spawn("schedules", keeper::keep(app.clone(), stop.clone()));
+        let schedules = keeper::keep(app.clone(), stop.clone());
+        shutdown.spawn("schedules", guarded::watched("schedules".to_owned(), shutdown.clone(), schedules));
         shutdown.spawn("job queue", watched("job queue", shutdown.clone(), app.runner.clone().run()));
         shutdown.spawn(
             "gRPC server",

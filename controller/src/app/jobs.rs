@@ -104,6 +104,11 @@ impl App {
             )
             .because(refused.to_string())),
             Err(CancelError::Catalog(error)) => Err(catalog_failure(&error)),
+            Err(CancelError::NotTaken) => {
+                Err(Failure::new(Code::Unavailable, reason::BUSY, "the job was not cancelled")
+                    .because("whoever carries it out gave it up in this moment, and it is taken up again")
+                    .hint("try again"))
+            }
             Err(CancelError::Failed(error)) => Err(thread_died(&error)),
         }
     }

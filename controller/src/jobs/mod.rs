@@ -4,6 +4,7 @@
 //! catalog before anything acts on it; so after a crash every job is either ended or taken up again.
 
 mod backup;
+mod cancel;
 pub(crate) mod clearing;
 mod commit;
 pub mod confirmed;
@@ -20,7 +21,8 @@ pub mod state;
 mod verify;
 
 pub(crate) use backup::{STALLED_AFTER, end_or_stall};
+pub use cancel::CancelError;
 pub use job::{Job, JobState, Order};
 pub use keeping::Configured;
 pub use live::{JobView, Live, Watched};
-pub use runner::{CancelError, Runner, Settings, SubmitError};
+pub use runner::{Runner, Settings, SubmitError};

@@ -5,10 +5,8 @@
 //! owner gave up or panicked is taken up again by the next look at the queue.
 
 use std::collections::{BTreeSet, HashMap};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
 use std::time::Duration;
 
 use jiff::SignedDuration;
@@ -26,6 +24,7 @@ use crate::alerts;
 use crate::catalog::{Added, Catalog, CatalogError, Claim};
 use crate::depot::Depot;
 use crate::fleet::Fleet;
+use crate::guarded::ends_by_itself;
 use crate::ids::{AgentId, JobId, TaskId};
 use crate::jobs::clearing::{Clearing, clear};
 use crate::jobs::job::{Job, JobFailure, JobState, Order, PartState};
@@ -89,23 +88,6 @@ pub enum SubmitError {
     Failed(#[from] JoinError),
 }
 
-/// A job could not be cancelled.
-#[derive(Debug, thiserror::Error)]
-pub enum CancelError {
-    /// There is no such job.
-    #[error("there is no such job")]
-    Unknown,
-    /// It is too late.
-    #[error(transparent)]
-    Refused(#[from] Refused),
-    /// The catalog failed.
-    #[error("the job cannot be changed")]
-    Catalog(#[from] CatalogError),
-    /// The code that does it has failed.
-    #[error("the controller failed at it")]
-    Failed(#[from] JoinError),
-}
-
 /// The jobs cannot be taken up.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -142,21 +124,21 @@ pub(super) struct Shared {
     /// Names of backups that are not committed yet.
     pub(super) names: Mutex<BTreeSet<BackupName>>,
     pub(super) shutdown: Shutdown,
-    running: Mutex<HashMap<JobId, Mailbox>>,
+    pub(super) running: Mutex<HashMap<JobId, Mailbox>>,
     /// Held while a job leaves the queue or is cancelled in it.
-    queue: tokio::sync::Mutex<()>,
-    kick: Notify,
+    pub(super) queue: tokio::sync::Mutex<()>,
+    pub(super) kick: Notify,
 }
 
 /// An event for a job, and who wants to know whether it was taken.
-struct Mail {
+pub(super) struct Mail {
     event: Event,
     taken: oneshot::Sender<Result<(), Refused>>,
 }
 
 /// The way to a running job.
 #[derive(Clone)]
-pub(super) struct Mailbox(mpsc::Sender<Mail>);
+pub(super) struct Mailbox(pub(super) mpsc::Sender<Mail>);
 
 impl Mailbox {
     /// True once the event is in the catalog; false if it came too late or the job has gone.
@@ -164,7 +146,8 @@ impl Mailbox {
         matches!(self.ask(event).await, Some(Ok(())))
     }
 
-    async fn ask(&self, event: Event) -> Option<Result<(), Refused>> {
+    /// What the job says to it; none where it has no owner any more.
+    pub(super) async fn ask(&self, event: Event) -> Option<Result<(), Refused>> {
         let (taken, answer) = oneshot::channel();
         self.0.send(Mail { event, taken }).await.ok()?;
         answer.await.ok()
@@ -318,32 +301,6 @@ impl Runner {
                 Ok(job)
             }
         }
-    }
-
-    /// Asks a job to end. Goes on to its end if the caller is given up.
-    pub async fn cancel(&self, id: JobId) -> Result<(), CancelError> {
-        let runner = self.clone();
-        tokio::spawn(async move { runner.cancel_now(id).await }).await?
-    }
-
-    async fn cancel_now(&self, id: JobId) -> Result<(), CancelError> {
-        let shared = &self.shared;
-        let _queued = shared.queue.lock().await;
-        let mailbox = lock(&shared.running).get(&id).cloned();
-        if let Some(mailbox) = mailbox {
-            return Ok(mailbox.ask(Event::CancelRequested).await.unwrap_or(Err(Refused::Ended))?);
-        }
-        let job = shared.catalog.job(id).await?.ok_or(CancelError::Unknown)?;
-        let event = Event::CancelRequested;
-        let [unwritten, written] = Step::of(&event);
-        let before = job.state;
-        let (job, actions) = advance(&job, event, shared.clock.now())?;
-        steps::reached(unwritten).await;
-        shared.save(before, &job, &actions).await?;
-        steps::reached(written).await;
-        shared.kick.notify_one();
-        shared.settings.ended.notify_one();
-        Ok(())
     }
 
     /// Takes up the jobs of the last life, then starts jobs as their turns come, until the stop.
@@ -606,22 +563,6 @@ impl Owner {
     }
 }
 
-/// Runs `work`; false if it panicked. What it shares with others is behind locks that survive a panic.
-async fn ends_by_itself(work: impl Future<Output = ()>) -> bool {
-    let mut work = Some(Box::pin(work));
-    std::future::poll_fn(move |context| {
-        let Some(running) = &mut work else { return Poll::Ready(false) };
-        match catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(context))) {
-            Ok(poll) => poll.map(|()| true),
-            Err(_) => {
-                work = None;
-                Poll::Ready(false)
-            }
-        }
-    })
-    .await
-}
-
 /// A job has an owner for as long as this lives.
 struct Owned {
     shared: Arc<Shared>,
@@ -655,7 +596,12 @@ impl Shared {
     }
 
     /// Writes a job's new state, lines and alerts down, and shows them to whoever watches.
-    async fn save(&self, before: JobState, job: &Job, actions: &[Action]) -> Result<(), CatalogError> {
+    pub(super) async fn save(
+        &self,
+        before: JobState,
+        job: &Job,
+        actions: &[Action],
+    ) -> Result<(), CatalogError> {
         let events = alerts::job_events(before, job);
         let lines = || -> Vec<(&'static str, String)> {
             let told = actions.iter().filter_map(|action| match action {
@@ -720,19 +666,4 @@ fn remove_job_folder(folder: &std::path::Path) {
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn work_that_panics_is_noticed() {
-        assert!(ends_by_itself(async { tokio::task::yield_now().await }).await);
-        let panics = async {
-            tokio::task::yield_now().await;
-            panic!("on purpose");
-        };
-        assert!(!ends_by_itself(panics).await);
-    }
 }
