@@ -3,8 +3,9 @@
 mod support;
 
 use controller::app::ScheduleView;
-use controller::catalog::RunState;
+use controller::catalog::{RunDetails, RunRecord, RunState};
 use controller::config::{Components, Schedule, VerifyDepth, VerifySchedule};
+use controller::ids::JobId;
 use controller::jobs::JobState;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -60,6 +61,31 @@ fn verified(view: &ScheduleView) -> (Option<BackupName>, Option<JobState>) {
     (job.and_then(|job| job.backup.clone()), job.map(|job| job.state))
 }
 
+fn note(view: &ScheduleView) -> &str {
+    view.last.as_ref().and_then(|last| last.details.note.as_deref()).unwrap_or_default()
+}
+
+/// A run of yesterday's planned time whose job has ended in the last life.
+async fn begun(running: &Running, schedule: &str, job: JobId) {
+    let run = RunRecord {
+        id: 0,
+        schedule: schedule.to_owned(),
+        planned_at: Some(now() - SignedDuration::from_hours(24)),
+        ran_at: now(),
+        state: RunState::Started,
+        job: Some(job),
+        retention_job: None,
+        details: RunDetails::default(),
+    };
+    assert!(running.app.catalog.add_run(&run, None, &[]).await.expect("written"));
+    running.app.scheduler.wake().notify_one();
+}
+
+/// The schedule once its run has a note.
+async fn settled(running: &Running, view: ScheduleView) -> ScheduleView {
+    awaited(running, &view.record.name, |view| !note(view).is_empty()).await
+}
+
 async fn finish(running: &Running, agent: &mut Agent, job: &str, content: &str) -> BackupName {
     let order = agent.expect_archive().await;
     let repository = running.app.repository_id().as_bytes().to_vec();
@@ -92,6 +118,13 @@ async fn a_verification_waits_for_the_backup_that_runs_and_past_its_limit_takes_
     let note = hasty.last.and_then(|last| last.details.note).expect("it says why");
     assert!(note.contains("still ran after 0s"), "{note}");
 
+    // Of a schedule that is paused meanwhile nothing begins any more.
+    due_now(&running, "halted", Duration::from_secs(3_600)).await;
+    awaited(&running, "halted", |view| run_state(view) == Some(RunState::Waiting)).await;
+    running.app.pause_schedule("halted").await.expect("paused");
+    let halted = awaited(&running, "halted", |view| run_state(view) == Some(RunState::Skipped)).await;
+    assert_eq!(note(&halted), "the schedule is paused");
+
     let patient = awaited(&running, "patient", |_| true).await;
     assert_eq!(run_state(&patient), Some(RunState::Waiting), "it waits on");
     let second = finish(&running, &mut agent, &job.id, "two").await;
@@ -100,6 +133,17 @@ async fn a_verification_waits_for_the_backup_that_runs_and_past_its_limit_takes_
     })
     .await;
     assert_eq!(verified(&patient), (Some(second), Some(JobState::Complete)));
-    assert_eq!(patient.last.and_then(|last| last.details.note), None);
+    assert_eq!(patient.last.as_ref().and_then(|last| last.details.note.clone()), None);
+
+    // Nothing is removed for a schedule that was paused after its verification, or whose job verified nothing.
+    let verification = patient.job.expect("it was verified").id;
+    begun(&running, "halted", verification).await;
+    let halted = awaited(&running, "halted", |view| run_state(view) == Some(RunState::Started)).await;
+    let halted = settled(&running, halted).await;
+    assert_eq!(note(&halted), "nothing was removed: the schedule is paused");
+    begun(&running, "patient", job.id.parse().expect("an id")).await;
+    let patient = awaited(&running, "patient", |view| view.retention.is_none()).await;
+    let patient = settled(&running, patient).await;
+    assert_eq!(note(&patient), "nothing was removed: the verification did not go through");
     running.stop().await;
 }

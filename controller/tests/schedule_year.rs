@@ -135,6 +135,8 @@ struct Life<'a> {
     records: Vec<Record>,
     order: i64,
     owed_from: Timestamp,
+    /// In real time: since when the clock was seen to be before that.
+    behind_since: Option<Timestamp>,
     /// In real time.
     busy_until: Timestamp,
 }
@@ -156,7 +158,10 @@ impl Life<'_> {
     fn look(&mut self, real: Timestamp, now: Timestamp, chance: &mut Chance) -> Option<Timestamp> {
         self.looks.push(now);
         let busy = real < self.busy_until;
-        let facts = Facts { now, owed_from: self.owed_from, paused: false, busy, records: &self.records };
+        let owed_from = self.owed_from;
+        self.behind_since = (now < owed_from).then(|| self.behind_since.unwrap_or(real));
+        let behind_for = self.behind_since.map_or(SignedDuration::ZERO, |since| real.duration_since(since));
+        let facts = Facts { now, owed_from, behind_for, paused: false, busy, records: &self.records };
         let decision = self.timing.decide(&facts);
         self.owed_from = decision.owed_from.unwrap_or(self.owed_from);
         for withdrawn in decision.withdrawn {
@@ -244,6 +249,7 @@ fn live(
         records: Vec::new(),
         order: 0,
         owed_from: from,
+        behind_since: None,
         busy_until: from,
     };
     let (mut real, mut ahead) = (from, SignedDuration::ZERO);

@@ -54,6 +54,7 @@ impl App {
         let facts = Facts {
             now: self.now(),
             owed_from: record.owed_from,
+            behind_for: jiff::SignedDuration::ZERO,
             paused: record.paused_at.is_some(),
             busy: false,
             records: &records,
@@ -107,7 +108,7 @@ impl App {
                 let record = defined(name, origin, own.clone(), &self.config, Some(&record), self.now());
                 self.catalog.put_schedule(&record).await.map_err(failed)?;
             }
-            None => self.catalog.remove_schedule(name).await.map_err(failed)?,
+            None => self.catalog.remove_schedule(name, self.now()).await.map_err(failed)?,
         }
         tracing::info!(schedule = name, "schedule removed");
         self.scheduler.wake().notify_one();

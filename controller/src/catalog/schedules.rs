@@ -14,7 +14,7 @@ use crate::catalog::{Catalog, CatalogError, from_json, micros, time, to_json};
 use crate::config::Schedule;
 use crate::ids::JobId;
 use crate::jobs::Job;
-use crate::schedule::event::runs_again;
+use crate::schedule::event::{removed, runs_again};
 use crate::schedule::plan::Record;
 
 /// Rows that are kept of each schedule.
@@ -197,11 +197,14 @@ impl Catalog {
         Ok(change.commit().await?)
     }
 
-    /// Removes a schedule; what became of its planned times stays.
-    pub async fn remove_schedule(&self, name: &str) -> Result<(), CatalogError> {
+    /// Removes a schedule; what became of its planned times stays, and nothing is missed any more.
+    pub async fn remove_schedule(&self, name: &str, now: Timestamp) -> Result<(), CatalogError> {
         let mut change = self.change().await?;
         sqlx::query("DELETE FROM schedules WHERE name = ?").bind(name).execute(&mut *change).await?;
-        Ok(change.commit().await?)
+        raise(&mut change, &removed(name), now).await?;
+        change.commit().await?;
+        self.alerts_raised.notify_one();
+        Ok(())
     }
 
     /// What was decided about a schedule's planned times, by planned time.
@@ -274,8 +277,13 @@ impl Catalog {
         Ok(change.commit().await?)
     }
 
-    /// Nothing more is to be done about a run.
-    pub async fn close_run(&self, run: &RunRecord) -> Result<(), CatalogError> {
+    /// Nothing more is to be done about a run. What is to be told of that is written with it.
+    pub async fn close_run(
+        &self,
+        run: &RunRecord,
+        events: &[Event],
+        now: Timestamp,
+    ) -> Result<(), CatalogError> {
         let mut change = self.change().await?;
         sqlx::query("UPDATE schedule_runs SET open = 0, state = ?, record = ? WHERE id = ?")
             .bind(run.state.word())
@@ -283,7 +291,10 @@ impl Catalog {
             .bind(run.id)
             .execute(&mut *change)
             .await?;
-        Ok(change.commit().await?)
+        raise(&mut change, events, now).await?;
+        change.commit().await?;
+        self.alerts_raised.notify_one();
+        Ok(())
     }
 }
 

@@ -197,7 +197,7 @@ async fn a_planned_time_gets_one_job_and_what_waits_for_it_starts_once() {
         let retention = Claim::Retention { run: run.id };
         assert_eq!(place.catalog.add_job(&job(), None, Some(&retention)).await.expect("written"), Added::New);
         assert_eq!(place.catalog.add_job(&job(), None, Some(&retention)).await.expect("read"), Added::Taken);
-        place.catalog.close_run(run).await.expect("written");
+        place.catalog.close_run(run, &[], NOW).await.expect("written");
     }
     assert_eq!(place.catalog.open_runs().await.expect("read"), []);
 
@@ -246,6 +246,72 @@ async fn proofs_of_packs_outlive_a_restart_and_fall_with_the_pack() {
     place.catalog.add_proofs(&domain, &[Note::Hashed(bad, later)]).await.expect("done");
     let known = place.catalog.know_packs(&fewer, &BTreeSet::new(), later).await.expect("done");
     assert_eq!(known[&bad].bad_at, None, "found sound since");
+}
+
+#[tokio::test]
+async fn a_removed_schedule_has_missed_nothing_and_an_empty_run_tells_what_it_has_seen() {
+    use crate::alerts::{Event, Kind};
+
+    let place = Place::new().await;
+    let open = async |catalog: &Catalog| {
+        catalog
+            .open_alerts()
+            .await
+            .expect("read")
+            .into_iter()
+            .map(|open| open.event.subject)
+            .collect::<Vec<_>>()
+    };
+    for name in ["daily", "weekly"] {
+        place.catalog.raise_alerts(&[Event::raised(Kind::BackupMissed, name)], NOW).await.expect("written");
+    }
+    place.catalog.remove_schedule("daily", NOW).await.expect("removed");
+    assert_eq!(open(&place.catalog).await, ["weekly"]);
+
+    let run = RunRecord {
+        id: 0,
+        schedule: "check".to_owned(),
+        planned_at: Some(NOW),
+        ran_at: NOW,
+        state: RunState::Waiting,
+        job: None,
+        retention_job: None,
+        details: RunDetails::default(),
+    };
+    assert!(place.catalog.add_run(&run, None, &[]).await.expect("written"));
+    let run = place.catalog.last_run("check").await.expect("read").expect("there");
+    let run = RunRecord { state: RunState::Empty, ..run };
+    place.catalog.close_run(&run, &[Event::raised(Kind::BackupMissed, "check")], NOW).await.expect("closed");
+    assert_eq!(open(&place.catalog).await, ["check", "weekly"]);
+}
+
+#[tokio::test]
+async fn a_proof_of_a_time_to_come_proves_nothing_and_what_was_found_bad_then_stays_bad() {
+    let place = Place::new().await;
+    let domain = DomainId::new([1; 16]);
+    let [hashed, opened, bad, page] = [1, 2, 3, 4].map(|byte| PackId::new([byte; 32]));
+    let page = repository::ids::BlobId::new(*page.as_bytes());
+    let packs = [hashed, opened, bad].map(|pack| (pack, 10)).to_vec();
+    let all = [DomainPacks { domain, packs }];
+    let ahead = NOW + jiff::SignedDuration::from_hours(24);
+    place.catalog.know_packs(&all, &BTreeSet::new(), ahead).await.expect("done");
+    let notes = [
+        Note::Hashed(hashed, ahead),
+        Note::Hashed(opened, NOW),
+        Note::Opened(opened, ahead),
+        Note::Unsound(bad, ahead),
+        Note::Page(page, ahead),
+    ];
+    place.catalog.add_proofs(&domain, &notes).await.expect("done");
+    let known = place.catalog.know_packs(&all, &BTreeSet::new(), NOW).await.expect("done");
+    let nothing = KnownPack { seen_at: NOW, proof: None, bad_at: None };
+    assert_eq!((known[&hashed], known[&opened]), (nothing, nothing));
+    assert_eq!(known[&bad], KnownPack { bad_at: Some(NOW), ..nothing });
+    let pages = place.catalog.proven_pages(&domain, NOW, NOW).await.expect("done").pages;
+    assert!(pages.is_empty(), "{pages:?}");
+    // What was forgotten does not come back with the time.
+    let known = place.catalog.know_packs(&all, &BTreeSet::new(), ahead).await.expect("done");
+    assert_eq!(known[&hashed].proof, None);
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use repository::names::Component;
 use runtime::config::{Duration, Problem};
@@ -365,7 +366,7 @@ impl Schedule {
             Self::Backup(backup) => ("backup", &backup.components),
             Self::Verify(verify) => ("verify", &verify.components),
         };
-        Times::new(self.cron().as_str(), TimeZone::UTC).map_err(|error| match error {
+        let times = Times::new(self.cron().as_str(), TimeZone::UTC).map_err(|error| match error {
             NoTimes::Never => (when, "no day of any year is like that".to_owned()),
             NoTimes::Unreadable(why) => (when, format!("not a cron text: {why}")),
         })?;
@@ -387,6 +388,10 @@ impl Schedule {
                 return Err((key, format!("at most {most}")));
             }
         }
+        // Otherwise a run might come after the one that is planned later, which is then none of its own.
+        if jitter > Duration::from_secs(0) && smallest_gap(&times).is_some_and(|gap| jitter.get() >= gap) {
+            return Err(("jitter", "must be shorter than the time from one run to the next".to_owned()));
+        }
         match self {
             Self::Verify(verify) if verify.wait_for_backup > MOST => {
                 Err(("wait_for_backup", format!("at most {MOST}")))
@@ -394,6 +399,14 @@ impl Schedule {
             _ => Ok(()),
         }
     }
+}
+
+/// The shortest time from one planned run to the next, of a hundred of them.
+fn smallest_gap(times: &Times) -> Option<std::time::Duration> {
+    let begin = Timestamp::UNIX_EPOCH;
+    let planned = std::iter::successors(times.next(begin), |last| times.next(*last));
+    let planned: Vec<Timestamp> = planned.take(101).collect();
+    planned.windows(2).map(|pair| pair[1].duration_since(pair[0]).unsigned_abs()).min()
 }
 
 /// The longest time to catch up or to wait.

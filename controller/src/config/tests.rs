@@ -145,6 +145,14 @@ fn impossible_values_are_refused_at_their_place() {
         ("schedules: { X: { backup: \"0 1 * * *\" } }\n", "1:17: schedules.X: names of schedules"),
         ("schedules: { x: { backup: \"0 1 * * *\", components: [] } }\n", "1:52: schedules.x.components: "),
         (
+            "schedules: { x: { backup: \"*/10 * * * *\", jitter: 10m } }\n",
+            "schedules.x.jitter: must be shorter than the time from one run to the next",
+        ),
+        (
+            "schedules: { x: { backup: \"0 1,22 * * *\", jitter: 4h } }\n",
+            "schedules.x.jitter: must be shorter than the time from one run to the next",
+        ),
+        (
             "alerts: { sinks: { x: { fax: {} } } }\n",
             "alerts.sinks.x.fax: not an allowed word; allowed: email",
         ),

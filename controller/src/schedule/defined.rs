@@ -78,7 +78,7 @@ pub(crate) async fn declare(
                     defined(&gone.name, gone.origin, gone.definition.clone(), config, Some(gone), now);
                 catalog.put_schedule(&record).await?;
             }
-            _ => catalog.remove_schedule(&gone.name).await?,
+            _ => catalog.remove_schedule(&gone.name, now).await?,
         }
     }
     Ok(())

@@ -65,6 +65,13 @@ pub(crate) fn runs_again(schedule: &str, job: &Job) -> Option<Event> {
     )
 }
 
+/// A schedule is gone: nothing of it can be missed.
+pub(crate) fn removed(schedule: &str) -> [Event; 2] {
+    [Kind::BackupMissed, Kind::VerifyMissed].map(|kind| {
+        Event::resolved(kind, schedule).saying(format!("schedule {schedule} was removed"), "", "")
+    })
+}
+
 /// The same for the log, since not everybody has a sink.
 pub(crate) fn log(schedule: &ScheduleRecord, event: &Event) {
     tracing::warn!(

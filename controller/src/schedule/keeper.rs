@@ -4,6 +4,7 @@
 //! everything that is not there yet. It sleeps until the next time that is due, and never for longer than
 //! [`LOOK_AGAIN`]: a clock that was put forward is noticed by then.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -12,6 +13,7 @@ use repository::names::BackupName;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::alerts;
 use crate::app::{App, HowMuch};
 use crate::catalog::{CatalogError, Claim, RunDetails, RunRecord, RunState, ScheduleRecord};
 use crate::config::{Schedule, VerifySchedule};
@@ -27,16 +29,20 @@ const LOOK_AGAIN: Duration = Duration::from_secs(20);
 /// A clock that differs by so much from the time that has passed was set.
 const CLOCK_WAS_SET: SignedDuration = SignedDuration::from_secs(60);
 
+/// By schedule: since when the clock was seen to be before what the schedule owes from.
+type Behind = HashMap<String, Instant>;
+
 /// Keeps the schedules until the stop.
 pub(crate) async fn keep(app: App, stop: CancellationToken) {
     let mut last_look: Option<(Timestamp, Instant)> = None;
+    let mut behind = Behind::new();
     loop {
         let now = app.now();
         if let Some((time, instant)) = last_look {
             note_clock(time, now, instant.elapsed());
         }
         last_look = Some((now, Instant::now()));
-        let next = match look(&app).await {
+        let next = match look(&app, &mut behind).await {
             Ok(next) => next,
             Err(error) => {
                 tracing::error!(
@@ -70,7 +76,7 @@ fn note_clock(before: Timestamp, now: Timestamp, passed: Duration) {
 }
 
 /// One look at everything; says when the next schedule is due.
-async fn look(app: &App) -> Result<Option<Timestamp>, CatalogError> {
+async fn look(app: &App, behind: &mut Behind) -> Result<Option<Timestamp>, CatalogError> {
     let _turn = app.scheduler.turn().await;
     let mut schedules = app.catalog.schedules().await?;
     for run in app.catalog.open_runs().await? {
@@ -79,16 +85,21 @@ async fn look(app: &App) -> Result<Option<Timestamp>, CatalogError> {
     }
     // A verification of the same moment waits for the backup.
     schedules.sort_by_key(|schedule| matches!(schedule.definition, Schedule::Verify(_)));
+    behind.retain(|name, _| schedules.iter().any(|schedule| schedule.name == *name));
     let mut next: Option<Timestamp> = None;
     for schedule in &schedules {
-        let due = decide(app, schedule).await?;
+        let due = decide(app, schedule, behind).await?;
         next = next.into_iter().chain(due).min();
     }
     Ok(next)
 }
 
 /// Decides about one schedule, and carries it out; says when it is due next.
-async fn decide(app: &App, schedule: &ScheduleRecord) -> Result<Option<Timestamp>, CatalogError> {
+async fn decide(
+    app: &App,
+    schedule: &ScheduleRecord,
+    behind: &mut Behind,
+) -> Result<Option<Timestamp>, CatalogError> {
     let timing = match timing(schedule, app.repository_id()) {
         Ok(timing) => timing,
         Err(error) => {
@@ -98,9 +109,18 @@ async fn decide(app: &App, schedule: &ScheduleRecord) -> Result<Option<Timestamp
     };
     let records = app.catalog.decided(&schedule.name).await?;
     let busy = app.catalog.open_runs().await?.iter().any(|run| run.schedule == schedule.name);
+    let now = app.now();
+    let behind_for = match now < schedule.owed_from {
+        true => behind.entry(schedule.name.clone()).or_insert_with(Instant::now).elapsed(),
+        false => {
+            behind.remove(&schedule.name);
+            Duration::ZERO
+        }
+    };
     let facts = Facts {
-        now: app.now(),
+        now,
         owed_from: schedule.owed_from,
+        behind_for: SignedDuration::try_from(behind_for).unwrap_or(SignedDuration::MAX),
         paused: schedule.paused_at.is_some(),
         busy,
         records: &records,
@@ -234,23 +254,28 @@ async fn follow(app: &App, run: RunRecord, schedule: Option<&ScheduleRecord>) ->
         Schedule::Verify(verify) => Some((schedule, verify)),
         Schedule::Backup(_) => None,
     });
+    let is_paused = schedule.is_some_and(|schedule| schedule.paused_at.is_some()) && run.planned_at.is_some();
     if run.state == RunState::Waiting {
         return match verify {
+            Some(_) if is_paused => close(app, run, RunState::Skipped, "the schedule is paused", &[]).await,
             Some((schedule, verify)) => wait(app, run, schedule, verify).await,
-            None => close(app, run, RunState::Skipped, "the schedule is gone").await,
+            None => close(app, run, RunState::Skipped, "the schedule is gone", &[]).await,
         };
     }
     let Some(job) = ended(app, run.job).await? else { return Ok(()) };
     // Removing backups is more than those may who may run a schedule by hand.
     let planned = run.planned_at.is_some();
     let Some((schedule, _)) = verify.filter(|(_, verify)| verify.retention && planned) else {
-        return app.catalog.close_run(&run).await;
+        return app.catalog.close_run(&run, &[], app.now()).await;
     };
-    let verified = job.is_some_and(|job| matches!(job.state, JobState::Complete | JobState::Incomplete));
     match run.retention_job {
-        None if !verified => {
-            close(app, run, RunState::Started, "nothing was removed: the verification did not go through")
-                .await
+        None if !job.is_some_and(|job| has_verified(&job)) => {
+            let note = "nothing was removed: the verification did not go through";
+            close(app, run, RunState::Started, note, &[]).await
+        }
+        None if is_paused => {
+            let note = "nothing was removed: the schedule is paused";
+            close(app, run, RunState::Started, note, &[]).await
         }
         None => {
             let order = Order::Retention { confirmed: None, approved: false };
@@ -263,15 +288,27 @@ async fn follow(app: &App, run: RunRecord, schedule: Option<&ScheduleRecord>) ->
         Some(id) => {
             let Some(job) = ended(app, Some(id)).await? else { return Ok(()) };
             let failure = job.and_then(|job| job.failure);
-            let Some(failure) = failure else { return app.catalog.close_run(&run).await };
-            close(app, run, RunState::Started, &format!("{}: {}", failure.what, failure.why)).await
+            let Some(failure) = failure else { return app.catalog.close_run(&run, &[], app.now()).await };
+            close(app, run, RunState::Started, &format!("{}: {}", failure.what, failure.why), &[]).await
         }
     }
 }
 
-async fn close(app: &App, run: RunRecord, state: RunState, note: &str) -> Result<(), CatalogError> {
+/// True for a verification that came to its end: the schedule may have been one of backups when it began.
+fn has_verified(job: &Job) -> bool {
+    let has_ended = matches!(job.state, JobState::Complete | JobState::Incomplete);
+    has_ended && matches!(job.order, Order::Verify { .. })
+}
+
+async fn close(
+    app: &App,
+    run: RunRecord,
+    state: RunState,
+    note: &str,
+    events: &[alerts::Event],
+) -> Result<(), CatalogError> {
     let details = RunDetails { note: Some(note.to_owned()), ..run.details };
-    app.catalog.close_run(&RunRecord { state, details, ..run }).await
+    app.catalog.close_run(&RunRecord { state, details, ..run }, events, app.now()).await
 }
 
 /// `None` while the job is under way; `Some(None)` for one that nobody knows any more.
@@ -322,7 +359,7 @@ async fn wait(
         }
     };
     let Some(backup) = backup else {
-        return close(app, run, RunState::Empty, "there is no backup to verify").await;
+        return close(app, run, RunState::Empty, "there is no backup to verify", &events).await;
     };
     let claim = Claim::Waited { run: run.id, note, events };
     ordered(

@@ -16,6 +16,8 @@ use super::times::Times;
 pub const MISSED_COUNTED: u32 = 1_000;
 /// A run that was made while the clock was this much ahead is not the run of its planned time.
 const FAR_AHEAD: SignedDuration = SignedDuration::from_hours(24);
+/// A clock that was put back is taken for right after it has stayed there for so long.
+const BACK_FOR_GOOD: SignedDuration = SignedDuration::from_hours(1);
 const TICK: SignedDuration = SignedDuration::from_micros(1);
 
 /// When a schedule is due.
@@ -49,6 +51,8 @@ pub struct Facts<'a> {
     pub now: Timestamp,
     /// Planned times up to here are not owed.
     pub owed_from: Timestamp,
+    /// For how long, by what has passed and not by the clock, it has been seen to be earlier than that.
+    pub behind_for: SignedDuration,
     /// Nothing is to be started.
     pub paused: bool,
     /// An earlier run of this schedule still goes on.
@@ -60,7 +64,7 @@ pub struct Facts<'a> {
 /// What is to be done, in this order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Decision {
-    /// The clock was put back before `owed_from`: it is this from now on.
+    /// The clock was put back before `owed_from` and stayed there: it is this from now on.
     pub owed_from: Option<Timestamp>,
     /// Told as missed, and still to come by the clock: these records do not count any more.
     pub withdrawn: Vec<Timestamp>,
@@ -129,8 +133,10 @@ impl Timing {
             .filter(|record| record.missed && record.planned_at > now)
             .map(|record| record.planned_at)
             .collect();
-        let owed_from = (now < facts.owed_from).then_some(now);
-        let settled = self.settled(facts);
+        // A clock that is behind for one look must not undo what an edit or a resume has settled.
+        let is_back = now < facts.owed_from && facts.behind_for >= BACK_FOR_GOOD;
+        let owed_from = is_back.then(|| now.checked_sub(facts.behind_for).unwrap_or(Timestamp::MIN));
+        let settled = self.settled(facts, owed_from.unwrap_or(facts.owed_from));
         let due = self.newest_due(settled, now).map(|planned_at| Due { planned_at, start: !facts.busy });
         let missed = self.missed(settled, now);
         // What is decided in this moment is settled for what comes next.
@@ -140,11 +146,11 @@ impl Timing {
     }
 
     /// The last planned time that nothing has to be decided about any more.
-    fn settled(&self, facts: &Facts<'_>) -> Timestamp {
+    fn settled(&self, facts: &Facts<'_>, owed_from: Timestamp) -> Timestamp {
         let past = facts.records.partition_point(|record| record.planned_at <= facts.now);
         let decided = (0..past).rev().find(|at| !self.is_void(facts.records, *at));
         let decided = decided.map(|at| facts.records[at].planned_at);
-        decided.into_iter().fold(facts.owed_from.min(facts.now), Timestamp::max)
+        decided.into_iter().fold(owed_from, Timestamp::max)
     }
 
     /// True for a record from a time that never came: the clock was far ahead when it was made, was put

@@ -20,18 +20,21 @@ fn timing(cron: &str, jitter_minutes: i64, catch_up_hours: i64) -> Timing {
 struct Kept {
     timing: Timing,
     owed_from: Timestamp,
+    /// The first look at which the clock was before that.
+    behind_since: Option<Timestamp>,
     records: Vec<Record>,
     order: i64,
 }
 
 impl Kept {
     fn new(timing: Timing, made: &str) -> Self {
-        Self { timing, owed_from: at(made), records: Vec::new(), order: 0 }
+        Self { timing, owed_from: at(made), behind_since: None, records: Vec::new(), order: 0 }
     }
 
     fn decide(&self, now: &str, busy: bool) -> Decision {
-        let facts =
-            Facts { now: at(now), owed_from: self.owed_from, paused: false, busy, records: &self.records };
+        let (now, owed_from) = (at(now), self.owed_from);
+        let behind_for = self.behind_since.map_or(SignedDuration::ZERO, |since| now.duration_since(since));
+        let facts = Facts { now, owed_from, behind_for, paused: false, busy, records: &self.records };
         self.timing.decide(&facts)
     }
 
@@ -44,6 +47,8 @@ impl Kept {
 
     /// Decides and carries it out: what was started, how many were missed.
     fn look(&mut self, now: &str) -> (Option<Timestamp>, u32) {
+        let is_behind = at(now) < self.owed_from;
+        self.behind_since = is_behind.then(|| self.behind_since.unwrap_or(at(now)));
         let decision = self.decide(now, false);
         self.owed_from = decision.owed_from.unwrap_or(self.owed_from);
         self.records.retain(|record| !decision.withdrawn.contains(&record.planned_at));
@@ -166,11 +171,26 @@ fn a_clock_that_was_behind_for_a_while_fires_nothing_again_and_tells_nothing_fal
 }
 
 #[test]
+fn a_clock_that_is_behind_for_a_moment_does_not_undo_that_an_edit_makes_up_for_nothing() {
+    let mut kept = Kept::new(timing("30 11 * * *", 0, 6), "2026-11-20T12:00");
+    assert_eq!(kept.look("2026-11-20T11:10"), (None, 0));
+    assert_eq!(kept.look("2026-11-20T12:06"), (None, 0));
+    assert_eq!(kept.look("2026-11-21T11:30").0, Some(at("2026-11-21T11:30")));
+    // It was made while the clock was a day ahead: an hour later the clock is believed, and what it showed
+    // since then is owed.
+    let mut kept = Kept::new(timing("30 11 * * *", 0, 6), "2026-11-21T11:00");
+    assert_eq!(kept.look("2026-11-20T11:00"), (None, 0));
+    assert_eq!(kept.look("2026-11-20T11:59"), (None, 0));
+    assert_eq!(kept.look("2026-11-20T12:00"), (Some(at("2026-11-20T11:30")), 0));
+}
+
+#[test]
 fn nothing_is_decided_of_a_schedule_that_is_paused() {
     let kept = Kept::new(timing("0 1 * * *", 0, 6), "2026-11-20T02:00");
     let facts = Facts {
         now: at("2026-11-25T01:00"),
         owed_from: kept.owed_from,
+        behind_for: SignedDuration::ZERO,
         paused: true,
         busy: false,
         records: &[],
