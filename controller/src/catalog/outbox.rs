@@ -26,7 +26,7 @@ pub struct Delivery {
     pub sink: String,
     /// What is sent.
     pub message: Message,
-    /// waiting, delivered, dead.
+    /// waiting, delivered, dead, superseded.
     pub state: String,
     /// How often it was sent.
     pub attempts: u32,
@@ -54,6 +54,9 @@ pub struct SinkState {
     /// Why the last attempt failed, where it did.
     pub error: Option<String>,
 }
+
+/// No message is put off for longer; a receiver may ask for as much.
+const LONGEST_WAIT: SignedDuration = SignedDuration::from_hours(2);
 
 impl Catalog {
     /// True if some event's routes were not looked at.
@@ -160,18 +163,20 @@ impl Catalog {
         Ok(made)
     }
 
-    /// The oldest message of a sink that is due, and when the next one will be.
+    /// The oldest message of a sink that is due, or that waits for longer than any does, since the clock was
+    /// ahead when it was put off; and when the next one will be.
     pub async fn due_alert(
         &self,
         sink: &str,
         now: Timestamp,
     ) -> Result<(Option<Delivery>, Option<Timestamp>), CatalogError> {
         let due = sqlx::query(
-            "SELECT * FROM alert_outbox WHERE sink = ? AND state = 'waiting' AND next_at <= ?
+            "SELECT * FROM alert_outbox WHERE sink = ? AND state = 'waiting' AND (next_at <= ? OR next_at > ?)
              ORDER BY made_at, id LIMIT 1",
         )
         .bind(sink)
         .bind(micros(now))
+        .bind(micros(now.checked_add(LONGEST_WAIT).unwrap_or(Timestamp::MAX)))
         .fetch_optional(&self.readers)
         .await?;
         let next: Option<i64> =
@@ -182,15 +187,48 @@ impl Catalog {
         Ok((due.as_ref().map(delivery).transpose()?, next.map(time).transpose()?))
     }
 
-    /// A message was taken.
-    pub async fn alert_delivered(&self, id: Uuid, now: Timestamp) -> Result<(), CatalogError> {
+    /// A message was taken. Of pings only the newest says how things are (`is_ping`): older ones that wait are
+    /// not sent any more.
+    pub async fn alert_delivered(&self, id: Uuid, is_ping: bool, now: Timestamp) -> Result<(), CatalogError> {
         let mut change = self.change().await?;
+        if is_ping {
+            sqlx::query(
+                "UPDATE alert_outbox SET state = 'superseded', ended_at = ?1
+                 FROM (SELECT sink AS of_sink, made_at AS until FROM alert_outbox WHERE id = ?2)
+                 WHERE sink = of_sink AND state = 'waiting' AND (made_at < until OR (made_at = until AND id < ?2))",
+            )
+            .bind(micros(now))
+            .bind(id.to_string())
+            .execute(&mut *change)
+            .await?;
+        }
         sqlx::query(
             "UPDATE alert_outbox SET state = 'delivered', attempts = attempts + 1, ended_at = ?, error = NULL
              WHERE id = ?",
         )
         .bind(micros(now))
         .bind(id.to_string())
+        .execute(&mut *change)
+        .await?;
+        Ok(change.commit().await?)
+    }
+
+    /// A message that was sent past the outbox, to try the sink, was taken.
+    pub async fn note_tried(
+        &self,
+        sink: &str,
+        message: &Message,
+        now: Timestamp,
+    ) -> Result<(), CatalogError> {
+        let mut change = self.change().await?;
+        sqlx::query(
+            "INSERT INTO alert_outbox (id, sink, made_at, state, attempts, next_at, ended_at, record)
+             VALUES (?1, ?2, ?3, 'delivered', 1, ?3, ?3, ?4)",
+        )
+        .bind(message.id.to_string())
+        .bind(sink)
+        .bind(micros(now))
+        .bind(to_json(message))
         .execute(&mut *change)
         .await?;
         Ok(change.commit().await?)

@@ -33,11 +33,13 @@ pub(super) fn reach(address: IpAddr) -> Reach {
 }
 
 fn reach_v4(address: Ipv4Addr) -> Reach {
-    let [a, b, c, _] = address.octets();
+    let [a, b, c, d] = address.octets();
     match (a, b) {
         (0, _) | (169, 254) | (224.., _) => Reach::Refused,
         // Alibaba's metadata, in the shared range.
         (100, 100) if c == 100 => Reach::Refused,
+        // Azure's, an address of its own among public ones.
+        (168, 63) if [c, d] == [129, 16] => Reach::Refused,
         (192, 0) if c == 0 => Reach::Refused,
         (10 | 127, _) | (172, 16..=31) | (192, 168) | (100, 64..=127) | (198, 18..=19) => Reach::Private,
         _ => Reach::Public,
@@ -52,8 +54,9 @@ fn reach_v6(address: Ipv6Addr) -> Reach {
     };
     match words {
         [0, 0, 0, 0, 0, 0, 0, 1] => Reach::Private,
-        // Amazon's metadata.
-        [0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x254] => Reach::Refused,
+        // Metadata of Amazon (with its names and its time) and of Google.
+        [0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x23 | 0x123 | 0x253 | 0x254] => Reach::Refused,
+        [0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x254] => Reach::Refused,
         // IPv4 in other clothes: mapped, compatible, NAT64, 6to4.
         [0, 0, 0, 0, 0, 0xffff | 0, high, low] => inner(high, low),
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => inner(high, low),
@@ -137,6 +140,10 @@ mod tests {
             "64:ff9b::a9fe:a9fe",
             "2002:a9fe:a9fe::1",
             "fd00:ec2::254",
+            "fd00:ec2::23",
+            "fd20:ce::254",
+            "168.63.129.16",
+            "::ffff:168.63.129.16",
             "2001:0:1::1",
             "192.0.0.192",
         ];
@@ -162,6 +169,7 @@ mod tests {
             "1.1.1.1",
             "8.8.8.8",
             "172.32.0.1",
+            "168.63.129.17",
             "172.15.0.1",
             "100.128.0.1",
             "2606:4700::1111",
