@@ -94,6 +94,10 @@ kinds! {
     VerifySucceeded = "verify_succeeded", Info, Told;
     /// A verification failed or found damage.
     VerifyFailed = "verify_failed", Critical, Failure;
+    /// A verification found nothing wrong, and there was nothing to read of a part.
+    VerifyIncomplete = "verify_incomplete", Warning, Failure;
+    /// A verification found nothing wrong in what its budget allowed, and has never read the rest.
+    VerifyPartial = "verify_partial", Info, Told;
     /// A verification was due and was not made.
     VerifyMissed = "verify_missed", Warning, Failure;
     /// A restore is done.
@@ -108,6 +112,8 @@ kinds! {
     AgentNeverJoined = "agent_never_joined", Warning, Condition;
     /// The repository's storage is nearly full.
     StorageNearlyFull = "storage_nearly_full", Critical, Condition;
+    /// The repository's storage does not answer.
+    StorageSilent = "storage_silent", Critical, Condition;
     /// A certificate ends soon and was not renewed.
     CertificateExpiring = "certificate_expiring", Warning, Condition;
     /// An API token that is in use ends soon.

@@ -1,7 +1,12 @@
 //! What the start and the end of a job are events of. Pure.
 
+use std::collections::BTreeSet;
+
+use repository::names::Component;
+use repository::verify::Depth;
+
 use crate::alerts::{Event, Kind};
-use crate::jobs::job::PartState;
+use crate::jobs::job::{Part, PartResult, PartState, depth_word};
 use crate::jobs::{Job, JobState, Order};
 
 /// The events of a job whose state was `before`: they are written with it.
@@ -26,38 +31,91 @@ pub fn job_events(before: JobState, job: &Job) -> Vec<Event> {
 /// The failures of other orders that this job's end has made good: those of whose components it holds each one
 /// whole. `open` are the subjects of what is open of a kind. Its own order's are told by [`job_events`].
 pub fn covered(job: &Job, kind: Kind, open: &[String]) -> Vec<Event> {
-    let is_of_it = match job.order {
-        Order::Backup { .. } => matches!(kind, Kind::BackupFailed | Kind::BackupIncomplete),
-        Order::Verify { .. } => kind == Kind::VerifyFailed,
-        _ => false,
+    let makes_good = match job.order {
+        Order::Backup { .. } if matches!(kind, Kind::BackupFailed | Kind::BackupIncomplete) => backs_up,
+        Order::Verify { .. } if matches!(kind, Kind::VerifyFailed | Kind::VerifyIncomplete) => verifies,
+        Order::Restore { .. } if kind == Kind::RestoreFailed => restores,
+        _ => return Vec::new(),
     };
-    if !is_of_it || !matches!(job.state, JobState::Complete | JobState::Incomplete) {
+    if !matches!(job.state, JobState::Complete | JobState::Incomplete) {
         return Vec::new();
     }
-    let is_whole = |component: &str| {
-        let mut parts =
-            job.parts.iter().filter(|part| part.source.component.as_str() == component).peekable();
-        parts.peek().is_some() && parts.all(|part| part.state == PartState::Complete)
-    };
     let own = subject(job);
-    let made_good = open.iter().filter(|open| {
-        // What was asked for everything is made good by everything alone.
-        !open.is_empty() && **open != own && open.split(',').all(is_whole)
-    });
+    let made_good = open.iter().filter(|open| **open != own && makes_good(job, open));
     made_good.map(|open| event(Event::resolved(kind, open), job, "holds it again")).collect()
 }
 
 /// Which kinds [`covered`] may make good.
-pub const COVERED: [Kind; 3] = [Kind::BackupFailed, Kind::BackupIncomplete, Kind::VerifyFailed];
+pub const COVERED: [Kind; 5] = [
+    Kind::BackupFailed,
+    Kind::BackupIncomplete,
+    Kind::VerifyFailed,
+    Kind::VerifyIncomplete,
+    Kind::RestoreFailed,
+];
 
-/// What a job of this order is called, and by what it is the same as an earlier one.
-fn subject(job: &Job) -> String {
-    match &job.order {
-        Order::Backup { components, .. } | Order::Verify { components, .. } if !components.is_empty() => {
-            components.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
-        }
-        _ => String::new(),
+/// What was asked for everything is made good by everything alone.
+fn backs_up(job: &Job, open: &str) -> bool {
+    !open.is_empty() && is_whole(job, open)
+}
+
+/// A finding is over once a verification reads as much and finds nothing: of that backup, or of a newer one,
+/// as thoroughly or more so.
+fn verifies(job: &Job, open: &str) -> bool {
+    let Order::Verify { backup, components, depth, .. } = &job.order else { return false };
+    let mut words = open.split(' ');
+    let (Some(of), Some(needed)) = (words.next(), words.next().and_then(depth_of)) else { return false };
+    let as_much = match words.next() {
+        Some(named) => is_whole(job, named),
+        None => components.is_empty() && job.state == JobState::Complete,
+    };
+    as_much && *depth >= needed && backup.as_str() >= of
+}
+
+/// Only the same backup's own return shows that it can be restored.
+fn restores(job: &Job, open: &str) -> bool {
+    let Order::Restore { backup, .. } = &job.order else { return false };
+    let is_back = |source: &str| {
+        let mut parts = job.parts.iter().filter(|part| part.source.to_string() == source).peekable();
+        parts.peek().is_some() && parts.all(|part| part.state == PartState::Complete)
+    };
+    match open.split_once(' ') {
+        Some((of, sources)) => of == backup.as_str() && sources.split(',').all(is_back),
+        // Nothing is known of which restore that was.
+        None => false,
     }
+}
+
+/// True if it holds each of these components, and all of it.
+fn is_whole(job: &Job, components: &str) -> bool {
+    components.split(',').all(|component| {
+        let mut parts =
+            job.parts.iter().filter(|part| part.source.component.as_str() == component).peekable();
+        parts.peek().is_some() && parts.all(|part| part.state == PartState::Complete)
+    })
+}
+
+fn depth_of(word: &str) -> Option<Depth> {
+    [Depth::Listed, Depth::Hashed, Depth::Opened].into_iter().find(|depth| depth_word(*depth) == word)
+}
+
+/// What a job of this order is called, and by what it is the same as an earlier one: a backup's components; a
+/// verification's backup, depth and components; a restore's backup and sources. All are none where all was
+/// asked for.
+fn subject(job: &Job) -> String {
+    let sorted = |names: BTreeSet<String>| names.into_iter().collect::<Vec<_>>().join(",");
+    let named = |components: &[Component]| sorted(components.iter().map(ToString::to_string).collect());
+    let subject = match &job.order {
+        Order::Backup { components, .. } => named(components),
+        Order::Verify { backup, components, depth, .. } => {
+            format!("{backup} {} {}", depth_word(*depth), named(components))
+        }
+        Order::Restore { backup, places } => {
+            format!("{backup} {}", sorted(places.iter().map(|place| place.source.to_string()).collect()))
+        }
+        Order::Retention { .. } | Order::Prune { .. } => String::new(),
+    };
+    subject.trim_end().to_owned()
 }
 
 fn kinds(job: &Job) -> (Option<Kind>, Kind) {
@@ -87,8 +145,10 @@ fn succeeded(job: &Job) -> Vec<Event> {
         .into_iter()
         .collect();
     let mut recovered = vec![failure];
-    if matches!(job.order, Order::Backup { .. }) {
-        recovered.push(Kind::BackupIncomplete);
+    match job.order {
+        Order::Backup { .. } => recovered.push(Kind::BackupIncomplete),
+        Order::Verify { .. } => recovered.push(Kind::VerifyIncomplete),
+        _ => {}
     }
     events.extend(
         recovered
@@ -100,7 +160,14 @@ fn succeeded(job: &Job) -> Vec<Event> {
 
 fn incomplete(job: &Job) -> Vec<Event> {
     let (_, failure) = kinds(job);
-    let kind = if failure == Kind::BackupFailed { Kind::BackupIncomplete } else { failure };
+    let kind = match failure {
+        Kind::BackupFailed => Kind::BackupIncomplete,
+        Kind::VerifyFailed => match job.parts.iter().all(is_good_so_far) {
+            true => Kind::VerifyPartial,
+            false => Kind::VerifyIncomplete,
+        },
+        other => other,
+    };
     let missing = job.parts.iter().filter_map(|part| {
         let reason = part.reason.as_ref()?;
         Some(format!("{}: {reason}", part.source))
@@ -113,6 +180,15 @@ fn incomplete(job: &Job) -> Vec<Event> {
         events.push(event(Event::resolved(Kind::BackupFailed, subject(job)), job, "was made again"));
     }
     events
+}
+
+/// True for a part that a budget has left for later, and for one that is done.
+fn is_good_so_far(part: &Part) -> bool {
+    let left = match &part.result {
+        Some(PartResult::Verified { findings, proven, .. }) => findings.is_empty() && proven.unread > 0,
+        _ => false,
+    };
+    left || part.state == PartState::Complete
 }
 
 fn failed(job: &Job) -> Event {

@@ -62,6 +62,9 @@ fn everything_that_is_wrong_is_found_without_any_event() {
         .into(),
         invitations: [("web-2".to_owned(), long_ago), ("fresh".to_owned(), now)].into(),
         free: Some(1 << 20),
+        state_free: Some(1 << 20),
+        storage_silent: Some("no answer".to_owned()),
+        unknown: BTreeSet::new(),
         certificate: Some(soon),
         tokens: [("ci".to_owned(), soon), ("other".to_owned(), now + HOUR * 2_000)].into(),
         unconfirmed_since: Some(long_ago),
@@ -76,6 +79,8 @@ fn everything_that_is_wrong_is_found_without_any_event() {
         (Kind::CertificateExpiring, "the controller"),
         (Kind::AgentNeverJoined, "web-2"),
         (Kind::StorageNearlyFull, "repository"),
+        (Kind::StorageNearlyFull, "state"),
+        (Kind::StorageSilent, "repository"),
         (Kind::KeyExpiring, "ci"),
         (Kind::RecoveryKeyUnconfirmed, "repository"),
         (Kind::SinkFailing, "mail"),
@@ -83,6 +88,68 @@ fn everything_that_is_wrong_is_found_without_any_event() {
     ];
     assert_eq!(found, expected.map(|(kind, subject)| (kind, subject.to_owned())).into());
     assert!(wrong(&Facts::default(), &Alerts::default(), now).is_empty());
+}
+
+#[test]
+fn what_nothing_is_known_of_neither_begins_nor_ends_and_the_rest_is_judged() {
+    let now = start() + HOUR;
+    let (full, state_full) = (
+        Event::raised(Kind::StorageNearlyFull, silence::REPOSITORY),
+        Event::raised(Kind::StorageNearlyFull, silence::STATE),
+    );
+    let open = [full, state_full].map(|event| crate::catalog::OpenAlert { since: now, told_at: now, event });
+    let facts = Facts {
+        agents: [("lost".to_owned(), (Some(start()), now + HOUR * 2_000))].into(),
+        state_free: Some(1 << 40),
+        storage_silent: Some("it gave no answer within 20 s".to_owned()),
+        unknown: [(Kind::StorageNearlyFull, silence::REPOSITORY)].into(),
+        ..Facts::default()
+    };
+    let told = changes(wrong(&facts, &Alerts::default(), now), &facts.unknown, &open);
+    let told: Vec<_> = told.iter().map(|event| (event.kind, event.subject.as_str(), event.sign)).collect();
+    let expected = [
+        (Kind::AgentLost, "lost", Sign::Raised),
+        (Kind::StorageSilent, "repository", Sign::Raised),
+        (Kind::StorageNearlyFull, "state", Sign::Resolved),
+    ];
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn a_start_gives_agents_time_but_does_not_end_what_was_told_of_them() {
+    let (seen, started) = (start(), start() + HOUR * 2);
+    let lost = crate::catalog::OpenAlert {
+        since: seen,
+        told_at: seen,
+        event: Event::raised(Kind::AgentLost, "lost"),
+    };
+    let open = [lost];
+    let mut facts = Facts::default();
+    for name in ["lost", "other"] {
+        let away = silence::away_since(name, seen, started, &open);
+        facts.add_agent(name, Some(away), started + HOUR * 9_000);
+    }
+    let just_after = started + SignedDuration::from_secs(30);
+    let told = |facts: &Facts, now| {
+        changes(wrong(facts, &Alerts::default(), now), &facts.unknown, &open)
+            .into_iter()
+            .map(|event| (event.sign, event.subject))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(told(&facts, just_after), [], "one is lost still, the other may come");
+    assert_eq!(told(&facts, started + HOUR), [(Sign::Raised, "other".to_owned())]);
+    // Another one of its name is there: the lost one is told of all the same.
+    facts.add_agent("lost", None, started + HOUR * 9_000);
+    assert_eq!(told(&facts, just_after), []);
+}
+
+#[test]
+fn the_end_of_a_token_is_no_recovery() {
+    let now = start() + HOUR * 100;
+    let tokens = [("ci".to_owned(), start())].into();
+    let told = wrong(&Facts { tokens, ..Facts::default() }, &Alerts::default(), now);
+    let told: Vec<_> = told.iter().map(|event| (event.kind, event.what.as_str())).collect();
+    assert_eq!(told, [(Kind::KeyExpiring, "the API token ci has ended at 2026-01-01T00:00:00Z")]);
 }
 
 #[tokio::test]
@@ -100,7 +167,7 @@ async fn in_a_year_each_silence_is_told_once_and_so_is_its_end() {
         }
         let facts = Facts { verified: [("database".to_owned(), verified)].into(), ..Facts::default() };
         let open = catalog.open_alerts().await.expect("read");
-        let events = changes(wrong(&facts, &alerts, now), &open);
+        let events = changes(wrong(&facts, &alerts, now), &facts.unknown, &open);
         if !events.is_empty() {
             catalog.raise_alerts(&events, now).await.expect("written");
             messages(&catalog, &alerts, now).await;
@@ -190,9 +257,69 @@ async fn what_is_over_is_forgotten_and_what_waits_is_not() {
     let later = start() + HOUR * 24 * 100;
     catalog.forget_old_alerts(later).await.expect("done");
     assert_eq!(catalog.alert_deliveries(10).await.expect("read").len(), 1, "it waits");
-    catalog.alert_delivered(made[0].id, start()).await.expect("written");
+    catalog.alert_delivered(made[0].id, false, start()).await.expect("written");
     catalog.forget_old_alerts(later).await.expect("done");
     assert!(catalog.alert_deliveries(10).await.expect("read").is_empty());
+}
+
+#[tokio::test]
+async fn an_old_ping_never_follows_a_newer_one() {
+    let (_home, catalog) = catalog().await;
+    let mut alerts = sinks(&["hook"]);
+    alerts.sinks.insert("pulse".to_owned(), Sink::Ping(Ping { url: None, url_file: None }));
+    let later = |minutes| start() + SignedDuration::from_mins(minutes);
+    for (minute, kind) in [(0, Kind::BackupSucceeded), (10, Kind::BackupFailed)] {
+        let events = [Kind::BackupStarted, kind].map(|kind| Event::raised(kind, ""));
+        catalog.raise_alerts(&events, later(minute)).await.expect("written");
+        while catalog.route_alerts(|event| plan::sinks_of(&alerts, event)).await.expect("routed") {}
+        let fold = |events, _| plan::fold_pings(events);
+        catalog.fold_alerts("pulse", true, fold, later(minute)).await.expect("folded");
+    }
+    make_messages(&catalog, &alerts, later(10)).await;
+    let of = async |sink: &str| {
+        let made = catalog.alert_deliveries(10).await.expect("read").into_iter().rev();
+        let of_sink = made.filter(|one| one.sink == sink);
+        of_sink.map(|one| (one.message.id, one.state)).collect::<Vec<_>>()
+    };
+    let states = async |sink: &str| of(sink).await.into_iter().map(|(_, state)| state).collect::<Vec<_>>();
+    let pings = of("pulse").await;
+    catalog.alert_delivered(pings[0].0, true, later(20)).await.expect("written");
+    assert_eq!(states("pulse").await, ["delivered", "waiting", "waiting", "waiting"], "its end is to come");
+    catalog.alert_delivered(pings[3].0, true, later(20)).await.expect("written");
+    assert_eq!(states("pulse").await, ["delivered", "superseded", "superseded", "delivered"]);
+    assert_eq!(states("hook").await, ["waiting"], "what somebody reads is all sent");
+}
+
+#[tokio::test]
+async fn a_try_that_a_sink_takes_ends_what_was_told_of_it() {
+    let (_home, catalog) = catalog().await;
+    let alerts = sinks(&["hook"]);
+    catalog.raise_alerts(&[Event::raised(Kind::Anomaly, "x")], start()).await.expect("written");
+    let made = messages(&catalog, &alerts, start()).await;
+    catalog.alert_failed(made[0].id, "gone", plan::Again::Never, start() + HOUR).await.expect("written");
+    let told = |states: std::collections::HashMap<String, SinkState>| {
+        let sinks = states.into_iter().map(|(name, state)| (name, (state, false))).collect();
+        wrong(&Facts { sinks, ..Facts::default() }, &Alerts::default(), start() + HOUR * 2).len()
+    };
+    assert_eq!(told(catalog.sink_states().await.expect("read")), 1);
+    let message = Message::test(start() + HOUR * 2);
+    catalog.note_tried("hook", &message, start() + HOUR * 2).await.expect("written");
+    assert_eq!(told(catalog.sink_states().await.expect("read")), 0);
+}
+
+#[tokio::test]
+async fn what_was_put_off_while_the_clock_was_ahead_is_sent_once_it_is_right() {
+    let (_home, catalog) = catalog().await;
+    let alerts = sinks(&["hook"]);
+    catalog.raise_alerts(&[Event::raised(Kind::Anomaly, "x")], start()).await.expect("written");
+    let made = messages(&catalog, &alerts, start()).await;
+    let again = plan::Again::At(start() + HOUR * 24);
+    catalog.alert_failed(made[0].id, "away", again, start() + HOUR * 23).await.expect("written");
+    let due = catalog.due_alert("hook", start() + HOUR).await.expect("read").0;
+    assert_eq!(due.map(|due| due.message.id), Some(made[0].id));
+    let again = plan::Again::At(start() + HOUR * 2);
+    catalog.alert_failed(made[0].id, "away", again, start() + HOUR).await.expect("written");
+    assert_eq!(catalog.due_alert("hook", start() + HOUR).await.expect("read").0, None, "it waits its time");
 }
 
 #[test]
@@ -236,4 +363,116 @@ fn a_later_success_makes_good_what_it_holds_and_nothing_else() {
     ];
     assert_eq!(good(&ended(order(&[]), JobState::Incomplete, half.to_vec())), Vec::<String>::new());
     assert!(covered(&everything, Kind::VerifyFailed, &open).is_empty());
+}
+
+/// Ended jobs of three orders, and what they tell.
+mod ends {
+    use repository::verify::Depth;
+
+    use super::*;
+    use crate::jobs::job::{PartResult, Proven, RestorePlace};
+
+    const OLD: &str = "20260101_010000";
+    const NEW: &str = "20260102_010000";
+
+    fn ended(order: Order, state: JobState, parts: Vec<Part>) -> Job {
+        Job { state, parts, ..Job::queued(JobId::fresh(), order, start()) }
+    }
+
+    fn part(component: &str, state: PartState) -> Part {
+        Part { state, ..Part::waiting(format!("{component}/a").parse().expect("a source"), "files") }
+    }
+
+    fn verification(backup: &str, depth: Depth, components: &[&str], state: JobState) -> Job {
+        let of_part = if state == JobState::Complete { PartState::Complete } else { PartState::Failed };
+        let parts =
+            ["database", "models"].into_iter().filter(|of| components.is_empty() || components.contains(of));
+        let parts = parts.map(|component| part(component, of_part)).collect();
+        let components = components.iter().map(|name| name.parse().expect("a component")).collect();
+        let backup = backup.parse().expect("a name");
+        ended(Order::Verify { backup, components, depth, budget: None }, state, parts)
+    }
+
+    fn restore(backup: &str, components: &[&str], state: JobState) -> Job {
+        let of_part = if state == JobState::Complete { PartState::Complete } else { PartState::Failed };
+        let parts: Vec<Part> = components.iter().map(|component| part(component, of_part)).collect();
+        let places = parts.iter().map(|part| RestorePlace {
+            source: part.source.clone(),
+            kind: "files".to_owned(),
+            agent: crate::ids::AgentId::fresh(),
+            folder: None,
+            globs: Vec::new(),
+            allowance: Default::default(),
+        });
+        let places = places.collect();
+        ended(Order::Restore { backup: backup.parse().expect("a name"), places }, state, parts)
+    }
+
+    /// True if what `failed` has raised is over once `good` has ended.
+    async fn makes_good(failed: &Job, good: &Job) -> bool {
+        let (_home, catalog) = catalog().await;
+        for job in [failed, good] {
+            let before = Job { state: JobState::Running, ..job.clone() };
+            catalog.add_job(&before, None, None).await.expect("written");
+            let events = job_events(JobState::Running, job);
+            catalog.save_job(job, Vec::new(), &events, start()).await.expect("written");
+            assert!(job.id == good.id || !catalog.open_alerts().await.expect("read").is_empty());
+        }
+        catalog.open_alerts().await.expect("read").is_empty()
+    }
+
+    #[tokio::test]
+    async fn a_finding_is_over_only_once_as_much_was_read_and_found_well() {
+        let (failed, good) = (JobState::Failed, JobState::Complete);
+        let found = verification(OLD, Depth::Hashed, &[], failed);
+        for (backup, depth, components, expected) in [
+            (OLD, Depth::Hashed, &[][..], true),
+            (OLD, Depth::Opened, &[][..], true),
+            (NEW, Depth::Hashed, &[][..], true),
+            (OLD, Depth::Listed, &[][..], false),
+            (NEW, Depth::Listed, &[][..], false),
+            (OLD, Depth::Opened, &["models"][..], false),
+        ] {
+            let later = verification(backup, depth, components, good);
+            assert_eq!(makes_good(&found, &later).await, expected, "{backup} {depth:?} {components:?}");
+        }
+        let found = verification(NEW, Depth::Hashed, &[], failed);
+        assert!(
+            !makes_good(&found, &verification(OLD, Depth::Opened, &[], good)).await,
+            "it is an older one"
+        );
+        let found = verification(OLD, Depth::Hashed, &["models", "database"], failed);
+        assert!(makes_good(&found, &verification(OLD, Depth::Hashed, &["database", "models"], good)).await);
+        assert!(makes_good(&found, &verification(OLD, Depth::Hashed, &[], good)).await, "all holds these");
+        assert!(!makes_good(&found, &verification(OLD, Depth::Hashed, &["models"], good)).await);
+    }
+
+    #[tokio::test]
+    async fn a_failed_restore_is_made_good_by_the_same_backup_alone() {
+        let (bad, good) = (JobState::Failed, JobState::Complete);
+        let failed = restore(OLD, &["models"], bad);
+        assert!(makes_good(&failed, &restore(OLD, &["models"], good)).await);
+        assert!(makes_good(&failed, &restore(OLD, &["models", "database"], good)).await);
+        assert!(!makes_good(&failed, &restore(OLD, &["database"], good)).await, "another component");
+        assert!(!makes_good(&failed, &restore(NEW, &["models"], good)).await, "another backup");
+    }
+
+    #[test]
+    fn a_verification_that_its_budget_has_ended_is_no_failure() {
+        let kinds = |parts: Vec<Part>, state| {
+            let order = verification(OLD, Depth::Hashed, &[], JobState::Complete).order;
+            let events = job_events(JobState::Running, &ended(order, state, parts));
+            events.into_iter().map(|event| (event.kind, event.severity())).collect::<Vec<_>>()
+        };
+        let proven = Proven { now: 5, unread: 7, ..Proven::default() };
+        let result = PartResult::Verified { findings: Vec::new(), bytes: 5, entries: 1, proven };
+        let left = Part { result: Some(result), ..part("models", PartState::Incomplete) };
+        let partial = kinds(vec![left.clone(), part("database", PartState::Complete)], JobState::Incomplete);
+        assert_eq!(partial, [(Kind::VerifyPartial, Severity::Info)]);
+        let nothing = part("database", PartState::Incomplete);
+        let incomplete = kinds(vec![left, nothing], JobState::Incomplete);
+        assert_eq!(incomplete, [(Kind::VerifyIncomplete, Severity::Warning)]);
+        let failed = kinds(vec![part("models", PartState::Failed)], JobState::Failed);
+        assert_eq!(failed, [(Kind::VerifyFailed, Severity::Critical)]);
+    }
 }

@@ -157,7 +157,7 @@ impl Model {
         }
         let facts = Facts { verified: self.verified.clone(), ..Facts::default() };
         let open = self.catalog.open_alerts().await.expect("read");
-        let events = changes(wrong(&facts, &self.alerts, now), &open);
+        let events = changes(wrong(&facts, &self.alerts, now), &facts.unknown, &open);
         if !events.is_empty() {
             self.catalog.raise_alerts(&events, now).await.expect("written");
         }
@@ -171,6 +171,7 @@ impl Model {
         let facts = schedule_plan::Facts {
             now,
             owed_from: schedule.owed_from,
+            behind_for: SignedDuration::ZERO,
             paused: false,
             busy: false,
             records: &records,
@@ -213,7 +214,7 @@ impl Model {
         let events = job_events(JobState::Running, &ended);
         self.catalog.save_job(&ended, Vec::new(), &events, now).await.expect("written");
         self.catalog
-            .close_run(&self.catalog.last_run(&schedule.name).await.expect("read").expect("a run"))
+            .close_run(&self.catalog.last_run(&schedule.name).await.expect("read").expect("a run"), &[], now)
             .await
             .expect("written");
     }

@@ -6,24 +6,21 @@ use std::time::Duration;
 use jiff::Timestamp;
 use proto::Failure;
 use proto::failure::{chain, reason};
-use repository::backup::manifest::{BackupRecord, Outcome};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use crate::alerts::Message;
 use crate::alerts::silence::{self, Facts};
+use crate::alerts::{Kind, Message};
+use crate::app::storage_look::{PATIENCE, StorageLook};
+use crate::app::verified::newest_verified;
 use crate::app::{App, catalog_failure};
-use crate::catalog::{Delivery, OpenAlert, ScheduleRecord, SinkState, VerificationRecord};
+use crate::catalog::{Delivery, OpenAlert, ScheduleRecord, SinkState};
 use crate::config::{Components, Schedule};
 
 /// Facts are looked at this often.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// A start is given this long before anybody who is not there yet counts as lost.
 const AFTER_START: Duration = Duration::from_secs(30);
-/// Backups that are looked at for a verified one.
-pub(super) const LOOKED_AT: u32 = 100;
-/// Of verifications, those that have read what is stored.
-const DEPTHS: [&str; 3] = ["hashed", "opened", "drilled"];
 
 /// Everything that there is to say of alerts.
 #[derive(Debug)]
@@ -75,7 +72,9 @@ impl App {
             return;
         }
         loop {
-            if let Err(failure) = self.look_once(started).await {
+            let look = self.look_once(started);
+            let Some(looked) = stop.run_until_cancelled(look).await else { return };
+            if let Err(failure) = looked {
                 tracing::error!(why = failure.why, "silence cannot be looked for: {}", failure.what);
             }
             if stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_none() {
@@ -85,25 +84,27 @@ impl App {
     }
 
     async fn look_once(&self, started: Timestamp) -> Result<(), Failure> {
-        let facts = self.facts(started).await?;
+        let open = self.catalog.open_alerts().await.map_err(|error| catalog_failure(&error))?;
+        let facts = self.facts(started, &open).await?;
         let now = self.now();
         let wrong = silence::wrong(&facts, &self.config.alerts, now);
-        let open = self.catalog.open_alerts().await.map_err(|error| catalog_failure(&error))?;
-        let events = silence::changes(wrong, &open);
+        let events = silence::changes(wrong, &facts.unknown, &open);
         if events.is_empty() {
             return Ok(());
         }
         self.catalog.raise_alerts(&events, now).await.map_err(|error| catalog_failure(&error))
     }
 
-    pub(super) async fn facts(&self, started: Timestamp) -> Result<Facts, Failure> {
+    /// Everything that is looked at, as of now. An agent that is not there is given time from `started` on.
+    pub(super) async fn facts(&self, started: Timestamp, open: &[OpenAlert]) -> Result<Facts, Failure> {
         let now = self.now();
         let agents = self.agents().await?;
         let mut facts = Facts { certificate: Some(self.server_certificate.ends_at()), ..Facts::default() };
         for agent in agents.iter().filter(|agent| agent.revoked_at.is_none()) {
-            let seen = agent.last_seen_at.unwrap_or(agent.joined_at).max(started);
+            let seen = agent.last_seen_at.unwrap_or(agent.joined_at);
+            let seen = silence::away_since(&agent.name, seen, started, open);
             let away = (!self.fleet.is_connected(agent.id)).then_some(seen);
-            facts.agents.insert(agent.name.clone(), (away, agent.certificate_ends_at));
+            facts.add_agent(&agent.name, away, agent.certificate_ends_at);
             for served in &agent.sources {
                 let component = served.source.component.to_string();
                 let since = facts.verified.entry(component).or_insert(agent.joined_at);
@@ -111,12 +112,9 @@ impl App {
             }
         }
         let of_catalog = async {
-            let backups = self.catalog.backups_before(None, LOOKED_AT).await?;
-            let names: Vec<_> = backups.iter().map(|backup| &backup.name).collect();
-            let verifications = self.catalog.verifications_of(&names).await?;
-            for (component, at) in
-                newest_verified(&backups, |backup| verifications.get(&backup.name).map_or(&[], Vec::as_slice))
-            {
+            let served = facts.verified.keys().cloned().collect();
+            let longest = silence::longest_objective(&self.config.alerts);
+            for (component, at) in newest_verified(&self.catalog, served, longest, now).await? {
                 // A component that nobody serves any more has no backup to come.
                 facts.verified.entry(component).and_modify(|since| *since = at);
             }
@@ -142,8 +140,10 @@ impl App {
             for token in self.tokens.list().await? {
                 let is_used =
                     token.last_used_at.is_some_and(|at| now.duration_since(at).as_hours() < 24 * 30);
-                if is_used && token.revoked_at.is_none() && token.ends_at > now {
-                    facts.tokens.insert(token.name, token.ends_at);
+                // One that has ended is still what somebody uses, until it is revoked or long forgotten.
+                if is_used && token.revoked_at.is_none() {
+                    let ends_at = facts.tokens.entry(token.name).or_insert(token.ends_at);
+                    *ends_at = (*ends_at).max(token.ends_at);
                 }
             }
             Ok(())
@@ -154,26 +154,54 @@ impl App {
         if let Some(scheduled) = scheduled(&schedules) {
             facts.verified.retain(|component, _| scheduled.contains(component));
         }
-        let depot = self.depot.clone();
-        let of_depot = tokio::task::spawn_blocking(move || {
-            let repository = depot.repository();
-            let free = repository.store().free_space().ok().flatten();
-            // Where the keys cannot be read, nothing is known of them; the doctor tells that.
-            let confirmed = repository.is_recovery_confirmed().unwrap_or(true);
-            (free, confirmed)
-        });
-        match of_depot.await {
-            Ok((free, confirmed)) => {
-                facts.free = free;
-                let made = agents.iter().map(|agent| agent.joined_at).min().unwrap_or(started);
-                facts.unconfirmed_since = (!confirmed).then_some(made);
-            }
-            Err(error) => {
-                tracing::error!(error = chain(&error), "looking at the repository ended unexpectedly")
-            }
-        }
+        let made = agents.iter().map(|agent| agent.joined_at).min().unwrap_or(started);
+        self.look_at_storages(&mut facts, made).await;
         Ok(facts)
     }
+
+    /// What the repository's storage and the state's disk say. `made` is since when somebody should have the
+    /// recovery key.
+    async fn look_at_storages(&self, facts: &mut Facts, made: Timestamp) {
+        let Storages { repository: of_repository, state: of_state } = &mut *self.storages.lock().await;
+        let (depot, state) = (self.depot.clone(), self.config.state.clone());
+        let of_repository = of_repository.look(PATIENCE, move || {
+            let repository = depot.repository();
+            let free = repository.store().free_space().map_err(|error| chain(&error));
+            // Where the keys cannot be read, nothing is known of them; the doctor tells that.
+            (free, repository.is_recovery_confirmed().ok())
+        });
+        let of_state = of_state.look(PATIENCE, move || {
+            let found = rustix::fs::statvfs(&state).ok()?;
+            Some(found.f_bavail.saturating_mul(found.f_frsize))
+        });
+        let (of_repository, of_state) = tokio::join!(of_repository, of_state);
+        let (free, confirmed) = match of_repository {
+            Ok((free, confirmed)) => (free, confirmed),
+            Err(why) => (Err(why), None),
+        };
+        match free {
+            Ok(free) => facts.free = free,
+            Err(why) => {
+                facts.storage_silent = Some(why);
+                facts.unknown.insert((Kind::StorageNearlyFull, silence::REPOSITORY));
+            }
+        }
+        match confirmed {
+            Some(confirmed) => facts.unconfirmed_since = (!confirmed).then_some(made),
+            None => drop(facts.unknown.insert((Kind::RecoveryKeyUnconfirmed, silence::REPOSITORY))),
+        }
+        match of_state {
+            Ok(Some(free)) => facts.state_free = Some(free),
+            _ => drop(facts.unknown.insert((Kind::StorageNearlyFull, silence::STATE))),
+        }
+    }
+}
+
+/// Where it is looked at how storage does: by one look at a time, whoever asks.
+#[derive(Debug, Default)]
+pub(super) struct Storages {
+    repository: StorageLook<(Result<Option<u64>, String>, Option<bool>)>,
+    state: StorageLook<Option<u64>>,
 }
 
 /// The components that schedules back up; `None`: all.
@@ -188,28 +216,4 @@ fn scheduled(schedules: &[ScheduleRecord]) -> Option<Vec<String>> {
         }
     }
     (!named.is_empty()).then_some(named)
-}
-
-/// By component: when the newest backup was begun that holds it complete and that was found intact.
-pub(super) fn newest_verified<'a>(
-    backups: &[BackupRecord],
-    verifications: impl Fn(&BackupRecord) -> &'a [VerificationRecord],
-) -> BTreeMap<String, Timestamp> {
-    let mut newest = BTreeMap::new();
-    for backup in backups {
-        let found = verifications(backup);
-        let mut components: BTreeMap<String, bool> = BTreeMap::new();
-        for archive in &backup.archives {
-            let is_verified = found.iter().any(|one| {
-                one.source == archive.source && one.proves() && DEPTHS.contains(&one.depth.as_str())
-            });
-            let good = archive.outcome != Outcome::Failed && is_verified;
-            *components.entry(archive.source.component.to_string()).or_insert(true) &= good;
-        }
-        for (component, _) in components.into_iter().filter(|(_, good)| *good) {
-            let at = newest.entry(component).or_insert(backup.started_at);
-            *at = (*at).max(backup.started_at);
-        }
-    }
-    newest
 }

@@ -15,11 +15,16 @@ use repository::backup::manifest::{BackupRecord, Outcome};
 use repository::store::location::Location;
 use tokio::sync::Mutex;
 
-use crate::app::{App, alerts, catalog_failure};
+use crate::alerts::silence::longest_objective;
+use crate::app::verified::newest_verified;
+use crate::app::{App, catalog_failure};
 use crate::catalog::RunState;
 use crate::depot::Depot;
 use crate::jobs::job::JobState;
 use crate::metrics::{Page, families as f};
+
+/// Backups among which the newest complete one of a component is looked for.
+const LOOKED_AT: u32 = 100;
 
 const KEPT_FOR: Duration = Duration::from_secs(2);
 const SIZED_EVERY: Duration = Duration::from_secs(15 * 60);
@@ -112,7 +117,9 @@ impl App {
 
     /// What is known of components and of what expires, as the look for silence sees it.
     async fn put_components(&self, page: &mut Page, now: Timestamp) -> Result<(), Failure> {
-        let facts = self.facts(now).await?;
+        let failed = |error| catalog_failure(&error);
+        let open = self.catalog.open_alerts().await.map_err(failed)?;
+        let facts = self.facts(now, &open).await?;
         for (component, since) in &facts.verified {
             let alerts = &self.config.alerts;
             let objective = alerts.objectives.get(component).unwrap_or(&alerts.objective).get();
@@ -129,19 +136,17 @@ impl App {
         if let Some(free) = facts.free {
             page.count(&f::FREE, &[], free);
         }
-        let failed = |error| catalog_failure(&error);
         page.count(&f::BACKUPS, &[], self.catalog.count_backups().await.map_err(failed)?);
-        let backups = self.catalog.backups_before(None, alerts::LOOKED_AT).await.map_err(failed)?;
+        let backups = self.catalog.backups_before(None, LOOKED_AT).await.map_err(failed)?;
         for (component, (at, _)) in newest_complete(&backups) {
             page.time(&f::COMPLETE, &[&component], at);
         }
         for (component, bytes) in newest_size(&backups) {
             page.count(&f::SIZE, &[&component], bytes);
         }
-        let names: Vec<_> = backups.iter().map(|backup| &backup.name).collect();
-        let found = self.catalog.verifications_of(&names).await.map_err(failed)?;
-        let of = |backup: &BackupRecord| found.get(&backup.name).map_or(&[][..], Vec::as_slice);
-        for (component, at) in alerts::newest_verified(&backups, of) {
+        let served = facts.verified.keys().cloned().collect();
+        let longest = longest_objective(&self.config.alerts);
+        for (component, at) in newest_verified(&self.catalog, served, longest, now).await.map_err(failed)? {
             page.time(&f::VERIFIED, &[&component], at);
         }
         Ok(())

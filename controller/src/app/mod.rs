@@ -15,8 +15,10 @@ mod metrics;
 mod plan;
 mod retention;
 mod schedules;
+mod storage_look;
 mod tokens;
 mod undo;
+mod verified;
 
 use std::sync::Arc;
 
@@ -62,6 +64,8 @@ pub struct App {
     shared: Arc<Parts>,
     /// What was told last to whoever asks for metrics.
     told: Arc<metrics::Told>,
+    /// The looks at storage that may hang.
+    storages: Arc<tokio::sync::Mutex<alerts::Storages>>,
     started_at: Timestamp,
 }
 
@@ -109,7 +113,7 @@ impl App {
     /// The services on top of these parts.
     pub fn new(parts: Parts) -> Self {
         let started_at = parts.clock.now();
-        Self { shared: Arc::new(parts), told: Arc::default(), started_at }
+        Self { shared: Arc::new(parts), told: Arc::default(), storages: Arc::default(), started_at }
     }
 
     /// Now.

@@ -151,16 +151,17 @@ async fn keep(
         why = hear(&app, &connection, stream) => why,
         why = pass_on(messages, &down) => why,
     };
-    drop(connection);
-    tracing::info!(%agent, why, "agent disconnected");
     let goodbye =
         Failure::new(Code::Unavailable, proto::failure::reason::UNREACHABLE, "the control stream ends")
             .because(why);
     // An agent that has gone away needs no goodbye.
     let _ = down.try_send(Err(goodbye.into()));
+    // Written while it still counts as connected: whoever looks in between would see one that was away for long.
     if let Err(error) = app.catalog.seen(agent, app.now()).await {
         tracing::warn!(%agent, error = proto::failure::chain(&error), "when the agent was last seen is not recorded");
     }
+    drop(connection);
+    tracing::info!(%agent, why, "agent disconnected");
 }
 
 async fn pass_on(mut messages: mpsc::Receiver<Down>, down: &mpsc::Sender<Down>) -> &'static str {

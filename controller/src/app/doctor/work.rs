@@ -10,7 +10,7 @@ use crate::app::doctor::Finding;
 use crate::app::doctor::checks as c;
 use crate::app::doctor::growth::{Change, without_the_first};
 use crate::app::metrics::newest_complete;
-use crate::app::{AlertsNow, App, ScheduleView, alerts, catalog_failure};
+use crate::app::{AlertsNow, App, ScheduleView, catalog_failure};
 use crate::catalog::{AgentRecord, RunState};
 use crate::config::{Alerts, Schedule};
 use crate::jobs::Job;
@@ -18,6 +18,8 @@ use crate::jobs::job::JobState;
 
 /// Jobs and backups that tell of the last weeks.
 const LOOKED_AT: u32 = 500;
+/// Backups among which the newest complete one of a component is looked for.
+const NEWEST: u32 = 100;
 /// A sink that takes nothing for this long.
 const WAITS: SignedDuration = SignedDuration::from_mins(15);
 
@@ -41,8 +43,9 @@ impl App {
     /// Everything that the catalog knows.
     pub(super) async fn examine_work(&self, agents: &[AgentRecord]) -> Result<Vec<Finding>, Failure> {
         let (now, failed) = (self.now(), |error| catalog_failure(&error));
-        let facts = self.facts(now).await?;
-        let backups = self.catalog.backups_before(None, alerts::LOOKED_AT).await.map_err(failed)?;
+        let open = self.catalog.open_alerts().await.map_err(failed)?;
+        let facts = self.facts(now, &open).await?;
+        let backups = self.catalog.backups_before(None, NEWEST).await.map_err(failed)?;
         let complete = newest_complete(&backups);
         let newest: BTreeSet<String> = backups
             .first()
