@@ -61,7 +61,7 @@ fn verified(view: &ScheduleView) -> (Option<BackupName>, Option<JobState>) {
     (job.and_then(|job| job.backup.clone()), job.map(|job| job.state))
 }
 
-fn note(view: &ScheduleView) -> &str {
+fn note_of(view: &ScheduleView) -> &str {
     view.last.as_ref().and_then(|last| last.details.note.as_deref()).unwrap_or_default()
 }
 
@@ -83,7 +83,7 @@ async fn begun(running: &Running, schedule: &str, job: JobId) {
 
 /// The schedule once its run has a note.
 async fn settled(running: &Running, view: ScheduleView) -> ScheduleView {
-    awaited(running, &view.record.name, |view| !note(view).is_empty()).await
+    awaited(running, &view.record.name, |view| !note_of(view).is_empty()).await
 }
 
 async fn finish(running: &Running, agent: &mut Agent, job: &str, content: &str) -> BackupName {
@@ -123,7 +123,7 @@ async fn a_verification_waits_for_the_backup_that_runs_and_past_its_limit_takes_
     awaited(&running, "halted", |view| run_state(view) == Some(RunState::Waiting)).await;
     running.app.pause_schedule("halted").await.expect("paused");
     let halted = awaited(&running, "halted", |view| run_state(view) == Some(RunState::Skipped)).await;
-    assert_eq!(note(&halted), "the schedule is paused");
+    assert_eq!(note_of(&halted), "the schedule is paused");
 
     let patient = awaited(&running, "patient", |_| true).await;
     assert_eq!(run_state(&patient), Some(RunState::Waiting), "it waits on");
@@ -140,10 +140,10 @@ async fn a_verification_waits_for_the_backup_that_runs_and_past_its_limit_takes_
     begun(&running, "halted", verification).await;
     let halted = awaited(&running, "halted", |view| run_state(view) == Some(RunState::Started)).await;
     let halted = settled(&running, halted).await;
-    assert_eq!(note(&halted), "nothing was removed: the schedule is paused");
+    assert_eq!(note_of(&halted), "nothing was removed: the schedule is paused");
     begun(&running, "patient", job.id.parse().expect("an id")).await;
     let patient = awaited(&running, "patient", |view| view.retention.is_none()).await;
     let patient = settled(&running, patient).await;
-    assert_eq!(note(&patient), "nothing was removed: the verification did not go through");
+    assert_eq!(note_of(&patient), "nothing was removed: the verification did not go through");
     running.stop().await;
 }

@@ -52,7 +52,6 @@ impl Dispatcher {
     pub async fn test(&self, sink: &str, now: Timestamp) -> Result<Message, Undelivered> {
         let message = Message::test(now);
         self.sinks.send(sink, &message, now).await?;
-        // A sink that has given a message up does well again: that is known by what it has taken last.
         if let Err(error) = self.catalog.note_tried(sink, &message, now).await {
             tracing::warn!(sink, error = proto::failure::chain(&error), "the try of a sink is not recorded");
         }

@@ -72,9 +72,9 @@ fn verifies(job: &Job, open: &str) -> bool {
     as_much && *depth >= needed && backup.as_str() >= of
 }
 
-/// Only the same backup's own return shows that it can be restored.
+/// Only the same backup's own return shows that it can be restored; taking a restore back does not.
 fn restores(job: &Job, open: &str) -> bool {
-    let Order::Restore { backup, .. } = &job.order else { return false };
+    let Order::Restore { backup, undo_of: None, .. } = &job.order else { return false };
     let is_back = |source: &str| {
         let mut parts = job.parts.iter().filter(|part| part.source.to_string() == source).peekable();
         parts.peek().is_some() && parts.all(|part| part.state == PartState::Complete)
@@ -110,8 +110,10 @@ fn subject(job: &Job) -> String {
         Order::Verify { backup, components, depth, .. } => {
             format!("{backup} {} {}", depth_word(*depth), named(components))
         }
-        Order::Restore { backup, places } => {
-            format!("{backup} {}", sorted(places.iter().map(|place| place.source.to_string()).collect()))
+        Order::Restore { backup, places, undo_of, .. } => {
+            let sources = sorted(places.iter().map(|place| place.source.to_string()).collect());
+            let undo = if undo_of.is_some() { "undo " } else { "" };
+            format!("{backup} {undo}{sources}")
         }
         Order::Retention { .. } | Order::Prune { .. } => String::new(),
     };

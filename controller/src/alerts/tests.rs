@@ -403,9 +403,12 @@ mod ends {
             folder: None,
             globs: Vec::new(),
             allowance: Default::default(),
+            confirmed: None,
         });
         let places = places.collect();
-        ended(Order::Restore { backup: backup.parse().expect("a name"), places }, state, parts)
+        let backup = backup.parse().expect("a name");
+        let order = Order::Restore { backup, places, safety: None, undo_of: None, digest: String::new() };
+        ended(order, state, parts)
     }
 
     /// True if what `failed` has raised is over once `good` has ended.
@@ -455,6 +458,11 @@ mod ends {
         assert!(makes_good(&failed, &restore(OLD, &["models", "database"], good)).await);
         assert!(!makes_good(&failed, &restore(OLD, &["database"], good)).await, "another component");
         assert!(!makes_good(&failed, &restore(NEW, &["models"], good)).await, "another backup");
+        let mut undo = restore(OLD, &["models"], good);
+        if let Order::Restore { undo_of, .. } = &mut undo.order {
+            *undo_of = Some(failed.id);
+        }
+        assert!(!makes_good(&failed, &undo).await, "taking one back restores nothing");
     }
 
     #[test]

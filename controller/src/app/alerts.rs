@@ -188,11 +188,15 @@ impl App {
         }
         match confirmed {
             Some(confirmed) => facts.unconfirmed_since = (!confirmed).then_some(made),
-            None => drop(facts.unknown.insert((Kind::RecoveryKeyUnconfirmed, silence::REPOSITORY))),
+            None => {
+                facts.unknown.insert((Kind::RecoveryKeyUnconfirmed, silence::REPOSITORY));
+            }
         }
         match of_state {
             Ok(Some(free)) => facts.state_free = Some(free),
-            _ => drop(facts.unknown.insert((Kind::StorageNearlyFull, silence::STATE))),
+            _ => {
+                facts.unknown.insert((Kind::StorageNearlyFull, silence::STATE));
+            }
         }
     }
 }

@@ -213,7 +213,8 @@ impl Catalog {
         Ok(change.commit().await?)
     }
 
-    /// A message that was sent past the outbox, to try the sink, was taken.
+    /// A message that was sent past the outbox, to try the sink, was taken. It is kept where the sink has given
+    /// messages up: what it has taken last says that it does well again.
     pub async fn note_tried(
         &self,
         sink: &str,
@@ -223,7 +224,8 @@ impl Catalog {
         let mut change = self.change().await?;
         sqlx::query(
             "INSERT INTO alert_outbox (id, sink, made_at, state, attempts, next_at, ended_at, record)
-             VALUES (?1, ?2, ?3, 'delivered', 1, ?3, ?3, ?4)",
+             SELECT ?1, ?2, ?3, 'delivered', 1, ?3, ?3, ?4
+             WHERE EXISTS (SELECT 1 FROM alert_outbox WHERE sink = ?2 AND state = 'dead')",
         )
         .bind(message.id.to_string())
         .bind(sink)
