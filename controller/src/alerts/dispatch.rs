@@ -253,7 +253,7 @@ mod tests {
         let hook = Webhook { url, url_file: None, secret: None, secret_file: None, headers: BTreeMap::new() };
         let sinks = [("hook".to_owned(), Sink::Webhook(hook))].into();
         let alerts = Alerts { sinks, allow_private: true, ..Alerts::default() };
-        let dispatcher = Dispatcher::new(&alerts, catalog.clone()).expect("made");
+        let dispatcher = Dispatcher::new(&alerts, catalog.clone(), Metrics::default()).expect("made");
         let clock = SystemClock;
         for subject in ["one", "two"] {
             let event = Event::raised(Kind::BackupFailed, subject).saying("it failed", "", "");
