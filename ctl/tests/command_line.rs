@@ -52,7 +52,7 @@ fn wrong_usage_leaves_with_2_and_help_with_0() {
 #[test]
 fn without_a_controller_every_verb_says_so_in_three_lines_and_leaves_with_5() {
     let server = "unix:///nonexistent/controller.sock";
-    for verb in [&["list"][..], &["backup"], &["doctor"], &["agent", "list"], &["cat", "latest", "a", "b"]] {
+    for verb in [&["list"][..], &["backup"], &["agent", "list"], &["cat", "latest", "a", "b"]] {
         let output = run(&[&["--server", server], verb].concat());
         assert_eq!(code(&output), 5, "{verb:?}");
         let lines: Vec<String> = err(&output).lines().map(str::to_owned).collect();
@@ -62,6 +62,13 @@ fn without_a_controller_every_verb_says_so_in_three_lines_and_leaves_with_5() {
         );
         assert!(out(&output).is_empty());
     }
+}
+
+#[test]
+fn without_a_controller_the_doctor_says_so_looks_at_the_rest_and_leaves_with_5() {
+    let output = run(&["--server", "unix:///nonexistent/controller.sock", "doctor"]);
+    assert_eq!(code(&output), 5);
+    assert!(out(&output).contains("controller"), "{}", out(&output));
 }
 
 #[test]

@@ -20,5 +20,10 @@ pub mod v1 {
 /// The path of every call of every service of ours, e.g. `/neurashield.backup.v1.Jobs/GetJob`; generated.
 pub const METHODS: &[&str] = include!("generated/methods.rs");
 
+/// How many bytes a message takes on the wire.
+pub fn length_on_the_wire(message: &impl prost::Message) -> usize {
+    message.encoded_len()
+}
+
 /// The encoded descriptors of all messages and services, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!("generated/descriptors.bin");

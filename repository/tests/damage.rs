@@ -64,7 +64,9 @@ fn verdict(sound: &Sound, depth: Depth) -> Vec<String> {
 /// Files that a backup can be restored without: they are for people, for the writer, or a second copy.
 fn is_spare(path: &Path) -> bool {
     let text = path.to_string_lossy();
-    ["RESTORE.md", "SHA256SUMS", "/keys/", "/lease/", "/rescue/"].iter().any(|spare| text.contains(spare))
+    ["RESTORE.md", "SHA256SUMS", "/config.", "/keys/", "/lease/", "/rescue/"]
+        .iter()
+        .any(|spare| text.contains(spare))
 }
 
 #[test]

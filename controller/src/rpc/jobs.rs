@@ -1,6 +1,5 @@
 //! `Jobs`: order, watch, cancel.
 
-use prost::Message as _;
 use proto::convert::{BackupChoice, backup_choice, components};
 use proto::v1::jobs_server::Jobs;
 use proto::v1::{
@@ -179,7 +178,7 @@ impl Jobs for JobsService {
         let (mut jobs, mut bytes) = (Vec::new(), 0);
         for job in found.into_iter().take(limit as usize) {
             let job = wire::job(&live.view(job), &agents);
-            bytes += job.encoded_len();
+            bytes += proto::length_on_the_wire(&job);
             jobs.push(job);
             if bytes > PAGE_BYTES {
                 break;

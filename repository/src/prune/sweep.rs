@@ -262,7 +262,8 @@ impl Repository {
                     })
                 };
                 let is_whole = || Ok::<_, StoreError>(id_of(&self.store.read(&path, MAX_PACK)?) == id);
-                if !holds(&lost) && !(holds(&doubtful) && is_whole()?) {
+                let is_wanted = holds(&lost) || holds(&doubtful) && is_whole()?;
+                if !is_wanted {
                     continue;
                 }
                 watch.may_write().map_err(RepositoryError::Fenced)?;
