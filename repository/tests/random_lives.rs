@@ -41,7 +41,7 @@ impl Life {
     fn new(seed: u64) -> Self {
         let disk = FaultyStore::new(MemoryStore::new());
         // Every other life has parity, and so may lose bytes of its packs too.
-        let parity = if seed % 2 == 0 { Strength::percent(20) } else { None };
+        let parity = if seed.is_multiple_of(2) { Strength::percent(20) } else { None };
         let mut world = World::default();
         world.parity = parity;
         Self { dice: Dice::new(seed), disk, world, files: Files::new(), second: 0, is_rotten: false }

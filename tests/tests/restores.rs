@@ -189,7 +189,7 @@ fn what_has_changed_since_the_plan_is_told_and_nothing_is_done() {
 fn a_restore_whose_safety_backup_is_not_whole_does_not_begin() {
     let (mut scene, first) = Scene::with_two_values();
     fs::write(scene.data.join("closed"), "closed").expect("written");
-    fs::set_permissions(scene.data.join("closed"), fs::Permissions::from_mode(0)).expect("set");
+    fs::set_permissions(scene.data.join("closed"), fs::Permissions::from_mode(0o000)).expect("set");
     scene.system.kill_agent();
     // Root that may do no more than its files' modes say.
     scene.system.start_agent_by(&["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]);

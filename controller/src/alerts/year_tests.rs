@@ -115,8 +115,7 @@ impl Model {
     /// A look at everything, as the controller's two loops do it. `broken` are the sources that fail now.
     async fn look(&mut self, now: Timestamp, broken: &BTreeSet<&str>) {
         let gone_by = self.furthest;
-        for at in 0..COMPONENTS.len() {
-            let (component, zone) = COMPONENTS[at];
+        for (at, (component, zone)) in COMPONENTS.into_iter().enumerate() {
             let planned = Self::planned(zone, gone_by, now);
             let (late, open): (Vec<Timestamp>, Vec<Timestamp>) =
                 planned.into_iter().partition(|planned| now.duration_since(*planned) > CATCH_UP);

@@ -204,9 +204,13 @@ impl App {
 /// Where it is looked at how storage does: by one look at a time, whoever asks.
 #[derive(Debug, Default)]
 pub(super) struct Storages {
-    repository: StorageLook<(Result<Option<u64>, String>, Option<bool>)>,
+    repository: StorageLook<OfRepository>,
     state: StorageLook<Option<u64>>,
 }
+
+/// What a repository's storage says: its free bytes, where it knows them, and whether somebody has shown to
+/// have the recovery key, where its keys can be read.
+type OfRepository = (Result<Option<u64>, String>, Option<bool>);
 
 /// The components that schedules back up; `None`: all.
 fn scheduled(schedules: &[ScheduleRecord]) -> Option<Vec<String>> {

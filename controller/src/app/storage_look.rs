@@ -48,7 +48,7 @@ mod tests {
     #[tokio::test]
     async fn a_storage_that_hangs_is_asked_once_and_its_late_answer_counts() {
         let mut storage = StorageLook::default();
-        let (go, held) = mpsc::channel();
+        let (go, held) = mpsc::sync_channel(1);
         let soon = Duration::from_millis(20);
         let hangs = storage.look(soon, move || held.recv().map(|()| 1)).await;
         assert!(hangs.expect_err("it hangs").contains("no answer"));
