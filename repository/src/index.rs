@@ -275,6 +275,15 @@ impl DomainIndex {
         own(address, true).or_else(elsewhere).or_else(|| own(address, false))
     }
 
+    /// Every place at which a blob lies under its own address, the better ones first.
+    pub(crate) fn places(&self, address: &BlobAddress) -> Vec<BlobPlace> {
+        let copies = self.copies_of(&address.segment);
+        let mut places: Vec<BlobPlace> =
+            copies.filter_map(|(pack, placed)| place_in(pack, placed, address)).collect();
+        places.sort_by_key(|place| !self.is_sound(&place.pack));
+        places
+    }
+
     /// Every other address at which a sound pack holds the same blob. Where an address is not to be had,
     /// these keep its blob alive.
     pub fn copies(&self, address: &BlobAddress) -> Vec<BlobAddress> {

@@ -232,16 +232,15 @@ impl ArchiveReader {
         Ok(plain)
     }
 
-    /// Opens a blob at this place, or at another one where this one turns out to be damaged.
+    /// Opens a blob at this place, or at another one where this one turns out to be damaged or cannot be read.
     fn open_somewhere(&mut self, first: BlobPlace) -> Result<Vec<u8>, RepositoryError> {
         let failed = match self.open_at(&first) {
-            Err(error) if error.is_damage() => error,
+            Err(error) if error.is_damage() || is_unreadable(&error) => error,
             other => return other,
         };
-        for copy in self.index.copies(&first.address) {
-            let Some(place) = self.index.place(&copy).filter(|place| place.pack != first.pack) else {
-                continue;
-            };
+        let mut others = self.index.places(&first.address);
+        others.extend(self.index.copies(&first.address).iter().filter_map(|copy| self.index.place(copy)));
+        for place in others.into_iter().filter(|place| place.pack != first.pack) {
             if let Ok(plain) = self.open_at(&place) {
                 tracing::warn!(blob = %first.line.id, pack = %first.pack, "damaged; read from another pack");
                 return Ok(plain);
@@ -267,7 +266,10 @@ impl ArchiveReader {
         if !self.by_id.contains_key(&place.line.id) {
             return Err(RepositoryError::BlobMissing(place.line.id));
         }
-        self.read(&place)
+        self.read(&place).or_else(|error| {
+            let others = self.index.places(address).into_iter().filter(|other| other.pack != place.pack);
+            others.into_iter().find_map(|other| self.read(&other).ok()).ok_or(error)
+        })
     }
 
     /// The keys and tables of every segment that the archive needs.
@@ -492,4 +494,9 @@ pub fn kind_word(kind: &EntryKind) -> &'static str {
         EntryKind::Socket => "socket",
         EntryKind::Device { .. } => "device",
     }
+}
+
+/// The storage is there and does not give it.
+fn is_unreadable(error: &RepositoryError) -> bool {
+    matches!(error, RepositoryError::Store(StoreError::Failed { .. }))
 }

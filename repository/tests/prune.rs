@@ -344,6 +344,28 @@ fn what_lies_sound_in_the_trash_comes_back_when_the_pack_that_took_it_over_rots(
     }
 }
 
+#[test]
+fn a_pack_that_rots_before_anybody_notices_is_read_around_while_its_sources_are_there() {
+    let scene = Scene::new();
+    let files: Vec<Files> = (1..=8).map(generation).collect();
+    let records: Vec<_> = (1..=8).map(|n| scene.back_up(&files[n as usize - 1], n, n.into())).collect();
+    scene.retire(&records[..6].iter().collect::<Vec<_>>());
+    let before = packs_in(&scene, &layout::packs());
+    scene.clock(HOUR);
+    assert!(scene.prune().copied.packs > 0);
+    let merged: Vec<ObjectPath> =
+        packs_in(&scene, &layout::packs()).into_iter().filter(|pack| !before.contains(pack)).collect();
+    for path in &merged {
+        let length = scene.disk.size(path).expect("there");
+        scene.disk.replace(path, &vec![0; length as usize]).expect("damaged");
+    }
+    for repository in [&scene.repository, &scene.reopened()] {
+        for nth in [6, 7] {
+            assert_holds(repository, &scene.keys, &records[nth], &files[nth]);
+        }
+    }
+}
+
 /// The packs in the folders below this one.
 fn packs_in(scene: &Scene, folder: &ObjectPath) -> Vec<ObjectPath> {
     let mut found = Vec::new();

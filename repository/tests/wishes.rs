@@ -1,5 +1,6 @@
 //! What people want kept outlives the catalog, and damage to it keeps more, never less.
 
+mod scene;
 mod support;
 
 use std::fs;
@@ -10,6 +11,8 @@ use repository::names::BackupName;
 use repository::repo::Repository;
 use repository::retention::Rules;
 use repository::store::local::LocalStore;
+use repository::store::memory::MemoryStore;
+use scene::{Eye, retirement};
 use support::*;
 
 struct Made {
@@ -48,6 +51,43 @@ impl Made {
     }
 }
 
+fn keep_the_last(count: u32) -> Rules {
+    Rules {
+        keep_within_seconds: None,
+        keep_last: Some(count),
+        keep_hourly: None,
+        keep_daily: None,
+        keep_weekly: None,
+        keep_monthly: None,
+        keep_yearly: None,
+        keep_complete: 3,
+    }
+}
+
+#[test]
+fn where_lists_lag_a_pin_and_rules_count_from_the_moment_at_which_they_are_set() {
+    let store = MemoryStore::new();
+    let (repository, keys) = init(store.clone());
+    let files = Files::from([("a", noise("a", 1_000))]);
+    let records: Vec<_> = (0..3)
+        .map(|nth| back_up(&repository, &keys, &files, &format!("job-{nth}"), nth * 10).expect("committed"))
+        .collect();
+    let rules = keep_the_last;
+    repository.set_rules(&rules(1), &keys, at(100)).expect("set");
+    store.set_lag(true);
+    for reason in [Some("first"), None, Some("to stay")] {
+        repository.set_pin(&records[0].name, reason, &keys, at(100)).expect("kept");
+    }
+    for days in [2, 3] {
+        repository.set_rules(&rules(days), &keys, at(100)).expect("set");
+    }
+    assert_eq!(repository.rules().expect("read"), Some(rules(3)));
+    let both: Vec<_> = records[..2].iter().map(|record| retirement(&record.name)).collect();
+    let report = repository.retire(&both, &keys, &Eye::at(at(200))).expect("retired");
+    assert_eq!(report.pinned, [records[0].name.clone()], "{report:?}");
+    assert_eq!(report.retired, [records[1].name.clone()], "{report:?}");
+}
+
 #[test]
 fn a_pin_is_set_and_taken_back_as_often_as_people_like() {
     let made = made();
@@ -83,16 +123,7 @@ fn a_pin_note_that_cannot_be_read_pins() {
 fn rules_that_cannot_be_read_are_no_older_rules() {
     let made = made();
     assert_eq!(made.repository.rules().expect("none yet"), None);
-    let rules = |keep_last| Rules {
-        keep_within_seconds: None,
-        keep_last: Some(keep_last),
-        keep_hourly: None,
-        keep_daily: None,
-        keep_weekly: None,
-        keep_monthly: None,
-        keep_yearly: None,
-        keep_complete: 3,
-    };
+    let rules = keep_the_last;
     for keep_last in [5, 90] {
         made.repository.set_rules(&rules(keep_last), &made.keys, at(0)).expect("kept");
         assert_eq!(made.repository.rules().expect("read"), Some(rules(keep_last)));

@@ -76,15 +76,46 @@ impl Repository {
             *known = number.max(*known);
         }
         let newest: Vec<(u64, u32)> = newest.into_iter().collect();
-        let reasons = side_by_side(&newest, |(sequence, number)| {
-            let note = self.signed_note::<PinNote>(&layout::pin_note(*sequence, *number))?;
-            Ok::<_, RepositoryError>(match note {
-                Ok(note) if (note.sequence, note.number) == (*sequence, *number) => note.reason,
-                Ok(_) | Err(_) => Some(UNREADABLE.to_owned()),
-            })
-        })?;
+        let reasons = side_by_side(&newest, |(sequence, number)| self.pin_reason(*sequence, *number))?;
         let pins = newest.into_iter().zip(reasons);
         Ok(Pins(pins.map(|((sequence, number), reason)| (sequence, (number, reason))).collect()))
+    }
+
+    /// Why this backup is to be kept, by what lies there at this moment: a list may lag behind, a name does not.
+    pub(crate) fn pin_now(
+        &self,
+        record: &BackupRecord,
+        pins: &Pins,
+    ) -> Result<Option<String>, RepositoryError> {
+        let listed = pins.0.get(&record.sequence).map_or(0, |(number, _)| *number);
+        match self.last_pin(record.sequence, pins)? {
+            last if last == listed => Ok(pins.of(record)),
+            last => self.pin_reason(record.sequence, last),
+        }
+    }
+
+    fn last_pin(&self, sequence: u64, pins: &Pins) -> Result<u32, RepositoryError> {
+        let listed = pins.0.get(&sequence).map_or(0, |(number, _)| *number);
+        self.last_there(listed, |number| layout::pin_note(sequence, number))
+    }
+
+    /// The last of numbered notes, of which a list shows those up to `listed` at least.
+    fn last_there(&self, listed: u32, path: impl Fn(u32) -> ObjectPath) -> Result<u32, RepositoryError> {
+        let mut last = listed;
+        loop {
+            match self.store.size(&path(last + 1)) {
+                Ok(_) => last += 1,
+                Err(error) if error.is_not_found() => return Ok(last),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn pin_reason(&self, sequence: u64, number: u32) -> Result<Option<String>, RepositoryError> {
+        Ok(match self.signed_note::<PinNote>(&layout::pin_note(sequence, number))? {
+            Ok(note) if (note.sequence, note.number) == (sequence, number) => note.reason,
+            Ok(_) | Err(_) => Some(UNREADABLE.to_owned()),
+        })
     }
 
     /// Pins a backup for `reason`, or takes its pin back. One that is so already is fine.
@@ -99,9 +130,9 @@ impl Repository {
         let _one_at_a_time = lock(&self.commits);
         let mut record = self.backup(name)?;
         let pins = self.pins()?;
-        if pins.of(&record).as_deref() != reason {
+        if self.pin_now(&record, &pins)?.as_deref() != reason {
             let sequence = record.sequence;
-            let number = pins.0.get(&sequence).map_or(0, |(number, _)| *number) + 1;
+            let number = self.last_pin(sequence, &pins)? + 1;
             let reason = reason.map(str::to_owned);
             let note = PinNote { sequence, backup: name.clone(), number, reason, at: now };
             self.store.create(&layout::pin_note(sequence, number), keys.signing().sign(&note).bytes())?;
@@ -128,7 +159,9 @@ impl Repository {
 
     fn last_rules(&self) -> Result<Option<u32>, RepositoryError> {
         let listed = self.store.list(Some(&layout::rules_notes()))?;
-        Ok(listed.iter().filter_map(|listed| layout::rules_note_named(&listed.name)).max())
+        let listed = listed.iter().filter_map(|listed| layout::rules_note_named(&listed.name)).max();
+        let last = self.last_there(listed.unwrap_or(0), layout::rules_note)?;
+        Ok((last > 0).then_some(last))
     }
 
     /// A note, or what is wrong with it. That the storage failed is an error: a note may not be overlooked.

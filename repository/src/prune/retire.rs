@@ -87,11 +87,14 @@ impl Repository {
                     report.in_use.push(name.clone());
                     continue;
                 }
-                let found = match self.backup_with_digest(name) {
-                    Ok((record, _)) if pins.of(&record).is_some() => {
-                        report.pinned.push(name.clone());
-                        continue;
-                    }
+                let found = self.backup_with_digest(name);
+                if let Ok((record, _)) = &found
+                    && self.pin_now(record, &pins)?.is_some()
+                {
+                    report.pinned.push(name.clone());
+                    continue;
+                }
+                let found = match found {
                     Err(error)
                         if !error.is_damage() && !matches!(error, RepositoryError::NoBackup { .. }) =>
                     {
