@@ -4,7 +4,8 @@ there. For tests of restores, which stop and start it by its commands.
     restore_app.py COMMAND FOLDER RUN
 
 COMMAND: start, stop, is-running, healthy, serve, get, set=TEXT. RUN is a folder of its own: `hold-COMMAND` in it
-holds the next such command, which then has made `at-COMMAND`; `fail-COMMAND` lets it fail.
+holds the next such command, which then has made `at-COMMAND`; `fail-COMMAND` lets it fail;
+`late-stop` lets the next stop fail and happen a second later.
 Healthy is every value that does not begin with `bad`.
 """
 import fcntl
@@ -86,6 +87,18 @@ def main(command, folder, run):
     if os.path.exists(f"{run}/hold-{name}"):
         open(f"{run}/at-{name}", "w").close()
         wait_until(lambda: not os.path.exists(f"{run}/hold-{name}"), 60)
+    if os.path.exists(f"{run}/late-{name}"):
+        # Told to stop, it does so when nobody waits for it any more.
+        os.unlink(f"{run}/late-{name}")
+        kill = (
+            f"import os, time; time.sleep(1); open({run + '/was-late'!r}, 'w').close(); "
+            f"os.kill({process(run)}, 15)"
+        )
+        subprocess.Popen(
+            [sys.executable, "-c", kill], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, start_new_session=True,
+        )
+        sys.exit(f"{name} was told to be late")
     if os.path.exists(f"{run}/fail-{name}"):
         sys.exit(f"{name} was told to fail")
     if command == "serve":

@@ -85,7 +85,8 @@ fn killed_in_its_swap(root: &Path, state: &StateFolder) {
         entry(LINKS[1], to("then")),
     ];
     let place = Place::Listed { root: root.to_owned() };
-    let request = RestoreRequest { restore_id: "r-1".into(), place, selection: Selection::Whole };
+    let request =
+        RestoreRequest { restore_id: "r-1".into(), place, selection: Selection::Whole, keeps_older: false };
     let (progress, cancel) = (OnRecord(state.restore("r-1")), CancelFlag::default());
     let steps = KilledAtRename(Cell::new(3));
     let id_key = IdKey::new([1; 32]);
@@ -95,8 +96,15 @@ fn killed_in_its_swap(root: &Path, state: &StateFolder) {
     assert!(matches!(error, RestoreError::Interrupted { .. }), "{error:?}");
 }
 
-#[tokio::test]
-async fn a_swap_cut_off_below_what_the_configuration_names_is_finished_at_the_next_start() {
+/// A folder, and the state folder `at` of an agent that was killed in a swap below `root`.
+struct Killed {
+    folder: tempfile::TempDir,
+    root: PathBuf,
+    at: PathBuf,
+    state: StateFolder,
+}
+
+fn half_swapped() -> Killed {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let root = folder.path().canonicalize().expect("a path").join("root");
     std::fs::create_dir_all(root.join("etc/deep/er")).expect("folders");
@@ -106,6 +114,12 @@ async fn a_swap_cut_off_below_what_the_configuration_names_is_finished_at_the_ne
     let at = folder.path().join("state");
     let state = StateFolder::open(&at).expect("opens");
     killed_in_its_swap(&root, &state);
+    Killed { folder, root, at, state }
+}
+
+#[tokio::test]
+async fn a_swap_cut_off_below_what_the_configuration_names_is_finished_at_the_next_start() {
+    let Killed { folder: _folder, root, at, state } = half_swapped();
     let targets = || LINKS.map(|link| std::fs::read_link(root.join(link)).ok());
     assert_ne!(targets()[0], targets()[1], "it is half done");
 
@@ -118,15 +132,7 @@ async fn a_swap_cut_off_below_what_the_configuration_names_is_finished_at_the_ne
 
 #[tokio::test]
 async fn a_record_is_kept_while_the_folder_with_the_journal_is_not_mounted() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let root = folder.path().canonicalize().expect("a path").join("root");
-    std::fs::create_dir_all(root.join("etc/deep/er")).expect("folders");
-    for link in LINKS {
-        std::os::unix::fs::symlink("now", root.join(link)).expect("a link");
-    }
-    let at = folder.path().join("state");
-    let state = StateFolder::open(&at).expect("opens");
-    killed_in_its_swap(&root, &state);
+    let Killed { folder, root, at, state } = half_swapped();
     let (first, disk) = (root.join("etc/deep/er"), folder.path().join("disk"));
     std::fs::rename(&first, &disk).expect("it goes");
     std::fs::create_dir(&first).expect("the folder for the mount");

@@ -325,7 +325,12 @@ fn generated_hostile_archives_change_nothing_outside_of_the_target() {
             ),
             false => Selection::Whole,
         };
-        let request = RestoreRequest { restore_id: "r".into(), place: place(&mut dice, &live), selection };
+        let request = RestoreRequest {
+            restore_id: "r".into(),
+            place: place(&mut dice, &live),
+            selection,
+            keeps_older: false,
+        };
         let ended = hostile.restore(&request, dice.once_in(2));
         match &ended {
             Ok(report) if report.notes.is_empty() => tally.restored += 1,
@@ -474,7 +479,8 @@ fn a_thread_that_swaps_folders_for_links_achieves_nothing() {
                 }
                 _ => (Place::InPlace { root: live.clone() }, Selection::Whole),
             };
-            let request = RestoreRequest { restore_id: format!("s{round}"), place, selection };
+            let request =
+                RestoreRequest { restore_id: format!("s{round}"), place, selection, keeps_older: false };
             match archive.restore_with(&request, &Paced(&steps)) {
                 Ok(_) => good += 1,
                 Err(_) => noticed += 1,
@@ -559,7 +565,7 @@ fn a_folder_that_is_swapped_for_a_link_before_any_step_achieves_nothing() {
                     2 => (Place::NewFolder { path: space.join("way/deep/more/new") }, Selection::Whole),
                     _ => (Place::InPlace { root: live.clone() }, Selection::Whole),
                 };
-                let request = RestoreRequest { restore_id: "s".into(), place, selection };
+                let request = RestoreRequest { restore_id: "s".into(), place, selection, keeps_older: false };
                 let to = from + 1 + from % 5;
                 let steps =
                     SwapAt { pair: &pair, from, to, steps: Cell::new(0), is_swapped: Cell::new(false) };

@@ -36,10 +36,9 @@ async fn verify(running: &Running, wanted: StartVerifyRequest) -> (Job, Proven, 
     (job, proven, lines)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_budget_is_kept_until_a_proof_would_get_too_old_and_then_exceeded_and_told() {
-    let home = tempfile::tempdir().expect("a folder");
-    let running = start_later(home.path(), 0).await;
+/// A controller that has one backup, of one agent.
+async fn with_a_backup(home: &Path) -> Running {
+    let running = start_later(home, 0).await;
     let joined = join(running.addresses.grpc, &running.token().await, "agent").await.expect("joined");
     let mut agent = joined.connect(running.addresses.grpc, &["models/a"]).await.expect("connected");
     let job = running.start_backup(&[]).await;
@@ -47,6 +46,13 @@ async fn a_budget_is_kept_until_a_proof_would_get_too_old_and_then_exceeded_and_
     let repository = running.app.repository_id().as_bytes().to_vec();
     agent.make_archive(&repository, &order, &files("hello")).await;
     running.ended(&job.id).await;
+    running
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_budget_is_kept_until_a_proof_would_get_too_old_and_then_exceeded_and_told() {
+    let home = tempfile::tempdir().expect("a folder");
+    let running = with_a_backup(home.path()).await;
 
     // Two packs, data and metadata, and a budget that reads one of them.
     let (job, first, lines) = verify(&running, StartVerifyRequest::default()).await;
@@ -86,14 +92,7 @@ async fn a_budget_is_kept_until_a_proof_would_get_too_old_and_then_exceeded_and_
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_proven_while_the_clock_was_ahead_is_read_again() {
     let home = tempfile::tempdir().expect("a folder");
-    let running = start_later(home.path(), 0).await;
-    let joined = join(running.addresses.grpc, &running.token().await, "agent").await.expect("joined");
-    let mut agent = joined.connect(running.addresses.grpc, &["models/a"]).await.expect("connected");
-    let job = running.start_backup(&[]).await;
-    let order = agent.expect_archive().await;
-    let repository = running.app.repository_id().as_bytes().to_vec();
-    agent.make_archive(&repository, &order, &files("hello")).await;
-    running.ended(&job.id).await;
+    let running = with_a_backup(home.path()).await;
     running.stop().await;
 
     // The clock is a month ahead for one verification.

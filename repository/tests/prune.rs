@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use jiff::SignedDuration;
+use repository::backup::manifest::BackupRecord;
 use repository::error::RepositoryError;
 use repository::ingest::PackVerdict;
 use repository::layout;
@@ -304,23 +305,37 @@ fn a_pack_that_is_copied_together_has_parity_and_none_stays_behind_without_its_p
     assert_eq!(beside.0, beside.1, "a parity file beside each pack, and no other");
 }
 
+/// Two backups are left of eight, and what they need was copied together an hour later.
+struct Merged {
+    scene: Scene,
+    kept: [(BackupRecord, Files); 2],
+    /// The packs that it was copied to.
+    merged: Vec<ObjectPath>,
+}
+
+fn merged() -> Merged {
+    let scene = Scene::new();
+    let mut all: Vec<(BackupRecord, Files)> =
+        (1..=8).map(|n| (scene.back_up(&generation(n), n, n.into()), generation(n))).collect();
+    let kept = all.split_off(6).try_into().expect("two");
+    scene.retire(&all.iter().map(|(record, _)| record).collect::<Vec<_>>());
+    let before = packs_in(&scene, &layout::packs());
+    scene.clock(HOUR);
+    assert!(scene.prune().copied.packs > 0);
+    let mut merged = packs_in(&scene, &layout::packs());
+    merged.retain(|pack| !before.contains(pack));
+    assert!(!merged.is_empty());
+    Merged { scene, kept, merged }
+}
+
 #[test]
 fn what_lies_sound_in_the_trash_comes_back_when_the_pack_that_took_it_over_rots() {
     for is_whole in [true, false] {
-        let scene = Scene::new();
-        let files: Vec<Files> = (1..=8).map(generation).collect();
-        let records: Vec<_> = (1..=8).map(|n| scene.back_up(&files[n as usize - 1], n, n.into())).collect();
-        scene.retire(&records[..6].iter().collect::<Vec<_>>());
-        let before = packs_in(&scene, &layout::packs());
-        scene.clock(HOUR);
-        assert!(scene.prune().copied.packs > 0);
+        let Merged { scene, kept, merged } = merged();
         scene.clock(26 * HOUR);
         scene.prune();
         assert!(scene.trash() > 0);
         // The merged packs rot, and somebody notices.
-        let merged: Vec<ObjectPath> =
-            packs_in(&scene, &layout::packs()).into_iter().filter(|pack| !before.contains(pack)).collect();
-        assert!(!merged.is_empty());
         let rot = |path: &ObjectPath| {
             let mut bytes = scene.disk.read(path, 1 << 20).expect("read");
             *bytes.last_mut().expect("not empty") ^= 1;
@@ -339,29 +354,21 @@ fn what_lies_sound_in_the_trash_comes_back_when_the_pack_that_took_it_over_rots(
         let report = scene.prune();
         assert_eq!(report.brought_back > 0, is_whole, "{report:?}");
         if is_whole {
-            scene.assert_intact(&[(&records[6], &files[6]), (&records[7], &files[7])]);
+            scene.assert_intact(&kept.each_ref().map(|(record, files)| (record, files)));
         }
     }
 }
 
 #[test]
 fn a_pack_that_rots_before_anybody_notices_is_read_around_while_its_sources_are_there() {
-    let scene = Scene::new();
-    let files: Vec<Files> = (1..=8).map(generation).collect();
-    let records: Vec<_> = (1..=8).map(|n| scene.back_up(&files[n as usize - 1], n, n.into())).collect();
-    scene.retire(&records[..6].iter().collect::<Vec<_>>());
-    let before = packs_in(&scene, &layout::packs());
-    scene.clock(HOUR);
-    assert!(scene.prune().copied.packs > 0);
-    let merged: Vec<ObjectPath> =
-        packs_in(&scene, &layout::packs()).into_iter().filter(|pack| !before.contains(pack)).collect();
+    let Merged { scene, kept, merged } = merged();
     for path in &merged {
         let length = scene.disk.size(path).expect("there");
         scene.disk.replace(path, &vec![0; length as usize]).expect("damaged");
     }
     for repository in [&scene.repository, &scene.reopened()] {
-        for nth in [6, 7] {
-            assert_holds(repository, &scene.keys, &records[nth], &files[nth]);
+        for (record, files) in &kept {
+            assert_holds(repository, &scene.keys, record, files);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use crate::{project, wait_for};
+use crate::{System, project, wait_for};
 
 /// The application. Dropped, it is stopped.
 #[derive(Debug)]
@@ -18,6 +18,19 @@ impl Application {
     pub fn new(data: &Path, run: &Path) -> Self {
         fs::create_dir(run).expect("made");
         Self { data: data.to_owned(), run: run.to_owned() }
+    }
+
+    /// One that uses the folder `data`, of which a controller and an agent that run take care as `models`.
+    pub fn in_care_of(system: &mut System, data: &Path) -> Self {
+        let app = Self::new(data, &system.root().join("run"));
+        system.serve(&[("models", data)]);
+        system.configure_agent(&app.settings("models"));
+        app.start();
+        system.start_controller();
+        system.invite();
+        system.start_agent();
+        system.await_agent();
+        app
     }
 
     /// The lines of the agent's configuration by which it is stopped for `component`.
@@ -101,6 +114,16 @@ impl Application {
     pub fn let_go(&self, command: &str) {
         // Nobody is held if it is not there.
         let _ = fs::remove_file(self.run.join(format!("hold-{command}")));
+    }
+
+    /// The next stop fails, and happens a second later all the same.
+    pub fn stop_late(&self) {
+        fs::write(self.run.join("late-stop"), "").expect("written");
+    }
+
+    /// Waits until the late stop has happened.
+    pub fn await_late_stop(&self) {
+        wait_for("the late stop", 60, || self.run.join("was-late").exists().then_some(()));
     }
 
     /// From now on such a command fails, or does not any more.

@@ -112,14 +112,7 @@ impl Scene {
             fs::create_dir_all(data.join(folder)).expect("made");
         }
         fs::write(data.join("value"), "none").expect("written");
-        let app = Application::new(&data, &system.root().join("run"));
-        system.serve(&[("models", &data)]);
-        system.configure_agent(&app.settings("models"));
-        app.start();
-        system.start_controller();
-        system.invite();
-        system.start_agent();
-        system.await_agent();
+        let app = Application::in_care_of(&mut system, &data);
         Self { system, app, data }
     }
 

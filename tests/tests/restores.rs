@@ -24,14 +24,7 @@ impl Scene {
         fs::create_dir_all(data.join("deep/er")).expect("made");
         fs::write(data.join("deep/er/file"), "one").expect("written");
         fs::write(data.join("value"), "one").expect("written");
-        let app = Application::new(&data, &system.root().join("run"));
-        system.serve(&[("models", &data)]);
-        system.configure_agent(&app.settings("models"));
-        app.start();
-        system.start_controller();
-        system.invite();
-        system.start_agent();
-        system.await_agent();
+        let app = Application::in_care_of(&mut system, &data);
         let first = system.run(&["backup"])["backup"].as_str().expect("a name").to_owned();
         let scene = Self { system, app, data };
         scene.change_to("two");
@@ -167,6 +160,40 @@ fn a_program_that_was_stopped_before_stays_stopped_and_one_that_cannot_be_stoppe
     assert!(!scene.app.runs(), "it did not run before");
     assert_eq!(fs::read_to_string(scene.data.join("value")).expect("read"), "one");
     assert_eq!(scene.safety_backups().len(), 1, "of the first attempt alone");
+}
+
+#[test]
+fn a_program_whose_stop_fails_and_happens_later_runs_in_the_end() {
+    let (scene, first) = Scene::with_two_values();
+    scene.app.stop_late();
+    let answer = scene.system.nsctl(&["restore", "--timestamp", &first, "--yes"]).expect(1);
+    assert!(answer.err.contains("told to be late"), "{}", answer.err);
+    scene.app.await_late_stop();
+    assert_eq!((scene.app.value().as_str(), scene.app.starts()), ("two", 2));
+}
+
+#[test]
+fn an_undo_loses_neither_what_is_excluded_nor_what_was_written_after_the_safety_backup() {
+    let (mut scene, _) = Scene::with_two_values();
+    scene.system.kill_agent();
+    let data = scene.data.to_str().expect("UTF-8").to_owned();
+    scene.system.configure_agent(&format!(
+        "sources:\n  - {{ component: models, kind: files, name: models, path: {data}, exclude: [keys/] }}\n{}",
+        scene.app.settings("models")
+    ));
+    fs::create_dir(scene.data.join("keys")).expect("made");
+    fs::write(scene.data.join("keys/only"), "nowhere else").expect("written");
+    scene.system.start_agent();
+    scene.system.await_agent();
+    let id = scene.system.run(&["restore", "--timestamp", "latest", "--yes"])["id"].clone();
+    scene.system.run(&["undo", id.as_str().expect("an id"), "--yes"]);
+    assert_eq!(scene.app.value(), "two");
+    let kept = |at: &Path| {
+        let folders = fs::read_dir(at).expect("listed").map(|entry| entry.expect("an entry").path());
+        folders.map(|folder| folder.join("old/keys/only")).find(|file| file.exists())
+    };
+    let file = kept(&scene.data).expect("the old state of the restore that was taken back is there");
+    assert_eq!(fs::read_to_string(file).expect("read"), "nowhere else");
 }
 
 #[test]

@@ -31,8 +31,7 @@ impl Tail {
     pub(super) fn lines(&self, hook: &Hook) -> Vec<String> {
         // Hidden before anything is cut: a cut must not leave half of a secret.
         let mut text = String::from_utf8_lossy(&self.kept).into_owned();
-        for secret in hook.env.values().map(|value| value.expose()).filter(|text| text.len() >= LEAST_SECRET)
-        {
+        for secret in secrets(hook) {
             text = text.replace(secret, HIDDEN);
         }
         if self.said > self.kept.len() as u64 {
@@ -50,6 +49,17 @@ impl Tail {
     }
 }
 
+/// What is not to be shown, the longest first: one may begin with another. A value of several lines is kept
+/// secret line by line, for a part of it may have been cut off, or be shown by itself.
+fn secrets(hook: &Hook) -> Vec<&str> {
+    let values = hook.env.values().map(|value| value.expose());
+    let mut all: Vec<&str> = values.flat_map(|value| value.lines().map(str::trim).chain([value])).collect();
+    all.retain(|secret| secret.len() >= LEAST_SECRET);
+    all.sort_unstable_by_key(|secret| std::cmp::Reverse(secret.len()));
+    all.dedup();
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use runtime::config::Secret;
@@ -64,6 +74,20 @@ mod tests {
             on_failure: None,
             env: [("PASSWORD".to_owned(), Secret::new(secret))].into(),
         }
+    }
+
+    #[test]
+    fn a_secret_that_begins_with_another_value_and_one_of_several_lines_are_hidden_whole() {
+        let key = "-----BEGIN KEY-----\nc2VjcmV0LW9uZQ==\nc2VjcmV0LXR3bw==\n-----END KEY-----\n";
+        let env = [("A_DATABASE", "shop"), ("B_PASSWORD", "shop-8fh2kq"), ("C_KEY", key)];
+        let env = env.map(|(name, value)| (name.to_owned(), Secret::new(value))).into();
+        let hook = Hook { env, ..hook("") };
+        let mut tail = Tail::default();
+        tail.add(&vec![b'.'; 3 * MOST_BYTES]);
+        tail.add(format!("\nlogin shop with shop-8fh2kq\n{}\nthe end\n", &key[25..]).as_bytes());
+        let text = tail.lines(&hook).join("\n");
+        assert!(!text.contains("8fh2kq") && !text.contains("XR3bw"), "{text}");
+        assert!(text.contains("login (redacted) with (redacted)\n") && text.ends_with("the end"), "{text}");
     }
 
     #[test]

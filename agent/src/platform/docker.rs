@@ -93,7 +93,7 @@ struct InspectedHealth {
 #[derive(Debug)]
 pub(super) enum Health {
     Good,
-    /// Bad, for now.
+    /// Not as it should be; it may still come up.
     Bad(String),
     /// It cannot be said yet.
     Unknown(String),

@@ -105,6 +105,7 @@ pub(super) struct RestoreOrder {
     pub(super) into: Into,
     pub(super) globs: Vec<String>,
     pub(super) restore_id: String,
+    pub(super) keeps_older: bool,
     pub(super) root: BlobId,
     pub(super) keys: DomainKeys,
 }
@@ -140,6 +141,7 @@ impl RestoreOrder {
             into,
             globs: globs.iter().map(|glob| convert::text("globs", glob, 4_096)).collect::<Result<_, _>>()?,
             restore_id: restore_id(&wire.restore_id)?,
+            keeps_older: wire.keeps_older,
             root: convert::id("root", &wire.root)?,
             keys: domain_keys(wire.domain.as_ref())?,
         })

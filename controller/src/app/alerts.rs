@@ -11,6 +11,7 @@ use tonic::Code;
 
 use crate::alerts::silence::{self, Facts};
 use crate::alerts::{Kind, Message};
+use crate::app::doctor::Finding;
 use crate::app::storage_look::{PATIENCE, StorageLook};
 use crate::app::verified::newest_verified;
 use crate::app::{App, catalog_failure};
@@ -162,7 +163,7 @@ impl App {
     /// What the repository's storage and the state's disk say. `made` is since when somebody should have the
     /// recovery key.
     async fn look_at_storages(&self, facts: &mut Facts, made: Timestamp) {
-        let Storages { repository: of_repository, state: of_state } = &mut *self.storages.lock().await;
+        let Storages { repository: of_repository, state: of_state, .. } = &mut *self.storages.lock().await;
         let (depot, state) = (self.depot.clone(), self.config.state.clone());
         let of_repository = of_repository.look(PATIENCE, move || {
             let repository = depot.repository();
@@ -206,6 +207,10 @@ impl App {
 pub(super) struct Storages {
     repository: StorageLook<OfRepository>,
     state: StorageLook<Option<u64>>,
+    /// For the figures: all bytes of the repository's folder, and the free ones of the state's.
+    pub(super) room: StorageLook<(Option<u64>, Option<u64>)>,
+    /// For the doctor.
+    pub(super) doctor: StorageLook<Vec<Finding>>,
 }
 
 /// What a repository's storage says: its free bytes, where it knows them, and whether somebody has shown to

@@ -22,6 +22,8 @@ pub use repository::state_folder;
 
 use checks as c;
 
+/// A large repository is listed within this time; whoever asks waits for two minutes.
+const STORAGE_TAKES: std::time::Duration = std::time::Duration::from_secs(60);
 const SOON: SignedDuration = SignedDuration::from_hours(24 * 14);
 
 impl App {
@@ -43,10 +45,11 @@ impl App {
             has_key: self.config.key.source().is_some(),
         };
         let (depot, state) = (self.depot.clone(), self.config.state.clone());
-        let of_repository =
-            tokio::task::spawn_blocking(move || repository::examine(&depot, &state, &known)).await;
-        findings.extend(of_repository.unwrap_or_else(|error| {
-            vec![Finding::problem(&c::OPENS, error.to_string()).hint("see the controller's log")]
+        let look = move || repository::examine(&depot, &state, &known);
+        let of_repository = self.storages.lock().await.doctor.look(STORAGE_TAKES, look).await;
+        findings.extend(of_repository.unwrap_or_else(|why| {
+            let what = format!("the repository's storage cannot be looked at: {why}");
+            vec![Finding::problem(&c::OPENS, what)]
         }));
         findings.push(certificate("the controller's certificate", self.server_certificate.ends_at(), now));
         findings.push(match self.audit.damage().await {

@@ -16,6 +16,7 @@ use repository::store::location::Location;
 use tokio::sync::Mutex;
 
 use crate::alerts::silence::longest_objective;
+use crate::app::storage_look::PATIENCE;
 use crate::app::verified::newest_verified;
 use crate::app::{App, catalog_failure};
 use crate::catalog::RunState;
@@ -99,7 +100,7 @@ impl App {
                 tracing::warn!(why = failure.why, "some metrics cannot be told: {}", failure.what);
             }
         }
-        self.put_storage(&mut page);
+        self.put_storage(&mut page).await;
         page
     }
 
@@ -200,17 +201,22 @@ impl App {
         Ok(())
     }
 
-    fn put_storage(&self, page: &mut Page) {
+    async fn put_storage(&self, page: &mut Page) {
         page.count(&f::LOW, &[], self.config.alerts.low_space.bytes());
-        let of = |path: &std::path::Path| rustix::fs::statvfs(path).ok();
-        if let Location::Folder(folder) = &self.config.repository
-            && let Some(stat) = of(folder)
-        {
-            page.count(&f::TOTAL, &[], stat.f_blocks.saturating_mul(stat.f_frsize));
-        }
-        if let Some(stat) = of(&self.config.state) {
-            page.count(&f::STATE_FREE, &[], stat.f_bavail.saturating_mul(stat.f_frsize));
-        }
+        let (repository, state) = (self.config.repository.clone(), self.config.state.clone());
+        let look = move || {
+            let of = |path: &std::path::Path| rustix::fs::statvfs(path).ok();
+            let of_folder = match &repository {
+                Location::Folder(folder) => of(folder),
+                _ => None,
+            };
+            let total = of_folder.map(|stat| stat.f_blocks.saturating_mul(stat.f_frsize));
+            (total, of(&state).map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize)))
+        };
+        // What does not answer has no figure.
+        let (total, free) = self.storages.lock().await.room.look(PATIENCE, look).await.unwrap_or_default();
+        total.into_iter().for_each(|total| page.count(&f::TOTAL, &[], total));
+        free.into_iter().for_each(|free| page.count(&f::STATE_FREE, &[], free));
         if let Some((packs, bytes)) = self.repository_size() {
             page.count(&f::PACKS, &[], packs);
             page.count(&f::REPOSITORY, &[], bytes);

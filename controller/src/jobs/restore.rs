@@ -78,7 +78,11 @@ async fn begin(
         shared.catalog.backup(backup).await.map_err(|error| failed(proto::failure::chain(&error)))?;
     let record = record.ok_or_else(|| failed(format!("there is no backup {backup}")))?;
     let id = restore_id(attempt.job.id, attempt.part);
-    let (context, order) = order(shared.depot.clone(), record, place.clone(), id).await.map_err(failed)?;
+    let (context, mut order) =
+        order(shared.depot.clone(), record, place.clone(), id).await.map_err(failed)?;
+    // A safety backup has neither what its source excludes nor what was written after it: the state that the
+    // restore has replaced outlives its undo.
+    order.keeps_older = matches!(attempt.job.order, Order::Restore { undo_of: Some(_), .. });
     let message = Message::StartRestore(StartRestore {
         task_id: task.to_string(),
         order: Some(order),
@@ -121,6 +125,7 @@ pub(crate) async fn order(
         restore_id,
         root: root.as_bytes().to_vec().into(),
         domain: Some(crate::rpc::wire::domain_keys(&domain)),
+        keeps_older: false,
     };
     Ok((RestoreTask { backup, source: place.source }, order))
 }

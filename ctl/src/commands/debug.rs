@@ -14,7 +14,6 @@ use serde::Serialize;
 
 use super::block_on;
 use super::follow::Events;
-use super::jobs::PAST_IS_TOLD;
 use crate::access::Access;
 use crate::cli::{Bundle, Global};
 use crate::client::{Client, ask};
@@ -182,11 +181,8 @@ async fn gather(client: &Client, gathered: &mut Gathered) {
 async fn lines(client: &Client, id: &str) -> String {
     let mut events = Events::new(client.clone(), id);
     let mut lines = std::collections::VecDeque::new();
-    // A job that goes on tells nothing for a while: then its past is told.
-    while let Ok(Ok(Some(event))) = tokio::time::timeout(PAST_IS_TOLD, events.next()).await {
-        if !event.line.is_empty() {
-            lines.push_back(Event::from(event).line());
-        }
+    while let Ok(Some(event)) = events.next_of_the_past().await {
+        lines.push_back(Event::from(event).line());
         if lines.len() > LINES {
             lines.pop_front();
         }

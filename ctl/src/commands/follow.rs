@@ -117,6 +117,12 @@ impl Events {
         }
     }
 
+    /// The next event of those that have been told already; `None` where the present begins: with an event
+    /// that has no line. A job may tell how far it is without a pause, so that a pause says nothing.
+    pub(super) async fn next_of_the_past(&mut self) -> Result<Option<v1::JobEvent>, Trouble> {
+        Ok(self.next().await?.filter(|event| !event.line.is_empty()))
+    }
+
     async fn try_next(&mut self) -> Result<Option<v1::JobEvent>, tonic::Status> {
         let stream = match &mut self.stream {
             Some(stream) => stream,

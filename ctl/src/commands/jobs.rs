@@ -1,19 +1,13 @@
 //! `nsctl jobs`, `logs` and `cancel`.
 
-use std::time::Duration;
-
 use proto::v1;
 use runtime::clock::{Clock, SystemClock};
-use tokio::time::timeout;
 
 use super::follow::{Events, tell_failure};
 use crate::client::{Client, ask};
 use crate::output::Voice;
 use crate::output::exit::{Ended, Exit};
 use crate::views::job::{Event, Job, Jobs};
-
-/// The past of a job is sent at once; a pause as long as this means that it is told.
-pub(super) const PAST_IS_TOLD: Duration = Duration::from_millis(500);
 
 pub(super) async fn list(client: Client, limit: u32, voice: Voice) -> Ended {
     let mut jobs = Jobs { jobs: Vec::new() };
@@ -42,13 +36,9 @@ pub(super) async fn logs(client: Client, id: String, follow: bool, voice: Voice)
     let now = get(&client, &id).await?;
     let mut events = Events::new(client.clone(), &id);
     loop {
-        let next = events.next();
         let next = match follow || now.state.has_ended() {
-            true => next.await?,
-            false => match timeout(PAST_IS_TOLD, next).await {
-                Ok(next) => next?,
-                Err(_) => return Ok(Exit::Done),
-            },
+            true => events.next().await?,
+            false => events.next_of_the_past().await?,
         };
         let Some(event) = next else { break };
         if !event.line.is_empty() {

@@ -149,6 +149,7 @@ impl Work {
             restore_id: self.record.name.as_str().replace('_', "-"),
             place: Place::NewFolder { path: archive.folder.clone() },
             selection: self.selection.clone(),
+            keeps_older: false,
         };
         let facts = survey(&request, pages.entries()?).map_err(|error| trouble(source, &error))?;
         let plan = files::plan(&facts);

@@ -612,6 +612,9 @@ pub struct RestoreOrder {
     pub root: ::prost::bytes::Bytes,
     #[prost(message, optional, tag = "7")]
     pub domain: ::core::option::Option<DomainKeys>,
+    /// what earlier restores there have kept of older states stays
+    #[prost(bool, tag = "8")]
+    pub keeps_older: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PlanRestore {

@@ -208,6 +208,7 @@ impl Bench {
             restore_id: "test".into(),
             place: Place::NewFolder { path: target.clone() },
             selection: Selection::Whole,
+            keeps_older: false,
         };
         let (id_key, cancel) = (&self.domain.id_key, CancelFlag::default());
         let tools = Tools { id_key, progress: &(), cancel: &cancel, steps: &NoFaults };

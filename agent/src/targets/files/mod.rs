@@ -238,7 +238,9 @@ fn clean_up(
     }
     let id = &request.restore_id;
     for area in &stage.areas {
-        if let Err(error) = reap(disk, area, id) {
+        if !request.keeps_older
+            && let Err(error) = reap(disk, area, id)
+        {
             tracing::warn!(%error, "the old state of an earlier restore stays");
         }
         match kept_by_attempts(area, id) {

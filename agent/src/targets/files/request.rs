@@ -20,6 +20,8 @@ pub struct RestoreRequest {
     pub place: Place,
     /// What of the archive.
     pub selection: Selection,
+    /// What earlier restores there have kept of older states stays: this one takes one of them back.
+    pub keeps_older: bool,
 }
 
 /// Where a restore goes.

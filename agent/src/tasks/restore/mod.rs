@@ -181,7 +181,8 @@ impl Archive {
                 Failure::invalid("a path pattern cannot be understood").caused_by(&error)
             })?),
         };
-        let request = RestoreRequest { restore_id: order.restore_id.clone(), place, selection };
+        let (restore_id, keeps_older) = (order.restore_id.clone(), order.keeps_older);
+        let request = RestoreRequest { restore_id, place, selection, keeps_older };
         let of = context.agent.served.iter().find(|served| served.id == order.source);
         let pace = of.and_then(|served| served.limits.download.clone());
         let map = Arc::new(open_archive(context, task_id, &order, cancel).await?);

@@ -26,8 +26,6 @@ pub(crate) struct Users<'a> {
     /// Counted while something is stopped: the connection may end, this may not.
     unbroken: &'a AtomicUsize,
     is_unbroken: AtomicBool,
-    /// The process that began it has died.
-    is_resumed: bool,
 }
 
 impl Drop for Users<'_> {
@@ -41,10 +39,7 @@ impl Drop for Users<'_> {
 impl<'a> Users<'a> {
     /// Those of a restore that begins.
     pub(crate) fn of(agent: &'a Agent, runtime: Handle, id: &str, report: Report) -> Self {
-        let run = Run { report, stopped: Vec::new() };
-        let mut users = Self::resumed(agent, runtime, id, run);
-        users.is_resumed = false;
-        users
+        Self::resumed(agent, runtime, id, Run { report, stopped: Vec::new() })
     }
 
     /// Those of a restore whose process has died.
@@ -58,7 +53,6 @@ impl<'a> Users<'a> {
             run: Mutex::new(run),
             unbroken: &agent.unbroken,
             is_unbroken: AtomicBool::new(false),
-            is_resumed: true,
         }
     }
 
@@ -123,6 +117,13 @@ impl<'a> Users<'a> {
         for application in applications.iter().rev() {
             if let Err(error) = self.runtime.block_on(self.platform.stop(application)) {
                 tracing::error!(application = application.name, %error, "cannot be stopped again");
+                // It may go on, or stop later: whoever starts it again stops it before.
+                let mut run = self.lock();
+                let of_it = run.stopped.iter_mut().filter(|one| one.application.name == application.name);
+                of_it.for_each(|one| one.state = Stopping::Told);
+                if let Err(error) = self.keep(&run) {
+                    tracing::error!("{error}");
+                }
             }
         }
         Err(failure)
@@ -134,9 +135,17 @@ impl<'a> Users<'a> {
         let stopped = self.lock().stopped.clone();
         for Stopped { application, state } in stopped.iter().filter(|one| one.state != Stopping::Untouched) {
             let started = self.runtime.block_on(async {
-                if self.is_resumed && *state == Stopping::Told {
-                    // It may be on the way to its stop: a start before that has ended would be in vain.
-                    self.platform.stop(application).await?;
+                if *state == Stopping::Told {
+                    // It may be on the way to its stop: a start before that has ended would be in vain. And
+                    // one that could not be stopped may hold on to files that are not live any more.
+                    if let Err(error) = self.platform.stop(application).await {
+                        tracing::error!(application = application.name, %error, "cannot be stopped");
+                        troubles.push(format!(
+                            "{} could not be stopped ({error}) and may run on what is there no more: \
+                             restart it by hand",
+                            application.name
+                        ));
+                    }
                 }
                 self.platform.start(application).await?;
                 self.platform.await_health(application).await
