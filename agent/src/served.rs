@@ -134,15 +134,9 @@ impl Served {
 
     /// As the controller is told of it.
     pub(crate) fn to_wire(&self) -> v1::ServedSource {
-        let kind = match self.kind {
-            Kind::Files => "files",
-            Kind::Ipfs => "ipfs",
-            Kind::Blockchain => "blockchain",
-            Kind::Configs => "configs",
-        };
         v1::ServedSource {
             source: Some(convert::to_wire_source(&self.id)),
-            kind: kind.to_owned(),
+            kind: self.kind.as_str().to_owned(),
             location: self.location(),
         }
     }

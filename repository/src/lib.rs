@@ -20,6 +20,7 @@
 pub mod archive;
 pub mod backup;
 pub mod catalog_copy;
+pub mod check;
 pub mod codec;
 pub mod content;
 pub mod cut;

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `listed` | signature and chain; manifests and refs; every pack is there with its size |
 //! | `hashed` | and every pack's SHA-256 |
-//! | `opened` | and every blob opens, decompresses, has its id; every entry is well-formed and every file's content is what its id says |
+//! | `opened` | and every blob opens, decompresses, has its id; every entry is well-formed and every file's content is what its id says, and passes the check of what its component holds |
 //!
 //! What was proven before may be relied on ([`Memory`]): then the report says how much of it is proven now
 //! and how much was proven earlier, and how long ago.
@@ -25,7 +25,7 @@ pub mod plan;
 mod proofs;
 mod scrub;
 
-use contents::Contents;
+use contents::{Checking, Contents};
 pub use packs::DomainPacks;
 pub use proofs::{Coverage, Memory, NoWitness, PackProof, Proofs, Reach, Witness};
 pub use scrub::Scrubbed;
@@ -33,6 +33,7 @@ pub(crate) use scrub::{READS, each_blob, read_again};
 
 use crate::archive::path::EntryPath;
 use crate::backup::manifest::BackupRecord;
+use crate::check::Checks;
 use crate::error::RepositoryError;
 use crate::ids::PackId;
 use crate::index::DomainIndex;
@@ -95,6 +96,8 @@ pub struct ArchiveReport {
     pub packs: Vec<PackVerdict>,
     /// What was made good, a line each.
     pub mended: Vec<String>,
+    /// What is worth knowing of the files and does them no harm, a line each; known only at `opened`.
+    pub told: Vec<String>,
     /// How much was proven now, and how much earlier.
     pub coverage: Coverage,
     /// What cannot be restored; known only at `opened`.
@@ -111,6 +114,7 @@ impl ArchiveReport {
             entries: 0,
             packs: Vec::new(),
             mended: Vec::new(),
+            told: Vec::new(),
             coverage: Coverage::default(),
             lost: Lost::default(),
         }
@@ -141,6 +145,8 @@ pub struct Verification<'a> {
     pub keys: Option<&'a KeyRing>,
     /// How deep.
     pub depth: Depth,
+    /// Judges what the files hold, at [`Depth::Opened`].
+    pub checks: Checks,
     /// Hears of the bytes.
     pub progress: &'a dyn Progress,
     /// Stops it.
@@ -256,12 +262,14 @@ impl Verification<'_> {
             bad_packs: &bad_packs,
             is_whole: missing.is_empty(),
             memory,
+            check: Checking::new(self.checks.check(&line.kind, line.source.component.as_str())),
             findings: Vec::new(),
         };
         let proven = contents.prove(&refs)?;
         report.entries = proven.entries;
         report.lost = proven.lost;
         report.findings.extend(proven.findings);
+        report.told = proven.told;
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use repository::archive::path::EntryPath;
 use repository::backup::manifest::BackupRecord;
+use repository::check::Checks;
 use repository::index::IndexFile;
 use repository::keys::KeyRing;
 use repository::parity::Strength;
@@ -238,7 +239,14 @@ fn verdict(repository: &Arc<Repository>, world: &World) -> (Vec<String>, Vec<BTr
     let mut lost = vec![BTreeSet::new(); world.records.len()];
     for record in listing.backups {
         let (keys, cancel) = (Some(&world.keys), &CancelFlag::new());
-        let check = Verification { repository, keys, depth: Depth::Opened, progress: &Silent, cancel };
+        let check = Verification {
+            repository,
+            keys,
+            depth: Depth::Opened,
+            checks: Checks::NONE,
+            progress: &Silent,
+            cancel,
+        };
         for archive in check.run(&record, |_| true).expect("damage is no error").archives {
             findings.extend(archive.findings);
             unnamed += archive.lost.unnamed;
@@ -402,7 +410,14 @@ fn mend_by_verifying(repository: &Arc<Repository>, world: &World) {
     let mut mended = 0;
     for record in &world.records {
         let (keys, cancel) = (Some(&world.keys), &CancelFlag::new());
-        let check = Verification { repository, keys, depth: Depth::Opened, progress: &Silent, cancel };
+        let check = Verification {
+            repository,
+            keys,
+            depth: Depth::Opened,
+            checks: Checks::NONE,
+            progress: &Silent,
+            cancel,
+        };
         let report = check.run_with(record, |_| true, &memory).expect("carried out");
         assert!(report.is_intact(), "{report:?}");
         mended += report.archives.iter().map(|archive| archive.mended.len()).sum::<usize>();

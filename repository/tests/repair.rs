@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use repository::archive::path::EntryPath;
 use repository::backup::manifest::BackupRecord;
+use repository::check::Checks;
 use repository::error::RepositoryError;
 use repository::ids::{BlobId, PackId};
 use repository::keys::KeyRing;
@@ -90,11 +91,8 @@ impl Scene {
     fn verify(&self, memory: &Memory<'_>, progress: &dyn Progress) -> Result<VerifyReport, RepositoryError> {
         let (keys, cancel) = (Some(&self.keys), &CancelFlag::new());
         let repository = &self.repository;
-        Verification { repository, keys, depth: Depth::Opened, progress, cancel }.run_with(
-            &self.record,
-            |_| true,
-            memory,
-        )
+        Verification { repository, keys, depth: Depth::Opened, checks: Checks::NONE, progress, cancel }
+            .run_with(&self.record, |_| true, memory)
     }
 
     fn objects(&self) -> Vec<(String, Vec<u8>)> {

@@ -5,6 +5,7 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use repository::check::Checks;
 use repository::ids::BlobId;
 use repository::ingest::PackVerdict;
 use repository::keys::KeyRing;
@@ -49,7 +50,14 @@ impl Scene {
     fn verdicts(&self) -> Vec<PackVerdict> {
         let record = &self.repository.list().expect("listed").backups[0];
         let (progress, cancel, depth) = (&Silent, &CancelFlag::new(), Depth::Hashed);
-        let check = Verification { repository: &self.repository, keys: None, depth, progress, cancel };
+        let check = Verification {
+            repository: &self.repository,
+            keys: None,
+            depth,
+            checks: Checks::NONE,
+            progress,
+            cancel,
+        };
         let report = check.run(record, |_| true).expect("carried out");
         report.archives.into_iter().flat_map(|archive| archive.packs).collect()
     }

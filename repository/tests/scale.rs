@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use many::Many;
+use repository::check::Checks;
 use repository::progress::{CancelFlag, Silent};
 use repository::repo::Repository;
 use repository::store::Store;
@@ -172,6 +173,7 @@ fn the_ten_thousandth_backup_costs_what_the_hundredth_does() {
         repository: &opened,
         keys: None,
         depth: Depth::Listed,
+        checks: Checks::NONE,
         progress: &Silent,
         cancel: &CancelFlag::new(),
     };

@@ -9,19 +9,20 @@ use std::process::Command;
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
 
 /// The workspace crates that each one may import.
-const LAYERS: [(&str, &[&str]); 8] = [
+const LAYERS: [(&str, &[&str]); 9] = [
     ("repository", &[]),
+    ("formats", &["repository"]),
     ("runtime", &[]),
     ("proto", &["repository"]),
-    ("controller", &["proto", "repository", "runtime"]),
-    ("agent", &["proto", "repository", "runtime"]),
-    ("nsctl", &["agent", "controller", "proto", "repository", "runtime"]),
+    ("controller", &["formats", "proto", "repository", "runtime"]),
+    ("agent", &["formats", "proto", "repository", "runtime"]),
+    ("nsctl", &["agent", "controller", "formats", "proto", "repository", "runtime"]),
     ("tests", &["proto", "repository"]),
     ("decoders", &["agent", "controller", "proto", "repository", "runtime"]),
 ];
 
 /// Tools that only these workspace crates may use in what they ship.
-const HOMES: [(&str, &[&str]); 16] = [
+const HOMES: [(&str, &[&str]); 17] = [
     ("tonic", &["proto", "controller", "agent", "nsctl"]),
     ("prost", &["proto"]),
     ("sqlx", &["controller"]),
@@ -34,7 +35,8 @@ const HOMES: [(&str, &[&str]); 16] = [
     ("blake3", &["repository", "agent"]),
     ("argon2", &["repository"]),
     ("rcgen", &["controller", "agent"]),
-    ("serde-saphyr", &["runtime", "nsctl"]),
+    ("serde-saphyr", &["formats", "runtime", "nsctl"]),
+    ("toml", &["formats"]),
     ("tracing-subscriber", &["runtime"]),
     ("flate2", &["nsctl"]),
     ("tar", &["nsctl"]),

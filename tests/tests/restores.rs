@@ -176,11 +176,7 @@ fn a_program_whose_stop_fails_and_happens_later_runs_in_the_end() {
 fn an_undo_loses_neither_what_is_excluded_nor_what_was_written_after_the_safety_backup() {
     let (mut scene, _) = Scene::with_two_values();
     scene.system.kill_agent();
-    let data = scene.data.to_str().expect("UTF-8").to_owned();
-    scene.system.configure_agent(&format!(
-        "sources:\n  - {{ component: models, kind: files, name: models, path: {data}, exclude: [keys/] }}\n{}",
-        scene.app.settings("models")
-    ));
+    scene.system.configure_source("models", "exclude: [keys/]");
     fs::create_dir(scene.data.join("keys")).expect("made");
     fs::write(scene.data.join("keys/only"), "nowhere else").expect("written");
     scene.system.start_agent();

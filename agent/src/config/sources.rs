@@ -51,6 +51,18 @@ pub enum Kind {
     Configs,
 }
 
+impl Kind {
+    /// As it is written, in the configuration and in a manifest.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Files => "files",
+            Kind::Ipfs => "ipfs",
+            Kind::Blockchain => "blockchain",
+            Kind::Configs => "configs",
+        }
+    }
+}
+
 /// Where the data of a source lies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]

@@ -4,14 +4,16 @@
 //! read: extents that were not reached are left out, and the id is over the rest.
 
 use repository::archive::entry::{Extent, Layout};
+use repository::check::{Feed, Finding};
 use repository::content::{ContentHasher, IdKey};
 use repository::ids::ContentId;
 
 use crate::sources::Opened;
 
-/// Hashes a file's data as it is read, extent by extent.
-pub(super) struct ContentMeter {
+/// Hashes a file's data as it is read, extent by extent, and gives it to a check.
+pub(super) struct ContentMeter<'a> {
     hasher: ContentHasher,
+    feed: Option<Feed<'a>>,
     extents: std::vec::IntoIter<Extent>,
     now: Option<Extent>,
     /// Bytes of `now` that have been read.
@@ -29,14 +31,17 @@ pub(super) struct Measured {
     pub(super) size: u64,
     /// All that was there at the open has been read.
     pub(super) whole: bool,
+    /// What the check says of it.
+    pub(super) findings: Vec<Finding>,
 }
 
-impl ContentMeter {
-    pub(super) fn new(key: &IdKey, opened: &Opened) -> Self {
+impl<'a> ContentMeter<'a> {
+    pub(super) fn new(key: &IdKey, opened: &Opened, feed: Option<Feed<'a>>) -> Self {
         let size = opened.stamp.size;
         let mut extents = opened.layout.extents(size).into_iter();
         Self {
             hasher: ContentHasher::new(key),
+            feed,
             now: extents.next(),
             extents,
             done: 0,
@@ -53,6 +58,9 @@ impl ContentMeter {
             let left = extent.length - self.done;
             let take = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
             self.hasher.data(&bytes[..take]);
+            if let Some(feed) = &mut self.feed {
+                feed.data(extent.offset + self.done, &bytes[..take]);
+            }
             self.done += take as u64;
             bytes = &bytes[take..];
             if self.done == extent.length {
@@ -84,7 +92,8 @@ impl ContentMeter {
             }
         }
         let layout = if self.dense { Layout::Dense } else { Layout::Sparse(self.read) };
-        Measured { id: self.hasher.finish(self.size), layout, size: self.size, whole }
+        let findings = self.feed.map(|feed| feed.end(self.size)).unwrap_or_default();
+        Measured { id: self.hasher.finish(self.size), layout, size: self.size, whole, findings }
     }
 }
 
@@ -102,7 +111,7 @@ mod tests {
     }
 
     fn measure(opened: &Opened, parts: &[&[u8]]) -> Measured {
-        let mut meter = ContentMeter::new(&KEY, opened);
+        let mut meter = ContentMeter::new(&KEY, opened, None);
         parts.iter().for_each(|part| meter.data(part));
         meter.finish()
     }

@@ -42,6 +42,7 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 
 use proto::Failure;
+use repository::check::ContentCheck;
 use repository::content::IdKey;
 use repository::cut::GearKey;
 use repository::ids::{BlobId, DomainId, RepositoryId};
@@ -141,10 +142,16 @@ impl From<Stopped> for StageEnd {
     }
 }
 
-/// Makes the archive of all that `source` yields. Blocks; uses a thread for each core and a few more.
+/// What is read, and what judges the files that are really read.
+pub(crate) struct Input {
+    pub(crate) source: Box<dyn Source>,
+    pub(crate) check: Option<Box<dyn ContentCheck>>,
+}
+
+/// Makes the archive of all that `input` yields. Blocks; uses a thread for each core and a few more.
 pub(crate) fn run(
     job: &ArchiveJob,
-    source: Box<dyn Source>,
+    input: Input,
     caches: Caches,
     known: KnownBlobs,
     uplink: &dyn Uplink,
@@ -177,7 +184,7 @@ pub(crate) fn run(
         let packer = packer::Packer::new(job, sealer, empty_in, new);
         let packer = scope.spawn(move || packer.run(orders_out));
         let links = reader::Links { orders: orders_in, jobs: jobs_in, empty: empty_out };
-        let read = reader::Reader::new(job, &ledger, old, links, progress, &stop).run(source);
+        let read = reader::Reader::new(job, &ledger, old, links, progress, &stop).run(input);
 
         let packed = packer.join().expect("the packer does not panic");
         let sent = uploaders.into_iter().map(|uploader| uploader.join().expect("an uploader does not panic"));

@@ -22,6 +22,7 @@ pub(crate) struct Problems {
     pub(crate) vanished: u64,
     pub(crate) changed: u64,
     left_out: u64,
+    suspect: u64,
 }
 
 impl Problems {
@@ -31,6 +32,7 @@ impl Problems {
             ProblemKind::Vanished => &mut self.vanished,
             ProblemKind::Changed => &mut self.changed,
             ProblemKind::LeftOut => &mut self.left_out,
+            ProblemKind::Suspect => &mut self.suspect,
         };
         *count += 1;
         let end = problem.cause.floor_char_boundary(MAX_CAUSE);
@@ -70,6 +72,7 @@ pub(crate) fn code(kind: ProblemKind) -> u8 {
         ProblemKind::Vanished => 2,
         ProblemKind::Changed => 3,
         ProblemKind::LeftOut => 4,
+        ProblemKind::Suspect => 5,
     }
 }
 

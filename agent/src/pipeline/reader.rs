@@ -5,6 +5,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use repository::archive::entry::{Entry, EntryKind, Metadata};
 use repository::archive::path::EntryPath;
+use repository::check::{CheckedFile, ContentCheck, Feed, Finding};
 use repository::cut::{Chunker, MAX_CHUNK, SMALL_FILE};
 use tokio_util::sync::CancellationToken;
 
@@ -13,11 +14,11 @@ use super::contents::{ContentMeter, Measured};
 use super::ledger::Ledger;
 use super::orders::{Coming, FileHead, Job, Order, Seen};
 use super::progress::ArchiveProgress;
-use super::{ArchiveJob, PipelineError, StageEnd, Stopped};
+use super::{ArchiveJob, Input, PipelineError, StageEnd, Stopped};
 use crate::cache::rules::{self, Verdict, Why};
 use crate::cache::{CacheReader, Record};
 use crate::sources::{
-    Body, Content, Item, Opened, Problem, ProblemKind, ReadError, Source, SourceEntry, Stamp, StampClock,
+    Body, Content, Item, Opened, Problem, ProblemKind, ReadError, SourceEntry, Stamp, StampClock,
 };
 
 /// Large files are read through a buffer of this size: two of the largest chunks, so that no read is
@@ -54,6 +55,7 @@ pub(super) struct Reader<'a> {
     chunker: Chunker,
     buffer: Vec<u8>,
     bundle: Option<Bundle>,
+    check: Option<Box<dyn ContentCheck>>,
     /// Files of which there is no entry: a hard link to one of them would lead nowhere.
     lost: HashSet<EntryPath>,
     totals: ReadTotals,
@@ -123,13 +125,16 @@ impl<'a> Reader<'a> {
             chunker,
             buffer,
             bundle: None,
+            check: None,
             lost: HashSet::new(),
             totals,
         }
     }
 
     /// Reads all of it.
-    pub(super) fn run(mut self, mut source: Box<dyn Source>) -> Result<ReadTotals, StageEnd> {
+    pub(super) fn run(mut self, input: Input) -> Result<ReadTotals, StageEnd> {
+        let Input { mut source, check } = input;
+        self.check = check;
         while let Some(item) = source.next().map_err(|error| StageEnd::Failed(error.into()))? {
             self.go_on()?;
             match item {
@@ -226,7 +231,7 @@ impl<'a> Reader<'a> {
     fn read_file(&mut self, file: &ToRead, content: &mut dyn Content) -> Result<(), FileEnd> {
         for attempt in 1..=ATTEMPTS {
             let opened = content.open()?;
-            let (measured, placed) = self.read_once(&opened, content)?;
+            let (measured, placed) = self.read_once(&file.path, &opened, content)?;
             let closed = content.close().inspect_err(|_| self.take_back(&placed))?;
             let unchanged = closed == opened.stamp && measured.whole;
             if unchanged || attempt == ATTEMPTS {
@@ -238,12 +243,28 @@ impl<'a> Reader<'a> {
         unreachable!("the last attempt returns")
     }
 
+    /// Reads it, and lets the check judge it.
     fn read_once(
         &mut self,
+        path: &EntryPath,
         opened: &Opened,
         content: &mut dyn Content,
     ) -> Result<(Measured, Placed), FileEnd> {
-        let mut meter = ContentMeter::new(&self.job.id_key, opened);
+        let file = CheckedFile { path: path.as_bytes(), length: opened.stamp.size, is_proven: false };
+        let mut check = self.check.take();
+        let wants_it = check.as_mut().is_some_and(|check| check.file(file));
+        let feed = check.as_mut().filter(|_| wants_it).map(|check| Feed::new(check.as_mut()));
+        let read = self.read_all(opened, content, ContentMeter::new(&self.job.id_key, opened, feed));
+        self.check = check;
+        read
+    }
+
+    fn read_all(
+        &mut self,
+        opened: &Opened,
+        content: &mut dyn Content,
+        mut meter: ContentMeter<'_>,
+    ) -> Result<(Measured, Placed), FileEnd> {
         let data: u64 = opened.layout.extents(opened.stamp.size).iter().map(|extent| extent.length).sum();
         let placed = if data <= SMALL_FILE {
             self.read_small(data as usize, content, &mut meter)?
@@ -258,7 +279,7 @@ impl<'a> Reader<'a> {
         &mut self,
         data: usize,
         content: &mut dyn Content,
-        meter: &mut ContentMeter,
+        meter: &mut ContentMeter<'_>,
     ) -> Result<Placed, FileEnd> {
         if self.bundle.is_none() {
             let buffer = self.links.empty.recv().map_err(|_| Stopped)?;
@@ -284,7 +305,7 @@ impl<'a> Reader<'a> {
         Ok(Placed::InBundle { offset })
     }
 
-    fn read_large(&mut self, content: &mut dyn Content, meter: &mut ContentMeter) -> Result<(), FileEnd> {
+    fn read_large(&mut self, content: &mut dyn Content, meter: &mut ContentMeter<'_>) -> Result<(), FileEnd> {
         self.order(Order::FileBegins)?;
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.resize(READ_BUFFER, 0);
@@ -297,7 +318,7 @@ impl<'a> Reader<'a> {
         &mut self,
         buffer: &mut [u8],
         content: &mut dyn Content,
-        meter: &mut ContentMeter,
+        meter: &mut ContentMeter<'_>,
     ) -> Result<(), FileEnd> {
         let (mut start, mut end, mut at_end) = (0, 0, false);
         loop {
@@ -360,6 +381,10 @@ impl<'a> Reader<'a> {
             self.order(Order::Problem(problem))?;
         }
         self.compare(file, &measured, seen)?;
+        // What changed while it was read may be anything.
+        if seen.is_some() {
+            self.tell(file, &measured.findings)?;
+        }
         let Placed::InBundle { offset } = placed else {
             return self.own_blobs_were_read(file, measured, seen);
         };
@@ -390,6 +415,14 @@ impl<'a> Reader<'a> {
         let bytes = weight(&file.path, &file.metadata) + pieces as usize * 40;
         self.order(Order::FileEnds(head(file, measured, seen)))?;
         self.waits(bytes)
+    }
+
+    fn tell(&self, file: &ToRead, findings: &[Finding]) -> Result<(), Stopped> {
+        for finding in findings {
+            let (path, cause) = (file.path.clone(), finding.what.clone());
+            self.order(Order::Problem(Problem { path, kind: ProblemKind::Suspect, cause }))?;
+        }
+        Ok(())
     }
 
     /// A content that changed under an unchanged stamp is worth a word: what writes it hides it from us.

@@ -118,6 +118,8 @@ pub enum ProblemKind {
     /// It is left out by a rule that the user should know of (another file system, a link's target):
     /// told, no more.
     LeftOut,
+    /// It is archived as it is, and is not what its name says: what uses it may not take it. Told, no more.
+    Suspect,
 }
 
 /// A single file could not be read.

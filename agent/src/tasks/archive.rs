@@ -7,6 +7,7 @@ use proto::convert::{self, Invalid};
 use proto::failure::reason;
 use proto::v1::finish_archive_request::Part;
 use proto::{Failure, v1};
+use repository::check::Subject;
 use repository::ids::DomainId;
 use runtime::steps;
 use tokio::runtime::Handle;
@@ -20,7 +21,7 @@ use crate::connection::PART_BYTES;
 use crate::hooks::{self, Kind, Stage};
 use crate::limits::{SlowSource, Window};
 use crate::pipeline::{
-    self, ArchiveJob, ArchiveProgress, Archived, Caches, KnownBlobs, KnownBlobsBuilder, PipelineError,
+    self, ArchiveJob, ArchiveProgress, Archived, Caches, Input, KnownBlobs, KnownBlobsBuilder, PipelineError,
     Remembered,
 };
 use crate::served::{OpenError, Served};
@@ -163,7 +164,7 @@ async fn make(
     let place = context.agent.state.cache(&served.id);
     let owner = CacheOwner { repository: job.repository, domain: job.domain };
     let (served, progress, cancel) = (served.clone(), Arc::clone(progress), cancel.clone());
-    let state = context.agent.config.state.clone();
+    let (state, now) = (context.agent.config.state.clone(), context.agent.clock.now());
     blocking(move || {
         let mut source = served.open(&state).map_err(|error| not_opened(&served, &error))?;
         if let Some(pace) = &served.limits.read {
@@ -173,7 +174,10 @@ async fn make(
             |error| tracing::warn!(%error, cache = %place.display(), "cannot write the no-change cache"),
         );
         let caches = Caches { old: CacheReader::open(&place, &owner), new: new.ok() };
-        let run = || pipeline::run(&job, source, caches, known, &uplink, &progress, &cancel);
+        let component = served.id.component.as_str();
+        let check = formats::check_of(&Subject { kind: served.kind.as_str(), component, now });
+        let input = Input { source, check };
+        let run = || pipeline::run(&job, input, caches, known, &uplink, &progress, &cancel);
         served.limits.at_its_priority(run).map_err(|error| not_made(&served, error))
     })
     .await?

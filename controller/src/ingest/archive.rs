@@ -240,6 +240,7 @@ fn problem(wire: &v1::EntryProblem) -> Option<Problem> {
         Kind::Vanished => ProblemKind::Vanished,
         Kind::Changed => ProblemKind::Changed,
         Kind::LeftOut => ProblemKind::LeftOut,
+        Kind::Suspect => ProblemKind::Suspect,
     };
     let plain = |c: char| if c.is_control() { ' ' } else { c };
     let cause = wire.cause.chars().take(500).map(plain).collect();

@@ -340,7 +340,7 @@ pub struct Proven {
 /// Something that a source could not give.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
-    /// `unreadable`, `vanished`, `changed`.
+    /// `unreadable`, `vanished`, `changed`, `left_out`, `suspect`.
     pub kind: ProblemKind,
     /// In the archive, as bytes.
     pub path: Vec<u8>,
@@ -360,6 +360,8 @@ pub enum ProblemKind {
     Changed,
     /// It was left out by a rule: another file system, the target of a listed link.
     LeftOut,
+    /// It is archived as it is, and is not what its name says.
+    Suspect,
 }
 
 /// Why a job failed: a line each.

@@ -322,6 +322,7 @@ fn problem(problem: &Problem) -> v1::EntryProblem {
         ProblemKind::Vanished => Kind::Vanished,
         ProblemKind::Changed => Kind::Changed,
         ProblemKind::LeftOut => Kind::LeftOut,
+        ProblemKind::Suspect => Kind::Suspect,
     };
     v1::EntryProblem { kind: kind.into(), path: problem.path.clone().into(), cause: problem.cause.clone() }
 }

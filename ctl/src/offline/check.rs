@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use repository::backup::listing::Listing;
 use repository::backup::manifest::BackupRecord;
+use repository::check::Checks;
 use repository::error::RepositoryError;
 use repository::ids::{BlobId, PackId};
 use repository::keys::{KeyRing, SlotSecret};
@@ -164,8 +165,9 @@ impl Checker<'_> {
     fn archives(&self, record: &BackupRecord) -> Result<Vec<Archive>, RepositoryError> {
         let shown = Shown::new(self.voice, format!("checking {}", record.name));
         let (progress, cancel, keys) = (&shown, &CancelFlag::new(), self.keys.as_ref());
-        let verification =
-            Verification { repository: &self.repository, keys, depth: self.depth, progress, cancel };
+        // What files hold is for the backups' own verification to judge: here it is about bytes.
+        let (repository, depth, checks) = (&self.repository, self.depth, Checks::NONE);
+        let verification = Verification { repository, keys, depth, checks, progress, cancel };
         let earlier = self.memory.proofs();
         let memory = Memory { earlier: &earlier, witness: &self.memory, ..Memory::none() };
         let mut report = verification.run_with(record, |_| true, &memory)?;

@@ -15,6 +15,7 @@ use agent::targets::files::{
 use agent::targets::{BlobError, BlobReader, CancelFlag};
 use bytes::Bytes;
 use repository::backup::manifest::BackupRecord;
+use repository::check::Checks;
 use repository::error::RepositoryError;
 use repository::ids::BlobId;
 use repository::keys::KeyRing;
@@ -193,6 +194,7 @@ impl Work {
             repository: &self.repository,
             keys: Some(&self.keys),
             depth: Depth::Opened,
+            checks: Checks::NONE,
             progress: &progress::Silent,
             cancel: &progress::CancelFlag::new(),
         };

@@ -321,6 +321,7 @@ impl From<v1::EntryProblem> for Problem {
             v1::entry_problem::Kind::Vanished => "vanished",
             v1::entry_problem::Kind::Changed => "changed",
             v1::entry_problem::Kind::LeftOut => "left_out",
+            v1::entry_problem::Kind::Suspect => "suspect",
             v1::entry_problem::Kind::Unspecified => "unknown",
         };
         Self { path: super::entry::path_text(&wire.path), kind, cause: wire.cause }

@@ -43,6 +43,8 @@ pub mod entry_problem {
         Changed = 3,
         /// by a rule that the user should know of
         LeftOut = 4,
+        /// archived as it is, and not what its name says
+        Suspect = 5,
     }
     impl Kind {
         /// String value of the enum field names used in the ProtoBuf definition.
@@ -56,6 +58,7 @@ pub mod entry_problem {
                 Self::Vanished => "KIND_VANISHED",
                 Self::Changed => "KIND_CHANGED",
                 Self::LeftOut => "KIND_LEFT_OUT",
+                Self::Suspect => "KIND_SUSPECT",
             }
         }
         /// Creates an enum from field names used in the ProtoBuf definition.
@@ -66,6 +69,7 @@ pub mod entry_problem {
                 "KIND_VANISHED" => Some(Self::Vanished),
                 "KIND_CHANGED" => Some(Self::Changed),
                 "KIND_LEFT_OUT" => Some(Self::LeftOut),
+                "KIND_SUSPECT" => Some(Self::Suspect),
                 _ => None,
             }
         }

@@ -5,11 +5,14 @@
 
 use std::collections::{BTreeSet, HashSet};
 
+use jiff::Timestamp;
+
 use super::{Lost, Memory, full, lost_line};
 use crate::archive::entry::{Entry, EntryKind, Extent, FileContent, Pieces};
 use crate::archive::page::PageTable;
 use crate::archive::path::EntryPath;
 use crate::backup::manifest::Counts;
+use crate::check::{CheckedFile, ContentCheck, Feed, Finding, Severity};
 use crate::content::ContentHasher;
 use crate::error::RepositoryError;
 use crate::ids::{BlobId, PackId, SegmentId};
@@ -17,6 +20,9 @@ use crate::index::BlobPlace;
 use crate::progress::CancelFlag;
 use crate::read::ArchiveReader;
 use crate::refs::{BlobAddress, Refs};
+
+/// So many findings of a check are told; the others are counted.
+const MAX_FOUND: usize = 1000;
 
 /// Proves one archive.
 pub(super) struct Contents<'a> {
@@ -27,7 +33,38 @@ pub(super) struct Contents<'a> {
     /// No blob is known to be damaged or gone.
     pub(super) is_whole: bool,
     pub(super) memory: &'a Memory<'a>,
+    pub(super) check: Checking,
     pub(super) findings: Vec<String>,
+}
+
+/// The check of what the files hold, and what it has found.
+#[derive(Default)]
+pub(super) struct Checking {
+    check: Option<Box<dyn ContentCheck>>,
+    broken: Vec<String>,
+    told: Vec<String>,
+    /// Findings beyond those kept.
+    more: u64,
+}
+
+impl Checking {
+    pub(super) fn new(check: Option<Box<dyn ContentCheck>>) -> Self {
+        Self { check, ..Self::default() }
+    }
+
+    fn add(&mut self, findings: Vec<Finding>) {
+        for finding in findings {
+            match finding.severity {
+                _ if self.broken.len() + self.told.len() == MAX_FOUND => self.more += 1,
+                Severity::Broken => self.broken.push(finding.to_string()),
+                Severity::Told => self.told.push(finding.to_string()),
+            }
+        }
+    }
+
+    fn broken(&self) -> u64 {
+        self.broken.len() as u64 + self.more
+    }
 }
 
 /// What the look at an archive's contents has shown.
@@ -35,6 +72,18 @@ pub(super) struct Proven {
     pub(super) entries: u64,
     pub(super) lost: Lost,
     pub(super) findings: Vec<String>,
+    /// What is worth knowing and does no harm.
+    pub(super) told: Vec<String>,
+}
+
+/// What is known of a file before it is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    Nothing,
+    /// Its bytes are right, as far as the packs are; whether its check passed is not known.
+    Bytes,
+    /// Its bytes are right and its check passed.
+    All,
 }
 
 /// What the walk over the entries met.
@@ -68,8 +117,15 @@ impl Contents<'_> {
         if !walk.has_gaps && (walk.counts.entries(), walk.counts.bytes) != (told.entries(), told.bytes) {
             self.findings.push("the entries are not those that the manifest counts".to_owned());
         }
+        if let Some(check) = self.check.check.as_mut().filter(|_| !walk.has_gaps && walk.lost.is_empty()) {
+            let findings = check.end();
+            self.check.add(findings);
+        }
         self.all_blobs(refs, &walk.opened)?;
-        Ok(Proven { entries: walk.counts.entries(), lost: walk.lost, findings: self.findings })
+        let Checking { broken, told, more, .. } = self.check;
+        self.findings.extend(broken);
+        self.findings.extend((more > 0).then(|| format!("{more} more files are not what they should be")));
+        Ok(Proven { entries: walk.counts.entries(), lost: walk.lost, findings: self.findings, told })
     }
 
     fn pages(&mut self, table: &PageTable, walk: &mut Walk) -> Result<(), RepositoryError> {
@@ -95,12 +151,12 @@ impl Contents<'_> {
                 walk.has_gaps = true;
             }
             entries.iter().for_each(|entry| count(&mut walk.counts, entry));
-            let lost_before = walk.lost.entries.len();
+            let before = (walk.lost.entries.len(), self.check.broken());
             match self.memory.page(&line.id) {
-                Some(at) => self.page_again(&entries, at >= self.memory.since, walk)?,
+                Some(at) => self.page_again(&entries, at, walk)?,
                 None => {
                     self.page_anew(&entries, walk)?;
-                    if walk.lost.entries.len() == lost_before {
+                    if (walk.lost.entries.len(), self.check.broken()) == before {
                         self.memory.witness.page(&line.id);
                     }
                 }
@@ -113,7 +169,7 @@ impl Contents<'_> {
     fn page_anew(&mut self, entries: &[Entry], walk: &mut Walk) -> Result<(), RepositoryError> {
         for entry in entries {
             self.go_on()?;
-            if !self.is_restorable(entry, walk)? {
+            if !self.is_restorable(entry, Trust::Nothing, walk)? {
                 walk.lost.entries.push(entry.path.clone());
             }
         }
@@ -121,17 +177,24 @@ impl Contents<'_> {
     }
 
     /// A page whose entries were proven before: they are what they were unless a blob of theirs is damaged
-    /// or gone. Whether the blobs open is looked at pack by pack.
+    /// or gone, and are read again only for a check that compares files. Whether the blobs open is looked at
+    /// pack by pack.
     fn page_again(
         &mut self,
         entries: &[Entry],
-        in_this_run: bool,
+        proven_at: Timestamp,
         walk: &mut Walk,
     ) -> Result<(), RepositoryError> {
+        let in_this_run = proven_at >= self.memory.since;
         for entry in entries {
             self.go_on()?;
             let EntryKind::File(content) = &entry.kind else { continue };
-            if self.is_in_doubt(content, in_this_run, walk)? && !self.is_restorable(entry, walk)? {
+            let trust = match self.is_in_doubt(content, in_this_run, walk)? {
+                true => Trust::Nothing,
+                false if proven_at == Timestamp::MIN => Trust::Bytes,
+                false => Trust::All,
+            };
+            if !self.is_restorable(entry, trust, walk)? {
                 walk.lost.entries.push(entry.path.clone());
             }
         }
@@ -179,9 +242,14 @@ impl Contents<'_> {
         if self.cancel.is_cancelled() { Err(RepositoryError::Cancelled) } else { Ok(()) }
     }
 
-    fn is_restorable(&mut self, entry: &Entry, walk: &mut Walk) -> Result<bool, RepositoryError> {
+    fn is_restorable(
+        &mut self,
+        entry: &Entry,
+        trust: Trust,
+        walk: &mut Walk,
+    ) -> Result<bool, RepositoryError> {
         let result = match &entry.kind {
-            EntryKind::File(content) => self.is_content_right(content, walk),
+            EntryKind::File(content) => self.file(&entry.path, content, trust, walk),
             EntryKind::HardLink { to } => self.reader.entry(to).map(|first| {
                 let is_file =
                     |kind: &EntryKind| !matches!(kind, EntryKind::Folder | EntryKind::HardLink { .. });
@@ -195,7 +263,40 @@ impl Contents<'_> {
         }
     }
 
-    fn is_content_right(&mut self, content: &FileContent, walk: &mut Walk) -> Result<bool, RepositoryError> {
+    /// False if its content is not what its id says. One whose bytes are trusted is read only as far as the
+    /// check wants it.
+    fn file(
+        &mut self,
+        path: &EntryPath,
+        content: &FileContent,
+        trust: Trust,
+        walk: &mut Walk,
+    ) -> Result<bool, RepositoryError> {
+        let reads_all = trust == Trust::Nothing;
+        let Some(mut check) = self.check.check.take() else {
+            return if reads_all { self.is_content_right(content, (None, true), walk) } else { Ok(true) };
+        };
+        let is_proven = trust == Trust::All || (trust == Trust::Bytes && !check.reads_little());
+        let wants_it = check.file(CheckedFile { path: path.as_bytes(), length: content.size, is_proven });
+        let mut feed = wants_it.then(|| Feed::new(check.as_mut()));
+        let is_right = match reads_all || wants_it {
+            true => self.is_content_right(content, (feed.as_mut(), reads_all), walk),
+            false => Ok(true),
+        };
+        let found = feed.map(|feed| feed.end(content.size)).unwrap_or_default();
+        self.check.check = Some(check);
+        if let Ok(true) = is_right {
+            self.check.add(found);
+        }
+        is_right
+    }
+
+    fn is_content_right(
+        &mut self,
+        content: &FileContent,
+        (mut feed, reads_all): (Option<&mut Feed<'_>>, bool),
+        walk: &mut Walk,
+    ) -> Result<bool, RepositoryError> {
         let extents = content.layout.extents(content.size);
         let mut hash = ExtentHasher::new(ContentHasher::new(self.reader.id_key()), &extents);
         let lists = match &content.pieces {
@@ -214,8 +315,11 @@ impl Contents<'_> {
                 self.go_on()?;
                 let plain = self.reader.piece(&piece)?;
                 walk.opened.insert(piece.blob);
-                if !hash.data(&plain) {
+                if !hash.data(&plain, feed.as_deref_mut()) {
                     return Ok(false);
+                }
+                if !reads_all && feed.as_ref().is_some_and(|feed| !feed.wants_more()) {
+                    return Ok(true);
                 }
             }
         }
@@ -311,8 +415,8 @@ impl<'a> ExtentHasher<'a> {
         Self { hasher, extents: extents.iter(), current: None }
     }
 
-    /// False if there is more data than the extents have room for.
-    fn data(&mut self, mut bytes: &[u8]) -> bool {
+    /// False if there is more data than the extents have room for. What fits is given to `feed`, too.
+    fn data(&mut self, mut bytes: &[u8], mut feed: Option<&mut Feed<'_>>) -> bool {
         while !bytes.is_empty() {
             let (extent, left) = match self.current.take() {
                 Some(current) => current,
@@ -324,6 +428,9 @@ impl<'a> ExtentHasher<'a> {
             let taken = left.min(bytes.len() as u64);
             let (now, later) = bytes.split_at(taken as usize);
             self.hasher.data(now);
+            if let Some(feed) = feed.as_deref_mut() {
+                feed.data(extent.offset + extent.length - left, now);
+            }
             bytes = later;
             if left == taken {
                 self.hasher.extent_ends(extent)

@@ -10,6 +10,7 @@ use repository::archive::page::{PageBuilder, PageLine, PageTable};
 use repository::archive::path::EntryPath;
 use repository::backup::commit::{ArchiveDraft, BackupDraft, CommitStep, Guard};
 use repository::backup::manifest::{ArchiveManifest, BackupRecord, Consistency, Counts, FORMAT, Outcome};
+use repository::check::Checks;
 use repository::content::ContentHasher;
 use repository::error::RepositoryError;
 use repository::ids::BlobId;
@@ -285,7 +286,14 @@ pub fn try_findings(
     record: &BackupRecord,
     depth: Depth,
 ) -> Result<Vec<String>, RepositoryError> {
-    let check = Verification { repository, keys, depth, progress: &Silent, cancel: &CancelFlag::new() };
+    let check = Verification {
+        repository,
+        keys,
+        depth,
+        checks: Checks::NONE,
+        progress: &Silent,
+        cancel: &CancelFlag::new(),
+    };
     let report = check.run(record, |_| true)?;
     Ok(report.archives.into_iter().flat_map(|archive| archive.findings).collect())
 }
@@ -296,7 +304,14 @@ pub fn verdicts(
     record: &BackupRecord,
 ) -> Result<Vec<PackVerdict>, RepositoryError> {
     let (keys, depth) = (None, Depth::Hashed);
-    let check = Verification { repository, keys, depth, progress: &Silent, cancel: &CancelFlag::new() };
+    let check = Verification {
+        repository,
+        keys,
+        depth,
+        checks: Checks::NONE,
+        progress: &Silent,
+        cancel: &CancelFlag::new(),
+    };
     let report = check.run(record, |_| true)?;
     Ok(report.archives.into_iter().flat_map(|archive| archive.packs).collect())
 }

@@ -19,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::{CacheOwner, CacheReader, CacheWriter, Day};
 use crate::pipeline::{
-    self, ArchiveJob, ArchiveProgress, Archived, Caches, KnownBlobs, KnownBlobsBuilder, PipelineError, Uplink,
+    self, ArchiveJob, ArchiveProgress, Archived, Caches, Input, KnownBlobs, KnownBlobsBuilder, PipelineError,
+    Uplink,
 };
 use crate::restore::{ArchiveEntries, ArchiveKeys, BlobMapBuilder, RemoteBlobs, Window};
 use crate::restore::{BlobStream, Fetched};
@@ -161,7 +162,15 @@ impl Bench {
             new: Some(CacheWriter::begin(&self.cache(), &owner).expect("a cache")),
         };
         let progress = ArchiveProgress::default();
-        pipeline::run(&self.job(), source, caches, self.wire.known(), &self.wire, &progress, cancel)
+        pipeline::run(
+            &self.job(),
+            Input { source, check: None },
+            caches,
+            self.wire.known(),
+            &self.wire,
+            &progress,
+            cancel,
+        )
     }
 
     /// A reader of what `refs` allow to be read, and of nothing else.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
 use repository::backup::manifest::{BackupRecord, Outcome};
+use repository::check::Checks;
 use repository::error::RepositoryError;
 use repository::ids::{DomainId, PackId};
 use repository::ingest::PackVerdict;
@@ -431,7 +432,8 @@ impl Reader<'_> {
     fn verification<'b>(&'b self, progress: &'b dyn Progress) -> Verification<'b> {
         let depot = &self.shared.depot;
         let (keys, depth, cancel) = (Some(depot.keys()), self.wanted.depth, self.cancel);
-        Verification { repository: depot.repository(), keys, depth, progress, cancel }
+        let checks = Checks { of: formats::check_of, now: self.wanted.since };
+        Verification { repository: depot.repository(), keys, depth, checks, progress, cancel }
     }
 
     /// Nobody else writes while the lease is ours: rot that parity can mend is mended at once.
@@ -478,6 +480,8 @@ impl Planned {
 impl Looked {
     fn of(report: ArchiveReport) -> Self {
         let coverage = report.coverage;
+        let mut notes = report.mended;
+        notes.extend(report.told);
         Self {
             findings: report.findings,
             bytes: report.bytes,
@@ -488,7 +492,7 @@ impl Looked {
                 earlier: coverage.earlier,
                 oldest: coverage.oldest,
                 unread: coverage.unread,
-                notes: report.mended,
+                notes,
             },
             ..Self::default()
         }

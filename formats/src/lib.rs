@@ -1,0 +1,19 @@
+//! What the files of a component must look like, so that what uses them will take them.
+//!
+//! The checks here see a file's bytes go by, while a backup or a verification reads it. They hold no
+//! engine, do no I/O and know no clock.
+//!
+//! Must stay true: whatever the bytes are, a check ends, without a panic, within a fixed memory; it never
+//! runs, loads or follows what it reads; what it says names files, lines and offsets, and no content.
+
+pub mod configs;
+
+pub use repository::check::{CheckedFile, ContentCheck, Finding, Severity, Subject};
+
+/// The check that a source's archive calls for, if there is one.
+pub fn check_of(subject: &Subject<'_>) -> Option<Box<dyn ContentCheck>> {
+    match subject.kind {
+        "configs" => Some(Box::new(configs::ConfigsCheck::new(subject.now))),
+        _ => None,
+    }
+}

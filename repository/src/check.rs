@@ -1,0 +1,187 @@
+//! What lies in an archive, looked at while it is read: is a file what it claims to be?
+//!
+//! A repository knows bytes; what they mean is known to the crate `formats`, whose checks come in here.
+//! Must stay true: a check sees bytes and does nothing with them but judge; what it finds names files and
+//! places in them, never a content, since findings go into logs and alerts.
+
+use jiff::Timestamp;
+
+/// Judges the files of one archive, given in path order.
+pub trait ContentCheck: Send {
+    /// A file begins. `false`: its bytes are of no interest; then neither `bytes` nor `file_end` is called.
+    fn file(&mut self, file: CheckedFile<'_>) -> bool;
+    /// The next bytes of the file, in order; holes come as zeros. `false`: the rest is of no interest.
+    fn bytes(&mut self, bytes: &[u8]) -> bool;
+    /// The file has ended, or enough of it was seen: what is wrong with it.
+    fn file_end(&mut self) -> Vec<Finding>;
+    /// True if it needs so little of the files that this is read beyond any budget.
+    fn reads_little(&self) -> bool {
+        false
+    }
+    /// All files were given: what is wrong between them. Not called where some could not be read.
+    fn end(&mut self) -> Vec<Finding>;
+}
+
+/// A file that a check may look into.
+#[derive(Debug, Clone, Copy)]
+pub struct CheckedFile<'a> {
+    /// Its path in the archive, without a leading slash.
+    pub path: &'a [u8],
+    /// Its length in bytes, holes included.
+    pub length: u64,
+    /// The same bytes under the same path were looked at earlier, and nothing was wrong with them. Whoever
+    /// only compares files with each other still wants some of these.
+    pub is_proven: bool,
+}
+
+/// Something that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Which file; empty for the archive as a whole.
+    pub path: Vec<u8>,
+    /// In one line, without a content: `it is not YAML: line 7, column 3`.
+    pub what: String,
+    /// How bad it is.
+    pub severity: Severity,
+}
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// What uses the file will not take it.
+    Broken,
+    /// Worth knowing; the file can be used.
+    Told,
+}
+
+impl std::fmt::Display for Finding {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.path.as_slice() {
+            [] => to.write_str(&self.what),
+            path => write!(to, "{}: {}", path.escape_ascii(), self.what),
+        }
+    }
+}
+
+/// Which checks there are, and the time that they judge by.
+#[derive(Debug, Clone, Copy)]
+pub struct Checks {
+    /// The check that an archive calls for.
+    pub of: fn(&Subject<'_>) -> Option<Box<dyn ContentCheck>>,
+    /// The present.
+    pub now: Timestamp,
+}
+
+/// Whose archive it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// The kind of its source, e.g. `configs`.
+    pub kind: &'a str,
+    /// Its component, e.g. `models`.
+    pub component: &'a str,
+    /// The present.
+    pub now: Timestamp,
+}
+
+impl Checks {
+    /// For whoever looks at bytes alone.
+    pub const NONE: Self = Self { of: |_| None, now: Timestamp::UNIX_EPOCH };
+
+    /// The check for archives of this kind and component.
+    pub fn check(&self, kind: &str, component: &str) -> Option<Box<dyn ContentCheck>> {
+        (self.of)(&Subject { kind, component, now: self.now })
+    }
+}
+
+/// Gives a check the bytes of a file with holes, whose data comes extent by extent.
+pub struct Feed<'a> {
+    check: &'a mut dyn ContentCheck,
+    /// How far the check has been given the file.
+    at: u64,
+    wants_more: bool,
+}
+
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+impl<'a> Feed<'a> {
+    /// The file has begun, and `check` wants it.
+    pub fn new(check: &'a mut dyn ContentCheck) -> Self {
+        Self { check, at: 0, wants_more: true }
+    }
+
+    /// The data that lies at `offset`.
+    pub fn data(&mut self, offset: u64, bytes: &[u8]) {
+        self.hole_up_to(offset);
+        if self.wants_more && !bytes.is_empty() {
+            self.wants_more = self.check.bytes(bytes);
+        }
+        self.at = offset + bytes.len() as u64;
+    }
+
+    /// False if the check has seen enough of the file.
+    pub fn wants_more(&self) -> bool {
+        self.wants_more
+    }
+
+    /// The file ends after `length` bytes.
+    pub fn end(mut self, length: u64) -> Vec<Finding> {
+        self.hole_up_to(length);
+        self.check.file_end()
+    }
+
+    fn hole_up_to(&mut self, offset: u64) {
+        while self.wants_more && self.at < offset {
+            let now = (offset - self.at).min(ZEROS.len() as u64);
+            self.wants_more = self.check.bytes(&ZEROS[..now as usize]);
+            self.at += now;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Takes {
+        seen: Vec<u8>,
+        most: usize,
+    }
+
+    impl ContentCheck for Takes {
+        fn file(&mut self, _: CheckedFile<'_>) -> bool {
+            true
+        }
+        fn bytes(&mut self, bytes: &[u8]) -> bool {
+            self.seen.extend_from_slice(bytes);
+            self.seen.len() < self.most
+        }
+        fn file_end(&mut self) -> Vec<Finding> {
+            Vec::new()
+        }
+        fn end(&mut self) -> Vec<Finding> {
+            Vec::new()
+        }
+    }
+
+    #[test]
+    fn holes_are_given_as_zeros_before_between_and_after_the_data() {
+        let mut takes = Takes { most: usize::MAX, ..Takes::default() };
+        let mut feed = Feed::new(&mut takes);
+        feed.data(2, b"ab");
+        feed.data(5, b"c");
+        feed.end(7);
+        assert_eq!(takes.seen, b"\0\0ab\0c\0");
+    }
+
+    #[test]
+    fn whoever_has_enough_is_given_no_more() {
+        let mut takes = Takes { most: 3, ..Takes::default() };
+        let mut feed = Feed::new(&mut takes);
+        feed.data(0, b"ab");
+        feed.data(2, b"cd");
+        feed.data(4, b"ef");
+        feed.end(1 << 60);
+        assert_eq!(takes.seen, b"abcd");
+    }
+}

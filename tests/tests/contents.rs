@@ -1,0 +1,51 @@
+//! What the files of a component hold is looked at while they are backed up and when they are verified: a
+//! configuration that nothing can read comes to light before it is needed.
+
+use std::fs;
+
+use tests::System;
+
+const DAMAGED: i32 = 4;
+
+#[test]
+fn a_configuration_file_that_does_not_parse_is_told_at_the_backup_and_fails_the_verification() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (good, bad) = (folder.path().join("compose.yaml"), folder.path().join("settings.json"));
+    fs::write(&good, "services: { web: { image: shop } }\n").expect("written");
+    fs::write(&bad, "{ \"password\": hunter2 }\n").expect("written");
+    fs::write(folder.path().join("notes.txt"), "{ not for a parser").expect("written");
+    let mut system = System::prepare_held(&[]);
+    system.configure_agent(&format!(
+        "  - {{ component: configs, kind: configs, name: configs, files: [{}/*] }}\n",
+        folder.path().display()
+    ));
+    system.start_controller();
+    system.invite();
+    system.start_agent();
+    system.await_agent();
+
+    let job = system.run(&["backup"]);
+    assert_eq!(job["state"], "complete", "the bytes are all there: {job}");
+    let problems = job["parts"][0]["problems"].as_array().expect("problems").clone();
+    let told: Vec<String> =
+        problems.iter().map(|told| format!("{} {}", told["kind"], told["cause"])).collect();
+    assert_eq!(told, ["\"suspect\" \"it is not JSON: line 1, column 15\""]);
+
+    // By a budget or whole, as often as one likes: it is not forgotten.
+    for flags in [&["--all"][..], &[], &["--all"]] {
+        let words = [&["verify", "--depth", "opened", "-o", "json"], flags].concat();
+        let verified = system.nsctl(&words).expect(DAMAGED).json();
+        let findings = verified["parts"][0]["findings"].to_string();
+        assert!(
+            findings.contains("settings.json: it is not JSON: line 1, column 15"),
+            "{flags:?}: {verified}"
+        );
+        assert!(!findings.contains("compose") && !findings.contains("notes"), "{verified}");
+        assert!(!verified.to_string().contains("hunter2"), "{verified}");
+    }
+
+    fs::write(&bad, "{ \"password\": \"hunter2\" }\n").expect("written");
+    let job = system.run(&["backup"]);
+    assert_eq!(job["parts"][0]["problems"], serde_json::json!([]));
+    system.nsctl(&["verify", "--depth", "opened", "--all"]).expect(0);
+}
