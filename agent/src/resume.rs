@@ -7,16 +7,34 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
 use crate::connection::Agent;
+use crate::platform::Handle as Reached;
 use crate::state::Run;
 use crate::targets::files::{InProduction, recover_with};
 use crate::tasks::Users;
 
-/// Ends what a crash has left.
-pub(crate) async fn resume(agent: Arc<Agent>) {
+/// Ends what a crash has left, unless `stop` comes before it could begin: then the next start does.
+pub(crate) async fn resume(agent: Arc<Agent>, stop: &CancellationToken) {
     let runtime = Handle::current();
-    let resumed = tokio::task::spawn_blocking(move || Resume::new(&agent, runtime).all());
+    let (opened, resume) = (agent.clone(), move |runs| Resume::new(&agent, runtime, runs).all());
+    let runs = opened.state.runs().all().unwrap_or_else(|error| {
+        tracing::error!(%error, "cannot look for programs that restores have stopped");
+        Vec::new()
+    });
+    let stopped = runs.iter().flat_map(|(_, run)| &run.stopped);
+    if stopped.into_iter().any(|one| matches!(one.application.handle, Reached::Container(_))) {
+        // A swap is good or not by what starts on it: an engine that is late would make it a bad one.
+        tokio::select! {
+            () = stop.cancelled() => return,
+            answer = opened.platform.await_engine() => if let Err(error) = answer {
+                tracing::error!(%error, "containers that a restore has stopped cannot be started");
+            },
+        }
+    }
+    drop(opened);
+    let resumed = tokio::task::spawn_blocking(move || resume(runs));
     resumed.await.expect("resuming restores does not panic");
 }
 
@@ -29,11 +47,7 @@ struct Resume<'a> {
 }
 
 impl<'a> Resume<'a> {
-    fn new(agent: &'a Agent, runtime: Handle) -> Self {
-        let runs = agent.state.runs().all().unwrap_or_else(|error| {
-            tracing::error!(%error, "cannot look for programs that restores have stopped");
-            Vec::new()
-        });
+    fn new(agent: &'a Agent, runtime: Handle, runs: Vec<(String, Run)>) -> Self {
         Self { agent, runtime, runs: runs.into_iter().collect(), swapped: RefCell::default() }
     }
 
@@ -68,7 +82,10 @@ impl<'a> Resume<'a> {
                 None => {
                     let troubles = users.start_again();
                     troubles.iter().for_each(|trouble| tracing::error!(restore = id, "{trouble}"));
-                    users.forget();
+                    match troubles.is_empty() {
+                        true => users.forget(),
+                        false => users.remember(),
+                    }
                 }
             }
         }

@@ -10,8 +10,11 @@ use repository::archive::path::EntryPath;
 use repository::content::IdKey;
 use repository::ids::BlobId;
 
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+
 use super::*;
-use crate::state::{AgentKey, RestoreRecord, StateFolder};
+use crate::platform::Application;
+use crate::state::{AgentKey, Report, RestoreRecord, StateFolder, Stopped, Stopping};
 use crate::targets::files::{
     Allowance, Place, RestoreError, RestoreRequest, Selection, Steps, Tools, restore,
 };
@@ -19,19 +22,23 @@ use crate::targets::{BlobError, BlobReader, CancelFlag, Progress};
 
 /// Resumes with nothing configured, and gives the state folder back.
 async fn finish_restores(state: StateFolder) -> StateFolder {
+    finish_restores_as(crate::config::AgentConfig::default(), state).await
+}
+
+async fn finish_restores_as(config: crate::config::AgentConfig, state: StateFolder) -> StateFolder {
     let key = AgentKey::open(&state).expect("a key");
     let agent = Arc::new(Agent {
-        config: crate::config::AgentConfig::default(),
+        platform: crate::platform::Platform::new(&config),
+        config,
         state,
         key,
         served: Vec::new(),
         clock: Arc::new(runtime::clock::SystemClock),
         instance: [0; 16],
         listed: crate::pipeline::RememberedBlobs::default(),
-        platform: crate::platform::Platform::default(),
         unbroken: Default::default(),
     });
-    resume(agent.clone()).await;
+    resume(agent.clone(), &CancellationToken::new()).await;
     Arc::into_inner(agent).expect("nobody else has it").state
 }
 
@@ -171,4 +178,72 @@ async fn a_record_whose_folder_is_not_there_yet_is_kept() {
     assert_eq!(records(), 1);
     third.ended();
     assert_eq!(records(), 0);
+}
+
+/// A container that a restore has stopped, on record in the state folder `at`.
+fn stopped_container(at: &Path) -> StateFolder {
+    let application = Application {
+        name: "db".into(),
+        handle: Reached::Container("c1".into()),
+        after: Vec::new(),
+        runs: true,
+        is_checked: true,
+    };
+    let state = StateFolder::open(at).expect("opens");
+    let stopped = vec![Stopped { application, state: Stopping::Stopped }];
+    state.runs().keep("r-1", &Run { report: Report::default(), stopped }).expect("kept");
+    state
+}
+
+/// What an engine answers that has this one container.
+fn answer(line: &str) -> &'static str {
+    match line {
+        line if line.starts_with("POST ") => "",
+        line if line.starts_with("GET /containers/json") => "[]",
+        _ => r#"{"State": {"Running": true, "Restarting": false, "ExitCode": 0}}"#,
+    }
+}
+
+#[tokio::test]
+async fn a_container_is_started_by_an_engine_that_comes_up_after_the_agent() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (at, socket) = (folder.path().join("state"), folder.path().join("docker.sock"));
+    let state = stopped_container(&at);
+    let mut config = crate::config::AgentConfig::default();
+    config.docker.socket = socket.clone();
+    let engine = tokio::spawn(async move {
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        let listener = tokio::net::UnixListener::bind(socket).expect("it listens");
+        let mut asked = Vec::new();
+        while !asked.iter().any(|line: &String| line.starts_with("GET /containers/c1/json")) {
+            let (stream, _) = listener.accept().await.expect("somebody asks");
+            let mut stream = BufReader::new(stream);
+            let mut lines = Vec::new();
+            while lines.last().is_none_or(|line: &String| line != "\r\n") {
+                let mut line = String::new();
+                stream.read_line(&mut line).await.expect("a line");
+                lines.push(line);
+            }
+            let body = answer(&lines[0]);
+            let head =
+                format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+            stream.get_mut().write_all((head + body).as_bytes()).await.expect("answered");
+            asked.push(lines.swap_remove(0));
+        }
+        asked
+    });
+    let state = finish_restores_as(config, state).await;
+    let asked = engine.await.expect("the engine does not panic");
+    assert!(asked.iter().any(|line| line.starts_with("POST /containers/c1/start")), "{asked:?}");
+    assert_eq!(state.runs().all().expect("listed"), [], "it is over");
+}
+
+#[tokio::test]
+async fn what_cannot_be_started_again_stays_on_record() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let state = stopped_container(&folder.path().join("state"));
+    let mut config = crate::config::AgentConfig::default();
+    config.docker.enabled = Some(false);
+    let state = finish_restores_as(config, state).await;
+    assert_eq!(state.runs().all().expect("listed").len(), 1, "the next start tries again");
 }

@@ -21,6 +21,8 @@ use docker::{Container, Docker, Health};
 
 /// Between two looks at something that is being started.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// A Docker Engine that does not answer yet is given so long: after a boot it may start later than we do.
+const ENGINE_COMES: Duration = Duration::from_secs(120);
 /// A container without a check of its own has to run for so long.
 const KEEPS_RUNNING: Duration = Duration::from_secs(2);
 
@@ -146,6 +148,22 @@ impl Platform {
         }
         found.applications = order::for_start(found.applications);
         Ok(found)
+    }
+
+    /// Waits until the Docker Engine answers; not for ever.
+    pub(crate) async fn await_engine(&self) -> Result<(), PlatformError> {
+        let began = Instant::now();
+        loop {
+            let answer = match self.engine() {
+                Ok(docker) => docker.containers().await.map(drop),
+                Err(error) => Err(error),
+            };
+            let is_refused = self.settings.enabled == Some(false);
+            if answer.is_ok() || is_refused || began.elapsed() >= ENGINE_COMES {
+                return answer;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 
     /// Stops it.

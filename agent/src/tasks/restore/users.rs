@@ -151,7 +151,12 @@ impl<'a> Users<'a> {
                 self.platform.await_health(application).await
             });
             match started {
-                Ok(()) => self.lock().report.did("started", self.clock.now(), &application.name),
+                Ok(()) => {
+                    let mut run = self.lock();
+                    run.report.did("started", self.clock.now(), &application.name);
+                    let of_it = run.stopped.iter_mut().filter(|one| one.application.name == application.name);
+                    of_it.for_each(|one| one.state = Stopping::Untouched);
+                }
                 Err(error) => {
                     tracing::error!(application = application.name, %error, "cannot be started again");
                     troubles.push(format!(
@@ -178,6 +183,13 @@ impl<'a> Users<'a> {
     pub(crate) fn forget(&self) {
         if let Err(error) = self.runs.drop(&self.id) {
             tracing::error!(restore = self.id, %error, "the record of a restore stays until the next start");
+        }
+    }
+
+    /// What could not be started again stays on record: the next start of the agent tries once more.
+    pub(crate) fn remember(&self) {
+        if let Err(error) = self.keep(&self.lock()) {
+            tracing::error!(restore = self.id, "{error}");
         }
     }
 
