@@ -193,6 +193,23 @@ fn an_undo_loses_neither_what_is_excluded_nor_what_was_written_after_the_safety_
 }
 
 #[test]
+fn a_restore_whose_end_was_never_heard_of_can_be_taken_back() {
+    let (mut scene, first) = Scene::with_two_values();
+    scene.system.steps().ask("off-record");
+    let id = scene.system.start_job(&["restore", "--timestamp", &first, "--yes"]);
+    tests::wait_for("the end of the swap", 60, || scene.system.steps().reached("off-record"));
+    scene.system.kill_agent();
+    scene.system.steps().clear("off-record");
+    scene.system.nsctl(&["cancel", &id]);
+    assert_eq!(scene.system.await_end(&id)["state"], "cancelled");
+    scene.system.start_agent();
+    scene.system.await_agent();
+    assert_eq!(scene.app.value(), "one", "it was done");
+    scene.system.run(&["undo", &id, "--yes"]);
+    assert_eq!(scene.app.value(), "two");
+}
+
+#[test]
 fn what_has_changed_since_the_plan_is_told_and_nothing_is_done() {
     let (scene, first) = Scene::with_two_values();
     // While the safety backup is made, somebody adds a file that the restore would remove.

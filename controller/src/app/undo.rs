@@ -33,8 +33,14 @@ impl App {
             return Err(cannot("it is still under way".to_owned(), hint));
         }
         let changed = job.parts.iter().zip(places).filter(|(part, place)| {
-            let is_live = matches!(&part.result, Some(PartResult::Restored { undone: None, .. }));
-            is_live && place.folder.is_none() && part.state != PartState::Failed
+            let is_live = match &part.result {
+                Some(PartResult::Restored { undone: None, .. }) => part.state != PartState::Failed,
+                // Its end was never heard of: it may have been done. Where it was not, the undo finds all as
+                // it was.
+                None => part.is_unknown,
+                _ => false,
+            };
+            is_live && place.folder.is_none()
         });
         let changed: Vec<_> = changed.map(|(_, place)| place).collect();
         let Some(first) = changed.first() else {

@@ -220,13 +220,18 @@ pub struct Part {
     pub reason: Option<String>,
     /// What it brought.
     pub result: Option<PartResult>,
+    /// An attempt was begun whose answer never came, and none after it has told how things stand: what it was
+    /// to do may be done.
+    #[serde(default)]
+    pub is_unknown: bool,
 }
 
 impl Part {
     /// A part that nobody works at yet.
     pub fn waiting(source: SourceId, kind: impl Into<String>) -> Self {
         let state = PartState::Waiting;
-        Self { source, kind: kind.into(), agent: None, state, attempt: 0, reason: None, result: None }
+        let (agent, attempt, reason, result) = (None, 0, None, None);
+        Self { source, kind: kind.into(), agent, state, attempt, reason, result, is_unknown: false }
     }
 
     /// A part that cannot even be begun.

@@ -303,6 +303,11 @@ impl Step {
         if self.part(at)?.state != (PartState::Running { task }) {
             return Err(Refused::Stale);
         }
+        self.job.parts[at].is_unknown = match end {
+            TaskEnd::AgentLost => true,
+            TaskEnd::Cancelled => self.job.parts[at].is_unknown,
+            _ => false,
+        };
         match end {
             TaskEnd::Complete(result) => self.end_part(at, PartState::Complete, None, Some(result)),
             TaskEnd::Incomplete(result, reason) => {
@@ -367,7 +372,9 @@ impl Step {
             PartState::Waiting if part.attempt == before => self.nobody_serves(at, PANICKED.to_owned()),
             PartState::Running { task } if part.attempt == before + 1 => {
                 let end = TaskEnd::Failed { reason: PANICKED.to_owned(), retryable: true, result: None };
-                self.task_ended(at, task, end)
+                self.task_ended(at, task, end)?;
+                self.job.parts[at].is_unknown = true;
+                Ok(())
             }
             _ => Err(Refused::Stale),
         }
@@ -398,6 +405,7 @@ impl Step {
                 }
                 PartState::Waiting => self.actions.push(Action::Attempt { part: at }),
                 PartState::Running { .. } => {
+                    self.job.parts[at].is_unknown = true;
                     self.again_or_fail(at, "the controller was started anew".to_owned())
                 }
                 _ => {}

@@ -155,6 +155,20 @@ fn a_lost_agent_is_waited_for_three_times_and_then_no_more() {
 }
 
 #[test]
+fn what_was_never_answered_is_unknown_until_an_attempt_answers() {
+    let (job, _) = end(&started(&backup(), &["models/a"]), 0, TaskEnd::AgentLost);
+    assert!(job.parts[0].is_unknown);
+    let (stopped, _) = end(&job, 0, TaskEnd::Cancelled);
+    assert!(stopped.parts[0].is_unknown, "who ends for other reasons says nothing of what was done before");
+    let failed = TaskEnd::Failed { reason: "no such folder".into(), retryable: false, result: None };
+    let (failed, _) = end(&job, 0, failed);
+    assert!(!failed.parts[0].is_unknown);
+    let (job, _) = at_work(&started(&backup(), &["models/a"]), 0);
+    let (job, _) = step(&job, Event::ControllerRestarted);
+    assert!(job.parts[0].is_unknown);
+}
+
+#[test]
 fn a_failure_that_another_attempt_cannot_mend_is_final() {
     let failed = TaskEnd::Failed { reason: "no such folder".into(), retryable: false, result: None };
     let (job, _) = end(&started(&backup(), &["models/a"]), 0, failed);
