@@ -7,13 +7,15 @@
 //! runs, loads or follows what it reads; what it says names files, lines and offsets, and no content.
 
 pub mod configs;
+pub mod models;
 
 pub use repository::check::{CheckedFile, ContentCheck, Finding, Severity, Subject};
 
 /// The check that a source's archive calls for, if there is one.
 pub fn check_of(subject: &Subject<'_>) -> Option<Box<dyn ContentCheck>> {
-    match subject.kind {
-        "configs" => Some(Box::new(configs::ConfigsCheck::new(subject.now))),
+    match (subject.kind, subject.component) {
+        ("configs", _) => Some(Box::new(configs::ConfigsCheck::new(subject.now))),
+        ("files", "models") => Some(Box::new(models::ModelsCheck::default())),
         _ => None,
     }
 }
