@@ -49,3 +49,38 @@ fn a_configuration_file_that_does_not_parse_is_told_at_the_backup_and_fails_the_
     assert_eq!(job["parts"][0]["problems"], serde_json::json!([]));
     system.nsctl(&["verify", "--depth", "opened", "--all"]).expect(0);
 }
+
+#[test]
+fn a_model_that_is_cut_off_is_told_at_the_backup_and_fails_the_verification() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let header = r#"{"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}}"#;
+    let whole = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &[7; 24]].concat();
+    fs::write(folder.path().join("good.safetensors"), &whole).expect("written");
+    fs::write(folder.path().join("cut.safetensors"), &whole[..whole.len() - 1]).expect("written");
+    fs::write(folder.path().join("old.pkl"), "cos\nsystem\n").expect("written");
+    let mut system = System::prepare_held(&[]);
+    system.configure_agent(&format!(
+        "  - {{ component: models, kind: files, name: models, path: {} }}\n",
+        folder.path().display()
+    ));
+    system.start_controller();
+    system.invite();
+    system.start_agent();
+    system.await_agent();
+
+    let job = system.run(&["backup"]);
+    assert_eq!(job["state"], "complete", "the bytes are all there: {job}");
+    let problems = job["parts"][0]["problems"].to_string();
+    assert!(problems.contains("its tensors have 24 bytes, and the file has 23 for them"), "{problems}");
+    assert!(problems.contains("pickle"), "{problems}");
+    assert!(!problems.contains("good.safetensors"), "{problems}");
+
+    let verified = system.nsctl(&["verify", "--depth", "opened", "--all", "-o", "json"]).expect(DAMAGED).json();
+    let findings = verified["parts"][0]["findings"].to_string();
+    assert!(findings.contains("cut.safetensors: its tensors have 24 bytes"), "{verified}");
+    assert!(!findings.contains("good.safetensors"), "{verified}");
+
+    fs::write(folder.path().join("cut.safetensors"), &whole).expect("written");
+    system.run(&["backup"]);
+    system.nsctl(&["verify", "--depth", "opened", "--all"]).expect(0);
+}
