@@ -13,6 +13,7 @@ pub(crate) mod keeping;
 pub(crate) mod leases;
 mod live;
 pub mod own_rules;
+mod owner;
 pub mod queue;
 pub(crate) mod restore;
 mod runner;

@@ -1,4 +1,4 @@
-//! Runs the jobs: starts what may start, keeps each job's state in the catalog, carries out its actions.
+//! Runs the jobs: takes orders, starts what may start, gives each job an owner and keeps what it says.
 //!
 //! Must stay true: one task owns a job and alone changes it; it writes the new state down before it acts;
 //! when the controller stops, jobs stay as they are and are taken up again at the next start; a job whose
@@ -18,21 +18,19 @@ use runtime::shutdown::Shutdown;
 use runtime::steps;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc, oneshot};
 use tokio::task::JoinError;
-use tokio_util::sync::CancellationToken;
 
 use crate::alerts;
 use crate::catalog::{Added, Catalog, CatalogError, Claim};
 use crate::depot::Depot;
 use crate::fleet::Fleet;
-use crate::guarded::ends_by_itself;
 use crate::ids::{AgentId, JobId, TaskId};
-use crate::jobs::clearing::{Clearing, clear};
-use crate::jobs::job::{Job, JobFailure, JobState, Order, PartState};
+use crate::jobs::job::{Job, JobState, Order};
 use crate::jobs::keeping::Configured;
 use crate::jobs::leases::{HoldError, Leases};
 use crate::jobs::live::Live;
+use crate::jobs::owner::Owner;
 use crate::jobs::queue::{self, MAX_QUEUED};
-use crate::jobs::state::{Action, Event, Level, PANICKED, Refused, TaskEnd, advance};
+use crate::jobs::state::{Action, Event, Level, Refused, TaskEnd};
 use crate::metrics::Metrics;
 use crate::steps::Step;
 
@@ -42,8 +40,6 @@ const TASKS_AT_ONCE: usize = 4;
 const TASKS_PER_AGENT: usize = 2;
 /// Events that may wait for one job.
 const MAILBOX: usize = 64;
-/// An agent that was told to end a task has this long to say that it did.
-const CANCEL_GRACE: Duration = Duration::from_secs(30);
 /// The catalog may fail this often in a row before a job is left to the next look at the queue.
 const CATALOG_TRIES: u32 = 5;
 const CATALOG_PAUSE: Duration = Duration::from_secs(1);
@@ -120,7 +116,7 @@ pub(super) struct Shared {
     pub(super) local: Mutex<HashMap<TaskId, Arc<CancelFlag>>>,
     pub(super) clearing: Semaphore,
     /// What the jobs that are under way hold of the repository.
-    leases: Leases,
+    pub(super) leases: Leases,
     /// Names of backups that are not committed yet.
     pub(super) names: Mutex<BTreeSet<BackupName>>,
     pub(super) shutdown: Shutdown,
@@ -132,8 +128,8 @@ pub(super) struct Shared {
 
 /// An event for a job, and who wants to know whether it was taken.
 pub(super) struct Mail {
-    event: Event,
-    taken: oneshot::Sender<Result<(), Refused>>,
+    pub(super) event: Event,
+    pub(super) taken: oneshot::Sender<Result<(), Refused>>,
 }
 
 /// The way to a running job.
@@ -355,225 +351,8 @@ impl Runner {
         let mailbox = Mailbox(sender);
         lock(&self.shared.running).insert(job.id, mailbox.clone());
         let name = format!("{} {}", job.kind(), job.id);
-        let owner = Owner {
-            shared: self.shared.clone(),
-            mailbox,
-            work: CancellationToken::new(),
-            clearing: Arc::default(),
-            job,
-        };
+        let owner = Owner::new(self.shared.clone(), mailbox, job);
         self.shared.shutdown.spawn(name, owner.run(mail));
-    }
-}
-
-/// The task that owns a job.
-struct Owner {
-    shared: Arc<Shared>,
-    mailbox: Mailbox,
-    /// Cancelled when the job has ended or the controller stops: nothing of it goes on.
-    work: CancellationToken,
-    /// Ends a retention or a prune between two steps.
-    clearing: Arc<CancelFlag>,
-    job: Job,
-}
-
-impl Owner {
-    async fn run(mut self, mut mail: mpsc::Receiver<Mail>) {
-        let id = self.job.id;
-        // After a panic too: nothing of the job goes on, and the next look at the queue takes it up again.
-        let owned = Owned { shared: self.shared.clone(), work: self.work.clone(), job: id };
-        if let Err(error) = self.run_to_end(&mut mail).await {
-            // No kick: what failed just now has a pause before it is tried again.
-            tracing::error!(job = %id, error = proto::failure::chain(&error), "the job is left to the next look at the queue");
-            return;
-        }
-        if self.job.state.is_end() {
-            announce(&self.job);
-            self.shared.leases.let_go(id);
-            if let Some(name) = &self.job.backup {
-                lock(&self.shared.names).remove(name);
-            }
-            remove_job_folder(&self.shared.settings.jobs_folder.join(id.to_string()));
-            self.shared.settings.ended.notify_one();
-        }
-        drop(owned);
-        self.shared.kick.notify_one();
-    }
-
-    async fn run_to_end(&mut self, mail: &mut mpsc::Receiver<Mail>) -> Result<(), CatalogError> {
-        let stop = self.shared.shutdown.token();
-        if stop.is_cancelled() {
-            return Ok(());
-        }
-        let first = match self.job.state {
-            JobState::Queued => self.prepare().await?,
-            _ => Event::ControllerRestarted,
-        };
-        // The first event always fits the state that it was made for.
-        let _ = self.apply(first).await?;
-        while !self.job.state.is_end() {
-            let next = tokio::select! {
-                biased;
-                () = stop.cancelled() => return Ok(()),
-                next = mail.recv() => next,
-            };
-            let Some(Mail { event, taken }) = next else { return Ok(()) };
-            let result = self.apply(event).await?;
-            // Who asked may have gone.
-            let _ = taken.send(result);
-        }
-        Ok(())
-    }
-
-    /// What the job consists of, now that its turn has come.
-    async fn prepare(&self) -> Result<Event, CatalogError> {
-        let cannot = |why: String, hint: &str| {
-            Event::CannotStart(JobFailure::new(format!("the {} cannot start", self.job.kind()), why, hint))
-        };
-        if self.shared.depot.lease().is_lost() {
-            return Ok(cannot(
-                "another controller has taken over this repository".to_owned(),
-                "make sure that only one controller uses the repository, then restart this one",
-            ));
-        }
-        let held = self.shared.leases.hold(&self.shared.depot, &self.job, self.shared.clock.now());
-        if let Err(error) = held.await {
-            return Ok(cannot(proto::failure::chain(&error), "see `nsctl doctor`"));
-        }
-        match &self.job.order {
-            Order::Backup { components, .. } => super::backup::prepare(&self.shared, components).await,
-            Order::Verify { backup, components, .. } => {
-                super::verify::prepare(&self.shared, backup, components).await
-            }
-            Order::Restore { backup, places, safety, .. } => {
-                super::restore::prepare(&self.shared.catalog, backup, places, *safety).await
-            }
-            Order::Retention { .. } | Order::Prune { .. } => {
-                super::clearing::prepare(&self.shared, &self.job).await
-            }
-        }
-    }
-
-    /// Makes the event count: catalog first, then watchers, then actions.
-    async fn apply(&mut self, event: Event) -> Result<Result<(), Refused>, CatalogError> {
-        let [unwritten, written] = Step::of(&event);
-        let (next, actions) = match advance(&self.job, event, self.shared.clock.now()) {
-            Ok(next) => next,
-            Err(refused) => return Ok(Err(refused)),
-        };
-        steps::reached(unwritten).await;
-        self.shared.save(self.job.state, &next, &actions).await?;
-        steps::reached(written).await;
-        self.job = next;
-        for action in actions {
-            self.perform(action);
-        }
-        Ok(Ok(()))
-    }
-
-    fn perform(&self, action: Action) {
-        match action {
-            Action::Tell(..) => {}
-            Action::Attempt { part } => {
-                let attempt = Attempt {
-                    shared: self.shared.clone(),
-                    mailbox: self.mailbox.clone(),
-                    job: self.job.clone(),
-                    part,
-                };
-                let panicked = Event::AttemptPanicked { part, attempt: self.job.parts[part].attempt };
-                match self.job.order {
-                    Order::Backup { .. } => self.spawn("archive", super::backup::attempt(attempt), panicked),
-                    Order::Verify { .. } => {
-                        self.spawn("verification", super::verify::attempt(attempt), panicked)
-                    }
-                    Order::Restore { .. } => {
-                        self.spawn("restore", super::restore::attempt(attempt), panicked)
-                    }
-                    Order::Retention { .. } | Order::Prune { .. } => {
-                        unreachable!("a clearing has no parts to attempt")
-                    }
-                }
-            }
-            Action::CancelTask { task } => self.cancel_task(task),
-            Action::CancelClearing => self.clearing.cancel(),
-            Action::Clear => {
-                let clearing = Clearing {
-                    shared: self.shared.clone(),
-                    mailbox: self.mailbox.clone(),
-                    job: self.job.clone(),
-                    cancel: self.clearing.clone(),
-                };
-                self.spawn("clearing", clear(clearing), super::clearing::panicked(&self.job));
-            }
-            Action::Commit => {
-                let (shared, mailbox, job) = (self.shared.clone(), self.mailbox.clone(), self.job.clone());
-                let commit = async move {
-                    let event = super::commit::commit(shared, &job).await;
-                    mailbox.tell(event).await;
-                };
-                let panicked = Event::CommitFailed(JobFailure::new(
-                    "the backup could not be committed",
-                    PANICKED,
-                    "see the controller's log, then run the backup again",
-                ));
-                self.spawn("commit", commit, panicked);
-            }
-        }
-    }
-
-    fn cancel_task(&self, task: TaskId) {
-        self.shared.fleet.cancel(task);
-        if let Some(flag) = lock(&self.shared.local).get(&task) {
-            flag.cancel();
-        }
-        let Some(part) = self.job.parts.iter().position(|part| part.state == (PartState::Running { task }))
-        else {
-            return;
-        };
-        let mailbox = self.mailbox.clone();
-        let ended = Event::TaskEnded { part, task, end: TaskEnd::Cancelled };
-        let patience = {
-            let ended = ended.clone();
-            async move {
-                tokio::time::sleep(CANCEL_GRACE).await;
-                mailbox.tell(ended).await;
-            }
-        };
-        self.spawn("cancellation", patience, ended);
-    }
-
-    /// Runs work of this job until it is done, or the job has ended, or the controller stops. Work that
-    /// panics is told as `panicked`, so that the job does not wait for it for ever.
-    fn spawn(&self, what: &str, work: impl Future<Output = ()> + Send + 'static, panicked: Event) {
-        let (over, stop, mailbox) = (self.work.clone(), self.shared.shutdown.token(), self.mailbox.clone());
-        let guarded = async move {
-            if !ends_by_itself(work).await {
-                mailbox.tell(panicked).await;
-            }
-        };
-        self.shared.shutdown.spawn(format!("{what} of {}", self.job.id), async move {
-            tokio::select! {
-                biased;
-                () = over.cancelled() => {}
-                () = stop.cancelled() => {}
-                () = guarded => {}
-            }
-        });
-    }
-}
-
-/// A job has an owner for as long as this lives.
-struct Owned {
-    shared: Arc<Shared>,
-    work: CancellationToken,
-    job: JobId,
-}
-
-impl Drop for Owned {
-    fn drop(&mut self) {
-        self.work.cancel();
-        lock(&self.shared.running).remove(&self.job);
     }
 }
 
@@ -644,24 +423,8 @@ fn word(level: Level) -> &'static str {
     }
 }
 
-/// The end of a job in the log; who is to be told is written with the job's state, in [`Shared::save`].
-fn announce(job: &Job) {
-    let Some(failure) = &job.failure else { return };
-    let event = format!("{}_failed", job.kind());
-    tracing::error!(job = %job.id, event, why = failure.why, hint = failure.hint, "{}", failure.what);
-}
-
 fn uncommitted_name(job: &Job) -> Option<BackupName> {
     matches!(job.order, Order::Backup { .. }).then(|| job.backup.clone()).flatten()
-}
-
-fn remove_job_folder(folder: &std::path::Path) {
-    match std::fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            tracing::warn!(folder = %folder.display(), %error, "what a job left cannot be removed");
-        }
-        _ => {}
-    }
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
