@@ -75,7 +75,8 @@ fn a_model_that_is_cut_off_is_told_at_the_backup_and_fails_the_verification() {
     assert!(problems.contains("pickle"), "{problems}");
     assert!(!problems.contains("good.safetensors"), "{problems}");
 
-    let verified = system.nsctl(&["verify", "--depth", "opened", "--all", "-o", "json"]).expect(DAMAGED).json();
+    let verified =
+        system.nsctl(&["verify", "--depth", "opened", "--all", "-o", "json"]).expect(DAMAGED).json();
     let findings = verified["parts"][0]["findings"].to_string();
     assert!(findings.contains("cut.safetensors: its tensors have 24 bytes"), "{verified}");
     assert!(!findings.contains("good.safetensors"), "{verified}");
