@@ -18,6 +18,10 @@ pub trait ContentCheck: Send {
     fn reads_little(&self) -> bool {
         false
     }
+    /// False if what it finds is the source's affair alone: then a verification tells it and does not fail.
+    fn fails_verification(&self) -> bool {
+        true
+    }
     /// All files were given: what is wrong between them. Not called where some could not be read.
     fn end(&mut self) -> Vec<Finding>;
 }

@@ -21,7 +21,7 @@ use crate::progress::CancelFlag;
 use crate::read::ArchiveReader;
 use crate::refs::{BlobAddress, Refs};
 
-/// So many findings of a check are told; the others are counted.
+/// So many findings of a check are kept of each sort; those that fail a verification are counted beyond.
 const MAX_FOUND: usize = 1000;
 
 /// Proves one archive.
@@ -43,7 +43,7 @@ pub(super) struct Checking {
     check: Option<Box<dyn ContentCheck>>,
     broken: Vec<String>,
     told: Vec<String>,
-    /// Findings beyond those kept.
+    /// Findings that fail the verification, beyond those kept.
     more: u64,
 }
 
@@ -53,11 +53,13 @@ impl Checking {
     }
 
     fn add(&mut self, findings: Vec<Finding>) {
+        let fails = self.check.as_ref().is_none_or(|check| check.fails_verification());
         for finding in findings {
             match finding.severity {
-                _ if self.broken.len() + self.told.len() == MAX_FOUND => self.more += 1,
-                Severity::Broken => self.broken.push(finding.to_string()),
-                Severity::Told => self.told.push(finding.to_string()),
+                Severity::Broken if fails && self.broken.len() == MAX_FOUND => self.more += 1,
+                Severity::Broken if fails => self.broken.push(finding.to_string()),
+                _ if self.told.len() == MAX_FOUND => {}
+                _ => self.told.push(finding.to_string()),
             }
         }
     }
