@@ -82,7 +82,7 @@ impl<'a> Resume<'a> {
                 None => {
                     let troubles = users.start_again();
                     troubles.iter().for_each(|trouble| tracing::error!(restore = id, "{trouble}"));
-                    match troubles.is_empty() {
+                    match troubles.is_empty() || users.is_old() {
                         true => users.forget(),
                         false => users.remember(),
                     }

@@ -5,11 +5,13 @@ use std::convert::Infallible;
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use repository::archive::entry::{Entry, EntryKind, Metadata};
 use repository::archive::path::EntryPath;
 use repository::content::IdKey;
 use repository::ids::BlobId;
 
+use runtime::clock::{Clock, SystemClock};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 use super::*;
@@ -33,7 +35,7 @@ async fn finish_restores_as(config: crate::config::AgentConfig, state: StateFold
         state,
         key,
         served: Vec::new(),
-        clock: Arc::new(runtime::clock::SystemClock),
+        clock: Arc::new(SystemClock),
         instance: [0; 16],
         listed: crate::pipeline::RememberedBlobs::default(),
         unbroken: Default::default(),
@@ -181,7 +183,7 @@ async fn a_record_whose_folder_is_not_there_yet_is_kept() {
 }
 
 /// A container that a restore has stopped, on record in the state folder `at`.
-fn stopped_container(at: &Path) -> StateFolder {
+fn stopped_container(at: &Path, stopped_at: Timestamp) -> StateFolder {
     let application = Application {
         name: "db".into(),
         handle: Reached::Container("c1".into()),
@@ -191,7 +193,9 @@ fn stopped_container(at: &Path) -> StateFolder {
     };
     let state = StateFolder::open(at).expect("opens");
     let stopped = vec![Stopped { application, state: Stopping::Stopped }];
-    state.runs().keep("r-1", &Run { report: Report::default(), stopped }).expect("kept");
+    let mut report = Report::default();
+    report.did("stopped", stopped_at, "db");
+    state.runs().keep("r-1", &Run { report, stopped }).expect("kept");
     state
 }
 
@@ -208,7 +212,7 @@ fn answer(line: &str) -> &'static str {
 async fn a_container_is_started_by_an_engine_that_comes_up_after_the_agent() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (at, socket) = (folder.path().join("state"), folder.path().join("docker.sock"));
-    let state = stopped_container(&at);
+    let state = stopped_container(&at, SystemClock.now());
     let mut config = crate::config::AgentConfig::default();
     config.docker.socket = socket.clone();
     let engine = tokio::spawn(async move {
@@ -239,11 +243,14 @@ async fn a_container_is_started_by_an_engine_that_comes_up_after_the_agent() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_started_again_stays_on_record() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let state = stopped_container(&folder.path().join("state"));
-    let mut config = crate::config::AgentConfig::default();
-    config.docker.enabled = Some(false);
-    let state = finish_restores_as(config, state).await;
-    assert_eq!(state.runs().all().expect("listed").len(), 1, "the next start tries again");
+async fn what_cannot_be_started_again_stays_on_record_for_a_day() {
+    let now = SystemClock.now();
+    for (stopped_at, left) in [(now, 1), (now - jiff::SignedDuration::from_hours(25), 0)] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let state = stopped_container(&folder.path().join("state"), stopped_at);
+        let mut config = crate::config::AgentConfig::default();
+        config.docker.enabled = Some(false);
+        let state = finish_restores_as(config, state).await;
+        assert_eq!(state.runs().all().expect("listed").len(), left, "stopped at {stopped_at}");
+    }
 }

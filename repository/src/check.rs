@@ -97,29 +97,37 @@ impl Checks {
     }
 }
 
+/// A check is given so many bytes of holes of one file. A hole costs nothing to make, and may be as long as
+/// the file system can count: whoever makes one must not hold a backup up with it.
+const MAX_HOLES: u64 = 64 << 20;
+
 /// Gives a check the bytes of a file with holes, whose data comes extent by extent.
 pub struct Feed<'a> {
     check: &'a mut dyn ContentCheck,
+    path: &'a [u8],
     /// How far the check has been given the file.
     at: u64,
+    /// Bytes of holes that it may still be given.
+    holes: u64,
     wants_more: bool,
 }
 
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 impl<'a> Feed<'a> {
-    /// The file has begun, and `check` wants it.
-    pub fn new(check: &'a mut dyn ContentCheck) -> Self {
-        Self { check, at: 0, wants_more: true }
+    /// The file at `path` has begun, and `check` wants it.
+    pub fn new(check: &'a mut dyn ContentCheck, path: &'a [u8]) -> Self {
+        Self { check, path, at: 0, holes: MAX_HOLES, wants_more: true }
     }
 
     /// The data that lies at `offset`.
     pub fn data(&mut self, offset: u64, bytes: &[u8]) {
         self.hole_up_to(offset);
-        if self.wants_more && !bytes.is_empty() {
+        // Behind a hole that was too long nothing is in its place any more.
+        if self.wants_more && self.at == offset && !bytes.is_empty() {
             self.wants_more = self.check.bytes(bytes);
+            self.at += bytes.len() as u64;
         }
-        self.at = offset + bytes.len() as u64;
     }
 
     /// False if the check has seen enough of the file.
@@ -130,14 +138,21 @@ impl<'a> Feed<'a> {
     /// The file ends after `length` bytes.
     pub fn end(mut self, length: u64) -> Vec<Finding> {
         self.hole_up_to(length);
-        self.check.file_end()
+        let found = self.check.file_end();
+        if self.wants_more && self.at < length {
+            // It was given a part, and what it says of that is not true of the file.
+            let what = format!("it was not checked: it has holes of more than {MAX_HOLES} bytes");
+            return vec![Finding { path: self.path.to_vec(), what, severity: Severity::Told }];
+        }
+        found
     }
 
     fn hole_up_to(&mut self, offset: u64) {
-        while self.wants_more && self.at < offset {
-            let now = (offset - self.at).min(ZEROS.len() as u64);
+        while self.wants_more && self.at < offset && self.holes > 0 {
+            let now = (offset - self.at).min(ZEROS.len() as u64).min(self.holes);
             self.wants_more = self.check.bytes(&ZEROS[..now as usize]);
             self.at += now;
+            self.holes -= now;
         }
     }
 }
@@ -171,7 +186,7 @@ mod tests {
     #[test]
     fn holes_are_given_as_zeros_before_between_and_after_the_data() {
         let mut takes = Takes { most: usize::MAX, ..Takes::default() };
-        let mut feed = Feed::new(&mut takes);
+        let mut feed = Feed::new(&mut takes, b"x");
         feed.data(2, b"ab");
         feed.data(5, b"c");
         feed.end(7);
@@ -181,11 +196,24 @@ mod tests {
     #[test]
     fn whoever_has_enough_is_given_no_more() {
         let mut takes = Takes { most: 3, ..Takes::default() };
-        let mut feed = Feed::new(&mut takes);
+        let mut feed = Feed::new(&mut takes, b"x");
         feed.data(0, b"ab");
         feed.data(2, b"cd");
         feed.data(4, b"ef");
-        feed.end(1 << 60);
+        assert_eq!(feed.end(1 << 60), []);
         assert_eq!(takes.seen, b"abcd");
+    }
+
+    #[test]
+    fn a_hole_without_end_is_not_read_and_the_file_is_told_as_not_checked() {
+        for (data_at, length) in [(1 << 62, (1 << 62) + 2), (0, 1 << 62)] {
+            let mut takes = Takes { most: usize::MAX, ..Takes::default() };
+            let mut feed = Feed::new(&mut takes, b"big.pt");
+            feed.data(data_at, b"ab");
+            let found = feed.end(length);
+            assert_eq!(found.len(), 1);
+            assert_eq!((found[0].path.as_slice(), found[0].severity), (&b"big.pt"[..], Severity::Told));
+            assert!(takes.seen.len() as u64 <= MAX_HOLES + 2);
+        }
     }
 }

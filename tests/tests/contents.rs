@@ -7,6 +7,17 @@ use tests::System;
 
 const DAMAGED: i32 = 4;
 
+/// A controller and an agent that serves this source.
+fn serving(source: &str) -> System {
+    let mut system = System::prepare_held(&[]);
+    system.configure_agent(&format!("  - {{ {source} }}\n"));
+    system.start_controller();
+    system.invite();
+    system.start_agent();
+    system.await_agent();
+    system
+}
+
 #[test]
 fn a_configuration_file_that_does_not_parse_is_told_at_the_backup_and_fails_the_verification() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -14,15 +25,8 @@ fn a_configuration_file_that_does_not_parse_is_told_at_the_backup_and_fails_the_
     fs::write(&good, "services: { web: { image: shop } }\n").expect("written");
     fs::write(&bad, "{ \"password\": hunter2 }\n").expect("written");
     fs::write(folder.path().join("notes.txt"), "{ not for a parser").expect("written");
-    let mut system = System::prepare_held(&[]);
-    system.configure_agent(&format!(
-        "  - {{ component: configs, kind: configs, name: configs, files: [{}/*] }}\n",
-        folder.path().display()
-    ));
-    system.start_controller();
-    system.invite();
-    system.start_agent();
-    system.await_agent();
+    let source = "component: configs, kind: configs, name: configs";
+    let system = serving(&format!("{source}, files: [{}/*]", folder.path().display()));
 
     let job = system.run(&["backup"]);
     assert_eq!(job["state"], "complete", "the bytes are all there: {job}");
@@ -58,15 +62,8 @@ fn a_model_that_is_cut_off_is_told_at_the_backup_and_by_the_verification_and_is_
     fs::write(folder.path().join("good.safetensors"), &whole).expect("written");
     fs::write(folder.path().join("cut.safetensors"), &whole[..whole.len() - 1]).expect("written");
     fs::write(folder.path().join("old.pkl"), "cos\nsystem\n").expect("written");
-    let mut system = System::prepare_held(&[]);
-    system.configure_agent(&format!(
-        "  - {{ component: models, kind: files, name: models, path: {} }}\n",
-        folder.path().display()
-    ));
-    system.start_controller();
-    system.invite();
-    system.start_agent();
-    system.await_agent();
+    let source = "component: models, kind: files, name: models";
+    let system = serving(&format!("{source}, path: {}", folder.path().display()));
 
     let job = system.run(&["backup"]);
     assert_eq!(job["state"], "complete", "the bytes are all there: {job}");

@@ -18,7 +18,7 @@ const LAYERS: [(&str, &[&str]); 9] = [
     ("agent", &["formats", "proto", "repository", "runtime"]),
     ("nsctl", &["agent", "controller", "proto", "repository", "runtime"]),
     ("tests", &["proto", "repository"]),
-    ("decoders", &["agent", "controller", "proto", "repository", "runtime"]),
+    ("decoders", &["agent", "controller", "formats", "proto", "repository", "runtime"]),
 ];
 
 /// Tools that only these workspace crates may use in what they ship.

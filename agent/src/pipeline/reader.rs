@@ -253,7 +253,7 @@ impl<'a> Reader<'a> {
         let file = CheckedFile { path: path.as_bytes(), length: opened.stamp.size, is_proven: false };
         let mut check = self.check.take();
         let wants_it = check.as_mut().is_some_and(|check| check.file(file));
-        let feed = check.as_mut().filter(|_| wants_it).map(|check| Feed::new(check.as_mut()));
+        let feed = check.as_mut().filter(|_| wants_it).map(|check| Feed::new(check.as_mut(), file.path));
         let read = self.read_all(opened, content, ContentMeter::new(&self.job.id_key, opened, feed));
         self.check = check;
         read

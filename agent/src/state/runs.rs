@@ -1,8 +1,8 @@
 //! How far each restore has come, from before the first program is stopped to its end; and how it ended.
 //!
 //! Must stay true: what is about to be stopped is on record before it is stopped; a record goes only when
-//! everything on it runs again, and when how the restore ended is on record itself, so that a repeated order
-//! is answered and not carried out twice.
+//! everything on it runs again or was tried for a day, and when how the restore ended is on record itself, so
+//! that a repeated order is answered and not carried out twice.
 
 use std::io;
 use std::path::{Path, PathBuf};

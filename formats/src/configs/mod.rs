@@ -21,8 +21,10 @@ use serde::de::IgnoredAny;
 
 /// The longest file that is parsed.
 const MAX_FILE: u64 = 16 << 20;
-/// The longest YAML document that is parsed: its reader takes many times its bytes.
+/// The longest YAML that is parsed: its reader takes some times its bytes.
 const MAX_YAML: u64 = 4 << 20;
+/// The longest TOML that is parsed: all of it becomes a tree.
+const MAX_TOML: u64 = 1 << 20;
 
 /// Looks into configuration files.
 pub struct ConfigsCheck {
@@ -62,7 +64,11 @@ impl ConfigsCheck {
     }
 
     fn longest(&self) -> u64 {
-        if self.claim == Claim::Yaml { MAX_YAML } else { MAX_FILE }
+        match self.claim {
+            Claim::Yaml => MAX_YAML,
+            Claim::Toml => MAX_TOML,
+            _ => MAX_FILE,
+        }
     }
 }
 

@@ -344,7 +344,7 @@ fn what_is_not_needed_is_not_asked_for() {
     }
 }
 
-/// What is alive in a check never exceeds the limit, however long the names and lists of a file claim to be.
+/// However long the names and lists of a file claim to be, little of it is taken before it is refused.
 #[test]
 fn claims_beyond_measure_are_not_believed() {
     let mut check = ModelsCheck::default();

@@ -280,7 +280,7 @@ impl Contents<'_> {
         };
         let is_proven = trust == Trust::All || (trust == Trust::Bytes && !check.reads_little());
         let wants_it = check.file(CheckedFile { path: path.as_bytes(), length: content.size, is_proven });
-        let mut feed = wants_it.then(|| Feed::new(check.as_mut()));
+        let mut feed = wants_it.then(|| Feed::new(check.as_mut(), path.as_bytes()));
         let is_right = match reads_all || wants_it {
             true => self.is_content_right(content, (feed.as_mut(), reads_all), walk),
             false => Ok(true),

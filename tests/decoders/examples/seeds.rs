@@ -43,6 +43,58 @@ fn main() {
     json();
     agent();
     wire();
+    files();
+}
+
+/// A name, and what a file of that name holds.
+fn files() {
+    for (name, text) in [
+        ("compose.yaml", "services: &s\n  web: {image: shop, ports: ['80:80']}\n---\nmore: *s\n"),
+        ("settings.json", "{\"a\": [1, 2.5e3, null, {\"b\": \"\\u00e4\"}]}"),
+        ("Cargo.toml", "[a.b]\nc = [1, 2]\nd = { e = 1979-05-27T07:32:00Z }\nf = 'x'\n"),
+        ("app.env", "# c\nexport A='x\ny' # z\nB: 1\nC\n"),
+        ("log.properties", "a\\u0041 = b\\\n  c\n! d\n"),
+        ("tls.pem", "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"),
+    ] {
+        keep("config_file", name, format!("{name}\n{text}").as_bytes());
+    }
+    let header = r#"{"__metadata__":{"a":"b"},"t":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]}}"#;
+    let tensor = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &[7; 8]].concat();
+    let number = |value: u64| value.to_le_bytes();
+    let text = |text: &str| [&number(text.len() as u64)[..], text.as_bytes()].concat();
+    let gguf = [
+        &b"GGUF\x03\0\0\0"[..],
+        &number(1),
+        &number(1),
+        &text("general.name"),
+        &8_u32.to_le_bytes(),
+        &text("x"),
+        &text("t"),
+        &1_u32.to_le_bytes(),
+        &number(2),
+        &0_u32.to_le_bytes(),
+        &number(0),
+    ]
+    .concat();
+    let begun = gguf.len();
+    let gguf = [gguf, vec![0; begun.next_multiple_of(32) - begun + 8]].concat();
+    let onnx = b"\x08\x08\x3a\x10\x0a\x02\x0a\x00\x2a\x0a\x08\x01\x10\x01\x42\x01t\x4a\x01\x00";
+    let part = [&b"PK\x03\x04\x0a\0"[..], &[0; 12], &[1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0], b"ax"].concat();
+    let line = [&b"PK\x01\x02\x0a\0\x0a\0"[..], &[0; 12], &[1, 0, 0, 0, 1, 0, 0, 0, 1, 0], &[0; 16], b"a"];
+    let line = line.concat();
+    let end = [&b"PK\x05\x06\0\0\0\0\x01\0\x01\0"[..], &[47, 0, 0, 0, 32, 0, 0, 0, 0, 0]].concat();
+    let zip = [part, line, end].concat();
+    let index = br#"{"metadata":{"total_size":8},"weight_map":{"t":"m-00001-of-00001.safetensors"}}"#;
+    let samples: [(&str, &[u8]); 5] = [
+        ("m.safetensors", &tensor),
+        ("m.gguf", &gguf),
+        ("m.onnx", onnx),
+        ("m.pt", &zip),
+        ("m.safetensors.index.json", index),
+    ];
+    for (name, bytes) in samples {
+        keep("model_file", name, &[name.as_bytes(), b"\n", bytes].concat());
+    }
 }
 
 fn path(text: &str) -> EntryPath {

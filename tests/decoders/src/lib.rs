@@ -11,6 +11,7 @@ mod wire;
 
 use agent::targets::files::PathPatterns;
 use controller::identity::AgentCertificate;
+use formats::{CheckedFile, Subject};
 use repository::archive::page::{PageBuilder, PageTable, decode_page, decode_pieces, encode_pieces};
 use repository::archive::path::EntryPath;
 use repository::backup::manifest::{ArchiveManifest, BackupRecord, ChainLine, RepositoryConfig};
@@ -48,6 +49,7 @@ pub const TARGETS: &[Target] = &[
     ("catalog_copy", catalog_copy),
     ("certificate", certificate),
     ("chain_line", json::<ChainLine>),
+    ("config_file", config_file),
     ("cron", text::<controller::config::Cron>),
     ("decompress", decompressed),
     ("entry_path", entry_path),
@@ -56,6 +58,7 @@ pub const TARGETS: &[Target] = &[
     ("join_token", join_token),
     ("key_slot", json::<Slot>),
     ("manifest", json::<ArchiveManifest>),
+    ("model_file", model_file),
     ("object_path", object_path),
     ("pack", pack),
     ("page", page),
@@ -118,6 +121,28 @@ mod serde_json_value {
     }
 
     json!(ArchiveManifest, BackupRecord, ChainLine, PinNote, RepositoryConfig, RulesNote, Slot);
+}
+
+fn config_file(bytes: &[u8]) {
+    checked_file("configs", bytes);
+}
+
+fn model_file(bytes: &[u8]) {
+    checked_file("files", bytes);
+}
+
+/// The first line is the file's name; the rest is what it holds.
+fn checked_file(kind: &str, bytes: &[u8]) {
+    let mut parts = bytes.splitn(2, |byte| *byte == b'\n');
+    let (path, content) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let subject = Subject { kind, component: "models", now: jiff::Timestamp::UNIX_EPOCH };
+    let mut check = formats::check_of(&subject).expect("there is one for each of the two kinds");
+    let file = CheckedFile { path, length: content.len() as u64, is_proven: false };
+    if check.file(file) {
+        let _ = content.chunks(13).all(|piece| check.bytes(piece));
+        let _ = check.file_end();
+    }
+    let _ = check.end();
 }
 
 fn catalog_copy(bytes: &[u8]) {

@@ -8,12 +8,16 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use jiff::SignedDuration;
 use runtime::clock::Clock;
 use tokio::runtime::Handle;
 
 use crate::connection::Agent;
 use crate::platform::{Application, Found, Platform, writers};
 use crate::state::{Report, Run, Runs, Stopped, Stopping};
+
+/// For so long after it was stopped, each start of the agent tries to start what could not be started.
+const TRIED_FOR: SignedDuration = SignedDuration::from_hours(24);
 
 /// What uses the place of one restore. Blocks: it belongs to the restore's own thread.
 pub(crate) struct Users<'a> {
@@ -184,6 +188,12 @@ impl<'a> Users<'a> {
         if let Err(error) = self.runs.drop(&self.id) {
             tracing::error!(restore = self.id, %error, "the record of a restore stays until the next start");
         }
+    }
+
+    /// What was stopped so long ago may be gone by now, or somebody has stopped it on purpose since.
+    pub(crate) fn is_old(&self) -> bool {
+        let now = self.clock.now();
+        self.lock().report.steps.first().is_none_or(|first| now.duration_since(first.at) > TRIED_FOR)
     }
 
     /// What could not be started again stays on record: the next start of the agent tries once more.
