@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 
 use proto::{convert, v1};
 use repository::names::{InvalidName, SourceId};
+use runtime::config::SecretSource;
 
 use crate::config::{Hooks, Kind, SourceConfig, SourceData};
 use crate::limits::SourceLimits;
 use crate::sources::files::{Excludes, FilesSource, Rules, WrongPattern};
+use crate::sources::mongodb::{self, MongoSource};
 use crate::sources::{Source, SourceError};
 use crate::targets::files::Place;
 
@@ -68,27 +70,32 @@ impl Served {
         })
     }
 
-    /// Begins to read it; the agent's own `state` folder is never a part of it. Blocks.
+    /// Begins to read it; the agent's own `state` folder is never a part of it. Blocks, within the runtime.
     pub(crate) fn open(&self, state: &Path) -> Result<Box<dyn Source>, OpenError> {
         let rules = Rules {
             caches: self.exclude_caches,
             one_file_system: self.one_file_system,
             ..Rules::from(Excludes::new(&self.exclude)?).leave_out(state)
         };
-        Ok(Box::new(match &self.data {
-            SourceData::Folder { path } => FilesSource::folder(path, rules)?,
+        Ok(match &self.data {
+            SourceData::Folder { path } => Box::new(FilesSource::folder(path, rules)?),
             SourceData::Listed { files } => {
                 let patterns: Vec<PathBuf> = files.iter().map(PathBuf::from).collect();
-                FilesSource::listed(&patterns, rules)?
+                Box::new(FilesSource::listed(&patterns, rules)?)
             }
-        }))
+            SourceData::Server { uri, uri_file } => {
+                let uri = SecretSource::from_pair(uri.as_ref(), uri_file.as_ref());
+                Box::new(MongoSource::open(&uri.expect("the configuration has one of them"))?)
+            }
+        })
     }
 
-    /// Where a restore in place goes.
-    pub(crate) fn place(&self) -> Place {
+    /// Where a restore in place goes; none where this release has no way to put the data back itself.
+    pub(crate) fn place(&self) -> Option<Place> {
         match &self.data {
-            SourceData::Folder { path } => Place::InPlace { root: path.clone() },
-            SourceData::Listed { .. } => Place::Listed { root: PathBuf::from("/") },
+            SourceData::Folder { path } => Some(Place::InPlace { root: path.clone() }),
+            SourceData::Listed { .. } => Some(Place::Listed { root: PathBuf::from("/") }),
+            SourceData::Server { .. } => None,
         }
     }
 
@@ -96,7 +103,7 @@ impl Served {
     pub(crate) fn folder(&self) -> Option<&Path> {
         match &self.data {
             SourceData::Folder { path } => Some(path),
-            SourceData::Listed { .. } => None,
+            SourceData::Listed { .. } | SourceData::Server { .. } => None,
         }
     }
 
@@ -112,6 +119,7 @@ impl Served {
                 roots.dedup();
                 roots
             }
+            SourceData::Server { .. } => Vec::new(),
         }
     }
 
@@ -120,6 +128,11 @@ impl Served {
         match &self.data {
             SourceData::Folder { path } => path.display().to_string(),
             SourceData::Listed { files } => files.join(", "),
+            SourceData::Server { uri: Some(uri), .. } => mongodb::without_user(uri.expose()),
+            SourceData::Server { uri_file, .. } => {
+                let file = uri_file.as_deref().unwrap_or(Path::new("`uri`"));
+                format!("the server that {} names", file.display())
+            }
         }
     }
 
@@ -127,13 +140,23 @@ impl Served {
     /// key, so listed files, which are entries, are not named.
     pub(crate) fn for_manifests(&self) -> String {
         match &self.data {
-            SourceData::Folder { .. } => self.location(),
+            SourceData::Folder { .. } | SourceData::Server { .. } => self.location(),
             SourceData::Listed { files } => format!("each of the {} listed paths", files.len()),
         }
     }
 
     /// As the controller is told of it.
     pub(crate) fn to_wire(&self) -> v1::ServedSource {
+<<<<<<< HEAD
+=======
+        let kind = match self.kind {
+            Kind::Files => "files",
+            Kind::Ipfs => "ipfs",
+            Kind::Blockchain => "blockchain",
+            Kind::Configs => "configs",
+            Kind::Mongodb => "mongodb",
+        };
+>>>>>>> 0533aa0 (Back up MongoDB as mongodump lays it out, documents as they came; a restore goes to a folder)
         v1::ServedSource {
             source: Some(convert::to_wire_source(&self.id)),
             kind: self.kind.as_str().to_owned(),

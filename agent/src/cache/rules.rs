@@ -50,6 +50,7 @@ pub(crate) fn old_enough(stamp: &Stamp, clock: StampClock, read_start: i64) -> b
     let margin = match clock {
         StampClock::Ours => MARGIN_SECONDS,
         StampClock::Foreign => FOREIGN_MARGIN_SECONDS,
+        StampClock::Nobodys => return false,
     };
     let limit = Timestamp { seconds: read_start.saturating_sub(margin), nanoseconds: 0 };
     stamp.mtime <= limit && stamp.ctime <= limit
@@ -162,6 +163,11 @@ mod tests {
         assert!(old_enough(&with(limit), StampClock::Foreign, READ_START));
         assert!(!old_enough(&with(limit + 1), StampClock::Foreign, READ_START));
         assert!(old_enough(&with(limit + 1), StampClock::Ours, READ_START));
+    }
+
+    #[test]
+    fn a_stamp_of_no_clock_is_never_old_enough() {
+        assert!(!old_enough(&stamp(), StampClock::Nobodys, i64::MAX));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use runtime::config::Problem;
+use runtime::config::{Problem, Secret};
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 
@@ -37,7 +37,7 @@ pub struct SourceConfig {
     pub hooks: Hooks,
 }
 
-/// What a source is. All of these are read as files by this release.
+/// What a source is. All but MongoDB are read as files by this release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -49,6 +49,8 @@ pub enum Kind {
     Blockchain,
     /// Listed files.
     Configs,
+    /// What a MongoDB server holds.
+    Mongodb,
 }
 
 impl Kind {
@@ -77,6 +79,15 @@ pub enum SourceData {
         /// Absolute globs, e.g. `/etc/app/*.yaml`.
         files: Vec<String>,
     },
+    /// A server, asked for what it holds. One of the two is set.
+    Server {
+        /// Its connection string.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        uri: Option<Secret>,
+        /// The file with its connection string.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        uri_file: Option<PathBuf>,
+    },
 }
 
 impl SourceConfig {
@@ -85,6 +96,8 @@ impl SourceConfig {
         check_name(&format!("{path}.name"), &self.name)?;
         match &self.data {
             SourceData::Folder { path: folder } => absolute(&format!("{path}.path"), folder)?,
+            SourceData::Server { uri_file: Some(file), .. } => absolute(&format!("{path}.uri_file"), file)?,
+            SourceData::Server { .. } => {}
             SourceData::Listed { files } => {
                 for (place, file) in files.iter().enumerate() {
                     let path = format!("{path}.files[{place}]");
@@ -138,10 +151,8 @@ struct Written {
     _container: (),
     #[serde(default, rename = "rpc", deserialize_with = "refuse_rpc")]
     _rpc: (),
-    #[serde(default, rename = "uri", deserialize_with = "refuse_uri")]
-    _uri: (),
-    #[serde(default, rename = "uri_file", deserialize_with = "refuse_uri")]
-    _uri_file: (),
+    uri: Option<Secret>,
+    uri_file: Option<PathBuf>,
     #[serde(default, rename = "env", deserialize_with = "refuse_env")]
     _env: (),
     #[serde(default, rename = "kubernetes", deserialize_with = "refuse_kubernetes")]
@@ -167,9 +178,24 @@ impl TryFrom<Written> for SourceConfig {
             WrittenKind::Ipfs => Kind::Ipfs,
             WrittenKind::Blockchain => Kind::Blockchain,
             WrittenKind::Configs => Kind::Configs,
-            WrittenKind::Mongodb => return Err(NO_MONGODB),
+            WrittenKind::Mongodb => Kind::Mongodb,
         };
+        let is_server = kind == Kind::Mongodb;
+        if is_server
+            && (!written.exclude.is_empty() || written.exclude_caches || written.one_file_system.is_some())
+        {
+            return Err("a source of kind mongodb has no `exclude`, `exclude_caches` or `one_file_system`");
+        }
+        if !is_server && (written.uri.is_some() || written.uri_file.is_some()) {
+            return Err("only a source of kind mongodb has `uri` or `uri_file`");
+        }
         let data = match (kind, written.path, written.files) {
+            (Kind::Mongodb, None, files)
+                if files.is_empty() && written.uri.is_some() != written.uri_file.is_some() =>
+            {
+                SourceData::Server { uri: written.uri, uri_file: written.uri_file }
+            }
+            (Kind::Mongodb, _, _) => return Err(MONGODB_BY_URI),
             (Kind::Configs, None, files) if !files.is_empty() => SourceData::Listed { files },
             (Kind::Configs, _, _) => {
                 return Err("a source of kind configs has `files` (a list of globs) and no `path`");
@@ -194,8 +220,8 @@ impl TryFrom<Written> for SourceConfig {
     }
 }
 
-const NO_MONGODB: &str = "this release cannot read from MongoDB yet; use kind: files on the data folder of a \
-                          stopped database, or on a folder that mongodump writes";
+const MONGODB_BY_URI: &str = "a source of kind mongodb has `uri` or `uri_file` (one of them), and no `path` or \
+                              `files`; the data folder of a stopped database can be backed up by kind: files";
 
 /// A function that refuses a key, saying what to do instead.
 macro_rules! refusals {
@@ -212,7 +238,6 @@ refusals! {
                      for the time of the backup";
     refuse_rpc: "the folder is read as plain files; leave the key out, and stop the daemon for the time of the \
                  backup";
-    refuse_uri: "it cannot read from MongoDB yet; use kind: files on the data folder of a stopped database";
     refuse_env: "list the files of the environment under `files` instead, e.g. /etc/app/.env";
     refuse_kubernetes: "mount the ConfigMaps and Secrets and list their files under `files` instead";
 }

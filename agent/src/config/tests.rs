@@ -87,8 +87,6 @@ fn what_this_release_cannot_serve_is_refused_by_key_with_what_to_do_instead() {
         ("quiesce: [stop]", "quiesce"),
         ("container: geth", "container"),
         ("rpc: http://127.0.0.1:5001", "rpc"),
-        ("uri_file: /run/secrets/uri", "uri_file"),
-        ("uri: mongodb://u:hunter2@h", "uri"),
         ("env: true", "env"),
         ("kubernetes: { secrets: true }", "kubernetes"),
     ];
@@ -98,14 +96,38 @@ fn what_this_release_cannot_serve_is_refused_by_key_with_what_to_do_instead() {
         assert!(error.contains(&format!("sources[0].{key}: not served by this release: ")), "{error}");
         assert!(!error.contains("hunter2"), "{error}");
     }
-    let mongodb = source_error(&format!("{{ {folder}, kind: mongodb }}"));
-    assert!(
-        mongodb.starts_with("agent.yaml:3:5: sources[0]: this release cannot read from MongoDB yet"),
-        "{mongodb}"
-    );
     let service =
         from("controller: https://c:1\njoin: { service_account: true }\n", &[]).map(|_| ()).unwrap_err();
     assert!(service.starts_with("agent.yaml:2:26: join.service_account: this release cannot"), "{service}");
+}
+
+#[test]
+fn a_mongodb_server_is_named_by_its_uri_which_is_never_shown() {
+    let head = "controller: https://c:8443\nsources:\n";
+    let server = "component: database, name: mongodb, kind: mongodb";
+    let loaded = from(&format!("{head}  - {{ {server}, uri: \"mongodb://u:hunter2@h\" }}\n"), &[]).unwrap();
+    let SourceData::Server { uri: Some(uri), uri_file: None } = &loaded.settings.sources[0].data else {
+        panic!("{:?}", loaded.settings.sources)
+    };
+    assert_eq!(uri.expose(), "mongodb://u:hunter2@h");
+    assert!(!format!("{:?}{}", loaded.settings, loaded.show(true)).contains("hunter2"));
+    let variables = [("NEURASHIELD_SOURCES__0__URI_FILE", "/run/secrets/uri")];
+    let loaded = from(&format!("{head}  - {{ {server} }}\n"), &variables);
+    let data = loaded.map(|loaded| loaded.settings.sources[0].data.clone());
+    assert_eq!(data, Ok(SourceData::Server { uri: None, uri_file: Some("/run/secrets/uri".into()) }));
+
+    let refused = [
+        ("kind: mongodb", "`uri` or `uri_file` (one of them)"),
+        ("kind: mongodb, path: /data/db", "can be backed up by kind: files"),
+        ("kind: mongodb, uri: \"mongodb://u:hunter2@h\", uri_file: /x", "`uri` or `uri_file` (one of them)"),
+        ("kind: mongodb, uri: \"mongodb://u:hunter2@h\", exclude: [x]", "has no `exclude`"),
+        ("kind: mongodb, uri_file: x", "sources[0].uri_file: write an absolute path"),
+        ("kind: files, path: /x, uri: \"mongodb://u:hunter2@h\"", "only a source of kind mongodb has `uri`"),
+    ];
+    for (written, expected) in refused {
+        let error = source_error(&format!("{{ component: x, name: x, {written} }}"));
+        assert!(error.contains(expected) && !error.contains("hunter2"), "{written}\n{error}");
+    }
 }
 
 #[test]
@@ -113,7 +135,7 @@ fn impossible_sources_are_refused_at_their_place() {
     let cases = [
         (
             "{ component: x, name: x, kind: tapes, path: /x }",
-            "not an allowed word; allowed: files, ipfs, blockchain, configs",
+            "not an allowed word; allowed: files, ipfs, blockchain, configs, mongodb",
         ),
         ("{ component: x, name: x, kind: files, path: x }", "3:49: sources[0].path: write an absolute path"),
         ("{ component: x, name: x, kind: files }", "3:5: sources[0]: a source of this kind has `path`"),

@@ -1,5 +1,6 @@
 //! A source whose contents are read no faster than a rate.
 
+use repository::backup::manifest::Consistency;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -43,6 +44,10 @@ impl Source for SlowSource {
             }
             other => other,
         }))
+    }
+
+    fn consistency(&self) -> Consistency {
+        self.inner.consistency()
     }
 }
 

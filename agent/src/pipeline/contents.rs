@@ -107,7 +107,7 @@ mod tests {
 
     fn opened(size: u64, layout: Layout) -> Opened {
         let never = Timestamp::default();
-        Opened { stamp: Stamp { inode: 1, size, mtime: never, ctime: never }, layout }
+        Opened { stamp: Stamp { inode: 1, size, mtime: never, ctime: never }, layout, is_stream: false }
     }
 
     fn measure(opened: &Opened, parts: &[&[u8]]) -> Measured {

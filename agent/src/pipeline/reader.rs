@@ -233,6 +233,10 @@ impl<'a> Reader<'a> {
             let opened = content.open()?;
             let (measured, placed) = self.read_once(&file.path, &opened, content)?;
             let closed = content.close().inspect_err(|_| self.take_back(&placed))?;
+            if opened.is_stream {
+                let stamp = Stamp { size: measured.size, ..closed };
+                return Ok(self.file_was_read(file, measured, placed, Some(stamp))?);
+            }
             let unchanged = closed == opened.stamp && measured.whole;
             if unchanged || attempt == ATTEMPTS {
                 let stamp = unchanged.then_some(opened.stamp);

@@ -9,15 +9,21 @@
 //! folder, never opens a fifo, socket or device, and never hides a problem.
 
 pub mod files;
+pub mod mongodb;
 
 use repository::archive::entry::{Layout, Metadata, Timestamp};
 use repository::archive::path::EntryPath;
+use repository::backup::manifest::Consistency;
 
 /// Yields what is to be backed up.
 pub trait Source: Send {
     /// The next item, in path order; `None` at the end. An error ends the archive: the source as a whole
     /// is out of reach (the folder does not exist, the disk is gone).
     fn next(&mut self) -> Result<Option<Item>, SourceError>;
+    /// How far what it gives is one point in time. Known from the start; no more is claimed than is known.
+    fn consistency(&self) -> Consistency {
+        Consistency::Fuzzy
+    }
 }
 
 /// One step of a source.
@@ -60,6 +66,8 @@ pub enum StampClock {
     Ours,
     /// That of a server, or of a program: it may be early or late.
     Foreign,
+    /// There is none: the stamp tells nothing, and the content is read each time.
+    Nobodys,
 }
 
 /// What tells one state of a file from another without reading it.
@@ -92,6 +100,9 @@ pub struct Opened {
     pub stamp: Stamp,
     /// The extents that `read` will deliver.
     pub layout: Layout,
+    /// Its end is known only when it is reached: the size says no more than that there is much, and one read
+    /// is all there is.
+    pub is_stream: bool,
 }
 
 /// Something that a backup has to tell.
@@ -144,6 +155,15 @@ pub enum SourceError {
         /// The cause.
         #[source]
         source: std::io::Error,
+    },
+    /// A server does not give what it should.
+    #[error("the server does not let itself be read")]
+    Server {
+        /// What to do.
+        hint: &'static str,
+        /// The cause, without a name of what is in it.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The disk failed.
     #[error("cannot go on reading {folder}")]

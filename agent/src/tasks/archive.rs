@@ -7,7 +7,11 @@ use proto::convert::{self, Invalid};
 use proto::failure::reason;
 use proto::v1::finish_archive_request::Part;
 use proto::{Failure, v1};
+<<<<<<< HEAD
 use repository::check::Subject;
+=======
+use repository::backup::manifest::Consistency;
+>>>>>>> 0533aa0 (Back up MongoDB as mongodump lays it out, documents as they came; a restore goes to a folder)
 use repository::ids::DomainId;
 use runtime::steps;
 use tokio::runtime::Handle;
@@ -25,6 +29,7 @@ use crate::pipeline::{
     Remembered,
 };
 use crate::served::{OpenError, Served};
+use crate::sources::SourceError;
 use crate::steps::Step;
 
 /// How often an archive is made when blobs that it builds on are lost meanwhile.
@@ -101,7 +106,7 @@ async fn archive(
         let stage = Stage { journal: &context.agent.state.hooks(), up: &context.up, cancel };
         let mut archived = hooks::between(stage, served, occasion, made).await?;
         steps::reached(Step::ArchiveMade).await;
-        let cache = archived.cache.take();
+        let cache = archived.0.cache.take();
         match finish(context, &wire.task_id, &archived, cancel).await? {
             0 => return keep(cache).await,
             missing => tracing::warn!(task = wire.task_id, missing, "blobs were lost meanwhile: once more"),
@@ -144,7 +149,7 @@ async fn list_blobs(
     Ok(blobs)
 }
 
-/// Runs the pipeline on threads of its own.
+/// Runs the pipeline on threads of its own; with the archive comes how far it is one point in time.
 async fn make(
     context: &TaskContext,
     served: &Served,
@@ -153,7 +158,7 @@ async fn make(
     task_id: &str,
     progress: &Arc<ArchiveProgress>,
     cancel: &CancellationToken,
-) -> Result<Archived, Failure> {
+) -> Result<(Archived, Consistency), Failure> {
     let uplink = WireUplink {
         runtime: Handle::current(),
         gateway: context.gateway.clone(),
@@ -167,6 +172,7 @@ async fn make(
     let (state, now) = (context.agent.config.state.clone(), context.agent.clock.now());
     blocking(move || {
         let mut source = served.open(&state).map_err(|error| not_opened(&served, &error))?;
+        let consistency = source.consistency();
         if let Some(pace) = &served.limits.read {
             source = Box::new(SlowSource::new(source, pace.clone(), Handle::current(), cancel.clone()));
         }
@@ -174,11 +180,17 @@ async fn make(
             |error| tracing::warn!(%error, cache = %place.display(), "cannot write the no-change cache"),
         );
         let caches = Caches { old: CacheReader::open(&place, &owner), new: new.ok() };
+<<<<<<< HEAD
         let component = served.id.component.as_str();
         let check = formats::check_of(&Subject { kind: served.kind.as_str(), component, now });
         let input = Input { source, check };
         let run = || pipeline::run(&job, input, caches, known, &uplink, &progress, &cancel);
         served.limits.at_its_priority(run).map_err(|error| not_made(&served, error))
+=======
+        let run = || pipeline::run(&job, source, caches, known, &uplink, &progress, &cancel);
+        let archived = served.limits.at_its_priority(run).map_err(|error| not_made(&served, error))?;
+        Ok((archived, consistency))
+>>>>>>> 0533aa0 (Back up MongoDB as mongodump lays it out, documents as they came; a restore goes to a folder)
     })
     .await?
 }
@@ -187,10 +199,10 @@ async fn make(
 async fn finish(
     context: &TaskContext,
     task_id: &str,
-    archived: &Archived,
+    (archived, consistency): &(Archived, Consistency),
     cancel: &CancellationToken,
 ) -> Result<usize, Failure> {
-    let summary = Part::Summary(summary(task_id, archived));
+    let summary = Part::Summary(summary(task_id, archived, *consistency));
     let refs = slices(Bytes::from(archived.refs.encode()), PART_BYTES).map(Part::Refs);
     let parts = std::iter::once(summary).chain(refs);
     let parts: Vec<_> = parts.map(|part| v1::FinishArchiveRequest { part: Some(part) }).collect();
@@ -218,7 +230,7 @@ async fn keep(cache: Option<PendingCache>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn summary(task_id: &str, archived: &Archived) -> v1::ArchiveSummary {
+fn summary(task_id: &str, archived: &Archived, consistency: Consistency) -> v1::ArchiveSummary {
     let Archived { root, counts, problems, problems_blob, .. } = archived;
     let told = problems.kept().iter().take(TOLD_PROBLEMS).map(|problem| v1::EntryProblem {
         kind: i32::from(pipeline::problem_code(problem.kind)),
@@ -241,8 +253,7 @@ fn summary(task_id: &str, archived: &Archived) -> v1::ArchiveSummary {
             stored_bytes: counts.stored_bytes,
             reused_files: counts.reused_files,
         }),
-        // Files are read one after the other while they may be in use: no more is claimed.
-        consistency: v1::Consistency::Fuzzy.into(),
+        consistency: convert::to_wire_consistency(Some(consistency)).into(),
         problems: told.collect(),
         problems_blob: problems_blob.map(|id| id.as_bytes().to_vec()).unwrap_or_default().into(),
     }
@@ -267,7 +278,10 @@ fn not_opened(served: &Served, error: &OpenError) -> Failure {
         format!("the source {} cannot be read", served.id),
     )
     .caused_by(error)
-    .hint(format!("check that {} is there and that the agent may read it", served.for_manifests()))
+    .hint(match error {
+        OpenError::Source(SourceError::Server { hint, .. }) => (*hint).to_owned(),
+        _ => format!("check that {} is there and that the agent may read it", served.for_manifests()),
+    })
 }
 
 fn not_made(served: &Served, error: PipelineError) -> Failure {

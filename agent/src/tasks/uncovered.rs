@@ -25,14 +25,15 @@ pub(super) fn find(served: &[Served], config: &AgentConfig, root: &Path) -> Vec<
     let usual = discover(root);
     let servable = usual.sources.iter().filter_map(|source| match &source.data {
         SourceData::Folder { path } => Some((source.component.as_str(), path, true)),
-        SourceData::Listed { .. } => None,
+        SourceData::Listed { .. } | SourceData::Server { .. } => None,
     });
     let others = usual.unserved.iter().map(|place| (place.component, &place.path, false));
     for (component, path, is_servable) in servable.chain(others) {
         let hint = match is_servable {
             true => "",
             false => {
-                "its files change under a reader: stop what writes it and back up the folder, or export it"
+                "its files change under a reader: back it up by `kind: mongodb` with a `uri`, and name the folder under \
+                 `look_here.ignore`"
             }
         };
         found.push((path.clone(), format!("what is usually the component {component}"), hint));
@@ -61,6 +62,7 @@ fn roots(served: &Served) -> Vec<PathBuf> {
     match &served.data {
         SourceData::Folder { path } => vec![path.clone()],
         SourceData::Listed { files } => files.iter().map(PathBuf::from).collect(),
+        SourceData::Server { .. } => Vec::new(),
     }
 }
 

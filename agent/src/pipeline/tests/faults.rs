@@ -47,7 +47,7 @@ impl Content for Scripted {
         }
         self.at = 0;
         self.opened += 1;
-        Ok(Opened { stamp: self.stamp(2 * self.opened), layout: Layout::Dense })
+        Ok(Opened { stamp: self.stamp(2 * self.opened), layout: Layout::Dense, is_stream: false })
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, ReadError> {

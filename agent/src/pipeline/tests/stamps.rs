@@ -112,7 +112,11 @@ struct Reading {
 impl Content for Reading {
     fn open(&mut self) -> Result<Opened, ReadError> {
         self.at = 0;
-        Ok(Opened { stamp: self.file.lock().expect("nobody panicked").stamp, layout: Layout::Dense })
+        Ok(Opened {
+            stamp: self.file.lock().expect("nobody panicked").stamp,
+            layout: Layout::Dense,
+            is_stream: false,
+        })
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, ReadError> {

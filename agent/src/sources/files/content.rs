@@ -62,7 +62,7 @@ impl Content for FileReader {
         let mut extents = layout.extents(stamp.size);
         extents.reverse();
         self.open = Some(OpenFile { file, extents });
-        Ok(Opened { stamp, layout })
+        Ok(Opened { stamp, layout, is_stream: false })
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, ReadError> {

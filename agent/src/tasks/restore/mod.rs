@@ -15,6 +15,7 @@ use proto::failure::reason;
 use proto::{Failure, v1};
 use repository::archive::path::EntryPath;
 use repository::content::IdKey;
+use repository::names::SourceId;
 use runtime::steps;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +27,7 @@ use crate::connection::Agent;
 use crate::limits::Pace;
 use crate::platform::{Found, writers};
 use crate::restore::{ArchiveEntries, ArchiveKeys, BlobMap, BlobMapBuilder, RemoteBlobs, Window, WireBlobs};
+use crate::served::Served;
 use crate::state::RestoreRecord;
 use crate::steps::Step;
 use crate::targets::files::{
@@ -168,7 +170,8 @@ impl Archive {
             Into::Served(source) => {
                 let served = order::served(&context.agent, source)?;
                 let component = source.component.to_string();
-                (served.place(), served.location(), Some(component), served.folder().map(Path::to_owned))
+                let place = served.place().ok_or_else(|| only_elsewhere(&order.source, served))?;
+                (place, served.location(), Some(component), served.folder().map(Path::to_owned))
             }
             Into::Folder(path) => {
                 order::check_folder(&context.agent, path)?;
@@ -253,6 +256,15 @@ impl Archive {
                 .await?;
         Ok(RemoteBlobs::new(Arc::clone(&self.map), stream, window))
     }
+}
+
+fn only_elsewhere(of: &SourceId, served: &Served) -> Failure {
+    let what = format!("{of} cannot be restored into {}; nothing was changed", served.location());
+    Failure::new(Code::FailedPrecondition, reason::OBSTACLES, what)
+        .because("this release does not write into MongoDB itself")
+        .hint(
+            "restore with `--to-folder FOLDER`, then run `mongorestore --drop FOLDER` (see docs/mongodb.md)",
+        )
 }
 
 async fn open_archive(

@@ -1,0 +1,271 @@
+//! What a server holds, as the entries that it becomes; and how a collection is described.
+
+use std::collections::BTreeSet;
+
+use mongodb::bson::raw::RawDocument;
+use mongodb::bson::{RawDocumentBuf, doc};
+use repository::archive::path::EntryPath;
+
+use super::extjson;
+use super::names::file_name;
+use super::server::{Server, Trouble};
+use crate::sources::{ProblemKind, SourceError};
+
+/// Where the server keeps the documents of the time series X: `system.buckets.X`.
+const BUCKETS: &str = "system.buckets.";
+/// What a dump keeps of the collections that the server has for itself: users, roles, and stored functions.
+const KEPT: [(&str, &str); 3] =
+    [("admin", "system.users"), ("admin", "system.roles"), ("admin", "system.version")];
+
+/// An entry to be.
+pub(super) struct Planned {
+    pub(super) path: EntryPath,
+    pub(super) what: What,
+}
+
+/// What an entry holds.
+pub(super) enum What {
+    Folder,
+    Text(Vec<u8>),
+    /// Of the collection that `listCollections` describes so.
+    Metadata {
+        database: String,
+        listed: RawDocumentBuf,
+    },
+    Documents {
+        database: String,
+        collection: String,
+    },
+    /// It is not in the archive.
+    Unread {
+        kind: ProblemKind,
+        cause: &'static str,
+    },
+}
+
+/// All that the server holds, in path order.
+pub(super) fn plan(server: &Server) -> Result<Vec<Planned>, SourceError> {
+    let prelude = serde_json::json!({
+        "ServerVersion": server.version,
+        "ToolVersion": concat!("neurashield ", env!("CARGO_PKG_VERSION")),
+    });
+    let mut plan = Plan(Vec::new());
+    plan.0.push(Planned { path: EntryPath::root(), what: What::Folder });
+    plan.add("prelude.json", None, What::Text(format!("{prelude}\n").into_bytes()));
+    let answer = server.command("admin", doc! { "listDatabases": 1, "nameOnly": true })?;
+    let databases = answer.get_array("databases").map(Vec::as_slice).unwrap_or_default();
+    for database in databases {
+        let name = database.as_document().and_then(|one| one.get_str("name").ok()).unwrap_or_default();
+        plan.database(server, name)?;
+    }
+    plan.0.sort_by(|one, other| one.path.cmp(&other.path));
+    Ok(plan.0)
+}
+
+struct Plan(Vec<Planned>);
+
+impl Plan {
+    fn add(&mut self, name: &str, within: Option<&str>, what: What) {
+        let folder = within.map_or(Ok(EntryPath::root()), |folder| EntryPath::new(folder.as_bytes()));
+        match folder.and_then(|folder| folder.join(name.as_bytes())) {
+            Ok(path) => self.0.push(Planned { path, what }),
+            Err(_) => self.0.push(Planned {
+                path: EntryPath::root(),
+                what: What::Unread {
+                    kind: ProblemKind::Unreadable,
+                    cause: "a database has an impossible name",
+                },
+            }),
+        }
+    }
+
+    fn database(&mut self, server: &Server, database: &str) -> Result<(), SourceError> {
+        let own = match database {
+            "local" => Some("it belongs to this one server and is made anew by any other"),
+            "config" => Some("it describes this cluster and would not fit another"),
+            _ => None,
+        };
+        if let Some(cause) = own {
+            self.add(database, None, What::Unread { kind: ProblemKind::LeftOut, cause });
+            return Ok(());
+        }
+        self.add(database, None, What::Folder);
+        let listed = server.list(database, doc! { "listCollections": 1 })?;
+        let names: BTreeSet<String> = listed.iter().map(|one| name_of(one).to_owned()).collect();
+        for listed in listed {
+            self.collection(database, listed, &names);
+        }
+        Ok(())
+    }
+
+    fn collection(&mut self, database: &str, listed: RawDocumentBuf, names: &BTreeSet<String>) {
+        let collection = name_of(&listed).to_owned();
+        let kind = listed.get_str("type").unwrap_or_default().to_owned();
+        let file = file_name(&collection);
+        let (bson, json) = (format!("{file}.bson"), format!("{file}.metadata.json"));
+        let documents = What::Documents { database: database.to_owned(), collection: collection.clone() };
+        if let Some(of) = collection.strip_prefix(BUCKETS)
+            && names.contains(of)
+        {
+            // Its description is that of the time series.
+            return self.add(&bson, Some(database), documents);
+        }
+        match kind.as_str() {
+            "view" => {}
+            "timeseries" if names.contains(&format!("{BUCKETS}{collection}")) => {}
+            "timeseries" => {
+                let cause = "this release cannot read time series of servers from 8.3 on";
+                self.add(&bson, Some(database), What::Unread { kind: ProblemKind::Unreadable, cause });
+            }
+            _ => match skipped(database, &collection) {
+                Some(_) if collection == "system.views" => return,
+                Some(cause) => {
+                    let what = What::Unread { kind: ProblemKind::LeftOut, cause };
+                    return self.add(&bson, Some(database), what);
+                }
+                None => self.add(&bson, Some(database), documents),
+            },
+        }
+        self.add(&json, Some(database), What::Metadata { database: database.to_owned(), listed });
+    }
+}
+
+/// Why a collection is no part of a dump. Views are described one by one.
+fn skipped(database: &str, collection: &str) -> Option<&'static str> {
+    let is_system = collection.starts_with("system.") && collection != "system.js";
+    if KEPT.contains(&(database, collection)) {
+        None
+    } else if is_system || collection.starts_with("__mdb_internal") {
+        Some("the server keeps it for itself and makes it anew")
+    } else {
+        None
+    }
+}
+
+fn name_of(listed: &RawDocument) -> &str {
+    listed.get_str("name").unwrap_or_default()
+}
+
+/// The description of a collection, as `mongodump` writes it: its options and indexes as the server gave them.
+pub(super) fn metadata_json(
+    server: &Server,
+    database: &str,
+    listed: &RawDocument,
+) -> Result<Vec<u8>, Trouble> {
+    let (name, kind) = (name_of(listed), listed.get_str("type").unwrap_or_default());
+    let indexes = match kind {
+        "view" => Vec::new(),
+        _ => server.list(database, doc! { "listIndexes": name })?,
+    };
+    let json = describe(listed, &indexes, name, kind);
+    json.map_err(|error| Trouble::unfit(&error.to_string())).map(String::into_bytes)
+}
+
+fn describe(
+    listed: &RawDocument,
+    indexes: &[RawDocumentBuf],
+    name: &str,
+    kind: &str,
+) -> Result<String, extjson::NoBson> {
+    let mut json = "{".to_owned();
+    if let Ok(options) = listed.get_document("options")
+        && options.iter().next().is_some()
+    {
+        json.push_str("\"options\":");
+        extjson::document(&mut json, options)?;
+        json.push(',');
+    }
+    json.push_str("\"indexes\":[");
+    for (at, index) in indexes.iter().enumerate() {
+        if at > 0 {
+            json.push(',');
+        }
+        extjson::document(&mut json, index)?;
+    }
+    json.push(']');
+    let uuid = listed.get_document("info").and_then(|info| info.get_binary("uuid"));
+    if let Ok(uuid) = uuid {
+        let digits: String = uuid.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        json.push_str(&format!(",\"uuid\":\"{digits}\""));
+    }
+    json.push_str(",\"collectionName\":");
+    extjson::text(&mut json, name);
+    if !kind.is_empty() {
+        json.push_str(",\"type\":");
+        extjson::text(&mut json, kind);
+    }
+    json.push('}');
+    Ok(json)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mongodb::bson::spec::BinarySubtype;
+    use mongodb::bson::{Binary, rawdoc};
+
+    fn planned(database: &str, collections: &[RawDocumentBuf]) -> Vec<String> {
+        let names = collections.iter().map(|one| name_of(one).to_owned()).collect();
+        let mut plan = Plan(Vec::new());
+        for listed in collections {
+            plan.collection(database, listed.clone(), &names);
+        }
+        let told = |one: Planned| match one.what {
+            What::Unread { kind, .. } => format!("{}: {kind:?}", one.path),
+            _ => one.path.to_string(),
+        };
+        plan.0.into_iter().map(told).collect()
+    }
+
+    fn listed(name: &str, kind: &str) -> RawDocumentBuf {
+        rawdoc! { "name": name, "type": kind }
+    }
+
+    // What no engine here has, by what a server would list.
+    #[test]
+    fn views_and_time_series_as_a_server_lists_them_become_what_mongorestore_reads() {
+        let with_buckets = [
+            listed("v", "view"),
+            listed("t", "timeseries"),
+            listed("system.buckets.t", "collection"),
+            listed("system.views", "collection"),
+            listed("system.profile", "collection"),
+            listed("system.js", "collection"),
+        ];
+        let expected = [
+            "shop/v.metadata.json",
+            "shop/t.metadata.json",
+            "shop/system.buckets.t.bson",
+            "shop/system.profile.bson: LeftOut",
+            "shop/system.js.bson",
+            "shop/system.js.metadata.json",
+        ];
+        assert_eq!(planned("shop", &with_buckets), expected);
+        assert_eq!(planned("shop", &[listed("t", "timeseries")])[0], "shop/t.bson: Unreadable");
+        let users = ["system.users", "system.keys"].map(|name| listed(name, "collection"));
+        let expected = [
+            "admin/system.users.bson",
+            "admin/system.users.metadata.json",
+            "admin/system.keys.bson: LeftOut",
+        ];
+        assert_eq!(planned("admin", &users), expected);
+    }
+
+    #[test]
+    fn a_description_holds_options_and_indexes_as_they_came() {
+        let uuid = Binary { subtype: BinarySubtype::Uuid, bytes: vec![0xab; 16] };
+        let listed = rawdoc! {
+            "name": "v v", "type": "view", "options": { "viewOn": "a", "pipeline": [] }, "info": { "uuid": uuid },
+        };
+        let index = rawdoc! { "v": 2, "key": { "z": 1, "a": -1 }, "name": "z_1_a_-1", "not_known": true };
+        let json = describe(&listed, &[index], "v v", "view").expect("it is BSON");
+        let expected = concat!(
+            r#"{"options":{"viewOn":"a","pipeline":[]},"indexes":[{"v":{"$numberInt":"2"},"#,
+            r#""key":{"z":{"$numberInt":"1"},"a":{"$numberInt":"-1"}},"name":"z_1_a_-1","not_known":true}],"#,
+            r#""uuid":"abababababababababababababababab","collectionName":"v v","type":"view"}"#
+        );
+        assert_eq!(json, expected);
+        let plain = describe(&rawdoc! { "name": "c", "options": {} }, &[], "c", "").expect("it is BSON");
+        assert_eq!(plain, r#"{"indexes":[],"collectionName":"c"}"#);
+    }
+}

@@ -1,0 +1,96 @@
+//! Reads what a MongoDB server holds, in the layout that `mongodump` writes and `mongorestore` reads:
+//! `prelude.json`, `<db>/<collection>.bson` and `<db>/<collection>.metadata.json`.
+//!
+//! Must stay true: documents go into the archive as the bytes that the server gave; an index or an option is
+//! never left out for being unknown here; what is skipped is told with the reason; the connection string and
+//! what stands in documents reach no error and no log. Memory is that of one batch of documents, however
+//! large a collection is.
+//!
+//! The collections are read one after the other while they may be in use. No more than that is claimed: the
+//! archive is `fuzzy` (decision 26).
+
+mod catalog;
+mod collection;
+mod extjson;
+mod names;
+mod server;
+
+use std::sync::Arc;
+
+use repository::archive::entry::{EntryKind, Metadata, Timestamp};
+use repository::archive::path::EntryPath;
+use runtime::config::SecretSource;
+
+use super::{Body, Content, Item, Problem, ProblemKind, Source, SourceEntry, SourceError, Stamp, StampClock};
+use catalog::{Planned, What};
+use collection::{Documents, Text};
+pub(crate) use names::without_user;
+use server::Server;
+
+/// Permissions of what a dump holds: it may be secret, and it is nobody's but its owner's.
+const FILE_MODE: u32 = 0o600;
+const FOLDER_MODE: u32 = 0o700;
+
+/// The databases of one server.
+pub struct MongoSource {
+    server: Arc<Server>,
+    planned: std::vec::IntoIter<Planned>,
+    metadata: Metadata,
+}
+
+impl MongoSource {
+    /// Connects to the server that `uri` names and lists what it holds. Blocks; belongs on a thread on which
+    /// the runtime can be waited for.
+    pub fn open(uri: &SecretSource) -> Result<Self, SourceError> {
+        let server = Arc::new(Server::connect(uri)?);
+        let planned = catalog::plan(&server)?.into_iter();
+        let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+        let mtime = Timestamp { seconds: jiff::Timestamp::now().as_second(), nanoseconds: 0 };
+        let metadata = Metadata { mode: FILE_MODE, uid, gid, mtime, xattrs: Vec::new() };
+        Ok(Self { server, planned, metadata })
+    }
+
+    fn file(&self, path: EntryPath, content: Box<dyn Content>) -> Item {
+        let body = Body::File { stamp: self.stamp(0), clock: StampClock::Nobodys, content };
+        Item::Entry(SourceEntry { path, metadata: self.metadata.clone(), body })
+    }
+
+    fn stamp(&self, size: u64) -> Stamp {
+        Stamp { inode: 0, size, mtime: self.metadata.mtime, ctime: self.metadata.mtime }
+    }
+}
+
+impl Source for MongoSource {
+    fn next(&mut self) -> Result<Option<Item>, SourceError> {
+        if let Some(trouble) = self.server.gone() {
+            return Err(trouble.into());
+        }
+        let Some(Planned { path, what }) = self.planned.next() else { return Ok(None) };
+        let problem = |path, kind, cause| Item::Problem(Problem { path, kind, cause });
+        Ok(Some(match what {
+            What::Folder => {
+                let metadata = Metadata { mode: FOLDER_MODE, ..self.metadata.clone() };
+                Item::Entry(SourceEntry { path, metadata, body: Body::Plain(EntryKind::Folder) })
+            }
+            What::Text(bytes) => {
+                let stamp = self.stamp(bytes.len() as u64);
+                self.file(path, Box::new(Text::new(bytes, stamp)))
+            }
+            What::Metadata { database, listed } => {
+                match catalog::metadata_json(&self.server, &database, &listed) {
+                    Ok(bytes) => {
+                        let stamp = self.stamp(bytes.len() as u64);
+                        self.file(path, Box::new(Text::new(bytes, stamp)))
+                    }
+                    Err(trouble) if trouble.is_connection => return Err(trouble.into()),
+                    Err(trouble) => problem(path, ProblemKind::Unreadable, trouble.to_string()),
+                }
+            }
+            What::Documents { database, collection } => {
+                let documents = Documents::new(&self.server, database, collection, self.stamp(0));
+                self.file(path, Box::new(documents))
+            }
+            What::Unread { kind, cause } => problem(path, kind, cause.to_owned()),
+        }))
+    }
+}
