@@ -147,16 +147,6 @@ impl Served {
 
     /// As the controller is told of it.
     pub(crate) fn to_wire(&self) -> v1::ServedSource {
-<<<<<<< HEAD
-=======
-        let kind = match self.kind {
-            Kind::Files => "files",
-            Kind::Ipfs => "ipfs",
-            Kind::Blockchain => "blockchain",
-            Kind::Configs => "configs",
-            Kind::Mongodb => "mongodb",
-        };
->>>>>>> 0533aa0 (Back up MongoDB as mongodump lays it out, documents as they came; a restore goes to a folder)
         v1::ServedSource {
             source: Some(convert::to_wire_source(&self.id)),
             kind: self.kind.as_str().to_owned(),

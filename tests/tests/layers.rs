@@ -40,6 +40,7 @@ const HOMES: [(&str, &[&str]); 17] = [
     ("tracing-subscriber", &["runtime"]),
     ("flate2", &["nsctl"]),
     ("tar", &["nsctl"]),
+    ("mongodb", &["agent"]),
 ];
 
 /// Each has a better one in its place, or an open advisory.

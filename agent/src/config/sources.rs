@@ -61,6 +61,7 @@ impl Kind {
             Kind::Ipfs => "ipfs",
             Kind::Blockchain => "blockchain",
             Kind::Configs => "configs",
+            Kind::Mongodb => "mongodb",
         }
     }
 }

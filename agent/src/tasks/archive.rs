@@ -7,11 +7,8 @@ use proto::convert::{self, Invalid};
 use proto::failure::reason;
 use proto::v1::finish_archive_request::Part;
 use proto::{Failure, v1};
-<<<<<<< HEAD
-use repository::check::Subject;
-=======
 use repository::backup::manifest::Consistency;
->>>>>>> 0533aa0 (Back up MongoDB as mongodump lays it out, documents as they came; a restore goes to a folder)
+use repository::check::Subject;
 use repository::ids::DomainId;
 use runtime::steps;
 use tokio::runtime::Handle;
@@ -180,17 +177,12 @@ async fn make(
             |error| tracing::warn!(%error, cache = %place.display(), "cannot write the no-change cache"),
         );
         let caches = Caches { old: CacheReader::open(&place, &owner), new: new.ok() };
-<<<<<<< HEAD
         let component = served.id.component.as_str();
         let check = formats::check_of(&Subject { kind: served.kind.as_str(), component, now });
         let input = Input { source, check };
         let run = || pipeline::run(&job, input, caches, known, &uplink, &progress, &cancel);
-        served.limits.at_its_priority(run).map_err(|error| not_made(&served, error))
-=======
-        let run = || pipeline::run(&job, source, caches, known, &uplink, &progress, &cancel);
         let archived = served.limits.at_its_priority(run).map_err(|error| not_made(&served, error))?;
         Ok((archived, consistency))
->>>>>>> 0533aa0 (Back up MongoDB as mongodump lays it out, documents as they came; a restore goes to a folder)
     })
     .await?
 }

@@ -112,17 +112,17 @@ fn double(number: f64) -> String {
 mod tests {
     use super::*;
     use mongodb::bson::spec::BinarySubtype;
-    use mongodb::bson::{Binary, Bson, DateTime, Regex, Timestamp, oid::ObjectId, rawdoc};
+    use mongodb::bson::{Binary, DateTime, RawBson, Regex, Timestamp, oid::ObjectId, rawdoc};
 
     #[test]
     fn every_type_keeps_what_it_is_and_keys_keep_their_order() {
         let binary = Binary { subtype: BinarySubtype::Uuid, bytes: vec![1, 2, 3] };
         let all = rawdoc! {
-            "z": 1, "a": -1i64, "d": 1.0, "e": f64::NEG_INFINITY, "s": "q\"\n\u{e9}", "b": true, "n": Bson::Null,
+            "z": 1, "a": -1i64, "d": 1.0, "e": f64::NEG_INFINITY, "s": "q\"\n\u{e9}", "b": true, "n": RawBson::Null,
             "o": { "y": [1, "x"] }, "i": ObjectId::from_bytes([7; 12]), "t": DateTime::from_millis(-5),
             "u": binary, "ts": Timestamp { time: 3, increment: 4 },
             "r": Regex { pattern: "^a".try_into().expect("fits"), options: "i".try_into().expect("fits") },
-            "min": Bson::MinKey,
+            "min": RawBson::MinKey,
         };
         let mut json = String::new();
         document(&mut json, &all).expect("it is BSON");

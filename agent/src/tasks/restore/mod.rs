@@ -263,7 +263,7 @@ fn only_elsewhere(of: &SourceId, served: &Served) -> Failure {
     Failure::new(Code::FailedPrecondition, reason::OBSTACLES, what)
         .because("this release does not write into MongoDB itself")
         .hint(
-            "restore with `--to-folder FOLDER`, then run `mongorestore --drop FOLDER` (see docs/mongodb.md)",
+            "restore with `--to FOLDER`, then load what is there with `mongorestore --drop` (see docs/mongodb.md)",
         )
 }
 
