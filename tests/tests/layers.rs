@@ -22,7 +22,7 @@ const LAYERS: [(&str, &[&str]); 9] = [
 ];
 
 /// Tools that only these workspace crates may use in what they ship.
-const HOMES: [(&str, &[&str]); 17] = [
+const HOMES: [(&str, &[&str]); 18] = [
     ("tonic", &["proto", "controller", "agent", "nsctl"]),
     ("prost", &["proto"]),
     ("sqlx", &["controller"]),
