@@ -71,7 +71,7 @@ impl Served {
     }
 
     /// Begins to read it; the agent's own `state` folder is never a part of it. Blocks, within the runtime.
-    pub(crate) fn open(&self, state: &Path) -> Result<Box<dyn Source>, OpenError> {
+    pub(crate) fn open(&self, state: &Path, now: jiff::Timestamp) -> Result<Box<dyn Source>, OpenError> {
         let rules = Rules {
             caches: self.exclude_caches,
             one_file_system: self.one_file_system,
@@ -85,7 +85,7 @@ impl Served {
             }
             SourceData::Server { uri, uri_file } => {
                 let uri = SecretSource::from_pair(uri.as_ref(), uri_file.as_ref());
-                Box::new(MongoSource::open(&uri.expect("the configuration has one of them"))?)
+                Box::new(MongoSource::open(&uri.expect("the configuration has one of them"), now)?)
             }
         })
     }

@@ -168,7 +168,7 @@ async fn make(
     let (served, progress, cancel) = (served.clone(), Arc::clone(progress), cancel.clone());
     let (state, now) = (context.agent.config.state.clone(), context.agent.clock.now());
     blocking(move || {
-        let mut source = served.open(&state).map_err(|error| not_opened(&served, &error))?;
+        let mut source = served.open(&state, now).map_err(|error| not_opened(&served, &error))?;
         let consistency = source.consistency();
         if let Some(pace) = &served.limits.read {
             source = Box::new(SlowSource::new(source, pace.clone(), Handle::current(), cancel.clone()));
@@ -304,7 +304,7 @@ mod tests {
             hooks: Default::default(),
         };
         let served = Served::new(&config).expect("a source");
-        let Err(error) = served.open(std::path::Path::new("/nowhere")) else {
+        let Err(error) = served.open(std::path::Path::new("/nowhere"), jiff::Timestamp::UNIX_EPOCH) else {
             panic!("the exclude pattern is wrong")
         };
         let failure = not_opened(&served, &error);

@@ -16,8 +16,8 @@ const LOOK_AT: usize = 200;
 pub(super) async fn run(context: &Arc<TaskContext>, task_id: &str) -> Result<v1::ProbeFinished, Failure> {
     let agent = Arc::clone(&context.agent);
     let (sources, uncovered, state_free_bytes) = blocking(move || {
-        let state = &agent.config.state;
-        let sources = agent.served.iter().map(|served| look_at(served, state)).collect();
+        let (state, now) = (&agent.config.state, agent.clock.now());
+        let sources = agent.served.iter().map(|served| look_at(served, state, now)).collect();
         let free = rustix::fs::statvfs(state).ok().map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
         (sources, uncovered::find(&agent.served, &agent.config, Path::new("/")), free)
     })
@@ -26,8 +26,8 @@ pub(super) async fn run(context: &Arc<TaskContext>, task_id: &str) -> Result<v1:
     Ok(v1::ProbeFinished { task_id: task_id.to_owned(), sources, uncovered, now, state_free_bytes })
 }
 
-fn look_at(served: &Served, state: &Path) -> v1::SourceHealth {
-    let (reachable, finding, hint) = match first_entries(served, state) {
+fn look_at(served: &Served, state: &Path, now: jiff::Timestamp) -> v1::SourceHealth {
+    let (reachable, finding, hint) = match first_entries(served, state, now) {
         Ok(Found { entries: 0, unreadable: None }) => {
             (true, "it is there and empty".to_owned(), "check that this is the right folder")
         }
@@ -57,9 +57,9 @@ fn found(entries: usize) -> String {
     format!("{entries}{more} entries")
 }
 
-fn first_entries(served: &Served, state: &Path) -> Result<Found, String> {
+fn first_entries(served: &Served, state: &Path, now: jiff::Timestamp) -> Result<Found, String> {
     let text = |error: &dyn std::error::Error| proto::failure::chain(error);
-    let mut source = served.open(state).map_err(|error| text(&error))?;
+    let mut source = served.open(state, now).map_err(|error| text(&error))?;
     let mut found = Found { entries: 0, unreadable: None };
     while found.entries < LOOK_AT {
         match source.next().map_err(|error| text(&error))? {

@@ -39,13 +39,13 @@ pub struct MongoSource {
 }
 
 impl MongoSource {
-    /// Connects to the server that `uri` names and lists what it holds. Blocks; belongs on a thread on which
+    /// Connects to the server that `uri` names and lists what it holds, as of `now`. Blocks; belongs on a thread on which
     /// the runtime can be waited for.
-    pub fn open(uri: &SecretSource) -> Result<Self, SourceError> {
+    pub fn open(uri: &SecretSource, now: jiff::Timestamp) -> Result<Self, SourceError> {
         let server = Arc::new(Server::connect(uri)?);
         let planned = catalog::plan(&server)?.into_iter();
         let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
-        let mtime = Timestamp { seconds: jiff::Timestamp::now().as_second(), nanoseconds: 0 };
+        let mtime = Timestamp { seconds: now.as_second(), nanoseconds: 0 };
         let metadata = Metadata { mode: FILE_MODE, uid, gid, mtime, xattrs: Vec::new() };
         Ok(Self { server, planned, metadata })
     }
