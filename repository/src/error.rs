@@ -121,6 +121,12 @@ pub enum RepositoryError {
         /// How many.
         count: usize,
     },
+    /// The next backup would have to name the newest line of the chain, and nobody can read that.
+    #[error("line {sequence} of the chain, the newest, cannot be read, so that no backup can follow it")]
+    ChainEnd {
+        /// Which.
+        sequence: u64,
+    },
     /// Another controller writes here now.
     #[error("the right to write this repository was lost")]
     Fenced(#[source] crate::store::lease::LeaseError),
@@ -159,6 +165,9 @@ impl RepositoryError {
                 "`nsctl verify` names the entries concerned; restore them from another backup with --path"
             }
             E::Rejected { .. } => "update the agent; if it is up to date, report this as a bug",
+            E::ChainEnd { .. } => {
+                "`nsctl repository check --repair` writes the line anew from its backup"
+            }
             E::Unresolved { .. } => "run the backup again: it sends what is missing",
             E::Fenced(_) => "make sure that only one controller uses this repository",
             E::Prune(error) => error.hint(),
@@ -177,6 +186,12 @@ impl RepositoryError {
             }
             _ => false,
         }
+    }
+
+    /// True if one object is wrong, gone or not to be read from its medium: what is around it can go on
+    /// without it. A medium may come back, so nothing is replaced or deleted for this alone.
+    pub(crate) fn is_of_one_object(&self) -> bool {
+        self.is_damage() || matches!(self, RepositoryError::Store(error) if error.is_unreadable())
     }
 
     /// True if bytes in the repository are wrong or gone, as opposed to out of reach for the moment.

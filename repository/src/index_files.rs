@@ -9,7 +9,7 @@
 //! name that another one replaces, it would count for nothing from its first moment. A reader who finds a
 //! file gone that was listed lists again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::error::RepositoryError;
 use crate::ids::DomainId;
@@ -53,8 +53,18 @@ pub(crate) struct FileLength {
 /// A domain's index, and the index files that could not be used for it.
 pub(crate) struct LoadedIndex {
     pub(crate) index: DomainIndex,
+    /// Files that are not what their names say.
     pub(crate) damaged: Vec<Sha256>,
+    /// Files that the medium does not give. They may come back, so nothing stands for them.
+    pub(crate) unreadable: Vec<Sha256>,
     pub(crate) files: IndexFiles,
+}
+
+impl LoadedIndex {
+    /// True if every file could be used.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.damaged.is_empty() && self.unreadable.is_empty()
+    }
 }
 
 /// A file's tier; `None` for those that stay as they are.
@@ -206,12 +216,14 @@ impl Repository {
     /// A domain's index as its files give it; those that are damaged are left out and named.
     pub(crate) fn load_index(&self, domain: &DomainId) -> Result<LoadedIndex, RepositoryError> {
         let mut read: HashMap<Sha256, Option<(IndexFile, u64)>> = HashMap::new();
+        let mut unreadable = BTreeSet::new();
         for _ in 0..LISTS {
             let names = self.index_names(domain)?;
             read.retain(|name, _| names.contains(name));
+            unreadable.retain(|name| names.contains(name));
             let mut is_whole = true;
             for name in names {
-                if read.contains_key(&name) {
+                if read.contains_key(&name) || unreadable.contains(&name) {
                     continue;
                 }
                 match read_again(|| self.store.read(&layout::index_file(domain, &name), MAX_INDEX_FILE)) {
@@ -219,6 +231,9 @@ impl Repository {
                         read.insert(name, decode(domain, &name, &bytes));
                     }
                     Err(error) if error.is_not_found() => is_whole = false,
+                    Err(error) if error.is_unreadable() => {
+                        unreadable.insert(name);
+                    }
                     Err(error) => return Err(error.into()),
                 }
             }
@@ -241,7 +256,9 @@ impl Repository {
             (!replaced.contains(&name)).then_some(file?.0.packs)
         };
         let index = DomainIndex::new(read.into_iter().filter_map(counts).flatten());
-        Ok(LoadedIndex { index, damaged, files })
+        unreadable.retain(|name| !replaced.contains(name));
+        let unreadable = unreadable.into_iter().collect();
+        Ok(LoadedIndex { index, damaged, unreadable, files })
     }
 
     /// `None` if it is not what its name says, or not there.

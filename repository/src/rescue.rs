@@ -83,13 +83,13 @@ impl Repository {
             return Ok(!self.store.list(folder.as_ref())?.is_empty());
         };
         for file in &there.files {
-            let bytes = self.store.read(&layout::rescue(&file.name), file.size)?;
-            if Sha256::of(&bytes) != file.sha256 {
+            let bytes = found(self.store.read(&layout::rescue(&file.name), file.size))?;
+            if bytes.is_none_or(|bytes| Sha256::of(&bytes) != file.sha256) {
                 return Ok(true);
             }
         }
         let list = serde_json::to_vec_pretty(&there).expect("names and numbers");
-        Ok(self.store.read(&layout::rescue("contents.json"), MAX_JSON)? != list)
+        Ok(found(self.store.read(&layout::rescue("contents.json"), MAX_JSON))? != Some(list))
     }
 
     /// Writes the folder anew, whatever it holds. A program in it is not listed any more until the next
@@ -168,7 +168,7 @@ fn rescue_path(name: &str) -> Result<ObjectPath, ()> {
 
 fn found<T>(answer: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
     match answer {
-        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) if error.is_not_found() || error.is_unreadable() => Ok(None),
         other => other.map(Some),
     }
 }

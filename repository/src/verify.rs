@@ -46,6 +46,7 @@ use crate::progress::{CancelFlag, Progress};
 use crate::read::ArchiveReader;
 use crate::refs::{BlobAddress, Refs};
 use crate::repo::Repository;
+use crate::signed::Sha256;
 use crate::store::ObjectPath;
 
 /// How many bytes of a pack are read at once.
@@ -229,7 +230,7 @@ impl Verification<'_> {
         });
         let (refs, mut index) = match opened {
             Ok(opened) => opened,
-            Err(error) if error.is_damage() => {
+            Err(error) if error.is_of_one_object() => {
                 report.findings.push(full(&error));
                 report.lost.unnamed = line.counts.entries();
                 return Ok(());
@@ -425,17 +426,14 @@ fn index_findings(
     loaded: &LoadedIndex,
     findings: &mut Vec<String>,
 ) -> Result<(), RepositoryError> {
-    findings.extend(
-        loaded
-            .damaged
-            .iter()
-            .map(|name| format!("index file {name} is damaged; the packs were asked instead")),
-    );
+    let instead = |name: &Sha256, how| format!("index file {name} {how}; the packs were asked instead");
+    findings.extend(loaded.damaged.iter().map(|name| instead(name, "is damaged")));
+    findings.extend(loaded.unreadable.iter().map(|name| instead(name, "cannot be read")));
     // By what the files say, whether or not a pack that they name carries a mark: that is told elsewhere.
     let by_files = repository.load_index(&refs.domain())?.index;
     let lost: HashSet<BlobAddress> = loaded.index.missing(refs).into_iter().collect();
     let in_no_file = by_files.missing(refs).into_iter().filter(|address| !lost.contains(address)).count();
-    if loaded.damaged.is_empty() && in_no_file > 0 {
+    if loaded.is_whole() && in_no_file > 0 {
         findings.push(format!("{in_no_file} blobs are in no index file; the packs were asked instead"));
     }
     Ok(())

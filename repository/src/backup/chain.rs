@@ -19,44 +19,73 @@ use crate::repo::Repository;
 use crate::side_by_side::side_by_side;
 use crate::signed::{MAX_JSON, Sha256};
 use crate::store::{ListedKind, StoreError};
+use crate::verify::read_again;
 
 /// More bytes than any name of a backup has.
 const MAX_NAME: u64 = 64;
 
 /// Every backup that was ever committed, oldest first.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Chain {
     /// The lines that can be read.
     pub lines: Vec<ChainLine>,
     /// What is wrong with others, a line each.
     pub findings: Vec<String>,
-    head: Option<Sha256>,
+    /// What the next line names as the one before it.
+    head: Head,
     /// The sequence of the newest line; 0: there is none.
     newest: u64,
     /// The highest sequence that a line or a backup has: none is given twice, even where lines were lost.
     highest: u64,
+    /// Sequences without a line that can be read: whose they were, only the backups themselves can say.
+    holes: BTreeSet<u64>,
+}
+
+/// The newest line's SHA-256, if there is a line; where the medium does not give it, the line's sequence.
+type Head = Result<Option<Sha256>, u64>;
+
+/// A line's SHA-256, and what the line says. One that the medium does not give has neither.
+struct Read {
+    digest: Option<Sha256>,
+    line: Result<ChainLine, String>,
 }
 
 impl Chain {
-    fn add(&mut self, sequence: u64, digest: Sha256, line: Result<ChainLine, String>) {
-        let (expected, previous) = (self.highest + 1, self.head);
+    fn empty() -> Self {
+        let (lines, findings, holes) = (Vec::new(), Vec::new(), BTreeSet::new());
+        Self { lines, findings, head: Ok(None), newest: 0, highest: 0, holes }
+    }
+
+    /// Sequences that have no line which can be read.
+    pub(crate) fn holes(&self) -> &BTreeSet<u64> {
+        &self.holes
+    }
+
+    fn add(&mut self, sequence: u64, Read { digest, line }: Read) {
+        let expected = self.highest + 1;
         if sequence != expected {
             self.findings.push(format!("the chain has no line {expected}"));
+            self.holes.extend(expected..sequence);
         }
+        let head = digest.map(Some).ok_or(sequence);
+        let previous = std::mem::replace(&mut self.head, head);
         match line {
             Ok(line) if line.sequence != sequence => {
                 self.findings.push(format!("line {sequence} of the chain says that it is another one"));
+                self.holes.insert(sequence);
             }
             Ok(line) => {
-                if sequence == expected && line.previous != previous {
+                if sequence == expected && previous.is_ok_and(|previous| line.previous != previous) {
                     self.findings
                         .push(format!("line {sequence} of the chain does not fit the one before it"));
                 }
                 self.lines.push(line);
             }
-            Err(why) => self.findings.push(format!("line {sequence} of the chain: {why}")),
+            Err(why) => {
+                self.findings.push(format!("line {sequence} of the chain: {why}"));
+                self.holes.insert(sequence);
+            }
         }
-        self.head = Some(digest);
         self.newest = sequence;
         self.highest = self.highest.max(sequence);
     }
@@ -67,7 +96,7 @@ impl Chain {
 pub(crate) struct ChainEnd {
     /// The names of all lines, and those that other things had in the root when the chain was read.
     taken: HashSet<BackupName>,
-    head: Option<Sha256>,
+    head: Head,
     newest: u64,
     highest: u64,
     /// True if every backup has its line: only then a new one may be added at once.
@@ -92,8 +121,8 @@ impl ChainEnd {
     }
 
     /// What the next backup names as the line before it.
-    pub(super) fn head(&self) -> Option<Sha256> {
-        self.head
+    pub(super) fn head(&self) -> Result<Option<Sha256>, RepositoryError> {
+        self.head.map_err(|sequence| RepositoryError::ChainEnd { sequence })
     }
 }
 
@@ -191,8 +220,8 @@ impl Repository {
         now: Timestamp,
     ) -> Result<(ChainEnd, bool), RepositoryError> {
         let (sequence, name) = (record.sequence, record.name.clone());
-        let line =
-            ChainLine { sequence, name, backup: digest, previous: end.head, at: now, stands_for: None };
+        let previous = end.head()?;
+        let line = ChainLine { sequence, name, backup: digest, previous, at: now, stands_for: None };
         let file = keys.signing().sign(&line);
         match self.store.create(&layout::chain_line(sequence), file.bytes()) {
             Err(StoreError::AlreadyExists { .. }) => return Ok((self.completed(keys, now)?.1, false)),
@@ -200,7 +229,7 @@ impl Repository {
         }
         self.forget_announced(sequence);
         end.taken.insert(line.name);
-        end.head = Some(file.digest());
+        end.head = Ok(Some(file.digest()));
         (end.newest, end.highest) = (sequence, sequence);
         Ok((end, true))
     }
@@ -228,7 +257,7 @@ impl Repository {
         let Ok(name) = name else { return Ok(None) };
         match self.backup_with_digest(&name) {
             Ok(found) => Ok(Some(found).filter(|(record, _)| record.sequence == sequence)),
-            Err(error) if error.is_damage() || error.is_foreign() => Ok(None),
+            Err(error) if error.is_of_one_object() || error.is_foreign() => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -272,7 +301,7 @@ impl Repository {
                 match self.backup_with_digest(&name) {
                     Ok(found) => unchained.push(found),
                     // Foreign or damaged folders have no place in the chain.
-                    Err(error) if error.is_damage() || error.is_foreign() => {}
+                    Err(error) if error.is_of_one_object() || error.is_foreign() => {}
                     Err(error) => return Err(error),
                 }
             }
@@ -286,7 +315,7 @@ impl Repository {
         }
         unchained.sort_by_key(|(record, _)| record.sequence);
         for (record, digest) in unchained {
-            if record.sequence != chain.highest + 1 || record.previous != chain.head {
+            if record.sequence != chain.highest + 1 || Ok(record.previous) != chain.head {
                 tracing::warn!(backup = %record.name, "a backup does not continue the chain; it is left out of it");
                 chain.highest = chain.highest.max(record.sequence);
                 continue;
@@ -302,7 +331,7 @@ impl Repository {
             };
             let file = keys.signing().sign(&line);
             self.store.create(&layout::chain_line(sequence), file.bytes())?;
-            chain.add(sequence, file.digest(), Ok(line));
+            chain.add(sequence, Read { digest: Some(file.digest()), line: Ok(line) });
         }
         self.forget_announced(chain.newest);
         let end = ChainEnd::of(&chain, foreign, true);
@@ -312,39 +341,44 @@ impl Repository {
     /// The chain as it lies there. A damaged line is told in [`Chain::findings`] and stops nothing: neither
     /// the reading of other backups nor new ones.
     pub fn chain(&self) -> Result<Chain, RepositoryError> {
-        let mut chain = Chain::default();
+        let mut chain = Chain::empty();
         let listed = self.store.list(Some(&layout::chain()))?;
         let sequences = listed.iter().filter_map(|listed| layout::chain_line_named(&listed.name));
         let sequences: Vec<u64> = sequences.map(|(sequence, _)| sequence).collect();
         let lines = side_by_side(&sequences, |sequence| self.read_line(*sequence))?;
-        for (sequence, (digest, line)) in sequences.into_iter().zip(lines) {
-            chain.add(sequence, digest, line);
+        for (sequence, line) in sequences.into_iter().zip(lines) {
+            chain.add(sequence, line);
         }
         // A list may lag: what follows the newest line that it shows is asked for by name.
         while let Some(next) = chain.newest.checked_add(1) {
             match self.read_line(next) {
                 Err(error) if error.is_not_found() => break,
                 Err(error) => return Err(error.into()),
-                Ok((digest, line)) => chain.add(next, digest, line),
+                Ok(line) => chain.add(next, line),
             }
         }
         Ok(chain)
     }
 
-    fn read_line(&self, sequence: u64) -> Result<(Sha256, Result<ChainLine, String>), StoreError> {
-        let file = self.store.read(&layout::chain_line(sequence), MAX_JSON)?;
+    fn read_line(&self, sequence: u64) -> Result<Read, StoreError> {
+        let file = match read_again(|| self.store.read(&layout::chain_line(sequence), MAX_JSON)) {
+            Err(error) if error.is_unreadable() => {
+                return Ok(Read { digest: None, line: Err("the disk cannot read it".to_owned()) });
+            }
+            other => other?,
+        };
         let line = self.config.signing_key.verify::<ChainLine>(&file);
         // The line after it names the one that was lost.
         let stands_for = line.as_ref().ok().and_then(|line| line.stands_for);
-        let digest = stands_for.unwrap_or(Sha256::of(&file));
-        Ok((digest, line.map_err(|error| error.to_string())))
+        let digest = Some(stands_for.unwrap_or(Sha256::of(&file)));
+        Ok(Read { digest, line: line.map_err(|error| error.to_string()) })
     }
 
-    /// The chain's line of this sequence; `None` if it is not there, or not what was written.
+    /// The chain's line of this sequence; `None` if it is not there, or what was written is not to be had.
     pub(crate) fn chain_line(&self, sequence: u64) -> Result<Option<ChainLine>, RepositoryError> {
         match self.store.read(&layout::chain_line(sequence), MAX_JSON) {
             Ok(file) => Ok(self.config.signing_key.verify::<ChainLine>(&file).ok()),
-            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) if error.is_not_found() || error.is_unreadable() => Ok(None),
             Err(error) => Err(error.into()),
         }
     }

@@ -115,7 +115,7 @@ impl Repository {
         self.write_indexes(draft)?;
         guard.done(CommitStep::Indexed);
         for _ in 0..PLACES {
-            let (record, digest) = self.stage(draft, keys, end.next_sequence(), end.head(), guard)?;
+            let (record, digest) = self.stage(draft, keys, end.next_sequence(), end.head()?, guard)?;
             self.announce(&record)?;
             guard.may_write().map_err(RepositoryError::Fenced)?;
             guard.done(CommitStep::Allowed);

@@ -23,12 +23,15 @@ pub struct Listing {
     pub backups: Vec<BackupRecord>,
     /// Timestamp folders of an older system, by name.
     pub legacy: Vec<LegacyBackup>,
-    /// Backups whose `backup.json` is not to be trusted, with the reason.
+    /// Backups whose `backup.json` is not to be trusted or not to be read, with the reason.
     pub damaged: Vec<(BackupName, RepositoryError)>,
     /// Backups that the chain knows and that are no longer there, though nobody retired them.
     pub lost: Vec<BackupName>,
     /// What is wrong with the chain itself, a line each.
     pub chain: Vec<String>,
+    /// Places in the order whose line is not to be had, and of which neither a backup nor the note of a
+    /// retired one says that it was theirs.
+    pub unknown: BTreeSet<u64>,
 }
 
 /// A timestamp folder that is not ours.
@@ -50,7 +53,9 @@ impl Repository {
         let folders = folders.filter(|listed| listed.kind == ListedKind::Folder);
         let names: Vec<BackupName> = folders.filter_map(|listed| listed.name.parse().ok()).collect();
         let bearable = |error: &RepositoryError| {
-            error.is_foreign() || error.is_damage() || matches!(error, RepositoryError::TooNew { .. })
+            error.is_foreign()
+                || error.is_of_one_object()
+                || matches!(error, RepositoryError::TooNew { .. })
         };
         let backups = side_by_side(&names, |name| match self.backup(name) {
             Err(error) if !bearable(&error) => Err(error),
@@ -70,9 +75,14 @@ impl Repository {
         let there: HashSet<&BackupName> = there.chain(listing.damaged.iter().map(|(name, _)| name)).collect();
         let lost = chain.lines.iter().map(|line| &line.name).filter(|name| !there.contains(name));
         listing.lost = lost.cloned().collect();
+        listing.unknown = chain.holes().clone();
         listing.chain = chain.findings;
         // Asked last: what is retired meanwhile is not lost. What a crash left of one goes at the next start.
-        let retired: BTreeSet<BackupName> = self.retired()?.into_iter().map(|note| note.name).collect();
+        let notes = self.retired()?;
+        notes.iter().for_each(|note| {
+            listing.unknown.remove(&note.sequence);
+        });
+        let retired: BTreeSet<BackupName> = notes.into_iter().map(|note| note.name).collect();
         listing.backups.retain(|record| !retired.contains(&record.name));
         listing.legacy.retain(|legacy| !retired.contains(&legacy.name));
         listing.damaged.retain(|(name, _)| !retired.contains(name));
@@ -80,6 +90,9 @@ impl Repository {
         if self.store.lists_may_lag() {
             self.ask_for_lost(&mut listing, &pins)?;
         }
+        listing.backups.iter().for_each(|record| {
+            listing.unknown.remove(&record.sequence);
+        });
         Ok(listing)
     }
 
@@ -92,7 +105,7 @@ impl Repository {
                     listing.backups.push(record);
                 }
                 Err(error) if error.is_foreign() => listing.lost.push(name),
-                Err(error) if error.is_damage() => listing.damaged.push((name, error)),
+                Err(error) if error.is_of_one_object() => listing.damaged.push((name, error)),
                 Err(error) => return Err(error),
             }
         }
@@ -119,7 +132,9 @@ impl Repository {
             }
             match self.backup(&name) {
                 Err(error) if error.is_foreign() => legacy.extend(self.legacy_backup(name)?),
-                Err(error) if !error.is_damage() && !matches!(error, RepositoryError::TooNew { .. }) => {
+                Err(error)
+                    if !error.is_of_one_object() && !matches!(error, RepositoryError::TooNew { .. }) =>
+                {
                     return Err(error);
                 }
                 _ => {}

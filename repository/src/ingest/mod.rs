@@ -282,7 +282,7 @@ impl Repository {
         if let Some(state) = domains.get(domain) {
             return Ok(state.clone());
         }
-        let LoadedIndex { index, damaged, files } = self.load_index(domain)?;
+        let LoadedIndex { index, damaged, files, .. } = self.load_index(domain)?;
         let state = DomainState { index, damaged, files, ..DomainState::default() };
         let state = Arc::new(Mutex::new(state));
         domains.insert(*domain, state.clone());

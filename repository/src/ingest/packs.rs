@@ -41,8 +41,8 @@ impl Repository {
             }
             let indexed = match survey(&*self.store, pack, length) {
                 Ok(indexed) => indexed,
-                Err(error) if error.is_damage() => {
-                    tracing::warn!(%pack, "a pack that no index names is damaged; it is left alone");
+                Err(error) if error.is_of_one_object() => {
+                    tracing::warn!(%pack, "a pack that no index names is damaged or cannot be read; it is left alone");
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -65,8 +65,8 @@ impl Repository {
         Ok(found)
     }
 
-    /// Makes a domain's index again from the packs, replacing every index file it has. Returns how many
-    /// packs it names.
+    /// Makes a domain's index again from the packs, replacing every index file it has, but for those that
+    /// cannot be read while some pack cannot either. Returns how many packs it names.
     pub fn rebuild_index(&self) -> Result<usize, RepositoryError> {
         // Read before the packs are: a file that appears meanwhile is not among them and stays.
         let mut replaced = BTreeMap::new();
@@ -76,6 +76,7 @@ impl Repository {
         let mut domains: BTreeMap<DomainId, Vec<IndexedPack>> = BTreeMap::new();
         let mut doubtful: Vec<IndexedPack> = Vec::new();
         let marked = self.quarantined()?;
+        let mut all_told = true;
         for (pack, length) in self.list_packs()? {
             match survey(&*self.store, pack, length) {
                 Ok(indexed) if marked.contains(&pack) => doubtful.push(indexed),
@@ -83,15 +84,20 @@ impl Repository {
                     let domain = domain_of(&indexed).expect("a pack that was surveyed holds a segment");
                     domains.entry(domain).or_default().push(indexed);
                 }
-                Err(error) if error.is_damage() => {
-                    tracing::warn!(%pack, "its own tables are damaged; what the index says of it is kept")
+                Err(error) if error.is_of_one_object() => {
+                    tracing::warn!(%pack, "its own tables cannot be had; what the index says of it is kept");
+                    all_told = false;
                 }
                 Err(error) => return Err(error),
             }
         }
         let mut spent = HashSet::new();
-        for domain in replaced.keys() {
+        for (domain, replaced) in &mut replaced {
             let loaded = self.load_index(domain)?;
+            if !all_told {
+                // It may be the one that knows what the packs do not say, and the disk may give it again.
+                replaced.retain(|name| !loaded.unreadable.contains(name));
+            }
             doubtful.extend(loaded.index.packs().iter().cloned());
             spent.extend(loaded.files.spent);
         }
@@ -111,7 +117,7 @@ impl Repository {
     pub(crate) fn index_for(&self, refs: &Refs) -> Result<LoadedIndex, RepositoryError> {
         let mut loaded = self.load_index(&refs.domain())?;
         loaded.index.set_unsound(self.quarantined()?);
-        if loaded.damaged.is_empty() && loaded.index.missing(refs).is_empty() {
+        if loaded.is_whole() && loaded.index.missing(refs).is_empty() {
             return Ok(loaded);
         }
         let known: HashSet<PackId> = loaded.index.packs().iter().map(|pack| pack.id).collect();
@@ -119,7 +125,7 @@ impl Repository {
             match survey(&*self.store, pack, length) {
                 Ok(pack) if domain_of(&pack) == Some(refs.domain()) => loaded.index.add(pack),
                 Ok(_) => {}
-                Err(error) if error.is_damage() => {}
+                Err(error) if error.is_of_one_object() => {}
                 Err(error) => return Err(error),
             }
         }

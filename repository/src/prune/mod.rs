@@ -274,6 +274,14 @@ pub enum PruneError {
         /// Which.
         backup: BackupName,
     },
+    /// A backup is gone, and so is the line that says which it was.
+    #[error(
+        "line {sequence} of the chain cannot be had and no backup here is the one it tells of, so that nothing may be taken away"
+    )]
+    Unknown {
+        /// The place in the order.
+        sequence: u64,
+    },
     /// The clocks cannot both be right.
     #[error(
         "it is {controller} here and {storage} at the repository's storage, so that no grace can be measured"
@@ -304,6 +312,9 @@ impl PruneError {
             }
             PruneError::Missing { .. } => {
                 "bring the folder back, or retire that backup if it can be done without"
+            }
+            PruneError::Unknown { .. } => {
+                "bring that backup's folder, or the line (`repository/chain`), back from a copy of this repository"
             }
             PruneError::ClocksDiffer { .. } | PruneError::ClockWentBack { .. } => {
                 "set both clocks right (NTP) and run it again"

@@ -96,7 +96,7 @@ impl Repository {
                 }
                 let found = match found {
                     Err(error)
-                        if !error.is_damage() && !matches!(error, RepositoryError::NoBackup { .. }) =>
+                        if !error.is_of_one_object() && !matches!(error, RepositoryError::NoBackup { .. }) =>
                     {
                         return Err(error);
                     }
@@ -172,7 +172,7 @@ impl Repository {
             if note.is_none() {
                 tracing::warn!(
                     path = %layout::retired(*sequence),
-                    "the note about a retired backup is not to be trusted; it is passed over"
+                    "the note about a retired backup is not to be trusted or not to be read; it is passed over"
                 );
             }
             Ok::<_, RepositoryError>(note)
@@ -181,7 +181,10 @@ impl Repository {
     }
 
     fn read_note(&self, sequence: u64) -> Result<Option<RetiredNote>, RepositoryError> {
-        let bytes = self.store.read(&layout::retired(sequence), MAX_JSON)?;
+        let bytes = match self.store.read(&layout::retired(sequence), MAX_JSON) {
+            Err(error) if error.is_unreadable() => return Ok(None),
+            other => other?,
+        };
         let note = self.config.signing_key.verify::<RetiredNote>(&bytes).ok();
         let note = note.filter(|note| note.sequence == sequence);
         if let Some(note) = &note {

@@ -85,7 +85,7 @@ impl Repository {
         for id in unknown {
             match survey(&*self.store, id, there[&id]) {
                 Ok(pack) => self.adopt(pack)?,
-                Err(error) if error.is_damage() => strange += 1,
+                Err(error) if error.is_of_one_object() => strange += 1,
                 Err(error) => return Err(error),
             }
         }
@@ -171,8 +171,13 @@ impl Repository {
         let mut replaces = state.files.replaced.clone();
         let (mut left, mut known) = (Vec::new(), HashSet::new());
         for file in &state.files.live {
-            // One that is damaged is replaced at the next start.
-            let Some(read) = self.read_index_file(&domain, &file.name)? else { continue };
+            // One that is damaged is replaced at the next start; one that cannot be read names packs that will
+            // be gone, which does no harm.
+            let read = match self.read_index_file(&domain, &file.name) {
+                Err(RepositoryError::Store(error)) if error.is_unreadable() => None,
+                read => read?,
+            };
+            let Some(read) = read else { continue };
             if read.packs.iter().any(|pack| gone.contains(&pack.id)) {
                 let stays = |pack: &IndexedPack| !gone.contains(&pack.id) && known.insert(pack.id);
                 left.extend(read.packs.into_iter().filter(stays));
@@ -251,7 +256,7 @@ impl Repository {
                 };
                 let path = folder.join(id);
                 let pack = match survey_at(&*self.store, &path, id, size) {
-                    Err(error) if error.is_damage() => continue,
+                    Err(error) if error.is_of_one_object() => continue,
                     other => other?,
                 };
                 let holds = |some: &HashSet<BlobAddress>| {
@@ -261,7 +266,10 @@ impl Repository {
                         lines.into_iter().any(|(_, ordinal)| some.contains(&BlobAddress { segment, ordinal }))
                     })
                 };
-                let is_whole = || Ok::<_, StoreError>(id_of(&self.store.read(&path, MAX_PACK)?) == id);
+                let is_whole = || match self.store.read(&path, MAX_PACK) {
+                    Err(error) if error.is_unreadable() => Ok(false),
+                    read => Ok::<_, StoreError>(id_of(&read?) == id),
+                };
                 let is_wanted = holds(&lost) || holds(&doubtful) && is_whole()?;
                 if !is_wanted {
                     continue;

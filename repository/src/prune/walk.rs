@@ -1,7 +1,8 @@
 //! What is alive: every blob that a committed backup needs, from every manifest and every refs file.
 //!
 //! Must stay true: what cannot be read stops it. A backup that is damaged, or gone without a note, may be
-//! repaired or brought back tomorrow, and its blobs must be there then.
+//! repaired or brought back tomorrow, and its blobs must be there then; so may one of which not even the
+//! chain says any more which it was.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -55,6 +56,9 @@ impl Repository {
         if let Some(backup) = listing.lost.into_iter().find(|name| !live.walked.contains(name)) {
             return Err(PruneError::Missing { backup }.into());
         }
+        if let Some(sequence) = listing.unknown.first().copied() {
+            return Err(PruneError::Unknown { sequence }.into());
+        }
         let unknown: Vec<&BackupRecord> =
             listing.backups.iter().filter(|record| !live.walked.contains(&record.name)).collect();
         let total = unknown.len() as u64;
@@ -65,7 +69,7 @@ impl Repository {
             // What was read is merged by whoever read it, so that few refs are in memory at once.
             let merged = Mutex::new(&mut *live);
             side_by_side(records, |record| match self.walk_one(record, &merged) {
-                Err(error) if error.is_damage() => {
+                Err(error) if error.is_of_one_object() => {
                     let backup = record.name.clone();
                     Err(PruneError::Unreadable { backup, source: Box::new(error) }.into())
                 }
@@ -91,7 +95,7 @@ impl Repository {
             let merged = Mutex::new(&mut *live);
             match self.backup(&name).and_then(|record| self.walk_one(&record, &merged)) {
                 Err(error) if error.is_foreign() => continue,
-                Err(error) if error.is_damage() => {
+                Err(error) if error.is_of_one_object() => {
                     return Err(PruneError::Unreadable { backup: name, source: Box::new(error) }.into());
                 }
                 other => other?,

@@ -75,7 +75,7 @@ impl Repair<'_> {
         for name in self.backup_names()? {
             match self.repository.backup_with_digest(&name) {
                 Ok((record, digest)) => records.insert(record.sequence, (record, digest)),
-                Err(error) if error.is_damage() || error.is_foreign() => continue,
+                Err(error) if error.is_of_one_object() || error.is_foreign() => continue,
                 Err(error) => return Err(error),
             };
         }

@@ -48,7 +48,7 @@ impl Repair<'_> {
         for name in self.backup_names()? {
             match self.repository.backup(&name) {
                 Ok(record) => records.push(record),
-                Err(error) if error.is_damage() || error.is_foreign() => {}
+                Err(error) if error.is_of_one_object() || error.is_foreign() => {}
                 Err(error) => return Err(error),
             }
         }

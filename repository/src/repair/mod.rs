@@ -33,7 +33,7 @@ use crate::keys::{KeyRing, SlotSecret};
 use crate::progress::{CancelFlag, Progress};
 use crate::repo::Repository;
 use crate::store::lease::LeaseError;
-use crate::store::{ObjectPath, StoreError};
+use crate::store::ObjectPath;
 use crate::verify::READS;
 
 /// Repairs a repository, or says what there is to repair.
@@ -113,7 +113,8 @@ impl Repair<'_> {
         Ok(())
     }
 
-    /// A file as it lies there; `None` if it is gone or cannot be read, however often that is tried.
+    /// A file as it lies there; `None` if it is gone or the disk does not give it, however often that is tried.
+    /// A storage that is out of reach is an error: nothing is put aside because of it.
     fn read(&self, path: &ObjectPath, limit: u64) -> Result<Option<Vec<u8>>, RepositoryError> {
         let mut tries = READS;
         loop {
@@ -121,18 +122,13 @@ impl Repair<'_> {
             match self.repository.store.read(path, limit) {
                 Ok(bytes) => return Ok(Some(bytes)),
                 Err(error) if error.is_not_found() => return Ok(None),
-                Err(error) if is_forbidden(&error) => return Err(error.into()),
                 Err(_) if tries > 0 => {}
-                Err(error) => {
+                Err(error) if error.is_unreadable() => {
                     tracing::warn!(%path, %error, "cannot be read; it is taken for lost");
                     return Ok(None);
                 }
+                Err(error) => return Err(error.into()),
             }
         }
     }
-}
-
-/// What we may not read is not damaged.
-fn is_forbidden(error: &StoreError) -> bool {
-    matches!(error, StoreError::Failed { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied)
 }

@@ -41,7 +41,7 @@ impl Repair<'_> {
         }
         let is_indexed = |pack: &PackId| known.contains_key(pack);
         let are_indexed = found.sound.iter().chain(found.elsewhere.keys()).all(is_indexed);
-        if !taken_out.is_empty() || !are_indexed || self.has_damaged_index()? {
+        if !taken_out.is_empty() || !are_indexed || !self.is_index_whole()? {
             if self.writes()? {
                 self.repository.rebuild_index()?;
             }
@@ -62,18 +62,21 @@ impl Repair<'_> {
             repaired.mended.extend(
                 loaded.damaged.iter().map(|name| format!("index file {name} was damaged and is replaced")),
             );
+            repaired.mended.extend(
+                loaded.unreadable.iter().map(|name| format!("index file {name} cannot be read; the packs were asked")),
+            );
             known.extend(loaded.index.packs().iter().map(|pack| (pack.id, pack.clone())));
         }
         Ok(known)
     }
 
-    fn has_damaged_index(&self) -> Result<bool, RepositoryError> {
+    fn is_index_whole(&self) -> Result<bool, RepositoryError> {
         for domain in self.repository.domains_on_disk()? {
-            if !self.repository.load_index(&domain)?.damaged.is_empty() {
-                return Ok(true);
+            if !self.repository.load_index(&domain)?.is_whole() {
+                return Ok(false);
             }
         }
-        Ok(false)
+        Ok(true)
     }
 
     fn read_all(
@@ -238,7 +241,7 @@ impl Repair<'_> {
         };
         match survey(&*self.repository.store, *pack, length) {
             Ok(indexed) => Ok(Some(indexed)),
-            Err(error) if error.is_damage() => Ok(None),
+            Err(error) if error.is_of_one_object() => Ok(None),
             Err(error) => Err(error),
         }
     }

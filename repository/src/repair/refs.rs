@@ -57,7 +57,7 @@ impl Repair<'_> {
         }
         let Some(keys) = self.keys else { return Ok(None) };
         match from_pages(self, keys, record, source, is_right) {
-            Err(error) if error.is_damage() => Ok(None),
+            Err(error) if error.is_of_one_object() => Ok(None),
             other => other,
         }
     }

@@ -73,6 +73,8 @@ pub enum Effect {
     Refused,
     /// Nothing is done; the answer is that no space is left.
     Full,
+    /// The medium does not give the bytes. For what reads.
+    Unreadable,
     /// All is done; an error is the answer.
     AnswerLost,
     /// Half of the bytes are there under the name; an error is the answer. For what writes.
@@ -91,7 +93,7 @@ impl Effect {
             Effect::Refused | Effect::AnswerLost => true,
             Effect::Full => !matches!(operation, Read | ReadRange | Size | Modified | List),
             Effect::Torn => matches!(operation, Create | Replace | Write | Finish),
-            Effect::FlippedBit { .. } => matches!(operation, Read | ReadRange),
+            Effect::FlippedBit { .. } | Effect::Unreadable => matches!(operation, Read | ReadRange),
         }
     }
 }
@@ -277,6 +279,10 @@ fn with_effect<T>(
         Some(Effect::Refused) => Err(injected(path)),
         Some(Effect::Full) => {
             Err(StoreError::Full { path: path.clone(), source: io::ErrorKind::StorageFull.into() })
+        }
+        Some(Effect::Unreadable) => {
+            let source = io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error());
+            Err(StoreError::Failed { verb: "read", path: path.clone(), source })
         }
         Some(Effect::AnswerLost) => {
             act()?;

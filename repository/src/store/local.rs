@@ -74,7 +74,7 @@ impl LocalStore {
         let file = File::from(rustix::fs::openat(&folder, path.name(), flags, Mode::empty())?);
         let metadata = file.metadata()?;
         if !metadata.is_file() {
-            return Err(io::Error::other("it is not a file"));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a file"));
         }
         Ok((file, metadata.len()))
     }
@@ -323,7 +323,7 @@ fn failure(verb: &'static str, path: &ObjectPath) -> impl FnOnce(io::Error) -> S
         // A link where a folder or an object should be gives these two.
         Some(Errno::NOTDIR | Errno::LOOP) => {
             let reason = format!("{source} (symbolic links inside a repository are not followed)");
-            StoreError::Failed { verb, path, source: io::Error::new(source.kind(), reason) }
+            StoreError::Failed { verb, path, source: io::Error::new(io::ErrorKind::InvalidData, reason) }
         }
         _ => StoreError::Failed { verb, path, source },
     }

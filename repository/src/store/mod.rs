@@ -12,6 +12,7 @@
 //! - A failed write or sync is never tried again on the same file.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -155,6 +156,19 @@ impl StoreError {
         matches!(self, StoreError::NotFound { .. })
     }
 
+    /// True if the object is there and the storage answers, and what was written is not to be had: the medium
+    /// does not give it (EIO, or a checksum of the file system's own), it is shorter or longer than it can
+    /// be, or no file. A storage that is out of reach says so otherwise.
+    pub fn is_unreadable(&self) -> bool {
+        use rustix::io::Errno;
+        let StoreError::Failed { verb: "read", source, .. } = self else { return false };
+        matches!(Errno::from_io_error(source), Some(Errno::IO | Errno::UCLEAN | Errno::BADMSG))
+            || matches!(
+                source.kind(),
+                ErrorKind::UnexpectedEof | ErrorKind::FileTooLarge | ErrorKind::InvalidData
+            )
+    }
+
     /// What to do, in one line.
     pub fn hint(&self) -> &'static str {
         let is_bucket =
@@ -163,6 +177,9 @@ impl StoreError {
             StoreError::Full { .. } => "free some space in the repository's storage",
             StoreError::Failed { source, .. } if is_bucket(source) => {
                 "check the bucket: the network to its server, the key, and what it may do (list, read, write, delete)"
+            }
+            error if error.is_unreadable() => {
+                "look at the health of the disk and copy the repository to a sound one, then run `nsctl repository check --repair`"
             }
             _ => "check the repository's storage: is it mounted, writable and reachable?",
         }

@@ -48,7 +48,7 @@ impl Repository {
             Ok(index.packs_of(&refs).into_keys().collect())
         });
         match packs {
-            Err(error) if error.is_damage() => Ok(BTreeSet::new()),
+            Err(error) if error.is_of_one_object() => Ok(BTreeSet::new()),
             other => other,
         }
     }

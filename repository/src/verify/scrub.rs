@@ -81,7 +81,8 @@ impl Verification<'_> {
 }
 
 /// Gives `visit` each blob that the pack should hold, by its segment's place and its ordinal: its sealed
-/// bytes if it opens and is what its id says, else nothing.
+/// bytes if it opens and is what its id says, else nothing. A storage that is out of reach is an error: it
+/// says nothing about the blob.
 pub(crate) fn each_blob(
     store: &dyn Store,
     keys: &KeyRing,
@@ -96,7 +97,10 @@ pub(crate) fn each_blob(
         let mut offset = placed.body_offset();
         for (ordinal, line) in (0..).zip(&table.lines).filter(|(_, line)| !line.absent) {
             let length = u64::from(line.stored_length);
-            let read = (0..READS).find_map(|_| store.read_range(&path, offset, length).ok());
+            let read = match read_again(|| store.read_range(&path, offset, length)) {
+                Err(error) if error.is_unreadable() || error.is_not_found() => None,
+                read => Some(read?),
+            };
             offset += length;
             let sound = read.filter(|sealed| {
                 cipher.as_ref().is_some_and(|cipher| {

@@ -148,7 +148,7 @@ impl S3Store {
         }
         if bytes.len() as u64 != wanted {
             let reason = format!("{} of {wanted} bytes arrived", bytes.len());
-            return Err(failed("read", path, io::ErrorKind::UnexpectedEof, reason));
+            return Err(failed("read", path, io::ErrorKind::ConnectionAborted, reason));
         }
         Ok((bytes, size))
     }
