@@ -165,9 +165,7 @@ impl RepositoryError {
                 "`nsctl verify` names the entries concerned; restore them from another backup with --path"
             }
             E::Rejected { .. } => "update the agent; if it is up to date, report this as a bug",
-            E::ChainEnd { .. } => {
-                "`nsctl repository check --repair` writes the line anew from its backup"
-            }
+            E::ChainEnd { .. } => "`nsctl repository check --repair` writes the line anew from its backup",
             E::Unresolved { .. } => "run the backup again: it sends what is missing",
             E::Fenced(_) => "make sure that only one controller uses this repository",
             E::Prune(error) => error.hint(),
@@ -190,7 +188,7 @@ impl RepositoryError {
 
     /// True if one object is wrong, gone or not to be read from its medium: what is around it can go on
     /// without it. A medium may come back, so nothing is replaced or deleted for this alone.
-    pub(crate) fn is_of_one_object(&self) -> bool {
+    pub fn is_of_one_object(&self) -> bool {
         self.is_damage() || matches!(self, RepositoryError::Store(error) if error.is_unreadable())
     }
 

@@ -220,8 +220,9 @@ impl Catalog {
     }
 
     /// Adds what another copy tells of jobs that have ended, of runs of schedules and of verifications, where
-    /// nothing is known of them here. `other` is a catalog of this release that nobody has open.
-    pub(crate) async fn add_history_of(&self, other: &Path) -> Result<(), CatalogError> {
+    /// nothing is known of them here, and returns those jobs, known or not. `other` is a catalog of this
+    /// release that nobody has open.
+    pub(crate) async fn add_history_of(&self, other: &Path) -> Result<Vec<JobId>, CatalogError> {
         let mut writer = self.writer.acquire().await?;
         sqlx::query("ATTACH DATABASE ? AS other")
             .bind(other.to_string_lossy().into_owned())
@@ -289,7 +290,7 @@ async fn end_copy(mut copy: SqliteConnection) -> Result<(), CatalogError> {
     Ok(copy.close().await?)
 }
 
-async fn add_history(writer: &mut SqliteConnection) -> Result<(), CatalogError> {
+async fn add_history(writer: &mut SqliteConnection) -> Result<Vec<JobId>, CatalogError> {
     const TAKEN: [(&str, &str); 4] = [
         ("jobs", "ended = 1"),
         (
@@ -302,9 +303,11 @@ async fn add_history(writer: &mut SqliteConnection) -> Result<(), CatalogError> 
     let mut change = writer.begin().await?;
     for (table, chosen) in TAKEN {
         let columns: Vec<String> = sqlx::query_scalar(
-            "SELECT name FROM pragma_table_info(?) WHERE NOT (name = 'id' AND type = 'INTEGER')",
+            "SELECT name FROM pragma_table_info(?) WHERE NOT (name = 'id' AND type = 'INTEGER' AND ?)",
         )
         .bind(table)
+        // The ids of runs are their order: what is older must not become the last run.
+        .bind(table != "schedule_runs")
         .fetch_all(&mut *change)
         .await?;
         let columns = columns.join(", ");
@@ -313,7 +316,10 @@ async fn add_history(writer: &mut SqliteConnection) -> Result<(), CatalogError> 
         );
         sqlx::query(AssertSqlSafe(sql)).execute(&mut *change).await?;
     }
-    Ok(change.commit().await?)
+    let ended: Vec<String> =
+        sqlx::query_scalar("SELECT id FROM other.jobs WHERE ended = 1").fetch_all(&mut *change).await?;
+    change.commit().await?;
+    Ok(ended.iter().filter_map(|id| id.parse().ok()).collect())
 }
 
 #[cfg(test)]

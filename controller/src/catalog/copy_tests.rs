@@ -85,6 +85,26 @@ async fn history_is_taken_from_other_copies_once() {
     assert_eq!(new.job_events(jobs[1].id, 0).await.expect("listed").len(), 1);
 }
 
+#[tokio::test]
+async fn a_run_of_long_ago_that_history_tells_of_is_not_the_last_one_of_its_schedule() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let live = lived(folder.path(), 600).await;
+    let (copy, history) = (folder.path().join("copy.sqlite"), folder.path().join("history.sqlite"));
+    live.copy_to(&copy, &[]).await.expect("copied");
+    // What the copy is too short for is in a file of history.
+    let other = live.begin_copy(&history, &[("schedule_runs", Carried::Whole)], None).await.expect("begun");
+    end_copy(other).await.expect("ended");
+    let new = Catalog::open(&copy).await.expect("opened");
+    let before = new.last_run("daily").await.expect("read").expect("there is one");
+    new.add_history_of(&history).await.expect("taken");
+    assert_eq!(new.last_run("daily").await.expect("read").expect("there is one"), before);
+    let runs: i64 = sqlx::query_scalar("SELECT count(*) FROM schedule_runs")
+        .fetch_one(&new.readers)
+        .await
+        .expect("counted");
+    assert_eq!(runs, 600);
+}
+
 /// The catalog of a controller that has done so many jobs, each with a line, a run of a schedule and an alert.
 async fn lived(folder: &Path, jobs: u32) -> Catalog {
     let live = catalog(folder).await;

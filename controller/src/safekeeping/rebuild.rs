@@ -234,7 +234,7 @@ async fn next_copy(
                     Copied { backup: name.clone(), sequence: record.map(|record| record.sequence), at };
                 return Ok(Some((copied, copy)));
             }
-            Err(RebuildError::Repository(error)) if error.is_damage() => {
+            Err(RebuildError::Repository(error)) if error.is_of_one_object() => {
                 rebuilt.unreadable.push((name.to_string(), proto::failure::chain(&error)));
             }
             Err(error) => return Err(error),
@@ -273,7 +273,11 @@ async fn add_history(
             Ok(of_thread.repository.read_history(number, keys)?)
         });
         let added = match read.await {
-            Ok(copy) => add(folder, catalog, &copy).await,
+            Ok(copy) => match add(folder, catalog, &copy).await {
+                // They need not be written there once more.
+                Ok(jobs) => Ok(catalog.set_stored(&jobs).await?),
+                Err(error) => Err(error),
+            },
             Err(error) => Err(error),
         };
         if let Err(error) = added {
@@ -291,14 +295,15 @@ async fn add_history(
     Ok(())
 }
 
-async fn add(folder: &Rebuilding, catalog: &Catalog, copy: &CatalogCopy) -> Result<(), RebuildError> {
+async fn add(folder: &Rebuilding, catalog: &Catalog, copy: &CatalogCopy) -> Result<Vec<JobId>, RebuildError> {
     let file = folder.path(OTHER);
     Catalog::delete(&file)?;
     folder.write(OTHER, copy.expose())?;
     // Opened, it has the tables of this release.
     Catalog::open(&file).await?.close().await;
-    catalog.add_history_of(&file).await?;
-    Ok(Catalog::delete(&file)?)
+    let jobs = catalog.add_history_of(&file).await?;
+    Catalog::delete(&file)?;
+    Ok(jobs)
 }
 
 /// Ends the jobs that were alive when the copy was made, and adds those that only manifests tell of.

@@ -53,9 +53,7 @@ impl Repository {
         let folders = folders.filter(|listed| listed.kind == ListedKind::Folder);
         let names: Vec<BackupName> = folders.filter_map(|listed| listed.name.parse().ok()).collect();
         let bearable = |error: &RepositoryError| {
-            error.is_foreign()
-                || error.is_of_one_object()
-                || matches!(error, RepositoryError::TooNew { .. })
+            error.is_foreign() || error.is_of_one_object() || matches!(error, RepositoryError::TooNew { .. })
         };
         let backups = side_by_side(&names, |name| match self.backup(name) {
             Err(error) if !bearable(&error) => Err(error),

@@ -96,7 +96,8 @@ impl Repository {
                 }
                 let found = match found {
                     Err(error)
-                        if !error.is_of_one_object() && !matches!(error, RepositoryError::NoBackup { .. }) =>
+                        if !error.is_of_one_object()
+                            && !matches!(error, RepositoryError::NoBackup { .. }) =>
                     {
                         return Err(error);
                     }

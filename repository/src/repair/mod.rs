@@ -32,8 +32,8 @@ use crate::ids::PackId;
 use crate::keys::{KeyRing, SlotSecret};
 use crate::progress::{CancelFlag, Progress};
 use crate::repo::Repository;
-use crate::store::lease::LeaseError;
 use crate::store::ObjectPath;
+use crate::store::lease::LeaseError;
 use crate::verify::READS;
 
 /// Repairs a repository, or says what there is to repair.

@@ -63,7 +63,10 @@ impl Repair<'_> {
                 loaded.damaged.iter().map(|name| format!("index file {name} was damaged and is replaced")),
             );
             repaired.mended.extend(
-                loaded.unreadable.iter().map(|name| format!("index file {name} cannot be read; the packs were asked")),
+                loaded
+                    .unreadable
+                    .iter()
+                    .map(|name| format!("index file {name} cannot be read; the packs were asked")),
             );
             known.extend(loaded.index.packs().iter().map(|pack| (pack.id, pack.clone())));
         }
