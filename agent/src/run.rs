@@ -84,7 +84,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), RunError
         unbroken: AtomicUsize::new(0),
     });
     resume(agent.clone(), &shutdown.token()).await;
-    hooks::run_those_owed(&agent.state.hooks(), &agent.served, &shutdown.token()).await;
+    hooks::run_those_owed(agent.state.hooks(), &agent.served, &shutdown.token()).await;
     let stop = shutdown.clone();
     let connection = shutdown.spawn("connection", async move {
         let ended = Box::pin(keep_connected(agent, identity, stop.token())).await;

@@ -24,6 +24,7 @@ use tonic::Code;
 use crate::config::{Hook, Hooks, OnFailure};
 use crate::connection::UpQueue;
 use crate::served::Served;
+use crate::tasks::cancelled;
 
 /// What a later hook is told of how the work ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +99,11 @@ pub(crate) async fn between<T>(
     if [&before, &failed, &after].iter().all(|(_, hook)| hook.is_none()) {
         return work.await;
     }
+    let _turn = tokio::select! {
+        biased;
+        () = stage.cancel.cancelled() => return Err(cancelled()),
+        turn = stage.journal.turn(&served.id) => turn,
+    };
     let owes = failed.1.is_some() || after.1.is_some();
     if owes {
         stage.journal.begin(&occasion).map_err(|error| not_begun(&served.id, &error))?;

@@ -32,6 +32,7 @@ const HOOKS: &str = "hooks";
 pub(crate) struct StateFolder {
     path: PathBuf,
     _lock: File,
+    hooks: Journal,
 }
 
 /// The state folder cannot be used.
@@ -78,7 +79,8 @@ impl StateFolder {
             Err(error) => return Err(failed("lock")(error.into())),
         }
         crate::cache::sweep(&caches).map_err(failed("tidy"))?;
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        let hooks = Journal::in_folder(path.join(HOOKS));
+        Ok(Self { path: path.to_owned(), hooks, _lock: lock })
     }
 
     /// Where the no-change cache of `source` lies.
@@ -93,8 +95,8 @@ impl StateFolder {
     }
 
     /// Where the hooks that are owed stand.
-    pub(crate) fn hooks(&self) -> Journal {
-        Journal::in_folder(self.path.join(HOOKS))
+    pub(crate) fn hooks(&self) -> &Journal {
+        &self.hooks
     }
 
     /// How far restores have come, and how they ended.
