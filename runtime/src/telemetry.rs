@@ -42,7 +42,7 @@ pub fn init() -> Result<(), TelemetryError> {
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let result = match format {
         Format::Text => logs.with_ansi(is_terminal).with_target(false).finish().try_init(),
-        Format::Json => logs.json().flatten_event(true).with_current_span(false).finish().try_init(),
+        Format::Json => logs.json().flatten_event(true).with_span_list(false).finish().try_init(),
     };
     result.map_err(TelemetryError::Already)
 }

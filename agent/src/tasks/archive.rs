@@ -100,13 +100,13 @@ async fn archive(
         let made = make(context, served, job, known, &wire.task_id, &progress, cancel);
         let made = telling(&context.up, tell, made);
         let occasion = occasion(Kind::Backup, served, (&wire.task_id, &wire.job_id, &wire.backup), now)?;
-        let stage = Stage { journal: &context.agent.state.hooks(), up: &context.up, cancel };
+        let stage = Stage { journal: context.agent.state.hooks(), up: &context.up, cancel };
         let mut archived = hooks::between(stage, served, occasion, made).await?;
         steps::reached(Step::ArchiveMade).await;
         let cache = archived.0.cache.take();
         match finish(context, &wire.task_id, &archived, cancel).await? {
             0 => return keep(cache).await,
-            missing => tracing::warn!(task = wire.task_id, missing, "blobs were lost meanwhile: once more"),
+            missing => tracing::warn!(missing, "blobs were lost meanwhile: once more"),
         }
     }
     let what = format!("the archive of {} cannot be finished", served.id);

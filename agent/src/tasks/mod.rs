@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Code;
 use tonic::transport::Channel;
+use tracing::Instrument;
 
 use crate::connection::{Agent, UpQueue};
 use crate::hooks::{self, Kind, Occasion, Stage};
@@ -122,8 +123,10 @@ impl Tasks {
             Work::Probe => &self.probes,
         });
         let entry = Entry { running: Arc::clone(&self.running), task_id };
-        let (context, job) = (Arc::clone(&self.context), work.job());
-        self.tracker.spawn(async move {
+        let context = Arc::clone(&self.context);
+        // Every line of the log that the work writes names the job.
+        let span = tracing::info_span!("task", job = work.job(), task = entry.task_id);
+        let work = async move {
             let task_id = &entry.task_id;
             let _turn = tokio::select! {
                 () = cancel.cancelled() => None,
@@ -134,9 +137,9 @@ impl Tasks {
                 false => Box::pin(work_on(&context, task_id, work, &cancel)).await,
             };
             match result {
-                Ok(None) => tracing::info!(job, task = task_id, "done"),
+                Ok(None) => tracing::info!("done"),
                 Ok(Some(message)) => {
-                    tracing::info!(job, task = task_id, "done");
+                    tracing::info!("done");
                     if matches!(message, Message::RestoreFinished(_)) {
                         steps::reached(Step::ResultDue).await;
                     }
@@ -145,11 +148,12 @@ impl Tasks {
                 Err(failure) => {
                     let was_cancelled = cancel.is_cancelled();
                     let (why, hint) = (&failure.why, &failure.hint);
-                    tracing::warn!(job, task = task_id, was_cancelled, why, hint, "{failure}");
+                    tracing::warn!(was_cancelled, why, hint, "{failure}");
                     context.up.send(failed(task_id, failure, was_cancelled)).await;
                 }
             }
-        });
+        };
+        self.tracker.spawn(work.instrument(span));
     }
 
     /// Asks a task to end. One that is not known has ended already.
@@ -243,7 +247,7 @@ async fn restored(
     let served = order::served(&context.agent, &convert::source_id("into", Some(into))?)?;
     let now = context.agent.clock.now();
     let occasion = occasion(Kind::Restore, served, (&order.task_id, &order.job_id, &order.backup), now)?;
-    let stage = Stage { journal: &context.agent.state.hooks(), up: &context.up, cancel };
+    let stage = Stage { journal: context.agent.state.hooks(), up: &context.up, cancel };
     // One that was taken back has failed, for the hooks; what it did is told all the same.
     let mut taken_back = None;
     let work = async {
@@ -279,7 +283,8 @@ fn occasion(
 
 /// Runs blocking code on a thread of its own and waits for its end, whatever happens meanwhile.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| {
+    let span = tracing::Span::current();
+    tokio::task::spawn_blocking(move || span.in_scope(work)).await.map_err(|error| {
         // What a panic says may name an entry, and a failure's text ends in a manifest that needs no key.
         tracing::error!(%error, "the agent's work ended unexpectedly");
         Failure::internal("the agent's work ended unexpectedly")
@@ -324,7 +329,7 @@ fn failed(task_id: &str, failure: Failure, cancelled: bool) -> Message {
     Message::Failed(v1::TaskFailed { task_id: task_id.to_owned(), what, why, hint, retryable, cancelled })
 }
 
-fn cancelled() -> Failure {
+pub(crate) fn cancelled() -> Failure {
     Failure::new(Code::Cancelled, reason::TASK_GONE, "the task was cancelled")
 }
 
