@@ -62,6 +62,8 @@ pub(super) struct Container {
 struct Mount {
     #[serde(rename = "Source", default)]
     source: PathBuf,
+    #[serde(rename = "Destination", default)]
+    destination: PathBuf,
     #[serde(rename = "RW", default)]
     is_writable: bool,
 }
@@ -233,13 +235,25 @@ impl Container {
             || self.labels.get(OFFEN).is_some_and(|text| offen(text))
     }
 
-    /// True if it has the folder, or one around or within it, mounted for writing.
+    /// Where a folder of this container lies on the host, as other containers' mounts name it.
+    pub(super) fn on_host(&self, folder: &Path) -> PathBuf {
+        let holds = self.mounts.iter().filter(|mount| folder.starts_with(&mount.destination));
+        let nearest = holds.max_by_key(|mount| mount.destination.components().count());
+        nearest.map_or_else(
+            || folder.to_owned(),
+            |mount| {
+                let rest = folder.strip_prefix(&mount.destination).expect("it was chosen for that");
+                mount.source.components().chain(rest.components()).collect()
+            },
+        )
+    }
+
+    /// True if it has the folder of the host, or one around or within it, mounted for writing.
     pub(super) fn writes_in(&self, folder: &Path) -> bool {
-        let real = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
         let meets = |mount: &&Mount| {
             mount.is_writable
                 && mount.source.components().count() > 1
-                && (mount.source.starts_with(&real) || real.starts_with(&mount.source))
+                && (mount.source.starts_with(folder) || folder.starts_with(&mount.source))
         };
         self.mounts.iter().find(meets).is_some()
     }
@@ -309,5 +323,21 @@ mod tests {
         assert!(one.runs() && one.is_checked());
         assert!(one.writes_in(Path::new("/srv/data")) && one.writes_in(Path::new("/srv/data/chain")));
         assert!(!one.writes_in(Path::new("/srv/other")));
+    }
+
+    #[test]
+    fn a_folder_of_the_agents_own_container_is_looked_for_where_it_lies_on_the_host() {
+        let mut ours = container("agent", &[]);
+        let inner = Mount {
+            source: "/var/lib/volume/_data".into(),
+            destination: "/data/chain".into(),
+            is_writable: true,
+        };
+        ours.mounts.push(inner);
+        let on_host = |folder: &str| ours.on_host(Path::new(folder)).display().to_string();
+        assert_eq!(on_host("/data"), "/srv/data");
+        assert_eq!(on_host("/data/models/a"), "/srv/data/models/a");
+        assert_eq!(on_host("/data/chain/geth"), "/var/lib/volume/_data/geth");
+        assert_eq!(on_host("/elsewhere"), "/elsewhere");
     }
 }

@@ -129,6 +129,11 @@ impl Platform {
             {
                 return Err(PlatformError::Docker(format!("has no container {missing}")));
             }
+            let folder = folder.map(|folder| {
+                let real = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+                let ours = containers.iter().find(|one| one.is_ours());
+                ours.map_or_else(|| real.clone(), |ours| ours.on_host(&real))
+            });
             for one in containers.iter().filter(|one| !one.is_ours()) {
                 let configured = named.iter().find(|(name, _)| one.is_called(name));
                 if configured.is_some() || one.stops_for(component) {
@@ -138,7 +143,7 @@ impl Platform {
                         application.after.extend(configured.after.clone());
                     }
                     found.applications.push(application);
-                } else if folder.is_some_and(|folder| one.runs() && one.writes_in(folder)) {
+                } else if folder.as_deref().is_some_and(|folder| one.runs() && one.writes_in(folder)) {
                     found.others.push(one.name().to_owned());
                 }
             }
