@@ -63,6 +63,9 @@ checks! {
     OPENS "repository" "repository-opens"
         "what cannot be listed cannot be restored"
         "see what the finding says; `nsctl repository check` reads it without a controller";
+    CATALOG_COPY "repository" "catalog-copy"
+        "when the state folder is lost, schedules, agents and history come back as of the newest copy of the catalog"
+        "run `nsctl backup`, which puts a copy beside itself; the controller's log says why there was none";
     DAMAGED "repository" "backup-damaged"
         "a backup that cannot be read cannot be restored"
         "`nsctl repository check --repair` mends what can be mended; otherwise bring it back from a copy";

@@ -17,6 +17,8 @@ use crate::depot::Depot;
 use crate::ids::TaskId;
 
 const AHEAD: SignedDuration = SignedDuration::from_mins(5);
+/// A backup's copy of the catalog is made right after it.
+const COPY_MADE: SignedDuration = SignedDuration::from_mins(10);
 /// Of the state folder.
 const LITTLE_STATE: u64 = 256 << 20;
 /// Entries of the state folder whose modes are looked at.
@@ -35,11 +37,16 @@ pub(super) struct Known {
 pub(super) fn examine(depot: &Depot, state: &Path, known: &Known) -> Vec<Finding> {
     let repository = depot.repository();
     let mut findings = space(depot, known);
-    findings.extend([writable(depot), lease(depot)]);
+    findings.extend(writable(depot, known.now));
+    findings.push(lease(depot));
     let warnings = repository.store().warnings().into_iter();
     findings.extend(warnings.map(|words| Finding::warning(&c::STORAGE, words)));
     findings.extend(match depot.list() {
-        Ok(listing) => listed(&listing, known.now),
+        Ok(listing) => {
+            let mut findings = listed(&listing, known.now);
+            findings.extend(catalog_copy(repository, &listing, known.now));
+            findings
+        }
         Err(error) => vec![of_error(&c::OPENS, "the repository cannot be listed", &error)],
     });
     findings.push(match repository.is_recovery_confirmed() {
@@ -93,13 +100,47 @@ fn space(depot: &Depot, known: &Known) -> Vec<Finding> {
     findings
 }
 
-fn writable(depot: &Depot) -> Finding {
+/// Tried for real; and what is written shows the storage's own time.
+fn writable(depot: &Depot, now: Timestamp) -> Vec<Finding> {
     let store = depot.repository().store();
     let path = ObjectPath::new("repository/staging").join(format!("doctor-{}", TaskId::fresh()));
-    match store.create(&path, b"doctor").and_then(|()| store.delete(&path)) {
-        Ok(()) => Finding::fine(&c::WRITABLE, "the repository can be written"),
-        Err(error) => Finding::problem(&c::WRITABLE, chain(&error)).hint(error.hint()),
+    let written = store.create(&path, b"doctor").and_then(|()| {
+        let written = store.modified(&path);
+        store.delete(&path)?;
+        written
+    });
+    match written {
+        Ok(at) => {
+            vec![Finding::fine(&c::WRITABLE, "the repository can be written"), storage_clock(now, at)]
+        }
+        Err(error) => vec![Finding::problem(&c::WRITABLE, chain(&error)).hint(error.hint())],
     }
+}
+
+fn storage_clock(now: Timestamp, at: Timestamp) -> Finding {
+    let apart = now.duration_since(at).abs();
+    match apart > AHEAD {
+        true => Finding::problem(
+            &c::CLOCK,
+            format!("it is {now:.0} here and {at:.0} at the storage: {} minutes apart", apart.as_mins()),
+        ),
+        false => Finding::fine(&c::CLOCK, "the storage's clock agrees with this machine's"),
+    }
+}
+
+/// The newest backup that has had the time for it has a copy of the catalog beside it.
+fn catalog_copy(repository: &Repository, listing: &Listing, now: Timestamp) -> Option<Finding> {
+    let newest = listing.backups.iter().find(|backup| backup.ended_at < now - COPY_MADE)?;
+    let name = &newest.name;
+    Some(match repository.store().size(&repository::layout::catalog_beside(name)) {
+        Ok(_) => {
+            Finding::fine(&c::CATALOG_COPY, format!("backup {name} has a copy of the catalog beside it"))
+        }
+        Err(error) if error.is_not_found() => {
+            Finding::warning(&c::CATALOG_COPY, format!("backup {name} has no copy of the catalog beside it"))
+        }
+        Err(error) => Finding::problem(&c::CATALOG_COPY, chain(&error)).hint(error.hint()),
+    })
 }
 
 fn lease(depot: &Depot) -> Finding {
@@ -135,7 +176,7 @@ fn rescue(repository: &Repository) -> Finding {
         }
         Ok(Some(_)) => {
             Finding::warning(&c::RESCUE, "its rescue folder holds rescue.py, but no static nsctl").hint(
-                "make one with `deploy/static-nsctl`, put it beside neurashield-controller as nsctl-static, restart",
+                "make one with `deploy/static-programs FOLDER nsctl`, put it beside neurashield-controller as nsctl-static, restart",
             )
         }
         Ok(None) => Finding::warning(&c::RESCUE, "its rescue folder is missing or not whole"),
