@@ -129,6 +129,11 @@ impl Client {
         HealthClient::new(self.wire.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
+    /// What `grpc.health.v1` says.
+    pub(crate) fn readiness(&self) -> tonic_health::pb::health_client::HealthClient<Wire> {
+        tonic_health::pb::health_client::HealthClient::new(self.wire.clone())
+    }
+
     pub(crate) fn tokens(&self) -> TokensClient<Wire> {
         TokensClient::new(self.wire.clone()).max_decoding_message_size(MAX_MESSAGE)
     }

@@ -190,7 +190,7 @@ fn readme(files: &[RescueFile]) -> String {
              If it does not run, there is a second way that shares no code with it."
         }
         false => {
-            "A static `nsctl` would lie here if the controller had had one (`deploy/static-nsctl` makes it). \
+            "A static `nsctl` would lie here if the controller had had one (`deploy/static-programs` makes it). \
              Any other `nsctl` of the same release or a newer one does as well: `nsctl repository restore`."
         }
     };

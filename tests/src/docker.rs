@@ -17,15 +17,24 @@ pub struct DockerEngine {
 }
 
 impl DockerEngine {
-    /// Starts it. Needs root, `dockerd` and `docker` of any age, and a static `busybox`.
+    /// Starts it, without networks. Needs root, `dockerd` and `docker` of any age, and a static `busybox`.
     pub fn start() -> Self {
+        Self::start_with(&["--iptables=false", "--bridge=none"])
+    }
+
+    /// The same with networks of its own, for Compose; needs `iptables` as well.
+    pub fn with_networks() -> Self {
+        Self::start_with(&["--bip=172.29.77.1/24", "--default-address-pool=base=172.29.80.0/20,size=26"])
+    }
+
+    fn start_with(words: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("neurashield-docker-").tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name).display().to_string();
         let log = fs::File::create(at("log")).expect("made");
         let daemon = Command::new("dockerd")
             .args(["-H", &format!("unix://{}", at("docker.sock")), "--data-root", &at("data")])
             .args(["--exec-root", &at("exec"), "--pidfile", &at("pid")])
-            .args(["--iptables=false", "--bridge=none"])
+            .args(words)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

@@ -28,7 +28,7 @@ enum Unfit {
     #[error("it is no Linux program of 64 bits")]
     NoProgram,
     #[error(
-        "it needs the libraries of the machine it runs on; `deploy/static-nsctl` makes one that does not"
+        "it needs the libraries of the machine it runs on; `deploy/static-programs` makes one that does not"
     )]
     Dynamic,
     #[error("`--version` is not answered as nsctl answers it")]

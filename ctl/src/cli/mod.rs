@@ -208,6 +208,8 @@ pub(crate) enum Verb {
     Audit(Audit),
     /// Look at everything a backup needs, and say what to do where something is wrong
     Doctor(Doctor),
+    /// Leave with 0 if the controller can do its work, for health checks of containers; `doctor` says more
+    Healthcheck,
     /// Collect what somebody who helps needs to know; nothing secret
     #[command(subcommand)]
     Debug(Debug),

@@ -1,8 +1,10 @@
-//! `nsctl doctor`.
+//! `nsctl doctor` and `healthcheck`.
 
 use std::path::PathBuf;
 
 use proto::v1;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::block_on;
 use crate::access::Access;
@@ -31,6 +33,23 @@ pub(super) fn run(server: &Global, config: Option<PathBuf>, voice: Voice) -> End
         };
         voice.result(&examination, Examination::text)?;
         Ok(exit)
+    })
+}
+
+/// Says nothing where all is well, and never waits long: it is asked again and again.
+pub(super) fn healthcheck(server: &Global) -> Ended {
+    let access = Access::of(server)?;
+    runtime::tls::install_crypto_provider();
+    block_on(async {
+        let client = Client::connect(&access).await?;
+        let asked = ask(HealthCheckRequest::default());
+        let answer = client.readiness().check(asked).await?.into_inner();
+        match answer.status() {
+            ServingStatus::Serving => Ok(Exit::Done),
+            _ => Err(Trouble::failed("the controller cannot do its work")
+                .because("it is starting, stopping, or cannot use its storage or its state folder")
+                .hint("`nsctl doctor` says which; so does `/readyz` on its port for probes")),
+        }
     })
 }
 

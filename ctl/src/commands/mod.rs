@@ -63,6 +63,7 @@ pub(crate) fn run(cli: Cli, voice: Voice) -> Ended {
         Verb::Demo { exit } => demo::run(exit, voice),
         Verb::Repository(verb) => offline::run(verb, voice),
         Verb::Doctor(wanted) => doctor::run(&server, wanted.config, voice),
+        Verb::Healthcheck => doctor::healthcheck(&server),
         Verb::Debug(Debug::Bundle(wanted)) => debug::bundle(&server, wanted, voice),
     }
 }
