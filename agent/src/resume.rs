@@ -2,18 +2,25 @@
 //! runs again, before anything else reads or writes there.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::Agent;
 use crate::platform::Handle as Reached;
+use crate::sources::mongodb::server::Server;
 use crate::state::Run;
 use crate::targets::files::{InProduction, recover_with};
+use crate::targets::mongodb::{Recovered, RestoreError, recover};
 use crate::tasks::Users;
+
+/// How long a server is looked for at which a restore was under way, and any other.
+const PATIENCE: Duration = Duration::from_secs(60);
+const GLANCE: Duration = Duration::from_secs(2);
 
 /// Ends what a crash has left, unless `stop` comes before it could begin: then the next start does.
 pub(crate) async fn resume(agent: Arc<Agent>, stop: &CancellationToken) {
@@ -38,6 +45,45 @@ pub(crate) async fn resume(agent: Arc<Agent>, stop: &CancellationToken) {
     resumed.await.expect("resuming restores does not panic");
 }
 
+/// Ends what interrupted restores have left at a server, starts what they had stopped, and says which they were.
+/// Blocks.
+pub(crate) fn end_at_server(
+    agent: &Agent,
+    runtime: &Handle,
+    server: &Server,
+) -> Result<Vec<String>, RestoreError> {
+    let runs = agent.state.runs().all().unwrap_or_else(|error| {
+        tracing::error!(%error, "cannot look for programs that restores have stopped");
+        Vec::new()
+    });
+    let runs: BTreeMap<String, Run> = runs.into_iter().collect();
+    let users = |id: &str| runs.get(id).map(|run| Users::resumed(agent, runtime.clone(), id, run.clone()));
+    let holds = |id: &str| users(id).map_or(Ok(()), |users| users.start());
+    let mut ended = Vec::new();
+    for (id, how) in recover(server, &holds)? {
+        tracing::info!(restore = id, ?how, "ended a restore that was interrupted");
+        if let Some(users) = users(&id) {
+            match how {
+                Recovered::Finished(notes) => drop(users.end(|report| report.notes.extend(notes))),
+                Recovered::TakenBack(cause) => drop(users.undone(&cause)),
+                Recovered::Dropped => start_again(&users, &id),
+            }
+        }
+        ended.push(id);
+    }
+    Ok(ended)
+}
+
+/// Nothing was swapped: what was stopped runs again, or stays on record.
+fn start_again(users: &Users<'_>, id: &str) {
+    let troubles = users.start_again();
+    troubles.iter().for_each(|trouble| tracing::error!(restore = id, "{trouble}"));
+    match troubles.is_empty() || users.is_old() {
+        true => users.forget(),
+        false => users.remember(),
+    }
+}
+
 struct Resume<'a> {
     agent: &'a Agent,
     runtime: Handle,
@@ -51,7 +97,8 @@ impl<'a> Resume<'a> {
         Self { agent, runtime, runs: runs.into_iter().collect(), swapped: RefCell::default() }
     }
 
-    fn all(self) {
+    fn all(mut self) {
+        let left_at = self.at_servers();
         for source in &self.agent.served {
             for root in source.roots() {
                 self.finish(&root);
@@ -71,7 +118,7 @@ impl<'a> Resume<'a> {
         }
         let (swapped, left) = (self.swapped.into_inner(), left.into_inner());
         for (id, run) in self.runs {
-            if left.contains(&id) {
+            if left.contains(&id) || run.server.as_ref().is_some_and(|server| left_at.contains(server)) {
                 tracing::error!(restore = id, "what it stopped is not started: its swap could not be ended");
                 continue;
             }
@@ -79,16 +126,35 @@ impl<'a> Resume<'a> {
             match swapped.get(&id) {
                 Some(Ok(())) => drop(users.end(|_| ())),
                 Some(Err(cause)) => drop(users.undone(cause)),
-                None => {
-                    let troubles = users.start_again();
-                    troubles.iter().for_each(|trouble| tracing::error!(restore = id, "{trouble}"));
-                    match troubles.is_empty() || users.is_old() {
-                        true => users.forget(),
-                        false => users.remember(),
-                    }
+                None => start_again(&users, &id),
+            }
+        }
+    }
+
+    /// The servers at which it cannot be seen to it.
+    fn at_servers(&mut self) -> BTreeSet<String> {
+        let mut left = BTreeSet::new();
+        for source in &self.agent.served {
+            let Some(uri) = source.server() else { continue };
+            let name = source.id.to_string();
+            // One that was started together with this agent may need a while.
+            let is_due = self.runs.values().any(|run| run.server.as_ref() == Some(&name));
+            let patience = if is_due { PATIENCE } else { GLANCE };
+            let ended = Server::connect_within(&uri, patience)
+                .map_err(|error| proto::failure::chain(&error))
+                .and_then(|server| {
+                    let ended = end_at_server(self.agent, &self.runtime, &server);
+                    ended.map_err(|error| proto::failure::chain(&error))
+                });
+            match ended {
+                Ok(ids) => ids.iter().for_each(|id| drop(self.runs.remove(id))),
+                Err(cause) => {
+                    tracing::warn!(source = name, "cannot look for interrupted restores: {cause}");
+                    left.insert(name);
                 }
             }
         }
+        left
     }
 
     /// False if something is left to do.

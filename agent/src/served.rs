@@ -83,14 +83,22 @@ impl Served {
                 let patterns: Vec<PathBuf> = files.iter().map(PathBuf::from).collect();
                 Box::new(FilesSource::listed(&patterns, rules)?)
             }
-            SourceData::Server { uri, uri_file } => {
-                let uri = SecretSource::from_pair(uri.as_ref(), uri_file.as_ref());
-                Box::new(MongoSource::open(&uri.expect("the configuration has one of them"), now)?)
+            SourceData::Server { .. } => {
+                let uri = self.server().expect("the configuration has one of them");
+                Box::new(MongoSource::open(&uri, now)?)
             }
         })
     }
 
-    /// Where a restore in place goes; none where this release has no way to put the data back itself.
+    /// The connection string of the server that is served, if it is one.
+    pub(crate) fn server(&self) -> Option<SecretSource> {
+        match &self.data {
+            SourceData::Server { uri, uri_file } => SecretSource::from_pair(uri.as_ref(), uri_file.as_ref()),
+            SourceData::Folder { .. } | SourceData::Listed { .. } => None,
+        }
+    }
+
+    /// Where the files of a restore in place go; none into a server.
     pub(crate) fn place(&self) -> Option<Place> {
         match &self.data {
             SourceData::Folder { path } => Some(Place::InPlace { root: path.clone() }),

@@ -8,6 +8,7 @@
 
 pub mod configs;
 pub mod models;
+pub mod mongodb;
 
 pub use repository::check::{CheckedFile, ContentCheck, Finding, Severity, Subject};
 
@@ -15,6 +16,7 @@ pub use repository::check::{CheckedFile, ContentCheck, Finding, Severity, Subjec
 pub fn check_of(subject: &Subject<'_>) -> Option<Box<dyn ContentCheck>> {
     match (subject.kind, subject.component) {
         ("configs", _) => Some(Box::new(configs::ConfigsCheck::new(subject.now))),
+        ("mongodb", _) => Some(Box::new(mongodb::MongoCheck::default())),
         ("files", "models") => Some(Box::new(models::ModelsCheck::default())),
         _ => None,
     }

@@ -25,6 +25,9 @@ pub(crate) struct Run {
     pub(crate) report: Report,
     /// What ran, in the order in which it is started.
     pub(crate) stopped: Vec<Stopped>,
+    /// The source of the server at which it swaps; none: it swaps in folders.
+    #[serde(default)]
+    pub(crate) server: Option<String>,
 }
 
 /// A program that ran.
@@ -163,7 +166,7 @@ mod tests {
         for name in [Runs::RUNNING, Runs::ENDED] {
             std::fs::create_dir(folder.path().join(name)).expect("made");
         }
-        let run = Run { report: Report::default(), stopped: Vec::new() };
+        let run = Run { report: Report::default(), stopped: Vec::new(), server: None };
         runs.keep("r-0", &run).expect("kept");
         assert_eq!(runs.all().expect("listed"), [("r-0".to_owned(), run)]);
         let report = |entries| Report { entries, ..Report::default() };

@@ -18,15 +18,17 @@ use tonic::Code;
 use super::uplink::{WireUplink, slices};
 use super::{TaskContext, blocking, occasion, order, telling, until};
 use crate::cache::{CacheOwner, CacheReader, CacheWriter, Day, PendingCache};
-use crate::connection::PART_BYTES;
+use crate::connection::{Agent, PART_BYTES};
 use crate::hooks::{self, Kind, Stage};
 use crate::limits::{SlowSource, Window};
 use crate::pipeline::{
     self, ArchiveJob, ArchiveProgress, Archived, Caches, Input, KnownBlobs, KnownBlobsBuilder, PipelineError,
     Remembered,
 };
+use crate::resume::end_at_server;
 use crate::served::{OpenError, Served};
 use crate::sources::SourceError;
+use crate::sources::mongodb::server::Server;
 use crate::steps::Step;
 
 /// How often an archive is made when blobs that it builds on are lost meanwhile.
@@ -115,6 +117,17 @@ async fn archive(
         .hint("run `nsctl verify --depth hashed` to see what is missing from the repository, then back up again"))
 }
 
+/// A server between two renames is not backed up: what a restore has left there is ended first.
+fn end_restores(agent: &Agent, served: &Served) -> Result<(), Failure> {
+    let Some(uri) = served.server() else { return Ok(()) };
+    let server = Server::connect(&uri).map_err(|error| not_opened(served, &error.into()))?;
+    end_at_server(agent, &Handle::current(), &server).map(|_| ()).map_err(|error| {
+        let what = format!("{} cannot be backed up between two steps of a restore", served.id);
+        let failure = Failure::new(Code::FailedPrecondition, reason::OBSTACLES, what);
+        failure.because(error.to_string()).hint("see to the server, then restart the agent")
+    })
+}
+
 /// The blobs that the domain holds, as of now: those that were listed for the archive before, as long as the
 /// controller says that they still count, and those that are new.
 async fn list_blobs(
@@ -167,7 +180,9 @@ async fn make(
     let owner = CacheOwner { repository: job.repository, domain: job.domain };
     let (served, progress, cancel) = (served.clone(), Arc::clone(progress), cancel.clone());
     let (state, now) = (context.agent.config.state.clone(), context.agent.clock.now());
+    let agent = Arc::clone(&context.agent);
     blocking(move || {
+        end_restores(&agent, &served)?;
         let mut source = served.open(&state, now).map_err(|error| not_opened(&served, &error))?;
         let consistency = source.consistency();
         if let Some(pace) = &served.limits.read {

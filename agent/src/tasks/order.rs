@@ -104,6 +104,10 @@ pub(super) struct RestoreOrder {
     pub(super) source: SourceId,
     pub(super) into: Into,
     pub(super) globs: Vec<String>,
+    /// Of the databases of a server.
+    pub(super) include: Vec<String>,
+    pub(super) renames: Vec<(String, String)>,
+    pub(super) drops_others: bool,
     pub(super) restore_id: String,
     pub(super) keeps_older: bool,
     pub(super) root: BlobId,
@@ -135,11 +139,21 @@ impl RestoreOrder {
             }
             _ => return Err(Invalid::new("folder", "must be an absolute path, or `into` be set instead")),
         };
-        let globs = wire.selection.as_ref().map(|selection| selection.globs.as_slice()).unwrap_or_default();
+        let v1::Selection { globs, include, renames, drop_others } =
+            wire.selection.clone().unwrap_or_default();
+        let texts = |field, texts: &[String]| {
+            texts.iter().map(|one| convert::text(field, one, 4_096)).collect::<Result<Vec<_>, _>>()
+        };
+        let rename = |one: &v1::Rename| {
+            Ok::<_, Invalid>((convert::text("from", &one.from, 4_096)?, convert::text("to", &one.to, 4_096)?))
+        };
         Ok(Self {
             source: convert::source_id("source", wire.source.as_ref())?,
             into,
-            globs: globs.iter().map(|glob| convert::text("globs", glob, 4_096)).collect::<Result<_, _>>()?,
+            globs: texts("globs", &globs)?,
+            include: texts("include", &include)?,
+            renames: renames.iter().map(rename).collect::<Result<_, _>>()?,
+            drops_others: drop_others,
             restore_id: restore_id(&wire.restore_id)?,
             keeps_older: wire.keeps_older,
             root: convert::id("root", &wire.root)?,

@@ -402,6 +402,7 @@ mod ends {
             agent: crate::ids::AgentId::fresh(),
             folder: None,
             globs: Vec::new(),
+            databases: Default::default(),
             allowance: Default::default(),
             confirmed: None,
         });

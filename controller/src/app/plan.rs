@@ -32,11 +32,14 @@ use crate::ids::{AgentId, JobId, TaskId};
 use crate::ingest::{repository_failure, thread_died};
 use crate::jobs::Job;
 use crate::jobs::confirmed::Confirmed;
-use crate::jobs::job::{Allowance, JobState, Order, PartResult, RestorePlace};
+use crate::jobs::job::{Allowance, Databases, JobState, Order, PartResult, RestorePlace};
 use crate::jobs::restore::{order, random_end};
 use crate::jobs::safety::Safety;
 use crate::jobs::{STALLED_AFTER, end_or_stall};
 use crate::steps::Step;
+
+/// The kind of a source that is a server with databases.
+const MONGODB: &str = "mongodb";
 
 /// What somebody wants to have restored.
 #[derive(Debug, Clone)]
@@ -47,6 +50,8 @@ pub struct RestoreRequest {
     pub components: Vec<Component>,
     /// Which entries, by pattern; none: all.
     pub globs: Vec<String>,
+    /// Which collections of a server's databases.
+    pub databases: Databases,
     /// Into this folder; none: in place.
     pub folder: Option<String>,
     /// By this agent (id or name); none: the one that serves the source.
@@ -130,7 +135,7 @@ impl App {
         };
         let record = self.newest_complete(&request.backup, &request.components).await?;
         let _held = self.hold(&record.name, WorkKind::Restore).await?;
-        let archives = chosen_archives(&record, &request.components)?;
+        let archives = chosen_archives(&record, &components_of(request, &record)?)?;
         let mut places = Vec::new();
         for archive in &archives {
             let component = &archive.source.component;
@@ -169,7 +174,9 @@ impl App {
             remarks
                 .push("what is replaced is NOT backed up before: it cannot be taken back later".to_owned());
         }
-        if let (Some(_), false) = (request.undo_of, request.globs.is_empty()) {
+        // A folder that was restored as a whole is one again; other collections of a server stay.
+        let in_part = !request.globs.is_empty() || places.iter().any(|place| place.kind == MONGODB);
+        if request.undo_of.is_some() && in_part {
             remarks.push("entries that the restore has created stay".to_owned());
         }
         let estimated_seconds = self.estimate(sources.iter().map(|plan| plan.bytes).sum()).await?;
@@ -328,6 +335,7 @@ impl App {
             agent,
             folder,
             globs: request.globs.clone(),
+            databases: request.databases.clone(),
             allowance: Allowance::default(),
             confirmed: None,
         })
@@ -398,6 +406,21 @@ fn sealed_bytes(
         }
     }
     Ok(sum)
+}
+
+/// The components that are meant: whoever chooses collections means databases.
+fn components_of(request: &RestoreRequest, record: &BackupRecord) -> Result<Vec<Component>, Failure> {
+    if !request.components.is_empty() || !request.databases.is_chosen() {
+        return Ok(request.components.clone());
+    }
+    let of_servers = record.archives.iter().filter(|archive| archive.kind == MONGODB);
+    let mut components: Vec<Component> = of_servers.map(|archive| archive.source.component.clone()).collect();
+    components.dedup();
+    match components.is_empty() {
+        false => Ok(components),
+        true => Err(Failure::not_found(format!("backup {} holds no databases of a server", record.name))
+            .hint("`nsctl list` shows what each backup holds")),
+    }
 }
 
 /// The archives to restore: every asked component has at least one, and none of them failed.
@@ -507,6 +530,7 @@ mod tests {
             agent: "01970000-0000-7000-8000-000000000000".parse().expect("an agent"),
             folder: None,
             globs: Vec::new(),
+            databases: Databases::default(),
             allowance: Allowance::default(),
             confirmed: None,
         }

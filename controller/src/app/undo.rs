@@ -10,7 +10,7 @@ use crate::app::plan::RestoreRequest;
 use crate::app::{App, catalog_failure};
 use crate::ids::JobId;
 use crate::jobs::Job;
-use crate::jobs::job::{Order, PartResult, PartState};
+use crate::jobs::job::{Databases, Order, PartResult, PartState};
 
 impl App {
     /// What has to be restored so that what `restore` replaced is there again.
@@ -66,6 +66,7 @@ impl App {
             backup: BackupChoice::Named(backup),
             components,
             globs: first.globs.clone(),
+            databases: replaced_by(&first.databases),
             folder: None,
             agent: None,
             ..asked.clone()
@@ -83,6 +84,26 @@ impl App {
     }
 }
 
+/// What has to come back so that a restore of these is undone: what it wrote, under the names that it gave.
+fn replaced_by(databases: &Databases) -> Databases {
+    let renamed = |name: &String| {
+        let database = name.split_once('.').map_or(name.as_str(), |(database, _)| database);
+        let of = |from: &str| databases.renames.iter().find(|(old, _)| old == from);
+        match (of(name), of(database)) {
+            (Some((_, to)), _) => to.clone(),
+            (None, Some((_, to))) => format!("{to}{}", &name[database.len()..]),
+            (None, None) => name.clone(),
+        }
+    };
+    let mut include: Vec<String> = match databases.include.as_slice() {
+        [] => databases.renames.iter().map(|(_, to)| to.clone()).collect(),
+        some => some.iter().map(renamed).chain(databases.renames.iter().map(|(_, to)| to.clone())).collect(),
+    };
+    include.sort();
+    include.dedup();
+    Databases { include, ..Databases::default() }
+}
+
 fn where_the_old_state_is(job: &Job) -> String {
     let kept = job.parts.iter().filter_map(|part| match &part.result {
         Some(PartResult::Restored { previous_state, .. }) => previous_state.clone(),
@@ -91,5 +112,29 @@ fn where_the_old_state_is(job: &Job) -> String {
     match kept.collect::<Vec<_>>().as_slice() {
         [] => "restore from an earlier backup: `nsctl list` shows them".to_owned(),
         kept => format!("the replaced state lies in {} until the next restore there", kept.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_undo_brings_back_what_has_the_names_that_a_restore_wrote() {
+        let of = |include: &[&str], renames: &[(&str, &str)]| {
+            let databases = Databases {
+                include: include.iter().map(|one| (*one).to_owned()).collect(),
+                renames: renames.iter().map(|(from, to)| ((*from).to_owned(), (*to).to_owned())).collect(),
+                drop_others: true,
+            };
+            let undo = replaced_by(&databases);
+            assert!(undo.renames.is_empty() && !undo.drop_others);
+            undo.include
+        };
+        assert_eq!(of(&[], &[]), [""; 0]);
+        assert_eq!(of(&["shop.orders", "users"], &[]), ["shop.orders", "users"]);
+        assert_eq!(of(&[], &[("shop", "copy")]), ["copy"]);
+        assert_eq!(of(&["shop.orders"], &[("shop", "copy")]), ["copy", "copy.orders"]);
+        assert_eq!(of(&["shop.a"], &[("shop.a", "shop.b")]), ["shop.b"]);
     }
 }

@@ -148,12 +148,48 @@ pub struct RestorePlace {
     pub folder: Option<String>,
     /// Only entries that match one of these; none: all.
     pub globs: Vec<String>,
+    /// Which collections of a server's databases.
+    #[serde(default)]
+    pub databases: Databases,
     /// What the confirmed plan allows to be written there; nothing before there is a plan.
     #[serde(default)]
     pub allowance: Allowance,
     /// The confirmed plan; none before there is one.
     #[serde(default)]
     pub confirmed: Option<Confirmed>,
+}
+
+/// What is chosen of the databases of a server; by itself all of them, each under its name.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Databases {
+    /// `DB` or `DB.COLLECTION`, in which `*` stands for any letters; none: all, or what is renamed.
+    pub include: Vec<String>,
+    /// Old and new names.
+    pub renames: Vec<(String, String)>,
+    /// What is live and not in the backup goes.
+    pub drop_others: bool,
+}
+
+impl Databases {
+    /// True if something was said of them.
+    pub fn is_chosen(&self) -> bool {
+        *self != Self::default()
+    }
+
+    /// For people: nothing where nothing was said.
+    pub fn told(&self) -> String {
+        let renames = self.renames.iter().map(|(from, to)| format!("{from} as {to}"));
+        let all: Vec<String> = self.include.iter().cloned().chain(renames).collect();
+        let mut told = all.join(", ");
+        if self.drop_others {
+            told.push_str(if told.is_empty() {
+                "and nothing else stays"
+            } else {
+                ", and nothing else stays"
+            });
+        }
+        told
+    }
 }
 
 /// What a confirmed plan allows.

@@ -77,6 +77,7 @@ mod tests {
             agent: AgentId::fresh(),
             folder: None,
             globs: Vec::new(),
+            databases: Default::default(),
             allowance: Default::default(),
             confirmed: None,
         };

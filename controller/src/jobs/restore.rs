@@ -14,7 +14,7 @@ use crate::depot::Depot;
 use crate::fleet::{Ended, RestoreTask, RunningTask, TaskContext};
 use crate::ids::{JobId, TaskId};
 use crate::jobs::backup::{common_end, follow, wait_until};
-use crate::jobs::job::{Allowance, Order, Part, PartResult, RestorePlace, RestoreStep};
+use crate::jobs::job::{Allowance, Databases, Order, Part, PartResult, RestorePlace, RestoreStep};
 use crate::jobs::runner::Attempt;
 use crate::jobs::state::{Event, TaskEnd};
 use crate::steps::Step;
@@ -121,13 +121,19 @@ pub(crate) async fn order(
         source: Some(source.clone()),
         into: place.folder.is_none().then_some(source),
         folder: place.folder.clone().unwrap_or_default(),
-        selection: Some(Selection { globs: place.globs.clone() }),
+        selection: Some(selection(&place)),
         restore_id,
         root: root.as_bytes().to_vec().into(),
         domain: Some(crate::rpc::wire::domain_keys(&domain)),
         keeps_older: false,
     };
     Ok((RestoreTask { backup, source: place.source }, order))
+}
+
+fn selection(place: &RestorePlace) -> Selection {
+    let Databases { include, renames, drop_others } = place.databases.clone();
+    let renames = renames.into_iter().map(|(from, to)| v1::Rename { from, to });
+    Selection { globs: place.globs.clone(), include, renames: renames.collect(), drop_others }
 }
 
 fn to_wire_allowance(allowance: &Allowance) -> v1::Allowance {

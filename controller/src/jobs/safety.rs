@@ -148,6 +148,7 @@ mod tests {
             agent: AgentId::fresh(),
             folder: folder.map(str::to_owned),
             globs: Vec::new(),
+            databases: Default::default(),
             allowance: Default::default(),
             confirmed: None,
         };

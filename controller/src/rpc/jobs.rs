@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status};
 use crate::app::{App, HowMuch, RestoreRequest, catalog_failure};
 use crate::ids::JobId;
 use crate::jobs::Job;
+use crate::jobs::job::Databases;
 use crate::rpc::gate::About;
 use crate::rpc::wire;
 
@@ -51,10 +52,14 @@ pub(super) fn request_id(text: &str) -> Result<Option<String>, convert::Invalid>
 }
 
 fn restore_request(wire: &PlanRestoreRequest) -> Result<RestoreRequest, Failure> {
-    let globs = wire.selection.as_ref().map(|selection| selection.globs.clone()).unwrap_or_default();
-    if globs.len() > 256 || globs.iter().any(|glob| glob.len() > 4_096) {
+    let selection = wire.selection.clone().unwrap_or_default();
+    let v1::Selection { globs, include, renames, drop_others } = selection;
+    let names = renames.iter().flat_map(|one| [&one.from, &one.to]);
+    let is_long = globs.iter().chain(&include).chain(names).any(|text| text.len() > 4_096);
+    if globs.len().max(include.len()).max(renames.len()) > 256 || is_long {
         return Err(Failure::invalid("a selection has at most 256 patterns of 4,096 bytes"));
     }
+    let renames = renames.into_iter().map(|one| (one.from, one.to)).collect();
     let folder = convert::text("folder", &wire.folder, 4_096)?;
     if !folder.is_empty() && !folder.starts_with('/') {
         return Err(Failure::invalid("the folder to restore to must be an absolute path"));
@@ -69,6 +74,7 @@ fn restore_request(wire: &PlanRestoreRequest) -> Result<RestoreRequest, Failure>
         backup,
         components: components("components", &wire.components)?,
         globs,
+        databases: Databases { include, renames, drop_others },
         folder: (!folder.is_empty()).then_some(folder),
         agent: (!wire.agent.is_empty()).then(|| wire.agent.clone()),
         without_privileges: wire.without_privileges,

@@ -57,6 +57,9 @@ fn restored(place: &RestorePlace, agents: &[AgentRecord]) -> String {
     if !place.globs.is_empty() {
         line.push_str(&format!(", only {}", place.globs.join(", ")));
     }
+    if place.databases.is_chosen() {
+        line.push_str(&format!(", {}", place.databases.told()));
+    }
     line
 }
 

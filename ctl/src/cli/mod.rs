@@ -336,6 +336,15 @@ pub(crate) struct Restore {
     /// Only entries whose path in the component matches one of these
     #[arg(long, value_name = "GLOB", num_args = 1..)]
     pub(crate) path: Vec<String>,
+    /// Of databases only these, or these collections; `*` stands for any letters
+    #[arg(long, value_name = "DB[.COLL]", num_args = 1.., conflicts_with = "to")]
+    pub(crate) include: Vec<String>,
+    /// A database or a collection under another name; with no --include, nothing else is restored
+    #[arg(long, value_name = "OLD=NEW", num_args = 1.., conflicts_with = "to")]
+    pub(crate) rename: Vec<String>,
+    /// Remove the collections of restored databases that the backup does not have
+    #[arg(long, conflicts_with = "to")]
+    pub(crate) drop_others: bool,
     /// Into this folder on the agent's machine instead of in place; it must be new or empty
     #[arg(long, value_name = "FOLDER")]
     pub(crate) to: Option<PathBuf>,

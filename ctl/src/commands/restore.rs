@@ -98,9 +98,24 @@ fn request(wanted: &Restore) -> Result<v1::PlanRestoreRequest, Trouble> {
     Ok(v1::PlanRestoreRequest {
         backup: wanted.timestamp.clone(),
         components: wanted.components.clone(),
-        selection: Some(v1::Selection { globs: wanted.path.clone() }),
+        selection: Some(v1::Selection {
+            globs: wanted.path.clone(),
+            include: wanted.include.clone(),
+            renames: wanted.rename.iter().map(|text| rename(text)).collect::<Result<_, _>>()?,
+            drop_others: wanted.drop_others,
+        }),
         folder,
         agent: wanted.to_agent.clone(),
         ..v1::PlanRestoreRequest::default()
     })
+}
+
+fn rename(text: &str) -> Result<v1::Rename, Trouble> {
+    match text.split_once('=') {
+        Some((from, to)) if !from.is_empty() && !to.is_empty() => {
+            Ok(v1::Rename { from: from.to_owned(), to: to.to_owned() })
+        }
+        _ => Err(Trouble::usage(format!("--rename {text} is not OLD=NEW"))
+            .hint("name two databases, or two collections as DB.COLLECTION")),
+    }
 }

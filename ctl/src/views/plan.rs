@@ -58,7 +58,8 @@ pub(crate) struct SourcePlan {
     pub(crate) bytes: u64,
     /// That have to be free, beside what is there.
     pub(crate) needed_bytes: u64,
-    pub(crate) free_bytes: u64,
+    /// None: nobody knows.
+    pub(crate) free_bytes: Option<u64>,
     pub(crate) in_place: bool,
     /// What uses the place, in the order in which it is started.
     pub(crate) stops: Vec<Application>,
@@ -124,7 +125,7 @@ impl SourcePlan {
             entries: wire.entries,
             bytes: wire.bytes,
             needed_bytes: wire.needed_bytes,
-            free_bytes: wire.free_bytes,
+            free_bytes: (wire.free_bytes != u64::MAX).then_some(wire.free_bytes),
             in_place: wire.in_place,
             stops: (wire.stops.into_iter())
                 .map(|v1::Application { name, kind, running, checked }| Application {
@@ -185,14 +186,15 @@ impl Plan {
 impl SourcePlan {
     fn text(&self) -> String {
         let mut text = format!(
-            "\n{}/{} into {}\n  {}, {} ({} needed beside what is there, {} free)\n",
+            "\n{}/{} into {}\n  {}, {} ({} needed beside what is there, {})\n",
             self.component,
             self.source,
             self.place,
             counted(self.entries, "entry", "entries"),
             size(self.bytes),
             size(self.needed_bytes),
-            size(self.free_bytes)
+            self.free_bytes
+                .map_or("what is free is not known".to_owned(), |free| format!("{} free", size(free)))
         );
         let running = self.stops.iter().rev().filter(|one| one.running);
         let running: Vec<&str> = running.map(|one| one.name.as_str()).collect();

@@ -589,13 +589,34 @@ pub struct FetchedBlob {
     pub problem: ::prost::alloc::string::String,
 }
 /// Which entries of an archive.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Selection {
     /// over archive paths; none: all
     #[prost(string, repeated, tag = "1")]
     pub globs: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Of the databases of a server alone:
+    ///
+    /// DB or DB.COLLECTION, in which `*` stands for any letters; none: all
+    #[prost(string, repeated, tag = "2")]
+    pub include: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// with nothing included, only what is renamed is restored
+    #[prost(message, repeated, tag = "3")]
+    pub renames: ::prost::alloc::vec::Vec<Rename>,
+    /// what is live there and not in the backup goes
+    #[prost(bool, tag = "4")]
+    pub drop_others: bool,
 }
+/// A database or a collection that gets another name.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Rename {
+    /// DB or DB.COLLECTION
+    #[prost(string, tag = "1")]
+    pub from: ::prost::alloc::string::String,
+    /// the same
+    #[prost(string, tag = "2")]
+    pub to: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RestoreOrder {
     /// what is restored
     #[prost(message, optional, tag = "1")]
@@ -620,7 +641,7 @@ pub struct RestoreOrder {
     #[prost(bool, tag = "8")]
     pub keeps_older: bool,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PlanRestore {
     #[prost(string, tag = "1")]
     pub task_id: ::prost::alloc::string::String,
@@ -645,6 +666,7 @@ pub struct SourcePlan {
     pub entries: u64,
     #[prost(uint64, tag = "4")]
     pub bytes: u64,
+    /// the largest number: nobody knows
     #[prost(uint64, tag = "5")]
     pub free_bytes: u64,
     /// names, shortened to the first hundred
@@ -2146,7 +2168,7 @@ pub struct StartVerifyRequest {
     #[prost(bool, tag = "6")]
     pub all: bool,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PlanRestoreRequest {
     /// or "latest": the newest that holds every asked component complete
     #[prost(string, tag = "1")]
@@ -2201,7 +2223,7 @@ pub struct RestorePlan {
     #[prost(string, repeated, tag = "10")]
     pub remarks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StartRestoreRequest {
     #[prost(message, optional, tag = "1")]
     pub request: ::core::option::Option<PlanRestoreRequest>,

@@ -44,6 +44,7 @@ fn main() {
     agent();
     wire();
     files();
+    dump_files();
 }
 
 /// A name, and what a file of that name holds.
@@ -94,6 +95,27 @@ fn files() {
     ];
     for (name, bytes) in samples {
         keep("model_file", name, &[name.as_bytes(), b"\n", bytes].concat());
+    }
+}
+
+/// Two documents and a description, as a dump has them.
+fn dump_files() {
+    let document = |id: u8| {
+        let body =
+            [&b"\x10_id\0"[..], &[id, 0, 0, 0], b"\x02s\0\x03\0\0\0ab\0\x05data\0\x01\0\0\0\0z\0"].concat();
+        [&(body.len() as u32 + 4).to_le_bytes()[..], &body].concat()
+    };
+    let documents = [document(1), document(2)].concat();
+    let metadata = br#"{"indexes":[{"key":{"_id":{"$numberInt":"1"}},"name":"_id_"}],"collectionName":"a"}"#;
+    let samples: [(&str, &[u8]); 4] = [
+        ("shop/a.bson", &documents),
+        ("shop/fs.chunks.bson", &documents),
+        ("shop/fs.files.bson", &documents),
+        ("shop/a.metadata.json", metadata),
+    ];
+    for (path, bytes) in samples {
+        let name = path.rsplit('/').next().expect("a name");
+        keep("dump_file", name, &[path.as_bytes(), b"\n", bytes].concat());
     }
 }
 
@@ -315,7 +337,12 @@ fn wire() {
     let order = v1::RestoreOrder {
         source: source(),
         folder: "/restore".into(),
-        selection: Some(v1::Selection { globs: vec!["a/**".into()] }),
+        selection: Some(v1::Selection {
+            globs: vec!["a/**".into()],
+            include: vec!["shop.a*".into()],
+            renames: vec![v1::Rename { from: "shop".into(), to: "copy".into() }],
+            drop_others: true,
+        }),
         restore_id: "r1".into(),
         root: id(32),
         domain: domain(),

@@ -52,6 +52,7 @@ pub const TARGETS: &[Target] = &[
     ("config_file", config_file),
     ("cron", text::<controller::config::Cron>),
     ("decompress", decompressed),
+    ("dump_file", dump_file),
     ("entry_path", entry_path),
     ("exclude", exclude),
     ("index", index),
@@ -127,6 +128,10 @@ fn config_file(bytes: &[u8]) {
     checked_file("configs", bytes);
 }
 
+fn dump_file(bytes: &[u8]) {
+    checked_file("mongodb", bytes);
+}
+
 fn model_file(bytes: &[u8]) {
     checked_file("files", bytes);
 }
@@ -136,7 +141,7 @@ fn checked_file(kind: &str, bytes: &[u8]) {
     let mut parts = bytes.splitn(2, |byte| *byte == b'\n');
     let (path, content) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     let subject = Subject { kind, component: "models", now: jiff::Timestamp::UNIX_EPOCH };
-    let mut check = formats::check_of(&subject).expect("there is one for each of the two kinds");
+    let mut check = formats::check_of(&subject).expect("there is one for each of these kinds");
     let file = CheckedFile { path, length: content.len() as u64, is_proven: false };
     if check.file(file) {
         let _ = content.chunks(13).all(|piece| check.bytes(piece));

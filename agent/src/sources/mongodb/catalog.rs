@@ -7,7 +7,7 @@ use mongodb::bson::{RawDocumentBuf, doc};
 use repository::archive::path::EntryPath;
 
 use super::extjson;
-use super::names::file_name;
+use super::names::{JOURNALS, Staged, file_name};
 use super::server::{Server, Trouble};
 use crate::sources::{ProblemKind, SourceError};
 
@@ -56,10 +56,28 @@ pub(super) fn plan(server: &Server) -> Result<Vec<Planned>, SourceError> {
     let databases = answer.get_array("databases").map(Vec::as_slice).unwrap_or_default();
     for database in databases {
         let name = database.as_document().and_then(|one| one.get_str("name").ok()).unwrap_or_default();
+        if name == JOURNALS {
+            journals(server)?;
+            continue;
+        }
         plan.database(server, name)?;
     }
     plan.0.sort_by(|one, other| one.path.cmp(&other.path));
     Ok(plan.0)
+}
+
+/// Nothing is backed up between two renames.
+fn journals(server: &Server) -> Result<(), SourceError> {
+    let left = server.list(JOURNALS, doc! { "listCollections": 1 })?;
+    // One that is tried out leaves nothing, or what a later trial drops.
+    match left.iter().all(|one| Staged::of(name_of(one)).is_some()) {
+        true => Ok(()),
+        false => Err(SourceError::Server {
+            hint: "if a restore goes on there, wait for its end; else restart the agent, which finishes it or \
+                   takes it back",
+            source: "a restore was interrupted there and is not ended".into(),
+        }),
+    }
 }
 
 struct Plan(Vec<Planned>);
@@ -132,6 +150,9 @@ impl Plan {
 
 /// Why a collection is no part of a dump. Views are described one by one.
 fn skipped(database: &str, collection: &str) -> Option<&'static str> {
+    if Staged::of(collection).is_some() {
+        return Some("a restore has left it; drop it if you do not need it");
+    }
     let is_system = collection.starts_with("system.") && collection != "system.js";
     if KEPT.contains(&(database, collection)) {
         None

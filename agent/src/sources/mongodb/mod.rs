@@ -12,8 +12,8 @@
 mod catalog;
 mod collection;
 mod extjson;
-mod names;
-mod server;
+pub(crate) mod names;
+pub(crate) mod server;
 
 use std::sync::Arc;
 

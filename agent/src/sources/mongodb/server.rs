@@ -1,13 +1,14 @@
 //! The connection: made once, asked with a limit of time, its errors told without a secret.
 
 use std::future::IntoFuture;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use mongodb::Client;
 use mongodb::bson::{Document, RawDocumentBuf, doc};
 use mongodb::error::{Error, ErrorKind};
-use mongodb::options::ClientOptions;
+use mongodb::options::{Acknowledgment, ClientOptions, WriteConcern};
 use mongodb::raw_batch_cursor::RawBatchCursor;
 use runtime::config::SecretSource;
 use tokio::runtime::Handle;
@@ -19,6 +20,8 @@ use crate::sources::SourceError;
 const FIND: Duration = Duration::from_secs(10);
 /// How long one answer may take. Less than a cancelled task has for its end.
 const ANSWER: Duration = Duration::from_secs(45);
+/// How often somebody who waits for long looks whether they still should.
+const LOOK: Duration = Duration::from_millis(200);
 /// What the server knows us by, in its log and its list of operations.
 const NAME: &str = "neurashield-agent";
 
@@ -31,13 +34,29 @@ const SEE_TO_SERVER: &str = "see to the server, then back up again; the agent's 
 /// The server does not give something.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{why}")]
-pub(super) struct Trouble {
+pub(crate) struct Trouble {
     why: String,
-    hint: &'static str,
+    pub(crate) hint: &'static str,
     /// Nothing else would be given either.
-    pub(super) is_connection: bool,
+    pub(crate) is_connection: bool,
     /// What was to be read is not there any more.
     pub(super) is_vanished: bool,
+    /// The server's number for it, if it has answered.
+    pub(crate) code: Option<i32>,
+}
+
+/// Documents on their way to the server.
+pub(crate) struct Inserting {
+    sent: tokio::task::JoinHandle<Result<(), Error>>,
+    documents: Arc<Vec<RawDocumentBuf>>,
+}
+
+/// Documents are not there.
+#[derive(Debug)]
+pub(crate) struct NotInserted {
+    pub(crate) trouble: Trouble,
+    /// The first that was refused, if it is known.
+    pub(crate) document: Option<RawDocumentBuf>,
 }
 
 impl From<Trouble> for SourceError {
@@ -47,18 +66,23 @@ impl From<Trouble> for SourceError {
 }
 
 /// A server that answers.
-pub(super) struct Server {
+pub(crate) struct Server {
     client: Client,
     runtime: Handle,
     /// Set when the connection fails in the middle of a collection: the archive ends there.
     gone: Mutex<Option<Trouble>>,
     /// As the server gives it.
-    pub(super) version: String,
+    pub(crate) version: String,
 }
 
 impl Server {
     /// Connects, and asks for the version: then address, user and version are right.
-    pub(super) fn connect(uri: &SecretSource) -> Result<Self, SourceError> {
+    pub(crate) fn connect(uri: &SecretSource) -> Result<Self, SourceError> {
+        Self::connect_within(uri, FIND)
+    }
+
+    /// The same, looking for it for so long where the connection string does not say how long.
+    pub(crate) fn connect_within(uri: &SecretSource, find: Duration) -> Result<Self, SourceError> {
         let not_given = |source: Box<dyn std::error::Error + Send + Sync>| SourceError::Server {
             hint: "check `uri` or `uri_file` of the source in the agent's configuration",
             source,
@@ -73,8 +97,8 @@ impl Server {
         let mut options =
             options.map_err(|_| not_given("the connection string cannot be understood".into()))?;
         options.app_name = Some(NAME.to_owned());
-        options.server_selection_timeout.get_or_insert(FIND);
-        options.connect_timeout.get_or_insert(FIND);
+        options.server_selection_timeout.get_or_insert(find);
+        options.connect_timeout.get_or_insert(find);
         let client = Client::with_options(options)
             .map_err(|_| not_given("the options of the connection string do not fit together".into()))?;
         let mut server = Self { client, runtime, gone: Mutex::default(), version: String::new() };
@@ -83,13 +107,13 @@ impl Server {
         Ok(server)
     }
 
-    /// Runs a command that changes nothing.
-    pub(super) fn command(&self, database: &str, command: Document) -> Result<Document, Trouble> {
+    /// Runs a command.
+    pub(crate) fn command(&self, database: &str, command: Document) -> Result<Document, Trouble> {
         self.wait(self.client.database(database).run_command(command).into_future())
     }
 
     /// All documents that a command lists, as they came.
-    pub(super) fn list(&self, database: &str, command: Document) -> Result<Vec<RawDocumentBuf>, Trouble> {
+    pub(crate) fn list(&self, database: &str, command: Document) -> Result<Vec<RawDocumentBuf>, Trouble> {
         let database = self.client.database(database);
         let mut cursor = self.wait(database.run_cursor_command(command).batch())?;
         let mut listed = Vec::new();
@@ -104,7 +128,7 @@ impl Server {
     }
 
     /// A cursor over all documents of a collection, in the order in which the server keeps them.
-    pub(super) fn read(
+    pub(crate) fn read(
         &self,
         database: &str,
         collection: &str,
@@ -115,7 +139,7 @@ impl Server {
     }
 
     /// Adds the next batch to `held`; false at the end.
-    pub(super) fn more(&self, cursor: &mut RawBatchCursor, held: &mut Vec<u8>) -> Result<bool, Trouble> {
+    pub(crate) fn more(&self, cursor: &mut RawBatchCursor, held: &mut Vec<u8>) -> Result<bool, Trouble> {
         let Some(batch) = self.wait(async { cursor.next().await.transpose() })? else { return Ok(false) };
         for document in batch.doc_slices().map_err(|error| explain(&error))? {
             let document = document.ok().and_then(|value| value.as_document());
@@ -126,9 +150,77 @@ impl Server {
     }
 
     /// Drops what may tell the server so.
-    pub(super) fn close(&self, cursor: Option<RawBatchCursor>) {
+    pub(crate) fn close(&self, cursor: Option<RawBatchCursor>) {
         let _within = self.runtime.enter();
         drop(cursor);
+    }
+
+    /// Runs a command that changes something, and returns when most members of the set have it for good. It
+    /// may take as long as `goes_on` says.
+    pub(crate) fn change(
+        &self,
+        database: &str,
+        mut command: Document,
+        goes_on: Option<&dyn Fn() -> bool>,
+    ) -> Result<Document, Trouble> {
+        command.insert("writeConcern", doc! { "w": "majority", "j": true });
+        let database = self.client.database(database);
+        let answer = database.run_command(command).into_future();
+        let answer = match goes_on {
+            None => self.wait(answer),
+            Some(goes_on) => self.wait_while(answer, goes_on),
+        }?;
+        match answer.get_document("writeConcernError") {
+            Err(_) => Ok(answer),
+            Ok(error) => {
+                let code = error.get_i32("code").unwrap_or_default();
+                tracing::warn!(%error, "a MongoDB server has not confirmed a change");
+                Err(Trouble {
+                    why: format!("most of its members have not confirmed a change (error {code})"),
+                    hint: SEE_TO_SERVER,
+                    is_connection: false,
+                    is_vanished: false,
+                    code: Some(code),
+                })
+            }
+        }
+    }
+
+    /// Sends documents off, whatever a validator says of them. What is durable is for the next
+    /// [`Server::change`] to say.
+    pub(crate) fn insert(
+        &self,
+        database: &str,
+        collection: &str,
+        documents: Vec<RawDocumentBuf>,
+    ) -> Inserting {
+        let collection = self.client.database(database).collection::<RawDocumentBuf>(collection);
+        let documents = Arc::new(documents);
+        let sending = Arc::clone(&documents);
+        let sent = self.runtime.spawn(async move {
+            let one = WriteConcern::builder().w(Acknowledgment::Nodes(1)).build();
+            let inserted = collection.insert_many(sending.iter()).ordered(true);
+            inserted.bypass_document_validation(true).write_concern(one).await.map(|_| ())
+        });
+        Inserting { sent, documents }
+    }
+
+    /// Waits for documents to be there.
+    pub(crate) fn inserted(&self, Inserting { sent, documents }: Inserting) -> Result<(), NotInserted> {
+        let mut at = None;
+        let inserted = self.wait(async {
+            let result = sent.await.unwrap_or_else(|panic| Err(Error::custom(panic.to_string())));
+            if let Err(error) = &result
+                && let ErrorKind::InsertMany(failed) = &*error.kind
+            {
+                at = failed.write_errors.iter().flatten().map(|error| error.index).next();
+            }
+            result
+        });
+        inserted.map_err(|trouble| {
+            let document = at.and_then(|at| documents.get(at)).cloned();
+            NotInserted { trouble, document }
+        })
     }
 
     /// What ended the connection.
@@ -143,8 +235,33 @@ impl Server {
             hint: SEE_TO_SERVER,
             is_connection: true,
             is_vanished: false,
+            code: None,
         });
-        let result = result.and_then(|answer| answer.map_err(|error| explain(&error)));
+        self.told(result.and_then(|answer| answer.map_err(|error| explain(&error))))
+    }
+
+    /// Waits for what may take any time; once `goes_on` says no, no longer than for any other answer.
+    fn wait_while<T>(
+        &self,
+        answer: impl Future<Output = Result<T, Error>>,
+        goes_on: &dyn Fn() -> bool,
+    ) -> Result<T, Trouble> {
+        let answered = self.runtime.block_on(async {
+            let mut answer = pin!(answer);
+            let mut last = None;
+            loop {
+                if let Ok(answer) = tokio::time::timeout(LOOK, &mut answer).await {
+                    return Ok(answer);
+                }
+                if !goes_on() && last.get_or_insert_with(Instant::now).elapsed() > ANSWER {
+                    return Err(Trouble::unfit("it has not answered while it was waited for"));
+                }
+            }
+        });
+        self.told(answered.and_then(|answer| answer.map_err(|error| explain(&error))))
+    }
+
+    fn told<T>(&self, result: Result<T, Trouble>) -> Result<T, Trouble> {
         if let Err(trouble) = &result
             && trouble.is_connection
         {
@@ -155,8 +272,14 @@ impl Server {
 }
 
 impl Trouble {
-    pub(super) fn unfit(why: &str) -> Self {
-        Self { why: why.to_owned(), hint: SEE_TO_SERVER, is_connection: false, is_vanished: false }
+    pub(crate) fn unfit(why: &str) -> Self {
+        Self {
+            why: why.to_owned(),
+            hint: SEE_TO_SERVER,
+            is_connection: false,
+            is_vanished: false,
+            code: None,
+        }
     }
 }
 
@@ -165,6 +288,7 @@ impl Trouble {
 fn explain(error: &Error) -> Trouble {
     tracing::warn!(%error, "a MongoDB server does not give what was asked for");
     let text = error.to_string();
+    let code = code_of(error);
     let (why, hint, is_connection) = match &*error.kind {
         ErrorKind::Authentication { .. } => ("it refuses the user or the password", SEE_TO_USER, true),
         ErrorKind::IncompatibleServer { .. } => ("its version is too old", SEE_TO_VERSION, true),
@@ -173,17 +297,40 @@ fn explain(error: &Error) -> Trouble {
         ErrorKind::Io(_) | ErrorKind::ConnectionPoolCleared { .. } => {
             ("the connection to it is lost", SEE_TO_URI, true)
         }
-        ErrorKind::Command(command) => match command.code {
-            18 => ("it refuses the user or the password", SEE_TO_USER, true),
-            13 => ("the user may not read all of it", SEE_TO_RIGHTS, false),
-            26 | 175 => ("it was dropped or renamed while it was read", SEE_TO_SERVER, false),
-            code => {
-                let why = format!("it answers with the error {code} ({})", command.code_name);
-                return Trouble { why, hint: SEE_TO_SERVER, is_connection: false, is_vanished: false };
+        _ => match code {
+            Some(18) => ("it refuses the user or the password", SEE_TO_USER, true),
+            Some(13) => ("the user may not read all of it", SEE_TO_RIGHTS, false),
+            Some(26 | 175) => ("it was dropped or renamed while it was read", SEE_TO_SERVER, false),
+            Some(11_000) => ("two documents have the same key", SEE_TO_SERVER, false),
+            Some(14_031) => ("its disk is full", SEE_TO_SERVER, false),
+            Some(code) => {
+                let why = format!("it answers with the error {code}{}", name_of(error));
+                let hint = SEE_TO_SERVER;
+                return Trouble { why, hint, is_connection: false, is_vanished: false, code: Some(code) };
             }
+            None => ("its answer cannot be understood", SEE_TO_SERVER, false),
         },
-        _ => ("its answer cannot be understood", SEE_TO_SERVER, false),
     };
-    let is_vanished = matches!(&*error.kind, ErrorKind::Command(command) if command.code == 26);
-    Trouble { why: why.to_owned(), hint, is_connection, is_vanished }
+    Trouble { why: why.to_owned(), hint, is_connection, is_vanished: code == Some(26), code }
+}
+
+/// The server's number for what it refuses.
+fn code_of(error: &Error) -> Option<i32> {
+    match &*error.kind {
+        ErrorKind::Command(command) => Some(command.code),
+        ErrorKind::InsertMany(failed) => match (&failed.write_errors, &failed.write_concern_error) {
+            (Some(errors), _) if !errors.is_empty() => Some(errors[0].code),
+            (_, Some(error)) => Some(error.code),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// The server's word for it.
+fn name_of(error: &Error) -> String {
+    match &*error.kind {
+        ErrorKind::Command(command) if !command.code_name.is_empty() => format!(" ({})", command.code_name),
+        _ => String::new(),
+    }
 }

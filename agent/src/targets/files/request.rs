@@ -83,6 +83,11 @@ impl PathPatterns {
         let wrong = |source| WrongPathPattern { pattern: patterns.join(" "), source };
         set.build().map(Self).map_err(wrong)
     }
+
+    /// True if one of them names this path itself.
+    pub(crate) fn names(&self, path: &EntryPath) -> bool {
+        self.0.is_match(Path::new(OsStr::from_bytes(path.as_bytes())))
+    }
 }
 
 impl Selection {
@@ -90,7 +95,7 @@ impl Selection {
     pub(super) fn names(&self, path: &EntryPath) -> bool {
         match self {
             Selection::Whole => true,
-            Selection::Paths(patterns) => patterns.0.is_match(Path::new(OsStr::from_bytes(path.as_bytes()))),
+            Selection::Paths(patterns) => patterns.names(path),
         }
     }
 }

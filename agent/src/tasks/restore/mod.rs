@@ -1,5 +1,6 @@
 //! Plans of restores, and restores.
 
+mod server;
 mod users;
 mod wire;
 
@@ -15,7 +16,6 @@ use proto::failure::reason;
 use proto::{Failure, v1};
 use repository::archive::path::EntryPath;
 use repository::content::IdKey;
-use repository::names::SourceId;
 use runtime::steps;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -42,6 +42,9 @@ pub(super) async fn plan(
     cancel: &CancellationToken,
 ) -> Result<v1::RestorePlanned, Failure> {
     let v1::PlanRestore { task_id, order } = wire;
+    if let Some((order, served)) = into_server(context, order.as_ref())? {
+        return Box::pin(server::planned(context, task_id, order, served, cancel)).await;
+    }
     let archive = Archive::open(context, &task_id, order.as_ref(), cancel).await?;
     let pages = archive.blobs(context, Window::PAGES).await?;
     let tell = || progress_now(&task_id, "planning", &Counters::default());
@@ -61,14 +64,17 @@ pub(super) async fn run(
     wire: v1::StartRestore,
     cancel: &CancellationToken,
 ) -> Result<v1::RestoreFinished, Failure> {
-    let v1::StartRestore { task_id, order, allowance, confirmed, .. } = wire;
-    let allowance = order::allowance(allowance.as_ref())?;
-    let id = RestoreOrder::check(order.as_ref())?.restore_id;
+    let id = RestoreOrder::check(wire.order.as_ref())?.restore_id;
     // An earlier attempt came to its end, and its answer was lost.
     let ended = context.agent.state.runs().ended(&id);
     if let Some(report) = ended.map_err(|error| no_record(&error))? {
-        return Ok(wire::report(task_id, report));
+        return Ok(wire::report(wire.task_id, report));
     }
+    if let Some((order, served)) = into_server(context, wire.order.as_ref())? {
+        return Box::pin(server::run(context, wire, order, served, cancel)).await;
+    }
+    let v1::StartRestore { task_id, order, allowance, confirmed, .. } = wire;
+    let allowance = order::allowance(allowance.as_ref())?;
     let archive = Archive::open(context, &task_id, order.as_ref(), cancel).await?;
     let pages = archive.blobs(context, Window::PAGES).await?;
     let pages_to_plan = archive.blobs(context, Window::PAGES).await?;
@@ -116,6 +122,27 @@ pub(super) async fn run(
     };
     let report = telling(&context.up, tell, restored).await??;
     Ok(wire::report(task_id, report))
+}
+
+/// The order of a restore into a server; none: it is one into folders.
+fn into_server(
+    context: &TaskContext,
+    wire: Option<&v1::RestoreOrder>,
+) -> Result<Option<(RestoreOrder, Served)>, Failure> {
+    let order = RestoreOrder::check(wire)?;
+    if let Into::Served(source) = &order.into {
+        let served = order::served(&context.agent, source)?;
+        if served.server().is_some() {
+            let served = served.clone();
+            return Ok(Some((order, served)));
+        }
+    }
+    match order.include.is_empty() && order.renames.is_empty() && !order.drops_others {
+        true => Ok(None),
+        false => Err(Failure::invalid(format!("{} is not restored into a server", order.source))
+            .because("--include, --rename and --drop-others are about the collections of one")
+            .hint("choose entries with --path instead; in a dump these are DB/COLLECTION.bson")),
+    }
 }
 
 /// Refuses what is not any more what somebody has confirmed, and what cannot go ahead.
@@ -170,7 +197,8 @@ impl Archive {
             Into::Served(source) => {
                 let served = order::served(&context.agent, source)?;
                 let component = source.component.to_string();
-                let place = served.place().ok_or_else(|| only_elsewhere(&order.source, served))?;
+                let place =
+                    served.place().ok_or_else(|| Failure::internal("files do not go into a server"))?;
                 (place, served.location(), Some(component), served.folder().map(Path::to_owned))
             }
             Into::Folder(path) => {
@@ -256,15 +284,6 @@ impl Archive {
                 .await?;
         Ok(RemoteBlobs::new(Arc::clone(&self.map), stream, window))
     }
-}
-
-fn only_elsewhere(of: &SourceId, served: &Served) -> Failure {
-    let what = format!("{of} cannot be restored into {}; nothing was changed", served.location());
-    Failure::new(Code::FailedPrecondition, reason::OBSTACLES, what)
-        .because("this release does not write into MongoDB itself")
-        .hint(
-            "restore with `--to FOLDER`, then load what is there with `mongorestore --drop` (see docs/mongodb.md)",
-        )
 }
 
 async fn open_archive(

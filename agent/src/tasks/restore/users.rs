@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::SignedDuration;
+use repository::names::SourceId;
 use runtime::clock::Clock;
 use tokio::runtime::Handle;
 
@@ -43,7 +44,13 @@ impl Drop for Users<'_> {
 impl<'a> Users<'a> {
     /// Those of a restore that begins.
     pub(crate) fn of(agent: &'a Agent, runtime: Handle, id: &str, report: Report) -> Self {
-        Self::resumed(agent, runtime, id, Run { report, stopped: Vec::new() })
+        Self::resumed(agent, runtime, id, Run { report, stopped: Vec::new(), server: None })
+    }
+
+    /// The swap is one at this server, which may be out of reach when it is looked for next.
+    pub(crate) fn at(self, server: &SourceId) -> Self {
+        self.lock().server = Some(server.to_string());
+        self
     }
 
     /// Those of a restore whose process has died.

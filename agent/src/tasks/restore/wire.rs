@@ -3,7 +3,7 @@
 use proto::{convert, v1};
 use repository::archive::path::EntryPath;
 
-use crate::platform::Found;
+use crate::platform::{Application, Found};
 use crate::state::Report;
 use crate::targets::files::{RestorePlan, RestoreReport};
 use crate::tasks::order::{RestoreOrder, to_wire_privilege};
@@ -43,14 +43,7 @@ pub(super) fn plan(
                 names: names(&held.paths),
             })
             .collect(),
-        stops: (found.applications.into_iter())
-            .map(|one| v1::Application {
-                kind: one.handle.word().to_owned(),
-                name: one.name,
-                running: one.runs,
-                checked: one.is_checked,
-            })
-            .collect(),
+        stops: stops(found.applications),
         leaves: plan.leaves.to_owned(),
         needed_bytes: plan.needed,
         remarks: plan.remarks.into_iter().chain(found.remarks).collect(),
@@ -58,14 +51,40 @@ pub(super) fn plan(
     }
 }
 
+/// What uses the place.
+pub(super) fn stops(applications: Vec<Application>) -> Vec<v1::Application> {
+    let told = |one: Application| v1::Application {
+        kind: one.handle.word().to_owned(),
+        name: one.name,
+        running: one.runs,
+        checked: one.is_checked,
+    };
+    applications.into_iter().map(told).collect()
+}
+
+/// As many names as a plan lists.
+pub(super) fn first(mut names: Vec<String>) -> Vec<String> {
+    names.truncate(TOLD_NAMES);
+    names
+}
+
 /// Over the names that a plan is too short to list.
 fn ground(plan: &RestorePlan) -> [u8; 32] {
+    ground_of(
+        [&plan.overwritten, &plan.created, &plan.removed]
+            .map(|paths| paths.iter().map(EntryPath::as_bytes).collect::<Vec<_>>())
+            .each_ref(),
+    )
+}
+
+/// Over names that are replaced, created and removed.
+pub(super) fn ground_of<T: AsRef<[u8]>>(kinds: [&Vec<T>; 3]) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
-    for paths in [&plan.overwritten, &plan.created, &plan.removed] {
-        hasher.update(&(paths.len() as u64).to_le_bytes());
-        for path in paths {
-            hasher.update(&(path.as_bytes().len() as u64).to_le_bytes());
-            hasher.update(path.as_bytes());
+    for names in kinds {
+        hasher.update(&(names.len() as u64).to_le_bytes());
+        for name in names {
+            hasher.update(&(name.as_ref().len() as u64).to_le_bytes());
+            hasher.update(name.as_ref());
         }
     }
     *hasher.finalize().as_bytes()

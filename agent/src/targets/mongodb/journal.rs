@@ -1,0 +1,215 @@
+//! The journal of a restore: a collection of the server itself, in the database `neurashield_restore`, called
+//! like the restore.
+//!
+//! It lies beside what it describes. A failover or a roll-back of the server takes both back to the same point;
+//! and whoever has lost the agent with its state still finds which collection had which name. Must stay true:
+//! what it says is confirmed by most members before anything follows from it.
+
+use mongodb::bson::{Bson, Document, doc};
+
+use super::error::{RestoreError, failed};
+use super::select::Name;
+use crate::sources::mongodb::names::{JOURNALS, Staged};
+use crate::sources::mongodb::server::Server;
+
+/// Moves that are written at once.
+const BATCH: usize = 500;
+const HEAD: &str = "head";
+
+/// How far a restore is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Nothing that is live has changed.
+    Loading,
+    /// What is live is renamed.
+    Swapping,
+    /// All is renamed back.
+    Undoing,
+    /// All is live for good; what is left is to be tidied.
+    Live,
+}
+
+impl Phase {
+    const ALL: [Self; 4] = [Self::Loading, Self::Swapping, Self::Undoing, Self::Live];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Loading => "loading",
+            Self::Swapping => "swapping",
+            Self::Undoing => "undoing",
+            Self::Live => "live",
+        }
+    }
+}
+
+/// What happens to one name.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Move {
+    pub(super) number: i32,
+    pub(super) name: Name,
+    pub(super) what: What,
+    /// What is built once it is live for good.
+    pub(super) expiring: Vec<Document>,
+    pub(super) expires: Option<Bson>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum What {
+    /// A staged collection takes the place of a live one, if there was one.
+    Collection { replaces: bool },
+    /// A live collection goes.
+    Removed,
+    /// A view, of which nothing but its definition is kept.
+    View { new: Option<Document>, old: Option<Document> },
+}
+
+impl Move {
+    fn to_document(&self) -> Document {
+        let mut document = doc! {
+            "_id": self.number,
+            "database": &self.name.database,
+            "collection": &self.name.collection,
+            "expiring": &self.expiring,
+        };
+        if let Some(expires) = &self.expires {
+            document.insert("expires", expires);
+        }
+        match &self.what {
+            What::Collection { replaces } => drop(document.insert("replaces", *replaces)),
+            What::Removed => drop(document.insert("removed", true)),
+            What::View { new, old } => drop(document.insert("view", doc! { "new": new, "old": old })),
+        }
+        document
+    }
+
+    fn from_document(document: &Document) -> Option<Self> {
+        let text = |key| document.get_str(key).ok().map(str::to_owned);
+        let expiring = document.get_array("expiring").ok()?.iter();
+        let definition = |view: &Document, key| view.get_document(key).ok().cloned();
+        let what = match (document.get_bool("replaces"), document.get_document("view")) {
+            (Ok(replaces), _) => What::Collection { replaces },
+            (_, Ok(view)) => What::View { new: definition(view, "new"), old: definition(view, "old") },
+            _ => document.get_bool("removed").is_ok().then_some(What::Removed)?,
+        };
+        Some(Self {
+            number: document.get_i32("_id").ok()?,
+            name: Name { database: text("database")?, collection: text("collection")? },
+            what,
+            expiring: expiring.filter_map(Bson::as_document).cloned().collect(),
+            expires: document.get("expires").cloned(),
+        })
+    }
+}
+
+/// The journal of one restore.
+pub(super) struct Journal<'a> {
+    server: &'a Server,
+    pub(super) id: String,
+    pub(super) phase: Phase,
+    /// In which something may be staged.
+    pub(super) databases: Vec<String>,
+}
+
+impl<'a> Journal<'a> {
+    /// A new one: from here on something may be staged in these databases.
+    pub(super) fn begin(server: &'a Server, id: &str, databases: Vec<String>) -> Result<Self, RestoreError> {
+        let journal = Self { server, id: id.to_owned(), phase: Phase::Loading, databases };
+        let head = doc! { "_id": HEAD, "phase": Phase::Loading.word(), "databases": &journal.databases };
+        journal.write(vec![head])?;
+        Ok(journal)
+    }
+
+    /// What is going to be renamed, and then that it is: from the return on the swap begins.
+    pub(super) fn swap(&mut self, moves: &[Move]) -> Result<(), RestoreError> {
+        for batch in moves.chunks(BATCH) {
+            self.write(batch.iter().map(Move::to_document).collect())?;
+        }
+        self.go(Phase::Swapping)
+    }
+
+    /// It is that far from now on.
+    pub(super) fn go(&mut self, phase: Phase) -> Result<(), RestoreError> {
+        let set = doc! { "q": { "_id": HEAD }, "u": { "$set": { "phase": phase.word() } } };
+        let command = doc! { "update": &self.id, "updates": [set] };
+        let told = self.server.change(JOURNALS, command, None).map_err(failed("write the journal"))?;
+        if told.get_i32("n").ok() != Some(1) {
+            return Err(RestoreError::Refused("the journal of the restore is not there any more".to_owned()));
+        }
+        self.phase = phase;
+        Ok(())
+    }
+
+    /// All journals of this server.
+    pub(super) fn all(server: &'a Server) -> Result<Vec<Self>, RestoreError> {
+        let unread = || failed("look for restores that were interrupted");
+        let listed = server.list(JOURNALS, doc! { "listCollections": 1 }).map_err(unread())?;
+        let mut journals = Vec::new();
+        let names = listed.iter().filter_map(|one| one.get_str("name").ok());
+        for id in names.filter(|name| Staged::of(name).is_none()) {
+            let find = doc! { "find": id, "filter": { "_id": HEAD } };
+            let heads = server.list(JOURNALS, find).map_err(unread())?;
+            let head = heads.first().and_then(|head| Document::try_from(&**head).ok()).unwrap_or_default();
+            let word = head.get_str("phase").unwrap_or_default();
+            // Without a head nothing was begun.
+            let phase = Phase::ALL.into_iter().find(|phase| phase.word() == word).unwrap_or(Phase::Loading);
+            let databases = head.get_array("databases").into_iter().flatten();
+            let databases = databases.filter_map(Bson::as_str).map(str::to_owned).collect();
+            journals.push(Self { server, id: id.to_owned(), phase, databases });
+        }
+        Ok(journals)
+    }
+
+    /// What it says is renamed.
+    pub(super) fn moves(&self) -> Result<Vec<Move>, RestoreError> {
+        let find = doc! { "find": &self.id, "filter": { "_id": { "$ne": HEAD } } };
+        let listed = self.server.list(JOURNALS, find).map_err(failed("read the journal"))?;
+        let read = |one: &mongodb::bson::RawDocumentBuf| {
+            Document::try_from(&**one).ok().and_then(|document| Move::from_document(&document))
+        };
+        let mut moves = listed.iter().map(read).collect::<Option<Vec<_>>>().ok_or_else(|| {
+            RestoreError::Refused(format!("the journal {JOURNALS}.{} cannot be understood", self.id))
+        })?;
+        moves.sort_by_key(|step| step.number);
+        Ok(moves)
+    }
+
+    /// The restore is over: nothing of it is left.
+    pub(super) fn end(&self) -> Result<(), RestoreError> {
+        let dropped = self.server.change(JOURNALS, doc! { "drop": &self.id }, None);
+        dropped.map(|_| ()).map_err(failed("remove the journal"))
+    }
+
+    fn write(&self, documents: Vec<Document>) -> Result<(), RestoreError> {
+        let count = documents.len();
+        let command = doc! { "insert": &self.id, "documents": documents };
+        let told = self.server.change(JOURNALS, command, None).map_err(failed("write the journal"))?;
+        match usize::try_from(told.get_i32("n").unwrap_or_default()) {
+            Ok(written) if written == count => Ok(()),
+            _ => Err(RestoreError::Refused("the server does not take the journal of the restore".to_owned())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_move_is_read_as_it_was_written() {
+        let name = Name { database: "shop".into(), collection: "a.b".into() };
+        let index = doc! { "key": { "t": 1 }, "name": "t", "expireAfterSeconds": 5 };
+        let view = |of: &str| doc! { "viewOn": of, "pipeline": [] };
+        for (what, expires) in [
+            (What::Collection { replaces: true }, Some(Bson::Int64(5))),
+            (What::Collection { replaces: false }, None),
+            (What::Removed, None),
+            (What::View { new: Some(view("a")), old: Some(view("b")) }, None),
+            (What::View { new: None, old: Some(view("b")) }, None),
+        ] {
+            let (name, expiring) = (name.clone(), vec![index.clone()]);
+            let step = Move { number: 7, name, what, expiring, expires };
+            assert_eq!(Move::from_document(&step.to_document()), Some(step));
+        }
+        assert_eq!(Move::from_document(&doc! { "_id": 1, "database": "x", "collection": "y" }), None);
+    }
+}

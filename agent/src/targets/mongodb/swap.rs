@@ -1,0 +1,210 @@
+//! The swap: each live collection is renamed away, each staged one takes its place.
+//!
+//! What is to be done follows from the journal and from the names that are there, and every step may be
+//! repeated: whoever is killed between two renames is followed by one who goes on, or goes back. Must stay
+//! true: nothing that was live is dropped before all is live for good; what came in between is kept and told.
+
+use std::collections::BTreeSet;
+
+use mongodb::bson::{Document, doc};
+use runtime::steps;
+
+use super::error::{RestoreError, failed};
+use super::journal::{Move, What};
+use super::select::Name;
+use crate::sources::mongodb::names::Staged;
+use crate::sources::mongodb::server::{Server, Trouble};
+use crate::steps::Step;
+
+/// The server's number for a name that is taken.
+const EXISTS: i32 = 48;
+
+/// The names of a server, as they are now.
+pub(super) struct Swap<'a> {
+    server: &'a Server,
+    id: &'a str,
+    there: BTreeSet<Name>,
+    /// What people should know.
+    pub(super) notes: Vec<String>,
+}
+
+impl<'a> Swap<'a> {
+    /// Looks at what there is in these databases.
+    pub(super) fn look<'d>(
+        server: &'a Server,
+        id: &'a str,
+        databases: impl IntoIterator<Item = &'d str>,
+    ) -> Result<Self, RestoreError> {
+        let mut there = BTreeSet::new();
+        for database in databases {
+            let listed = server.list(database, doc! { "listCollections": 1, "nameOnly": true });
+            for one in listed.map_err(failed(format!("list the collections of {database}")))? {
+                let collection = one.get_str("name").unwrap_or_default().to_owned();
+                there.insert(Name { database: database.to_owned(), collection });
+            }
+        }
+        Ok(Self { server, id, there, notes: Vec::new() })
+    }
+
+    /// Makes all of it live, from wherever it stands.
+    pub(super) fn forward(&mut self, moves: &[Move]) -> Result<(), RestoreError> {
+        let middle = moves.len() / 2;
+        for (at, step) in moves.iter().enumerate() {
+            self.away(step)?;
+            match at {
+                0 => steps::reach(Step::FirstOldAway),
+                at if at == middle => steps::reach(Step::MiddleOldAway),
+                _ => {}
+            }
+            self.put(step)?;
+            match at {
+                0 => steps::reach(Step::FirstSwapped),
+                at if at == middle => steps::reach(Step::MiddleSwapped),
+                _ => {}
+            }
+        }
+        steps::reach(Step::LastSwapped);
+        Ok(())
+    }
+
+    /// Makes what was live before live again, from wherever it stands.
+    pub(super) fn back(&mut self, moves: &[Move]) -> Result<(), RestoreError> {
+        for (at, step) in moves.iter().rev().enumerate() {
+            match &step.what {
+                What::View { old: Some(old), .. } => self.define(&step.name, old)?,
+                What::View { old: None, .. } => self.drop(&step.name)?,
+                What::Collection { .. } | What::Removed => self.give_back(step)?,
+            }
+            if at == 0 {
+                steps::reach(Step::FirstMovedBack);
+            }
+        }
+        Ok(())
+    }
+
+    fn give_back(&mut self, step: &Move) -> Result<(), RestoreError> {
+        let [new, old] = [Staged::New, Staged::Old].map(|staged| self.staged(step, staged));
+        // What was loaded is live if it is staged no more.
+        let is_new = matches!(step.what, What::Collection { .. }) && !self.has(&new);
+        match (self.has(&step.name), self.has(&old)) {
+            (true, true) if !is_new => self.set_aside(step)?,
+            (true, _) if is_new => self.rename(&step.name, &new)?,
+            _ => {}
+        }
+        match self.has(&old) {
+            true => self.rename(&old, &step.name),
+            false => Ok(()),
+        }
+    }
+
+    /// Drops what is staged under these words; what cannot be dropped is for the next time.
+    pub(super) fn tidy(&mut self, words: &[Staged]) -> Result<(), RestoreError> {
+        let ours = |name: &&Name| {
+            Staged::of(&name.collection)
+                .is_some_and(|(id, staged, _)| id == self.id && words.contains(&staged))
+        };
+        let ours: Vec<Name> = self.there.iter().filter(ours).cloned().collect();
+        ours.iter().try_for_each(|name| self.drop(name))
+    }
+
+    /// What is live goes out of the way of what is staged.
+    fn away(&mut self, step: &Move) -> Result<(), RestoreError> {
+        let is_due = match step.what {
+            What::Collection { replaces } => replaces && self.has(&self.staged(step, Staged::New)),
+            What::Removed => true,
+            What::View { .. } => false,
+        };
+        let old = self.staged(step, Staged::Old);
+        match is_due && self.has(&step.name) && !self.has(&old) {
+            true => self.rename(&step.name, &old),
+            false => Ok(()),
+        }
+    }
+
+    /// What is staged takes its place.
+    fn put(&mut self, step: &Move) -> Result<(), RestoreError> {
+        match &step.what {
+            What::Collection { .. } => {
+                let new = self.staged(step, Staged::New);
+                if !self.has(&new) {
+                    return Ok(());
+                }
+                if self.has(&step.name) {
+                    self.set_aside(step)?;
+                }
+                match self.try_rename(&new, &step.name) {
+                    // Somebody wrote to it just now.
+                    Err(trouble) if trouble.code == Some(EXISTS) => {
+                        self.there.insert(step.name.clone());
+                        self.set_aside(step)?;
+                        self.rename(&new, &step.name)
+                    }
+                    renamed => renamed.map_err(failed(format!("rename what was loaded to {}", step.name))),
+                }
+            }
+            What::Removed => Ok(()),
+            What::View { new: Some(new), .. } => self.define(&step.name, new),
+            What::View { new: None, .. } => self.drop(&step.name),
+        }
+    }
+
+    /// Nobody knows what it is: it is kept.
+    fn set_aside(&mut self, step: &Move) -> Result<(), RestoreError> {
+        let came = self.staged(step, Staged::Came);
+        self.rename(&step.name, &came)?;
+        self.notes.push(format!(
+            "{}: somebody wrote to it while it was replaced; what came is kept as {came}",
+            step.name
+        ));
+        Ok(())
+    }
+
+    /// The view has this definition.
+    fn define(&mut self, name: &Name, definition: &Document) -> Result<(), RestoreError> {
+        let mut command = match self.has(name) {
+            true => doc! { "collMod": &name.collection },
+            false => doc! { "create": &name.collection },
+        };
+        for (key, value) in definition {
+            // A collation stays that of the view for its life.
+            if !(self.has(name) && key == "collation") {
+                command.insert(key, value);
+            }
+        }
+        self.server
+            .change(&name.database, command, None)
+            .map_err(failed(format!("define the view {name}")))?;
+        self.there.insert(name.clone());
+        Ok(())
+    }
+
+    fn drop(&mut self, name: &Name) -> Result<(), RestoreError> {
+        if self.has(name) {
+            let dropped = self.server.change(&name.database, doc! { "drop": &name.collection }, None);
+            dropped.map_err(failed(format!("drop {name}")))?;
+            self.there.remove(name);
+        }
+        Ok(())
+    }
+
+    fn rename(&mut self, from: &Name, to: &Name) -> Result<(), RestoreError> {
+        self.try_rename(from, to).map_err(failed(format!("rename {from} to {to}")))
+    }
+
+    fn try_rename(&mut self, from: &Name, to: &Name) -> Result<(), Trouble> {
+        let command = doc! { "renameCollection": from.to_string(), "to": to.to_string() };
+        self.server.change("admin", command, None)?;
+        self.there.remove(from);
+        self.there.insert(to.clone());
+        Ok(())
+    }
+
+    pub(super) fn has(&self, name: &Name) -> bool {
+        self.there.contains(name)
+    }
+
+    fn staged(&self, step: &Move, staged: Staged) -> Name {
+        let database = step.name.database.clone();
+        Name { database, collection: staged.name(self.id, step.number) }
+    }
+}

@@ -1,0 +1,251 @@
+//! Restores into the server itself: everything comes back in place, whatever is killed meanwhile.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mongodb::bson::doc;
+use tests::{Process, wait_for};
+
+use crate::server::{Server, fill, is_long, noise, system, system_that_can_be_held, uri};
+
+/// Every document and index of some databases, by collection.
+type Held = BTreeMap<String, (BTreeSet<Vec<u8>>, BTreeMap<String, String>)>;
+
+fn held(server: &Server, databases: &[&str]) -> Held {
+    let mut held = Held::new();
+    for database in databases {
+        for name in server.collections(database) {
+            let documents: Vec<_> = server.documents(database, &name);
+            let (count, documents) = (documents.len(), BTreeSet::from_iter(documents));
+            assert_eq!(count, documents.len(), "{database}.{name} has a document twice");
+            held.insert(format!("{database}.{name}"), (documents, server.indexes(database, &name)));
+        }
+    }
+    held
+}
+
+/// Says which collections differ, and not every byte of them.
+fn assert_same(now: &Held, before: &Held) {
+    assert_eq!(now.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>());
+    for (name, (documents, indexes)) in before {
+        let (documents_now, indexes_now) = &now[name];
+        let counts = (documents_now.len(), documents.len());
+        assert!(documents_now == documents, "the documents of {name} differ: {counts:?}");
+        assert_eq!(indexes_now, indexes, "the indexes of {name}");
+    }
+}
+
+fn restore<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    [&["restore", "--timestamp", "latest", "--yes"], more].concat()
+}
+
+/// Nothing of a restore is left at the server: this one keeps databases that are empty.
+fn assert_tidy(server: &Server) {
+    for database in server.databases() {
+        let names = server.collections(&database);
+        let is_left = |name: &String| name.starts_with("neurashield") || database == "neurashield_restore";
+        assert!(!names.iter().any(is_left), "{database}: {names:?}");
+    }
+}
+
+#[test]
+fn everything_that_was_dropped_or_changed_comes_back_in_place_under_its_name_or_another() {
+    let server = Server::start("9");
+    fill(&server);
+    let databases = ["shop", "odd"];
+    let before = held(&server, &databases);
+    let system = system(&uri(server.port), "");
+    let backup = system.run(&["backup"]);
+    let first = backup["backup"].as_str().expect("a name");
+
+    server.run("odd", doc! { "dropDatabase": 1 });
+    server.run("shop", doc! { "drop": "c0" });
+    server.run("shop", doc! { "delete": "c1", "deletes": [{ "q": {}, "limit": 0 }] });
+    server.insert("shop", "c2", vec![doc! { "_id": 99_999, "new": true }]);
+    server.insert("shop", "later", vec![doc! { "_id": 1 }]);
+    let spoiled = held(&server, &databases);
+
+    let plan = system.nsctl(&["restore", "--timestamp", "latest", "--plan", "-o", "json"]).expect(0).json();
+    let place = &plan["sources"][0];
+    let named = |kind: &str| place[kind]["names"].as_array().expect("names").clone();
+    assert!(
+        named("replaced").contains(&"shop.c1".into()) && named("created").contains(&"shop.c0".into()),
+        "{plan:#}"
+    );
+    assert_eq!((place["removed"]["count"].as_u64(), place["free_bytes"].is_null()), (Some(0), true));
+    let remarks = place["remarks"].to_string();
+    assert!(
+        remarks.contains("1 that let documents expire") && remarks.contains("older than 3600 s"),
+        "{remarks}"
+    );
+    assert_same(&held(&server, &databases), &spoiled);
+    assert_tidy(&server);
+
+    let job = system.run(&restore(&[]));
+    let mut expected = before.clone();
+    expected.insert("shop.later".to_owned(), spoiled["shop.later"].clone());
+    assert_same(&held(&server, &databases), &expected);
+    assert_tidy(&server);
+
+    // And the way back: what was replaced is there again, what was created stays.
+    let id = job["id"].as_str().expect("an id");
+    system.run(&["undo", id, "--yes"]);
+    let mut undone = expected.clone();
+    undone.extend(spoiled.clone());
+    assert_same(&held(&server, &databases), &undone);
+
+    // One database as a copy, and nothing of another.
+    system.run(&[
+        "restore",
+        "--timestamp",
+        first,
+        "--yes",
+        "--rename",
+        "shop=shop_copy",
+        "--no-safety-backup",
+    ]);
+    let copied = held(&server, &["shop_copy"]);
+    let of_shop = before.iter().filter_map(|(name, held)| {
+        Some((format!("shop_copy.{}", name.strip_prefix("shop.")?), held.clone()))
+    });
+    assert_same(&copied, &of_shop.collect());
+    assert_same(&held(&server, &databases), &undone);
+
+    // One collection; and a whole database without what the backup lacks.
+    system.run(&["restore", "--timestamp", first, "--yes", "--include", "shop.c1", "--no-safety-backup"]);
+    undone.insert("shop.c1".to_owned(), before["shop.c1"].clone());
+    assert_same(&held(&server, &databases), &undone);
+    system.run(&[
+        "restore",
+        "--timestamp",
+        first,
+        "--yes",
+        "--include",
+        "shop",
+        "--drop-others",
+        "--no-safety-backup",
+    ]);
+    let shop: Held = before
+        .iter()
+        .filter(|(name, _)| name.starts_with("shop."))
+        .map(|(n, h)| (n.clone(), h.clone()))
+        .collect();
+    assert_same(&held(&server, &["shop"]), &shop);
+    assert_tidy(&server);
+}
+
+/// A shop with a few small collections, each with an index.
+fn small_shop(server: &Server) -> Held {
+    for n in 0..4 {
+        let name = format!("c{n}");
+        server.insert(
+            "shop",
+            &name,
+            (0..20).map(|i| doc! { "_id": i, "n": n, "text": noise(i, 200) }).collect(),
+        );
+        let index = doc! { "key": { "n": 1, "text": -1 }, "name": "n" };
+        server.run("shop", doc! { "createIndexes": &name, "indexes": [index] });
+    }
+    held(server, &["shop"])
+}
+
+/// Something else is live in each collection but one, which is gone.
+fn spoil(server: &Server, round: i32) -> Held {
+    for n in 0..3 {
+        let name = format!("c{n}");
+        server.run("shop", doc! { "delete": &name, "deletes": [{ "q": {}, "limit": 0 }] });
+        server.insert("shop", &name, vec![doc! { "_id": 1, "round": round }]);
+    }
+    if server.collections("shop").contains(&"c3".to_owned()) {
+        server.run("shop", doc! { "drop": "c3" });
+    }
+    held(server, &["shop"])
+}
+
+/// Wherever a restore is, the documents of each collection lie somewhere whole: the old ones or the new ones.
+fn assert_nothing_is_lost(server: &Server, spoiled: &Held, step: &str) {
+    let there: BTreeSet<BTreeSet<Vec<u8>>> =
+        held(server, &["shop"]).into_values().map(|(documents, _)| documents).collect();
+    for (name, (documents, _)) in spoiled {
+        assert!(there.contains(documents), "killed at {step}, what {name} had held is nowhere");
+    }
+}
+
+#[test]
+fn a_kill_in_the_load_or_between_two_renames_loses_no_collection_and_the_restore_comes_to_its_end() {
+    let server = Server::start("9");
+    let before = small_shop(&server);
+    let mut system = system_that_can_be_held(&uri(server.port), "");
+    system.run(&["backup"]);
+    let between_renames = [("first-old-away", Process::Agent), ("first-staged", Process::Controller)];
+    let long = [
+        ("staging-begun", Process::Agent),
+        ("first-staged", Process::Agent),
+        ("staged-durable", Process::Agent),
+        ("swap-begun", Process::Agent),
+        ("first-swapped", Process::Agent),
+        ("middle-old-away", Process::Agent),
+        ("middle-swapped", Process::Controller),
+        ("last-swapped", Process::Agent),
+        ("swap-durable", Process::Agent),
+        ("swap-done", Process::Agent),
+        ("older-reaped", Process::Agent),
+        ("staging-tidied", Process::Agent),
+    ];
+    let more: &[_] = if is_long() { &long } else { &[] };
+    for (round, (step, killed)) in (0..).zip(between_renames.iter().chain(more)) {
+        let spoiled = spoil(&server, round);
+        system.steps().ask(step);
+        let job = system.start_job(&restore(&["--no-safety-backup"]));
+        wait_for(&format!("{step} to be reached"), 30, || system.steps().reached(step));
+        match killed {
+            Process::Agent => {
+                system.kill_agent();
+                if *step != "swap-done" && *step != "older-reaped" && *step != "staging-tidied" {
+                    assert_nothing_is_lost(&server, &spoiled, step);
+                }
+                system.steps().clear(step);
+                system.start_agent();
+            }
+            Process::Controller => {
+                system.kill_controller();
+                system.steps().let_go(step);
+                system.start_controller();
+            }
+        }
+        let ended = system.await_end(&job);
+        assert_eq!(ended["state"], "complete", "killed at {step}: {ended:#}");
+        assert_same(&held(&server, &["shop"]), &before);
+        assert_tidy(&server);
+    }
+}
+
+#[test]
+fn a_key_that_a_fuzzy_backup_has_twice_is_named_and_nothing_is_replaced() {
+    let server = Server::start("9");
+    let document = |i: i32| doc! { "_id": i, "key": i, "noise": noise(i, 1_000) };
+    server.insert("shop", "keys", (0..1_100).map(document).collect());
+    let unique = doc! { "key": { "key": 1 }, "name": "one", "unique": true };
+    server.run("shop", doc! { "createIndexes": "keys", "indexes": [unique] });
+    let mut system = system(&uri(server.port), ", limits: { read: 700kB }");
+    // The first document has been read when its key goes to the last one, which has not.
+    let job = system.start_job(&["backup"]);
+    wait_for("the collection to be read", 30, || {
+        let job = system.job(&job)?;
+        (job["parts"][0]["done_entries"].as_u64() >= Some(4)).then_some(())
+    });
+    for (id, key) in [(0, -1), (1_099, 0)] {
+        let set = doc! { "q": { "_id": id }, "u": { "$set": { "key": key } } };
+        server.run("shop", doc! { "update": "keys", "updates": [set] });
+    }
+    assert_eq!(system.await_end(&job)["state"], "complete");
+    let live = held(&server, &["shop"]);
+
+    let refused = system.nsctl(&restore(&["--no-safety-backup"]));
+    assert_eq!(refused.code, 1, "{}{}", refused.out, refused.err);
+    let said = format!("{}{}", refused.out, refused.err);
+    assert!(said.contains("shop.keys: its unique index one cannot be built"), "{said}");
+    assert!(said.contains("the documents with the _id 0 and 1099"), "{said}");
+    assert_same(&held(&server, &["shop"]), &live);
+    assert_tidy(&server);
+    system.kill_agent();
+}
