@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use mongodb::bson::doc;
 use tests::{Process, wait_for};
 
-use crate::server::{Server, fill, is_long, noise, system, system_that_can_be_held, uri};
+use crate::server::{
+    Server, fill, is_long, noise, system, system_that_can_be_held, system_with_an_application, uri,
+};
 
 /// Every document and index of some databases, by collection.
 type Held = BTreeMap<String, (BTreeSet<Vec<u8>>, BTreeMap<String, String>)>;
@@ -217,6 +219,32 @@ fn a_kill_in_the_load_or_between_two_renames_loses_no_collection_and_the_restore
         assert_same(&held(&server, &["shop"]), &before);
         assert_tidy(&server);
     }
+}
+
+#[test]
+fn what_uses_the_database_is_stopped_for_the_swap_and_all_is_renamed_back_if_it_does_not_come_up() {
+    let server = Server::start("9");
+    let before = small_shop(&server);
+    let (mut system, application) = system_with_an_application(&uri(server.port));
+    system.run(&["backup"]);
+    server.insert("shop", "extra", vec![doc! { "_id": 1 }]);
+    let spoiled = spoil(&server, 0);
+
+    application.fail("healthy", true);
+    let refused = system.nsctl(&restore(&["--no-safety-backup", "--drop-others"]));
+    let said = format!("{}{}", refused.out, refused.err);
+    assert!(refused.code == 1 && said.contains("did not come up"), "{}: {said}", refused.code);
+    assert_same(&held(&server, &["shop"]), &spoiled);
+    assert_tidy(&server);
+
+    application.fail("healthy", false);
+    let starts = application.starts();
+    system.run(&restore(&["--no-safety-backup", "--drop-others"]));
+    assert!(application.runs() && application.starts() == starts + 1);
+    assert_same(&held(&server, &["shop"]), &before);
+    assert_tidy(&server);
+    application.stop();
+    system.kill_agent();
 }
 
 #[test]

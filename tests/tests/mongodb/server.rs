@@ -3,16 +3,17 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{LazyLock, Mutex};
 
 use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
 use serde_json::Value;
-use tests::System;
+use tests::{Application, System};
 use tokio_stream::StreamExt;
 
 /// The process that has all servers of this test program, and ends with it.
 struct Engine {
+    _child: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
 }
@@ -24,7 +25,7 @@ static ENGINE: LazyLock<Mutex<Engine>> = LazyLock::new(|| {
         .spawn()
         .expect("it starts");
     let (input, output) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
-    Mutex::new(Engine { input, output: BufReader::new(output) })
+    Mutex::new(Engine { _child: child, input, output: BufReader::new(output) })
 });
 
 /// A server with its data in a file.
@@ -121,18 +122,29 @@ fn json(value: &Bson) -> Value {
 
 /// A system that backs up the server at `uri`.
 pub(crate) fn system(uri: &str, more: &str) -> System {
-    started(System::prepare(&[]), uri, more)
+    started(System::prepare(&[]), uri, more, "")
 }
 
 /// The same for a test of failures.
 pub(crate) fn system_that_can_be_held(uri: &str, more: &str) -> System {
-    started(System::prepare_held(&[]), uri, more)
+    started(System::prepare_held(&[]), uri, more, "")
 }
 
-fn started(mut system: System, uri: &str, more: &str) -> System {
+/// The same with an application that uses the component.
+pub(crate) fn system_with_an_application(uri: &str) -> (System, Application) {
+    let system = System::prepare(&[]);
+    let data = system.root().join("application");
+    fs::create_dir(&data).expect("made");
+    fs::write(data.join("value"), "here").expect("written");
+    let application = Application::new(&data, &system.root().join("run"));
+    application.start();
+    (started(system, uri, "", &application.settings("database")), application)
+}
+
+fn started(mut system: System, uri: &str, more: &str, lines: &str) -> System {
     fs::write(system.root().join("uri"), uri).expect("written");
     system.configure_agent(&format!(
-        "  - {{ component: database, kind: mongodb, name: mongodb, uri_file: {}{more} }}\n",
+        "  - {{ component: database, kind: mongodb, name: mongodb, uri_file: {}{more} }}\n{lines}",
         system.root().join("uri").display()
     ));
     system.start_controller();
