@@ -9,7 +9,7 @@ use runtime::config::SecretSource;
 use crate::config::{Hooks, Kind, SourceConfig, SourceData};
 use crate::limits::SourceLimits;
 use crate::sources::files::{Excludes, FilesSource, Rules, WrongPattern};
-use crate::sources::mongodb::{self, MongoSource};
+use crate::sources::mongodb::{self, History, MongoSource};
 use crate::sources::{Source, SourceError};
 use crate::targets::files::Place;
 
@@ -21,6 +21,7 @@ pub(crate) struct Served {
     pub(crate) data: SourceData,
     pub(crate) limits: SourceLimits,
     pub(crate) hooks: Hooks,
+    history: History,
     exclude: Vec<String>,
     exclude_caches: bool,
     one_file_system: bool,
@@ -64,6 +65,7 @@ impl Served {
             data: data.clone(),
             limits: limits.map_err(|error| wrong(error.into()))?,
             hooks: config.hooks.clone(),
+            history: History::default(),
             exclude: config.exclude.clone(),
             exclude_caches: config.exclude_caches,
             one_file_system: config.one_file_system,
@@ -85,7 +87,7 @@ impl Served {
             }
             SourceData::Server { .. } => {
                 let uri = self.server().expect("the configuration has one of them");
-                Box::new(MongoSource::open(&uri, now)?)
+                Box::new(MongoSource::open(&uri, now, &self.history)?)
             }
         })
     }

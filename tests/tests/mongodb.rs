@@ -4,6 +4,10 @@
 //! The server is mongo-java-server, which is no mongod: it has no views, no options, no users and no
 //! snapshots (docs/mongodb.md). `NEURASHIELD_MONGODB=long` takes 20,000 documents and two of 16 MiB.
 
+#[path = "mongodb/dump.rs"]
+mod dump;
+#[path = "mongodb/peer.rs"]
+mod peer;
 #[path = "mongodb/restore.rs"]
 mod restore;
 #[path = "mongodb/server.rs"]
@@ -15,7 +19,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use mongodb::bson::doc;
+use mongodb::bson::{Timestamp, doc};
+use peer::{Peer, TOO_OLD};
 use serde_json::Value;
 use server::{Server, fill, noise, system, uri};
 use tests::{Forwarder, Process, System, wait_for};
@@ -49,7 +54,7 @@ fn every_document_and_index_comes_back_in_the_folder_that_mongorestore_reads() {
 
     // Under a running writer, whose documents are of no importance here.
     let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
+    let job = std::thread::scope(|scope| {
         scope.spawn(|| {
             for n in 0..2_000 {
                 if stop.load(Ordering::Relaxed) {
@@ -61,11 +66,13 @@ fn every_document_and_index_comes_back_in_the_folder_that_mongorestore_reads() {
         wait_for("the writer to write", 10, || {
             (!server.documents("busy", "written").is_empty()).then_some(())
         });
-        system.run(&["backup"]);
+        let job = system.run(&["backup"]);
         stop.store(true, Ordering::Relaxed);
+        job
     });
     let first = archive(&system);
     assert_eq!((first["kind"].as_str(), first["consistency"].as_str()), (Some("mongodb"), Some("fuzzy")));
+    assert!(job.to_string().contains("the server is no replica set: make it one"), "{job:#}");
     system.run(&["verify", "--depth", "opened"]);
 
     // What did not change is not stored once more, although it is read.
@@ -110,6 +117,54 @@ fn every_document_and_index_comes_back_in_the_folder_that_mongorestore_reads() {
         }
     }
     assert!(!parsed(&dump.join("busy/written.bson")).is_empty());
+}
+
+#[test]
+fn a_scripted_replica_set_is_read_as_of_one_instant_and_fuzzy_once_its_history_was_too_short() {
+    let peer = Peer::start();
+    let system = system(&uri(peer.port), "");
+    let job = system.run(&["backup"]);
+    assert_eq!(archive(&system)["consistency"], "snapshot", "{job:#}");
+    assert!(!job.to_string().contains("fuzzy"), "{job:#}");
+    let finds = peer.finds();
+    let collections: Vec<_> = finds.iter().filter_map(|find| find.get_str("find").ok()).collect();
+    assert_eq!(collections, ["system.version", "a", "b"]);
+    let instant = Timestamp { time: 7, increment: 3 };
+    for (at, find) in finds.iter().enumerate() {
+        let concern = find.get_document("readConcern").expect("a read concern");
+        assert_eq!(concern.get_str("level").expect("a level"), "snapshot");
+        let expected = (at > 0).then_some(instant);
+        assert_eq!(concern.get_timestamp("atClusterTime").ok(), expected, "only the first is free to choose");
+        assert_eq!(find.get("lsid"), finds[0].get("lsid"), "it is one session");
+    }
+
+    // The attempt that comes too late is followed by one that asks for less, and says so.
+    peer.refuse("b", TOO_OLD);
+    let job = system.run(&["backup"]);
+    assert_eq!(archive(&system)["consistency"], "fuzzy", "{job:#}");
+    assert!(job.to_string().contains("minSnapshotHistoryWindowInSeconds"), "{job:#}");
+    let last = peer.finds();
+    let last: Vec<_> = last.iter().rev().take(2).collect();
+    assert!(last.iter().all(|find| !find.contains_key("readConcern")), "{last:?}");
+}
+
+#[test]
+fn a_scripted_server_that_gives_not_all_has_an_incomplete_backup_and_one_that_lost_a_collection_a_whole_one()
+{
+    const FORBIDDEN: i32 = 13;
+    const NOT_FOUND: i32 = 26;
+    let peer = Peer::start();
+    let system = system(&uri(peer.port), "");
+    peer.refuse("b", FORBIDDEN);
+    let missing = system.nsctl(&["backup", "-o", "json"]).expect(3).json();
+    assert_eq!(missing["state"], "incomplete", "{missing:#}");
+    let said = missing.to_string();
+    assert!(said.contains("the user may not read all of it") && said.contains("shop/b.bson"), "{said}");
+    assert!(!said.contains("shop/a.bson"), "{said}");
+
+    peer.refuse("b", NOT_FOUND);
+    let job = system.run(&["backup"]);
+    assert!(job.to_string().contains("shop/b.bson"), "it is told: {job:#}");
 }
 
 #[test]

@@ -165,6 +165,15 @@ pub enum SourceError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// It gave what it should no longer; another attempt takes another way.
+    #[error("the server does not let itself be read in this way")]
+    Again {
+        /// What to do.
+        hint: &'static str,
+        /// The cause, without a name of what is in it.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The disk failed.
     #[error("cannot go on reading {folder}")]
     Read {

@@ -279,14 +279,15 @@ fn to_wire_progress(order: &v1::StartArchive, progress: &ArchiveProgress) -> v1:
 }
 
 fn not_opened(served: &Served, error: &OpenError) -> Failure {
-    Failure::new(
-        Code::FailedPrecondition,
-        reason::NOT_FOUND,
-        format!("the source {} cannot be read", served.id),
-    )
-    .caused_by(error)
-    .hint(match error {
-        OpenError::Source(SourceError::Server { hint, .. }) => (*hint).to_owned(),
+    let (code, reason) = match error {
+        OpenError::Source(SourceError::Again { .. }) => (Code::Aborted, reason::DAMAGED),
+        _ => (Code::FailedPrecondition, reason::NOT_FOUND),
+    };
+    let failure = Failure::new(code, reason, format!("the source {} cannot be read", served.id));
+    failure.caused_by(error).hint(match error {
+        OpenError::Source(SourceError::Server { hint, .. } | SourceError::Again { hint, .. }) => {
+            (*hint).to_owned()
+        }
         _ => format!("check that {} is there and that the agent may read it", served.for_manifests()),
     })
 }

@@ -416,9 +416,23 @@ pub(crate) struct Export {
     pub(crate) timestamp: String,
     /// A component, or `component/source` where it has several
     pub(crate) component: String,
-    /// The tar file to write; it must not exist. `-` is stdout
+    /// The file or the folder to write; it must not exist. `-` is stdout
     #[arg(short, long = "output", value_name = "FILE")]
     pub(crate) output: PathBuf,
+    /// As what
+    #[arg(long, value_enum, default_value = "tar")]
+    pub(crate) format: ExportFormat,
+}
+
+/// What an archive becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportFormat {
+    /// A tar file
+    Tar,
+    /// Of a MongoDB server: the folder that `mongorestore --dir` reads
+    Mongodump,
+    /// Of a MongoDB server: the stream that `mongorestore --archive` reads
+    MongodumpArchive,
 }
 
 #[derive(Debug, Subcommand)]

@@ -9,8 +9,8 @@ use std::path::Path;
 use proto::v1;
 use tonic::Streaming;
 
-use super::source;
-use crate::cli::Export;
+use super::{dump, source};
+use crate::cli::{Export, ExportFormat};
 use crate::client::Client;
 use crate::output::Voice;
 use crate::output::exit::{Ended, Exit, Trouble};
@@ -30,6 +30,11 @@ pub(super) async fn cat(client: Client, timestamp: String, component: String, pa
 pub(super) async fn run(client: Client, wanted: Export, voice: Voice) -> Ended {
     let request =
         v1::ExportArchiveRequest { backup: wanted.timestamp, source: Some(source(&wanted.component)) };
+    match wanted.format {
+        ExportFormat::Tar => {}
+        ExportFormat::Mongodump => return dump::folder(client, request, &wanted.output, voice).await,
+        ExportFormat::MongodumpArchive => return dump::stream(client, request, &wanted.output, voice).await,
+    }
     let data = client.backups().export_archive(request).await?.into_inner();
     if wanted.output == Path::new("-") {
         copy(data, &mut io::stdout(), "stdout").await?;

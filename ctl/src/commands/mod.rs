@@ -9,6 +9,7 @@ mod completions;
 mod config;
 mod debug;
 mod doctor;
+mod dump;
 pub(crate) mod export;
 pub(crate) mod follow;
 mod jobs;

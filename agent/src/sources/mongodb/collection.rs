@@ -3,11 +3,10 @@
 use std::io;
 use std::sync::Arc;
 
-use mongodb::raw_batch_cursor::RawBatchCursor;
 use repository::archive::entry::Layout;
 use repository::cut::SMALL_FILE;
 
-use super::server::{Server, Trouble};
+use super::server::{Cursor, Server, Trouble};
 use crate::sources::{Content, Opened, ReadError, Stamp};
 
 /// Documents that are asked for at once; the server gives fewer where they are large.
@@ -50,7 +49,7 @@ pub(super) struct Documents {
     database: String,
     collection: String,
     stamp: Stamp,
-    cursor: Option<RawBatchCursor>,
+    cursor: Option<Cursor>,
     held: Vec<u8>,
     read: usize,
 }

@@ -6,8 +6,9 @@
 //! what stands in documents reach no error and no log. Memory is that of one batch of documents, however
 //! large a collection is.
 //!
-//! The collections are read one after the other while they may be in use. No more than that is claimed: the
-//! archive is `fuzzy` (decision 26).
+//! A replica set, or a cluster, is read as of one instant, by a session of snapshots: `snapshot`. Of any other
+//! server, and of one whose history was too short the last time, the collections are read one after the other
+//! while they may be in use: `fuzzy`, and a problem says what remedies it (decision 26).
 
 mod catalog;
 mod collection;
@@ -16,9 +17,11 @@ pub(crate) mod names;
 pub(crate) mod server;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use repository::archive::entry::{EntryKind, Metadata, Timestamp};
 use repository::archive::path::EntryPath;
+use repository::backup::manifest::Consistency;
 use runtime::config::SecretSource;
 
 use super::{Body, Content, Item, Problem, ProblemKind, Source, SourceEntry, SourceError, Stamp, StampClock};
@@ -31,9 +34,20 @@ use server::Server;
 const FILE_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o700;
 
+const TOO_SHORT: &str = "its history was too short the last time: give the server a \
+                         `minSnapshotHistoryWindowInSeconds` that is longer than a backup takes, and restart the agent";
+
+/// Whether a server's history was too short for a backup as of one instant, since the agent has started.
+#[derive(Debug, Clone, Default)]
+pub struct History(Arc<AtomicBool>);
+
 /// The databases of one server.
 pub struct MongoSource {
     server: Arc<Server>,
+    /// Why it is read fuzzy, until it is told.
+    fuzzy: Option<String>,
+    is_fixed: bool,
+    history: History,
     planned: std::vec::IntoIter<Planned>,
     metadata: Metadata,
 }
@@ -41,13 +55,18 @@ pub struct MongoSource {
 impl MongoSource {
     /// Connects to the server that `uri` names and lists what it holds, as of `now`. Blocks; belongs on a thread on which
     /// the runtime can be waited for.
-    pub fn open(uri: &SecretSource, now: jiff::Timestamp) -> Result<Self, SourceError> {
+    pub fn open(uri: &SecretSource, now: jiff::Timestamp, history: &History) -> Result<Self, SourceError> {
         let server = Arc::new(Server::connect(uri)?);
         let planned = catalog::plan(&server)?.into_iter();
+        let fixed = match history.0.load(Ordering::Relaxed) {
+            true => Err(TOO_SHORT.to_owned()),
+            false => server.fix_instant(),
+        };
+        let (is_fixed, history) = (fixed.is_ok(), history.clone());
         let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
         let mtime = Timestamp { seconds: now.as_second(), nanoseconds: 0 };
         let metadata = Metadata { mode: FILE_MODE, uid, gid, mtime, xattrs: Vec::new() };
-        Ok(Self { server, planned, metadata })
+        Ok(Self { server, fuzzy: fixed.err(), is_fixed, history, planned, metadata })
     }
 
     fn file(&self, path: EntryPath, content: Box<dyn Content>) -> Item {
@@ -61,9 +80,27 @@ impl MongoSource {
 }
 
 impl Source for MongoSource {
+    fn consistency(&self) -> Consistency {
+        if self.is_fixed { Consistency::Snapshot } else { Consistency::Fuzzy }
+    }
+
     fn next(&mut self) -> Result<Option<Item>, SourceError> {
         if let Some(trouble) = self.server.gone() {
+            if trouble.code == Some(server::TOO_OLD) {
+                self.history.0.store(true, Ordering::Relaxed);
+            }
             return Err(trouble.into());
+        }
+        if let Some(why) = self.fuzzy.take() {
+            tracing::warn!("a MongoDB server is read fuzzy: {why}");
+            let cause = format!(
+                "it is read fuzzy, one collection after the other: {why}, or stop the writers by `hooks`"
+            );
+            return Ok(Some(Item::Problem(Problem {
+                path: EntryPath::root(),
+                kind: ProblemKind::Suspect,
+                cause,
+            })));
         }
         let Some(Planned { path, what }) = self.planned.next() else { return Ok(None) };
         let problem = |path, kind, cause| Item::Problem(Problem { path, kind, cause });

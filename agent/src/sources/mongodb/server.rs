@@ -5,11 +5,11 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use mongodb::Client;
 use mongodb::bson::{Document, RawDocumentBuf, doc};
 use mongodb::error::{Error, ErrorKind};
 use mongodb::options::{Acknowledgment, ClientOptions, WriteConcern};
-use mongodb::raw_batch_cursor::RawBatchCursor;
+use mongodb::raw_batch_cursor::{RawBatchCursor, SessionRawBatchCursor};
+use mongodb::{Client, ClientSession};
 use runtime::config::SecretSource;
 use tokio::runtime::Handle;
 use tokio_stream::StreamExt;
@@ -29,6 +29,13 @@ const SEE_TO_URI: &str = "check the address, the TLS settings and the server; th
 const SEE_TO_USER: &str = "check user, password and `authSource` in the connection string";
 const SEE_TO_RIGHTS: &str = "give the user the role `backup` in the database `admin`";
 const SEE_TO_VERSION: &str = "use a server of version 4.4 or newer";
+const SEE_TO_HISTORY: &str = "the next attempt reads it fuzzy; to have one instant, give the server a \
+                              `minSnapshotHistoryWindowInSeconds` that is longer than a backup takes, then restart \
+                              the agent";
+/// The server's number for an instant that it no longer knows.
+pub(super) const TOO_OLD: i32 = 239;
+/// From this version of the protocol on (MongoDB 5.0) everything can be read as of one instant.
+const INSTANTS: i32 = 13;
 const SEE_TO_SERVER: &str = "see to the server, then back up again; the agent's log says more";
 
 /// The server does not give something.
@@ -43,6 +50,14 @@ pub(crate) struct Trouble {
     pub(super) is_vanished: bool,
     /// The server's number for it, if it has answered.
     pub(crate) code: Option<i32>,
+}
+
+/// Where the reading of a collection stands.
+pub(crate) enum Cursor {
+    /// As it is when its turn comes.
+    Now(RawBatchCursor),
+    /// As it was at the server's [instant](Server::fix_instant).
+    Fixed(SessionRawBatchCursor),
 }
 
 /// Documents on their way to the server.
@@ -61,7 +76,10 @@ pub(crate) struct NotInserted {
 
 impl From<Trouble> for SourceError {
     fn from(trouble: Trouble) -> Self {
-        SourceError::Server { hint: trouble.hint, source: trouble.into() }
+        match trouble.code {
+            Some(TOO_OLD) => SourceError::Again { hint: trouble.hint, source: trouble.into() },
+            _ => SourceError::Server { hint: trouble.hint, source: trouble.into() },
+        }
     }
 }
 
@@ -71,6 +89,8 @@ pub(crate) struct Server {
     runtime: Handle,
     /// Set when the connection fails in the middle of a collection: the archive ends there.
     gone: Mutex<Option<Trouble>>,
+    /// In which everything is read as of one instant.
+    instant: Mutex<Option<ClientSession>>,
     /// As the server gives it.
     pub(crate) version: String,
 }
@@ -101,7 +121,13 @@ impl Server {
         options.connect_timeout.get_or_insert(find);
         let client = Client::with_options(options)
             .map_err(|_| not_given("the options of the connection string do not fit together".into()))?;
-        let mut server = Self { client, runtime, gone: Mutex::default(), version: String::new() };
+        let mut server = Self {
+            client,
+            runtime,
+            gone: Mutex::default(),
+            instant: Mutex::default(),
+            version: String::new(),
+        };
         let built = server.command("admin", doc! { "buildInfo": 1 })?;
         server.version = built.get_str("version").unwrap_or_default().to_owned();
         Ok(server)
@@ -127,20 +153,55 @@ impl Server {
         Ok(listed)
     }
 
+    /// From here on every collection is read as of one and the same instant; else this says why not, and what
+    /// can be done about it.
+    pub(super) fn fix_instant(&self) -> Result<(), String> {
+        const UPGRADE: &str = "servers before 5.0 cannot be read as of one instant: upgrade it";
+        const NO_SET: &str = "the server is no replica set: make it one (one member will do)";
+        let refused =
+            |trouble: Trouble| format!("the server does not let itself be read at one instant: {trouble}");
+        let role = self.command("admin", doc! { "isMaster": 1 }).map_err(refused)?;
+        let is_router = role.get_str("msg").is_ok_and(|word| word == "isdbgrid");
+        if !is_router && role.get_str("setName").is_err() {
+            return Err(NO_SET.to_owned());
+        }
+        if role.get_i32("maxWireVersion").unwrap_or_default() < INSTANTS {
+            return Err(UPGRADE.to_owned());
+        }
+        let session = self.client.start_session().snapshot(true).into_future();
+        let mut session = self.wait(session).map_err(refused)?;
+        // The first answer fixes it.
+        let any = self.client.database("admin").collection::<RawDocumentBuf>("system.version");
+        let first = self.wait(any.find(doc! {}).limit(1).session(&mut session).batch());
+        first.map_err(refused)?;
+        if session.snapshot_time().is_none() {
+            return Err("the server does not say at which instant it was read".to_owned());
+        }
+        *self.instant.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
+        Ok(())
+    }
+
     /// A cursor over all documents of a collection, in the order in which the server keeps them.
-    pub(crate) fn read(
-        &self,
-        database: &str,
-        collection: &str,
-        batch: u32,
-    ) -> Result<RawBatchCursor, Trouble> {
+    pub(crate) fn read(&self, database: &str, collection: &str, batch: u32) -> Result<Cursor, Trouble> {
         let collection = self.client.database(database).collection::<RawDocumentBuf>(collection);
-        self.wait(collection.find(doc! {}).batch_size(batch).batch())
+        let found = collection.find(doc! {}).batch_size(batch);
+        match &mut *self.instant.lock().unwrap_or_else(PoisonError::into_inner) {
+            None => self.wait(found.batch()).map(Cursor::Now),
+            Some(session) => self.wait(found.session(session).batch()).map(Cursor::Fixed),
+        }
     }
 
     /// Adds the next batch to `held`; false at the end.
-    pub(crate) fn more(&self, cursor: &mut RawBatchCursor, held: &mut Vec<u8>) -> Result<bool, Trouble> {
-        let Some(batch) = self.wait(async { cursor.next().await.transpose() })? else { return Ok(false) };
+    pub(crate) fn more(&self, cursor: &mut Cursor, held: &mut Vec<u8>) -> Result<bool, Trouble> {
+        let next = match cursor {
+            Cursor::Now(cursor) => self.wait(async { cursor.next().await.transpose() })?,
+            Cursor::Fixed(cursor) => {
+                let mut instant = self.instant.lock().unwrap_or_else(PoisonError::into_inner);
+                let session = instant.as_mut().expect("no instant that was fixed is given up");
+                self.wait(async { cursor.stream(session).next().await.transpose() })?
+            }
+        };
+        let Some(batch) = next else { return Ok(false) };
         for document in batch.doc_slices().map_err(|error| explain(&error))? {
             let document = document.ok().and_then(|value| value.as_document());
             let document = document.ok_or_else(|| Trouble::unfit("its answer is no list of documents"))?;
@@ -150,7 +211,7 @@ impl Server {
     }
 
     /// Drops what may tell the server so.
-    pub(crate) fn close(&self, cursor: Option<RawBatchCursor>) {
+    pub(crate) fn close(&self, cursor: Option<Cursor>) {
         let _within = self.runtime.enter();
         drop(cursor);
     }
@@ -271,6 +332,14 @@ impl Server {
     }
 }
 
+impl Drop for Server {
+    /// What is dropped tells the server so.
+    fn drop(&mut self) {
+        let _within = self.runtime.enter();
+        self.instant.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
 impl Trouble {
     pub(crate) fn unfit(why: &str) -> Self {
         Self {
@@ -300,6 +369,9 @@ fn explain(error: &Error) -> Trouble {
         _ => match code {
             Some(18) => ("it refuses the user or the password", SEE_TO_USER, true),
             Some(13) => ("the user may not read all of it", SEE_TO_RIGHTS, false),
+            Some(TOO_OLD) => {
+                ("its history does not reach back to the instant at which it was read", SEE_TO_HISTORY, true)
+            }
             Some(26 | 175) => ("it was dropped or renamed while it was read", SEE_TO_SERVER, false),
             Some(11_000) => ("two documents have the same key", SEE_TO_SERVER, false),
             Some(14_031) => ("its disk is full", SEE_TO_SERVER, false),

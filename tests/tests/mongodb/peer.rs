@@ -1,0 +1,145 @@
+//! A scripted peer: it answers as a member of a replica set of MongoDB 7 would, as far as a backup asks, and
+//! keeps what it was asked. For what no engine here can do.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use mongodb::bson::{Document, RawDocumentBuf, Timestamp, doc};
+
+const OP_REPLY: i32 = 1;
+const OP_QUERY: i32 = 2004;
+const OP_MSG: i32 = 2013;
+/// The server no longer knows the instant.
+pub(crate) const TOO_OLD: i32 = 239;
+const HEADER: usize = 16;
+
+/// The peer, with two collections of one document each.
+pub(crate) struct Peer {
+    pub(crate) port: u16,
+    script: Arc<Script>,
+}
+
+#[derive(Default)]
+struct Script {
+    port: u16,
+    /// Collections that are not given, with the code of the error; `TOO_OLD` where they are asked for as of an
+    /// instant alone.
+    refused: Mutex<BTreeMap<String, i32>>,
+    finds: Mutex<Vec<Document>>,
+}
+
+impl Peer {
+    pub(crate) fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("its number").port();
+        let script = Arc::new(Script { port, ..Script::default() });
+        let shared = Arc::clone(&script);
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (stream, script) = (stream.expect("a connection"), Arc::clone(&shared));
+                thread::spawn(move || script.serve(stream));
+            }
+        });
+        Self { port, script }
+    }
+
+    /// From now on this collection is refused, and no other.
+    pub(crate) fn refuse(&self, collection: &str, code: i32) {
+        *self.script.refused.lock().expect("nobody panics with it") = [(collection.to_owned(), code)].into();
+    }
+
+    /// The `find` commands since this was last asked.
+    pub(crate) fn finds(&self) -> Vec<Document> {
+        std::mem::take(&mut self.script.finds.lock().expect("nobody panics with it"))
+    }
+}
+
+impl Script {
+    /// Until the driver hangs up.
+    fn serve(&self, mut stream: TcpStream) {
+        loop {
+            let mut header = [0; HEADER];
+            if stream.read_exact(&mut header).is_err() {
+                return;
+            }
+            let number = |at: usize| i32::from_le_bytes(header[at..at + 4].try_into().expect("four bytes"));
+            let (length, id, code) = (number(0), number(4), number(12));
+            let mut body = vec![0; usize::try_from(length).expect("a length") - HEADER];
+            if stream.read_exact(&mut body).is_err() {
+                return;
+            }
+            // The one document that is asked with: behind flags and a kind, or flags, a name and two numbers.
+            let from = match code {
+                OP_MSG => 5,
+                OP_QUERY => 4 + body[4..].iter().position(|byte| *byte == 0).expect("a name") + 1 + 8,
+                other => panic!("no driver asks by {other}"),
+            };
+            let end =
+                from + u32::from_le_bytes(body[from..from + 4].try_into().expect("four bytes")) as usize;
+            let asked = RawDocumentBuf::from_bytes(body[from..end].to_vec()).expect("a document");
+            let asked = Document::try_from(&*asked).expect("a document");
+            let answer = RawDocumentBuf::try_from(self.answer(&asked)).expect("a document").into_bytes();
+            let (code, before): (i32, Vec<u8>) = match code {
+                OP_MSG => (OP_MSG, vec![0; 5]),
+                _ => (OP_REPLY, [&[0; 16][..], &1_i32.to_le_bytes()].concat()),
+            };
+            let length = i32::try_from(HEADER + before.len() + answer.len()).expect("short");
+            let header = [length, 1, id, code].map(i32::to_le_bytes).concat();
+            if stream.write_all(&[header, before, answer].concat()).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn answer(&self, asked: &Document) -> Document {
+        let (command, of) = asked.iter().next().expect("a command");
+        let database = asked.get_str("$db").unwrap_or("admin");
+        let cursor = |documents: Vec<Document>| {
+            doc! { "cursor": { "id": 0_i64, "ns": format!("{database}.x"), "firstBatch": documents }, "ok": 1 }
+        };
+        match command.to_lowercase().as_str() {
+            "hello" | "ismaster" => {
+                let me = format!("127.0.0.1:{}", self.port);
+                doc! {
+                    "ismaster": true, "isWritablePrimary": true, "helloOk": true, "setName": "rs0", "setVersion": 1,
+                    "hosts": [&me], "me": &me, "primary": &me, "minWireVersion": 0, "maxWireVersion": 21,
+                    "logicalSessionTimeoutMinutes": 30, "maxBsonObjectSize": 16 << 20,
+                    "maxMessageSizeBytes": 48_000_000, "maxWriteBatchSize": 100_000, "ok": 1,
+                }
+            }
+            "buildinfo" => doc! { "version": "7.0.0", "ok": 1 },
+            "listdatabases" => doc! { "databases": [{ "name": "shop" }], "ok": 1 },
+            "listcollections" if database == "shop" => cursor(
+                ["a", "b"].map(|name| doc! { "name": name, "type": "collection", "options": {} }).to_vec(),
+            ),
+            "listcollections" => cursor(Vec::new()),
+            "listindexes" => cursor(vec![doc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" }]),
+            "find" => {
+                self.finds.lock().expect("nobody panics with it").push(asked.clone());
+                let is_fixed = asked
+                    .get_document("readConcern")
+                    .is_ok_and(|of| of.get_str("level").is_ok_and(|level| level == "snapshot"));
+                let refused = self.refused.lock().expect("nobody panics with it");
+                match refused.get(of.as_str().unwrap_or_default()) {
+                    Some(code) if is_fixed || *code != TOO_OLD => {
+                        return doc! { "ok": 0, "code": code, "codeName": "Scripted", "errmsg": "as scripted" };
+                    }
+                    _ => {}
+                }
+                let mut answer = cursor(vec![doc! { "_id": 1, "of": of }]);
+                if is_fixed {
+                    let instant = Timestamp { time: 7, increment: 3 };
+                    answer.get_document_mut("cursor").expect("a cursor").insert("atClusterTime", instant);
+                }
+                answer
+            }
+            "endsessions" | "ping" | "killcursors" => doc! { "ok": 1 },
+            other => {
+                doc! { "ok": 0, "code": 59, "codeName": "CommandNotFound", "errmsg": format!("no {other}") }
+            }
+        }
+    }
+}
