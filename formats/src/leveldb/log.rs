@@ -1,0 +1,114 @@
+//! The log of LevelDB, of which both its write-ahead log and its MANIFEST are made: blocks of 32 KiB, in them
+//! chunks with a checksum each, of which a record is put together.
+
+use super::masked;
+
+const BLOCK: usize = 32 << 10;
+const HEADER: usize = 7;
+/// A longer record is no longer put together.
+const MAX_RECORD: usize = 16 << 20;
+
+/// Reads a log as it goes by.
+#[derive(Debug, Default)]
+pub struct Log {
+    block: Vec<u8>,
+    /// Where `block` begins.
+    at: u64,
+    record: Vec<u8>,
+    is_within_record: bool,
+    damage: Option<Damage>,
+}
+
+/// Where a log can be read no further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Damage {
+    /// A chunk has other bytes than were written, or has no place where it is.
+    Chunk(u64),
+    /// The end of the last record was never written, as after a crash.
+    CutOff,
+    /// A record is longer than any that is looked at.
+    TooLong(u64),
+}
+
+impl Log {
+    /// The next bytes; each record that they complete is given to `take`. False once there is damage.
+    pub fn bytes(&mut self, mut bytes: &[u8], take: &mut impl FnMut(&[u8])) -> bool {
+        while !bytes.is_empty() && self.damage.is_none() {
+            let now = bytes.len().min(BLOCK - self.block.len());
+            self.block.extend_from_slice(&bytes[..now]);
+            bytes = &bytes[now..];
+            if self.block.len() == BLOCK {
+                self.chunks(false, take);
+            }
+        }
+        self.damage.is_none()
+    }
+
+    /// The log has ended.
+    pub fn end(mut self, take: &mut impl FnMut(&[u8])) -> Option<Damage> {
+        if self.damage.is_none() {
+            self.chunks(true, take);
+        }
+        self.damage.or(self.is_within_record.then_some(Damage::CutOff))
+    }
+
+    fn chunks(&mut self, is_last: bool, take: &mut impl FnMut(&[u8])) {
+        let block = std::mem::take(&mut self.block);
+        let mut rest = block.as_slice();
+        while let Some((header, after)) = rest.split_first_chunk::<HEADER>() {
+            let at = self.at + (block.len() - rest.len()) as u64;
+            let [c0, c1, c2, c3, l0, l1, kind] = *header;
+            let length = usize::from(u16::from_le_bytes([l0, l1]));
+            if kind == 0 && length == 0 {
+                // Room that was made before it was written; a record in the midst of it would be lost.
+                if !after.iter().all(|byte| *byte == 0) {
+                    self.damage = Some(Damage::Chunk(at));
+                    return;
+                }
+                rest = &[];
+                break;
+            }
+            let Some((payload, next)) = after.split_at_checked(length) else {
+                self.damage = Some(if is_last { Damage::CutOff } else { Damage::Chunk(at) });
+                return;
+            };
+            let summed = &rest[HEADER - 1..HEADER + length];
+            if u32::from_le_bytes([c0, c1, c2, c3]) != masked(summed) || !self.chunk(kind, payload, at, take)
+            {
+                self.damage.get_or_insert(Damage::Chunk(at));
+                return;
+            }
+            rest = next;
+        }
+        if rest.iter().any(|byte| *byte != 0) {
+            let at = self.at + (block.len() - rest.len()) as u64;
+            self.damage = Some(if is_last { Damage::CutOff } else { Damage::Chunk(at) });
+        }
+        self.at += block.len() as u64;
+    }
+
+    /// False if the chunk has no place after the one before it.
+    fn chunk(&mut self, kind: u8, payload: &[u8], at: u64, take: &mut impl FnMut(&[u8])) -> bool {
+        let (begins, ends) = match kind {
+            1 => (true, true),
+            2 => (true, false),
+            3 => (false, false),
+            4 => (false, true),
+            _ => return false,
+        };
+        if begins == self.is_within_record {
+            return false;
+        }
+        if self.record.len() + payload.len() > MAX_RECORD {
+            self.damage = Some(Damage::TooLong(at));
+            return false;
+        }
+        self.record.extend_from_slice(payload);
+        self.is_within_record = !ends;
+        if ends {
+            take(&self.record);
+            self.record.clear();
+        }
+        true
+    }
+}

@@ -1,0 +1,288 @@
+//! LevelDB: a folder opens whole. Its tables, its MANIFEST and its logs match their checksums, `CURRENT`
+//! names a MANIFEST that is there, and so is each table that the MANIFEST lists, with the length it lists.
+//!
+//! That is what a copy made while the engine ran can get wrong without a word: an engine that repairs such
+//! a folder by itself drops what is missing. Tables of Pebble and RocksDB are left alone.
+
+mod log;
+mod manifest;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use repository::check::{CheckedFile, ContentCheck, Finding, Severity};
+
+use log::{Damage, Log};
+use manifest::{Manifest, Refused};
+
+/// A longer table is not held to be checked; an engine's own limit is far lower.
+const MAX_TABLE: u64 = 16 << 20;
+/// What may be remembered of all folders together, in bytes.
+const MAX_REMEMBERED: usize = 16 << 20;
+/// What one remembered file or entry of a list takes, about.
+const ENTRY: usize = 48;
+/// Tables of one folder that are named one by one.
+const MAX_NAMED: usize = 20;
+/// `CURRENT` holds one name.
+const MAX_CURRENT: usize = 256;
+
+/// Looks into the LevelDB folders of an archive.
+#[derive(Debug, Default)]
+pub struct LeveldbCheck {
+    path: Vec<u8>,
+    reading: Option<Reading>,
+    /// Each by its path, with a slash at its end.
+    folders: BTreeMap<Vec<u8>, Folder>,
+    remembered: usize,
+}
+
+#[derive(Debug)]
+enum Reading {
+    Table { length: usize, table: Vec<u8> },
+    Log(Log),
+    Manifest { number: u64, log: Log, edits: u64, manifest: Manifest },
+    Current(Vec<u8>),
+}
+
+#[derive(Debug, Default)]
+struct Folder {
+    current: Option<Vec<u8>>,
+    manifests: BTreeMap<u64, Manifest>,
+    /// The length of each table that is there.
+    tables: BTreeMap<u64, u64>,
+    /// The logs that are there.
+    logs: BTreeSet<u64>,
+}
+
+impl ContentCheck for LeveldbCheck {
+    fn file(&mut self, file: CheckedFile<'_>) -> bool {
+        self.reading = None;
+        let (folder, name) = split(file.path);
+        let Some(named) = Named::of(name) else { return false };
+        let is_new = !self.folders.contains_key(folder);
+        self.remembered += ENTRY + if is_new { size_of::<Folder>() + folder.len() } else { 0 };
+        if self.is_too_much() {
+            return false;
+        }
+        self.path = file.path.to_vec();
+        let folder = self.folders.entry(folder.to_vec()).or_default();
+        self.reading = match named {
+            Named::Table(number) => {
+                folder.tables.insert(number, file.length);
+                let length = usize::try_from(file.length).ok().filter(|_| file.length <= MAX_TABLE);
+                let length = length.filter(|_| !file.is_proven);
+                length.map(|length| Reading::Table { length, table: Vec::with_capacity(length) })
+            }
+            Named::Log(number) => {
+                folder.logs.insert(number);
+                (!file.is_proven).then(|| Reading::Log(Log::default()))
+            }
+            Named::Manifest(number) => {
+                let manifest = Manifest::default();
+                Some(Reading::Manifest { number, log: Log::default(), edits: 0, manifest })
+            }
+            Named::Current => Some(Reading::Current(Vec::new())),
+        };
+        self.reading.is_some()
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) -> bool {
+        match &mut self.reading {
+            None => false,
+            Some(Reading::Table { length, table }) => {
+                table.extend_from_slice(&bytes[..bytes.len().min(*length - table.len())]);
+                true
+            }
+            Some(Reading::Log(log)) => log.bytes(bytes, &mut |_| ()),
+            Some(Reading::Manifest { log, edits, manifest, .. }) => log.bytes(bytes, &mut |record| {
+                *edits += 1;
+                manifest.edit(record);
+            }),
+            Some(Reading::Current(name)) => {
+                name.extend_from_slice(&bytes[..bytes.len().min(MAX_CURRENT)]);
+                name.len() <= MAX_CURRENT
+            }
+        }
+    }
+
+    fn file_end(&mut self) -> Vec<Finding> {
+        let (folder, _) = split(&self.path);
+        let Some(folder) = self.folders.get_mut(folder) else { return Vec::new() };
+        let judged = match self.reading.take() {
+            None => None,
+            Some(Reading::Table { table, .. }) => table::judge(&table).map(|what| (Severity::Broken, what)),
+            Some(Reading::Log(log)) => log.end(&mut |_| ()).and_then(|damage| match damage {
+                // The engine drops what it had not finished to write.
+                Damage::CutOff | Damage::TooLong(_) => None,
+                Damage::Chunk(at) => {
+                    Some((Severity::Broken, format!("its record at byte {at} does not match its checksum")))
+                }
+            }),
+            Some(Reading::Manifest { number, log, mut edits, mut manifest }) => {
+                let damage = log.end(&mut |record| {
+                    edits += 1;
+                    manifest.edit(record);
+                });
+                let judged = match (damage, manifest.refused) {
+                    (Some(Damage::Chunk(at)), _) => {
+                        let what = format!("its edit at byte {at} does not match its checksum");
+                        Some((Severity::Broken, what))
+                    }
+                    (Some(Damage::TooLong(at)), _) => {
+                        Some((Severity::Told, format!("its edit at byte {at} is too long to be checked")))
+                    }
+                    (Some(Damage::CutOff), _) => {
+                        Some((Severity::Told, "its last edit is cut off, and does not count".to_owned()))
+                    }
+                    (None, Some(Refused::TooMany)) => {
+                        Some((Severity::Told, "it lists too many tables to be checked".to_owned()))
+                    }
+                    (None, None | Some(Refused::Foreign | Refused::Damaged)) if edits > 0 => None,
+                    (None, _) => Some((Severity::Broken, "it lists nothing".to_owned())),
+                };
+                if matches!(damage, Some(Damage::Chunk(_) | Damage::TooLong(_))) {
+                    manifest.refused = Some(Refused::Damaged);
+                }
+                self.remembered += manifest.tables.len() * ENTRY;
+                folder.manifests.insert(number, manifest);
+                judged
+            }
+            Some(Reading::Current(name)) => {
+                folder.current = Some(name);
+                None
+            }
+        };
+        judged
+            .map(|(severity, what)| Finding { path: self.path.clone(), what, severity })
+            .into_iter()
+            .collect()
+    }
+
+    fn end(&mut self) -> Vec<Finding> {
+        // Beyond this it is not known of every file whether it is there.
+        if self.is_too_much() {
+            let what = "it has too many tables of LevelDB to compare them with their lists".to_owned();
+            return vec![Finding { path: Vec::new(), what, severity: Severity::Told }];
+        }
+        std::mem::take(&mut self.folders).iter().flat_map(|(path, folder)| folder.judge(path)).collect()
+    }
+}
+
+impl LeveldbCheck {
+    fn is_too_much(&self) -> bool {
+        self.remembered > MAX_REMEMBERED
+    }
+}
+
+impl Folder {
+    fn judge(&self, folder: &[u8]) -> Vec<Finding> {
+        let broken = |name: &str, what: String| Finding {
+            path: [folder, name.as_bytes()].concat(),
+            what,
+            severity: Severity::Broken,
+        };
+        let Some(current) = &self.current else {
+            // Pebble of today has no `CURRENT`; a MANIFEST that LevelDB could have written wants one.
+            return match self.manifests.iter().next_back() {
+                Some((number, Manifest { refused: None, .. })) => {
+                    vec![broken(
+                        &manifest_name(*number),
+                        "CURRENT, which names it, is not in the backup".to_owned(),
+                    )]
+                }
+                _ => Vec::new(),
+            };
+        };
+        let named = current.strip_suffix(b"\n").and_then(|name| match Named::of(name) {
+            Some(Named::Manifest(number)) => Some(number),
+            _ => None,
+        });
+        let Some(number) = named else {
+            return vec![broken("CURRENT", "it names no MANIFEST".to_owned())];
+        };
+        let name = manifest_name(number);
+        let Some(manifest) = self.manifests.get(&number) else {
+            return vec![broken("CURRENT", format!("it names {name}, which is not in the backup"))];
+        };
+        if manifest.refused.is_some() {
+            return Vec::new();
+        }
+        let wrong = manifest.tables.iter().filter_map(|(table, length)| match self.tables.get(table) {
+            None => Some(format!("its table {table:06} is not in the backup")),
+            Some(is) if is != length => {
+                Some(format!("its table {table:06} has {is} bytes instead of {length}"))
+            }
+            Some(_) => None,
+        });
+        let log = Some(manifest.log).filter(|log| *log > 0 && !self.logs.contains(log));
+        let log =
+            log.map(|log| format!("its log {log:06}, with what was written last, is not in the backup"));
+        let mut all: Vec<_> = log.into_iter().chain(wrong).map(|what| broken(&name, what)).collect();
+        let more = all.len().saturating_sub(MAX_NAMED);
+        if more > 0 {
+            all.truncate(MAX_NAMED);
+            all.push(broken(&name, format!("{more} more of its files are missing or have other lengths")));
+        }
+        all
+    }
+}
+
+enum Named {
+    Table(u64),
+    Log(u64),
+    Manifest(u64),
+    Current,
+}
+
+impl Named {
+    fn of(name: &[u8]) -> Option<Self> {
+        let name = std::str::from_utf8(name).ok()?;
+        if name == "CURRENT" {
+            return Some(Self::Current);
+        }
+        if let Some(number) = name.strip_prefix("MANIFEST-") {
+            return digits(number).map(Self::Manifest);
+        }
+        let (number, kind) = name.split_once('.')?;
+        let number = digits(number)?;
+        match kind {
+            "ldb" | "sst" => Some(Self::Table(number)),
+            "log" => Some(Self::Log(number)),
+            _ => None,
+        }
+    }
+}
+
+fn digits(number: &str) -> Option<u64> {
+    number.bytes().all(|byte| byte.is_ascii_digit()).then(|| number.parse().ok())?
+}
+
+fn manifest_name(number: u64) -> String {
+    format!("MANIFEST-{number:06}")
+}
+
+/// The folder with its last slash, and the name.
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    path.split_at(path.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1))
+}
+
+/// The checksum as LevelDB writes it: turned, so that a sum of sums stays one.
+fn masked(bytes: &[u8]) -> u32 {
+    let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32;
+    sum.rotate_right(15).wrapping_add(0xa282_ead8)
+}
+
+fn varint(rest: &mut &[u8]) -> Option<u64> {
+    let mut value = 0_u64;
+    for shift in (0..64).step_by(7) {
+        let (byte, after) = rest.split_first()?;
+        *rest = after;
+        value |= u64::from(byte & 0x7f).checked_shl(shift)?;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
