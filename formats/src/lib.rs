@@ -7,6 +7,7 @@
 //! runs, loads or follows what it reads; what it says names files, lines and offsets, and no content.
 
 pub mod configs;
+pub mod leveldb;
 pub mod models;
 pub mod mongodb;
 

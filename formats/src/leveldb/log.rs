@@ -10,7 +10,7 @@ const MAX_RECORD: usize = 16 << 20;
 
 /// Reads a log as it goes by.
 #[derive(Debug, Default)]
-pub struct Log {
+pub(super) struct Log {
     block: Vec<u8>,
     /// Where `block` begins.
     at: u64,
@@ -21,7 +21,7 @@ pub struct Log {
 
 /// Where a log can be read no further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Damage {
+pub(super) enum Damage {
     /// A chunk has other bytes than were written, or has no place where it is.
     Chunk(u64),
     /// The end of the last record was never written, as after a crash.
@@ -32,7 +32,7 @@ pub enum Damage {
 
 impl Log {
     /// The next bytes; each record that they complete is given to `take`. False once there is damage.
-    pub fn bytes(&mut self, mut bytes: &[u8], take: &mut impl FnMut(&[u8])) -> bool {
+    pub(super) fn bytes(&mut self, mut bytes: &[u8], take: &mut impl FnMut(&[u8])) -> bool {
         while !bytes.is_empty() && self.damage.is_none() {
             let now = bytes.len().min(BLOCK - self.block.len());
             self.block.extend_from_slice(&bytes[..now]);
@@ -45,7 +45,7 @@ impl Log {
     }
 
     /// The log has ended.
-    pub fn end(mut self, take: &mut impl FnMut(&[u8])) -> Option<Damage> {
+    pub(super) fn end(mut self, take: &mut impl FnMut(&[u8])) -> Option<Damage> {
         if self.damage.is_none() {
             self.chunks(true, take);
         }

@@ -9,18 +9,18 @@ const MAX_TABLES: usize = 200_000;
 
 /// What the edits so far come to.
 #[derive(Debug, Default)]
-pub struct Manifest {
+pub(super) struct Manifest {
     /// The length of each table in use, by its number.
-    pub tables: BTreeMap<u64, u64>,
+    pub(super) tables: BTreeMap<u64, u64>,
     /// Logs with lower numbers are done with.
-    pub log: u64,
+    pub(super) log: u64,
     /// Why it is not judged.
-    pub refused: Option<Refused>,
+    pub(super) refused: Option<Refused>,
 }
 
 /// Why the edits cannot be followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refused {
+pub(super) enum Refused {
     /// An edit says what no LevelDB says: another engine wrote it.
     Foreign,
     /// An edit is damaged: those after it are not known.
@@ -31,7 +31,7 @@ pub enum Refused {
 
 impl Manifest {
     /// The next edit.
-    pub fn edit(&mut self, record: &[u8]) {
+    pub(super) fn edit(&mut self, record: &[u8]) {
         if self.refused.is_none() && self.apply(record).is_none() {
             self.refused = Some(Refused::Foreign);
         }

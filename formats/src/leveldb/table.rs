@@ -15,7 +15,7 @@ const FOREIGN: [[u8; 8]; 2] =
 const MAX_INDEX: usize = 4 << 20;
 
 /// What is wrong with the whole of a table; none if nothing is, or if it is of another engine.
-pub fn judge(table: &[u8]) -> Option<String> {
+pub(super) fn judge(table: &[u8]) -> Option<String> {
     if FOREIGN.iter().any(|magic| table.ends_with(magic)) {
         return None;
     }
