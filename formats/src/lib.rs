@@ -18,6 +18,7 @@ pub fn check_of(subject: &Subject<'_>) -> Option<Box<dyn ContentCheck>> {
     match (subject.kind, subject.component) {
         ("configs", _) => Some(Box::new(configs::ConfigsCheck::new(subject.now))),
         ("mongodb", _) => Some(Box::new(mongodb::MongoCheck::default())),
+        ("blockchain", _) => Some(Box::new(leveldb::LeveldbCheck::default())),
         ("files", "models") => Some(Box::new(models::ModelsCheck::default())),
         _ => None,
     }

@@ -28,6 +28,9 @@ pub(super) enum Damage {
     CutOff,
     /// A record is longer than any that is looked at.
     TooLong(u64),
+    /// Another engine uses the file again and again: what follows the last record is an older one, and nothing
+    /// tells it from damage.
+    Reused,
 }
 
 impl Log {
@@ -67,6 +70,10 @@ impl Log {
                 }
                 rest = &[];
                 break;
+            }
+            if let 5..=8 = kind {
+                self.damage = Some(Damage::Reused);
+                return;
             }
             let Some((payload, next)) = after.split_at_checked(length) else {
                 self.damage = Some(if is_last { Damage::CutOff } else { Damage::Chunk(at) });

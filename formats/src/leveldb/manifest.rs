@@ -12,6 +12,8 @@ const MAX_TABLES: usize = 200_000;
 pub(super) struct Manifest {
     /// The length of each table in use, by its number.
     pub(super) tables: BTreeMap<u64, u64>,
+    /// The same of those that others are a part of: Pebble's virtual tables lie in them.
+    pub(super) backings: BTreeMap<u64, u64>,
     /// Logs with lower numbers are done with.
     pub(super) log: u64,
     /// Why it is not judged.
@@ -21,7 +23,7 @@ pub(super) struct Manifest {
 /// Why the edits cannot be followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refused {
-    /// An edit says what no LevelDB says: another engine wrote it.
+    /// An edit says what neither LevelDB nor Pebble says: another engine wrote it.
     Foreign,
     /// An edit is damaged: those after it are not known.
     Damaged,
@@ -35,8 +37,8 @@ impl Manifest {
         if self.refused.is_none() && self.apply(record).is_none() {
             self.refused = Some(Refused::Foreign);
         }
-        if self.tables.len() > MAX_TABLES {
-            self.tables.clear();
+        if self.tables.len() + self.backings.len() > MAX_TABLES {
+            (self.tables, self.backings) = Default::default();
             self.refused = Some(Refused::TooMany);
         }
     }
@@ -59,19 +61,62 @@ impl Manifest {
                     varint(&mut rest)?;
                     self.tables.remove(&varint(&mut rest)?);
                 }
-                7 => {
-                    varint(&mut rest)?;
-                    let (table, length) = (varint(&mut rest)?, varint(&mut rest)?);
-                    skip(&mut rest)?;
-                    skip(&mut rest)?;
-                    self.tables.insert(table, length);
+                tag @ (7 | 100 | 102 | 103 | 104) => self.new_table(tag, &mut rest)?,
+                105 => {
+                    let table = varint(&mut rest)?;
+                    self.backings.insert(table, varint(&mut rest)?);
                 }
+                106 => drop(self.backings.remove(&varint(&mut rest)?)),
                 _ => return None,
             }
         }
         Some(())
     }
+
+    /// A table: by the 7 of LevelDB, or as Pebble and RocksDB have it, with numbers of writes and more.
+    fn new_table(&mut self, tag: u64, rest: &mut &[u8]) -> Option<()> {
+        varint(rest)?;
+        let table = varint(rest)?;
+        if tag == 102 {
+            varint(rest)?;
+        }
+        let length = varint(rest)?;
+        // The smallest and the largest key; of ranges, too, where there are some.
+        let mut keys = 2;
+        if tag == 104 {
+            let (bounds, after) = rest.split_first()?;
+            *rest = after;
+            keys = if bounds & HAS_POINT_KEYS == 0 { 2 } else { 4 };
+        }
+        for _ in 0..keys {
+            skip(rest)?;
+        }
+        if tag != 7 {
+            varint(rest)?;
+            varint(rest)?;
+        }
+        let mut is_virtual = false;
+        while tag >= 103 {
+            match varint(rest)? {
+                1 => break,
+                VIRTUAL => {
+                    is_virtual = true;
+                    varint(rest)?;
+                }
+                _ => skip(rest)?,
+            }
+        }
+        if !is_virtual {
+            self.tables.insert(table, length);
+        }
+        Some(())
+    }
 }
+
+/// In a table's entry: it lies in another one.
+const VIRTUAL: u64 = 66;
+/// In the bounds of a table with keys of ranges.
+const HAS_POINT_KEYS: u8 = 1;
 
 fn skip(rest: &mut &[u8]) -> Option<()> {
     let length = usize::try_from(varint(rest)?).ok()?;

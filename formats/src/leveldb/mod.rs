@@ -1,8 +1,10 @@
-//! LevelDB: a folder opens whole. Its tables, its MANIFEST and its logs match their checksums, `CURRENT`
-//! names a MANIFEST that is there, and so is each table that the MANIFEST lists, with the length it lists.
+//! LevelDB and Pebble: a folder opens whole. Its tables, its MANIFEST and its logs match their checksums,
+//! `CURRENT` or a marker names a MANIFEST that is there, and so is each table that the MANIFEST lists, with
+//! the length it lists.
 //!
 //! That is what a copy made while the engine ran can get wrong without a word: an engine that repairs such
-//! a folder by itself drops what is missing. Tables of Pebble and RocksDB are left alone.
+//! a folder by itself drops what is missing. Logs that an engine uses again are left alone: what an earlier
+//! use left in them looks like damage.
 
 mod log;
 mod manifest;
@@ -49,6 +51,8 @@ enum Reading {
 #[derive(Debug, Default)]
 struct Folder {
     current: Option<Vec<u8>>,
+    /// The latest of Pebble's markers, and the MANIFEST that it names.
+    marker: Option<(u64, u64)>,
     manifests: BTreeMap<u64, Manifest>,
     /// The length of each table that is there.
     tables: BTreeMap<u64, u64>,
@@ -84,6 +88,10 @@ impl ContentCheck for LeveldbCheck {
                 Some(Reading::Manifest { number, log: Log::default(), edits: 0, manifest })
             }
             Named::Current => Some(Reading::Current(Vec::new())),
+            Named::Marker(marker) => {
+                folder.marker = folder.marker.max(Some(marker));
+                None
+            }
         };
         self.reading.is_some()
     }
@@ -115,7 +123,7 @@ impl ContentCheck for LeveldbCheck {
             Some(Reading::Table { table, .. }) => table::judge(&table).map(|what| (Severity::Broken, what)),
             Some(Reading::Log(log)) => log.end(&mut |_| ()).and_then(|damage| match damage {
                 // The engine drops what it had not finished to write.
-                Damage::CutOff | Damage::TooLong(_) => None,
+                Damage::CutOff | Damage::TooLong(_) | Damage::Reused => None,
                 Damage::Chunk(at) => {
                     Some((Severity::Broken, format!("its record at byte {at} does not match its checksum")))
                 }
@@ -136,16 +144,19 @@ impl ContentCheck for LeveldbCheck {
                     (Some(Damage::CutOff), _) => {
                         Some((Severity::Told, "its last edit is cut off, and does not count".to_owned()))
                     }
+                    (Some(Damage::Reused), _) => {
+                        Some((Severity::Told, "it is not checked: another engine wrote it".to_owned()))
+                    }
                     (None, Some(Refused::TooMany)) => {
                         Some((Severity::Told, "it lists too many tables to be checked".to_owned()))
                     }
                     (None, None | Some(Refused::Foreign | Refused::Damaged)) if edits > 0 => None,
                     (None, _) => Some((Severity::Broken, "it lists nothing".to_owned())),
                 };
-                if matches!(damage, Some(Damage::Chunk(_) | Damage::TooLong(_))) {
+                if matches!(damage, Some(Damage::Chunk(_) | Damage::TooLong(_) | Damage::Reused)) {
                     manifest.refused = Some(Refused::Damaged);
                 }
-                self.remembered += manifest.tables.len() * ENTRY;
+                self.remembered += (manifest.tables.len() + manifest.backings.len()) * ENTRY;
                 folder.manifests.insert(number, manifest);
                 judged
             }
@@ -183,33 +194,33 @@ impl Folder {
             what,
             severity: Severity::Broken,
         };
-        let Some(current) = &self.current else {
-            // Pebble of today has no `CURRENT`; a MANIFEST that LevelDB could have written wants one.
-            return match self.manifests.iter().next_back() {
-                Some((number, Manifest { refused: None, .. })) => {
-                    vec![broken(
-                        &manifest_name(*number),
-                        "CURRENT, which names it, is not in the backup".to_owned(),
-                    )]
-                }
-                _ => Vec::new(),
-            };
+        let (named_by, number) = match (self.marker, &self.current) {
+            (Some((_, number)), _) => ("its marker", Some(number)),
+            (None, Some(current)) => ("CURRENT", named_in(current)),
+            // A MANIFEST that cannot be followed may be of an engine that names it in another way.
+            (None, None) => {
+                let last = self.manifests.iter().next_back();
+                let last = last.filter(|(_, manifest)| manifest.refused.is_none());
+                let what = || "CURRENT, which names it, is not in the backup".to_owned();
+                return last.map(|(number, _)| broken(&manifest_name(*number), what())).into_iter().collect();
+            }
         };
-        let named = current.strip_suffix(b"\n").and_then(|name| match Named::of(name) {
-            Some(Named::Manifest(number)) => Some(number),
-            _ => None,
-        });
-        let Some(number) = named else {
+        let Some(number) = number else {
             return vec![broken("CURRENT", "it names no MANIFEST".to_owned())];
         };
         let name = manifest_name(number);
         let Some(manifest) = self.manifests.get(&number) else {
-            return vec![broken("CURRENT", format!("it names {name}, which is not in the backup"))];
+            return match named_by {
+                "CURRENT" => {
+                    vec![broken("CURRENT", format!("it names {name}, which is not in the backup"))]
+                }
+                _ => vec![broken(&name, format!("{named_by} names it, and it is not in the backup"))],
+            };
         };
         if manifest.refused.is_some() {
             return Vec::new();
         }
-        let wrong = manifest.tables.iter().filter_map(|(table, length)| match self.tables.get(table) {
+        let wrong = manifest.tables.iter().chain(&manifest.backings).filter_map(|(table, length)| match self.tables.get(table) {
             None => Some(format!("its table {table:06} is not in the backup")),
             Some(is) if is != length => {
                 Some(format!("its table {table:06} has {is} bytes instead of {length}"))
@@ -234,6 +245,8 @@ enum Named {
     Log(u64),
     Manifest(u64),
     Current,
+    /// How late it is, and the MANIFEST that it names.
+    Marker((u64, u64)),
 }
 
 impl Named {
@@ -244,6 +257,10 @@ impl Named {
         }
         if let Some(number) = name.strip_prefix("MANIFEST-") {
             return digits(number).map(Self::Manifest);
+        }
+        if let Some(marker) = name.strip_prefix("marker.manifest.") {
+            let (place, number) = marker.split_once(".MANIFEST-")?;
+            return Some(Self::Marker((digits(place)?, digits(number)?)));
         }
         let (number, kind) = name.split_once('.')?;
         let number = digits(number)?;
@@ -257,6 +274,14 @@ impl Named {
 
 fn digits(number: &str) -> Option<u64> {
     number.bytes().all(|byte| byte.is_ascii_digit()).then(|| number.parse().ok())?
+}
+
+/// The MANIFEST that a `CURRENT` names.
+fn named_in(current: &[u8]) -> Option<u64> {
+    match Named::of(current.strip_suffix(b"\n")?) {
+        Some(Named::Manifest(number)) => Some(number),
+        _ => None,
+    }
 }
 
 fn manifest_name(number: u64) -> String {

@@ -8,18 +8,44 @@ use super::{masked, varint};
 const TRAILER: usize = 5;
 const FOOTER: usize = 48;
 const MAGIC: [u8; 8] = 0xdb47_7524_8b80_fb57_u64.to_le_bytes();
-/// Tables of Pebble and RocksDB, which are not read here.
-const FOREIGN: [[u8; 8]; 2] =
+/// The end of a table as RocksDB has made it and Pebble writes it, and of one that Pebble alone knows.
+const ROCKS: [[u8; 8]; 2] =
     [0x88e2_41b7_85f4_cff7_u64.to_le_bytes(), [0xf0, 0x9f, 0xaa, 0xb3, 0xf0, 0x9f, 0xaa, 0xb3]];
+/// It begins with the kind of its checksums, of which this is the one that is known here.
+const ROCKS_FOOTER: usize = 53;
+const CRC32C: u8 = 1;
 /// What an index may unpack to.
 const MAX_INDEX: usize = 4 << 20;
 
-/// What is wrong with the whole of a table; none if nothing is, or if it is of another engine.
+/// What is wrong with the whole of a table; none if nothing is, or if its checksums are of another kind.
 pub(super) fn judge(table: &[u8]) -> Option<String> {
-    if FOREIGN.iter().any(|magic| table.ends_with(magic)) {
-        return None;
+    match ROCKS.iter().any(|magic| table.ends_with(magic)) {
+        true => rocks(table).err(),
+        false => whole(table).err(),
     }
-    whole(table).err()
+}
+
+/// A table of Pebble or RocksDB. Its index may be one of indexes, which are then what is checked.
+fn rocks(table: &[u8]) -> Result<(), String> {
+    let blocks_end = table.len().checked_sub(ROCKS_FOOTER).ok_or("it is shorter than the end of a table")?;
+    let (body, footer) = table.split_at(blocks_end);
+    if footer[0] != CRC32C {
+        return Ok(());
+    }
+    let mut rest = &footer[1..];
+    let (meta, index) = handle(&mut rest).zip(handle(&mut rest)).ok_or("its end names no index")?;
+    for (place, what) in [(meta, "list of filters"), (index, "index")] {
+        match block(body, place, what)? {
+            // Packed by something else than Snappy, or longer than is looked at.
+            (_, 2..) => {}
+            _ => {
+                for place in handles(body, place, what)? {
+                    block(body, place, "block")?;
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 fn whole(table: &[u8]) -> Result<(), String> {
