@@ -6,6 +6,7 @@
 //! Must stay true: whatever the bytes are, a check ends, without a panic, within a fixed memory; it never
 //! runs, loads or follows what it reads; what it says names files, lines and offsets, and no content.
 
+pub mod chains;
 pub mod configs;
 pub mod leveldb;
 pub mod models;
@@ -19,6 +20,7 @@ pub fn check_of(subject: &Subject<'_>) -> Option<Box<dyn ContentCheck>> {
         ("configs", _) => Some(Box::new(configs::ConfigsCheck::new(subject.now))),
         ("mongodb", _) => Some(Box::new(mongodb::MongoCheck::default())),
         ("blockchain", _) => Some(Box::new(leveldb::LeveldbCheck::default())),
+        ("blockchain", _) => Some(Box::new(chains::ChainsCheck::default())),
         ("files", "models") => Some(Box::new(models::ModelsCheck::default())),
         _ => None,
     }

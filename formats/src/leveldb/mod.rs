@@ -30,6 +30,31 @@ const MAX_NAMED: usize = 20;
 /// `CURRENT` holds one name.
 const MAX_CURRENT: usize = 256;
 
+/// What a MANIFEST comes to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Listed {
+    /// The length of each table in use, by its number.
+    Tables(BTreeMap<u64, u64>),
+    /// Its last edit was not written to its end, or one is damaged.
+    CutOff,
+    /// Another engine wrote it, or it has too many tables: it is not followed.
+    Unknown,
+}
+
+/// Follows a whole MANIFEST.
+pub fn listed(bytes: &[u8]) -> Listed {
+    let (mut log, mut manifest) = (Log::default(), Manifest::default());
+    log.bytes(bytes, &mut |record| manifest.edit(record));
+    match (log.end(&mut |record| manifest.edit(record)), manifest.refused) {
+        (Some(Damage::CutOff | Damage::Chunk(_)), _) => Listed::CutOff,
+        (Some(Damage::TooLong(_) | Damage::Reused), _) | (None, Some(_)) => Listed::Unknown,
+        (None, None) => {
+            manifest.tables.append(&mut manifest.backings);
+            Listed::Tables(manifest.tables)
+        }
+    }
+}
+
 /// Looks into the LevelDB folders of an archive.
 #[derive(Debug, Default)]
 pub struct LeveldbCheck {
@@ -220,7 +245,10 @@ impl Folder {
         if manifest.refused.is_some() {
             return Vec::new();
         }
-        let wrong = manifest.tables.iter().chain(&manifest.backings).filter_map(|(table, length)| match self.tables.get(table) {
+        let wrong = manifest.tables.iter().chain(&manifest.backings).filter_map(|(table, length)| match self
+            .tables
+            .get(table)
+        {
             None => Some(format!("its table {table:06} is not in the backup")),
             Some(is) if is != length => {
                 Some(format!("its table {table:06} has {is} bytes instead of {length}"))

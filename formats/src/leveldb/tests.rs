@@ -1,11 +1,16 @@
-//! On a folder that goleveldb has written: 400 keys, four tables, two logs, and then it was killed.
+//! On a folder that goleveldb has written (400 keys, four tables, two logs, and then it was killed), and on
+//! one that Pebble has (the same, its logs cut off).
 
 use super::*;
 
 type Files = BTreeMap<String, Vec<u8>>;
 
 fn written() -> Files {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/leveldb");
+    written_by("leveldb")
+}
+
+fn written_by(engine: &str) -> Files {
+    let folder = format!("{}/tests/{engine}", env!("CARGO_MANIFEST_DIR"));
     let files = std::fs::read_dir(folder).unwrap().map(|file| {
         let file = file.unwrap();
         (format!("db/{}", file.file_name().into_string().unwrap()), std::fs::read(file.path()).unwrap())
@@ -113,6 +118,49 @@ fn a_list_without_its_last_edit_is_told_and_one_of_another_engine_left_alone() {
     let mut list = Manifest::default();
     list.edit(&[103, 1, 2, 3]);
     assert_eq!(list.refused, Some(Refused::Foreign));
+}
+
+#[test]
+fn a_folder_of_pebble_is_whole_and_every_changed_byte_of_its_tables_and_list_is_found() {
+    let files = written_by("pebble");
+    assert_eq!(found(&files), [""; 0]);
+    let listed = match listed(&files["db/MANIFEST-000001"]) {
+        Listed::Tables(tables) => tables.len(),
+        other => panic!("{other:?}"),
+    };
+    let tables = files.keys().filter(|path| path.ends_with(".sst")).count();
+    assert_eq!(listed, tables);
+    for (path, bytes) in
+        files.iter().filter(|(path, _)| path.ends_with(".sst") || path.contains("MANIFEST-0"))
+    {
+        if path.contains("marker") {
+            continue;
+        }
+        let footer = if path.ends_with(".sst") { bytes.len() - 53 } else { bytes.len() };
+        for at in (0..footer).step_by(307) {
+            let mut files = files.clone();
+            files.get_mut(path).unwrap()[at] ^= 0x10;
+            let found = found(&files);
+            assert!(found.iter().any(|what| what.starts_with(path.as_str())), "{path} at {at}: {found:?}");
+        }
+    }
+}
+
+#[test]
+fn what_a_folder_of_pebble_lacks_is_named() {
+    let whole = written_by("pebble");
+    let table = whole.keys().find(|path| path.ends_with(".sst")).unwrap().clone();
+    let mut files = whole.clone();
+    files.remove(&table);
+    let number = &table[3..9];
+    assert_eq!(found(&files), [format!("db/MANIFEST-000001: its table {number} is not in the backup")]);
+    let mut files = whole.clone();
+    files.remove("db/MANIFEST-000001");
+    assert_eq!(found(&files), ["db/MANIFEST-000001: its marker names it, and it is not in the backup"]);
+    // The marker counts: `CURRENT` is what an older Pebble would go by.
+    let mut files = whole;
+    files.retain(|path, _| !path.contains("marker"));
+    assert_eq!(found(&files), ["db/CURRENT: it names MANIFEST-000000, which is not in the backup"]);
 }
 
 proptest::proptest! {
