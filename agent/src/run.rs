@@ -9,13 +9,14 @@ use runtime::clock::SystemClock;
 use runtime::shutdown::{Drained, Shutdown};
 
 use crate::chance;
-use crate::config::{AgentConfig, discover};
+use crate::config::{AgentConfig, Kind, discover};
 use crate::connection::{Agent, keep_connected};
 use crate::hooks;
 use crate::pipeline::RememberedBlobs;
 use crate::platform::Platform;
 use crate::resume::resume;
 use crate::served::{Served, WrongSource};
+use crate::sources::blockchain;
 use crate::state::{AgentKey, Identity, IdentityError, StateError, StateFolder};
 
 /// How long running work may take to end.
@@ -83,6 +84,11 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), RunError
         listed: RememberedBlobs::default(),
         unbroken: AtomicUsize::new(0),
     });
+    for folder in
+        agent.served.iter().filter(|served| served.kind == Kind::Blockchain).filter_map(Served::folder)
+    {
+        blockchain::reap(folder);
+    }
     resume(agent.clone(), &shutdown.token()).await;
     hooks::run_those_owed(agent.state.hooks(), &agent.served, &shutdown.token()).await;
     let stop = shutdown.clone();

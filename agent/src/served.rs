@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use proto::{convert, v1};
 use repository::names::{InvalidName, SourceId};
 use runtime::config::SecretSource;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::{Hooks, Kind, SourceConfig, SourceData};
 use crate::limits::SourceLimits;
+use crate::sources::blockchain::{ChainSource, Profile};
 use crate::sources::files::{Excludes, FilesSource, Rules, WrongPattern};
 use crate::sources::mongodb::{self, History, MongoSource};
 use crate::sources::{Source, SourceError};
@@ -25,6 +27,7 @@ pub(crate) struct Served {
     exclude: Vec<String>,
     exclude_caches: bool,
     one_file_system: bool,
+    profile: Profile,
 }
 
 /// A configured source cannot be used.
@@ -69,16 +72,13 @@ impl Served {
             exclude: config.exclude.clone(),
             exclude_caches: config.exclude_caches,
             one_file_system: config.one_file_system,
+            profile: config.profile,
         })
     }
 
     /// Begins to read it; the agent's own `state` folder is never a part of it. Blocks, within the runtime.
     pub(crate) fn open(&self, state: &Path, now: jiff::Timestamp) -> Result<Box<dyn Source>, OpenError> {
-        let rules = Rules {
-            caches: self.exclude_caches,
-            one_file_system: self.one_file_system,
-            ..Rules::from(Excludes::new(&self.exclude)?).leave_out(state)
-        };
+        let rules = self.rules(state)?;
         Ok(match &self.data {
             SourceData::Folder { path } => Box::new(FilesSource::folder(path, rules)?),
             SourceData::Listed { files } => {
@@ -98,6 +98,30 @@ impl Served {
             SourceData::Server { uri, uri_file } => SecretSource::from_pair(uri.as_ref(), uri_file.as_ref()),
             SourceData::Folder { .. } | SourceData::Listed { .. } => None,
         }
+    }
+
+    /// As [`Served::open`], for a backup: what has to fit together is held before it is read. Gives up when
+    /// `cancel` is cancelled.
+    pub(crate) fn open_for_backup(
+        &self,
+        state: &Path,
+        now: jiff::Timestamp,
+        cancel: &CancellationToken,
+    ) -> Result<Box<dyn Source>, OpenError> {
+        match (self.kind, &self.data) {
+            (Kind::Blockchain, SourceData::Folder { path }) => {
+                Ok(Box::new(ChainSource::open(path, self.rules(state)?, self.profile, cancel)?))
+            }
+            _ => self.open(state, now),
+        }
+    }
+
+    fn rules(&self, state: &Path) -> Result<Rules, WrongPattern> {
+        Ok(Rules {
+            caches: self.exclude_caches,
+            one_file_system: self.one_file_system,
+            ..Rules::from(Excludes::new(&self.exclude)?).leave_out(state)
+        })
     }
 
     /// Where the files of a restore in place go; none into a server.

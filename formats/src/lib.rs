@@ -19,7 +19,6 @@ pub fn check_of(subject: &Subject<'_>) -> Option<Box<dyn ContentCheck>> {
     match (subject.kind, subject.component) {
         ("configs", _) => Some(Box::new(configs::ConfigsCheck::new(subject.now))),
         ("mongodb", _) => Some(Box::new(mongodb::MongoCheck::default())),
-        ("blockchain", _) => Some(Box::new(leveldb::LeveldbCheck::default())),
         ("blockchain", _) => Some(Box::new(chains::ChainsCheck::default())),
         ("files", "models") => Some(Box::new(models::ModelsCheck::default())),
         _ => None,

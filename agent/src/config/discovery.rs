@@ -50,6 +50,7 @@ pub fn discover(root: &Path) -> Discovery {
                 exclude: Vec::new(),
                 exclude_caches: false,
                 one_file_system: true,
+                profile: Default::default(),
                 limits: Limits::default(),
                 window: None,
                 hooks: Hooks::default(),

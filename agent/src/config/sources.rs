@@ -7,6 +7,7 @@ use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 
 use super::{Hooks, Limits, WindowConfig, absolute, check_name};
+use crate::sources::blockchain::Profile;
 use crate::sources::files::Excludes;
 
 /// One source that this agent serves.
@@ -28,6 +29,9 @@ pub struct SourceConfig {
     pub exclude_caches: bool,
     /// File systems that are mounted below the source are left out.
     pub one_file_system: bool,
+    /// How a chain's folder is read.
+    #[serde(skip_serializing_if = "is_auto")]
+    pub profile: Profile,
     /// How much its backups and restores may take.
     pub limits: Limits,
     /// When it may be backed up; none: at any time.
@@ -37,7 +41,7 @@ pub struct SourceConfig {
     pub hooks: Hooks,
 }
 
-/// What a source is. All but MongoDB are read as files by this release.
+/// What a source is. All but MongoDB are read as files by this release, a chain's stores as they are held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -144,8 +148,7 @@ struct Written {
     window: Option<WindowConfig>,
     #[serde(default)]
     hooks: Hooks,
-    #[serde(default, rename = "profile", deserialize_with = "refuse_profile")]
-    _profile: (),
+    profile: Option<Profile>,
     #[serde(default, rename = "quiesce", deserialize_with = "refuse_quiesce")]
     _quiesce: (),
     #[serde(default, rename = "container", deserialize_with = "refuse_quiesce")]
@@ -182,6 +185,9 @@ impl TryFrom<Written> for SourceConfig {
             WrittenKind::Mongodb => Kind::Mongodb,
         };
         let is_server = kind == Kind::Mongodb;
+        if written.profile.is_some() && kind != Kind::Blockchain {
+            return Err("only a source of kind blockchain has a `profile`");
+        }
         if is_server
             && (!written.exclude.is_empty() || written.exclude_caches || written.one_file_system.is_some())
         {
@@ -205,6 +211,7 @@ impl TryFrom<Written> for SourceConfig {
             _ => return Err("a source of this kind has `path` (a folder) and no `files`"),
         };
         let Written { component, name, exclude, exclude_caches, limits, window, hooks, .. } = written;
+        let profile = written.profile.unwrap_or_default();
         let one_file_system = written.one_file_system.unwrap_or(true);
         Ok(Self {
             component,
@@ -214,11 +221,16 @@ impl TryFrom<Written> for SourceConfig {
             exclude,
             exclude_caches,
             one_file_system,
+            profile,
             limits,
             window,
             hooks,
         })
     }
+}
+
+fn is_auto(profile: &Profile) -> bool {
+    *profile == Profile::Auto
 }
 
 const MONGODB_BY_URI: &str = "a source of kind mongodb has `uri` or `uri_file` (one of them), and no `path` or \
@@ -234,9 +246,8 @@ macro_rules! refusals {
 }
 
 refusals! {
-    refuse_profile: "the folder is read as plain files; leave the key out";
-    refuse_quiesce: "it cannot pause or stop what writes into the folder; leave the key out, and stop the node \
-                     for the time of the backup";
+    refuse_quiesce: "it holds stores by links and cannot pause what writes into them; leave the key out, and \
+                     let hooks stop a node that needs it";
     refuse_rpc: "the folder is read as plain files; leave the key out, and stop the daemon for the time of the \
                  backup";
     refuse_env: "list the files of the environment under `files` instead, e.g. /etc/app/.env";

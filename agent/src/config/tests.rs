@@ -3,6 +3,7 @@ use std::fs;
 use runtime::config::{Layers, Loaded, load};
 
 use super::*;
+use crate::sources::blockchain::Profile;
 
 fn from(text: &str, variables: &[(&str, &str)]) -> Result<Loaded<AgentConfig>, String> {
     let folder = tempfile::tempdir().unwrap();
@@ -83,7 +84,6 @@ fn sources_can_be_written_in_the_environment() {
 fn what_this_release_cannot_serve_is_refused_by_key_with_what_to_do_instead() {
     let folder = "component: x, name: x, path: /x";
     let keys = [
-        ("profile: auto", "profile"),
         ("quiesce: [stop]", "quiesce"),
         ("container: geth", "container"),
         ("rpc: http://127.0.0.1:5001", "rpc"),
@@ -99,6 +99,19 @@ fn what_this_release_cannot_serve_is_refused_by_key_with_what_to_do_instead() {
     let service =
         from("controller: https://c:1\njoin: { service_account: true }\n", &[]).map(|_| ()).unwrap_err();
     assert!(service.starts_with("agent.yaml:2:26: join.service_account: this release cannot"), "{service}");
+}
+
+#[test]
+fn how_a_chains_folder_is_read_is_told_by_its_profile() {
+    let head = "controller: https://c:8443\nsources:\n";
+    let chain = |profile: &str| {
+        from(&format!("{head}  - {{ component: x, name: x, path: /x, kind: {profile} }}\n"), &[])
+            .map(|loaded| loaded.settings.sources[0].profile)
+    };
+    assert_eq!(chain("blockchain"), Ok(Profile::Auto));
+    assert_eq!(chain("blockchain, profile: geth"), Ok(Profile::Geth));
+    assert!(chain("blockchain, profile: bitcoin").unwrap_err().contains("cometbft"));
+    assert!(chain("files, profile: geth").unwrap_err().contains("only a source of kind blockchain"));
 }
 
 #[test]

@@ -5,9 +5,11 @@
 //! blobs, caches or the wire. The pipeline decides from an item's [`Stamp`] whether its content has to
 //! be read at all.
 //!
-//! Must stay true: a source never changes what it reads from, never follows a symlink out of its
+//! Must stay true: a source never changes what it reads from (but for the links that [`blockchain`] takes away
+//! again), never follows a symlink out of its
 //! folder, never opens a fifo, socket or device, and never hides a problem.
 
+pub(crate) mod blockchain;
 pub mod files;
 pub mod mongodb;
 

@@ -183,7 +183,8 @@ async fn make(
     let agent = Arc::clone(&context.agent);
     blocking(move || {
         end_restores(&agent, &served)?;
-        let mut source = served.open(&state, now).map_err(|error| not_opened(&served, &error))?;
+        let mut source =
+            served.open_for_backup(&state, now, &cancel).map_err(|error| not_opened(&served, &error))?;
         let consistency = source.consistency();
         if let Some(pace) = &served.limits.read {
             source = Box::new(SlowSource::new(source, pace.clone(), Handle::current(), cancel.clone()));
@@ -315,6 +316,7 @@ mod tests {
             exclude: vec!["[z-a]".into()],
             exclude_caches: false,
             one_file_system: true,
+            profile: Default::default(),
             limits: Default::default(),
             window: None,
             hooks: Default::default(),

@@ -98,6 +98,7 @@ mod tests {
             exclude: Vec::new(),
             exclude_caches: false,
             one_file_system: true,
+            profile: Default::default(),
             limits: Limits::default(),
             window: None,
             hooks: Hooks::default(),

@@ -210,6 +210,7 @@ pub(crate) fn start(fake: &Fake, state: &Path, data: &Path, token: Option<String
             exclude: Vec::new(),
             exclude_caches: false,
             one_file_system: true,
+            profile: Default::default(),
             limits: Default::default(),
             window: None,
             hooks: Default::default(),

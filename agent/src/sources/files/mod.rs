@@ -12,6 +12,7 @@ mod clocks;
 mod content;
 mod excludes;
 mod first_names;
+mod held;
 mod listed;
 pub(crate) mod metadata;
 pub(crate) mod names;
@@ -50,6 +51,11 @@ impl FilesSource {
         let mut walk = Walk::start(Path::new("/"), wanted, rules.into())?;
         walk.tell(problems);
         Ok(Self { walk })
+    }
+
+    /// Puts `problems` before all that is to come.
+    pub(crate) fn tell(&mut self, problems: Vec<crate::sources::Problem>) {
+        self.walk.tell(problems);
     }
 }
 

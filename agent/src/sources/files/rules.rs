@@ -53,11 +53,13 @@ pub struct Rules {
     pub one_file_system: bool,
     /// Folders that are left out wherever they are met, by device and inode: the agent's own state.
     pub own: Vec<(u64, u64)>,
+    /// Folders whose files are read from elsewhere, where they are held.
+    pub(crate) held: crate::sources::blockchain::Held,
 }
 
 impl From<Excludes> for Rules {
     fn from(exclude: Excludes) -> Self {
-        Self { exclude, caches: false, one_file_system: true, own: Vec::new() }
+        Self { exclude, caches: false, one_file_system: true, own: Vec::new(), held: Default::default() }
     }
 }
 

@@ -15,9 +15,11 @@ use super::STAGING_PREFIX;
 use super::clocks::Clocks;
 use super::content::{FileReader, open_quietly};
 use super::first_names::{FirstName, FirstNames};
+use super::held::{HeldContent, HeldNames, held_stamp};
 use super::metadata::{XattrReader, metadata, stamp};
 use super::names::{LIMITS, Limits, NamePages, keep_within};
 use super::rules::{CACHE_TAG, LeftOut, Rules, is_pseudo, is_repository};
+use crate::sources::blockchain::is_hold;
 use crate::sources::{Body, Item, Problem, ProblemKind, SourceEntry, SourceError};
 
 /// One open handle for each: deeper trees are told and left out.
@@ -36,6 +38,8 @@ pub(super) enum Wanted {
 enum Names {
     /// All that it has.
     All(NamePages),
+    /// Those that are held, and what else is there but files.
+    Held(Box<HeldNames>),
     /// These.
     Listed(std::collections::btree_map::IntoIter<Box<[u8]>, Wanted>),
 }
@@ -116,7 +120,7 @@ impl Walk {
                 continue;
             };
             match level.names.next(&level.folder, self.limits) {
-                Ok(Some((name, wanted))) => self.visit(name, wanted),
+                Ok(Some((name, wanted, is_held))) => self.visit(name, wanted, is_held),
                 Ok(None) => drop(self.levels.pop()),
                 Err(error) => {
                     let level = self.levels.pop().expect("it is the one that was read");
@@ -128,9 +132,12 @@ impl Walk {
         }
     }
 
-    fn visit(&mut self, name: Box<CStr>, wanted: Wanted) {
+    fn visit(&mut self, name: Box<CStr>, wanted: Wanted, is_held: bool) {
         let level = self.levels.last().expect("a name comes from a level");
-        let folder = Arc::clone(&level.folder);
+        let (folder, is_of_held) = match &level.names {
+            Names::Held(names) if is_held => (Arc::clone(&names.folder), true),
+            names => (Arc::clone(&level.folder), matches!(names, Names::Held(_))),
+        };
         let device = level.device;
         let path = match level.path.join(name.to_bytes()) {
             Ok(path) => path,
@@ -141,13 +148,23 @@ impl Walk {
         };
         let stat = match rustix::fs::statat(&folder, &*name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
+            // It was listed after the moment that is held.
+            Err(Errno::NOENT) if is_of_held && !is_held => return,
             Err(error) => return self.failed(path, error),
         };
         let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        if is_of_held && !is_held && is_file {
+            // It was made after the moment that is held.
+            return;
+        }
         if self.rules.exclude.matches(&path, is_folder) {
             return self.left_out.excluded.add(path);
         }
         if is_folder {
+            if is_hold(name.to_bytes()) {
+                return;
+            }
             if name.to_bytes().starts_with(STAGING_PREFIX.as_bytes()) {
                 return self.left_out.staging.add(path);
             }
@@ -156,7 +173,7 @@ impl Walk {
             }
             self.folder(&folder, &name, path, &stat, wanted, device);
         } else {
-            self.file(folder, name, path, &stat);
+            self.file(folder, name, path, &stat, is_held);
         }
     }
 
@@ -203,22 +220,23 @@ impl Walk {
         let stat = rustix::fs::fstat(&folder)?;
         let (names, told) = match wanted {
             Wanted::Only(names) => (Names::Listed(names.into_iter()), None),
-            Wanted::Whole => match self.closed(&path, &folder, &stat, device) {
-                Some((kept, problem)) => (kept, Some(problem)),
-                None => {
+            Wanted::Whole => match (self.closed(&path, &folder, &stat, device), self.rules.held.get(&path)) {
+                (Some((kept, problem)), _) => (kept, Some(problem)),
+                (None, Some(held)) => (Names::Held(Box::new(HeldNames::new(Arc::clone(held)))), None),
+                (None, None) => {
                     let mut pages = NamePages::new();
                     pages.read(folder.as_fd(), self.limits)?;
                     (Names::All(pages), None)
                 }
             },
         };
-        let device = matches!(names, Names::All(_)).then_some(stat.st_dev);
+        let device = (!matches!(names, Names::Listed(_))).then_some(stat.st_dev);
         self.entry(&folder, c".", path.clone(), &stat, Body::Plain(EntryKind::Folder));
         self.ready.extend(told.map(Item::Problem));
         self.levels.push(Level { folder: Arc::new(folder), path, names, device });
         let pages = self.levels.iter_mut().filter_map(|level| match &mut level.names {
             Names::All(pages) => Some(pages),
-            Names::Listed(_) => None,
+            Names::Held(_) | Names::Listed(_) => None,
         });
         keep_within(self.limits, pages);
         Ok(())
@@ -266,8 +284,9 @@ impl Walk {
     }
 
     /// Anything but a folder. Of an inode's names the first gets the content, the others link to it.
-    fn file(&mut self, folder: Arc<OwnedFd>, name: Box<CStr>, path: EntryPath, stat: &Stat) {
-        let first = self.first_names.of(stat, &path);
+    fn file(&mut self, folder: Arc<OwnedFd>, name: Box<CStr>, path: EntryPath, stat: &Stat, is_held: bool) {
+        // What is held has a second name by that alone.
+        let first = if is_held { FirstName::This } else { self.first_names.of(stat, &path) };
         if matches!(first, FirstName::Unknown) {
             let cause = "it has other names, of which too many are open: it is kept as a file of its own";
             self.problem(path.clone(), ProblemKind::LeftOut, cause.to_owned());
@@ -278,7 +297,14 @@ impl Walk {
                 FileType::RegularFile => {
                     let content = FileReader::new(Arc::clone(&folder), name.clone(), stat);
                     let clock = self.clocks.of(&folder, stat.st_dev);
-                    Body::File { stamp: stamp(stat), clock, content: Box::new(content) }
+                    match is_held {
+                        true => Body::File {
+                            stamp: held_stamp(stamp(stat)),
+                            clock,
+                            content: Box::new(HeldContent::new(content)),
+                        },
+                        false => Body::File { stamp: stamp(stat), clock, content: Box::new(content) },
+                    }
                 }
                 FileType::Symlink => match rustix::fs::readlinkat(&folder, &*name, Vec::new()) {
                     Ok(target) => Body::Plain(EntryKind::Symlink { target: target.into_bytes() }),
@@ -332,12 +358,16 @@ fn what_failed(error: Errno) -> (ProblemKind, String) {
 }
 
 impl Names {
-    fn next(&mut self, folder: &OwnedFd, limits: Limits) -> Result<Option<(Box<CStr>, Wanted)>, Errno> {
+    /// The next name, what of it is wanted, and true if it is held elsewhere.
+    fn next(&mut self, folder: &OwnedFd, limits: Limits) -> Result<Option<(Box<CStr>, Wanted, bool)>, Errno> {
         match self {
-            Names::All(pages) => Ok(pages.next(folder, limits)?.map(|name| (name, Wanted::Whole))),
+            Names::All(pages) => Ok(pages.next(folder, limits)?.map(|name| (name, Wanted::Whole, false))),
+            Names::Held(names) => {
+                Ok(names.next(folder, limits)?.map(|(name, is_held)| (name, Wanted::Whole, is_held)))
+            }
             Names::Listed(names) => Ok(names.next().map(|(name, wanted)| {
                 let name = CString::new(name.into_vec()).expect("a name in an entry path holds no NUL");
-                (name.into_boxed_c_str(), wanted)
+                (name.into_boxed_c_str(), wanted, false)
             })),
         }
     }

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use repository::archive::entry::{Entry, EntryKind};
 use repository::archive::path::EntryPath;
-use rustix::fs::FileType;
+use rustix::fs::{AtFlags, FileType};
+use rustix::io::Errno;
 
 use super::allowance::{Privilege, privileges};
 use super::area::is_staging;
@@ -19,9 +20,14 @@ use super::handles::{kind_of, open_below};
 use super::incoming::Incoming;
 use super::remove::{Names, names_in};
 use super::request::{RestoreRequest, Selection};
+use crate::sources::files::metadata::stamp;
 
 /// More names than this are counted and not listed.
 pub const MAX_NAMED: usize = 10_000;
+
+/// What CometBFT has signed last, and with which key.
+const SIGNER_STATE: &[u8] = b"priv_validator_state.json";
+const SIGNER_KEY: &[u8] = b"priv_validator_key.json";
 
 /// What there is before a restore. However many entries there are, so many are named that people read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -45,6 +51,10 @@ pub struct Facts {
     pub of_others: u64,
     /// Which of the selected entries give somebody rights.
     pub privileges: BTreeMap<Privilege, Named>,
+    /// Signers' states that would go back to an older one.
+    pub set_back: Named,
+    /// Signers' keys that would come to another place.
+    pub second_keys: Named,
     /// Bytes free for us in the target's file system.
     pub free_space: u64,
     /// The folders that a restore writes in.
@@ -153,6 +163,12 @@ pub fn plan(facts: &Facts) -> RestorePlan {
     if facts.created.count + facts.overwritten.count == 0 {
         plan.conflicts.push("nothing in the archive matches; look at its paths with `nsctl ls`".to_owned());
     }
+    for path in &facts.set_back.paths {
+        plan.conflicts.push(format!(
+            "{path} is older in the backup: its validator could sign a height twice, and be punished for it; \
+             restore other paths and keep it, or move it away where its key signs nowhere any more"
+        ));
+    }
     if facts.needed > facts.free_space {
         plan.conflicts.push(format!(
             "{} bytes are needed beside the live state and {} are free; make room, or restore fewer paths",
@@ -170,7 +186,10 @@ fn remarks(facts: &Facts) -> Vec<String> {
             facts.of_others
         )
     });
-    others.into_iter().collect()
+    let keys = facts.second_keys.paths.first().map(|path| {
+        format!("{path} is a validator's key: two nodes that sign with it are punished; start nothing with this copy")
+    });
+    others.into_iter().chain(keys).collect()
 }
 
 /// What `bytes` of content take on a disk, with the entry itself.
@@ -216,6 +235,7 @@ where
             continue;
         }
         facts.entries += 1;
+        look.at_signer(&entry, &mut facts)?;
         facts.of_others += u64::from(entry.metadata.uid != ours);
         for privilege in privileges(&entry) {
             facts.privileges.entry(privilege).or_default().add(&entry.path);
@@ -298,6 +318,29 @@ impl<'a> Look<'a> {
             Err(_) => Some(LiveEntry::Unreachable),
         };
         facts.meet(path, true, live);
+        Ok(())
+    }
+
+    /// Looks whether a validator's state or key may go where the archive has it.
+    fn at_signer(&self, entry: &Entry, facts: &mut Facts) -> Result<(), RestoreError> {
+        let is_new = matches!(self.ground, Ground::New { .. });
+        match entry.path.name() {
+            Some(SIGNER_KEY) if is_new => facts.second_keys.add(&entry.path),
+            Some(name @ SIGNER_STATE) if !is_new => {
+                let parent = entry.path.parent().unwrap_or_default();
+                let Ok(folder) = open_below(self.ground.handle(), &parent, self.ground.mounts()) else {
+                    return Ok(());
+                };
+                let live = rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW);
+                // It is written anew for each signature: the time tells which one is later.
+                match live.map(|stat| stamp(&stat).mtime) {
+                    Ok(live) if live > entry.metadata.mtime => facts.set_back.add(&entry.path),
+                    Ok(_) | Err(Errno::NOENT) => {}
+                    Err(error) => return Err(failed("look at", &entry.path)(error)),
+                }
+            }
+            _ => {}
+        }
         Ok(())
     }
 

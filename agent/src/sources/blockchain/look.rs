@@ -1,0 +1,207 @@
+//! What a folder is, told by looking: which stores lie in it, and which node's it is.
+//!
+//! Must stay true: no link is followed, a bounded number of folders is looked at, and nothing is read but
+//! names.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use repository::archive::path::EntryPath;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use serde::{Deserialize, Serialize};
+
+use super::super::files::STAGING_PREFIX;
+use super::hold::names;
+
+/// Deeper there is no store of any node.
+const MAX_DEPTH: usize = 12;
+/// Folders that are looked into.
+const MAX_FOLDERS: usize = 20_000;
+
+/// How a node's folder is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Profile {
+    /// As what it looks like.
+    #[default]
+    Auto,
+    /// A store, and blocks in a freezer.
+    Geth,
+    /// Several stores that must be of one height.
+    Cometbft,
+    /// LevelDB folders.
+    Leveldb,
+    /// Pebble folders.
+    Pebble,
+    /// Files of no known structure.
+    Plain,
+}
+
+impl Profile {
+    /// False if the folder is read as it is.
+    pub(super) fn holds_anything(self) -> bool {
+        self != Profile::Plain
+    }
+}
+
+impl std::fmt::Display for Profile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Profile::Auto => "auto",
+            Profile::Geth => "geth",
+            Profile::Cometbft => "cometbft",
+            Profile::Leveldb => "leveldb",
+            Profile::Pebble => "pebble",
+            Profile::Plain => "plain",
+        })
+    }
+}
+
+/// A folder whose files have to fit together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// Of LevelDB or Pebble.
+    Store,
+    /// Of geth's freezer.
+    Freezer,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Looked {
+    pub(super) parts: BTreeMap<EntryPath, Part>,
+    has_signer: bool,
+    has_options: bool,
+}
+
+impl Looked {
+    /// How the folder is to be read, where `wanted` leaves it open.
+    pub(super) fn profile(&self, wanted: Profile) -> Profile {
+        let has = |part| self.parts.values().any(|is| *is == part);
+        match wanted {
+            Profile::Auto if self.has_signer => Profile::Cometbft,
+            Profile::Auto if has(Part::Freezer) => Profile::Geth,
+            Profile::Auto if has(Part::Store) && self.has_options => Profile::Pebble,
+            Profile::Auto if has(Part::Store) => Profile::Leveldb,
+            Profile::Auto => Profile::Plain,
+            wanted => wanted,
+        }
+    }
+
+    /// True if it is enough that each of its stores is of one moment: geth's stores do not depend on each other,
+    /// and who names an engine says the same. Of others it is not known.
+    pub(super) fn is_one_moment(&self, wanted: Profile) -> bool {
+        let stores = self.parts.values().filter(|part| **part == Part::Store).count();
+        match self.profile(wanted) {
+            Profile::Cometbft => false,
+            Profile::Geth => true,
+            _ => wanted != Profile::Auto || stores < 2,
+        }
+    }
+}
+
+/// Looks at the open folder and all below it.
+pub(super) fn look(root: &OwnedFd) -> io::Result<Looked> {
+    let mut looked = Looked::default();
+    let mut waiting = vec![(EntryPath::root(), 0)];
+    let mut count = 0;
+    while let Some((path, depth)) = waiting.pop() {
+        count += 1;
+        if count > MAX_FOLDERS {
+            return Err(io::Error::other(format!("more than {MAX_FOLDERS} folders lie in it")));
+        }
+        let folder = match open(root, &path) {
+            // Whoever walks it tells what cannot be read.
+            Err(_) if depth > 0 => continue,
+            other => other?,
+        };
+        let (mut is_named, mut lists, mut has_index) = (false, false, false);
+        for name in names(folder.as_fd())? {
+            let bytes = name.to_bytes();
+            match bytes {
+                b"CURRENT" => is_named = true,
+                b"priv_validator_state.json" => looked.has_signer = true,
+                _ if bytes.starts_with(b"marker.manifest.") => is_named = true,
+                _ if bytes.starts_with(b"MANIFEST-") => lists = true,
+                _ if bytes.starts_with(b"OPTIONS-") => looked.has_options = true,
+                _ if bytes.ends_with(b".cidx") || bytes.ends_with(b".ridx") => has_index = true,
+                _ if bytes.contains(&b'.') && !may_be_folder(bytes) => {}
+                _ if bytes.starts_with(STAGING_PREFIX.as_bytes()) => {}
+                _ if depth < MAX_DEPTH && is_folder(&folder, &name) => {
+                    waiting.extend(path.join(bytes).map(|path| (path, depth + 1)));
+                }
+                _ => {}
+            }
+        }
+        if is_named && lists {
+            looked.parts.insert(path, Part::Store);
+        } else if has_index {
+            looked.parts.insert(path, Part::Freezer);
+        }
+    }
+    Ok(looked)
+}
+
+/// False for the files that stores have by the hundred thousand: they are not asked what they are.
+fn may_be_folder(name: &[u8]) -> bool {
+    ![&b".ldb"[..], b".sst", b".log", b".cdat", b".rdat", b".data"].iter().any(|end| name.ends_with(end))
+}
+
+fn is_folder(folder: &OwnedFd, name: &CString) -> bool {
+    let stat = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
+    stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+}
+
+/// Opens a folder below `root`, through no link.
+pub(super) fn open(root: &OwnedFd, path: &EntryPath) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut at = rustix::fs::openat(root, c".", flags, Mode::empty())?;
+    for name in path.as_bytes().split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
+        at = rustix::fs::openat(&at, name, flags, Mode::empty())?;
+    }
+    Ok(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn looked_at(files: &[&str]) -> Looked {
+        let folder = tempfile::tempdir().expect("a folder");
+        for file in files {
+            let path = folder.path().join(file);
+            std::fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+            std::fs::write(path, "").expect("written");
+        }
+        look(&std::fs::File::open(folder.path()).expect("opened").into()).expect("looked at")
+    }
+
+    #[test]
+    fn a_folder_is_known_by_what_lies_in_it_and_may_be_told_to_be_something_else() {
+        let geth = looked_at(&[
+            "geth/chaindata/CURRENT",
+            "geth/chaindata/MANIFEST-000001",
+            "geth/chaindata/OPTIONS-000003",
+            "geth/chaindata/ancient/chain/headers.cidx",
+            "keystore/key",
+        ]);
+        assert_eq!(geth.profile(Profile::Auto), Profile::Geth);
+        assert_eq!(geth.profile(Profile::Plain), Profile::Plain);
+        let parts: Vec<_> = geth.parts.iter().map(|(path, part)| (path.to_string(), *part)).collect();
+        let expected = [("geth/chaindata", Part::Store), ("geth/chaindata/ancient/chain", Part::Freezer)];
+        assert_eq!(parts, expected.map(|(path, part)| (path.to_owned(), part)));
+        let comet =
+            ["data/priv_validator_state.json", "data/state.db/CURRENT", "data/state.db/MANIFEST-000001"];
+        assert_eq!(looked_at(&comet).profile(Profile::Auto), Profile::Cometbft);
+        let pebble = ["db/marker.manifest.000001.MANIFEST-000001", "db/MANIFEST-000001", "db/OPTIONS-000003"];
+        assert_eq!(looked_at(&pebble).profile(Profile::Auto), Profile::Pebble);
+        let level = ["CURRENT", "MANIFEST-000001"];
+        assert_eq!(looked_at(&level).profile(Profile::Auto), Profile::Leveldb);
+        let several = looked_at(&["a/CURRENT", "a/MANIFEST-000001", "b/CURRENT", "b/MANIFEST-000001"]);
+        assert!(!several.is_one_moment(Profile::Auto) && several.is_one_moment(Profile::Leveldb));
+        // A name alone makes no store.
+        assert_eq!(looked_at(&["CURRENT", "blocks/1"]).profile(Profile::Auto), Profile::Plain);
+    }
+}

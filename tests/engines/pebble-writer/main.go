@@ -1,0 +1,96 @@
+// Writes into a Pebble without an end, opens one and reads it whole.
+//
+//	write FOLDER   counts up: each number is put under its place in a window of keys, one after the other, with
+//	               small tables; it ends when it is killed
+//	check FOLDER   opens the folder and prints how many numbers were put; fails where one is missing that was
+//	               put before another one that is there
+package main
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/cockroachdb/pebble"
+)
+
+const window = 20_000
+
+func main() {
+	if err := run(os.Args[1], os.Args[2]); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+type quiet struct{}
+
+func (quiet) Infof(string, ...interface{})  {}
+func (quiet) Errorf(string, ...interface{}) {}
+func (quiet) Fatalf(format string, arguments ...interface{}) {
+	fmt.Fprintf(os.Stderr, format+"\n", arguments...)
+	os.Exit(1)
+}
+
+func run(verb, folder string) error {
+	levels := make([]pebble.LevelOptions, 7)
+	for i := range levels {
+		levels[i] = pebble.LevelOptions{TargetFileSize: 64 << 10}
+	}
+	db, err := pebble.Open(folder, &pebble.Options{
+		MemTableSize: 64 << 10, Levels: levels, Logger: quiet{}, FormatMajorVersion: pebble.FormatNewest, ErrorIfNotExists: verb != "write",
+	})
+	if err != nil {
+		return err
+	}
+	if verb == "write" {
+		return write(func(key, value []byte) error { return db.Set(key, value, pebble.NoSync) })
+	}
+	defer db.Close()
+	all, err := db.NewIter(nil)
+	if err != nil {
+		return err
+	}
+	defer all.Close()
+	numbers := map[uint64]uint64{}
+	for all.First(); all.Valid(); all.Next() {
+		numbers[binary.BigEndian.Uint64(all.Key())] = binary.BigEndian.Uint64(all.Value())
+	}
+	if err := all.Error(); err != nil {
+		return err
+	}
+	return judge(numbers)
+}
+
+func write(put func(key, value []byte) error) error {
+	value := make([]byte, 120)
+	for i := uint64(0); ; i++ {
+		binary.BigEndian.PutUint64(value, i)
+		// Not to be packed to nothing.
+		binary.BigEndian.PutUint64(value[40:], i*0x9e3779b97f4a7c15)
+		binary.BigEndian.PutUint64(value[80:], i*0xbf58476d1ce4e5b9)
+		if err := put(binary.BigEndian.AppendUint64(nil, i%window), value); err != nil {
+			return err
+		}
+		if i%100 == 99 {
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+}
+
+// The number that was put last under each key, of which every one before the latest must be there.
+func judge(numbers map[uint64]uint64) error {
+	count := uint64(0)
+	for _, number := range numbers {
+		count = max(count, number+1)
+	}
+	for back := uint64(1); back <= min(count, window); back++ {
+		number := count - back
+		if there, ok := numbers[number%window]; !ok || there != number {
+			return fmt.Errorf("%d numbers were put, and of them %d is not there", count, number)
+		}
+	}
+	fmt.Println(count)
+	return nil
+}
