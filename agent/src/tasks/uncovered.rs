@@ -121,7 +121,7 @@ mod tests {
         // The empty one is no data.
         let found = find(&[serving(&models)], &config, root.path());
         assert_eq!(paths(&found), [chain.to_str().unwrap(), database.to_str().unwrap()]);
-        assert!(found[1].hint.contains("stop what writes it"), "{:?}", found[1]);
+        assert!(found[1].hint.contains("by `kind: mongodb`"), "{:?}", found[1]);
         // A source around all of them covers them.
         assert!(find(&[serving(root.path())], &config, root.path()).is_empty());
     }
