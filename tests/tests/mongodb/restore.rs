@@ -155,7 +155,7 @@ fn spoil(server: &Server, round: i32) -> Held {
     for n in 0..3 {
         let name = format!("c{n}");
         server.run("shop", doc! { "delete": &name, "deletes": [{ "q": {}, "limit": 0 }] });
-        server.insert("shop", &name, vec![doc! { "_id": 1, "round": round }]);
+        server.insert("shop", &name, vec![doc! { "_id": 1, "n": n, "round": round }]);
     }
     if server.collections("shop").contains(&"c3".to_owned()) {
         server.run("shop", doc! { "drop": "c3" });

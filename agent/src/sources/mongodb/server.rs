@@ -355,9 +355,16 @@ impl Trouble {
 /// The driver's error for people. Its own text may name collections, and this one may end in a manifest,
 /// which needs no key to be read: the text goes into the agent's log alone.
 fn explain(error: &Error) -> Trouble {
-    tracing::warn!(%error, "a MongoDB server does not give what was asked for");
     let text = error.to_string();
     let code = code_of(error);
+    match code {
+        // What a server says of it may quote a document.
+        Some(code) => {
+            let name = name_of(error);
+            tracing::warn!(code, name, "a MongoDB server does not give what was asked for");
+        }
+        None => tracing::warn!(%error, "a MongoDB server does not give what was asked for"),
+    }
     let (why, hint, is_connection) = match &*error.kind {
         ErrorKind::Authentication { .. } => ("it refuses the user or the password", SEE_TO_USER, true),
         ErrorKind::IncompatibleServer { .. } => ("its version is too old", SEE_TO_VERSION, true),

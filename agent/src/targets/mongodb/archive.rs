@@ -32,6 +32,8 @@ pub(crate) struct Archived {
     pub(crate) indexes: Vec<Document>,
     /// Its documents and how many bytes they are; none where they could not be read.
     pub(crate) documents: Option<(EntryPath, u64)>,
+    /// False if nothing says what it is, but that it has documents.
+    pub(crate) is_described: bool,
 }
 
 /// What something in a database is.
@@ -122,6 +124,7 @@ where
             kind: Kind::of(&metadata.kind),
             options: metadata.options,
             indexes: metadata.indexes,
+            is_described: true,
         });
     }
     // A dump may have documents that nobody has described.
@@ -129,7 +132,14 @@ where
         let Some(collection) = of_file(&stem) else { continue };
         let name = Name { database, collection };
         let (options, indexes) = Default::default();
-        archived.push(Archived { name, kind: Kind::Collection, options, indexes, documents: Some(of) });
+        archived.push(Archived {
+            name,
+            kind: Kind::Collection,
+            options,
+            indexes,
+            documents: Some(of),
+            is_described: false,
+        });
     }
     archived.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(archived)

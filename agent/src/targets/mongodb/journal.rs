@@ -148,10 +148,23 @@ impl<'a> Journal<'a> {
         for id in names.filter(|name| Staged::of(name).is_none()) {
             let find = doc! { "find": id, "filter": { "_id": HEAD } };
             let heads = server.list(JOURNALS, find).map_err(unread())?;
-            let head = heads.first().and_then(|head| Document::try_from(&**head).ok()).unwrap_or_default();
-            let word = head.get_str("phase").unwrap_or_default();
-            // Without a head nothing was begun.
-            let phase = Phase::ALL.into_iter().find(|phase| phase.word() == word).unwrap_or(Phase::Loading);
+            let head = heads.first().and_then(|head| Document::try_from(&**head).ok());
+            let is_empty = || {
+                let any = server.list(JOURNALS, doc! { "find": id, "limit": 1 });
+                any.map(|found| found.is_empty()).map_err(unread())
+            };
+            let word = head.as_ref().and_then(|head| head.get_str("phase").ok());
+            let phase = match Phase::ALL.into_iter().find(|phase| Some(phase.word()) == word) {
+                Some(phase) => phase,
+                // It was made, and nothing was begun.
+                None if head.is_none() && is_empty()? => Phase::Loading,
+                None => {
+                    return Err(RestoreError::Refused(format!(
+                        "{JOURNALS}.{id} is no journal of this release: look at it, and drop it if nothing needs it"
+                    )));
+                }
+            };
+            let head = head.unwrap_or_default();
             let databases = head.get_array("databases").into_iter().flatten();
             let databases = databases.filter_map(Bson::as_str).map(str::to_owned).collect();
             journals.push(Self { server, id: id.to_owned(), phase, databases });

@@ -258,7 +258,9 @@ fn moves(server: &Server, plan: &Plan, databases: &[String]) -> Result<Vec<Move>
                 views.push(Move { number, name, what, expiring, expires });
             }
             _ => {
-                let what = What::Collection { replaces: there.is_some() };
+                // One that has come since the plan was confirmed is not what it may replace: it is set aside.
+                let replaces = there.is_some() && plan.replaced.contains(&name);
+                let what = What::Collection { replaces };
                 collections.push(Move { number, name, what, expiring, expires });
             }
         }

@@ -7,6 +7,7 @@ use mongodb::bson::Document;
 
 use super::archive::{Archived, Kind};
 use super::select::{Name, Wanted};
+use crate::sources::mongodb::names::JOURNALS;
 
 /// So many of one kind are told.
 const TOLD: usize = 10;
@@ -88,11 +89,14 @@ pub(crate) struct Plan {
 /// The plan that follows from the facts.
 pub(crate) fn plan(wanted: &Wanted, facts: &Facts) -> Plan {
     let mut plan = Plan { obstacles: wanted.faults(), ..Plan::default() };
-    let mut skipped = Vec::new();
+    let (mut skipped, mut kept) = (Vec::new(), BTreeSet::new());
     for archived in &facts.archived {
         let Some(target) = wanted.target(archived) else { continue };
         match unfit(archived) {
-            Some(why) => skipped.push(format!("{} is not restored: {why}", archived.name)),
+            Some(why) => {
+                skipped.push(format!("{} is not restored: {why}", archived.name));
+                kept.insert(target);
+            }
             None => plan.restored.push(Restored { archived: archived.clone(), target }),
         }
     }
@@ -119,6 +123,7 @@ pub(crate) fn plan(wanted: &Wanted, facts: &Facts) -> Plan {
         let goes = |name: &&Name| {
             wanted.is_whole(&name.database)
                 && !taken.contains(name)
+                && !kept.contains(*name)
                 && facts.live[*name].kind != Kind::TimeSeries
         };
         plan.removed = facts.live.keys().filter(goes).cloned().collect();
@@ -149,6 +154,7 @@ fn unfit(archived: &Archived) -> Option<&'static str> {
         }
         Kind::TimeSeries => Some("a time series cannot be renamed; load it by `mongorestore`"),
         Kind::Collection if collection.starts_with("system.") => Some("the server has it for itself"),
+        Kind::Collection if !archived.is_described => Some("the backup lacks its description"),
         Kind::Collection if archived.documents.is_none() => Some("the backup lacks its documents"),
         Kind::Collection if archived.options.contains_key("encryptedFields") => {
             Some("what belongs to encrypted fields is loaded by `mongorestore`")
@@ -163,7 +169,7 @@ fn unfit_names(restored: &[Restored]) -> Vec<String> {
     let wrong = |name: &&str| {
         name.is_empty() || name.len() > 63 || name.contains(['/', '\\', ' ', '"', '$', '.', '\0'])
     };
-    let reserved = |name: &&str| ["admin", "local", "config"].contains(name);
+    let reserved = |name: &&str| ["admin", "local", "config", JOURNALS].contains(name);
     let mut told: Vec<String> = databases
         .iter()
         .filter(|name| wrong(name))
@@ -228,7 +234,14 @@ mod tests {
     fn archived(of: &str, kind: Kind) -> Archived {
         let path = repository::archive::path::EntryPath::new(b"x").expect("a path");
         let documents = (kind == Kind::Collection).then_some((path, 10));
-        Archived { name: name(of), kind, options: Document::new(), indexes: Vec::new(), documents }
+        Archived {
+            name: name(of),
+            kind,
+            options: Document::new(),
+            indexes: Vec::new(),
+            documents,
+            is_described: true,
+        }
     }
 
     fn facts(archived: Vec<Archived>, live: &[(&str, Kind)]) -> Facts {
@@ -254,6 +267,13 @@ mod tests {
         assert_eq!(plan(&dropping, &facts).removed, [name("own.x"), name("shop.z")]);
         let of_shop = Wanted { include: vec!["shop".into()], ..dropping };
         assert_eq!(plan(&of_shop, &facts).removed, [name("shop.z")]);
+        // What the backup has and cannot give is not lost for that.
+        let mut lacking = facts.clone();
+        lacking.archived.push(Archived { documents: None, ..archived("shop.z", Collection) });
+        assert!(plan(&of_shop, &lacking).removed.is_empty());
+        let renames = vec![("shop".to_owned(), JOURNALS.to_owned())];
+        let reserved = Wanted { renames, ..Wanted::default() };
+        assert!(plan(&reserved, &facts).obstacles[0].contains(JOURNALS));
     }
 
     #[test]

@@ -111,7 +111,8 @@ mod tests {
         let (database, collection) = name.split_once('.').expect("a whole name");
         let name = Name { database: database.to_owned(), collection: collection.to_owned() };
         let (options, indexes) = Default::default();
-        let archived = Archived { name, kind: Kind::Collection, options, indexes, documents: None };
+        let archived =
+            Archived { name, kind: Kind::Collection, options, indexes, documents: None, is_described: true };
         wanted.target(&archived).map(|name| name.to_string())
     }
 

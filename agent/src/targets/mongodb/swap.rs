@@ -18,6 +18,10 @@ use crate::steps::Step;
 
 /// The server's number for a name that is taken.
 const EXISTS: i32 = 48;
+/// So often a name is cleared of what somebody keeps writing to it.
+const TRIES: i32 = 50;
+/// More than a restore has collections: numbers of what came a second time.
+const AGAIN: i32 = 10_000_000;
 
 /// The names of a server, as they are now.
 pub(super) struct Swap<'a> {
@@ -72,7 +76,7 @@ impl<'a> Swap<'a> {
         for (at, step) in moves.iter().rev().enumerate() {
             match &step.what {
                 What::View { old: Some(old), .. } => self.define(&step.name, old)?,
-                What::View { old: None, .. } => self.drop(&step.name)?,
+                What::View { old: None, .. } => self.drop_view(step)?,
                 What::Collection { .. } | What::Removed => self.give_back(step)?,
             }
             if at == 0 {
@@ -84,15 +88,14 @@ impl<'a> Swap<'a> {
 
     fn give_back(&mut self, step: &Move) -> Result<(), RestoreError> {
         let [new, old] = [Staged::New, Staged::Old].map(|staged| self.staged(step, staged));
-        // What was loaded is live if it is staged no more.
+        let replaces = step.what != What::Collection { replaces: false };
+        // What was loaded is live if it is staged no more; what was there before has to lie aside then.
         let is_new = matches!(step.what, What::Collection { .. }) && !self.has(&new);
-        match (self.has(&step.name), self.has(&old)) {
-            (true, true) if !is_new => self.set_aside(step)?,
-            (true, _) if is_new => self.rename(&step.name, &new)?,
-            _ => {}
+        if self.has(&step.name) && is_new && (self.has(&old) || !replaces) {
+            self.rename(&step.name, &new)?;
         }
         match self.has(&old) {
-            true => self.rename(&old, &step.name),
+            true => self.settle(&old, step),
             false => Ok(()),
         }
     }
@@ -129,28 +132,37 @@ impl<'a> Swap<'a> {
                 if !self.has(&new) {
                     return Ok(());
                 }
-                if self.has(&step.name) {
-                    self.set_aside(step)?;
-                }
-                match self.try_rename(&new, &step.name) {
-                    // Somebody wrote to it just now.
-                    Err(trouble) if trouble.code == Some(EXISTS) => {
-                        self.there.insert(step.name.clone());
-                        self.set_aside(step)?;
-                        self.rename(&new, &step.name)
-                    }
-                    renamed => renamed.map_err(failed(format!("rename what was loaded to {}", step.name))),
-                }
+                self.settle(&new, step)
             }
             What::Removed => Ok(()),
             What::View { new: Some(new), .. } => self.define(&step.name, new),
-            What::View { new: None, .. } => self.drop(&step.name),
+            What::View { new: None, .. } => self.drop_view(step),
         }
+    }
+
+    /// Gives the name of `step` to `from`. Whatever somebody writes to it meanwhile is set aside.
+    fn settle(&mut self, from: &Name, step: &Move) -> Result<(), RestoreError> {
+        for _ in 0..TRIES {
+            if self.has(&step.name) {
+                self.set_aside(step)?;
+            }
+            match self.try_rename(from, &step.name) {
+                // Somebody wrote to it just now.
+                Err(trouble) if trouble.code == Some(EXISTS) => drop(self.there.insert(step.name.clone())),
+                renamed => return renamed.map_err(failed(format!("rename {from} to {}", step.name))),
+            }
+        }
+        Err(RestoreError::Refused(format!("somebody keeps writing to {}: stop it", step.name)))
     }
 
     /// Nobody knows what it is: it is kept.
     fn set_aside(&mut self, step: &Move) -> Result<(), RestoreError> {
-        let came = self.staged(step, Staged::Came);
+        let named = |time: i32| Name {
+            database: step.name.database.clone(),
+            collection: Staged::Came.name(self.id, step.number + time * AGAIN),
+        };
+        let came = (0..=TRIES).map(named).find(|name| !self.has(name));
+        let came = came.unwrap_or_else(|| self.staged(step, Staged::Came));
         self.rename(&step.name, &came)?;
         self.notes.push(format!(
             "{}: somebody wrote to it while it was replaced; what came is kept as {came}",
@@ -185,6 +197,18 @@ impl<'a> Swap<'a> {
             self.there.remove(name);
         }
         Ok(())
+    }
+
+    /// What is not a view any more is somebody's.
+    fn drop_view(&mut self, step: &Move) -> Result<(), RestoreError> {
+        let command = doc! { "listCollections": 1, "filter": { "name": &step.name.collection } };
+        let listed = self.server.list(&step.name.database, command);
+        let listed = listed.map_err(failed(format!("look at the view {}", step.name)))?;
+        match listed.first().map(|one| one.get_str("type").is_ok_and(|word| word == "view")) {
+            None => Ok(()),
+            Some(true) => self.drop(&step.name),
+            Some(false) => self.set_aside(step),
+        }
     }
 
     fn rename(&mut self, from: &Name, to: &Name) -> Result<(), RestoreError> {

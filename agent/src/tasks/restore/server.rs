@@ -74,6 +74,11 @@ pub(super) async fn run(
         blocking(move || {
             let server = archive.connect()?;
             end_at_server(&agent, &runtime, &server).map_err(|error| archive.not_restored(&error))?;
+            // What was ended just now may have been an earlier attempt at this one.
+            let ended = agent.state.runs().ended(&archive.order.restore_id);
+            if let Some(report) = ended.map_err(|error| super::no_record(&error))? {
+                return Ok(report);
+            }
             let (plan, now) = archive.plan(&agent, &runtime, &server, pages, data, &flag)?;
             let confirmed = confirmed.unwrap_or_else(|| now.clone());
             still_so(&archive.place, &confirmed, &now)?;
