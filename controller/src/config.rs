@@ -10,6 +10,7 @@ mod quotas;
 mod restores;
 mod schedules;
 mod verification;
+mod web;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -30,6 +31,7 @@ pub use schedules::{
     BackupSchedule, Components, Cron, Schedule, VerifyDepth, VerifySchedule, is_schedule_name,
 };
 pub use verification::Verifying;
+pub use web::WebPage;
 
 /// Where the file lies unless told otherwise.
 pub const USUAL_FILE: &str = "/etc/neurashield/controller.yaml";
@@ -48,6 +50,8 @@ pub struct ControllerConfig {
     pub key: Key,
     /// Addresses.
     pub listen: Listen,
+    /// Under which names and where the web page is.
+    pub web: WebPage,
     /// DNS names and IP addresses for the server's certificate, beside `localhost`, the loopback addresses
     /// and the host's name.
     pub grpc_names: Vec<String>,
@@ -89,6 +93,7 @@ impl Default for ControllerConfig {
             state: "/var/lib/neurashield".into(),
             key: Key::default(),
             listen: Listen::default(),
+            web: WebPage::default(),
             grpc_names: Vec::new(),
             time_zone: "UTC".to_owned(),
             schedules: BTreeMap::new(),
@@ -157,6 +162,7 @@ retention: { keep_within: 30d, keep_complete: 3 }
                 "write a DNS name or an IP address, no port",
             ));
         }
+        self.web.check()?;
         schedules::check(&self.schedules)?;
         self.retention.check()?;
         self.restores.check()?;

@@ -16,7 +16,7 @@
 //! | [`metrics`] | what is counted, and its text |
 //! | [`alerts`] | events, routes, sinks: whom to tell what |
 //! | [`app`] | every operation, once |
-//! | [`rpc`], [`web`] | the edges: gRPC, the status page, probes |
+//! | [`rpc`], [`web`] | the edges: gRPC, the web page, probes |
 //! | [`start`] | puts it all together |
 //! | `guarded` | a loop that panics takes the controller with it |
 //! | [`steps`] | where tests of failures can hold it |

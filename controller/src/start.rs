@@ -94,7 +94,7 @@ pub struct Controller {
 pub struct Addresses {
     /// gRPC with TLS.
     pub grpc: SocketAddr,
-    /// The status page.
+    /// The web page.
     pub web: SocketAddr,
     /// Probes.
     pub probes: SocketAddr,
@@ -232,8 +232,8 @@ impl Controller {
         );
         shutdown
             .spawn("socket", watched("socket", shutdown.clone(), people.serve(app.clone(), stop.clone())));
-        let status = web.serve(web::status(app.clone()), stop.clone());
-        shutdown.spawn("web page", watched("web page", shutdown.clone(), status));
+        let page = web.serve(web::site(app.clone()), stop.clone());
+        shutdown.spawn("web page", watched("web page", shutdown.clone(), page));
         let served = probes.serve(web::probes(app.clone()), stop);
         shutdown.spawn("probes", watched("probes", shutdown.clone(), served));
         let drained = shutdown.drain(STOP_WITHIN).await;

@@ -31,6 +31,7 @@ const VIEWER: &[&str] = &[
     "/neurashield.backup.v1.Schedules/ListSchedules",
     "/neurashield.backup.v1.Configuration/ListAlertSinks",
     "/neurashield.backup.v1.Health/Examine",
+    "/neurashield.backup.v1.Health/GetRoom",
     "/neurashield.backup.v1.Alerts/ListAlerts",
     "/neurashield.backup.v1.Alerts/ListDeliveries",
     "/neurashield.backup.v1.Retention/GetRetention",

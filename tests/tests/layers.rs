@@ -22,11 +22,12 @@ const LAYERS: [(&str, &[&str]); 9] = [
 ];
 
 /// Tools that only these workspace crates may use in what they ship.
-const HOMES: [(&str, &[&str]); 18] = [
+const HOMES: [(&str, &[&str]); 19] = [
     ("tonic", &["proto", "controller", "agent", "nsctl"]),
     ("prost", &["proto"]),
     ("sqlx", &["controller"]),
     ("axum", &["controller"]),
+    ("askama", &["controller"]),
     ("clap", &["controller", "agent", "nsctl"]),
     ("indicatif", &["nsctl"]),
     ("comfy-table", &["nsctl"]),

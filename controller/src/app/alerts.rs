@@ -209,6 +209,8 @@ pub(super) struct Storages {
     state: StorageLook<Option<u64>>,
     /// For the figures: all bytes of the repository's folder, and the free ones of the state's.
     pub(super) room: StorageLook<(Option<u64>, Option<u64>)>,
+    /// For whoever wants to know at once how much is free in the repository's storage.
+    pub(super) free: StorageLook<Option<u64>>,
     /// For the doctor.
     pub(super) doctor: StorageLook<Vec<Finding>>,
 }

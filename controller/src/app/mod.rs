@@ -14,6 +14,7 @@ mod legacy;
 mod metrics;
 mod plan;
 mod retention;
+mod room;
 mod schedules;
 mod storage_look;
 mod tokens;
@@ -56,6 +57,7 @@ pub use jobs::HowMuch;
 pub use legacy::Legacy;
 pub use plan::{Plan, RestoreRequest, ShownPlans};
 pub use retention::{PlannedPrune, RetentionPlan};
+pub use room::Room;
 pub use schedules::ScheduleView;
 
 /// Everything that the controller can do. Cheap to clone.

@@ -32,9 +32,16 @@ pub(super) enum Peer {
     Network(Option<IpAddr>),
 }
 
+/// The address of a browser, in a call that the web page makes for it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PagePeer(pub(super) IpAddr);
+
 impl Peer {
     /// The other end of the connection that a call came over.
     pub(super) fn of(extensions: &Extensions) -> Self {
+        if let Some(PagePeer(address)) = extensions.get::<PagePeer>() {
+            return Self::Network(Some(*address));
+        }
         if let Some(socket) = extensions.get::<UdsConnectInfo>() {
             return Self::Socket(socket.peer_cred.map(|peer| peer.uid()));
         }

@@ -102,6 +102,7 @@ pub(super) const TABLE: &[Line] = &[
     line("/neurashield.backup.v1.Health/Examine", VIEWER, Kept::No),
     // Paths, names and addresses of a whole installation.
     line("/neurashield.backup.v1.Health/Describe", ADMIN, Kept::No),
+    line("/neurashield.backup.v1.Health/GetRoom", VIEWER, Kept::No),
     line("/neurashield.backup.v1.Tokens/CreateToken", ADMIN, Kept::Both),
     line("/neurashield.backup.v1.Tokens/ListTokens", ADMIN, Kept::No),
     line("/neurashield.backup.v1.Tokens/RevokeToken", ADMIN, Kept::Both),

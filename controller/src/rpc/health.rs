@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use proto::v1::finding::Level;
 use proto::v1::health_server::Health;
-use proto::v1::{DescribeRequest, DescribeResponse, ExamineRequest, ExamineResponse, Finding};
+use proto::v1::{
+    DescribeRequest, DescribeResponse, ExamineRequest, ExamineResponse, Finding, GetRoomRequest, Room,
+};
 use tonic::{Request, Response, Status};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
@@ -38,6 +40,15 @@ impl Health for HealthService {
     async fn examine(&self, _request: Request<ExamineRequest>) -> Result<Response<ExamineResponse>, Status> {
         let findings = self.app.examine().await.into_iter().map(finding).collect();
         Ok(Response::new(ExamineResponse { findings }))
+    }
+
+    async fn get_room(&self, _request: Request<GetRoomRequest>) -> Result<Response<Room>, Status> {
+        let room = self.app.room().await?;
+        Ok(Response::new(Room {
+            used_bytes: room.used,
+            free_bytes: room.free,
+            days_until_full: room.days_until_full,
+        }))
     }
 
     async fn describe(

@@ -20,6 +20,7 @@ mod enrolment;
 mod gate;
 mod gateway;
 mod health;
+mod inside;
 mod jobs;
 mod life;
 mod ordered;
@@ -31,4 +32,5 @@ mod tokens;
 mod under_way;
 pub(crate) mod wire;
 
+pub use inside::{Caller as PageCaller, Inside};
 pub use server::{AgentServer, PeopleServer, ServeError};

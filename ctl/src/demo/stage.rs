@@ -193,7 +193,8 @@ impl Stage {
         };
         let server = self.server();
         format!(
-            "\nThe page: http://localhost:{}{taken}\n\
+            "\nThe page: http://localhost:{}{taken}; sign in with what this prints:\n\
+             \x20 nsctl --server {server} token create me --role admin\n\
              Look around from another terminal, e.g.\n\
              \x20 nsctl --server {server} list\n\
              \x20 nsctl --server {server} ls latest models\n\

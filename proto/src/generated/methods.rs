@@ -45,6 +45,7 @@
     "/neurashield.backup.v1.Alerts/ListDeliveries",
     "/neurashield.backup.v1.Health/Examine",
     "/neurashield.backup.v1.Health/Describe",
+    "/neurashield.backup.v1.Health/GetRoom",
     "/neurashield.backup.v1.Tokens/CreateToken",
     "/neurashield.backup.v1.Tokens/ListTokens",
     "/neurashield.backup.v1.Tokens/RevokeToken",

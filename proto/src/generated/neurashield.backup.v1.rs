@@ -2966,6 +2966,20 @@ pub struct DescribeResponse {
     pub metrics: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetRoomRequest {}
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct Room {
+    /// of all packs; unset: not counted yet
+    #[prost(uint64, optional, tag = "1")]
+    pub used_bytes: ::core::option::Option<u64>,
+    /// unset: the storage does not tell
+    #[prost(uint64, optional, tag = "2")]
+    pub free_bytes: ::core::option::Option<u64>,
+    /// at the rate of the last 30 days; unset: it does not grow, or too little is known
+    #[prost(double, optional, tag = "3")]
+    pub days_until_full: ::core::option::Option<f64>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExamineRequest {}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ExamineResponse {
@@ -7546,6 +7560,28 @@ pub mod health_client {
                 .insert(GrpcMethod::new("neurashield.backup.v1.Health", "Describe"));
             self.inner.unary(req, path, codec).await
         }
+        /// How much room the repository takes and has. Answers at once: what is not known is not said.
+        pub async fn get_room(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetRoomRequest>,
+        ) -> std::result::Result<tonic::Response<super::Room>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/neurashield.backup.v1.Health/GetRoom",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("neurashield.backup.v1.Health", "GetRoom"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -7574,6 +7610,11 @@ pub mod health_server {
             tonic::Response<super::DescribeResponse>,
             tonic::Status,
         >;
+        /// How much room the repository takes and has. Answers at once: what is not known is not said.
+        async fn get_room(
+            &self,
+            request: tonic::Request<super::GetRoomRequest>,
+        ) -> std::result::Result<tonic::Response<super::Room>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct HealthServer<T> {
@@ -7722,6 +7763,49 @@ pub mod health_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DescribeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/neurashield.backup.v1.Health/GetRoom" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetRoomSvc<T: Health>(pub Arc<T>);
+                    impl<T: Health> tonic::server::UnaryService<super::GetRoomRequest>
+                    for GetRoomSvc<T> {
+                        type Response = super::Room;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetRoomRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Health>::get_room(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetRoomSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

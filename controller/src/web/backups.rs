@@ -1,0 +1,330 @@
+//! The list of backups, and one of them.
+
+use askama::Template;
+use axum::body::Bytes;
+use axum::extract::Path;
+use axum::response::Response;
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use proto::Failure;
+use proto::v1::jobs_client::JobsClient;
+use proto::v1::{
+    Archive, Backup, Consistency, Depth, GetBackupRequest, ListBackupsRequest, Outcome, StartBackupRequest,
+};
+
+use crate::web::calendar::{Day, Month};
+use crate::web::form::encode;
+use crate::web::site::{Asked, Frame, redirect, render};
+use crate::web::text::{Mood, State, age, counted, outcome, size, source_words, time, utc};
+
+/// As many backups of a month as are looked at, and as are listed.
+const MOST: usize = 1_000;
+const SHOWN: usize = 100;
+
+/// One backup in a list.
+#[derive(Debug, Clone)]
+pub(super) struct Line {
+    pub(super) name: String,
+    pub(super) at: String,
+    pub(super) age: String,
+    pub(super) state: State,
+    pub(super) verified: State,
+    /// Complete, and found whole when it was looked at last.
+    pub(super) is_verified: bool,
+    pub(super) size: String,
+    pub(super) note: String,
+    pub(super) components: Vec<(String, State, String)>,
+}
+
+/// What verification has found of an archive.
+pub(super) fn verified(archive: &Archive, now: Timestamp) -> State {
+    let Some(last) = archive.verifications.iter().max_by_key(|last| time(last.at)) else {
+        return State::new(Mood::Plain, "not verified");
+    };
+    if archive.verifications.iter().any(|verification| !verification.intact) {
+        return State::new(Mood::Bad, "damaged");
+    }
+    let deepest = archive.verifications.iter().map(|verification| verification.depth()).max();
+    let when = time(last.at).map(|at| age(at, now)).unwrap_or_default();
+    let (mood, word) = match deepest.unwrap_or_default() {
+        Depth::Opened => (Mood::Good, "opened"),
+        Depth::Hashed => (Mood::Good, "hashed"),
+        Depth::Listed | Depth::Unspecified => (Mood::Plain, "listed"),
+    };
+    State::new(mood, format!("{word} {when}"))
+}
+
+pub(super) fn line(backup: &Backup, now: Timestamp) -> Line {
+    let at = time(backup.started_at).unwrap_or(now);
+    let bytes = |archive: &Archive| archive.counts.as_ref().map_or(0, |counts| counts.bytes);
+    let components: Vec<(String, State, String)> = backup
+        .archives
+        .iter()
+        .map(|archive| {
+            let component = archive.source.clone().unwrap_or_default().component;
+            (component, outcome(archive.outcome()), size(bytes(archive)))
+        })
+        .collect();
+    let found = backup.archives.iter().map(|archive| verified(archive, now));
+    let verified = found.min_by_key(|state| state.mood).unwrap_or(State::new(Mood::Plain, "empty"));
+    let state = outcome(backup.outcome());
+    let note = match (backup.safety_of.is_empty(), backup.pinned.is_empty()) {
+        (false, _) => "made before a restore".to_owned(),
+        (true, false) => format!("pinned: {}", backup.pinned),
+        (true, true) => String::new(),
+    };
+    Line {
+        name: backup.name.clone(),
+        at: utc(at),
+        age: age(at, now),
+        is_verified: state.mood == Mood::Good && verified.mood == Mood::Good,
+        state,
+        verified,
+        size: size(backup.archives.iter().map(bytes).sum()),
+        note,
+        components,
+    }
+}
+
+#[derive(Template)]
+#[template(path = "backups.html")]
+struct List {
+    frame: Frame,
+    month: Month,
+    weeks: Vec<Vec<Day>>,
+    /// There are backups before this month, and after it.
+    has_older: bool,
+    has_newer: bool,
+    filter: Filter,
+    components: Vec<String>,
+    states: Vec<Choice>,
+    backups: Vec<Line>,
+    left_out: usize,
+    is_empty: bool,
+}
+
+/// A state to be chosen.
+struct Choice {
+    value: &'static str,
+    words: &'static str,
+    is_chosen: bool,
+}
+
+const STATES: [(&str, &str); 5] = [
+    ("verified", "complete and verified"),
+    ("unverified", "not verified"),
+    ("complete", "complete"),
+    ("incomplete", "incomplete"),
+    ("failed", "failed"),
+];
+
+/// What of a month is listed; empty: all of it.
+struct Filter {
+    day: String,
+    component: String,
+    state: String,
+}
+
+impl Filter {
+    fn of(asked: &Asked) -> Self {
+        let text = |name| asked.query.get(name).to_owned();
+        Self { day: text("day"), component: text("component"), state: text("state") }
+    }
+
+    fn is_set(&self) -> bool {
+        !(self.day.is_empty() && self.component.is_empty() && self.state.is_empty())
+    }
+
+    fn takes(&self, line: &Line) -> bool {
+        let state = match self.state.as_str() {
+            "verified" => line.is_verified,
+            "unverified" => !line.is_verified,
+            "" => true,
+            wanted => line.state.word == wanted,
+        };
+        let of_component =
+            |(name, state, _): &(String, State, String)| *name == self.component && state.mood == Mood::Good;
+        state
+            && (self.component.is_empty() || line.components.iter().any(of_component))
+            && (self.day.is_empty() || line.at.starts_with(&self.day))
+    }
+}
+
+pub(super) async fn list(asked: Asked) -> Response {
+    let made = listed(&asked).await;
+    asked.answer(made)
+}
+
+async fn listed(asked: &Asked) -> Result<Response, Failure> {
+    let now = asked.site.app.now();
+    let newest = page(asked, 1, 0).await?;
+    let last = newest.first().and_then(|backup| time(backup.started_at)).unwrap_or(now);
+    let month = Month::parse(asked.query.get("month")).unwrap_or(Month::of(date(last)));
+    let found = within(asked, newest.first().map_or(0, |backup| backup.sequence), month).await?;
+    let all: Vec<(Date, Line)> = (found.backups.iter())
+        .map(|backup| (date(time(backup.started_at).unwrap_or(now)), line(backup, now)))
+        .collect();
+    let filter = Filter::of(asked);
+    let mut components: Vec<String> =
+        all.iter().flat_map(|(_, line)| line.components.iter().map(|(name, ..)| name.clone())).collect();
+    components.sort_unstable();
+    components.dedup();
+    let weeks = month.weeks(all.iter().map(|(date, line)| (*date, line.state.clone())));
+    let mut backups: Vec<Line> =
+        all.into_iter().map(|(_, line)| line).filter(|line| filter.takes(line)).collect();
+    let left_out = backups.len().saturating_sub(SHOWN);
+    backups.truncate(SHOWN);
+    render(&List {
+        frame: asked.frame("Backups"),
+        month,
+        weeks,
+        has_older: found.has_older,
+        has_newer: month.end() <= date(last),
+        states: STATES.map(|(value, words)| Choice { value, words, is_chosen: filter.state == value }).into(),
+        filter,
+        components,
+        backups,
+        left_out,
+        is_empty: newest.is_empty(),
+    })
+}
+
+async fn page(asked: &Asked, limit: u32, before: u64) -> Result<Vec<Backup>, Failure> {
+    let wanted = ListBackupsRequest { limit, before };
+    Ok(asked.backups().list_backups(wanted).await?.into_inner().backups)
+}
+
+fn date(time: Timestamp) -> Date {
+    time.to_zoned(TimeZone::UTC).date()
+}
+
+struct Found {
+    backups: Vec<Backup>,
+    has_older: bool,
+}
+
+/// The backups of a month, the newest first. The order of sequences is that of times, so the month's last
+/// one is found by halving.
+async fn within(asked: &Asked, newest: u64, month: Month) -> Result<Found, Failure> {
+    let day_of = |backup: &Backup| time(backup.started_at).map(date);
+    // All up to `older` are from before the month's end, all from `newer` on are not.
+    let (mut older, mut newer) = (0, newest + 1);
+    while newer - older > 1 {
+        let middle = older + (newer - older) / 2;
+        let at = page(asked, 1, middle + 1).await?;
+        match at.first() {
+            Some(backup) if day_of(backup).is_some_and(|day| day >= month.end()) => newer = backup.sequence,
+            _ => older = middle,
+        }
+    }
+    let (mut backups, mut before) = (Vec::new(), newer);
+    // Sequence 0 is the newest page to the list, and no backup's.
+    while backups.len() < MOST && before > 1 {
+        let more = page(asked, 0, before).await?;
+        let Some(last) = more.last() else { break };
+        before = last.sequence;
+        for backup in more {
+            if day_of(&backup).is_some_and(|day| day < month.first()) {
+                return Ok(Found { backups, has_older: true });
+            }
+            backups.push(backup);
+        }
+    }
+    Ok(Found { has_older: before > 1 && backups.len() >= MOST, backups })
+}
+
+/// One archive of a backup.
+struct Detail {
+    component: String,
+    /// The query that leads to its entries; empty: it has none.
+    browse: String,
+    kind: String,
+    state: State,
+    reason: String,
+    consistency: &'static str,
+    size: String,
+    stored: String,
+    counts: String,
+    missing: String,
+    verified: State,
+    findings: Vec<String>,
+}
+
+fn detail(archive: &Archive, now: Timestamp) -> Detail {
+    let counts = archive.counts.unwrap_or_default();
+    let source = archive.source.clone().unwrap_or_default();
+    let missing = [
+        (counts.unreadable, "could not be read"),
+        (counts.vanished, "vanished meanwhile"),
+        (counts.changed, "changed while read"),
+    ];
+    let missing: Vec<String> = missing
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    Detail {
+        component: source_words(&source),
+        browse: match archive.outcome() {
+            Outcome::Failed | Outcome::Unspecified => String::new(),
+            _ => format!("component={}&source={}", encode(&source.component), encode(&source.name)),
+        },
+        kind: archive.kind.clone(),
+        state: outcome(archive.outcome()),
+        reason: archive.reason.clone(),
+        consistency: match archive.consistency() {
+            Consistency::Snapshot => "one instant, by a snapshot",
+            Consistency::Quiesced => "its writer was stopped",
+            Consistency::Bracketed => "proven unchanged while it was read",
+            Consistency::Fuzzy => "read while in use",
+            Consistency::Unspecified => "not known",
+        },
+        size: size(counts.bytes),
+        stored: size(counts.stored_bytes),
+        counts: format!(
+            "{}, {}",
+            counted(counts.files, "file", "files"),
+            counted(counts.folders, "folder", "folders")
+        ),
+        missing: missing.join(", "),
+        verified: verified(archive, now),
+        findings: archive.verifications.iter().flat_map(|found| found.findings.clone()).collect(),
+    }
+}
+
+#[derive(Template)]
+#[template(path = "backup.html")]
+struct One {
+    frame: Frame,
+    line: Line,
+    job: String,
+    archives: Vec<Detail>,
+}
+
+pub(super) async fn one(asked: Asked, Path(name): Path<String>) -> Response {
+    let made = shown(&asked, name).await;
+    asked.answer(made)
+}
+
+async fn shown(asked: &Asked, name: String) -> Result<Response, Failure> {
+    let backup = asked.backups().get_backup(GetBackupRequest { name }).await?.into_inner();
+    let now = asked.site.app.now();
+    let archives = backup.archives.iter().map(|archive| detail(archive, now)).collect();
+    let line = line(&backup, now);
+    render(&One { frame: asked.frame("Backup"), line, job: backup.job_id, archives })
+}
+
+pub(super) async fn start(asked: Asked, body: Bytes) -> Response {
+    let made = match asked.form(&body) {
+        Ok(form) => started(&asked, form.get("request_id")).await,
+        Err(failure) => Err(failure),
+    };
+    asked.answer(made)
+}
+
+async fn started(asked: &Asked, request_id: &str) -> Result<Response, Failure> {
+    let order = StartBackupRequest { request_id: request_id.to_owned(), ..StartBackupRequest::default() };
+    let job = JobsClient::new(asked.caller.clone()).start_backup(order).await?.into_inner();
+    Ok(redirect(&format!("{}jobs/{}", asked.site.base, job.id)))
+}

@@ -1,0 +1,224 @@
+//! What is in a backup: its folders and files, one file of it, all of a component.
+//!
+//! Must stay true: names are bytes, so they are percent-encoded text in addresses, and what could turn or
+//! hide text is shown as what it is; what is downloaded is never shown as a page of ours.
+
+use askama::Template;
+use axum::body::Body;
+use axum::extract::Path;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use futures_util::{StreamExt, stream};
+use jiff::Timestamp;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
+use proto::Failure;
+use proto::v1::{
+    Data, EntryLine, ExportArchiveRequest, GetBackupRequest, ListEntriesRequest, ReadFileRequest, SourceId,
+};
+
+use crate::web::form::encode;
+use crate::web::site::{Asked, Frame, render};
+use crate::web::text::{printable, size, source_words, utc};
+
+/// As many entries of a folder as are on one page.
+const PAGE: usize = 500;
+const KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.');
+
+/// One entry of a folder.
+struct Row {
+    name: String,
+    kind: String,
+    size: String,
+    changed: String,
+    target: String,
+    /// Of a folder: the query of its page.
+    opens: String,
+    /// Of a file: the query of its download.
+    file: String,
+}
+
+/// A folder above the one that is shown.
+struct Crumb {
+    name: String,
+    query: String,
+}
+
+#[derive(Template)]
+#[template(path = "browse.html")]
+struct Browse {
+    frame: Frame,
+    backup: String,
+    component: String,
+    whole: String,
+    may_read: bool,
+    crumbs: Vec<Crumb>,
+    here: String,
+    rows: Vec<Row>,
+    next: Option<String>,
+}
+
+/// Which archive, and where in it, as the query of an address.
+struct Place {
+    source: SourceId,
+    path: Vec<u8>,
+}
+
+impl Place {
+    fn of(asked: &Asked) -> Self {
+        let text = |name| asked.query.get(name).to_owned();
+        Self {
+            source: SourceId { component: text("component"), name: text("source") },
+            path: bytes(asked.query.get("path")),
+        }
+    }
+
+    fn query(&self, path: &[u8]) -> String {
+        let SourceId { component, name } = &self.source;
+        let path = encode(&percent_encode(path, KEPT).to_string());
+        format!("component={}&source={}&path={path}", encode(component), encode(name))
+    }
+
+    fn crumbs(&self) -> Vec<Crumb> {
+        let mut crumbs = Vec::new();
+        if !self.path.is_empty() {
+            crumbs.push(Crumb { name: source_words(&self.source), query: self.query(b"") });
+        }
+        for (at, _) in self.path.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
+            crumbs.push(Crumb { name: last_name(&self.path[..at]), query: self.query(&self.path[..at]) });
+        }
+        crumbs
+    }
+
+    fn row(&self, entry: &EntryLine) -> Row {
+        let changed = Timestamp::new(entry.mtime_seconds, 0).map(utc).unwrap_or_default();
+        let is_file = matches!(entry.kind.as_str(), "file" | "hardlink");
+        let at = |is: bool| if is { self.query(&entry.path) } else { String::new() };
+        Row {
+            name: last_name(&entry.path),
+            kind: entry.kind.clone(),
+            size: if entry.kind == "file" { size(entry.size) } else { String::new() },
+            changed,
+            target: printable(&entry.target),
+            opens: at(entry.kind == "folder"),
+            file: at(is_file),
+        }
+    }
+}
+
+fn bytes(text: &str) -> Vec<u8> {
+    percent_decode_str(text).collect()
+}
+
+fn last_name(path: &[u8]) -> String {
+    printable(path.rsplit(|byte| *byte == b'/').next().unwrap_or_default())
+}
+
+pub(super) async fn show(asked: Asked, Path(backup): Path<String>) -> Response {
+    let made = shown(&asked, backup).await;
+    asked.answer(made)
+}
+
+async fn shown(asked: &Asked, backup: String) -> Result<Response, Failure> {
+    let (place, after) = (Place::of(asked), bytes(asked.query.get("after")));
+    let mut client = asked.backups();
+    // A path of nothing, or "latest", is another page by the time somebody clicks: the name is what counts.
+    let backup = client.get_backup(GetBackupRequest { name: backup }).await?.into_inner().name;
+    let request = ListEntriesRequest {
+        backup: backup.clone(),
+        source: Some(place.source.clone()),
+        path: place.path.clone().into(),
+        recursive: false,
+    };
+    let mut entries = client.list_entries(request).await?.into_inner();
+    let mut found: Vec<EntryLine> = Vec::new();
+    let mut is_more = false;
+    while let Some(entry) = entries.message().await? {
+        if !after.is_empty() && entry.path[..] <= after[..] {
+            continue;
+        }
+        if found.len() == PAGE {
+            is_more = true;
+            break;
+        }
+        found.push(entry);
+    }
+    let next = found.last().filter(|_| is_more).map(|last| {
+        let after = encode(&percent_encode(&last.path, KEPT).to_string());
+        format!("{}&after={after}", place.query(&place.path))
+    });
+    let here = match place.path.is_empty() {
+        true => source_words(&place.source),
+        false => last_name(&place.path),
+    };
+    let frame = asked.frame("Backup");
+    render(&Browse {
+        may_read: frame.may_act,
+        frame,
+        backup,
+        component: source_words(&place.source),
+        whole: place.query(b""),
+        crumbs: place.crumbs(),
+        here,
+        rows: found.iter().map(|entry| place.row(entry)).collect(),
+        next,
+    })
+}
+
+pub(super) async fn file(asked: Asked, Path(backup): Path<String>) -> Response {
+    let made = async {
+        let place = Place::of(&asked);
+        let name = place.path.rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_vec();
+        let request = ReadFileRequest { backup, source: Some(place.source), path: place.path.into() };
+        let data = asked.backups().read_file(request).await?.into_inner();
+        download(data, &name, "application/octet-stream").await
+    };
+    let made = made.await;
+    asked.answer(made)
+}
+
+pub(super) async fn tar(asked: Asked, Path(backup): Path<String>) -> Response {
+    let made = async {
+        let source = Place::of(&asked).source;
+        let name = format!("{backup}-{}.tar", source_words(&source).replace('/', "-"));
+        let request = ExportArchiveRequest { backup, source: Some(source) };
+        let data = asked.backups().export_archive(request).await?.into_inner();
+        download(data, name.as_bytes(), "application/x-tar").await
+    };
+    let made = made.await;
+    asked.answer(made)
+}
+
+/// What is read, as a file of this name. What fails at once is told; what fails later breaks the download
+/// off, so that nobody takes a part for the whole.
+async fn download(
+    mut data: tonic::Streaming<Data>,
+    name: &[u8],
+    kind: &'static str,
+) -> Result<Response, Failure> {
+    let first = data.message().await?;
+    let content = stream::iter(first.map(Ok)).chain(data).map(|part| part.map(|part| part.data));
+    let name = String::from_utf8_lossy(name);
+    let disposition = format!("attachment; filename*=UTF-8''{}", percent_encode(name.as_bytes(), KEPT));
+    let disposition = HeaderValue::from_str(&disposition).expect("it is percent-encoded");
+    let headers =
+        [(header::CONTENT_TYPE, HeaderValue::from_static(kind)), (header::CONTENT_DISPOSITION, disposition)];
+    Ok((headers, Body::from_stream(content)).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::web::form::Form;
+
+    #[test]
+    fn a_name_of_any_bytes_goes_through_an_address_and_comes_back() {
+        let source = SourceId { component: "models".to_owned(), name: "a b".to_owned() };
+        let place = Place { source, path: b"etc/\xff&=%<b>/\xe2\x80\xaex".to_vec() };
+        let form = Form::parse(place.query(&place.path).as_bytes());
+        assert_eq!(bytes(form.get("path")), place.path);
+        assert_eq!((form.get("component"), form.get("source")), ("models", "a b"));
+        let names: Vec<String> = place.crumbs().into_iter().map(|crumb| crumb.name).collect();
+        assert_eq!(names, ["models/a b", "etc", "\u{fffd}&=%<b>"]);
+        assert_eq!(last_name(&place.path), "\\u{202e}x", "nothing turns the text around it");
+    }
+}

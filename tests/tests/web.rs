@@ -1,0 +1,132 @@
+//! The web page in a real browser, on the built programs and real data (`tests/web/drive.mjs`).
+//!
+//! With `NEURASHIELD_SCREENSHOTS` set to a folder, every page is taken a picture of, too.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use tests::{System, project, wait_for};
+
+const COMPONENTS: [&str; 5] = ["models", "configs", "ipfs", "blockchain", "mongodb"];
+
+/// The page's users, a browser, and five components with a verified backup.
+struct Scene {
+    system: System,
+    data: PathBuf,
+    backup: String,
+    environment: Vec<(String, String)>,
+}
+
+impl Scene {
+    fn set() -> Self {
+        let mut system = System::prepare_held(&[]);
+        let data = system.root().join("data");
+        let folders = COMPONENTS.map(|name| data.join(name));
+        for folder in &folders {
+            fs::create_dir_all(folder.join("deep")).expect("made");
+            fs::write(folder.join("deep/<b>hostile<i> & name"), vec![7; 300_000]).expect("written");
+        }
+        let sources: Vec<(&str, &Path)> =
+            COMPONENTS.into_iter().zip(folders.iter().map(PathBuf::as_path)).collect();
+        system.serve(&sources);
+        system.start_controller();
+        system.invite();
+        system.start_agent();
+        system.await_agent();
+        let mut scene = Self { system, data, backup: String::new(), environment: Vec::new() };
+        scene.change_to("one");
+        scene.backup = scene.system.run(&["backup"])["backup"].as_str().expect("a name").to_owned();
+        scene.system.nsctl(&["verify", "--timestamp", &scene.backup]).expect(0);
+        scene.change_to("two");
+        let prepared = Command::new(project().join("tests/engines/browser")).output().expect("it runs");
+        assert!(prepared.status.success(), "{}", String::from_utf8_lossy(&prepared.stderr));
+        let prepared = String::from_utf8(prepared.stdout).expect("text");
+        let (packages, browser) = prepared.trim().split_once('\n').expect("two lines");
+        for (name, value) in [("PACKAGES", packages), ("BROWSER", browser), ("BACKUP", &scene.backup)] {
+            scene.environment.push((name.to_owned(), value.to_owned()));
+        }
+        let url = format!("http://localhost:{}", scene.system.web_port());
+        scene.environment.push(("URL".to_owned(), url));
+        for role in ["viewer", "operator", "admin"] {
+            let made = scene.system.nsctl(&["token", "create", role, "--role", role]).expect(0);
+            scene.environment.push((role.to_uppercase(), made.out.trim().to_owned()));
+        }
+        scene
+    }
+
+    fn change_to(&self, value: &str) {
+        for name in COMPONENTS {
+            fs::write(self.data.join(name).join("value"), value).expect("written");
+        }
+    }
+
+    fn values(&self) -> [String; 5] {
+        COMPONENTS.map(|name| fs::read_to_string(self.data.join(name).join("value")).expect("there"))
+    }
+
+    /// Lets the browser do a part of `drive.mjs`; what it said.
+    fn drive(&self, part: &str) -> String {
+        Self::said(self.begin(part))
+    }
+
+    fn begin(&self, part: &str) -> Child {
+        let mut command = Command::new("node");
+        command.arg(project().join("tests/web/drive.mjs")).arg(part).envs(self.environment.iter().cloned());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("node runs")
+    }
+
+    fn said(child: Child) -> String {
+        let output = child.wait_with_output().expect("it ends");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+        said
+    }
+}
+
+#[test]
+fn a_user_restores_two_of_five_components_and_takes_it_back_and_others_are_refused() {
+    let mut scene = Scene::set();
+    let said = scene.drive("restore");
+    assert_eq!(scene.values(), ["one", "one", "two", "two", "two"]);
+    let job = said.lines().find_map(|line| line.strip_prefix("JOB ")).expect("the restore's job");
+    scene.environment.push(("JOB".to_owned(), job.to_owned()));
+    if let Some(folder) = std::env::var_os("NEURASHIELD_SCREENSHOTS") {
+        scene.environment.push(("SHOTS".to_owned(), folder.into_string().expect("text")));
+        scene.drive("screenshots");
+    }
+    scene.drive("undo");
+    assert_eq!(scene.values(), ["two"; 5], "the undo brought back what was there");
+    a_restart_in_the_middle_loses_nothing(&mut scene);
+    a_restore_that_fails_says_why(&scene);
+    let backups = scene.system.nsctl(&["list", "-o", "json"]).expect(0).json();
+    let made = backups["backups"].as_array().expect("a list").iter();
+    assert_eq!(made.filter(|backup| backup["safety_of"].is_null()).count(), 1, "no foreign site ordered one");
+}
+
+/// The controller goes and comes back while a restore is followed: the user signs in again, is back at the
+/// job and sees its end.
+fn a_restart_in_the_middle_loses_nothing(scene: &mut Scene) {
+    let restarted = scene.system.root().join("restarted");
+    scene.environment.push(("RESTARTED".to_owned(), restarted.display().to_string()));
+    scene.system.steps().ask("all-staged");
+    let browser = scene.begin("restart");
+    wait_for("what is staged", 60, || scene.system.steps().reached("all-staged"));
+    scene.system.kill_controller();
+    scene.system.start_controller();
+    fs::write(restarted, "").expect("written");
+    scene.system.steps().let_go("all-staged");
+    Scene::said(browser);
+    assert_eq!(scene.values(), ["two", "two", "one", "two", "two"]);
+}
+
+/// Somebody adds a file that the restore would remove, after the plan was confirmed.
+fn a_restore_that_fails_says_why(scene: &Scene) {
+    scene.system.steps().ask("archive-made");
+    let browser = scene.begin("failing");
+    wait_for("the safety backup", 60, || scene.system.steps().reached("archive-made"));
+    fs::write(scene.data.join("blockchain/news"), "of somebody").expect("written");
+    scene.system.steps().let_go("archive-made");
+    Scene::said(browser);
+    assert_eq!(scene.values(), ["two", "two", "one", "two", "two"], "nothing was changed");
+}
