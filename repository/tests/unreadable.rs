@@ -33,6 +33,8 @@ fn three() -> (Scene, Vec<(BackupRecord, Files)>) {
         .collect();
     let (first, _) = backups.remove(0);
     scene.retire(&[&first]);
+    let pinned = &backups[0].0.name;
+    scene.repository.set_pin(pinned, Some("a test"), &scene.keys, at(5 * HOUR)).expect("pinned");
     (scene, backups)
 }
 
@@ -119,6 +121,14 @@ fn whichever_object_the_disk_does_not_give_the_rest_goes_on_and_all_is_there_whe
         // Neither prune nor a repair does harm, whether or not they can do their work.
         let order = PruneOrder { now: true, ..scene.order() };
         let pruned = repository.prune(&order, &scene.eye);
+        assert!(
+            matches!(
+                pruned,
+                Ok(_)
+                    | Err(RepositoryError::Prune(PruneError::Unreadable { .. } | PruneError::Unknown { .. }))
+            ),
+            "{lost}: {pruned:?}"
+        );
         let repaired = repair(&repository, &keys);
         let is_pruned = disk.inner().size(&lost).is_err();
         assert!(disk.unfired() == 0 || is_pruned, "nobody reads {lost}");

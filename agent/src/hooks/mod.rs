@@ -26,6 +26,9 @@ use crate::connection::UpQueue;
 use crate::served::Served;
 use crate::tasks::cancelled;
 
+/// How long an attempt waits for the hooks of an earlier one: less than the controller waits for progress.
+const TURN: Duration = Duration::from_mins(10);
+
 /// What a later hook is told of how the work ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
@@ -102,7 +105,9 @@ pub(crate) async fn between<T>(
     let _turn = tokio::select! {
         biased;
         () = stage.cancel.cancelled() => return Err(cancelled()),
-        turn = stage.journal.turn(&served.id) => turn,
+        turn = tokio::time::timeout(TURN, stage.journal.turn(&served.id)) => {
+            turn.map_err(|_| still_at_it(&served.id))?
+        }
     };
     let owes = failed.1.is_some() || after.1.is_some();
     if owes {
@@ -166,6 +171,16 @@ impl Stage<'_> {
     async fn tell(&self, occasion: &Occasion, warning: bool, lines: Vec<String>) {
         self.up.send(Message::Log(v1::TaskLog { task_id: occasion.task.clone(), warning, lines })).await;
     }
+}
+
+fn still_at_it(source: &SourceId) -> Failure {
+    Failure::new(
+        Code::Unavailable,
+        reason::BUSY,
+        format!("an earlier attempt at {source} is still between its hooks"),
+    )
+    .because(format!("it has not ended within {} minutes", TURN.as_secs() / 60))
+    .hint("see in the agent's log what it waits for; `timeout` of a hook limits how long one takes")
 }
 
 fn variables(

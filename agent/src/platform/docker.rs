@@ -237,7 +237,9 @@ impl Container {
 
     /// Where a folder of this container lies on the host, as other containers' mounts name it.
     pub(super) fn on_host(&self, folder: &Path) -> PathBuf {
-        let holds = self.mounts.iter().filter(|mount| folder.starts_with(&mount.destination));
+        // Memory (tmpfs) lies nowhere.
+        let lies = self.mounts.iter().filter(|mount| !mount.source.as_os_str().is_empty());
+        let holds = lies.filter(|mount| folder.starts_with(&mount.destination));
         let nearest = holds.max_by_key(|mount| mount.destination.components().count());
         nearest.map_or_else(
             || folder.to_owned(),

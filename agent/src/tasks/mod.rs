@@ -124,8 +124,8 @@ impl Tasks {
         });
         let entry = Entry { running: Arc::clone(&self.running), task_id };
         let context = Arc::clone(&self.context);
-        // Every line of the log that the work writes names the job.
-        let span = tracing::info_span!("task", job = work.job(), task = entry.task_id);
+        // The lines of the log that the work writes name the job; of the level that none is without it.
+        let span = tracing::error_span!("task", job = work.job(), task = entry.task_id);
         let work = async move {
             let task_id = &entry.task_id;
             let _turn = tokio::select! {

@@ -290,6 +290,15 @@ async fn end_copy(mut copy: SqliteConnection) -> Result<(), CatalogError> {
     Ok(copy.close().await?)
 }
 
+/// The ids of runs are the order in which they were decided: what comes from history is not the last run.
+const IN_ORDER: [&str; 4] = [
+    "CREATE TEMP TABLE decided AS \
+     SELECT id, row_number() OVER (ORDER BY ran_at, id) AS place FROM main.schedule_runs",
+    "UPDATE main.schedule_runs SET id = -(SELECT place FROM decided WHERE decided.id = schedule_runs.id)",
+    "UPDATE main.schedule_runs SET id = -id",
+    "DROP TABLE decided",
+];
+
 async fn add_history(writer: &mut SqliteConnection) -> Result<Vec<JobId>, CatalogError> {
     const TAKEN: [(&str, &str); 4] = [
         ("jobs", "ended = 1"),
@@ -303,11 +312,9 @@ async fn add_history(writer: &mut SqliteConnection) -> Result<Vec<JobId>, Catalo
     let mut change = writer.begin().await?;
     for (table, chosen) in TAKEN {
         let columns: Vec<String> = sqlx::query_scalar(
-            "SELECT name FROM pragma_table_info(?) WHERE NOT (name = 'id' AND type = 'INTEGER' AND ?)",
+            "SELECT name FROM pragma_table_info(?) WHERE NOT (name = 'id' AND type = 'INTEGER')",
         )
         .bind(table)
-        // The ids of runs are their order: what is older must not become the last run.
-        .bind(table != "schedule_runs")
         .fetch_all(&mut *change)
         .await?;
         let columns = columns.join(", ");
@@ -315,6 +322,9 @@ async fn add_history(writer: &mut SqliteConnection) -> Result<Vec<JobId>, Catalo
             "INSERT OR IGNORE INTO main.{table} ({columns}) SELECT {columns} FROM other.{table} WHERE {chosen}"
         );
         sqlx::query(AssertSqlSafe(sql)).execute(&mut *change).await?;
+    }
+    for sql in IN_ORDER {
+        sqlx::query(sql).execute(&mut *change).await?;
     }
     let ended: Vec<String> =
         sqlx::query_scalar("SELECT id FROM other.jobs WHERE ended = 1").fetch_all(&mut *change).await?;

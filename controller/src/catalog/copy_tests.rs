@@ -95,9 +95,11 @@ async fn a_run_of_long_ago_that_history_tells_of_is_not_the_last_one_of_its_sche
     let other = live.begin_copy(&history, &[("schedule_runs", Carried::Whole)], None).await.expect("begun");
     end_copy(other).await.expect("ended");
     let new = Catalog::open(&copy).await.expect("opened");
-    let before = new.last_run("daily").await.expect("read").expect("there is one");
-    new.add_history_of(&history).await.expect("taken");
-    assert_eq!(new.last_run("daily").await.expect("read").expect("there is one"), before);
+    for _ in 0..2 {
+        new.add_history_of(&history).await.expect("taken");
+        let last = new.last_run("daily").await.expect("read").expect("there is one");
+        assert_eq!(crate::catalog::micros(last.planned_at.expect("by the clock")), 600);
+    }
     let runs: i64 = sqlx::query_scalar("SELECT count(*) FROM schedule_runs")
         .fetch_one(&new.readers)
         .await

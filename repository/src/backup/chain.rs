@@ -21,6 +21,8 @@ use crate::signed::{MAX_JSON, Sha256};
 use crate::store::{ListedKind, StoreError};
 use crate::verify::read_again;
 
+/// Missing lines of one gap that are told one by one.
+const MAX_HOLES: usize = 1_000;
 /// More bytes than any name of a backup has.
 const MAX_NAME: u64 = 64;
 
@@ -65,7 +67,9 @@ impl Chain {
         let expected = self.highest + 1;
         if sequence != expected {
             self.findings.push(format!("the chain has no line {expected}"));
-            self.holes.extend(expected..sequence);
+            // A sequence that was passed over when the next one was given out was nobody's.
+            let follows = line.as_ref().is_ok_and(|line| Ok(line.previous) == self.head);
+            self.holes.extend((expected..sequence).filter(|_| !follows).take(MAX_HOLES));
         }
         let head = digest.map(Some).ok_or(sequence);
         let previous = std::mem::replace(&mut self.head, head);
@@ -140,6 +144,8 @@ impl Repository {
             _ => ChainEnd::of(&self.chain()?, self.names_in_root()?, false),
         };
         let end = known.insert(end);
+        // Said before anything is sent for it.
+        end.head()?;
         let mut time = now;
         loop {
             let name = BackupName::from_time(time);
@@ -344,10 +350,23 @@ impl Repository {
         let mut chain = Chain::empty();
         let listed = self.store.list(Some(&layout::chain()))?;
         let sequences = listed.iter().filter_map(|listed| layout::chain_line_named(&listed.name));
-        let sequences: Vec<u64> = sequences.map(|(sequence, _)| sequence).collect();
-        let lines = side_by_side(&sequences, |sequence| self.read_line(*sequence))?;
+        let mut sequences: BTreeSet<u64> = sequences.map(|(sequence, _)| sequence).collect();
+        if self.store.lists_may_lag() {
+            // One that a list leaves out is asked for by name, before it counts as gone.
+            let gaps =
+                (1..sequences.last().copied().unwrap_or(0)).filter(|sequence| !sequences.contains(sequence));
+            let gaps: Vec<u64> = gaps.take(MAX_HOLES).collect();
+            sequences.extend(gaps);
+        }
+        let sequences: Vec<u64> = sequences.into_iter().collect();
+        let lines = side_by_side(&sequences, |sequence| match self.read_line(*sequence) {
+            Err(error) if error.is_not_found() => Ok(None),
+            read => read.map(Some),
+        })?;
         for (sequence, line) in sequences.into_iter().zip(lines) {
-            chain.add(sequence, line);
+            if let Some(line) = line {
+                chain.add(sequence, line);
+            }
         }
         // A list may lag: what follows the newest line that it shows is asked for by name.
         while let Some(next) = chain.newest.checked_add(1) {

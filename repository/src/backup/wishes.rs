@@ -112,7 +112,12 @@ impl Repository {
     }
 
     fn pin_reason(&self, sequence: u64, number: u32) -> Result<Option<String>, RepositoryError> {
-        Ok(match self.signed_note::<PinNote>(&layout::pin_note(sequence, number))? {
+        let note = match self.signed_note::<PinNote>(&layout::pin_note(sequence, number)) {
+            // Whatever it says: nothing goes for it.
+            Err(error) if error.is_of_one_object() => return Ok(Some(UNREADABLE.to_owned())),
+            other => other?,
+        };
+        Ok(match note {
             Ok(note) if (note.sequence, note.number) == (sequence, number) => note.reason,
             Ok(_) | Err(_) => Some(UNREADABLE.to_owned()),
         })

@@ -17,6 +17,7 @@ use crate::pack::file::{self, MAX_PACK, PlacedSegment};
 use crate::pack::segment::SegmentTable;
 use crate::repo::Repository;
 use crate::store::{StoreError, Upload};
+use crate::verify::read_again;
 
 /// A segment on its way: its table as it will be, and its body.
 struct Moving {
@@ -105,10 +106,16 @@ impl Repository {
         Ok(Some(pack))
     }
 
-    /// What is to be copied from one pack; `None` if the pack is not what its name says.
+    /// What is to be copied from one pack; `None` if the pack is not what its name says, or cannot be read.
     fn survivors(&self, source: &Source) -> Result<Option<Vec<Moving>>, RepositoryError> {
         let path = layout::pack(&source.pack);
-        let bytes = self.store.read(&path, MAX_PACK)?;
+        let bytes = match read_again(|| self.store.read(&path, MAX_PACK)) {
+            Err(error) if error.is_unreadable() => {
+                tracing::error!(pack = %source.pack, %error, "a pack that was to be copied is left alone");
+                return Ok(None);
+            }
+            read => read?,
+        };
         if digest::digest(&digest::SHA256, &bytes).as_ref() != source.pack.as_bytes() {
             tracing::error!(pack = %source.pack, "a pack that was to be copied is damaged; it is left alone");
             self.keep_verdicts(&[PackVerdict { pack: source.pack, is_sound: false }])?;

@@ -93,6 +93,10 @@ impl Repository {
         let bytes = match self.store.read(path, MAX_JSON) {
             // Gone since it was listed.
             Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) if error.is_unreadable() => {
+                tracing::warn!(%path, %error, "a record of prune cannot be read; it is passed over");
+                return Ok(None);
+            }
             other => other?,
         };
         let read = serde_json::from_slice(&bytes);

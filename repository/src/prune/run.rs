@@ -127,11 +127,20 @@ impl Run<'_> {
         self.repository.walk(&mut self.live, self.watch)?;
         self.watch.done(PruneStep::Walked);
         let mut view = self.repository.view(&self.live)?;
+        let mut unread = 0;
         if view.needs_the_trash() {
-            self.report.brought_back = self.repository.bring_back(&view, self.watch)?;
+            let brought = self.repository.bring_back(&view, self.watch)?;
+            (self.report.brought_back, unread) = (brought.packs, brought.unread);
             view = self.repository.view(&self.live)?;
         }
-        self.empty_what_is_due()?;
+        if unread == 0 {
+            self.empty_what_is_due()?;
+        } else {
+            tracing::warn!(
+                unread,
+                "packs in the trash cannot be read and may be needed; nothing is deleted there"
+            );
+        }
         match self.sweep_what_is_due()? {
             Some(waiting) => {
                 let young = self.repository.young(&view, self.order, self.watch)?;

@@ -42,6 +42,13 @@ impl View {
     }
 }
 
+/// What came of a look through the trash for what is needed.
+pub(super) struct Brought {
+    pub(super) packs: u64,
+    /// Packs there that could not be read.
+    pub(super) unread: u64,
+}
+
 impl Repository {
     /// Decides for every domain.
     pub(super) fn view(&self, live: &Live) -> Result<View, RepositoryError> {
@@ -242,12 +249,13 @@ impl Repository {
     /// Packs in the trash that hold what is needed and lies in no sound pack: back to their place. In the
     /// normal course there are none; a writer that overslept its lease can make one needed, and so can rot in
     /// the pack that took over what they held. For what a damaged pack may still have, only whole ones count.
-    pub(super) fn bring_back(&self, view: &View, watch: &dyn Watch) -> Result<u64, RepositoryError> {
+    /// Where one cannot be read, it may be the one: then nothing may leave the trash in this run.
+    pub(super) fn bring_back(&self, view: &View, watch: &dyn Watch) -> Result<Brought, RepositoryError> {
         let all = |some: fn(&Decision) -> &Vec<BlobAddress>| -> HashSet<BlobAddress> {
             view.domains.values().flat_map(|decision| some(decision).iter().copied()).collect()
         };
         let (lost, doubtful) = (all(|decision| &decision.lost), all(|decision| &decision.doubtful));
-        let mut brought = 0;
+        let mut brought = Brought { packs: 0, unread: 0 };
         for (_, folder) in self.trash_folders()? {
             for listed in self.store.list(Some(&folder))? {
                 let (Ok(id), ListedKind::Object { size }) = (listed.name.parse::<PackId>(), listed.kind)
@@ -256,7 +264,11 @@ impl Repository {
                 };
                 let path = folder.join(id);
                 let pack = match survey_at(&*self.store, &path, id, size) {
-                    Err(error) if error.is_of_one_object() => continue,
+                    Err(error) if error.is_damage() => continue,
+                    Err(error) if error.is_of_one_object() => {
+                        brought.unread += 1;
+                        continue;
+                    }
                     other => other?,
                 };
                 let holds = |some: &HashSet<BlobAddress>| {
@@ -266,8 +278,11 @@ impl Repository {
                         lines.into_iter().any(|(_, ordinal)| some.contains(&BlobAddress { segment, ordinal }))
                     })
                 };
-                let is_whole = || match self.store.read(&path, MAX_PACK) {
-                    Err(error) if error.is_unreadable() => Ok(false),
+                let mut is_whole = || match self.store.read(&path, MAX_PACK) {
+                    Err(error) if error.is_unreadable() => {
+                        brought.unread += 1;
+                        Ok(false)
+                    }
                     read => Ok::<_, StoreError>(id_of(&read?) == id),
                 };
                 let is_wanted = holds(&lost) || holds(&doubtful) && is_whole()?;
@@ -283,7 +298,7 @@ impl Repository {
                 let domain = domain_of(&pack).expect("a pack that was surveyed holds a segment");
                 self.adopt(pack)?;
                 self.index_anew(domain)?;
-                brought += 1;
+                brought.packs += 1;
             }
         }
         Ok(brought)

@@ -1,7 +1,7 @@
-//! The chain: lost and damaged lines, from the backups that they are of.
+//! The chain: lost and damaged lines, from the backups that they are of, or the notes that retired these.
 //!
 //! Must stay true: a line that is written anew says so, when, and for which SHA-256 it stands; nothing is
-//! said of a backup but what its own signed record says.
+//! said of a backup but what its own signed record, or the signed note about it, says.
 
 use std::collections::BTreeMap;
 
@@ -12,6 +12,7 @@ use crate::error::RepositoryError;
 use crate::ingest::lock;
 use crate::layout;
 use crate::names::BackupName;
+use crate::prune::RetiredNote;
 use crate::signed::{MAX_JSON, Sha256};
 use crate::store::ListedKind;
 
@@ -21,6 +22,8 @@ type Lines = BTreeMap<u64, (Vec<u8>, Option<ChainLine>)>;
 impl Repair<'_> {
     pub(super) fn chain(&self, repaired: &mut Repaired) -> Result<(), RepositoryError> {
         let records = self.sound_records()?;
+        let notes: BTreeMap<u64, RetiredNote> =
+            self.repository.retired()?.into_iter().map(|note| (note.sequence, note)).collect();
         let mut lines = self.lines()?;
         let highest = lines.keys().chain(records.keys()).max().copied().unwrap_or(0);
         // From the newest back: each line says what the one before it was.
@@ -41,18 +44,27 @@ impl Repair<'_> {
                 lines.insert(sequence, (file, line));
                 continue;
             }
-            let (Some(keys), Some((record, backup))) = (self.keys, records.get(&sequence)) else { continue };
-            let line = ChainLine {
-                sequence,
-                name: record.name.clone(),
-                backup: *backup,
-                previous: record.previous,
-                at: self.now,
-                stands_for: told,
+            let before = lines.get(&(sequence - 1)).map(|(file, line)| {
+                line.as_ref().and_then(|line| line.stands_for).unwrap_or(Sha256::of(file))
+            });
+            let told_by = records
+                .get(&sequence)
+                .map(|(record, backup)| (record.name.clone(), *backup, record.previous))
+                .or_else(|| notes.get(&sequence).map(|note| (note.name.clone(), note.backup, before)));
+            let (Some(keys), Some((name, backup, previous))) = (self.keys, told_by) else {
+                if found.is_some() {
+                    repaired
+                        .left
+                        .push(format!("line {sequence} of the chain: nothing else tells of its backup"));
+                }
+                continue;
             };
+            let line = ChainLine { sequence, name, backup, previous, at: self.now, stands_for: told };
             let file = keys.signing().sign(&line);
             self.put(&path, file.bytes())?;
-            repaired.mended.push(format!("line {sequence} of the chain was written anew from its backup"));
+            repaired
+                .mended
+                .push(format!("line {sequence} of the chain was written anew from what tells of its backup"));
             lines.insert(sequence, (file.bytes().to_vec(), Some(line)));
         }
         *lock(&self.repository.chain_end) = None;

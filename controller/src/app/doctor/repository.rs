@@ -17,7 +17,7 @@ use crate::depot::Depot;
 use crate::ids::TaskId;
 
 const AHEAD: SignedDuration = SignedDuration::from_mins(5);
-/// A backup's copy of the catalog is made right after it.
+/// A backup that ended so long ago is no longer on its way into the list.
 const COPY_MADE: SignedDuration = SignedDuration::from_mins(10);
 /// Of the state folder.
 const LITTLE_STATE: u64 = 256 << 20;
