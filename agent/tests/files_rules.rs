@@ -47,7 +47,8 @@ fn a_tagged_cache_is_kept_as_a_folder_with_its_tag_alone_if_that_is_asked_for() 
     write(folder.path(), &["c/CACHEDIR.TAG", "c/big", "c/sub/big", "d/CACHEDIR.TAG", "d/data"]);
     let tag = "Signature: 8a477f597d28d172789f06886806bc55\n# made by a test\n";
     fs::write(folder.path().join("c/CACHEDIR.TAG"), tag).expect("written");
-    let asked = Rules { caches: true, ..rules(&[]) };
+    let mut asked = rules(&[]);
+    asked.caches = true;
     let (paths, told) = kept(folder.path(), asked);
     assert_eq!(paths, [".", "c", "c/CACHEDIR.TAG", "d", "d/CACHEDIR.TAG", "d/data"]);
     assert_eq!(told.len(), 1, "{told:?}");
@@ -107,7 +108,9 @@ fn other_file_systems_are_crossed_only_if_asked_for_and_the_kernels_own_never() 
     assert_eq!(paths, [".", "memory", "proc", "z"]);
     assert_eq!(told.len(), 2, "{told:?}");
 
-    let (paths, told) = kept(folder.path(), Rules { one_file_system: false, ..rules(&[]) });
+    let mut across = rules(&[]);
+    across.one_file_system = false;
+    let (paths, told) = kept(folder.path(), across);
     assert_eq!(paths, [".", "memory", "memory/sub", "memory/sub/file", "proc", "z"]);
     assert_eq!((told.len(), told[0].path.to_string()), (1, "proc".to_owned()), "{told:?}");
 }

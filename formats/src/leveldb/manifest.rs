@@ -96,14 +96,16 @@ impl Manifest {
             varint(rest)?;
         }
         let mut is_virtual = false;
-        while tag >= 103 {
-            match varint(rest)? {
-                1 => break,
-                VIRTUAL => {
-                    is_virtual = true;
-                    varint(rest)?;
+        if tag >= 103 {
+            loop {
+                match varint(rest)? {
+                    1 => break,
+                    VIRTUAL => {
+                        is_virtual = true;
+                        varint(rest)?;
+                    }
+                    _ => skip(rest)?,
                 }
-                _ => skip(rest)?,
             }
         }
         if !is_virtual {
