@@ -125,7 +125,11 @@ fn whichever_object_the_disk_does_not_give_the_rest_goes_on_and_all_is_there_whe
             matches!(
                 pruned,
                 Ok(_)
-                    | Err(RepositoryError::Prune(PruneError::Unreadable { .. } | PruneError::Unknown { .. }))
+                    | Err(RepositoryError::Prune(
+                        PruneError::Unreadable { .. }
+                            | PruneError::Unknown { .. }
+                            | PruneError::Missing { .. }
+                    ))
             ),
             "{lost}: {pruned:?}"
         );

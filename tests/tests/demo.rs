@@ -57,10 +57,11 @@ fn a_demo_that_waits_shows_its_page_and_goes_by_ctrl_c() {
         .parse()
         .expect("a port");
     let page = Command::new("curl")
-        .args(["-sSf", &format!("http://127.0.0.1:{port}/")])
+        .args(["-sSfL", &format!("http://localhost:{port}/")])
         .output()
         .expect("curl runs");
-    assert!(page.status.success() && !page.stdout.is_empty());
+    let shown = String::from_utf8_lossy(&page.stdout);
+    assert!(page.status.success() && shown.contains("Sign in"), "{page:?}");
     signal("INT", demo.id());
     assert_eq!(demo.wait().expect("ended").code(), Some(0));
     assert_eq!(fs::read_dir(place.path()).expect("listed").count(), 0);

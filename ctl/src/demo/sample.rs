@@ -60,10 +60,10 @@ fn blockchain(folder: &Path, noise: &mut Noise) -> io::Result<()> {
         let mut table = noise.bytes(2 * MIB);
         // Half of a table compresses: keys with long common prefixes.
         table.chunks_mut(64).for_each(|line| line[..32].copy_from_slice(b"account-0000000000000000000000:0"));
-        fs::write(chain.join(format!("{number:06}.ldb")), table)?;
+        // No store of an engine: such a one would be looked into, and found to be none.
+        fs::write(chain.join(format!("blocks-{number:04}.dat")), table)?;
     }
-    fs::write(chain.join("CURRENT"), "MANIFEST-000001\n")?;
-    fs::write(chain.join("MANIFEST-000001"), noise.bytes(60_000))?;
+    fs::write(chain.join("index.dat"), noise.bytes(60_000))?;
     fs::write(chain.join("LOCK"), "")?;
     fs::write(folder.join("nodekey"), noise.bytes(32))?;
     fs::set_permissions(folder.join("nodekey"), Permissions::from_mode(0o600))
