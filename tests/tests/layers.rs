@@ -22,7 +22,7 @@ const LAYERS: [(&str, &[&str]); 9] = [
 ];
 
 /// Tools that only these workspace crates may use in what they ship.
-const HOMES: [(&str, &[&str]); 19] = [
+const HOMES: [(&str, &[&str]); 20] = [
     ("tonic", &["proto", "controller", "agent", "nsctl"]),
     ("prost", &["proto"]),
     ("sqlx", &["controller"]),
@@ -42,6 +42,7 @@ const HOMES: [(&str, &[&str]); 19] = [
     ("flate2", &["nsctl"]),
     ("tar", &["nsctl"]),
     ("mongodb", &["agent"]),
+    ("kube", &["agent", "controller"]),
 ];
 
 /// Each has a better one in its place, or an open advisory.
