@@ -7,6 +7,7 @@ mod application;
 mod clock;
 mod docker;
 mod forwarder;
+mod kubernetes;
 pub mod s3;
 mod steps;
 mod system;
@@ -14,6 +15,7 @@ mod system;
 pub use application::Application;
 pub use docker::DockerEngine;
 pub use forwarder::Forwarder;
+pub use kubernetes::{Cluster, SHELL_IMAGE};
 pub use steps::{NamedStep, Steps};
 pub use system::{Answer, Process, System};
 
