@@ -6,6 +6,7 @@
 mod applications;
 mod discovery;
 mod hooks;
+mod kubernetes;
 mod limits;
 mod look_here;
 mod sources;
@@ -19,6 +20,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 pub use applications::{ApplicationConfig, DockerConfig};
 pub use discovery::{Discovery, Place, discover};
 pub use hooks::{Hook, Hooks, OnFailure};
+pub(crate) use kubernetes::IN_CLUSTER;
+pub use kubernetes::{KubernetesConfig, ObjectKind, Objects};
 pub use limits::{Limits, WindowConfig};
 pub use look_here::LookHere;
 pub use sources::{Kind, SourceConfig, SourceData};
@@ -44,6 +47,8 @@ pub struct AgentConfig {
     pub applications: Vec<ApplicationConfig>,
     /// How containers are reached.
     pub docker: DockerConfig,
+    /// How a Kubernetes cluster is reached.
+    pub kubernetes: KubernetesConfig,
     /// Where the doctor looks for data that no source covers, beside the usual places.
     pub look_here: LookHere,
 }
@@ -58,6 +63,7 @@ impl Default for AgentConfig {
             sources: Vec::new(),
             applications: Vec::new(),
             docker: DockerConfig::default(),
+            kubernetes: KubernetesConfig::default(),
             look_here: LookHere::default(),
         }
     }
@@ -73,6 +79,7 @@ impl Settings for AgentConfig {
         absolute("state", &self.state)?;
         self.join.check()?;
         self.look_here.check()?;
+        self.kubernetes.check()?;
         let mut seen = BTreeSet::new();
         for (place, source) in self.sources.iter().enumerate() {
             let path = format!("sources[{place}]");

@@ -9,6 +9,7 @@
 //! | [`sources`], `served` | what is read from |
 //! | `limits`, `hooks` | what a source may take; the owner's programs around its work |
 //! | `pipeline`, `cache` | from a source to sealed segments; what need not be read again |
+//! | `kubernetes` | the API of a cluster: what its sources, targets and workloads ask it |
 //! | `platform` | what uses the data: stopped before a swap, started after |
 //! | `resume` | what a crash left of restores |
 //! | `restore`, [`targets`] | blobs from the wire; what is written to |
@@ -19,6 +20,7 @@ pub mod config;
 mod connection;
 pub mod decoders;
 mod hooks;
+mod kubernetes;
 mod limits;
 mod pipeline;
 mod platform;

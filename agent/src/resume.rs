@@ -30,13 +30,18 @@ pub(crate) async fn resume(agent: Arc<Agent>, stop: &CancellationToken) {
         tracing::error!(%error, "cannot look for programs that restores have stopped");
         Vec::new()
     });
-    let stopped = runs.iter().flat_map(|(_, run)| &run.stopped);
-    if stopped.into_iter().any(|one| matches!(one.application.handle, Reached::Container(_))) {
+    let stopped = runs.iter().flat_map(|(_, run)| &run.stopped).map(|one| &one.application.handle);
+    let of_engine = |kind: fn(&Reached) -> bool| stopped.clone().find(|handle| kind(handle));
+    let engines = [
+        of_engine(|handle| matches!(handle, Reached::Container(_))),
+        of_engine(|handle| matches!(handle, Reached::Workload(_))),
+    ];
+    for one in engines.into_iter().flatten() {
         // A swap is good or not by what starts on it: an engine that is late would make it a bad one.
         tokio::select! {
             () = stop.cancelled() => return,
-            answer = opened.platform.await_engine() => if let Err(error) = answer {
-                tracing::error!(%error, "containers that a restore has stopped cannot be started");
+            answer = opened.platform.await_engine(one) => if let Err(error) = answer {
+                tracing::error!(%error, "what a restore has stopped cannot be started");
             },
         }
     }
@@ -78,9 +83,29 @@ pub(crate) fn end_at_server(
 fn start_again(users: &Users<'_>, id: &str) {
     let troubles = users.start_again();
     troubles.iter().for_each(|trouble| tracing::error!(restore = id, "{trouble}"));
-    match troubles.is_empty() || users.is_old() {
+    match (troubles.is_empty() && !users.is_applying()) || users.is_old() {
         true => users.forget(),
         false => users.remember(),
+    }
+}
+
+/// What the cluster knows that this agent has stopped, and the agent does not: its state was lost.
+fn start_those_left(agent: &Agent, runtime: &Handle, known: &BTreeSet<String>) {
+    let left = match runtime.block_on(agent.platform.left_in_cluster()) {
+        Ok(left) => left,
+        Err(error) => {
+            tracing::warn!("cannot look for workloads that restores have stopped: {error}");
+            return;
+        }
+    };
+    for one in left.iter().filter(|one| !known.contains(&one.name)) {
+        tracing::warn!(
+            application = one.name,
+            "was stopped by a restore of which nothing is on record: starts"
+        );
+        if let Err(error) = runtime.block_on(agent.platform.start(one)) {
+            tracing::error!(application = one.name, %error, "cannot be started again");
+        }
     }
 }
 
@@ -117,6 +142,7 @@ impl<'a> Resume<'a> {
             tracing::error!(%error, "cannot look for restores that were interrupted");
         }
         let (swapped, left) = (self.swapped.into_inner(), left.into_inner());
+        let known: BTreeSet<String> = self.runs.values().flat_map(Run::names).collect();
         for (id, run) in self.runs {
             if left.contains(&id) || run.server.as_ref().is_some_and(|server| left_at.contains(server)) {
                 tracing::error!(restore = id, "what it stopped is not started: its swap could not be ended");
@@ -129,6 +155,7 @@ impl<'a> Resume<'a> {
                 None => start_again(&users, &id),
             }
         }
+        start_those_left(self.agent, &self.runtime, &known);
     }
 
     /// The servers at which it cannot be seen to it.

@@ -132,7 +132,8 @@ fn allow_deep_folders() {
 /// The configured sources, or those found in the usual places.
 fn served(config: &AgentConfig) -> Result<Vec<Served>, WrongSource> {
     if !config.sources.is_empty() {
-        return config.sources.iter().map(Served::new).collect();
+        let served = |source| Ok(Served::new(source)?.of_cluster(&config.kubernetes));
+        return config.sources.iter().map(served).collect();
     }
     let found = discover(Path::new("/"));
     for place in &found.unserved {

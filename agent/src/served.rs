@@ -7,9 +7,10 @@ use repository::names::{InvalidName, SourceId};
 use runtime::config::SecretSource;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Hooks, Kind, SourceConfig, SourceData};
+use crate::config::{Hooks, Kind, KubernetesConfig, Objects, SourceConfig, SourceData};
 use crate::limits::SourceLimits;
 use crate::sources::blockchain::{ChainSource, Profile};
+use crate::sources::configs::ObjectsSource;
 use crate::sources::files::{Excludes, FilesSource, Rules, WrongPattern};
 use crate::sources::mongodb::{self, History, MongoSource};
 use crate::sources::{Source, SourceError};
@@ -28,6 +29,7 @@ pub(crate) struct Served {
     exclude_caches: bool,
     one_file_system: bool,
     profile: Profile,
+    cluster: KubernetesConfig,
 }
 
 /// A configured source cannot be used.
@@ -73,7 +75,13 @@ impl Served {
             exclude_caches: config.exclude_caches,
             one_file_system: config.one_file_system,
             profile: config.profile,
+            cluster: KubernetesConfig::default(),
         })
+    }
+
+    /// Its objects are those of the cluster that this means.
+    pub(crate) fn of_cluster(self, cluster: &KubernetesConfig) -> Self {
+        Self { cluster: cluster.clone(), ..self }
     }
 
     /// Begins to read it; the agent's own `state` folder is never a part of it. Blocks, within the runtime.
@@ -89,6 +97,9 @@ impl Served {
                 let uri = self.server().expect("the configuration has one of them");
                 Box::new(MongoSource::open(&uri, now, &self.history)?)
             }
+            SourceData::Objects { kubernetes } => {
+                Box::new(ObjectsSource::open(kubernetes, &self.cluster, now)?)
+            }
         })
     }
 
@@ -96,7 +107,7 @@ impl Served {
     pub(crate) fn server(&self) -> Option<SecretSource> {
         match &self.data {
             SourceData::Server { uri, uri_file } => SecretSource::from_pair(uri.as_ref(), uri_file.as_ref()),
-            SourceData::Folder { .. } | SourceData::Listed { .. } => None,
+            SourceData::Folder { .. } | SourceData::Listed { .. } | SourceData::Objects { .. } => None,
         }
     }
 
@@ -129,7 +140,15 @@ impl Served {
         match &self.data {
             SourceData::Folder { path } => Some(Place::InPlace { root: path.clone() }),
             SourceData::Listed { .. } => Some(Place::Listed { root: PathBuf::from("/") }),
-            SourceData::Server { .. } => None,
+            SourceData::Server { .. } | SourceData::Objects { .. } => None,
+        }
+    }
+
+    /// The objects of a cluster that are served, and how the cluster is reached.
+    pub(crate) fn objects(&self) -> Option<(&Objects, &KubernetesConfig)> {
+        match &self.data {
+            SourceData::Objects { kubernetes } => Some((kubernetes, &self.cluster)),
+            _ => None,
         }
     }
 
@@ -137,7 +156,7 @@ impl Served {
     pub(crate) fn folder(&self) -> Option<&Path> {
         match &self.data {
             SourceData::Folder { path } => Some(path),
-            SourceData::Listed { .. } | SourceData::Server { .. } => None,
+            SourceData::Listed { .. } | SourceData::Server { .. } | SourceData::Objects { .. } => None,
         }
     }
 
@@ -153,7 +172,7 @@ impl Served {
                 roots.dedup();
                 roots
             }
-            SourceData::Server { .. } => Vec::new(),
+            SourceData::Server { .. } | SourceData::Objects { .. } => Vec::new(),
         }
     }
 
@@ -162,6 +181,9 @@ impl Served {
         match &self.data {
             SourceData::Folder { path } => path.display().to_string(),
             SourceData::Listed { files } => files.join(", "),
+            SourceData::Objects { kubernetes } => {
+                format!("the namespaces {}", kubernetes.namespaces.join(", "))
+            }
             SourceData::Server { uri: Some(uri), .. } => mongodb::without_user(uri.expose()),
             SourceData::Server { uri_file, .. } => {
                 let file = uri_file.as_deref().unwrap_or(Path::new("`uri`"));
@@ -174,7 +196,9 @@ impl Served {
     /// key, so listed files, which are entries, are not named.
     pub(crate) fn for_manifests(&self) -> String {
         match &self.data {
-            SourceData::Folder { .. } | SourceData::Server { .. } => self.location(),
+            SourceData::Folder { .. } | SourceData::Server { .. } | SourceData::Objects { .. } => {
+                self.location()
+            }
             SourceData::Listed { files } => format!("each of the {} listed paths", files.len()),
         }
     }

@@ -44,6 +44,12 @@ runtime::named_steps! {
         AllStaged = "all-staged",
         /// All that is staged is durable; the journal does not say what will be swapped.
         StagedDurable = "staged-durable",
+        /// A workload's own annotation says what it was; it still runs.
+        WorkloadNoted = "workload-noted",
+        /// A workload is told to stop; its pods are there.
+        WorkloadTold = "workload-told",
+        /// A workload is told to be what it was; its annotation still says so.
+        WorkloadScaled = "workload-scaled",
         /// The journal says that the swap begins; nothing is moved.
         SwapBegun = "swap-begun",
         /// The first live entry is away; the new one is not in its place.

@@ -6,7 +6,7 @@ use runtime::config::{Problem, Secret};
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 
-use super::{Hooks, Limits, WindowConfig, absolute, check_name};
+use super::{Hooks, Limits, Objects, WindowConfig, absolute, check_name};
 use crate::sources::blockchain::Profile;
 use crate::sources::files::Excludes;
 
@@ -51,7 +51,7 @@ pub enum Kind {
     Ipfs,
     /// The folder of a chain.
     Blockchain,
-    /// Listed files.
+    /// Listed files, or objects of a Kubernetes cluster.
     Configs,
     /// What a MongoDB server holds.
     Mongodb,
@@ -93,6 +93,11 @@ pub enum SourceData {
         #[serde(skip_serializing_if = "Option::is_none")]
         uri_file: Option<PathBuf>,
     },
+    /// Objects of a Kubernetes cluster.
+    Objects {
+        /// Which.
+        kubernetes: Objects,
+    },
 }
 
 impl SourceConfig {
@@ -103,6 +108,7 @@ impl SourceConfig {
             SourceData::Folder { path: folder } => absolute(&format!("{path}.path"), folder)?,
             SourceData::Server { uri_file: Some(file), .. } => absolute(&format!("{path}.uri_file"), file)?,
             SourceData::Server { .. } => {}
+            SourceData::Objects { kubernetes } => kubernetes.check(&format!("{path}.kubernetes"))?,
             SourceData::Listed { files } => {
                 for (place, file) in files.iter().enumerate() {
                     let path = format!("{path}.files[{place}]");
@@ -159,8 +165,7 @@ struct Written {
     uri_file: Option<PathBuf>,
     #[serde(default, rename = "env", deserialize_with = "refuse_env")]
     _env: (),
-    #[serde(default, rename = "kubernetes", deserialize_with = "refuse_kubernetes")]
-    _kubernetes: (),
+    kubernetes: Option<Objects>,
 }
 
 #[derive(Deserialize)]
@@ -196,6 +201,9 @@ impl TryFrom<Written> for SourceConfig {
         if !is_server && (written.uri.is_some() || written.uri_file.is_some()) {
             return Err("only a source of kind mongodb has `uri` or `uri_file`");
         }
+        if written.kubernetes.is_some() && kind != Kind::Configs {
+            return Err("only a source of kind configs has `kubernetes`");
+        }
         let data = match (kind, written.path, written.files) {
             (Kind::Mongodb, None, files)
                 if files.is_empty() && written.uri.is_some() != written.uri_file.is_some() =>
@@ -203,10 +211,13 @@ impl TryFrom<Written> for SourceConfig {
                 SourceData::Server { uri: written.uri, uri_file: written.uri_file }
             }
             (Kind::Mongodb, _, _) => return Err(MONGODB_BY_URI),
-            (Kind::Configs, None, files) if !files.is_empty() => SourceData::Listed { files },
-            (Kind::Configs, _, _) => {
-                return Err("a source of kind configs has `files` (a list of globs) and no `path`");
+            (Kind::Configs, None, files) if files.is_empty() && written.kubernetes.is_some() => {
+                SourceData::Objects { kubernetes: written.kubernetes.expect("it was looked at") }
             }
+            (Kind::Configs, None, files) if !files.is_empty() && written.kubernetes.is_none() => {
+                SourceData::Listed { files }
+            }
+            (Kind::Configs, _, _) => return Err(CONFIGS),
             (_, Some(path), files) if files.is_empty() => SourceData::Folder { path },
             _ => return Err("a source of this kind has `path` (a folder) and no `files`"),
         };
@@ -233,6 +244,8 @@ fn is_auto(profile: &Profile) -> bool {
     *profile == Profile::Auto
 }
 
+const CONFIGS: &str = "a source of kind configs has `files` (a list of globs) or `kubernetes` (which objects of a \
+                       cluster), one of them, and no `path`; for both, write two sources";
 const MONGODB_BY_URI: &str = "a source of kind mongodb has `uri` or `uri_file` (one of them), and no `path` or \
                               `files`; the data folder of a stopped database can be backed up by kind: files";
 
@@ -251,5 +264,4 @@ refusals! {
     refuse_rpc: "the folder is read as plain files; leave the key out, and stop the daemon for the time of the \
                  backup";
     refuse_env: "list the files of the environment under `files` instead, e.g. /etc/app/.env";
-    refuse_kubernetes: "mount the ConfigMaps and Secrets and list their files under `files` instead";
 }

@@ -88,7 +88,6 @@ fn what_this_release_cannot_serve_is_refused_by_key_with_what_to_do_instead() {
         ("container: geth", "container"),
         ("rpc: http://127.0.0.1:5001", "rpc"),
         ("env: true", "env"),
-        ("kubernetes: { secrets: true }", "kubernetes"),
     ];
     for (written, key) in keys {
         let error = source_error(&format!("{{ {folder}, kind: blockchain, {written} }}"));
@@ -112,6 +111,47 @@ fn how_a_chains_folder_is_read_is_told_by_its_profile() {
     assert_eq!(chain("blockchain, profile: geth"), Ok(Profile::Geth));
     assert!(chain("blockchain, profile: bitcoin").unwrap_err().contains("cometbft"));
     assert!(chain("files, profile: geth").unwrap_err().contains("only a source of kind blockchain"));
+}
+
+#[test]
+fn objects_of_a_cluster_are_named_by_namespace_label_and_kind() {
+    let head = "controller: https://c:8443\nsources:\n  - { component: configs, name: k8s, kind: configs";
+    let data = |more: &str| {
+        let loaded = from(&format!("{head}, {more} }}\n"), &[]);
+        loaded.map(|loaded| loaded.settings.sources[0].data.clone())
+    };
+    let Ok(SourceData::Objects { kubernetes }) = data(
+        "kubernetes: { namespaces: [shop, web], labels: \"app=x\", secrets: true, kinds: [apps/v1/Deployment, v1/Service] }",
+    ) else {
+        panic!("it is right");
+    };
+    assert_eq!((kubernetes.namespaces, kubernetes.secrets), (vec!["shop".into(), "web".into()], true));
+    assert_eq!(kubernetes.labels, "app=x");
+    let kinds: Vec<String> = kubernetes.kinds.iter().map(ToString::to_string).collect();
+    assert_eq!(kinds, ["apps/v1/Deployment", "v1/Service"]);
+    assert_eq!((kubernetes.kinds[1].group.as_str(), kubernetes.kinds[1].version.as_str()), ("", "v1"));
+    let refused = [
+        ("kubernetes: { namespaces: [] }", "sources[0].kubernetes.namespaces: name the namespaces"),
+        (
+            "kubernetes: { namespaces: [Shop] }",
+            "sources[0].kubernetes.namespaces[0]: a namespace is named once",
+        ),
+        (
+            "kubernetes: { namespaces: [a, a] }",
+            "sources[0].kubernetes.namespaces[1]: a namespace is named once",
+        ),
+        ("kubernetes: { namespaces: [a], kinds: [Deployment] }", "write a kind as GROUP/VERSION/KIND"),
+        ("kubernetes: { namespaces: [a], kinds: [../v1/X] }", "write a kind as GROUP/VERSION/KIND"),
+        ("kubernetes: { namespaces: [a], kinds: [v1/Secret] }", "Secrets by `secrets: true`"),
+        ("kubernetes: { namespaces: [a] }, files: [/x]", "for both, write two sources"),
+    ];
+    for (more, told) in refused {
+        let error = data(more).unwrap_err();
+        assert!(error.contains(told), "{more}: {error}");
+    }
+    let error =
+        source_error("{ component: x, name: x, kind: files, path: /x, kubernetes: { namespaces: [a] } }");
+    assert!(error.contains("only a source of kind configs has `kubernetes`"), "{error}");
 }
 
 #[test]

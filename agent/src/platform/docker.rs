@@ -23,7 +23,7 @@ const ANSWER: Duration = Duration::from_secs(30);
 const MAX_ANSWER: usize = 16 << 20;
 
 /// Which components a container is stopped for, comma-separated, or `all`.
-const STOP_FOR: &str = "neurashield.backup.stop-for";
+pub(super) const STOP_FOR: &str = "neurashield.backup.stop-for";
 /// Names of containers that it is started after.
 const START_AFTER: &str = "neurashield.backup.start-after";
 /// The same of offen/docker-volume-backup: `true`, or one name.

@@ -1,10 +1,12 @@
-//! What uses the data, and how it is stopped and started: by configured commands, or in containers.
+//! What uses the data, and how it is stopped and started: by configured commands, in containers, or as workloads
+//! of a cluster.
 //!
 //! Must stay true: only what ran is stopped, and only what was stopped is started; what is told to stop has
 //! stopped when the call returns, or the call fails; the agent never stops itself.
 
 mod command;
 mod docker;
+mod kubernetes;
 mod order;
 mod writers;
 
@@ -16,14 +18,16 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::config::{AgentConfig, ApplicationConfig, DockerConfig};
+use crate::config::{AgentConfig, ApplicationConfig, DockerConfig, KubernetesConfig};
 use docker::{Container, Docker, Health};
+pub(crate) use kubernetes::WorkloadId;
+use kubernetes::Workloads;
 
 /// Between two looks at something that is being started.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// A Docker Engine that does not answer yet is given so long: after a boot it may start later than we do.
 const ENGINE_COMES: Duration = Duration::from_secs(120);
-/// A container without a check of its own has to run for so long.
+/// What has no check of its own has to run for so long.
 const KEEPS_RUNNING: Duration = Duration::from_secs(2);
 
 /// A program that uses a component.
@@ -49,6 +53,8 @@ pub(crate) enum Handle {
     Commands,
     /// As the container with this id.
     Container(String),
+    /// As a workload of the cluster.
+    Workload(WorkloadId),
 }
 
 impl Handle {
@@ -57,6 +63,7 @@ impl Handle {
         match self {
             Self::Commands => "commands",
             Self::Container(_) => "container",
+            Self::Workload(_) => "workload",
         }
     }
 }
@@ -66,10 +73,21 @@ impl Handle {
 pub(crate) struct Found {
     /// What uses it, in the order in which it is started.
     pub(crate) applications: Vec<Application>,
-    /// Containers that run, have its folder, and are not among them.
-    pub(crate) others: Vec<String>,
+    /// What runs, has its folder, and is not among them.
+    pub(crate) others: Vec<Other>,
     /// What could not be found out, and nobody has said that it has to be.
     pub(crate) remarks: Vec<String>,
+}
+
+/// Something that has the folder and would not be stopped.
+#[derive(Debug)]
+pub(crate) struct Other {
+    /// For people.
+    pub(crate) name: String,
+    /// How somebody says that it is to be stopped: the label, the annotation.
+    pub(crate) mark: &'static str,
+    /// What that is called.
+    pub(crate) key: &'static str,
 }
 
 /// Something could not be asked, stopped or started.
@@ -81,6 +99,13 @@ pub(crate) enum PlatformError {
     Unknown(String),
     #[error("the Docker Engine {0}")]
     Docker(String),
+    /// What is there cannot be asked for.
+    #[error("{0}")]
+    Cluster(String),
+    #[error("the cluster {0}")]
+    Kubernetes(String),
+    #[error("{name} cannot be stopped for long enough: {keeper}")]
+    Kept { name: String, keeper: String },
     #[error("the application {name} was not healthy within {seconds} seconds: {cause}")]
     Unhealthy { name: String, seconds: u64, cause: String },
     #[error("the application {0} still runs after it was stopped")]
@@ -92,11 +117,19 @@ pub(crate) enum PlatformError {
 pub(crate) struct Platform {
     applications: Vec<ApplicationConfig>,
     settings: DockerConfig,
+    cluster: KubernetesConfig,
+    /// The agent's name.
+    agent: String,
 }
 
 impl Platform {
     pub(crate) fn new(config: &AgentConfig) -> Self {
-        Self { applications: config.applications.clone(), settings: config.docker.clone() }
+        Self {
+            applications: config.applications.clone(),
+            settings: config.docker.clone(),
+            cluster: config.kubernetes.clone(),
+            agent: config.name.clone(),
+        }
     }
 
     /// What uses the component, and who else has the folder.
@@ -113,6 +146,28 @@ impl Platform {
                 is_checked: !one.healthy.is_empty(),
             });
         }
+        self.containers_using(component, folder, &mut found).await?;
+        if self.cluster.is_asked() {
+            let looked = async { self.workloads().await?.using(component, folder, &mut found).await };
+            match looked.await {
+                // Nobody has said that there are workloads of ours.
+                Err(error @ PlatformError::Cluster(_)) if self.cluster.enabled.is_none() => {
+                    found.remarks.push(format!("workloads are not looked for: {error}"));
+                }
+                looked => looked?,
+            }
+        }
+        found.applications = order::for_start(found.applications);
+        Ok(found)
+    }
+
+    async fn containers_using(
+        &self,
+        component: &str,
+        folder: Option<&Path>,
+        found: &mut Found,
+    ) -> Result<(), PlatformError> {
+        let used_by = self.applications.iter().filter(|one| one.uses.iter().any(|used| used == component));
         if let Some(docker) = self.docker() {
             let containers = match docker.containers().await {
                 // Nobody has said that there are containers of ours.
@@ -144,26 +199,44 @@ impl Platform {
                     }
                     found.applications.push(application);
                 } else if folder.as_deref().is_some_and(|folder| one.runs() && one.writes_in(folder)) {
-                    found.others.push(one.name().to_owned());
+                    let name = format!("the container {}", one.name());
+                    found.others.push(Other { name, mark: "the label", key: docker::STOP_FOR });
                 }
             }
         } else if let Some(one) = used_by.clone().find(|one| is_container(one)) {
             let cause = format!("is not asked, and {} is a container", one.name);
             return Err(PlatformError::Docker(cause));
         }
-        found.applications = order::for_start(found.applications);
-        Ok(found)
+        Ok(())
     }
 
-    /// Waits until the Docker Engine answers; not for ever.
-    pub(crate) async fn await_engine(&self) -> Result<(), PlatformError> {
+    /// Workloads that this agent has stopped and not started, as far as the cluster knows; none where it is not
+    /// asked.
+    pub(crate) async fn left_in_cluster(&self) -> Result<Vec<Application>, PlatformError> {
+        match self.cluster.is_asked() {
+            true => Ok(order::for_start(self.workloads().await?.left().await?)),
+            false => Ok(Vec::new()),
+        }
+    }
+
+    /// Waits until whatever reaches this one answers; not for ever.
+    pub(crate) async fn await_engine(&self, handle: &Handle) -> Result<(), PlatformError> {
         let began = Instant::now();
         loop {
-            let answer = match self.engine() {
-                Ok(docker) => docker.containers().await.map(drop),
-                Err(error) => Err(error),
+            let (answer, is_refused) = match handle {
+                Handle::Commands => return Ok(()),
+                Handle::Container(_) => {
+                    let answer = match self.engine() {
+                        Ok(docker) => docker.containers().await.map(drop),
+                        Err(error) => Err(error),
+                    };
+                    (answer, self.settings.enabled == Some(false))
+                }
+                Handle::Workload(id) => {
+                    let answer = async { self.workloads().await?.health(id).await.map(drop) }.await;
+                    (answer, self.cluster.enabled == Some(false))
+                }
             };
-            let is_refused = self.settings.enabled == Some(false);
             if answer.is_ok() || is_refused || began.elapsed() >= ENGINE_COMES {
                 return answer;
             }
@@ -183,6 +256,7 @@ impl Platform {
                 }
             }
             Handle::Container(id) => self.engine()?.stop(id, self.settings.stop_limit.get()).await,
+            Handle::Workload(id) => self.workloads().await?.stop(id).await,
         }
     }
 
@@ -197,6 +271,7 @@ impl Platform {
                 }
             }
             Handle::Container(id) => self.engine()?.start(id).await,
+            Handle::Workload(id) => self.workloads().await?.start(id).await,
         }
     }
 
@@ -205,6 +280,7 @@ impl Platform {
         let limit = match &application.handle {
             Handle::Commands => self.configured(&application.name)?.health_limit,
             Handle::Container(_) => self.settings.health_limit,
+            Handle::Workload(_) => self.cluster.health_limit,
         };
         let began = Instant::now();
         loop {
@@ -235,15 +311,17 @@ impl Platform {
                 }
             }
             Handle::Container(id) => {
-                let health = self.engine()?.health(id).await?;
-                match health {
-                    Health::Good if !application.is_checked && began.elapsed() < KEEPS_RUNNING => {
-                        Ok(Health::Unknown("it has only just been started".to_owned()))
-                    }
-                    health => Ok(health),
-                }
+                self.engine()?.health(id).await.map(|health| settled(health, application, began))
+            }
+            Handle::Workload(id) => {
+                let health = self.workloads().await?.health(id).await?;
+                Ok(settled(health, application, began))
             }
         }
+    }
+
+    async fn workloads(&self) -> Result<Workloads<'_>, PlatformError> {
+        Workloads::of(&self.cluster, &self.agent).await
     }
 
     fn configured(&self, name: &str) -> Result<&ApplicationConfig, PlatformError> {
@@ -257,6 +335,16 @@ impl Platform {
 
     fn engine(&self) -> Result<Docker, PlatformError> {
         self.docker().ok_or_else(|| PlatformError::Docker("is not asked any more".to_owned()))
+    }
+}
+
+/// What has no check of its own is well once it has run for a while.
+fn settled(health: Health, application: &Application, began: Instant) -> Health {
+    match health {
+        Health::Good if !application.is_checked && began.elapsed() < KEEPS_RUNNING => {
+            Health::Unknown("it has only just been started".to_owned())
+        }
+        health => health,
     }
 }
 

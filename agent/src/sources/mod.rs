@@ -10,6 +10,7 @@
 //! folder, never opens a fifo, socket or device, and never hides a problem.
 
 pub(crate) mod blockchain;
+pub(crate) mod configs;
 pub mod files;
 pub mod mongodb;
 

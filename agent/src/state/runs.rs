@@ -28,6 +28,16 @@ pub(crate) struct Run {
     /// The source of the server at which it swaps; none: it swaps in folders.
     #[serde(default)]
     pub(crate) server: Option<String>,
+    /// One thing after the other is being applied there: nothing but the same order once more ends that.
+    #[serde(default)]
+    pub(crate) applying: bool,
+}
+
+impl Run {
+    /// What it has stopped.
+    pub(crate) fn names(&self) -> impl Iterator<Item = String> + '_ {
+        self.stopped.iter().map(|one| one.application.name.clone())
+    }
 }
 
 /// A program that ran.
@@ -166,7 +176,7 @@ mod tests {
         for name in [Runs::RUNNING, Runs::ENDED] {
             std::fs::create_dir(folder.path().join(name)).expect("made");
         }
-        let run = Run { report: Report::default(), stopped: Vec::new(), server: None };
+        let run = Run { report: Report::default(), stopped: Vec::new(), server: None, applying: false };
         runs.keep("r-0", &run).expect("kept");
         assert_eq!(runs.all().expect("listed"), [("r-0".to_owned(), run)]);
         let report = |entries| Report { entries, ..Report::default() };

@@ -5,6 +5,7 @@
 
 pub mod files;
 pub(crate) mod mongodb;
+pub(crate) mod objects;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

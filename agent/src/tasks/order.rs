@@ -108,6 +108,9 @@ pub(super) struct RestoreOrder {
     pub(super) include: Vec<String>,
     pub(super) renames: Vec<(String, String)>,
     pub(super) drops_others: bool,
+    /// Of the objects of a cluster.
+    pub(super) to_namespace: Option<String>,
+    pub(super) force_conflicts: bool,
     pub(super) restore_id: String,
     pub(super) keeps_older: bool,
     pub(super) root: BlobId,
@@ -129,6 +132,16 @@ fn restore_id(wire: &str) -> Result<String, Invalid> {
     }
 }
 
+/// Stands in a path of the API.
+fn namespace(wire: &str) -> Result<Option<String>, Invalid> {
+    let name = convert::text("to_namespace", wire, 63)?;
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    match name.bytes().all(|byte| plain(byte) || byte == b'-') && !name.starts_with('-') {
+        true => Ok((!name.is_empty()).then_some(name)),
+        false => Err(Invalid::new("to_namespace", "must be a-z, 0-9 and `-`")),
+    }
+}
+
 impl RestoreOrder {
     pub(super) fn check(wire: Option<&v1::RestoreOrder>) -> Result<Self, Invalid> {
         let wire = convert::required("order", wire)?;
@@ -139,7 +152,7 @@ impl RestoreOrder {
             }
             _ => return Err(Invalid::new("folder", "must be an absolute path, or `into` be set instead")),
         };
-        let v1::Selection { globs, include, renames, drop_others } =
+        let v1::Selection { globs, include, renames, drop_others, to_namespace, force_conflicts } =
             wire.selection.clone().unwrap_or_default();
         let texts = |field, texts: &[String]| {
             texts.iter().map(|one| convert::text(field, one, 4_096)).collect::<Result<Vec<_>, _>>()
@@ -154,6 +167,8 @@ impl RestoreOrder {
             include: texts("include", &include)?,
             renames: renames.iter().map(rename).collect::<Result<_, _>>()?,
             drops_others: drop_others,
+            to_namespace: namespace(&to_namespace)?,
+            force_conflicts,
             restore_id: restore_id(&wire.restore_id)?,
             keeps_older: wire.keeps_older,
             root: convert::id("root", &wire.root)?,
@@ -165,6 +180,15 @@ impl RestoreOrder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_namespace_leads_to_no_other_path_of_the_api() {
+        assert_eq!(namespace("shop-2"), Ok(Some("shop-2".to_owned())));
+        assert_eq!(namespace(""), Ok(None));
+        for wrong in ["a/b", "..", "a?b", "-a", "A"] {
+            assert!(namespace(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn the_id_of_a_restore_leads_to_no_other_folder() {

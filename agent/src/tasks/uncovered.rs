@@ -25,7 +25,7 @@ pub(super) fn find(served: &[Served], config: &AgentConfig, root: &Path) -> Vec<
     let usual = discover(root);
     let servable = usual.sources.iter().filter_map(|source| match &source.data {
         SourceData::Folder { path } => Some((source.component.as_str(), path, true)),
-        SourceData::Listed { .. } | SourceData::Server { .. } => None,
+        SourceData::Listed { .. } | SourceData::Server { .. } | SourceData::Objects { .. } => None,
     });
     let others = usual.unserved.iter().map(|place| (place.component, &place.path, false));
     for (component, path, is_servable) in servable.chain(others) {
@@ -62,7 +62,7 @@ fn roots(served: &Served) -> Vec<PathBuf> {
     match &served.data {
         SourceData::Folder { path } => vec![path.clone()],
         SourceData::Listed { files } => files.iter().map(PathBuf::from).collect(),
-        SourceData::Server { .. } => Vec::new(),
+        SourceData::Server { .. } | SourceData::Objects { .. } => Vec::new(),
     }
 }
 

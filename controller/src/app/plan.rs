@@ -408,17 +408,21 @@ fn sealed_bytes(
     Ok(sum)
 }
 
-/// The components that are meant: whoever chooses collections means databases.
+/// The components that are meant: whoever chooses collections means databases, and who chooses objects, configs.
 fn components_of(request: &RestoreRequest, record: &BackupRecord) -> Result<Vec<Component>, Failure> {
-    if !request.components.is_empty() || !request.databases.is_chosen() {
+    let Some(kind) = request.databases.of_kind().filter(|_| request.components.is_empty()) else {
         return Ok(request.components.clone());
-    }
-    let of_servers = record.archives.iter().filter(|archive| archive.kind == MONGODB);
-    let mut components: Vec<Component> = of_servers.map(|archive| archive.source.component.clone()).collect();
+    };
+    let of_kind = record.archives.iter().filter(|archive| archive.kind == kind);
+    let mut components: Vec<Component> = of_kind.map(|archive| archive.source.component.clone()).collect();
     components.dedup();
+    let what = match kind {
+        MONGODB => "databases of a server",
+        _ => "configs",
+    };
     match components.is_empty() {
         false => Ok(components),
-        true => Err(Failure::not_found(format!("backup {} holds no databases of a server", record.name))
+        true => Err(Failure::not_found(format!("backup {} holds no {what}", record.name))
             .hint("`nsctl list` shows what each backup holds")),
     }
 }

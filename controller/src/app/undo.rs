@@ -66,7 +66,11 @@ impl App {
             backup: BackupChoice::Named(backup),
             components,
             globs: first.globs.clone(),
-            databases: replaced_by(&first.databases),
+            databases: Databases {
+                // Whoever has taken fields over has them.
+                force_conflicts: first.databases.force_conflicts || asked.databases.force_conflicts,
+                ..replaced_by(&first.databases)
+            },
             folder: None,
             agent: None,
             ..asked.clone()
@@ -126,6 +130,7 @@ mod tests {
                 include: include.iter().map(|one| (*one).to_owned()).collect(),
                 renames: renames.iter().map(|(from, to)| ((*from).to_owned(), (*to).to_owned())).collect(),
                 drop_others: true,
+                ..Databases::default()
             };
             let undo = replaced_by(&databases);
             assert!(undo.renames.is_empty() && !undo.drop_others);

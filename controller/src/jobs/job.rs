@@ -159,15 +159,23 @@ pub struct RestorePlace {
     pub confirmed: Option<Confirmed>,
 }
 
-/// What is chosen of the databases of a server; by itself all of them, each under its name.
+/// What is chosen of what lies at a server, the databases of one or the objects of a cluster; by itself all of
+/// them, each under its name.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Databases {
-    /// `DB` or `DB.COLLECTION`, in which `*` stands for any letters; none: all, or what is renamed.
+    /// `DB` or `DB.COLLECTION`, in which `*` stands for any letters; none: all, or what is renamed. Of a cluster
+    /// `[NAMESPACE/]KIND/NAME[:KEY]`.
     pub include: Vec<String>,
     /// Old and new names.
     pub renames: Vec<(String, String)>,
     /// What is live and not in the backup goes.
     pub drop_others: bool,
+    /// Objects go into this namespace; empty: each into its own.
+    #[serde(default)]
+    pub to_namespace: String,
+    /// Fields of objects that another manager has set are taken over.
+    #[serde(default)]
+    pub force_conflicts: bool,
 }
 
 impl Databases {
@@ -176,11 +184,33 @@ impl Databases {
         *self != Self::default()
     }
 
+    /// The kind of source that is meant where no component was named; none: any.
+    pub fn of_kind(&self) -> Option<&'static str> {
+        let of_cluster = !self.to_namespace.is_empty() || self.include.iter().any(|one| one.contains('/'));
+        let of_server = !self.include.is_empty() || !self.renames.is_empty() || self.drop_others;
+        match (of_cluster, of_server) {
+            (true, _) => Some("configs"),
+            (false, true) => Some("mongodb"),
+            (false, false) => None,
+        }
+    }
+
     /// For people: nothing where nothing was said.
     pub fn told(&self) -> String {
         let renames = self.renames.iter().map(|(from, to)| format!("{from} as {to}"));
         let all: Vec<String> = self.include.iter().cloned().chain(renames).collect();
         let mut told = all.join(", ");
+        if !self.to_namespace.is_empty() {
+            let before = if told.is_empty() { "all" } else { &told };
+            told = format!("{before} into the namespace {}", self.to_namespace);
+        }
+        if self.force_conflicts {
+            told.push_str(if told.is_empty() {
+                "and what others manage is taken over"
+            } else {
+                ", and what others manage is taken over"
+            });
+        }
         if self.drop_others {
             told.push_str(if told.is_empty() {
                 "and nothing else stays"

@@ -53,7 +53,8 @@ pub(super) fn request_id(text: &str) -> Result<Option<String>, convert::Invalid>
 
 fn restore_request(wire: &PlanRestoreRequest) -> Result<RestoreRequest, Failure> {
     let selection = wire.selection.clone().unwrap_or_default();
-    let v1::Selection { globs, include, renames, drop_others } = selection;
+    let v1::Selection { globs, include, renames, drop_others, to_namespace, force_conflicts } = selection;
+    let to_namespace = convert::text("to_namespace", &to_namespace, 63)?;
     let names = renames.iter().flat_map(|one| [&one.from, &one.to]);
     let is_long = globs.iter().chain(&include).chain(names).any(|text| text.len() > 4_096);
     if globs.len().max(include.len()).max(renames.len()) > 256 || is_long {
@@ -74,7 +75,7 @@ fn restore_request(wire: &PlanRestoreRequest) -> Result<RestoreRequest, Failure>
         backup,
         components: components("components", &wire.components)?,
         globs,
-        databases: Databases { include, renames, drop_others },
+        databases: Databases { include, renames, drop_others, to_namespace, force_conflicts },
         folder: (!folder.is_empty()).then_some(folder),
         agent: (!wire.agent.is_empty()).then(|| wire.agent.clone()),
         without_privileges: wire.without_privileges,

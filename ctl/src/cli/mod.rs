@@ -336,8 +336,9 @@ pub(crate) struct Restore {
     /// Only entries whose path in the component matches one of these
     #[arg(long, value_name = "GLOB", num_args = 1..)]
     pub(crate) path: Vec<String>,
-    /// Of databases only these, or these collections; `*` stands for any letters
-    #[arg(long, value_name = "DB[.COLL]", num_args = 1.., conflicts_with = "to")]
+    /// Of databases only these, or these collections; `*` stands for any letters. Of a cluster only these objects, or
+    /// this key of one: [NAMESPACE/]KIND/NAME[:KEY]
+    #[arg(long, value_name = "DB[.COLL]|KIND/NAME", num_args = 1.., conflicts_with = "to")]
     pub(crate) include: Vec<String>,
     /// A database or a collection under another name; with no --include, nothing else is restored
     #[arg(long, value_name = "OLD=NEW", num_args = 1.., conflicts_with = "to")]
@@ -345,6 +346,9 @@ pub(crate) struct Restore {
     /// Remove the collections of restored databases that the backup does not have
     #[arg(long, conflicts_with = "to")]
     pub(crate) drop_others: bool,
+    /// Objects of a Kubernetes cluster into this namespace instead of each into its own
+    #[arg(long, value_name = "NS", default_value = "", hide_default_value = true, conflicts_with = "to")]
+    pub(crate) to_namespace: String,
     /// Into this folder on the agent's machine instead of in place; it must be new or empty
     #[arg(long, value_name = "FOLDER")]
     pub(crate) to: Option<PathBuf>,
@@ -371,6 +375,9 @@ pub(crate) struct HowToRestore {
     /// Leave out what gives somebody rights: setuid, setgid, devices, capabilities, security attributes
     #[arg(long)]
     pub(crate) no_privileges: bool,
+    /// Take fields of objects over that another manager has set in the cluster
+    #[arg(long)]
+    pub(crate) force_conflicts: bool,
     /// Do not back up what is replaced: it cannot be taken back later
     #[arg(long)]
     pub(crate) no_safety_backup: bool,

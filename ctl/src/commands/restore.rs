@@ -19,7 +19,12 @@ pub(super) async fn run(client: Client, wanted: Restore, voice: Voice) -> Ended 
 
 /// Takes a restore back.
 pub(super) async fn undo(client: Client, wanted: Undo, voice: Voice) -> Ended {
-    let request = v1::PlanRestoreRequest { undo_of: wanted.job, ..v1::PlanRestoreRequest::default() };
+    let selection = v1::Selection { force_conflicts: wanted.how.force_conflicts, ..v1::Selection::default() };
+    let request = v1::PlanRestoreRequest {
+        undo_of: wanted.job,
+        selection: Some(selection),
+        ..v1::PlanRestoreRequest::default()
+    };
     carry_out(client, request, wanted.how, voice).await
 }
 
@@ -103,6 +108,8 @@ fn request(wanted: &Restore) -> Result<v1::PlanRestoreRequest, Trouble> {
             include: wanted.include.clone(),
             renames: wanted.rename.iter().map(|text| rename(text)).collect::<Result<_, _>>()?,
             drop_others: wanted.drop_others,
+            to_namespace: wanted.to_namespace.clone(),
+            force_conflicts: wanted.how.force_conflicts,
         }),
         folder,
         agent: wanted.to_agent.clone(),

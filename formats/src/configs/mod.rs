@@ -7,11 +7,13 @@
 //! | `*.toml` | TOML 1 |
 //! | `.env`, `.env.*`, `*.env` | lines `NAME=value` as Compose reads them |
 //! | `*.properties` | Java properties: every `\u` has its four digits |
+//! | `kubernetes/NAMESPACE/KIND/NAME.json` | an object of a cluster: `apiVersion`, and the kind, namespace and name of its path |
 //! | `*.pem`, `*.crt`, `*.cer`, `*.key` | PEM blocks that are whole; certificates are told when they expire |
 //!
 //! Any other name may hold anything.
 
 mod env;
+mod object;
 mod pem;
 mod properties;
 
@@ -40,6 +42,7 @@ pub struct ConfigsCheck {
 enum Claim {
     Yaml,
     Json,
+    Object,
     Toml,
     Env,
     Properties,
@@ -109,6 +112,13 @@ impl ContentCheck for ConfigsCheck {
         let judged = match self.claim {
             Claim::Yaml => yaml(&text).map_err(wrong("YAML")),
             Claim::Json => json(&text).map_err(wrong("JSON")),
+            Claim::Object => match json(&text) {
+                Ok(()) => {
+                    let wrong = object::look(&self.path, &text).err();
+                    return wrong.map(|what| self.finding(Severity::Broken, what)).into_iter().collect();
+                }
+                Err(place) => Err(wrong("JSON")(place)),
+            },
             Claim::Toml => toml(&text).map_err(wrong("TOML")),
             Claim::Env => utf8(&text)
                 .and_then(|text| env::parse(text).map_err(Some))
@@ -140,6 +150,7 @@ impl Claim {
         let dot = name.iter().rposition(|byte| *byte == b'.')?;
         Some(match &name[dot + 1..] {
             b"yaml" | b"yml" => Claim::Yaml,
+            b"json" if object::is_one(path) => Claim::Object,
             b"json" => Claim::Json,
             b"toml" => Claim::Toml,
             b"env" => Claim::Env,
@@ -246,6 +257,33 @@ mod tests {
     }
 
     #[test]
+    fn an_object_of_a_cluster_is_the_one_that_its_path_names() {
+        let path = "kubernetes/shop/Deployment.apps/web.json";
+        let object = |kind: &str, namespace: &str, name: &str| {
+            format!(
+                "{{\"apiVersion\": \"apps/v1\", \"kind\": \"{kind}\", \"metadata\": {{\"namespace\": \
+                 \"{namespace}\", \"name\": \"{name}\"}}, \"spec\": {{\"secret\": 1}}}}"
+            )
+        };
+        assert_eq!(said(path, object("Deployment", "shop", "web").as_bytes()), [""; 0]);
+        for (content, told) in [
+            (object("Secret", "shop", "web"), "it is no Deployment.apps"),
+            (object("Deployment", "other", "web"), "it is not of the namespace shop"),
+            (object("Deployment", "shop", "x"), "it is not called web"),
+            ("{\"secret\": 1}".to_owned(), "it is no object of Kubernetes"),
+            ("[]".to_owned(), "it is no object of Kubernetes"),
+            ("{\"secret\"".to_owned(), "it is not JSON: line 1"),
+        ] {
+            let said = said(path, content.as_bytes());
+            let [line] = said.as_slice() else { panic!("{content}: {said:?}") };
+            assert!(line.starts_with(&format!("Broken {path}: {told}")), "{line}");
+            assert!(!line.contains("secret"), "{line}");
+        }
+        // Elsewhere it is any JSON.
+        assert_eq!(said("kubernetes/a.json", b"[]"), [""; 0]);
+    }
+
+    #[test]
     fn other_names_may_hold_anything() {
         for name in ["Makefile", "nginx.conf", "a.txt", "yaml", "env"] {
             assert_eq!(said(name, b"{{{"), ["of no interest"], "{name}");
@@ -285,13 +323,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_a_check_fail(content: Vec<u8>, which in 0..6_usize) {
-            said(["a.yaml", "a.json", "a.toml", ".env", "a.properties", "a.pem"][which], &content);
+        fn no_bytes_make_a_check_fail(content: Vec<u8>, which in 0..7_usize) {
+            said(["a.yaml", "kubernetes/n/K/a.json", "a.json", "a.toml", ".env", "a.properties", "a.pem"][which], &content);
         }
 
         #[test]
-        fn no_text_makes_a_check_fail(content in "[-a-z0-9:=\\[\\]{}\"'\\\\u&*!|>\n #.,]{0,200}", which in 0..5_usize) {
-            said(["a.yaml", "a.json", "a.toml", ".env", "a.properties"][which], content.as_bytes());
+        fn no_text_makes_a_check_fail(content in "[-a-z0-9:=\\[\\]{}\"'\\\\u&*!|>\n #.,]{0,200}", which in 0..6_usize) {
+            said(["a.yaml", "kubernetes/n/K/a.json", "a.json", "a.toml", ".env", "a.properties"][which], content.as_bytes());
         }
     }
 }

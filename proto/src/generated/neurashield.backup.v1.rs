@@ -605,6 +605,14 @@ pub struct Selection {
     /// what is live there and not in the backup goes
     #[prost(bool, tag = "4")]
     pub drop_others: bool,
+    /// Of the objects of a Kubernetes cluster alone, of which `include` has \[NAMESPACE/\]KIND/NAME\[:KEY\]:
+    ///
+    /// all of them go into this namespace; empty: each into its own
+    #[prost(string, tag = "5")]
+    pub to_namespace: ::prost::alloc::string::String,
+    /// fields that another manager has set are taken over
+    #[prost(bool, tag = "6")]
+    pub force_conflicts: bool,
 }
 /// A database or a collection that gets another name.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -342,6 +342,7 @@ fn wire() {
             include: vec!["shop.a*".into()],
             renames: vec![v1::Rename { from: "shop".into(), to: "copy".into() }],
             drop_others: true,
+            ..v1::Selection::default()
         }),
         restore_id: "r1".into(),
         root: id(32),

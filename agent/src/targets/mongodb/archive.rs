@@ -146,7 +146,7 @@ where
 }
 
 /// The entries, in the order in which an archive has them.
-pub(super) fn checked<E>(
+pub(crate) fn checked<E>(
     entries: impl Iterator<Item = Result<Entry, E>>,
 ) -> impl Iterator<Item = Result<Entry, RestoreError>>
 where

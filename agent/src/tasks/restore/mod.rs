@@ -1,5 +1,6 @@
 //! Plans of restores, and restores.
 
+mod objects;
 mod server;
 mod users;
 mod wire;
@@ -25,7 +26,7 @@ use super::order::{Into, RestoreOrder};
 use super::{TaskContext, blocking, order, telling, until};
 use crate::connection::Agent;
 use crate::limits::Pace;
-use crate::platform::{Found, writers};
+use crate::platform::{Found, Other, writers};
 use crate::restore::{ArchiveEntries, ArchiveKeys, BlobMap, BlobMapBuilder, RemoteBlobs, Window, WireBlobs};
 use crate::served::Served;
 use crate::state::RestoreRecord;
@@ -42,6 +43,10 @@ pub(super) async fn plan(
     cancel: &CancellationToken,
 ) -> Result<v1::RestorePlanned, Failure> {
     let v1::PlanRestore { task_id, order } = wire;
+    let checked = RestoreOrder::check(order.as_ref())?;
+    if let Some(served) = objects::target(&context.agent, &checked)? {
+        return Box::pin(objects::plan(context, task_id, checked, served, cancel)).await;
+    }
     if let Some((order, served)) = into_server(context, order.as_ref())? {
         return Box::pin(server::planned(context, task_id, order, served, cancel)).await;
     }
@@ -64,11 +69,18 @@ pub(super) async fn run(
     wire: v1::StartRestore,
     cancel: &CancellationToken,
 ) -> Result<v1::RestoreFinished, Failure> {
-    let id = RestoreOrder::check(wire.order.as_ref())?.restore_id;
+    let checked = RestoreOrder::check(wire.order.as_ref())?;
+    let id = checked.restore_id.clone();
     // An earlier attempt came to its end, and its answer was lost.
     let ended = context.agent.state.runs().ended(&id);
     if let Some(report) = ended.map_err(|error| no_record(&error))? {
         return Ok(wire::report(wire.task_id, report));
+    }
+    if let Some(served) = objects::target(&context.agent, &checked)? {
+        let v1::StartRestore { task_id, allowance, confirmed, .. } = wire;
+        let allowance = order::allowance(allowance.as_ref())?;
+        let confirmed = objects::Confirmed { plan: confirmed, allowance };
+        return Box::pin(objects::run(context, task_id, (checked, served), confirmed, cancel)).await;
     }
     if let Some((order, served)) = into_server(context, wire.order.as_ref())? {
         return Box::pin(server::run(context, wire, order, served, cancel)).await;
@@ -137,10 +149,11 @@ fn into_server(
             return Ok(Some((order, served)));
         }
     }
-    match order.include.is_empty() && order.renames.is_empty() && !order.drops_others {
+    let is_plain = order.include.is_empty() && order.renames.is_empty() && order.to_namespace.is_none();
+    match is_plain && !order.drops_others {
         true => Ok(None),
         false => Err(Failure::invalid(format!("{} is not restored into a server", order.source))
-            .because("--include, --rename and --drop-others are about the collections of one")
+            .because("--include, --rename, --drop-others and --to-namespace are about what lies in one")
             .hint("choose entries with --path instead; in a dump these are DB/COLLECTION.bson")),
     }
 }
@@ -250,10 +263,9 @@ impl Archive {
     /// Who uses the folder and would not be stopped.
     fn in_use(&self, found: &Found, plan: &RestorePlan) -> Vec<String> {
         let (Some(folder), place) = (&self.folder, &self.place) else { return Vec::new() };
-        let mounted = found.others.iter().map(|name| {
+        let mounted = found.others.iter().map(|Other { name, mark, key }| {
             format!(
-                "the container {name} has {place} mounted and would not be stopped; stop it, or give it the label \
-                 neurashield.backup.stop-for={}",
+                "{name} has {place} mounted and would not be stopped; stop it, or give it {mark} {key}={}",
                 self.order.source.component
             )
         });

@@ -44,13 +44,26 @@ impl Drop for Users<'_> {
 impl<'a> Users<'a> {
     /// Those of a restore that begins.
     pub(crate) fn of(agent: &'a Agent, runtime: Handle, id: &str, report: Report) -> Self {
-        Self::resumed(agent, runtime, id, Run { report, stopped: Vec::new(), server: None })
+        let run = Run { report, stopped: Vec::new(), server: None, applying: false };
+        Self::resumed(agent, runtime, id, run)
     }
 
     /// The swap is one at this server, which may be out of reach when it is looked for next.
     pub(crate) fn at(self, server: &SourceId) -> Self {
         self.lock().server = Some(server.to_string());
         self
+    }
+
+    /// What is stopped is stopped, and from here on it is half applied until it is whole.
+    pub(crate) fn applying(&self) -> Result<(), String> {
+        let mut run = self.lock();
+        run.applying = true;
+        self.keep(&run)
+    }
+
+    /// True if only the same order once more ends what was begun.
+    pub(crate) fn is_applying(&self) -> bool {
+        self.lock().applying
     }
 
     /// Those of a restore whose process has died.

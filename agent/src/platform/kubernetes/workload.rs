@@ -1,0 +1,373 @@
+//! Workloads as the API gives them, and what their metadata says. Pure.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::kubernetes::{Resource, text_at};
+
+/// Which components a workload is stopped for, comma-separated, or `all`.
+pub(super) const STOP_FOR: &str = "neurashield.backup/stop-for";
+/// Names of workloads that it is started after.
+const START_AFTER: &str = "neurashield.backup/start-after";
+/// Whoever keeps it at a number of replicas has been told to let it be.
+const OWNER_PAUSED: &str = "neurashield.backup/owner-paused";
+/// How many replicas a workload had before it was stopped, or whether a CronJob was suspended.
+pub(super) const PRIOR: &str = "neurashield.backup/prior-state";
+/// Which agent has stopped it.
+pub(super) const STOPPED_BY: &str = "neurashield.backup/stopped-by";
+
+/// What can be stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum WorkloadKind {
+    Deployment,
+    StatefulSet,
+    CronJob,
+}
+
+impl WorkloadKind {
+    pub(super) const ALL: [Self; 3] = [Self::Deployment, Self::StatefulSet, Self::CronJob];
+
+    pub(super) fn resource(self) -> Resource {
+        match self {
+            Self::Deployment => Resource::new("apps", "v1", "Deployment", "deployments"),
+            Self::StatefulSet => Resource::new("apps", "v1", "StatefulSet", "statefulsets"),
+            Self::CronJob => Resource::new("batch", "v1", "CronJob", "cronjobs"),
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Deployment => "deployment",
+            Self::StatefulSet => "statefulset",
+            Self::CronJob => "cronjob",
+        }
+    }
+}
+
+/// Where a workload lies.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct WorkloadId {
+    pub(crate) namespace: String,
+    pub(crate) kind: WorkloadKind,
+    pub(crate) name: String,
+}
+
+impl fmt::Display for WorkloadId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.namespace, self.kind.word(), self.name)
+    }
+}
+
+/// A workload as the API gives it.
+#[derive(Debug, Clone)]
+pub(super) struct Workload {
+    pub(super) id: WorkloadId,
+    object: Value,
+}
+
+impl Workload {
+    /// None: it has no name.
+    pub(super) fn new(kind: WorkloadKind, object: Value) -> Option<Self> {
+        let of = |pointer| Some(text_at(&object, pointer).to_owned()).filter(|text| !text.is_empty());
+        let id = WorkloadId { namespace: of("/metadata/namespace")?, kind, name: of("/metadata/name")? };
+        Some(Self { id, object })
+    }
+
+    pub(super) fn annotation(&self, name: &str) -> Option<&str> {
+        self.object.pointer("/metadata/annotations")?.get(name)?.as_str()
+    }
+
+    fn label(&self, name: &str) -> Option<&str> {
+        self.object.pointer("/metadata/labels")?.get(name)?.as_str()
+    }
+
+    pub(super) fn uid(&self) -> &str {
+        text_at(&self.object, "/metadata/uid")
+    }
+
+    pub(super) fn version(&self) -> &str {
+        text_at(&self.object, "/metadata/resourceVersion")
+    }
+
+    /// True if an annotation says that it is stopped for this component.
+    pub(super) fn stops_for(&self, component: &str) -> bool {
+        let names =
+            |text: &str| text.split(',').any(|one| matches!(one.trim(), "all") || one.trim() == component);
+        self.annotation(STOP_FOR).is_some_and(names)
+    }
+
+    /// As the object says now: `3` replicas, or whether a CronJob is suspended.
+    pub(super) fn state(&self) -> State {
+        match self.id.kind {
+            WorkloadKind::CronJob => {
+                let suspended = self.object.pointer("/spec/suspend").and_then(Value::as_bool);
+                State::Suspended(suspended.unwrap_or(false))
+            }
+            // Without a number it is one.
+            _ => State::Replicas(number(&self.object, "/spec/replicas").unwrap_or(1)),
+        }
+    }
+
+    /// How it was before it was stopped, if that was noted.
+    pub(super) fn prior(&self) -> Option<State> {
+        State::parse(self.id.kind, self.annotation(PRIOR)?)
+    }
+
+    /// True if it runs, or would but for a restore that has stopped it.
+    pub(super) fn runs(&self) -> bool {
+        self.state().runs() || self.prior().is_some_and(State::runs)
+    }
+
+    /// The full names of those that it is started after.
+    pub(super) fn after(&self, all: &[Workload]) -> Vec<String> {
+        let named = self.annotation(START_AFTER).unwrap_or_default().split(',').map(str::trim);
+        let full = |name: &str| {
+            let called = |one: &&Workload| {
+                let id = &one.id;
+                let short = format!("{}/{}", id.kind.word(), id.name);
+                id.namespace == self.id.namespace && (id.name == name || short == name)
+                    || id.to_string() == name
+            };
+            all.iter().find(called).map_or_else(|| name.to_owned(), |one| one.id.to_string())
+        };
+        named.filter(|name| !name.is_empty()).map(full).collect()
+    }
+
+    /// Selects its pods, as `labelSelector` takes it.
+    pub(super) fn pods(&self) -> String {
+        let labels = self.object.pointer("/spec/selector/matchLabels").and_then(Value::as_object);
+        let mut parts: Vec<String> = labels
+            .into_iter()
+            .flatten()
+            .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
+            .collect();
+        let more = self.object.pointer("/spec/selector/matchExpressions").and_then(Value::as_array);
+        parts.extend(more.into_iter().flatten().filter_map(expression));
+        parts.join(",")
+    }
+
+    /// True if its pods have a check of their readiness.
+    pub(super) fn is_checked(&self) -> bool {
+        let containers = self.object.pointer("/spec/template/spec/containers").and_then(Value::as_array);
+        containers.into_iter().flatten().any(|one| one.get("readinessProbe").is_some())
+    }
+
+    /// Why not all of its replicas are ready; none: they are.
+    pub(super) fn lacks(&self) -> Option<String> {
+        let State::Replicas(wanted) = self.state() else { return None };
+        let of = |pointer| number(&self.object, pointer).unwrap_or(0);
+        if of("/status/observedGeneration") < of("/metadata/generation") {
+            return Some("its controller has not seen the change yet".to_owned());
+        }
+        let ready = of("/status/readyReplicas");
+        (ready < wanted).then(|| format!("{ready} of {wanted} replicas are ready"))
+    }
+
+    /// Who would start it again while it has to stand, and what to do about that.
+    pub(super) fn keeper(&self) -> Option<String> {
+        if self.annotation(OWNER_PAUSED) == Some("true") {
+            return None;
+        }
+        let then = |what: &str| {
+            format!("{what}; then give it the annotation {OWNER_PAUSED}=true until the restore is done")
+        };
+        let argo = self
+            .annotation("argocd.argoproj.io/tracking-id")
+            .or_else(|| self.label("argocd.argoproj.io/instance"));
+        if let Some(of) = argo {
+            let application = of.split(':').next().unwrap_or(of);
+            return Some(then(&format!(
+                "Argo CD keeps it (application {application}): turn its automated sync off"
+            )));
+        }
+        let flux = [
+            ("kustomize.toolkit.fluxcd.io", "Kustomization", "kustomization"),
+            ("helm.toolkit.fluxcd.io", "HelmRelease", "helmrelease"),
+        ];
+        for (group, kind, word) in flux {
+            let Some(of) = self.label(&format!("{group}/name")) else { continue };
+            // Flux leaves such an object alone.
+            if self.annotation(&format!("{group}/reconcile")) == Some("disabled") {
+                continue;
+            }
+            let namespace = self.label(&format!("{group}/namespace")).unwrap_or("flux-system");
+            return Some(then(&format!(
+                "Flux keeps it ({kind} {of}): `flux suspend {word} {of} -n {namespace}`"
+            )));
+        }
+        let owners = self.object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+        let is_controller = |one: &&Value| one.get("controller").and_then(Value::as_bool) == Some(true);
+        let owner = owners.into_iter().flatten().find(is_controller)?;
+        let (kind, name) = (text_at(owner, "/kind"), text_at(owner, "/name"));
+        Some(then(&format!("{kind} {name} keeps it and would start it again: stop it by that one")))
+    }
+}
+
+/// Whether and how much of a workload runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    Replicas(i64),
+    Suspended(bool),
+}
+
+impl State {
+    pub(super) fn runs(self) -> bool {
+        matches!(self, Self::Replicas(1..) | Self::Suspended(false))
+    }
+
+    fn parse(kind: WorkloadKind, text: &str) -> Option<Self> {
+        match (kind, text) {
+            (WorkloadKind::CronJob, "suspended") => Some(Self::Suspended(true)),
+            (WorkloadKind::CronJob, "scheduled") => Some(Self::Suspended(false)),
+            (WorkloadKind::CronJob, _) => None,
+            (_, number) => number.parse().ok().filter(|count| *count >= 0).map(Self::Replicas),
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Replicas(count) => write!(f, "{count}"),
+            Self::Suspended(true) => f.write_str("suspended"),
+            Self::Suspended(false) => f.write_str("scheduled"),
+        }
+    }
+}
+
+fn number(object: &Value, pointer: &str) -> Option<i64> {
+    object.pointer(pointer).and_then(Value::as_i64)
+}
+
+fn expression(one: &Value) -> Option<String> {
+    let key = one.get("key")?.as_str()?;
+    let values: Vec<&str> =
+        one.get("values").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+    let values = values.join(",");
+    Some(match one.get("operator")?.as_str()? {
+        "In" => format!("{key} in ({values})"),
+        "NotIn" => format!("{key} notin ({values})"),
+        "Exists" => key.to_owned(),
+        "DoesNotExist" => format!("!{key}"),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn workload(kind: WorkloadKind, metadata: Value, more: Value) -> Workload {
+        let mut object = json!({ "metadata": { "name": "web", "namespace": "shop" } });
+        for (into, from) in [("/metadata", metadata), ("", more)] {
+            let into = object.pointer_mut(into).and_then(Value::as_object_mut).expect("an object");
+            into.extend(from.as_object().expect("an object").clone());
+        }
+        Workload::new(kind, object).expect("it has a name")
+    }
+
+    fn noted(annotations: Value) -> Workload {
+        workload(WorkloadKind::Deployment, json!({ "annotations": annotations }), json!({}))
+    }
+
+    #[test]
+    fn an_annotation_says_for_which_components_a_workload_is_stopped() {
+        let some = noted(json!({ STOP_FOR: "models, ipfs" }));
+        assert!(some.stops_for("models") && some.stops_for("ipfs") && !some.stops_for("configs"));
+        assert!(noted(json!({ STOP_FOR: "all" })).stops_for("configs"));
+        assert!(!noted(json!({})).stops_for("models"));
+    }
+
+    #[test]
+    fn what_was_noted_before_a_stop_counts_as_running() {
+        let scaled = |replicas: i64, annotations: Value| {
+            workload(
+                WorkloadKind::StatefulSet,
+                json!({ "annotations": annotations }),
+                json!({ "spec": { "replicas": replicas } }),
+            )
+        };
+        assert!(scaled(2, json!({})).runs() && !scaled(0, json!({})).runs());
+        let stopped = scaled(0, json!({ PRIOR: "3" }));
+        assert_eq!((stopped.runs(), stopped.prior()), (true, Some(State::Replicas(3))));
+        assert_eq!(scaled(0, json!({ PRIOR: "three" })).prior(), None);
+        let job = |suspend: bool, annotations: Value| {
+            let spec = json!({ "spec": { "suspend": suspend } });
+            workload(WorkloadKind::CronJob, json!({ "annotations": annotations }), spec)
+        };
+        assert!(job(false, json!({})).runs() && !job(true, json!({})).runs());
+        assert!(job(true, json!({ PRIOR: "scheduled" })).runs());
+        for state in [State::Suspended(true), State::Suspended(false)] {
+            assert_eq!(State::parse(WorkloadKind::CronJob, &state.to_string()), Some(state));
+        }
+    }
+
+    #[test]
+    fn pods_are_selected_as_the_workload_selects_them() {
+        let selector = json!({ "spec": { "selector": {
+            "matchLabels": { "app": "web", "tier": "front" },
+            "matchExpressions": [
+                { "key": "track", "operator": "In", "values": ["a", "b"] },
+                { "key": "old", "operator": "DoesNotExist" },
+            ],
+        } } });
+        let web = workload(WorkloadKind::Deployment, json!({}), selector);
+        assert_eq!(web.pods(), "app=web,tier=front,track in (a,b),!old");
+    }
+
+    #[test]
+    fn dependencies_are_named_short_or_in_full() {
+        let named = |name: &str| {
+            let mut one = noted(json!({}));
+            one.id.name = name.into();
+            one
+        };
+        let all = [named("db"), named("cache")];
+        let after = |text: &str| noted(json!({ START_AFTER: text })).after(&all);
+        let both = ["shop/deployment/db", "shop/deployment/cache"];
+        assert_eq!(after("db, deployment/cache"), both);
+        assert_eq!(after("shop/deployment/db,shop/deployment/cache"), both);
+        assert_eq!(after("gone"), ["gone"]);
+    }
+
+    #[test]
+    fn whoever_would_start_it_again_is_named_with_what_to_do() {
+        let labelled =
+            |labels: Value| workload(WorkloadKind::Deployment, json!({ "labels": labels }), json!({}));
+        let argo = noted(json!({ "argocd.argoproj.io/tracking-id": "shop-app:apps/Deployment:shop/web" }));
+        assert!(argo.keeper().expect("kept").contains("Argo CD keeps it (application shop-app)"));
+        let flux = labelled(json!({
+            "kustomize.toolkit.fluxcd.io/name": "shop", "kustomize.toolkit.fluxcd.io/namespace": "gitops",
+        }));
+        assert!(flux.keeper().expect("kept").contains("`flux suspend kustomization shop -n gitops`"));
+        let owned = workload(
+            WorkloadKind::StatefulSet,
+            json!({ "ownerReferences": [{ "kind": "Redis", "name": "cache", "controller": true }] }),
+            json!({}),
+        );
+        assert!(owned.keeper().expect("kept").contains("Redis cache keeps it"));
+        let paused = noted(json!({ "argocd.argoproj.io/tracking-id": "x", OWNER_PAUSED: "true" }));
+        assert_eq!(paused.keeper(), None);
+        // Helm only writes what it is told to.
+        assert_eq!(labelled(json!({ "app.kubernetes.io/managed-by": "Helm" })).keeper(), None);
+    }
+
+    #[test]
+    fn it_is_well_when_its_controller_has_seen_it_and_all_are_ready() {
+        let status = |generation: i64, ready: i64| {
+            workload(
+                WorkloadKind::Deployment,
+                json!({ "generation": 2 }),
+                json!({ "spec": { "replicas": 2 }, "status": { "observedGeneration": generation, "readyReplicas": ready } }),
+            )
+        };
+        assert_eq!(status(2, 2).lacks(), None);
+        assert_eq!(status(2, 1).lacks().as_deref(), Some("1 of 2 replicas are ready"));
+        assert!(status(1, 2).lacks().expect("old").contains("not seen the change"));
+    }
+}
