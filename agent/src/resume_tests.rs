@@ -195,7 +195,7 @@ fn stopped_container(at: &Path, stopped_at: Timestamp) -> StateFolder {
     let stopped = vec![Stopped { application, state: Stopping::Stopped }];
     let mut report = Report::default();
     report.did("stopped", stopped_at, "db");
-    state.runs().keep("r-1", &Run { report, stopped, server: None }).expect("kept");
+    state.runs().keep("r-1", &Run { report, stopped, server: None, applying: false }).expect("kept");
     state
 }
 

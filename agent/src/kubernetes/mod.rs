@@ -58,6 +58,12 @@ pub(crate) struct Cluster {
     namespace: String,
 }
 
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster").field("namespace", &self.namespace).finish_non_exhaustive()
+    }
+}
+
 impl Cluster {
     /// The cluster that the configuration means: that of its file, or the one in which we run.
     pub(crate) async fn connect(config: &KubernetesConfig) -> Result<Self, Trouble> {

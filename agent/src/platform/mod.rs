@@ -16,9 +16,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use crate::config::{AgentConfig, ApplicationConfig, DockerConfig, KubernetesConfig};
+use crate::kubernetes::Cluster;
 use docker::{Container, Docker, Health};
 pub(crate) use kubernetes::WorkloadId;
 use kubernetes::Workloads;
@@ -104,6 +106,11 @@ pub(crate) enum PlatformError {
     Cluster(String),
     #[error("the cluster {0}")]
     Kubernetes(String),
+    #[error(
+        "the agent itself runs in {0}: run it as a Deployment of its own that mounts the same \
+         PersistentVolumeClaim, and restore there"
+    )]
+    Ourselves(String),
     #[error("{name} cannot be stopped for long enough: {keeper}")]
     Kept { name: String, keeper: String },
     #[error("the application {name} was not healthy within {seconds} seconds: {cause}")]
@@ -118,6 +125,8 @@ pub(crate) struct Platform {
     applications: Vec<ApplicationConfig>,
     settings: DockerConfig,
     cluster: KubernetesConfig,
+    /// The way to it, once it was found.
+    connected: OnceCell<Cluster>,
     /// The agent's name.
     agent: String,
 }
@@ -128,6 +137,7 @@ impl Platform {
             applications: config.applications.clone(),
             settings: config.docker.clone(),
             cluster: config.kubernetes.clone(),
+            connected: OnceCell::new(),
             agent: config.name.clone(),
         }
     }
@@ -321,7 +331,10 @@ impl Platform {
     }
 
     async fn workloads(&self) -> Result<Workloads<'_>, PlatformError> {
-        Workloads::of(&self.cluster, &self.agent).await
+        let connect = || Cluster::connect(&self.cluster);
+        let cluster = self.connected.get_or_try_init(connect).await;
+        let cluster = cluster.map_err(|trouble| PlatformError::Cluster(trouble.to_string()))?;
+        Ok(Workloads::of(cluster.clone(), &self.cluster, &self.agent))
     }
 
     fn configured(&self, name: &str) -> Result<&ApplicationConfig, PlatformError> {

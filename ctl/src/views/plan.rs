@@ -41,7 +41,7 @@ pub(crate) struct SafetyBackup {
 #[derive(Debug, Serialize)]
 pub(crate) struct Application {
     pub(crate) name: String,
-    /// `commands` or `container`.
+    /// `commands`, `container` or `workload`.
     pub(crate) kind: String,
     pub(crate) running: bool,
     /// Its health is waited for.

@@ -718,7 +718,7 @@ pub struct SourcePlan {
 pub struct Application {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
-    /// commands, container
+    /// commands, container, workload
     #[prost(string, tag = "2")]
     pub kind: ::prost::alloc::string::String,
     #[prost(bool, tag = "3")]

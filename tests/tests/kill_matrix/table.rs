@@ -67,6 +67,8 @@ pub(crate) enum Scenario {
     Join,
     /// The agent, whose clock is ahead, renews its certificate.
     Renewal,
+    /// A restore around which workloads of a cluster are stopped: in the suite `kubernetes`.
+    Workloads,
 }
 
 impl Scenario {
@@ -189,6 +191,9 @@ pub(crate) const ROWS: &[(&str, Scenario, Answered)] = &[
     ("first-staged", S::Restore, Nobody),
     ("all-staged", S::Restore, Nobody),
     ("staged-durable", S::Restore, Nobody),
+    ("workload-noted", S::Workloads, Nobody),
+    ("workload-told", S::Workloads, Nobody),
+    ("workload-scaled", S::Workloads, Nobody),
     ("swap-begun", S::Restore, Nobody),
     ("first-old-away", S::Restore, Nobody),
     ("first-swapped", S::Restore, Nobody),
@@ -213,6 +218,7 @@ pub(crate) const ROWS: &[(&str, Scenario, Answered)] = &[
 /// Why a fault does not fit a step; `None` if it does.
 pub(crate) fn why_not(scenario: Scenario, answered: Answered, fault: Fault) -> Option<&'static str> {
     match (scenario, fault, answered) {
+        (S::Workloads, _, _) => Some("it takes a cluster: `kubernetes_restore` holds it"),
         (_, Fault::AnswerLost, Nobody) => Some("a record follows, not an answer"),
         (S::NobodyServes, Fault::AgentKilled | Fault::StreamCut, _) => {
             Some("the agent is away: that is what the step is")

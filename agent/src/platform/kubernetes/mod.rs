@@ -54,9 +54,8 @@ fn hpas() -> Resource {
 }
 
 impl<'a> Workloads<'a> {
-    pub(super) async fn of(settings: &'a KubernetesConfig, agent: &'a str) -> Result<Self, PlatformError> {
-        let cluster = Cluster::connect(settings).await.map_err(not_looked)?;
-        Ok(Self { cluster, settings, agent })
+    pub(super) fn of(cluster: Cluster, settings: &'a KubernetesConfig, agent: &'a str) -> Self {
+        Self { cluster, settings, agent }
     }
 
     fn namespaces(&self) -> Vec<String> {
@@ -90,11 +89,8 @@ impl<'a> Workloads<'a> {
         let chosen: Vec<&Workload> = all.iter().filter(|one| one.stops_for(component)).collect();
         for one in &chosen {
             if ours.as_ref().is_some_and(|ours| one.id == *ours) {
-                return Err(PlatformError::Kubernetes(format!(
-                    "says that the agent itself runs in {}, which has to be stopped for {component}: run the agent as a \
-                     Deployment of its own that mounts the same PersistentVolumeClaim, and restore there",
-                    one.id
-                )));
+                let what = format!("{}, which has to be stopped for {component}", one.id);
+                return Err(PlatformError::Ourselves(what));
             }
             if one.runs() {
                 if let Some(keeper) = one.keeper() {
@@ -117,6 +113,11 @@ impl<'a> Workloads<'a> {
             });
         }
         if let (Some(own), Some(folder)) = (&own, folder) {
+            let writers = own.writers_of(folder);
+            if writers.len() > 1 {
+                let what = format!("one pod with what writes there (the containers {})", writers.join(", "));
+                return Err(PlatformError::Ourselves(what));
+            }
             let Some(claim) = own.claim_of(folder) else { return Ok(()) };
             let others = self.others(own, &claim, &chosen).await?;
             found.others.extend(others);

@@ -143,18 +143,39 @@ impl OwnPod {
 
     /// The claim whose volume is mounted where this folder lies.
     pub(super) fn claim_of(&self, folder: &Path) -> Option<String> {
-        let containers = self.pod.pointer("/spec/containers").and_then(Value::as_array);
-        let mounts = containers.into_iter().flatten().filter_map(|one| one.get("volumeMounts")?.as_array());
-        let within = mounts.flatten().filter_map(|mount| {
-            let path = PathBuf::from(text_at(mount, "/mountPath"));
-            folder.starts_with(&path).then(|| (path, text_at(mount, "/name")))
-        });
-        // The innermost one hides those around it.
-        let (_, name) = within.max_by_key(|(path, _)| path.components().count())?;
+        let name = self.volume_of(folder)?;
         let volume = volumes(&self.pod).find(|volume| text_at(volume, "/name") == name)?;
         let claim = text_at(volume, "/persistentVolumeClaim/claimName");
         (!claim.is_empty()).then(|| claim.to_owned())
     }
+
+    /// The containers of this pod that write to the volume in which this folder lies; more than one: the agent has
+    /// neighbours that nobody can stop without it.
+    pub(super) fn writers_of(&self, folder: &Path) -> Vec<&str> {
+        let Some(name) = self.volume_of(folder) else { return Vec::new() };
+        let writes = |mount: &Value| {
+            text_at(mount, "/name") == name && mount.get("readOnly").and_then(Value::as_bool) != Some(true)
+        };
+        let writing = self.containers().filter(|one| mounts(one).any(writes));
+        writing.map(|one| text_at(one, "/name")).collect()
+    }
+
+    fn volume_of(&self, folder: &Path) -> Option<&str> {
+        let within = self.containers().flat_map(mounts).filter_map(|mount| {
+            let path = PathBuf::from(text_at(mount, "/mountPath"));
+            folder.starts_with(&path).then(|| (path, text_at(mount, "/name")))
+        });
+        // The innermost one hides those around it.
+        within.max_by_key(|(path, _)| path.components().count()).map(|(_, name)| name)
+    }
+
+    fn containers(&self) -> impl Iterator<Item = &Value> {
+        self.pod.pointer("/spec/containers").and_then(Value::as_array).into_iter().flatten()
+    }
+}
+
+fn mounts(container: &Value) -> impl Iterator<Item = &Value> {
+    container.get("volumeMounts").and_then(Value::as_array).into_iter().flatten()
 }
 
 #[cfg(test)]
@@ -166,9 +187,15 @@ mod tests {
     #[test]
     fn a_folder_lies_on_the_claim_that_is_mounted_there() {
         let pod = json!({ "spec": {
-            "containers": [{ "volumeMounts": [
-                { "name": "all", "mountPath": "/data" }, { "name": "chain", "mountPath": "/data/chain" },
-            ] }],
+            "containers": [
+                { "name": "agent", "volumeMounts": [
+                    { "name": "all", "mountPath": "/data" }, { "name": "chain", "mountPath": "/data/chain" },
+                ] },
+                { "name": "geth", "volumeMounts": [
+                    { "name": "chain", "mountPath": "/root" },
+                    { "name": "all", "mountPath": "/all", "readOnly": true },
+                ] },
+            ],
             "volumes": [
                 { "name": "all", "persistentVolumeClaim": { "claimName": "data" } },
                 { "name": "chain", "persistentVolumeClaim": { "claimName": "chain-0" } },
@@ -179,6 +206,10 @@ mod tests {
         assert_eq!(of("/data/models").as_deref(), Some("data"));
         assert_eq!(of("/data/chain/geth").as_deref(), Some("chain-0"));
         assert_eq!(of("/etc"), None);
+        // A sidecar of what writes there has a neighbour.
+        let writers = |folder: &str| own.writers_of(Path::new(folder));
+        assert_eq!(writers("/data/chain/geth"), ["agent", "geth"]);
+        assert_eq!(writers("/data/models"), ["agent"]);
     }
 
     #[test]
