@@ -102,7 +102,9 @@ impl TryFrom<String> for ObjectKind {
         let fits = |text: &str, more: &str| {
             text.chars().all(|letter| letter.is_ascii_alphanumeric() || more.contains(letter))
         };
-        let is_right = fits(group, ".-")
+        let is_domain = group.is_empty()
+            || group.split('.').all(|part| !part.is_empty() && !part.starts_with('-') && fits(part, "-"));
+        let is_right = is_domain
             && fits(version, "")
             && fits(kind, "")
             && version.starts_with('v')

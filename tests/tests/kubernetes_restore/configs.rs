@@ -1,8 +1,7 @@
 //! ConfigMaps and Secrets: backed up, changed, deleted, put back.
 
 use serde_json::{Value, json};
-use tests::kubernetes::Cluster;
-use tests::{Process, System, wait_for};
+use tests::{Cluster, Process, System, wait_for};
 
 use crate::scene::{access, allow, cluster, object, start};
 
@@ -95,10 +94,15 @@ fn configs_come_back_as_they_were_and_what_others_manage_is_told() {
     );
 
     // As it was: nothing to do.
-    let plan = system.nsctl(&["restore", "--timestamp", &backup, "--plan", "-o", "json"]).expect(0).json();
+    let plan = |system: &System, more: &[&str]| {
+        let words = [&["restore", "--timestamp", &backup, "--plan", "-o", "json"], more].concat();
+        system.nsctl(&words).expect(0).json()["sources"][0].clone()
+    };
+    let nothing = plan(&system, &[]);
     assert_eq!(
-        (&plan["sources"][0]["replaced_count"], &plan["sources"][0]["created_count"]),
-        (&json!(0), &json!(0))
+        (&nothing["replaced"]["count"], &nothing["created"]["count"]),
+        (&json!(0), &json!(0)),
+        "{nothing:#}"
     );
 
     // Deleted: made again, with the same values.
@@ -123,11 +127,12 @@ fn configs_come_back_as_they_were_and_what_others_manage_is_told() {
         assert!(refused.err.contains(told), "{told}: {}", refused.err);
     }
     assert_eq!(data(&cluster, "shop", "configmap", "app")["LEVEL"], "debug");
-    let plan = system
-        .nsctl(&["restore", "--timestamp", &backup, "--force-conflicts", "--plan", "-o", "json"])
-        .expect(0)
-        .json();
-    assert_eq!(plan["sources"][0]["replaced"], json!(["shop/ConfigMap/app (data.EXTRA, data.LEVEL)"]));
+    let forced = plan(&system, &["--force-conflicts"]);
+    assert_eq!(
+        forced["replaced"]["names"],
+        json!(["shop/ConfigMap/app (data.EXTRA, data.LEVEL)"]),
+        "{forced:#}"
+    );
 
     // A single key leaves the others as they are.
     system.run(&restore(&backup, &["--include", "ConfigMap/app:LEVEL", "--force-conflicts"]));
@@ -154,9 +159,10 @@ fn configs_come_back_as_they_were_and_what_others_manage_is_told() {
     let refused =
         system.nsctl(&restore(&backup, &[&elsewhere[..], &["--force-conflicts"]].concat())).expect(1);
     assert!(refused.err.contains("copy/ConfigMap/app-b is there and differs (data.X)"), "{}", refused.err);
-    let refused =
-        system.nsctl(&restore(&backup, &["--to-namespace", "nowhere", "--components", "configs"])).expect(1);
-    assert!(refused.err.contains("would be nowhere/") || refused.err.contains("nowhere"), "{}", refused.err);
+    let nowhere = ["--to-namespace", "nowhere", "--path", "kubernetes/web"];
+    let refused = system.nsctl(&restore(&backup, &nowhere)).expect(1);
+    let told = "the agent may not get configmaps site in the namespace nowhere";
+    assert!(refused.err.contains(told), "{}", refused.err);
 
     // What cannot be changed in place is refused with what to do.
     cluster.kubectl(&["-n", "shop", "delete", "configmap/fixed"]);

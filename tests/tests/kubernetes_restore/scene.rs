@@ -4,8 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tests::kubernetes::Cluster;
-use tests::{System, project};
+use tests::{Cluster, System, project};
 
 /// The service account of the agent lies in this namespace.
 pub(crate) const AGENT: &str = "neurashield";

@@ -4,8 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
-use tests::kubernetes::{Cluster, SHELL_IMAGE};
-use tests::{Process, System, wait_for};
+use tests::{Cluster, Process, SHELL_IMAGE, System, wait_for};
 
 use crate::scene::{access, allow, cluster, object, start};
 
@@ -162,7 +161,7 @@ fn workloads_are_stopped_get_the_restored_data_and_come_up_in_their_order() {
 
     let job = scene.system.run(&restore);
     scene.assert_whole("one", "after a restore");
-    let steps = job["restores"][0]["steps"].as_array().or(job["parts"][0]["restored"]["steps"].as_array());
+    let steps = job["parts"][0]["restored"]["steps"].as_array();
     let told: Vec<String> = steps
         .expect("steps")
         .iter()
