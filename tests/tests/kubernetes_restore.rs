@@ -5,6 +5,8 @@
 
 #[path = "kubernetes_restore/configs.rs"]
 mod configs;
+#[path = "kubernetes_restore/pods.rs"]
+mod pods;
 #[path = "kubernetes_restore/scene.rs"]
 mod scene;
 #[path = "kubernetes_restore/workloads.rs"]

@@ -23,6 +23,8 @@ pub struct KubernetesConfig {
     pub enabled: Option<bool>,
     /// The file that says how the API is reached; unset: as from a pod of the cluster.
     pub kubeconfig: Option<PathBuf>,
+    /// The pod in which the agent runs, if it does; unset: the one that is called as its host is.
+    pub pod: Option<String>,
     /// Where workloads are looked for; empty: in the agent's own namespace.
     pub namespaces: Vec<String>,
     /// How long a workload may take to become ready.
@@ -36,6 +38,7 @@ impl Default for KubernetesConfig {
         Self {
             enabled: None,
             kubeconfig: None,
+            pod: None,
             namespaces: Vec::new(),
             health_limit: Duration::from_secs(300),
             stop_limit: Duration::from_secs(180),

@@ -213,6 +213,20 @@ fn killed_at_every_step(scene: &mut Scene, backup: &str) {
         scene.assert_whole("one", step);
     }
 
+    // The controller is killed instead: what the agent has begun ends all the same.
+    for (n, step) in ["workload-told", "swap-durable"].into_iter().enumerate() {
+        fs::write(scene.data.join("value"), format!("again-{n}")).expect("written");
+        scene.system.steps().ask(step);
+        let id = scene.system.start_job(&["restore", "--timestamp", backup, "--yes", "--no-safety-backup"]);
+        wait_for(step, 90, || scene.system.steps().reached(step));
+        scene.system.kill_controller();
+        scene.system.steps().let_go(step);
+        scene.system.start_controller();
+        let job = scene.system.await_end(&id);
+        assert_eq!(job["state"], "complete", "{step}: {job:#}\n{}", scene.system.log(Process::Agent));
+        scene.assert_whole("one", step);
+    }
+
     // The agent's record is lost, too: what the objects say is enough.
     fs::write(scene.data.join("value"), "before").expect("written");
     scene.system.steps().ask("first-old-away");

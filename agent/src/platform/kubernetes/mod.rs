@@ -81,7 +81,7 @@ impl<'a> Workloads<'a> {
                 all.extend(of_kind);
             }
         }
-        let own = OwnPod::look(&self.cluster).await?;
+        let own = OwnPod::look(&self.cluster, self.settings.pod.as_deref()).await?;
         let ours = match &own {
             Some(own) => pods::keeper(&self.cluster, own.namespace(), own.object()).await?,
             None => None,

@@ -118,15 +118,22 @@ pub(super) struct OwnPod {
 }
 
 impl OwnPod {
-    /// None: it runs in none. A pod's host is called as the pod is.
-    pub(super) async fn look(cluster: &Cluster) -> Result<Option<Self>, PlatformError> {
+    /// None: it runs in none. A pod's host is called as the pod is, unless it is the node itself.
+    pub(super) async fn look(cluster: &Cluster, called: Option<&str>) -> Result<Option<Self>, PlatformError> {
         if std::env::var_os(crate::config::IN_CLUSTER).is_none() {
             return Ok(None);
         }
-        let (resource, name, namespace) = (resource(), runtime::host::hostname(), cluster.namespace());
+        let name = called.map_or_else(runtime::host::hostname, str::to_owned);
+        let (resource, namespace) = (resource(), cluster.namespace());
         let place = Place { resource: &resource, namespace, name: &name };
-        let found = cluster.get(&place).await.map_err(failed)?;
-        Ok(found.map(|pod| Self { namespace: namespace.to_owned(), pod }))
+        match cluster.get(&place).await.map_err(failed)? {
+            Some(pod) => Ok(Some(Self { namespace: namespace.to_owned(), pod })),
+            // Who does not know what it is in cannot keep from stopping it.
+            None => Err(PlatformError::Kubernetes(format!(
+                "has no pod {name} in the namespace {namespace}, in which the agent seems to run: name it by \
+                 `kubernetes.pod` (NEURASHIELD_KUBERNETES__POD, from `metadata.name`)"
+            ))),
+        }
     }
 
     pub(super) fn namespace(&self) -> &str {
