@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use runtime::config::{Problem, Secret, SecretSource, Settings};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 pub use applications::{ApplicationConfig, DockerConfig};
 pub use discovery::{Discovery, Place, discover};
@@ -99,15 +99,20 @@ impl Settings for AgentConfig {
 /// What an agent without an identity shows to the controller.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-#[expect(clippy::manual_non_exhaustive, reason = "the private field takes a key only to refuse it")]
 pub struct Join {
     /// A one-time token.
     pub token: Option<Secret>,
     /// The file that holds it.
     pub token_file: Option<PathBuf>,
-    #[serde(rename = "service_account", skip_serializing, deserialize_with = "refuse_service_account")]
-    _service_account: (),
+    /// Join by the service account of the pod instead.
+    pub service_account: bool,
+    /// Where the pod mounts the account's token, as `token`, and the certificate of the controller's authority,
+    /// as `ca.crt`.
+    pub service_account_folder: Option<PathBuf>,
 }
+
+/// Where the chart mounts them.
+const USUAL_ACCOUNT_FOLDER: &str = "/var/run/secrets/neurashield";
 
 impl Join {
     /// Where the token is; needed, and read, only while the agent has no identity.
@@ -115,20 +120,25 @@ impl Join {
         SecretSource::from_pair(self.token.as_ref(), self.token_file.as_ref())
     }
 
-    fn check(&self) -> Result<(), Problem> {
-        match (&self.token, &self.token_file) {
-            (Some(_), Some(_)) => Err(Problem::new("join", "set token or token_file, not both")),
-            (_, Some(file)) => absolute("join.token_file", file),
-            _ => Ok(()),
-        }
+    /// The folder of token and certificate, where the agent joins by a service account.
+    pub fn account_folder(&self) -> Option<&Path> {
+        let usual = Path::new(USUAL_ACCOUNT_FOLDER);
+        self.service_account.then(|| self.service_account_folder.as_deref().unwrap_or(usual))
     }
-}
 
-fn refuse_service_account<'de, D: Deserializer<'de>>(_: D) -> Result<(), D::Error> {
-    Err(serde::de::Error::custom(
-        "this release cannot join by a service account yet; make a token with `nsctl agent invite` and use \
-         `token_file`",
-    ))
+    fn check(&self) -> Result<(), Problem> {
+        let set = [self.token.is_some(), self.token_file.is_some(), self.service_account];
+        if set.iter().filter(|is_set| **is_set).count() > 1 {
+            return Err(Problem::new("join", "set one of token, token_file and service_account, not several"));
+        }
+        if self.service_account_folder.is_some() && !self.service_account {
+            let reason = "set service_account: true as well; by itself it does nothing";
+            return Err(Problem::new("join.service_account_folder", reason));
+        }
+        self.token_file.iter().try_for_each(|file| absolute("join.token_file", file))?;
+        let folder = self.service_account_folder.as_deref();
+        folder.map_or(Ok(()), |folder| absolute("join.service_account_folder", folder))
+    }
 }
 
 fn check_controller(address: &str) -> Result<(), Problem> {

@@ -4,6 +4,7 @@
 
 mod alerts;
 mod history;
+mod kubernetes;
 mod object_storage;
 mod parity;
 mod quotas;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 pub use alerts::{Alerts, Channel, Email, Mailserver, Ping, Route, Sink, Webhook};
 pub use history::History;
+pub use kubernetes::{AccountRule, AuthorityMap, Kubernetes};
 pub use object_storage::{ObjectStorage, ObjectStorageError};
 pub use parity::Parity;
 pub use quotas::Quota;
@@ -80,6 +82,8 @@ pub struct ControllerConfig {
     pub alerts: Alerts,
     /// How much agents may send.
     pub quotas: Vec<Quota>,
+    /// Agents that join by service accounts of a Kubernetes cluster.
+    pub kubernetes: Kubernetes,
     /// A static `nsctl` for the repository's rescue folder, where it does not lie beside the controller as
     /// `nsctl-static`.
     pub rescue_program: Option<PathBuf>,
@@ -106,6 +110,7 @@ impl Default for ControllerConfig {
             parity: Parity::default(),
             alerts: Alerts::default(),
             quotas: Vec::new(),
+            kubernetes: Kubernetes::default(),
             rescue_program: None,
         }
     }
@@ -169,6 +174,7 @@ retention: { keep_within: 30d, keep_complete: 3 }
         self.verification.check()?;
         self.history.check()?;
         quotas::check(&self.quotas)?;
+        self.kubernetes.check()?;
         self.alerts.check()
     }
 }

@@ -33,6 +33,7 @@ pub mod identity;
 pub mod ids;
 pub mod ingest;
 pub mod jobs;
+pub mod kubernetes;
 pub mod metrics;
 pub mod rpc;
 pub mod safekeeping;

@@ -16,16 +16,17 @@ use runtime::shutdown::{Drained, Shutdown};
 use tokio_util::sync::CancellationToken;
 
 use crate::alerts::{Dispatcher, SinkError};
-use crate::app::{App, Legacy, Parts, ScheduleView, ShownPlans};
+use crate::app::{Accounts, App, Legacy, Parts, ScheduleView, ShownPlans};
 use crate::audit::{Audit, AuditError, AuditKey};
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::ControllerConfig;
 use crate::depot::{self, Depot, DepotError};
 use crate::fleet::Fleet;
 use crate::guarded;
-use crate::identity::{ApiTokens, Authority, AuthorityError, Enrolment, ServerCertificate};
+use crate::identity::{AccountRules, ApiTokens, Authority, AuthorityError, Enrolment, ServerCertificate};
 use crate::ingest::Quotas;
 use crate::jobs::{Configured, Runner, Settings};
+use crate::kubernetes::{self, ClusterError, TokenReviews};
 use crate::metrics::Metrics;
 use crate::rpc::{AgentServer, PeopleServer, ServeError};
 use crate::safekeeping::CATALOG_FILE;
@@ -62,6 +63,9 @@ pub enum StartError {
     /// The audit log cannot be used.
     #[error(transparent)]
     Audit(#[from] AuditError),
+    /// The Kubernetes cluster of the configuration cannot be asked.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     /// The sinks of alerts cannot be set up.
     #[error(transparent)]
     Alerts(#[from] SinkError),
@@ -87,6 +91,8 @@ pub struct Controller {
     web: WebServer,
     probes: WebServer,
     addresses: Addresses,
+    /// For what is told to a Kubernetes cluster; nothing where there is none.
+    cluster: Option<kube::Client>,
 }
 
 /// Where a controller listens.
@@ -167,6 +173,14 @@ impl Controller {
             settings,
             shutdown.clone(),
         );
+        let cluster = match config.kubernetes.is_unused() {
+            true => None,
+            false => Some(kubernetes::connect(&config.kubernetes).await?),
+        };
+        let accounts = cluster.clone().filter(|_| !config.kubernetes.agents.is_empty()).map(|client| Accounts {
+            rules: AccountRules::new(&config.kubernetes.agents),
+            reviews: TokenReviews::new(client, config.kubernetes.audience.clone()),
+        });
         let app = App::new(Parts {
             alerts: Dispatcher::new(&config.alerts, catalog.clone(), metrics.clone())?,
             quotas: Quotas::new(&config.quotas),
@@ -175,6 +189,7 @@ impl Controller {
             config,
             state,
             enrolment: Enrolment::new(authority.clone(), catalog.clone()),
+            accounts,
             tokens: ApiTokens::new(authority, catalog.clone()),
             audit: Arc::new(audit),
             catalog,
@@ -189,7 +204,7 @@ impl Controller {
         });
         app.sync_with_repository().await.map_err(StartError::Sync)?;
         app.declare_schedules().await?;
-        Ok(Self { app, agents, people, web, probes, addresses })
+        Ok(Self { app, agents, people, web, probes, addresses, cluster })
     }
 
     /// Its services, for whoever runs in the same process.
@@ -204,7 +219,7 @@ impl Controller {
 
     /// Serves until the stop is asked for, and waits until it is at rest.
     pub async fn serve(self) {
-        let Self { app, agents, people, web, probes, addresses } = self;
+        let Self { app, agents, people, web, probes, addresses, cluster } = self;
         let shutdown = app.shutdown.clone();
         let stop = shutdown.token();
         tracing::info!(
@@ -218,6 +233,14 @@ impl Controller {
         shutdown.spawn("server certificate", certificate.keep(app.clock.clone(), stop.clone()));
         let filled = depot::rescue::fill(app.depot.clone(), app.config.rescue_program.clone());
         shutdown.spawn("rescue folder", filled);
+        let maps = app.config.kubernetes.authority.clone();
+        if let Some(client) = cluster.filter(|_| !maps.is_empty()) {
+            let certificate = app.enrolment.authority().certificate_pem().to_owned();
+            shutdown.spawn(
+                "authority in config maps",
+                kubernetes::authority::publish(client, maps, certificate, stop.clone()),
+            );
+        }
         app.alerts.start(&app.clock, &shutdown);
         let silence = app.clone().look_for_silence(stop.clone());
         shutdown.spawn("silence", guarded::watched("silence".to_owned(), shutdown.clone(), silence));

@@ -54,8 +54,8 @@ pub(crate) enum Access {
     Https {
         /// `https://host:port`.
         url: String,
-        /// Who asks.
-        token: ApiToken,
+        /// Who asks; nobody asks whether the controller is ready.
+        token: Option<ApiToken>,
         /// The certificate of the controller's authority, PEM.
         authority: String,
     },
@@ -83,7 +83,18 @@ impl Access {
                     .hint("use the whole token, or give the certificate by --ca-file: `ca.crt` in the controller's state folder"));
             }
         };
-        Ok(Self::Https { url: server.to_owned(), token, authority })
+        Ok(Self::Https { url: server.to_owned(), token: Some(token), authority })
+    }
+
+    /// The same for a question that needs no token, where the certificate of the controller's authority is given.
+    pub(crate) fn without_token(global: &Global) -> Result<Self, Trouble> {
+        match &global.ca_file {
+            Some(file) if global.server.starts_with("https:") => {
+                let authority = read(file)?.to_string();
+                Ok(Self::Https { url: global.server.clone(), token: None, authority })
+            }
+            _ => Self::of(global),
+        }
     }
 
     /// The Unix socket at `server`, e.g. `unix:///run/neurashield/controller.sock`.

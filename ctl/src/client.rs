@@ -90,7 +90,7 @@ impl Client {
                     .http2_keep_alive_interval(KEEP_ALIVE)
                     .keep_alive_timeout(KEEP_ALIVE_ANSWER);
                 let channel = endpoint.connect().await.map_err(|error| no_tls(url, &error))?;
-                (channel, Shown::token(token))
+                (channel, token.as_ref().map_or(Shown(None), Shown::token))
             }
         };
         Ok(Self { wire: InterceptedService::new(channel, shown) })

@@ -95,9 +95,25 @@ fn what_this_release_cannot_serve_is_refused_by_key_with_what_to_do_instead() {
         assert!(error.contains(&format!("sources[0].{key}: not served by this release: ")), "{error}");
         assert!(!error.contains("hunter2"), "{error}");
     }
-    let service =
-        from("controller: https://c:1\njoin: { service_account: true }\n", &[]).map(|_| ()).unwrap_err();
-    assert!(service.starts_with("agent.yaml:2:26: join.service_account: this release cannot"), "{service}");
+}
+
+#[test]
+fn an_agent_joins_by_a_token_or_by_its_service_account() {
+    let join = |join: &str| {
+        from(&format!("controller: https://c:1\njoin: {{ {join} }}\n"), &[])
+            .map(|loaded| loaded.settings.join.account_folder().map(Path::to_owned))
+    };
+    let folder = |path: &str| Ok(Some(Path::new(path).to_owned()));
+    assert_eq!(join("service_account: true"), folder("/var/run/secrets/neurashield"));
+    assert_eq!(join("service_account: true, service_account_folder: /a"), folder("/a"));
+    assert_eq!(join("service_account: false, token_file: /t"), Ok(None));
+    for wrong in [
+        "service_account: true, token_file: /t",
+        "service_account_folder: /a",
+        "service_account: true, service_account_folder: a",
+    ] {
+        assert!(join(wrong).is_err(), "{wrong}");
+    }
 }
 
 #[test]

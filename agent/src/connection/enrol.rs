@@ -1,5 +1,6 @@
-//! Joining, once, and renewing the certificate before it ends.
+//! Joining, once, by a token or by the pod's service account, and renewing the certificate before it ends.
 
+use std::path::Path;
 use std::time::Duration;
 
 use proto::failure::reason;
@@ -8,10 +9,11 @@ use proto::v1::agent_gateway_client::AgentGatewayClient;
 use proto::v1::enrolment_client::EnrolmentClient;
 use proto::{Failure, convert, v1};
 use repository::pack::seal::SealingPublicKey;
-use runtime::config::SecretSource;
+use runtime::config::{Secret, SecretSource};
 use runtime::steps;
 use tonic::Code;
 use tonic::transport::Channel;
+use zeroize::Zeroizing;
 
 use super::dial;
 use crate::config::AgentConfig;
@@ -29,14 +31,21 @@ pub(super) async fn join(
     state: &StateFolder,
     key: &AgentKey,
 ) -> Result<Identity, Failure> {
-    let token = read_token(config)?;
-    let ca_certificate = certificate_pem(token.ca_certificate());
+    let Shown { ca_certificate, token, service_account_token } = match config.join.account_folder() {
+        Some(folder) => read_account(folder)?,
+        None => {
+            let token = read_token(config)?;
+            let ca_certificate = certificate_pem(token.ca_certificate());
+            Shown { ca_certificate, token: token.to_text(), service_account_token: Zeroizing::default() }
+        }
+    };
     let endpoint = dial::endpoint(&config.controller, &ca_certificate, None)?;
     let channel = endpoint.connect().await.map_err(|error| dial::unreachable(&config.controller, &error))?;
     let request = v1::JoinRequest {
-        token: token.to_text().to_string(),
+        token: token.to_string(),
         certificate_request: certificate_request(key)?.into(),
         name: config.name.clone(),
+        service_account_token: service_account_token.to_string(),
     };
     let mut call = tonic::Request::new(request);
     call.set_timeout(ANSWER);
@@ -46,15 +55,53 @@ pub(super) async fn join(
         return Err(Failure::new(
             Code::FailedPrecondition,
             reason::CERTIFICATE_REFUSED,
-            "the controller answered with another authority than the one in the join token",
+            "the controller answered with another authority than the one that the agent was given to trust",
         )
-        .hint("make a new token with `nsctl agent invite` and compare the controller's address"));
+        .hint(
+            "compare the controller's address; then make a new token with `nsctl agent invite`, or with a service \
+             account look at the config map that the certificate comes from",
+        ));
     }
     steps::reached(Step::JoinAnswered).await;
     identity.save(state).map_err(not_kept)?;
     steps::reached(Step::JoinKept).await;
     tracing::info!(agent = %identity.agent_id, repository = %identity.pin.id, "joined");
     Ok(identity)
+}
+
+/// What an agent shows, and by what it knows whom it shows it to.
+struct Shown {
+    ca_certificate: String,
+    /// Empty where the other one is shown.
+    token: Zeroizing<String>,
+    service_account_token: Zeroizing<String>,
+}
+
+/// What the pod of an agent was given. Kubernetes makes the token anew before it ends, so it is read each time.
+fn read_account(folder: &Path) -> Result<Shown, Failure> {
+    let read = |name: &str, hint: &str| {
+        let file = folder.join(name);
+        Secret::read_from(&file).map_err(|error| {
+            let what = format!("this agent joins by its service account and cannot read {}", file.display());
+            Failure::new(Code::FailedPrecondition, reason::UNREACHABLE, what).caused_by(&error).hint(hint)
+        })
+    };
+    let authority = read(
+        "ca.crt",
+        "the controller puts it into the config map that its `kubernetes.authority` names, and the pod mounts that; \
+         after the first start of the controller it may take a minute or two",
+    )?;
+    let token = read("token", "mount a projected serviceAccountToken with the controller's audience there")?;
+    let wrong = || {
+        let what = format!("{}/ca.crt holds no certificate", folder.display());
+        Failure::new(Code::FailedPrecondition, reason::CERTIFICATE_REFUSED, what)
+    };
+    let (_, authority) = x509_parser::pem::parse_x509_pem(authority.expose().as_bytes()).map_err(|_| wrong())?;
+    Ok(Shown {
+        ca_certificate: certificate_pem(&authority.contents),
+        token: Zeroizing::default(),
+        service_account_token: Zeroizing::new(token.expose().to_owned()),
+    })
 }
 
 fn read_token(config: &AgentConfig) -> Result<JoinToken, Failure> {

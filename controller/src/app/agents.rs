@@ -11,14 +11,51 @@ use tonic::Code;
 
 use crate::app::{App, catalog_failure};
 use crate::catalog::{AgentRecord, InvitationRecord};
-use crate::identity::{AgentCertificate, AuthorityError, Invitation, Issued, JoinRefused, Joined, Terms};
+use crate::identity::{
+    Account, AccountRules, AgentCertificate, AuthorityError, Invitation, Issued, JoinRefused, Joined, Terms,
+};
 use crate::ids::AgentId;
+use crate::kubernetes::{ReviewRefused, TokenReviews};
 use crate::state::StateError;
 use crate::steps::Step;
 
 const MAX_NAME: usize = 64;
 
+/// Who may join by a service account.
+pub struct Accounts {
+    /// As what.
+    pub rules: AccountRules,
+    /// Tells whose token it is.
+    pub reviews: TokenReviews,
+}
+
 impl App {
+    /// Trades the token of a pod's service account for a certificate, if a rule of the configuration lets the
+    /// account in. Says which account it was.
+    pub async fn join_by_account(
+        &self,
+        token: &str,
+        request: &[u8],
+        name: &str,
+    ) -> Result<(Joined, Account), Failure> {
+        let name = text("name", name, MAX_NAME)?;
+        let accounts = self.accounts.as_ref().ok_or_else(no_accounts)?;
+        let account = accounts.reviews.account(token).await.map_err(|error| {
+            tracing::warn!(name, error = proto::failure::chain(&error), "a join was refused");
+            review_failure(&error)
+        })?;
+        let joined = match accounts.rules.terms(account.clone(), &name) {
+            Ok(terms) => self.enrolment.join_by_account(&terms, request, self.now()).await,
+            Err(refused) => Err(refused),
+        };
+        let joined = joined
+            .inspect_err(|error| tracing::warn!(name, %account, %error, "a join was refused"))
+            .map_err(join_failure)?;
+        tracing::info!(agent = %joined.agent, name, %account, "agent joined");
+        steps::reached(Step::JoinRecorded).await;
+        Ok((joined, account))
+    }
+
     /// Trades a token for a certificate.
     pub async fn join(&self, token: &str, request: &[u8], name: &str) -> Result<Joined, Failure> {
         let name = text("name", name, MAX_NAME)?;
@@ -188,6 +225,32 @@ const KEY_HINT: &str =
 pub(crate) const CLONE_HINT: &str = "if a machine or a state folder was copied: `nsctl agent revoke` this agent, \
      remove agent.key and identity.json on both sides, and let each join with a token of its own";
 
+fn no_accounts() -> Failure {
+    Failure::new(
+        Code::FailedPrecondition,
+        reason::TOKEN_REFUSED,
+        "this controller lets nobody join by a service account",
+    )
+    .hint(RULE_HINT)
+}
+
+const RULE_HINT: &str = "the controller's configuration has the rules: `kubernetes: { agents: [ … ] }`; or invite the \
+                         agent with `nsctl agent invite`";
+
+fn review_failure(error: &ReviewRefused) -> Failure {
+    let what = error.to_string();
+    match error {
+        ReviewRefused::Token => Failure::new(Code::PermissionDenied, reason::TOKEN_REFUSED, what)
+            .hint("the token's audience has to be the controller's `kubernetes.audience`"),
+        ReviewRefused::Busy => Failure::new(Code::ResourceExhausted, reason::BUSY, what)
+            .hint("the agent tries again by itself"),
+        // What the API server said is in the controller's log; whoever asks has shown nothing yet.
+        ReviewRefused::Api(_) => Failure::new(Code::Unavailable, reason::BUSY, what).hint(
+            "see the controller's log; its service account needs `create` on tokenreviews.authentication.k8s.io",
+        ),
+    }
+}
+
 fn join_failure(error: JoinRefused) -> Failure {
     match &error {
         JoinRefused::Token => {
@@ -200,6 +263,13 @@ fn join_failure(error: JoinRefused) -> Failure {
         }
         JoinRefused::Revoked => {
             Failure::new(Code::PermissionDenied, reason::AGENT_REVOKED, error.to_string()).hint(JOIN_HINT)
+        }
+        JoinRefused::Account | JoinRefused::AccountName | JoinRefused::AccountFull => {
+            Failure::new(Code::PermissionDenied, reason::TOKEN_REFUSED, error.to_string()).hint(RULE_HINT)
+        }
+        JoinRefused::AccountRevoked => {
+            Failure::new(Code::PermissionDenied, reason::AGENT_REVOKED, error.to_string())
+                .hint("give the agent another name that its rule allows, and start it anew")
         }
         JoinRefused::TooMany => Failure::new(Code::ResourceExhausted, reason::BUSY, error.to_string())
             .hint("wait until some of them end"),

@@ -49,6 +49,7 @@ use crate::schedule::Scheduler;
 use crate::state::StateFolder;
 
 pub(crate) use agents::{CLONE_HINT, agent_revoked};
+pub use agents::Accounts;
 pub use alerts::AlertsNow;
 pub use backups::ArchiveChoice;
 pub use browse::Reading;
@@ -93,6 +94,8 @@ pub struct Parts {
     pub legacy: Legacy,
     /// How agents join.
     pub enrolment: Enrolment,
+    /// Who may join by a service account; nothing where nobody may.
+    pub accounts: Option<Accounts>,
     /// How people and automation prove who they are.
     pub tokens: ApiTokens,
     /// Whom to tell what.

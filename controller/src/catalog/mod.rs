@@ -4,6 +4,7 @@
 //! write lock first), durable before it is acted on (`synchronous = FULL`), and nothing in it that is
 //! needed to restore: the repository alone is enough, and [`Catalog::replace_backups`] reads it again.
 
+mod accounts;
 mod agents;
 mod alerts;
 mod api_tokens;
@@ -29,6 +30,7 @@ use sqlx::sqlite::{
 use sqlx::{Sqlite, Transaction};
 use tokio::sync::Notify;
 
+pub use accounts::AccountUse;
 pub use agents::{AgentRecord, CloneSeen, ServedSource};
 pub use alerts::OpenAlert;
 pub use api_tokens::ApiTokenRecord;

@@ -166,6 +166,19 @@ fn impossible_values_are_refused_at_their_place() {
             "alerts: { sinks: { x: { email: { to: [a@b], smtp: \"smtp://u:hunter2@h\" } } } }\n",
             "the password does not",
         ),
+        (
+            "kubernetes: { agents: [{ namespace: a/b, service_account: x, name: x }] }\n",
+            "kubernetes.agents[0].namespace: write a name as Kubernetes knows it",
+        ),
+        (
+            "kubernetes: { agents: [{ namespace: a, service_account: x, name: \"\" }] }\n",
+            "kubernetes.agents[0].name: write the agent's name",
+        ),
+        (
+            "kubernetes: { agents: [{ namespace: a, service_account: x, name: x, sources: [models] }] }\n",
+            "kubernetes.agents[0].sources: \"models\" is no pattern",
+        ),
+        ("kubernetes: { authority: [{ namespace: a, config_map: ../x }] }\n", "authority[0].config_map: "),
     ];
     for (text, expected) in cases {
         let error = error(text);

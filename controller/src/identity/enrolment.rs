@@ -7,7 +7,8 @@ use aws_lc_rs::digest;
 use jiff::{SignedDuration, Timestamp};
 use proto::token::JoinToken;
 
-use crate::catalog::{Admission, Catalog, CatalogError, TokenUse};
+use crate::catalog::{AccountUse, Admission, Catalog, CatalogError, TokenUse};
+use crate::identity::accounts::AccountTerms;
 use crate::identity::authority::{Authority, AuthorityError, Issued, key_of_request};
 use crate::identity::bounds::SourceBounds;
 use crate::identity::certificate::AgentCertificate;
@@ -64,6 +65,18 @@ pub enum JoinRefused {
     /// The agent that joined with this token was shut out since.
     #[error("the agent that joined with this token was revoked")]
     Revoked,
+    /// No rule of the configuration names the service account.
+    #[error("no rule of the controller lets agents of this service account join")]
+    Account,
+    /// The rules for the service account do not let an agent of this name in.
+    #[error("the controller's rules for this service account are not for an agent of this name")]
+    AccountName,
+    /// The account's agent of this name was shut out.
+    #[error("the agent of this service account and name was revoked")]
+    AccountRevoked,
+    /// The service account has as many agents as it may.
+    #[error("this service account has as many agents as the controller's rule allows")]
+    AccountFull,
     /// There are too many invitations that nobody has used.
     #[error("there are already {MAX_OPEN_TOKENS} open invitations")]
     TooMany,
@@ -163,6 +176,26 @@ impl Enrolment {
                 TokenUse::Refused => return Err(JoinRefused::Token),
                 TokenUse::WrongName => return Err(JoinRefused::Name),
                 TokenUse::KeyInUse => return Err(JoinRefused::KeyInUse),
+            };
+        Ok(Joined { agent, issued: self.authority.certify(request, agent, &name, &bounds, now)? })
+    }
+
+    /// Gives the agent of a service account a certificate: a new agent, or the one that the account already has
+    /// under this name, whose pod was made anew.
+    pub async fn join_by_account(
+        &self,
+        terms: &AccountTerms,
+        request: &[u8],
+        now: Timestamp,
+    ) -> Result<Joined, JoinRefused> {
+        let key = key_of_request(request)?;
+        let ends_at = now + super::authority::AGENT_LIFE;
+        let Admission { agent, name, bounds } =
+            match self.catalog.join_by_account(terms, &key, ends_at, now).await? {
+                AccountUse::Joined(admission) => admission,
+                AccountUse::Revoked => return Err(JoinRefused::AccountRevoked),
+                AccountUse::TooMany => return Err(JoinRefused::AccountFull),
+                AccountUse::KeyInUse => return Err(JoinRefused::KeyInUse),
             };
         Ok(Joined { agent, issued: self.authority.certify(request, agent, &name, &bounds, now)? })
     }

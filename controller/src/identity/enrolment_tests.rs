@@ -196,3 +196,56 @@ async fn an_agent_cannot_renew_again_and_again() {
     let later = place.now + SignedDuration::from_mins(10);
     place.enrolment.renew(&certificate, &asked, later).await.expect("renewed");
 }
+
+/// The terms of an agent of the account `shop/agent`, of which there may be two.
+fn terms(name: &str) -> AccountTerms {
+    AccountTerms {
+        account: crate::identity::Account::of_user("system:serviceaccount:shop:agent").expect("an account"),
+        name: name.to_owned(),
+        is_named: true,
+        bounds: "models/*".parse().expect("patterns"),
+        most: 2,
+    }
+}
+
+#[tokio::test]
+async fn a_service_account_and_a_name_are_one_agent_whatever_its_pods_bring_along() {
+    let place = place().await;
+    let mut seen = Vec::new();
+    for _ in 0..20 {
+        let joined = place.enrolment.join_by_account(&terms("main"), &request(), place.now).await;
+        let joined = joined.expect("joined");
+        let certificate =
+            AgentCertificate::read(&joined.issued.certificate, place.repository, place.now).expect("ours");
+        assert_eq!((certificate.name.as_str(), certificate.bounds.to_string()), ("main", "models/*".to_owned()));
+        seen.push(joined.agent);
+    }
+    seen.dedup();
+    assert_eq!(seen.len(), 1);
+    assert_eq!(place.catalog.agents().await.expect("listed").len(), 1);
+
+    let other = request();
+    let second = place.enrolment.join_by_account(&terms("second"), &other, place.now).await.expect("joined");
+    assert_ne!(second.agent, seen[0]);
+    let third = place.enrolment.join_by_account(&terms("third"), &request(), place.now).await;
+    assert!(matches!(third, Err(JoinRefused::AccountFull)), "{third:?}");
+    let taken = place.enrolment.join_by_account(&terms("main"), &other, place.now).await;
+    assert!(matches!(taken, Err(JoinRefused::KeyInUse)), "{taken:?}");
+}
+
+#[tokio::test]
+async fn a_revoked_agent_of_a_service_account_stays_out_and_a_token_s_agent_is_not_its() {
+    let place = place().await;
+    let joined = place.enrolment.join_by_account(&terms("main"), &request(), place.now).await.expect("joined");
+    place.catalog.revoke(joined.agent, place.now).await.expect("revoked");
+    let again = place.enrolment.join_by_account(&terms("main"), &request(), place.now).await;
+    assert!(matches!(again, Err(JoinRefused::AccountRevoked)), "{again:?}");
+    // An agent that was invited under the same name is another one, and its key stays its own.
+    let token = place.enrolment.invite(&Terms::once("second"), None, place.now).await.expect("invited").token;
+    let asked = request();
+    let invited = place.enrolment.join(&token, &asked, "second", place.now).await.expect("joined");
+    let taken = place.enrolment.join_by_account(&terms("second"), &asked, place.now).await;
+    assert!(matches!(taken, Err(JoinRefused::KeyInUse)), "{taken:?}");
+    let own = place.enrolment.join_by_account(&terms("second"), &request(), place.now).await.expect("joined");
+    assert_ne!(own.agent, invited.agent);
+}

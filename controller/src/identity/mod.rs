@@ -3,8 +3,9 @@
 //!
 //! Must stay true: an agent's identity is the SAN URI `spiffe://<repository id>/agent/<agent id>` of a
 //! certificate that our authority signed, and nothing that the agent says; a join token works once, a join
-//! key as often as it says; a key belongs to one agent; the bounds of a join key stay in the certificate.
+//! key as often as it says, a service account as its rule says; a key belongs to one agent; the bounds of a join key or rule stay in the certificate.
 
+mod accounts;
 mod api_tokens;
 mod authority;
 mod bounds;
@@ -14,6 +15,7 @@ mod role;
 mod server_certificate;
 mod sessions;
 
+pub use accounts::{Account, AccountRules, AccountTerms};
 pub use api_tokens::{ApiTokens, TokenRefused};
 pub use authority::{Authority, AuthorityError, Issued, ServerIdentity};
 pub use bounds::{InvalidPattern, SourceBounds, name_pattern};

@@ -75,6 +75,7 @@ pub async fn join(address: SocketAddr, token: &JoinToken, name: &str) -> Result<
         token: token.to_text().to_string(),
         certificate_request: certificate_request(&key).into(),
         name: name.to_owned(),
+        ..JoinRequest::default()
     };
     let answer: JoinResponse =
         EnrolmentClient::new(channel(address, &ca, None).await).join(request).await?.into_inner();

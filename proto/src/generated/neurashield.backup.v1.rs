@@ -228,6 +228,9 @@ pub struct JoinRequest {
     /// what people call this agent
     #[prost(string, tag = "3")]
     pub name: ::prost::alloc::string::String,
+    /// Instead of `token`: of the pod's service account in a Kubernetes cluster, for the controller's audience.
+    #[prost(string, tag = "4")]
+    pub service_account_token: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct JoinResponse {
@@ -985,8 +988,9 @@ pub mod enrolment_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Trades a one-time token and a certificate request for a certificate. Repeating the call with the same
-        /// token and the same key within the token's life returns the same agent.
+        /// Trades a one-time token, a join key or a service account's token and a certificate request for a
+        /// certificate. Repeating the call with the same token and the same key within the token's life returns the
+        /// same agent.
         pub async fn join(
             &mut self,
             request: impl tonic::IntoRequest<super::JoinRequest>,
@@ -1023,8 +1027,9 @@ pub mod enrolment_server {
     /// Generated trait containing gRPC methods that should be implemented for use with EnrolmentServer.
     #[async_trait]
     pub trait Enrolment: std::marker::Send + std::marker::Sync + 'static {
-        /// Trades a one-time token and a certificate request for a certificate. Repeating the call with the same
-        /// token and the same key within the token's life returns the same agent.
+        /// Trades a one-time token, a join key or a service account's token and a certificate request for a
+        /// certificate. Repeating the call with the same token and the same key within the token's life returns the
+        /// same agent.
         async fn join(
             &self,
             request: tonic::Request<super::JoinRequest>,

@@ -316,8 +316,12 @@ fn wire() {
     for (name, message) in [("hello", Up::Hello(hello)), ("planned", Up::RestorePlanned(planned))] {
         keep("wire_agent", name, &v1::AgentMessage { message: Some(message) }.encode_to_vec());
     }
-    let join =
-        v1::JoinRequest { token: "nsjoin1-00-30".into(), certificate_request: id(40), name: "a".into() };
+    let join = v1::JoinRequest {
+        token: "nsjoin1-00-30".into(),
+        certificate_request: id(40),
+        name: "a".into(),
+        ..Default::default()
+    };
     keep("wire_enrolment", "join", &join.encode_to_vec());
     let put = v1::PutSegmentRequest { task_id: "t".into(), segment_id: id(16), length: 9, data: id(9) };
     keep("wire_ingest", "put", &put.encode_to_vec());

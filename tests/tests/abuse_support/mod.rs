@@ -120,6 +120,7 @@ impl Target {
             token: token.to_owned(),
             certificate_request: request.expect("a request").der().to_vec().into(),
             name: name.to_owned(),
+            ..JoinRequest::default()
         };
         let channel = self.channel(None).await.expect("it answers");
         let answer = EnrolmentClient::new(channel).join(request).await?.into_inner();
