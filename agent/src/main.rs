@@ -15,7 +15,7 @@ const GIVE_UP: Duration = Duration::from_millis(500);
 
 /// The agent of NeuraShield Backup: runs beside the data and works for a controller.
 #[derive(Debug, Parser)]
-#[command(name = "neurashield-agent", version)]
+#[command(name = "neurashield-agent", version = runtime::version!())]
 struct Arguments {
     /// The configuration file
     #[arg(long, global = true, value_name = "FILE", env = "NEURASHIELD_CONFIG")]

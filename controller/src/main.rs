@@ -15,7 +15,7 @@ const GIVE_UP: Duration = Duration::from_millis(500);
 
 /// The controller of NeuraShield Backup: owns the repository and hands out jobs to agents.
 #[derive(Debug, Parser)]
-#[command(name = "neurashield-controller", version)]
+#[command(name = "neurashield-controller", version = runtime::version!())]
 struct Arguments {
     /// The configuration file
     #[arg(long, global = true, value_name = "FILE", env = "NEURASHIELD_CONFIG")]

@@ -16,3 +16,4 @@ pub mod shutdown;
 pub mod steps;
 pub mod telemetry;
 pub mod tls;
+mod version;

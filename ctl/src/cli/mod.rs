@@ -24,7 +24,7 @@ pub(crate) use schedule::{Named, Run, Schedule, Set};
 
 /// Back up, verify and restore the data of NeuraShield.
 #[derive(Debug, Parser)]
-#[command(name = "nsctl", version, propagate_version = true, max_term_width = 110)]
+#[command(name = "nsctl", version = runtime::version!(), propagate_version = true, max_term_width = 110)]
 #[command(about, after_help = help::TOP, arg_required_else_help = true)]
 pub(crate) struct Cli {
     #[command(flatten)]
