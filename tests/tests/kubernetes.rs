@@ -1,0 +1,369 @@
+//! The chart, as users get it, on a real Kubernetes: real pods, the chart's service accounts and rights, namespaces
+//! that take nothing but the Pod Security Standard `restricted`. `NEURASHIELD_PROGRAMS` names a folder of static
+//! programs (`deploy/static-programs`); `tests/run kubernetes` makes them.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use tests::{Cluster, assert_equal_folders, project, wait_for};
+
+const IMAGE: &str = "localhost/neurashield/backup:test";
+/// Whose the volumes are in these tests: the chart's user.
+const USER: u32 = 10_001;
+/// What the chart is installed with.
+const VALUES: &str = r#"
+image: { repository: localhost/neurashield/backup, tag: test, pullPolicy: Never }
+controller:
+  config: { schedules: {}, restores: {} }
+  resources: { requests: { cpu: 10m, memory: 32Mi } }
+storage:
+  backups: { claim: backup-pvc, existing: false, size: 1Gi, storageClass: dynamic }
+  state: { claim: backup-state, existing: false, size: 1Gi, storageClass: dynamic }
+ingress: { enabled: true, host: backup.example.org, tls: backup-tls }
+agents:
+  - name: models
+    namespace: shop
+    claims: [{ claim: models, path: /data/models }]
+    config: { sources: [{ component: models, kind: files, name: models, path: /data/models }] }
+    sources: ["models/*"]
+    storageClass: dynamic
+    resources: { requests: { cpu: 10m, memory: 32Mi } }
+"#;
+
+fn chart() -> String {
+    project().join("deploy/helm/neurashield-backup").display().to_string()
+}
+
+/// The chart's image from static programs, laid out by the script that the Dockerfile uses.
+fn add_image(cluster: &Cluster) {
+    let programs = std::env::var_os("NEURASHIELD_PROGRAMS");
+    let programs = programs.expect("NEURASHIELD_PROGRAMS names static programs: deploy/static-programs FOLDER");
+    let folder = tempfile::tempdir().expect("a folder");
+    let script = "\"$0\" \"$1\" \"$2\" && chown -R 10001:10001 \"$2/owned\" && cp -a \"$2/owned/.\" \"$2/root\" && \
+                  chmod 0755 \"$2/root\" && chown 0:0 \"$2/root\" \"$2/root/var\" \"$2/root/var/lib\" \
+                  \"$2/root/opt\" \"$2/root/opt/neurashield\"";
+    let laid_out = Command::new("bash")
+        .args(["-euo", "pipefail", "-c", script])
+        .arg(project().join("deploy/image/lay-out"))
+        .arg(programs)
+        .arg(folder.path())
+        .status();
+    assert!(laid_out.is_ok_and(|status| status.success()));
+    let config = r#"{"Entrypoint":["nsctl"],"Cmd":["up"],"Env":["PATH=/usr/local/bin:/scripts"]}"#;
+    cluster.add_image(IMAGE, &folder.path().join("root"), config);
+}
+
+/// A namespace that takes only pods of the standard `restricted`.
+fn namespace(cluster: &Cluster, name: &str) {
+    cluster.kubectl(&["create", "namespace", name]);
+    cluster.kubectl(&["label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted"]);
+}
+
+/// What a driver of volumes does that knows `fsGroup`; the one of these tests does not.
+fn give(cluster: &Cluster, namespace: &str, claim: &str) -> PathBuf {
+    let folder = cluster.volume(namespace, claim);
+    wait_for("the volume's folder", 30, || folder.is_dir().then_some(()));
+    chown(&folder, Some(0), Some(USER)).expect("owned");
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o2775)).expect("set");
+    folder
+}
+
+fn fill(folder: &Path, text: &str) {
+    fs::create_dir_all(folder.join("sub")).expect("made");
+    fs::write(folder.join("value"), text).expect("written");
+    fs::write(folder.join("sub/noise"), blake3::hash(text.as_bytes()).as_bytes().repeat(10_000))
+        .expect("written");
+    let ours = ["value", "sub"].map(|name| folder.join(name));
+    let owned = Command::new("chown").arg("-R").arg(format!("{USER}:{USER}")).args(ours).status();
+    assert!(owned.is_ok_and(|status| status.success()));
+}
+
+fn said(output: &Output) -> String {
+    [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned()).concat()
+}
+
+/// A command of the users' runbooks in the controller's pod.
+fn runbook(cluster: &Cluster, words: &[&str]) -> (i32, String) {
+    let pod = ["-n", "backup", "exec", "deploy/backup-service", "--", "/scripts/backup-recovery.sh"];
+    let output = cluster.run("kubectl", &[&pod[..], words].concat());
+    (output.status.code().expect("it was not killed"), said(&output))
+}
+
+fn nsctl(cluster: &Cluster, words: &[&str]) -> String {
+    let pod = ["-n", "backup", "exec", "deploy/backup-service", "--", "nsctl"];
+    cluster.kubectl(&[&pod[..], words].concat())
+}
+
+fn await_agent(cluster: &Cluster) -> Value {
+    let agents = || -> Option<Value> {
+        let listed: Value = serde_json::from_str(&nsctl(cluster, &["agent", "list", "-o", "json"])).ok()?;
+        listed["agents"].as_array()?.iter().find(|agent| agent["connected"] == true).cloned()
+    };
+    wait_for("the agent to join", 150, agents)
+}
+
+/// Installs the chart and waits; meanwhile the volumes get their owners.
+fn install(cluster: &Cluster, values: &Path, claims: &[(&str, &str)]) {
+    let chart = chart();
+    let values = values.to_str().expect("UTF-8");
+    let words = ["install", "backup", &chart, "-n", "backup", "-f", values, "--wait", "--timeout", "3m"];
+    std::thread::scope(|scope| {
+        let helm = scope.spawn(|| cluster.run("helm", &words));
+        wait_for("the claims", 60, || {
+            let known = |(namespace, claim): &(&str, &str)| {
+                cluster.run("kubectl", &["-n", namespace, "get", "pvc", claim]).status.success()
+            };
+            claims.iter().all(known).then_some(())
+        });
+        claims.iter().for_each(|(namespace, claim)| {
+            give(cluster, namespace, claim);
+        });
+        let output = helm.join().expect("no panic");
+        if !output.status.success() {
+            let pods = cluster.kubectl(&["describe", "pods", "-A"]);
+            let logs = cluster.run("kubectl", &["-n", "backup", "logs", "deploy/backup-service", "--tail=20"]);
+            panic!("helm {words:?}: {}\n{pods}\n{}", said(&output), said(&logs));
+        }
+    });
+}
+
+/// What `curl` says to an address of the cluster: the status, and the body.
+fn get(url: &str) -> (String, String) {
+    let output = Command::new("curl").args(["-s", "-w", "\n%{http_code}", url]).output().expect("curl runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (body, status) = text.rsplit_once('\n').expect("a status");
+    (status.to_owned(), body.to_owned())
+}
+
+#[test]
+fn the_chart_is_clean_and_an_api_server_takes_every_object_that_it_can_make() {
+    let cluster = Cluster::start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let values = folder.path().join("values.yaml");
+    let full = format!(
+        "{VALUES}{}",
+        r#"
+  - name: node
+    kind: DaemonSet
+    hostPaths: [{ host: /var/lib/app, path: /host/app, readOnly: true }]
+    config: { sources: [] }
+    rights: [{ namespace: shop, rules: [{ apiGroups: [""], resources: [configmaps], verbs: [get, list] }] }]
+    egress: [{ ports: [{ port: 27017, protocol: TCP }] }]
+joins: [{ namespace: shop, serviceAccount: shop, name: shop, sources: ["database/*"] }]
+serviceMonitor: { enabled: true }
+prometheusRule: { enabled: true }
+"#
+    );
+    fs::write(&values, full).expect("written");
+    let values = values.to_str().expect("UTF-8");
+    let chart = chart();
+    cluster.helm(&["lint", "--strict", &chart]);
+    cluster.helm(&["lint", "--strict", &chart, "-f", values]);
+    cluster.kubectl(&["create", "namespace", "backup"]);
+    cluster.kubectl(&["create", "namespace", "shop"]);
+    let objects = cluster.helm(&["template", "backup", &chart, "-n", "backup", "-f", values, "--kube-version", "1.33.0"]);
+    // Of kinds that an operator of Prometheus brings, no API server of ours knows anything.
+    let (foreign, known): (Vec<&str>, Vec<&str>) =
+        objects.split("\n---\n").partition(|object| object.contains("monitoring.coreos.com/v1"));
+    assert_eq!(foreign.len(), 2);
+    let shipped = fs::read_to_string(project().join("deploy/observability/prometheus-rules.yml")).expect("read");
+    let rules = foreign.concat();
+    for line in shipped.lines().filter(|line| !line.trim().is_empty()) {
+        assert!(rules.contains(line), "a rule of deploy/observability is not in the chart: {line}");
+    }
+    let all = known.join("\n---\n");
+    let words = ["apply", "--dry-run=server", "--validate=strict", "-f", "-"];
+    let output = cluster.with_input("kubectl", &words, all.as_bytes());
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(!said(&output).contains("Warning"), "{}", said(&output));
+
+    // What may not be: rights by wildcard, every secret of a namespace, settings that do not exist.
+    for wrong in [
+        "agents[0].rights[0].rules[0].verbs[0]=*",
+        "agents[0].rights[0].rules[0].resources[0]=secrets",
+        "controller.usr=5",
+        "controller.user=0",
+        "agents[0].name=Models",
+    ] {
+        let right = "agents=[{\"name\":\"models\",\"config\":{},\"rights\":[{\"namespace\":\"shop\",\"rules\":\
+                     [{\"apiGroups\":[\"\"],\"resources\":[\"configmaps\"],\"verbs\":[\"get\"]}]}]}]";
+        let template = ["template", "backup", &chart, "--kube-version", "1.33.0", "--set-json", right];
+        assert!(cluster.run("helm", &template).status.success());
+        let output = cluster.run("helm", &[&template[..], &["--set", wrong]].concat());
+        assert!(!output.status.success() && said(&output).contains("schema"), "{wrong}: {}", said(&output));
+    }
+}
+
+#[test]
+fn the_plain_manifests_are_those_of_the_chart() {
+    let programs = Command::new(project().join("tests/engines/kubernetes")).output().expect("it runs");
+    let programs = String::from_utf8(programs.stdout).expect("UTF-8");
+    let made = tempfile::tempdir().expect("a folder");
+    let helm = Path::new(programs.trim()).join("helm");
+    let generated = Command::new(project().join("deploy/manifests/generate"))
+        .arg(made.path())
+        .env("HELM", helm)
+        .output()
+        .expect("it runs");
+    assert!(generated.status.success(), "{}", said(&generated));
+    for entry in fs::read_dir(made.path()).expect("listed") {
+        let name = entry.expect("read").file_name();
+        let [fresh, kept] = [made.path(), &project().join("deploy/manifests")]
+            .map(|folder| fs::read_to_string(folder.join(&name)).expect("read"));
+        assert!(fresh == kept, "{} is not what deploy/manifests/generate makes", name.display());
+    }
+}
+
+#[test]
+fn a_claim_is_backed_up_and_restored_by_the_chart_through_upgrade_rollback_and_a_new_install() {
+    let cluster = Cluster::start();
+    add_image(&cluster);
+    namespace(&cluster, "backup");
+    namespace(&cluster, "shop");
+    cluster.apply(
+        r#"{"apiVersion":"v1","kind":"PersistentVolumeClaim","metadata":{"name":"models","namespace":"shop"},
+            "spec":{"accessModes":["ReadWriteOnce"],"storageClassName":"dynamic","resources":{"requests":{"storage":"1Gi"}}}}"#,
+    );
+    let models = give(&cluster, "shop", "models");
+    fill(&models, "one");
+    let folder = tempfile::tempdir().expect("a folder");
+    let values = folder.path().join("values.yaml");
+    fs::write(&values, VALUES).expect("written");
+    let claims = [("backup", "backup-pvc"), ("backup", "backup-state"), ("shop", "backup-agent-models")];
+    install(&cluster, &values, &claims);
+    let agent = await_agent(&cluster);
+    assert_eq!(agent["name"], "models");
+    cluster.helm(&["test", "backup", "-n", "backup", "--timeout", "1m"]);
+    let version = nsctl(&cluster, &["--version"]);
+    assert!(version.contains('('), "the version names its commit: {version}");
+
+    let address = cluster.kubectl(&[
+        "-n", "backup", "get", "service", "backup-service", "-o", "jsonpath={.spec.clusterIP}",
+    ]);
+    let (status, page) = get(&format!("http://{address}:8080/restore/sign-in"));
+    assert!(status == "200" && page.contains("NeuraShield"), "{status}: {page}");
+    assert_eq!(get(&format!("http://{address}:9090/readyz")).0, "200");
+    assert!(get(&format!("http://{address}:9090/metrics")).1.contains("neurashield_ready 1"));
+
+    for words in [&["--backup"][..], &["--verify"]] {
+        let (code, said) = runbook(&cluster, words);
+        assert_eq!(code, 0, "{words:?}: {said}");
+    }
+    let before = folder.path().join("before");
+    let copied = Command::new("cp").arg("-a").arg(&models).arg(&before).status();
+    assert!(copied.is_ok_and(|status| status.success()));
+    fill(&models, "changed");
+    fs::write(models.join("new"), "new").expect("written");
+    let (code, said) = runbook(&cluster, &["--restore", "--timestamp", "latest", "--components", "models"]);
+    assert_eq!(code, 0, "{said}");
+    assert_equal_folders(&models, &before);
+
+    // An upgrade and back: the same agent, the same backups.
+    let chart = chart();
+    let values = values.to_str().expect("UTF-8");
+    let changed = "controller.config.retention.keep_last=7";
+    let upgrade = ["upgrade", "backup", &chart, "-n", "backup", "-f", values, "--set", changed];
+    cluster.helm(&[&upgrade[..], &["--wait", "--timeout", "3m"]].concat());
+    let pod = ["-n", "backup", "exec", "deploy/backup-service", "--", "neurashield-controller"];
+    let shown = [&pod[..], &["config", "show", "--config", "/etc/neurashield/controller.yaml"]].concat();
+    let shown = cluster.kubectl(&shown);
+    assert!(shown.contains("keep_last: 7"), "{shown}");
+    assert_eq!(await_agent(&cluster)["id"], agent["id"]);
+    cluster.helm(&["rollback", "backup", "1", "-n", "backup", "--wait", "--timeout", "3m"]);
+    await_agent(&cluster);
+    fill(&models, "two");
+    let (code, said) = runbook(&cluster, &["--backup"]);
+    assert_eq!(code, 0, "{said}");
+
+    // What is uninstalled leaves its backups and its state, and goes on with them.
+    cluster.helm(&["uninstall", "backup", "-n", "backup", "--wait", "--timeout", "2m"]);
+    let left = cluster.kubectl(&["get", "pvc", "-n", "backup", "-o", "name"]);
+    assert!(left.contains("backup-pvc") && left.contains("backup-state"), "{left}");
+    install(&cluster, Path::new(values), &claims);
+    await_agent(&cluster);
+    fill(&models, "three");
+    let (code, said) = runbook(&cluster, &["--restore", "--timestamp", "latest", "--components", "models"]);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(fs::read_to_string(models.join("value")).expect("read"), "two");
+}
+
+#[test]
+fn the_service_accounts_may_what_the_chart_says_and_nothing_else() {
+    let cluster = Cluster::start();
+    add_image(&cluster);
+    namespace(&cluster, "backup");
+    namespace(&cluster, "shop");
+    cluster.apply(
+        r#"{"apiVersion":"v1","kind":"PersistentVolumeClaim","metadata":{"name":"models","namespace":"shop"},
+            "spec":{"accessModes":["ReadWriteOnce"],"storageClassName":"dynamic","resources":{"requests":{"storage":"1Gi"}}}}"#,
+    );
+    give(&cluster, "shop", "models");
+    let folder = tempfile::tempdir().expect("a folder");
+    let values = folder.path().join("values.yaml");
+    fs::write(&values, VALUES).expect("written");
+    let claims = [("backup", "backup-pvc"), ("backup", "backup-state"), ("shop", "backup-agent-models")];
+    install(&cluster, &values, &claims);
+    await_agent(&cluster);
+
+    const CONTROLLER: &str = "system:serviceaccount:backup:backup-service";
+    const AGENT: &str = "system:serviceaccount:shop:backup-agent-models";
+    let may = |who: &str, words: &[&str]| {
+        let output = cluster.run("kubectl", &[&["auth", "can-i", "--as", who], words].concat());
+        String::from_utf8_lossy(&output.stdout).trim() == "yes"
+    };
+    assert!(may(CONTROLLER, &["create", "tokenreviews.authentication.k8s.io"]));
+    for space in ["backup", "shop"] {
+        assert!(may(CONTROLLER, &["patch", "configmap/backup-service-authority", "-n", space]));
+    }
+    for who in [CONTROLLER, AGENT] {
+        for words in [
+            &["get", "secrets", "-n", "shop"][..],
+            &["list", "secrets", "-A"],
+            &["patch", "configmaps", "-n", "backup"],
+            &["patch", "configmap/kube-root-ca.crt", "-n", "shop"],
+            &["get", "pods", "-n", "shop"],
+            &["create", "pods", "-n", "shop"],
+            &["create", "subjectaccessreviews.authorization.k8s.io"],
+            &["create", "serviceaccounts/token", "-n", "shop"],
+            &["*", "*", "-A"],
+        ] {
+            assert!(!may(who, words), "{who} may {words:?}");
+        }
+    }
+    assert!(!may(AGENT, &["create", "tokenreviews.authentication.k8s.io"]));
+    // Not only said: with a real token of the agent's account the server refuses.
+    let token = cluster.kubectl(&["-n", "shop", "create", "token", "backup-agent-models"]);
+    let access = fs::read_to_string(cluster.access()).expect("read");
+    let mut access: Value = serde_json::from_str(&access).expect("JSON");
+    access["users"][0]["user"]["token"] = token.into();
+    let its = folder.path().join("access");
+    fs::write(&its, access.to_string()).expect("written");
+    let asks = ["--kubeconfig", its.to_str().expect("UTF-8"), "-n", "shop", "get", "secrets"];
+    let output = cluster.run("kubectl", &asks);
+    assert!(!output.status.success() && said(&output).contains("Forbidden"), "{}", said(&output));
+
+    // A pod of another account of the same namespace shows its token and is refused.
+    let agent = cluster.kubectl(&["-n", "shop", "get", "deployment", "backup-agent-models", "-o", "json"]);
+    let agent: Value = serde_json::from_str(&agent).expect("JSON");
+    let mut template = agent["spec"]["template"]["spec"].clone();
+    template["serviceAccountName"] = "default".into();
+    template["serviceAccount"] = "default".into();
+    template["restartPolicy"] = "Never".into();
+    let volumes = template["volumes"].as_array_mut().expect("a list");
+    let state = volumes.iter_mut().find(|volume| volume["name"] == "state").expect("a state");
+    *state = serde_json::json!({ "name": "state", "emptyDir": {} });
+    let intruder = serde_json::json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "intruder", "namespace": "shop" }, "spec": template,
+    });
+    cluster.apply(&intruder.to_string());
+    wait_for("the intruder to be refused", 90, || {
+        let log = cluster.run("kubectl", &["-n", "shop", "logs", "intruder"]);
+        said(&log).contains("no rule of the controller lets agents of this service account").then_some(())
+    });
+    let listed: Value =
+        serde_json::from_str(&nsctl(&cluster, &["agent", "list", "-o", "json"])).expect("JSON");
+    assert_eq!(listed["agents"].as_array().map(Vec::len), Some(1), "{listed}");
+}
