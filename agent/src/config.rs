@@ -129,7 +129,10 @@ impl Join {
     fn check(&self) -> Result<(), Problem> {
         let set = [self.token.is_some(), self.token_file.is_some(), self.service_account];
         if set.iter().filter(|is_set| **is_set).count() > 1 {
-            return Err(Problem::new("join", "set one of token, token_file and service_account, not several"));
+            return Err(Problem::new(
+                "join",
+                "set one of token, token_file and service_account, not several",
+            ));
         }
         if self.service_account_folder.is_some() && !self.service_account {
             let reason = "set service_account: true as well; by itself it does nothing";

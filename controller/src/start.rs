@@ -177,10 +177,11 @@ impl Controller {
             true => None,
             false => Some(kubernetes::connect(&config.kubernetes).await?),
         };
-        let accounts = cluster.clone().filter(|_| !config.kubernetes.agents.is_empty()).map(|client| Accounts {
-            rules: AccountRules::new(&config.kubernetes.agents),
-            reviews: TokenReviews::new(client, config.kubernetes.audience.clone()),
-        });
+        let accounts =
+            cluster.clone().filter(|_| !config.kubernetes.agents.is_empty()).map(|client| Accounts {
+                rules: AccountRules::new(&config.kubernetes.agents),
+                reviews: TokenReviews::new(client, config.kubernetes.audience.clone()),
+            });
         let app = App::new(Parts {
             alerts: Dispatcher::new(&config.alerts, catalog.clone(), metrics.clone())?,
             quotas: Quotas::new(&config.quotas),

@@ -38,8 +38,7 @@ fn message_surface(package: &str, message: &DescriptorProto, all: &mut Surface) 
     for field in &message.field {
         // In a oneof, optional or repeated: each changes what is sent or how it is read.
         let one_of = field.oneof_index.map(|at| message.oneof_decl[at as usize].name());
-        let kind =
-            format!("{:?} {:?} {} in {one_of:?}", field.label(), field.r#type(), field.type_name());
+        let kind = format!("{:?} {:?} {} in {one_of:?}", field.label(), field.r#type(), field.type_name());
         all.insert(format!("field {name} {}", field.number()), format!("{} {kind}", field.name()));
     }
     message.nested_type.iter().for_each(|nested| message_surface(&name, nested, all));

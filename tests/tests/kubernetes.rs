@@ -40,7 +40,8 @@ fn chart() -> String {
 /// The chart's image from static programs, laid out by the script that the Dockerfile uses.
 fn add_image(cluster: &Cluster) {
     let programs = std::env::var_os("NEURASHIELD_PROGRAMS");
-    let programs = programs.expect("NEURASHIELD_PROGRAMS names static programs: deploy/static-programs FOLDER");
+    let programs =
+        programs.expect("NEURASHIELD_PROGRAMS names static programs: deploy/static-programs FOLDER");
     let folder = tempfile::tempdir().expect("a folder");
     let script = "\"$0\" \"$1\" \"$2\" && chown -R 10001:10001 \"$2/owned\" && cp -a \"$2/owned/.\" \"$2/root\" && \
                   chmod 0755 \"$2/root\" && chown 0:0 \"$2/root\" \"$2/root/var\" \"$2/root/var/lib\" \
@@ -124,7 +125,8 @@ fn install(cluster: &Cluster, values: &Path, claims: &[(&str, &str)]) {
         let output = helm.join().expect("no panic");
         if !output.status.success() {
             let pods = cluster.kubectl(&["describe", "pods", "-A"]);
-            let logs = cluster.run("kubectl", &["-n", "backup", "logs", "deploy/backup-service", "--tail=20"]);
+            let logs =
+                cluster.run("kubectl", &["-n", "backup", "logs", "deploy/backup-service", "--tail=20"]);
             panic!("helm {words:?}: {}\n{pods}\n{}", said(&output), said(&logs));
         }
     });
@@ -164,12 +166,23 @@ prometheusRule: { enabled: true }
     cluster.helm(&["lint", "--strict", &chart, "-f", values]);
     cluster.kubectl(&["create", "namespace", "backup"]);
     cluster.kubectl(&["create", "namespace", "shop"]);
-    let objects = cluster.helm(&["template", "backup", &chart, "-n", "backup", "-f", values, "--kube-version", "1.33.0"]);
+    let objects = cluster.helm(&[
+        "template",
+        "backup",
+        &chart,
+        "-n",
+        "backup",
+        "-f",
+        values,
+        "--kube-version",
+        "1.33.0",
+    ]);
     // Of kinds that an operator of Prometheus brings, no API server of ours knows anything.
     let (foreign, known): (Vec<&str>, Vec<&str>) =
         objects.split("\n---\n").partition(|object| object.contains("monitoring.coreos.com/v1"));
     assert_eq!(foreign.len(), 2);
-    let shipped = fs::read_to_string(project().join("deploy/observability/prometheus-rules.yml")).expect("read");
+    let shipped =
+        fs::read_to_string(project().join("deploy/observability/prometheus-rules.yml")).expect("read");
     let rules = foreign.concat();
     for line in shipped.lines().filter(|line| !line.trim().is_empty()) {
         assert!(rules.contains(line), "a rule of deploy/observability is not in the chart: {line}");
@@ -241,7 +254,13 @@ fn a_claim_is_backed_up_and_restored_by_the_chart_through_upgrade_rollback_and_a
     assert!(version.contains('('), "the version names its commit: {version}");
 
     let address = cluster.kubectl(&[
-        "-n", "backup", "get", "service", "backup-service", "-o", "jsonpath={.spec.clusterIP}",
+        "-n",
+        "backup",
+        "get",
+        "service",
+        "backup-service",
+        "-o",
+        "jsonpath={.spec.clusterIP}",
     ]);
     let (status, page) = get(&format!("http://{address}:8080/restore/sign-in"));
     assert!(status == "200" && page.contains("NeuraShield"), "{status}: {page}");

@@ -71,7 +71,9 @@ fn answer(stream: &TcpStream, user: &str, mounted: &Path, seen: &Mutex<Vec<Value
             seen.lock().ok()?.push(body.clone());
             let is_good = body["spec"]["token"] == TOKEN;
             let status = match is_good {
-                true => json!({ "authenticated": true, "audiences": body["spec"]["audiences"], "user": { "username": user } }),
+                true => {
+                    json!({ "authenticated": true, "audiences": body["spec"]["audiences"], "user": { "username": user } })
+                }
                 false => json!({ "error": "the token is not known" }),
             };
             json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "metadata": {}, "spec": body["spec"], "status": status })
@@ -83,7 +85,10 @@ fn answer(stream: &TcpStream, user: &str, mounted: &Path, seen: &Mutex<Vec<Value
         _ => panic!("the controller has asked for something that it has no right to: {first}"),
     };
     let said = said.to_string();
-    let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", said.len());
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        said.len()
+    );
     (&*stream).write_all((head + &said).as_bytes()).ok()
 }
 
@@ -159,7 +164,11 @@ fn an_agent_joins_by_its_service_account_and_a_new_pod_of_it_is_the_same_agent()
 fn another_service_account_or_token_is_refused_and_told_what_is_missing() {
     let folder = tempfile::tempdir().expect("a folder");
     for (user, token, told) in [
-        ("system:serviceaccount:shop:default", TOKEN, "no rule of the controller lets agents of this service"),
+        (
+            "system:serviceaccount:shop:default",
+            TOKEN,
+            "no rule of the controller lets agents of this service",
+        ),
         ("system:serviceaccount:shop:agent", "a.forged.token", "does not accept the service account's token"),
     ] {
         let (mut system, _server) = system(user, token, folder.path());

@@ -96,7 +96,8 @@ fn read_account(folder: &Path) -> Result<Shown, Failure> {
         let what = format!("{}/ca.crt holds no certificate", folder.display());
         Failure::new(Code::FailedPrecondition, reason::CERTIFICATE_REFUSED, what)
     };
-    let (_, authority) = x509_parser::pem::parse_x509_pem(authority.expose().as_bytes()).map_err(|_| wrong())?;
+    let (_, authority) =
+        x509_parser::pem::parse_x509_pem(authority.expose().as_bytes()).map_err(|_| wrong())?;
     Ok(Shown {
         ca_certificate: certificate_pem(&authority.contents),
         token: Zeroizing::default(),

@@ -48,8 +48,8 @@ use crate::metrics::Metrics;
 use crate::schedule::Scheduler;
 use crate::state::StateFolder;
 
-pub(crate) use agents::{CLONE_HINT, agent_revoked};
 pub use agents::Accounts;
+pub(crate) use agents::{CLONE_HINT, agent_revoked};
 pub use alerts::AlertsNow;
 pub use backups::ArchiveChoice;
 pub use browse::Reading;

@@ -90,10 +90,6 @@ impl Catalog {
         .execute(&mut *change)
         .await?;
         change.commit().await?;
-        Ok(AccountUse::Joined(Admission {
-            agent,
-            name: terms.name.clone(),
-            bounds: terms.bounds.clone(),
-        }))
+        Ok(AccountUse::Joined(Admission { agent, name: terms.name.clone(), bounds: terms.bounds.clone() }))
     }
 }

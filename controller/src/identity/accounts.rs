@@ -70,9 +70,8 @@ impl AccountRules {
 
     /// On which terms an agent of this account that calls itself `asked` joins.
     pub fn terms(&self, account: Account, asked: &str) -> Result<AccountTerms, JoinRefused> {
-        let is_its = |rule: &AccountRule| {
-            rule.namespace == account.namespace && rule.service_account == account.name
-        };
+        let is_its =
+            |rule: &AccountRule| rule.namespace == account.namespace && rule.service_account == account.name;
         let mut of_account = self.0.iter().filter(|(rule, ..)| is_its(rule)).peekable();
         if of_account.peek().is_none() {
             return Err(JoinRefused::Account);

@@ -217,7 +217,10 @@ async fn a_service_account_and_a_name_are_one_agent_whatever_its_pods_bring_alon
         let joined = joined.expect("joined");
         let certificate =
             AgentCertificate::read(&joined.issued.certificate, place.repository, place.now).expect("ours");
-        assert_eq!((certificate.name.as_str(), certificate.bounds.to_string()), ("main", "models/*".to_owned()));
+        assert_eq!(
+            (certificate.name.as_str(), certificate.bounds.to_string()),
+            ("main", "models/*".to_owned())
+        );
         seen.push(joined.agent);
     }
     seen.dedup();
@@ -236,7 +239,8 @@ async fn a_service_account_and_a_name_are_one_agent_whatever_its_pods_bring_alon
 #[tokio::test]
 async fn a_revoked_agent_of_a_service_account_stays_out_and_a_token_s_agent_is_not_its() {
     let place = place().await;
-    let joined = place.enrolment.join_by_account(&terms("main"), &request(), place.now).await.expect("joined");
+    let joined =
+        place.enrolment.join_by_account(&terms("main"), &request(), place.now).await.expect("joined");
     place.catalog.revoke(joined.agent, place.now).await.expect("revoked");
     let again = place.enrolment.join_by_account(&terms("main"), &request(), place.now).await;
     assert!(matches!(again, Err(JoinRefused::AccountRevoked)), "{again:?}");

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{Api, Patch, PatchParams};
 use kube::Client;
+use kube::api::{Api, Patch, PatchParams};
 use runtime::backoff::Backoff;
 use tokio_util::sync::CancellationToken;
 
@@ -58,7 +58,9 @@ async fn put(client: &Client, map: &AuthorityMap, certificate: &str) -> bool {
         }
         Err(error) => {
             tracing::warn!(
-                namespace, config_map, error = proto::failure::chain(&error),
+                namespace,
+                config_map,
+                error = proto::failure::chain(&error),
                 hint = "the config map has to exist, and the controller's service account needs `patch` on it by name",
                 "agents cannot be told the authority's certificate; it is tried again"
             );

@@ -1,8 +1,8 @@
 //! Who shows a service account's token: the API server's `TokenReview`.
 
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
-use kube::api::{Api, PostParams};
 use kube::Client;
+use kube::api::{Api, PostParams};
 use tokio::sync::Semaphore;
 
 use crate::identity::Account;
@@ -106,7 +106,8 @@ mod tests {
     #[test]
     fn what_is_no_token_is_never_asked_about() {
         assert!(is_token("eyJ.abc-_0.x9"));
-        for wrong in ["", "a.b", "a.b.", "a.b.c.d", "a b.c.d", "ä.b.c", &format!("a.b.{}", "x".repeat(9_000))] {
+        for wrong in ["", "a.b", "a.b.", "a.b.c.d", "a b.c.d", "ä.b.c", &format!("a.b.{}", "x".repeat(9_000))]
+        {
             assert!(!is_token(wrong), "{wrong}");
         }
     }
