@@ -23,6 +23,7 @@ pub(super) struct Notes {
     sockets: Count,
     devices: Count,
     privileges: Count,
+    foreign: Count,
 }
 
 /// How often something happened, and where first.
@@ -62,6 +63,7 @@ impl Notes {
             ("sockets left out, their program makes them anew: {}", &self.sockets),
             ("devices left out, which only root may make: {}", &self.devices),
             ("privileges that were not granted left out: {}", &self.privileges),
+            ("mode or time left as it is, which only its owner may set: {}", &self.foreign),
         ];
         let happened = lines.into_iter().filter(|(_, count)| count.times > 0);
         happened
@@ -70,7 +72,9 @@ impl Notes {
     }
 }
 
-/// Gives `subject` its metadata. What only root may do is noted, not an error.
+/// Gives `subject` its metadata. What only root may do is noted, not an error; so is what only the owner may do
+/// where the subject was there before and is somebody else's: the folder of a volume is root's and lets the
+/// agent's group write.
 pub(super) fn apply(
     disk: &Disk<'_>,
     subject: Subject<'_>,
@@ -93,10 +97,32 @@ pub(super) fn apply(
             }
         }
     }
+    let present = stat_of(subject).map_err(failed("read the owner of", path))?;
+    let is_foreign = present.st_uid != rustix::process::geteuid().as_raw();
     if !is_symlink {
-        disk.set_mode(subject, mode).map_err(failed("set the mode of", path))?;
+        match disk.set_mode(subject, mode) {
+            Err(error) if is_foreign && is_not_allowed(&error) => {
+                if present.st_mode & 0o7777 != mode {
+                    notes.foreign.add(path, "");
+                }
+            }
+            done => done.map_err(failed("set the mode of", path))?,
+        }
     }
-    disk.set_mtime(subject, metadata.mtime).map_err(failed("set the time of", path))
+    match disk.set_mtime(subject, metadata.mtime) {
+        Err(error) if is_foreign && is_not_allowed(&error) => {
+            notes.foreign.add(path, "");
+            Ok(())
+        }
+        done => done.map_err(failed("set the time of", path)),
+    }
+}
+
+fn stat_of(subject: Subject<'_>) -> rustix::io::Result<rustix::fs::Stat> {
+    match subject {
+        Subject::Handle(handle) => rustix::fs::fstat(handle),
+        Subject::Name(folder, name) => rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW),
+    }
 }
 
 /// Sets owner and group; returns the bits that the mode loses where that was not allowed.
@@ -107,11 +133,7 @@ fn bits_lost(
     metadata: &Metadata,
     notes: &mut Notes,
 ) -> Result<u32, RestoreError> {
-    let stat = match subject {
-        Subject::Handle(handle) => rustix::fs::fstat(handle),
-        Subject::Name(folder, name) => rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW),
-    };
-    let stat = stat.map_err(failed("read the owner of", path))?;
+    let stat = stat_of(subject).map_err(failed("read the owner of", path))?;
     let mut lost = 0;
     let owner = (stat.st_uid != metadata.uid).then_some(metadata.uid);
     let group = (stat.st_gid != metadata.gid).then_some(metadata.gid);
