@@ -165,7 +165,9 @@ impl RepositoryError {
                 "`nsctl verify` names the entries concerned; restore them from another backup with --path"
             }
             E::Rejected { .. } => "update the agent; if it is up to date, report this as a bug",
-            E::ChainEnd { .. } => "`nsctl repository check --repair` writes the line anew from its backup",
+            E::ChainEnd { .. } => {
+                "`nsctl repository check --repair` writes the line anew from its backup; where that is lost too, `--give-up N` lets the chain go on without it"
+            }
             E::Unresolved { .. } => "run the backup again: it sends what is missing",
             E::Fenced(_) => "make sure that only one controller uses this repository",
             E::Prune(error) => error.hint(),

@@ -170,6 +170,22 @@ pub fn retired_named(name: &str) -> Option<u64> {
     digits.parse().ok().filter(|sequence| *sequence > 0 && retired(*sequence).name() == name)
 }
 
+/// Where what is left of a backup lies that a person gave up.
+pub fn quarantined_backup(name: &BackupName) -> ObjectPath {
+    quarantine().join("backups").join(name)
+}
+
+/// The note that says that a person gave up what had this sequence.
+pub fn given_up(sequence: u64) -> ObjectPath {
+    chain().join(format!("{sequence:020}.given-up.json"))
+}
+
+/// The sequence that the note of this file name gives up; `None` if it is no name of such a note.
+pub fn given_up_named(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".given-up.json").filter(|digits| digits.len() == 20)?;
+    digits.parse().ok().filter(|sequence| *sequence > 0 && given_up(*sequence).name() == name)
+}
+
 /// The folder of what prune has decided and not finished.
 pub fn gc() -> ObjectPath {
     below("gc")

@@ -220,6 +220,7 @@ fn repair(repository: &Arc<Repository>, keys: &KeyRing, writes: bool) -> Repaire
         keys: Some(keys),
         secret: Some(&secret()),
         may_write: writes.then_some(&may_write),
+        give_up: &[],
         reads_packs: true,
         progress: &Silent,
         cancel: &CancelFlag::new(),

@@ -118,8 +118,18 @@ fn repair(repository: &Arc<Repository>, keys: Option<&KeyRing>) -> Result<Repair
     let (progress, cancel, now) = (&Silent, &CancelFlag::new(), at(1_000));
     let secret = keys.map(|_| secret());
     let secret = secret.as_ref();
-    Repair { repository, keys, secret, may_write: Some(&may_write), reads_packs: true, progress, cancel, now }
-        .run()
+    Repair {
+        repository,
+        keys,
+        secret,
+        may_write: Some(&may_write),
+        give_up: &[],
+        reads_packs: true,
+        progress,
+        cancel,
+        now,
+    }
+    .run()
 }
 
 #[test]
@@ -189,8 +199,18 @@ fn a_plan_changes_nothing_and_says_what_the_repair_then_does() {
     let before = scene.objects();
     let (progress, cancel, now) = (&Silent, &CancelFlag::new(), at(1_000));
     let (repository, keys, secret) = (&scene.repository, Some(&scene.keys), Some(&secret()));
-    let planned =
-        Repair { repository, keys, secret, may_write: None, reads_packs: true, progress, cancel, now }.run();
+    let planned = Repair {
+        repository,
+        keys,
+        secret,
+        may_write: None,
+        give_up: &[],
+        reads_packs: true,
+        progress,
+        cancel,
+        now,
+    }
+    .run();
     assert_eq!(scene.objects(), before);
     assert_eq!(planned.expect("planned").mended, scene.repair(true).mended);
 }

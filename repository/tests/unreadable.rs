@@ -13,7 +13,7 @@ use repository::keys::KeyRing;
 use repository::layout;
 use repository::progress::{CancelFlag, Silent};
 use repository::prune::{PruneError, PruneOrder};
-use repository::repair::{Repair, Repaired};
+use repository::repair::{GiveUp, Repair, Repaired};
 use repository::repo::Repository;
 use repository::store::faulty::{Effect, Fault, FaultyStore};
 use repository::store::memory::MemoryStore;
@@ -66,6 +66,11 @@ fn start(repository: &Repository, keys: &KeyRing, eye: &Eye) {
 }
 
 fn repair(repository: &Arc<Repository>, keys: &KeyRing) -> Repaired {
+    repair_without(repository, keys, &[])
+}
+
+/// A repair by somebody who does without `give_up`.
+fn repair_without(repository: &Arc<Repository>, keys: &KeyRing, give_up: &[GiveUp]) -> Repaired {
     let secret = secret();
     let (may_write, cancel) = (|| Ok(()), CancelFlag::new());
     let repair = Repair {
@@ -73,6 +78,7 @@ fn repair(repository: &Arc<Repository>, keys: &KeyRing) -> Repaired {
         keys: Some(keys),
         secret: Some(&secret),
         may_write: Some(&may_write),
+        give_up,
         reads_packs: true,
         progress: &Silent,
         cancel: &cancel,
@@ -213,5 +219,120 @@ fn a_backup_of_which_neither_its_folder_nor_its_line_is_left_keeps_prune_from_wh
         assert_holds(&repository, &scene.keys, second, files);
         repair(&repository, &scene.keys);
         scene.disk.replace(&line, &sound).expect("as it was");
+    }
+}
+
+#[test]
+fn a_place_that_nothing_tells_of_any_more_can_be_given_up_and_only_such_a_one() {
+    let (scene, backups) = three();
+    let (second, _) = &backups[0];
+    scene.disk.delete(&layout::chain_line(second.sequence)).expect("deleted");
+    scene.disk.delete_folder(&layout::backup(&second.name)).expect("deleted");
+    scene.clock(2 * DAY);
+    let repository = scene.reopened();
+    let repaired = repair_without(&repository, &scene.keys, &[GiveUp::Place(3), GiveUp::Place(9)]);
+    assert_eq!(repaired.left.len(), 2, "{repaired:?}");
+    let order = PruneOrder { now: true, ..scene.order() };
+    repository.prune(&order, &scene.eye).expect_err("place 2 is unknown");
+
+    let repaired = repair_without(&repository, &scene.keys, &[GiveUp::Place(2)]);
+    assert_eq!((repaired.mended.len(), repaired.left.len()), (1, 0), "{repaired:?}");
+    let repository = scene.reopened();
+    let listing = repository.list().expect("listed");
+    assert!(listing.chain.is_empty() && listing.unknown.is_empty(), "{listing:?}");
+    repository.prune(&order, &scene.eye).expect("nothing is unknown any more");
+    assert_eq!(
+        repair(&repository, &scene.keys),
+        repair_without(&repository, &scene.keys, &[GiveUp::Place(2)])
+    );
+    for (record, files) in &backups[1..] {
+        assert_holds(&repository, &scene.keys, record, files);
+    }
+    back_up_reusing(&repository, &scene.keys, &generation(9), 9, 3 * DAY).expect("the chain goes on");
+    assert_eq!(scene.reopened().list().expect("listed").chain, Vec::<String>::new());
+}
+
+#[test]
+fn where_the_end_of_the_chain_and_its_backup_cannot_be_read_a_person_lets_it_go_on() {
+    let (scene, backups) = three();
+    let (newest, files) = backups.last().expect("three");
+    let disk = FaultyStore::new(copy_of(&scene.disk));
+    let lost = [layout::chain_line(newest.sequence), layout::backup(&newest.name).join(layout::BACKUP_JSON)];
+    for path in &lost {
+        disk.fail(Fault::new(Effect::Unreadable).path(path.as_str()).and_all_later());
+    }
+    let open = || Arc::new(Repository::open(Arc::new(disk.clone())).expect("opens"));
+    let repository = open();
+    start(&repository, &scene.keys, &scene.eye);
+    let is_at_an_end = |error: &RepositoryError| matches!(error, RepositoryError::ChainEnd { sequence } if *sequence == newest.sequence);
+    let refused =
+        back_up_reusing(&repository, &scene.keys, files, 9, 9 * HOUR).expect_err("no end to follow");
+    assert!(is_at_an_end(&refused), "{refused:?}");
+
+    let place = GiveUp::Place(newest.sequence);
+    let repaired = repair_without(&repository, &scene.keys, std::slice::from_ref(&place));
+    assert!(repaired.left.is_empty(), "{repaired:?}");
+    let repository = open();
+    start(&repository, &scene.keys, &scene.eye);
+    let next = back_up_reusing(&repository, &scene.keys, files, 9, 9 * HOUR).expect("the chain goes on");
+    assert_eq!(next.sequence, newest.sequence + 1);
+    let order = PruneOrder { now: true, ..scene.order() };
+    match repository.prune(&order, &scene.eye) {
+        Err(RepositoryError::Prune(PruneError::Unreadable { backup, .. })) => assert_eq!(backup, newest.name),
+        other => panic!("{other:?}"),
+    }
+
+    // The disk gives both again, or a person gives the backup up as well.
+    let healed = FaultyStore::new(copy_of(disk.inner()));
+    let repository = Arc::new(Repository::open(Arc::new(healed)).expect("opens"));
+    start(&repository, &scene.keys, &scene.eye);
+    let listing = repository.list().expect("listed");
+    assert!(listing.chain.is_empty() && listing.backups.len() == 4, "{listing:?}");
+    assert_holds(&repository, &scene.keys, newest, files);
+    repository.prune(&order, &scene.eye).expect("all is known");
+
+    let repository = open();
+    let asked = [next.name.clone(), newest.name.clone()].map(GiveUp::Backup);
+    let repaired = repair_without(&repository, &scene.keys, &asked);
+    assert_eq!(repaired.left.len(), 1, "one of them is sound: {repaired:?}");
+    let repository = open();
+    start(&repository, &scene.keys, &scene.eye);
+    repository.prune(&order, &scene.eye).expect("nothing is unknown any more");
+    assert_eq!(repository.list().expect("listed").damaged.len(), 0);
+    assert_holds(&repository, &scene.keys, &next, files);
+}
+
+#[test]
+fn a_backup_that_somebody_deleted_or_damaged_can_be_given_up_and_no_sound_one() {
+    for is_deleted in [true, false] {
+        let (scene, backups) = three();
+        let (second, _) = &backups[0];
+        let folder = layout::backup(&second.name);
+        if is_deleted {
+            scene.disk.delete_folder(&folder).expect("deleted");
+        } else {
+            scene.disk.replace(&folder.join(layout::BACKUP_JSON), b"{}").expect("damaged");
+        }
+        scene.clock(2 * DAY);
+        let repository = scene.reopened();
+        let order = PruneOrder { now: true, ..scene.order() };
+        repository.prune(&order, &scene.eye).expect_err("the backup may come back");
+        let asked: Vec<_> =
+            backups.iter().take(2).map(|(record, _)| GiveUp::Backup(record.name.clone())).collect();
+        let repaired = repair_without(&repository, &scene.keys, &asked);
+        assert_eq!(repaired.left.len(), 1, "the sound one stays: {repaired:?}");
+        let repository = scene.reopened();
+        repository.prune(&order, &scene.eye).expect("it is done without");
+        let listing = repository.list().expect("listed");
+        assert!(
+            listing.lost.is_empty() && listing.damaged.is_empty() && listing.chain.is_empty(),
+            "{listing:?}"
+        );
+        assert_eq!(listing.backups.len(), 2);
+        for (record, files) in &backups[1..] {
+            assert_holds(&repository, &scene.keys, record, files);
+        }
+        let aside = objects(&scene.disk, Some(&layout::quarantine()));
+        assert_eq!(aside.is_empty(), is_deleted, "what is left of it is put aside: {aside:?}");
     }
 }

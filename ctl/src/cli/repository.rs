@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use ::repository::repair::GiveUp;
 use ::repository::store::location::Location;
 use clap::{Args, Subcommand};
 
@@ -94,6 +95,10 @@ pub(crate) struct Check {
     /// Only show what `--repair` would do
     #[arg(long, requires = "repair")]
     pub(crate) plan: bool,
+    /// Do without what is lost, so that prune and new backups can go on: a backup that is gone or whose own
+    /// description is (`20260101_010000`), or a place in the order that nothing tells of any more (`7`)
+    #[arg(long, value_name = "WHAT", requires = "repair", num_args = 1..)]
+    pub(crate) give_up: Vec<GiveUp>,
     #[command(flatten)]
     pub(crate) output: Output,
 }

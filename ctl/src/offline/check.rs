@@ -91,7 +91,7 @@ pub(super) fn run(wanted: &Check, voice: Voice) -> Ended {
     let repaired = match &wanted.timestamp {
         // One backup is looked at by itself.
         Some(_) => Repaired::default(),
-        None => checker.repair(secret.as_ref(), wanted.repair && !wanted.plan)?,
+        None => checker.repair(secret.as_ref(), wanted)?,
     };
     let mut listing = checker.repository.list()?;
     if let Some(asked) = &wanted.timestamp {
@@ -129,7 +129,8 @@ pub(super) fn run(wanted: &Check, voice: Voice) -> Ended {
 
 impl Checker<'_> {
     /// Looks at what no backup needs as well, and repairs it if that is wanted.
-    fn repair(&self, secret: Option<&SlotSecret>, writes: bool) -> Result<Repaired, Trouble> {
+    fn repair(&self, secret: Option<&SlotSecret>, wanted: &Check) -> Result<Repaired, Trouble> {
+        let writes = wanted.repair && !wanted.plan;
         let shown = Shown::new(self.voice, "reading packs".to_owned());
         let held = writes.then(|| Held::take(&self.repository)).transpose()?;
         let keep = || held.as_ref().map_or(Ok(()), Held::keep);
@@ -138,6 +139,7 @@ impl Checker<'_> {
             keys: self.keys.as_ref(),
             secret,
             may_write: held.is_some().then_some(&keep),
+            give_up: &wanted.give_up,
             reads_packs: self.depth > Depth::Listed || writes,
             progress: &shown,
             cancel: &CancelFlag::new(),

@@ -63,14 +63,27 @@ impl Chain {
         &self.holes
     }
 
-    fn add(&mut self, sequence: u64, Read { digest, line }: Read) {
+    /// A sequence that a person gave up, and of which no line can be read.
+    fn pass_over(&mut self, sequence: u64, digest: Sha256) {
+        self.reach(sequence, false);
+        self.head = Ok(Some(digest));
+        self.newest = sequence;
+        self.highest = self.highest.max(sequence);
+    }
+
+    /// Tells of what is missing between the last line and this one. Where this one follows the last at once,
+    /// the sequences between were passed over when it was given out, and were nobody's.
+    fn reach(&mut self, sequence: u64, follows: bool) {
         let expected = self.highest + 1;
         if sequence != expected {
             self.findings.push(format!("the chain has no line {expected}"));
-            // A sequence that was passed over when the next one was given out was nobody's.
-            let follows = line.as_ref().is_ok_and(|line| Ok(line.previous) == self.head);
             self.holes.extend((expected..sequence).filter(|_| !follows).take(MAX_HOLES));
         }
+    }
+
+    fn add(&mut self, sequence: u64, Read { digest, line }: Read) {
+        let expected = self.highest + 1;
+        self.reach(sequence, line.as_ref().is_ok_and(|line| Ok(line.previous) == self.head));
         let head = digest.map(Some).ok_or(sequence);
         let previous = std::mem::replace(&mut self.head, head);
         match line {
@@ -351,6 +364,8 @@ impl Repository {
         let listed = self.store.list(Some(&layout::chain()))?;
         let sequences = listed.iter().filter_map(|listed| layout::chain_line_named(&listed.name));
         let mut sequences: BTreeSet<u64> = sequences.map(|(sequence, _)| sequence).collect();
+        let given_up = self.given_up(&listed)?;
+        sequences.extend(given_up.keys());
         if self.store.lists_may_lag() {
             // One that a list leaves out is asked for by name, before it counts as gone.
             let gaps =
@@ -364,8 +379,14 @@ impl Repository {
             read => read.map(Some),
         })?;
         for (sequence, line) in sequences.into_iter().zip(lines) {
-            if let Some(line) = line {
-                chain.add(sequence, line);
+            match (line, given_up.get(&sequence)) {
+                (None, None) => {}
+                (Some(line), None) => chain.add(sequence, line),
+                // The line may be back: what came after it names what stood for it meanwhile.
+                (Some(line @ Read { line: Ok(_), .. }), Some(given)) => {
+                    chain.add(sequence, Read { digest: Some(given.digest), ..line });
+                }
+                (_, Some(given)) => chain.pass_over(sequence, given.digest),
             }
         }
         // A list may lag: what follows the newest line that it shows is asked for by name.

@@ -2,6 +2,7 @@
 
 pub mod chain;
 pub mod commit;
+pub(crate) mod given_up;
 mod left_over;
 pub mod listing;
 pub mod manifest;

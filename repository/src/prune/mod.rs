@@ -308,13 +308,13 @@ impl PruneError {
         match self {
             PruneError::Running => "wait until it has ended",
             PruneError::Unreadable { .. } => {
-                "repair it (`nsctl repository check --repair`), or retire that backup if it can be done without"
+                "repair it (`nsctl repository check --repair`), or do without it (`… --repair --give-up BACKUP`)"
             }
             PruneError::Missing { .. } => {
-                "bring the folder back, or retire that backup if it can be done without"
+                "bring the folder back, or do without it: `nsctl repository check --repair --give-up BACKUP`"
             }
             PruneError::Unknown { .. } => {
-                "bring that backup's folder, or the line (`repository/chain`), back from a copy of this repository"
+                "bring that backup's folder, or the line (`repository/chain`), back from a copy of this repository; or do without it: `nsctl repository check --repair --give-up N`"
             }
             PruneError::ClocksDiffer { .. } | PruneError::ClockWentBack { .. } => {
                 "set both clocks right (NTP) and run it again"

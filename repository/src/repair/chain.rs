@@ -1,12 +1,13 @@
 //! The chain: lost and damaged lines, from the backups that they are of, or the notes that retired these.
 //!
 //! Must stay true: a line that is written anew says so, when, and for which SHA-256 it stands; nothing is
-//! said of a backup but what its own signed record, or the signed note about it, says.
+//! said of a backup but what its own signed record, or the signed note about it, says; and a place is given up
+//! only where nothing tells of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::bytes::with_one_byte_right;
-use super::{Repair, Repaired};
+use super::{GiveUp, Repair, Repaired};
 use crate::backup::manifest::{BackupRecord, ChainLine};
 use crate::error::RepositoryError;
 use crate::ingest::lock;
@@ -25,7 +26,15 @@ impl Repair<'_> {
         let notes: BTreeMap<u64, RetiredNote> =
             self.repository.retired()?.into_iter().map(|note| (note.sequence, note)).collect();
         let mut lines = self.lines()?;
-        let highest = lines.keys().chain(records.keys()).max().copied().unwrap_or(0);
+        let listed = self.repository.store.list(Some(&layout::chain()))?;
+        let given_up = self.repository.given_up(&listed)?;
+        let places = self.give_up.iter().filter_map(|what| match what {
+            GiveUp::Place(sequence) => Some(*sequence),
+            GiveUp::Backup(_) => None,
+        });
+        let mut asked: BTreeSet<u64> = places.collect();
+        let known = lines.keys().chain(records.keys()).chain(given_up.keys());
+        let highest = known.max().copied().unwrap_or(0);
         // From the newest back: each line says what the one before it was.
         for sequence in (1..=highest).rev() {
             let found = lines.get(&sequence);
@@ -44,18 +53,23 @@ impl Repair<'_> {
                 lines.insert(sequence, (file, line));
                 continue;
             }
-            let before = lines.get(&(sequence - 1)).map(|(file, line)| {
-                line.as_ref().and_then(|line| line.stands_for).unwrap_or(Sha256::of(file))
+            let before = given_up.get(&(sequence - 1)).map(|given| given.digest).or_else(|| {
+                let (file, line) = lines.get(&(sequence - 1))?;
+                Some(line.as_ref().and_then(|line| line.stands_for).unwrap_or(Sha256::of(file)))
             });
             let told_by = records
                 .get(&sequence)
                 .map(|(record, backup)| (record.name.clone(), *backup, record.previous))
                 .or_else(|| notes.get(&sequence).map(|note| (note.name.clone(), note.backup, before)));
             let (Some(keys), Some((name, backup, previous))) = (self.keys, told_by) else {
-                if found.is_some() {
-                    repaired
-                        .left
-                        .push(format!("line {sequence} of the chain: nothing else tells of its backup"));
+                if given_up.contains_key(&sequence) {
+                    asked.remove(&sequence);
+                } else if asked.remove(&sequence) {
+                    self.give_up_place(sequence, told, repaired)?;
+                } else if found.is_some() {
+                    repaired.left.push(format!(
+                        "line {sequence} of the chain: nothing else tells of its backup (`--give-up {sequence}`: do without it)"
+                    ));
                 }
                 continue;
             };
@@ -67,6 +81,12 @@ impl Repair<'_> {
                 .push(format!("line {sequence} of the chain was written anew from what tells of its backup"));
             lines.insert(sequence, (file.bytes().to_vec(), Some(line)));
         }
+        let known = asked.into_iter().map(|sequence| {
+            format!(
+                "place {sequence} of the chain was not given up: it is known what it is, or there is none"
+            )
+        });
+        repaired.left.extend(known);
         *lock(&self.repository.chain_end) = None;
         Ok(())
     }

@@ -18,9 +18,12 @@ mod aside;
 mod bytes;
 mod chain;
 mod descriptions;
+mod give_up;
 mod keys;
 mod packs;
 mod refs;
+
+pub use give_up::GiveUp;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -48,6 +51,8 @@ pub struct Repair<'a> {
     pub may_write: Option<&'a dyn Fn() -> Result<(), LeaseError>>,
     /// Packs are read, and repaired; without that only what describes them is.
     pub reads_packs: bool,
+    /// What a person does without, where nothing tells of it any more.
+    pub give_up: &'a [GiveUp],
     /// Hears of the bytes of packs.
     pub progress: &'a dyn Progress,
     /// Stops it.
@@ -77,6 +82,7 @@ impl Repair<'_> {
             self.packs(&mut repaired)?;
         }
         self.chain(&mut repaired)?;
+        self.give_up_backups(&mut repaired)?;
         self.descriptions(&mut repaired)?;
         self.all_refs(&mut repaired)?;
         self.pages_for_people(&mut repaired)?;

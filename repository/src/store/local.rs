@@ -292,13 +292,18 @@ fn list_folder(folder: &OwnedFd) -> io::Result<Vec<Listed>> {
         if durable::is_dot(name.to_bytes()) || durable::is_draft(name.to_bytes()) {
             continue;
         }
-        let stat = match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+        let found = match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => continue, // deleted since its name was read
-            answer => answer?,
+            // The disk does not give what it knows of this one: the others are listed all the same. Reading it
+            // will say what is wrong with it; its size is none that anything of ours has.
+            Err(Errno::IO | Errno::UCLEAN | Errno::BADMSG) => (entry.file_type(), 0),
+            answer => {
+                answer.map(|stat| (FileType::from_raw_mode(stat.st_mode), stat.st_size.unsigned_abs()))?
+            }
         };
-        let kind = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => ListedKind::Object { size: stat.st_size.unsigned_abs() },
-            FileType::Directory => ListedKind::Folder,
+        let kind = match found {
+            (FileType::RegularFile, size) => ListedKind::Object { size },
+            (FileType::Directory, _) => ListedKind::Folder,
             _ => ListedKind::Other,
         };
         listed.push(Listed { name: name.to_string_lossy().into_owned(), kind });

@@ -237,6 +237,7 @@ impl Controller {
             keys: Some(&self.keys),
             secret: Some(&secret()),
             may_write: Some(&may_write),
+            give_up: &[],
             reads_packs: true,
             progress: &Silent,
             cancel: &CancelFlag::new(),
