@@ -1,4 +1,4 @@
-//! Blobs as a restore reads them: fetched ahead within a window, opened, kept for a while.
+//! Blobs as a restore reads them: fetched ahead within a window, opened beside it, kept for a while.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -7,7 +7,8 @@ use bytes::Bytes;
 use repository::ids::BlobId;
 
 use super::fetch::{BlobStream, Fetched};
-use super::map::BlobMap;
+use super::map::{BlobMap, OpenError};
+use super::openers::{Openers, Opening};
 use crate::targets::{BlobError, BlobReader};
 
 /// The most hints that are kept.
@@ -22,13 +23,22 @@ pub(crate) struct Window {
     pub(crate) ahead: usize,
     /// Opened and kept.
     pub(crate) kept: usize,
+    /// Opened by threads of their own.
+    pub(crate) beside: bool,
 }
 
 impl Window {
     /// For the contents of files.
-    pub(crate) const DATA: Window = Window { ahead: 32 << 20, kept: 64 << 20 };
+    pub(crate) const DATA: Window = Window { ahead: 32 << 20, kept: 64 << 20, beside: true };
     /// For pages, which are read in order and once.
-    pub(crate) const PAGES: Window = Window { ahead: 4 << 20, kept: 8 << 20 };
+    pub(crate) const PAGES: Window = Window { ahead: 4 << 20, kept: 8 << 20, beside: false };
+}
+
+/// An answer on its way to whoever restores.
+enum Coming {
+    Opening(Opening),
+    Opened(Result<Bytes, OpenError>),
+    Failed(BlobError),
 }
 
 /// The blobs of an archive, through a stream.
@@ -40,26 +50,33 @@ pub(crate) struct RemoteBlobs<S> {
     wanted: VecDeque<usize>,
     /// Asked for and not yet answered, in the order of the answers.
     asked: VecDeque<usize>,
+    /// Answered and not yet handed out, in the same order, before those that are asked for.
+    coming: VecDeque<(usize, Coming)>,
+    /// Plaintext of what is asked for and of what is coming.
     asked_bytes: usize,
+    openers: Option<Openers>,
     kept: Kept,
 }
 
 impl<S: BlobStream> RemoteBlobs<S> {
     pub(crate) fn new(map: Arc<BlobMap>, stream: S, window: Window) -> Self {
-        let (wanted, asked) = (VecDeque::new(), VecDeque::new());
-        Self { map, stream, window, wanted, asked, asked_bytes: 0, kept: Kept::new(window.kept) }
+        let (wanted, asked, coming) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
+        let openers = window.beside.then(|| Openers::start(&map));
+        let kept = Kept::new(window.kept);
+        Self { map, stream, window, wanted, asked, coming, asked_bytes: 0, openers, kept }
     }
 
     /// Asks for what is wanted as far as the window reaches; for one blob in any case.
     fn ask(&mut self) -> Result<(), BlobError> {
         while let Some(index) = self.wanted.front().copied() {
             let length = self.map.plain_length(index);
-            let full = self.asked_bytes + length > self.window.ahead || self.asked.len() >= MAX_ASKED;
-            if full && !self.asked.is_empty() {
+            let under_way = self.asked.len() + self.coming.len();
+            let full = self.asked_bytes + length > self.window.ahead || under_way >= MAX_ASKED;
+            if full && under_way > 0 {
                 return Ok(());
             }
             self.wanted.pop_front();
-            if self.kept.contains(index) || self.asked.contains(&index) {
+            if self.kept.contains(index) || self.is_under_way(index) {
                 continue;
             }
             let failed = |cause| BlobError::Fetch { id: self.map.id(index), cause };
@@ -70,22 +87,52 @@ impl<S: BlobStream> RemoteBlobs<S> {
         Ok(())
     }
 
-    /// Takes the next answer.
+    fn is_under_way(&self, index: usize) -> bool {
+        self.asked.contains(&index) || self.coming.iter().any(|(coming, _)| *coming == index)
+    }
+
+    /// The next blob in the order of the questions.
     fn receive(&mut self) -> Result<(usize, Bytes), BlobError> {
-        let index = self.asked.pop_front().expect("an answer is waited for only when something was asked");
+        self.take_answers();
+        let (index, coming) =
+            self.coming.pop_front().expect("an answer is waited for only when something was asked");
         self.asked_bytes -= self.map.plain_length(index);
         let id = self.map.id(index);
-        match self.stream.receive(self.map.address(index)) {
-            Ok(Fetched::Sealed(sealed)) => {
-                let opened = self.map.open(index, sealed);
-                let plain = opened.map_err(|error| BlobError::Damaged { id, cause: error.to_string() })?;
-                let plain = Bytes::from(plain);
-                self.kept.add(index, plain.clone());
-                Ok((index, plain))
-            }
-            Ok(Fetched::Problem(cause)) => Err(BlobError::Damaged { id, cause }),
-            Ok(Fetched::Missing) => Err(BlobError::Missing(id)),
-            Err(cause) => Err(BlobError::Fetch { id, cause }),
+        let opened = match coming {
+            Coming::Opening(opening) => opening.recv().expect("a thread answers for what it took"),
+            Coming::Opened(opened) => opened,
+            Coming::Failed(error) => return Err(error),
+        };
+        let plain = opened.map_err(|error| BlobError::Damaged { id, cause: error.to_string() })?;
+        self.kept.add(index, plain.clone());
+        Ok((index, plain))
+    }
+
+    /// Waits for an answer where none is coming; of the others takes those that are here already, as many as
+    /// are worth opening at once.
+    fn take_answers(&mut self) {
+        let most = self.openers.as_ref().map_or(1, Openers::most);
+        while self.coming.len() < most
+            && let Some(index) = self.asked.front().copied()
+        {
+            let address = self.map.address(index);
+            let answer = match self.coming.is_empty() {
+                true => self.stream.receive(address).map(Some),
+                false => self.stream.receive_now(address),
+            };
+            let Some(answer) = answer.transpose() else { return };
+            self.asked.pop_front();
+            let id = self.map.id(index);
+            let coming = match (answer, &self.openers) {
+                (Ok(Fetched::Sealed(sealed)), Some(openers)) => Coming::Opening(openers.open(index, sealed)),
+                (Ok(Fetched::Sealed(sealed)), None) => {
+                    Coming::Opened(self.map.open(index, sealed).map(Bytes::from))
+                }
+                (Ok(Fetched::Problem(cause)), _) => Coming::Failed(BlobError::Damaged { id, cause }),
+                (Ok(Fetched::Missing), _) => Coming::Failed(BlobError::Missing(id)),
+                (Err(cause), _) => Coming::Failed(BlobError::Fetch { id, cause }),
+            };
+            self.coming.push_back((index, coming));
         }
     }
 }
@@ -102,7 +149,7 @@ impl<S: BlobStream> BlobReader for RemoteBlobs<S> {
             self.ask()?;
             return Ok(plain);
         }
-        if !self.asked.contains(&index) {
+        if !self.is_under_way(index) {
             self.wanted.retain(|wanted| *wanted != index);
             self.wanted.push_front(index);
         }

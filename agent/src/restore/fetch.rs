@@ -1,5 +1,8 @@
 //! The stream of sealed blobs from the controller, as blocking calls.
 
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
 use proto::v1::agent_gateway_client::AgentGatewayClient;
 use proto::{Failure, v1};
 use repository::refs::BlobAddress;
@@ -22,6 +25,10 @@ pub(crate) trait BlobStream: Send {
     fn ask(&mut self, address: BlobAddress) -> Result<(), String>;
     /// The next answer; it must be the one for `expected`.
     fn receive(&mut self, expected: BlobAddress) -> Result<Fetched, String>;
+    /// The same, if the answer is here already.
+    fn receive_now(&mut self, expected: BlobAddress) -> Result<Option<Fetched>, String> {
+        self.receive(expected).map(Some)
+    }
 }
 
 /// An answer.
@@ -79,6 +86,26 @@ impl BlobStream for WireBlobs {
                 answer = answers.message() => answer.map_err(|status| one_line(&Failure::from(status))),
             }
         })?;
+        self.checked(answer, expected)
+    }
+
+    fn receive_now(&mut self, expected: BlobAddress) -> Result<Option<Fetched>, String> {
+        let _in_runtime = self.runtime.enter();
+        // Whoever waits for the next answer asks again, and is woken then.
+        let mut context = Context::from_waker(Waker::noop());
+        let polled = pin!(self.answers.message()).poll(&mut context);
+        match polled {
+            Poll::Pending => Ok(None),
+            Poll::Ready(answer) => {
+                let answer = answer.map_err(|status| one_line(&Failure::from(status)))?;
+                self.checked(answer, expected).map(Some)
+            }
+        }
+    }
+}
+
+impl WireBlobs {
+    fn checked(&self, answer: Option<v1::FetchedBlob>, expected: BlobAddress) -> Result<Fetched, String> {
         let answer = answer.ok_or_else(|| "the controller ended the stream of blobs".to_owned())?;
         check_address(answer.address.as_ref(), expected)?;
         if let Some(pace) = &self.pace {

@@ -7,6 +7,7 @@ mod blobs;
 mod entries;
 mod fetch;
 mod map;
+mod openers;
 
 pub(crate) use blobs::{RemoteBlobs, Window};
 pub(crate) use entries::ArchiveEntries;

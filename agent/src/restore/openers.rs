@@ -1,0 +1,67 @@
+//! Threads that open blobs for a restore: unsealing, decompressing and hashing take longer than writing.
+//!
+//! Must stay true: a blob's bytes leave here only under the id that was recomputed for them; no more blobs wait
+//! here than were asked for within the restore's window; the threads end with what they serve.
+
+use std::num::NonZeroUsize;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use bytes::Bytes;
+
+use super::map::{BlobMap, OpenError};
+
+/// More threads than this would wait for the one that writes.
+const MOST: usize = 4;
+
+/// What will come of a blob.
+pub(super) type Opening = Receiver<Result<Bytes, OpenError>>;
+
+/// A sealed blob to be opened.
+struct Job {
+    index: usize,
+    sealed: Vec<u8>,
+    reply: SyncSender<Result<Bytes, OpenError>>,
+}
+
+/// The threads, and the way to them.
+pub(super) struct Openers {
+    jobs: SyncSender<Job>,
+    count: usize,
+}
+
+impl Openers {
+    /// Starts a thread for each core, up to some.
+    pub(super) fn start(map: &Arc<BlobMap>) -> Self {
+        let count = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(MOST);
+        let (jobs, taken) = sync_channel(count);
+        let taken = Arc::new(Mutex::new(taken));
+        for _ in 0..count {
+            let (map, taken) = (Arc::clone(map), Arc::clone(&taken));
+            thread::spawn(move || open(&map, &taken));
+        }
+        Self { jobs, count }
+    }
+
+    /// As many blobs as are worth having in the works at once.
+    pub(super) fn most(&self) -> usize {
+        self.count * 2
+    }
+
+    /// Gives a blob to the next thread that is free.
+    pub(super) fn open(&self, index: usize, sealed: Vec<u8>) -> Opening {
+        let (reply, opening) = sync_channel(1);
+        self.jobs.send(Job { index, sealed, reply }).expect("the threads end after what sends to them");
+        opening
+    }
+}
+
+fn open(map: &BlobMap, jobs: &Mutex<Receiver<Job>>) {
+    loop {
+        let next = jobs.lock().expect("nobody panics while waiting for a blob").recv();
+        let Ok(Job { index, sealed, reply }) = next else { return };
+        // A restore that has ended wants no answer.
+        let _ = reply.send(map.open(index, sealed).map(Bytes::from));
+    }
+}
