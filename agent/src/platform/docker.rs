@@ -1,7 +1,7 @@
 //! Containers, by the Docker Engine's API over its Unix socket: list, stop, start, look.
 //!
 //! Paths without a version, which every engine serves by its newest: an engine of 2026 refuses the versions
-//! that one of 2022 had. Five calls with few fields each do not need a client library of their own.
+//! that one of 2022 had. Six calls with few fields each do not need a client library of their own.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::PlatformError;
+use super::volumes::{Volume, Volumes};
 
 /// How long the engine may take to answer, beside what it was told to wait for.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -116,6 +117,12 @@ impl Docker {
     /// All containers, those too that do not run.
     pub(super) async fn containers(&self) -> Result<Vec<Container>, PlatformError> {
         self.get("/containers/json?all=true").await
+    }
+
+    /// All volumes.
+    pub(super) async fn volumes(&self) -> Result<Vec<Volume>, PlatformError> {
+        let Volumes { volumes } = self.get("/volumes").await?;
+        Ok(volumes.unwrap_or_default())
     }
 
     /// Stops one; kills it if it takes longer than `patience`. One that does not run is fine.
@@ -258,6 +265,12 @@ impl Container {
                 && (mount.source.starts_with(folder) || folder.starts_with(&mount.source))
         };
         self.mounts.iter().find(meets).is_some()
+    }
+
+    /// Where it has this folder of the host mounted.
+    pub(super) fn destinations_of(&self, place: &Path) -> impl Iterator<Item = &Path> {
+        let is_it = move |mount: &&Mount| mount.source == place;
+        self.mounts.iter().filter(is_it).map(|mount| mount.destination.as_path())
     }
 
     /// The names of the containers that it is started after.

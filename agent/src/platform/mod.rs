@@ -8,8 +8,10 @@ mod command;
 mod docker;
 mod kubernetes;
 mod order;
+mod volumes;
 mod writers;
 
+pub(crate) use volumes::Volume;
 pub(crate) use writers::writers;
 
 use std::path::Path;

@@ -15,11 +15,13 @@ const LOOK_AT: usize = 200;
 /// Looks at every source.
 pub(super) async fn run(context: &Arc<TaskContext>, task_id: &str) -> Result<v1::ProbeFinished, Failure> {
     let agent = Arc::clone(&context.agent);
+    let folders: Vec<_> = agent.served.iter().flat_map(uncovered::roots).collect();
+    let volumes = agent.platform.volumes_beside(&folders).await;
     let (sources, uncovered, state_free_bytes) = blocking(move || {
         let (state, now) = (&agent.config.state, agent.clock.now());
         let sources = agent.served.iter().map(|served| look_at(served, state, now)).collect();
         let free = rustix::fs::statvfs(state).ok().map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
-        (sources, uncovered::find(&agent.served, &agent.config, Path::new("/")), free)
+        (sources, uncovered::find(&agent.served, &agent.config, Path::new("/"), &volumes), free)
     })
     .await?;
     let now = Some(convert::to_wire_time(context.agent.clock.now()));

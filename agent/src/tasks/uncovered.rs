@@ -1,25 +1,37 @@
 //! Data that lies where data usually lies, or where the configuration says that all of it matters, and that
 //! no source covers: nobody would miss it before it is needed.
 //!
-//! Must stay true: only names are looked at, a bounded number of them, and no link is followed.
+//! Must stay true: only names are looked at, a bounded number of them, and no link is followed; a server is
+//! asked for nothing but to answer on this host.
 
 use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use proto::v1::UncoveredData;
 
 use crate::config::{AgentConfig, SourceData, discover};
+use crate::platform::Volume;
 use crate::served::Served;
 
 /// Folders that are looked at in each configured place.
 const LOOK_AT: usize = 500;
 /// What is told of one agent; the wire's limit.
 const MOST: usize = 100;
+/// Where MongoDB listens unless told otherwise, and for how long it may take to say so.
+const MONGODB: u16 = 27017;
+const ANSWERS_WITHIN: Duration = Duration::from_millis(300);
 /// What lies in every file system and is no data.
 const NO_DATA: [&str; 2] = ["lost+found", ".neurashield"];
 
 /// Looks below `root`, which is `/` but in tests. Blocks.
-pub(super) fn find(served: &[Served], config: &AgentConfig, root: &Path) -> Vec<UncoveredData> {
+pub(super) fn find(
+    served: &[Served],
+    config: &AgentConfig,
+    root: &Path,
+    volumes: &[Volume],
+) -> Vec<UncoveredData> {
     let covered: Vec<PathBuf> = served.iter().flat_map(roots).collect();
     let mut found = Vec::new();
     let usual = discover(root);
@@ -48,7 +60,21 @@ pub(super) fn find(served: &[Served], config: &AgentConfig, root: &Path) -> Vec<
     found.retain(|(path, ..)| {
         !is_covered(path, &covered) && !config.look_here.ignores(path) && holds_data(path)
     });
+    let volumes = volumes.iter().filter(|volume| !config.look_here.ignores(&volume.place));
+    found.extend(volumes.map(|volume| {
+        let hint = "mount it into the agent's container and make it a source, or name the folder under `look_here.ignore`";
+        (volume.place.clone(), format!("the Docker volume {}", volume.name), hint)
+    }));
     found.dedup_by(|one, other| one.0 == other.0);
+    let has_database = served.iter().any(|served| served.id.component.as_str() == "database");
+    if !has_database && answers(MONGODB) {
+        let what = "a server at MongoDB's usual port".to_owned();
+        found.push((
+            format!("127.0.0.1:{MONGODB}").into(),
+            what,
+            "back it up by `kind: mongodb` with a `uri`",
+        ));
+    }
     found.truncate(MOST);
     let told = |(path, what, hint): (PathBuf, String, &str)| UncoveredData {
         path: path.display().to_string(),
@@ -58,7 +84,12 @@ pub(super) fn find(served: &[Served], config: &AgentConfig, root: &Path) -> Vec<
     found.into_iter().map(told).collect()
 }
 
-fn roots(served: &Served) -> Vec<PathBuf> {
+fn answers(port: u16) -> bool {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    TcpStream::connect_timeout(&address, ANSWERS_WITHIN).is_ok()
+}
+
+pub(super) fn roots(served: &Served) -> Vec<PathBuf> {
     match &served.data {
         SourceData::Folder { path } => vec![path.clone()],
         SourceData::Listed { files } => files.iter().map(PathBuf::from).collect(),
@@ -119,11 +150,11 @@ mod tests {
         fs::create_dir_all(root.path().join("data/ipfs")).unwrap();
         let config = AgentConfig::default();
         // The empty one is no data.
-        let found = find(&[serving(&models)], &config, root.path());
+        let found = find(&[serving(&models)], &config, root.path(), &[]);
         assert_eq!(paths(&found), [chain.to_str().unwrap(), database.to_str().unwrap()]);
         assert!(found[1].hint.contains("by `kind: mongodb`"), "{:?}", found[1]);
         // A source around all of them covers them.
-        assert!(find(&[serving(root.path())], &config, root.path()).is_empty());
+        assert!(find(&[serving(root.path())], &config, root.path(), &[]).is_empty());
     }
 
     #[test]
@@ -136,7 +167,7 @@ mod tests {
         fs::write(volumes.join("file"), "no folder").unwrap();
         let look_here = LookHere { folders: vec![volumes], ignore: vec![c] };
         let config = AgentConfig { look_here, ..AgentConfig::default() };
-        let found = find(&[serving(&a.join("deeper"))], &config, &root.path().join("nothing-here"));
+        let found = find(&[serving(&a.join("deeper"))], &config, &root.path().join("nothing-here"), &[]);
         assert_eq!(paths(&found), [b.to_str().unwrap()]);
     }
 }
