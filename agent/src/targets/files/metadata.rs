@@ -99,23 +99,21 @@ pub(super) fn apply(
     }
     let present = stat_of(subject).map_err(failed("read the owner of", path))?;
     let is_foreign = present.st_uid != rustix::process::geteuid().as_raw();
+    let mut is_left = false;
     if !is_symlink {
         match disk.set_mode(subject, mode) {
-            Err(error) if is_foreign && is_not_allowed(&error) => {
-                if present.st_mode & 0o7777 != mode {
-                    notes.foreign.add(path, "");
-                }
-            }
+            Err(error) if is_foreign && is_not_allowed(&error) => is_left = present.st_mode & 0o7777 != mode,
             done => done.map_err(failed("set the mode of", path))?,
         }
     }
     match disk.set_mtime(subject, metadata.mtime) {
-        Err(error) if is_foreign && is_not_allowed(&error) => {
-            notes.foreign.add(path, "");
-            Ok(())
-        }
-        done => done.map_err(failed("set the time of", path)),
+        Err(error) if is_foreign && is_not_allowed(&error) => is_left = true,
+        done => done.map_err(failed("set the time of", path))?,
     }
+    if is_left {
+        notes.foreign.add(path, "");
+    }
+    Ok(())
 }
 
 fn stat_of(subject: Subject<'_>) -> rustix::io::Result<rustix::fs::Stat> {
