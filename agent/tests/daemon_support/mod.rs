@@ -223,8 +223,7 @@ pub(crate) fn start(fake: &Fake, state: &Path, data: &Path, token: Option<String
 }
 
 fn join(token: Option<String>) -> agent::config::Join {
-    let join = agent::config::Join { token: token.map(runtime::config::Secret::new), ..Default::default() };
-    join
+    agent::config::Join { token: token.map(runtime::config::Secret::new), ..Default::default() }
 }
 
 impl Running {
