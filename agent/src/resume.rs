@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::connection::Agent;
 use crate::platform::Handle as Reached;
 use crate::sources::mongodb::server::Server;
-use crate::state::Run;
+use crate::state::{Run, has_joined};
 use crate::targets::files::{InProduction, recover_with};
 use crate::targets::mongodb::{Recovered, RestoreError, recover};
 use crate::tasks::Users;
@@ -124,9 +124,10 @@ impl<'a> Resume<'a> {
 
     fn all(mut self) {
         let left_at = self.at_servers();
+        let mut is_all_ended = left_at.is_empty();
         for source in &self.agent.served {
             for root in source.roots() {
-                self.finish(&root);
+                is_all_ended &= self.finish(&root);
             }
         }
         // A folder that is not there may be one that is not mounted yet.
@@ -142,6 +143,7 @@ impl<'a> Resume<'a> {
             tracing::error!(%error, "cannot look for restores that were interrupted");
         }
         let (swapped, left) = (self.swapped.into_inner(), left.into_inner());
+        is_all_ended &= left.is_empty();
         let known: BTreeSet<String> = self.runs.values().flat_map(Run::names).collect();
         for (id, run) in self.runs {
             if left.contains(&id) || run.server.as_ref().is_some_and(|server| left_at.contains(server)) {
@@ -155,7 +157,11 @@ impl<'a> Resume<'a> {
                 None => start_again(&users, &id),
             }
         }
-        start_those_left(self.agent, &self.runtime, &known);
+        // What is half swapped, or cannot be looked at, is nothing to start on; and an agent whose state is new may
+        // have the name of one that goes on beside it.
+        if is_all_ended && has_joined(&self.agent.config.state) {
+            start_those_left(self.agent, &self.runtime, &known);
+        }
     }
 
     /// The servers at which it cannot be seen to it.

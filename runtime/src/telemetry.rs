@@ -38,6 +38,8 @@ enum Format {
 pub fn init() -> Result<(), TelemetryError> {
     let filter = filter(|name| std::env::var(name).ok())?;
     let is_terminal = std::io::stderr().is_terminal();
+    // It logs answers whole, in which secrets stand.
+    let filter = filter.add_directive("kube_client=off".parse().expect("it is a directive"));
     let format = format(std::env::var("NEURASHIELD_LOG_FORMAT").ok(), is_terminal)?;
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let result = match format {

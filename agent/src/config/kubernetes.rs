@@ -53,6 +53,11 @@ impl KubernetesConfig {
         self.enabled.unwrap_or_else(|| self.kubeconfig.is_some() || in_pod())
     }
 
+    /// True if somebody has said that there is a cluster whose workloads matter.
+    pub(crate) fn is_configured(&self) -> bool {
+        self.enabled.is_some() || self.kubeconfig.is_some() || !self.namespaces.is_empty()
+    }
+
     pub(super) fn check(&self) -> Result<(), Problem> {
         if let Some(file) = &self.kubeconfig {
             absolute("kubernetes.kubeconfig", file)?;
@@ -144,6 +149,13 @@ impl Objects {
             |kind: &ObjectKind| kind.group.is_empty() && matches!(kind.kind.as_str(), "ConfigMap" | "Secret");
         let mut seen = BTreeSet::new();
         for (place, kind) in self.kinds.iter().enumerate() {
+            if kind.group.is_empty() && matches!(kind.kind.as_str(), "Pod" | "Event" | "Endpoints")
+                || kind.group == "batch" && kind.kind == "Job"
+                || kind.group == "apps" && kind.kind == "ReplicaSet"
+            {
+                let reason = "such objects are made by others and cannot be put back: name what makes them";
+                return Err(Problem::new(format!("{path}.kinds[{place}]"), reason));
+            }
             let reason = match (ours(kind), seen.insert((&kind.group, &kind.kind))) {
                 (true, _) => "ConfigMaps are always held, and Secrets by `secrets: true`",
                 (false, false) => "this kind is in the list already",

@@ -158,6 +158,7 @@ fn objects_of_a_cluster_are_named_by_namespace_label_and_kind() {
         ),
         ("kubernetes: { namespaces: [a], kinds: [Deployment] }", "write a kind as GROUP/VERSION/KIND"),
         ("kubernetes: { namespaces: [a], kinds: [../v1/X] }", "write a kind as GROUP/VERSION/KIND"),
+        ("kubernetes: { namespaces: [a], kinds: [batch/v1/Job] }", "name what makes them"),
         ("kubernetes: { namespaces: [a], kinds: [v1/Secret] }", "Secrets by `secrets: true`"),
         ("kubernetes: { namespaces: [a] }, files: [/x]", "for both, write two sources"),
     ];

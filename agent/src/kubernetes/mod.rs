@@ -25,11 +25,18 @@ use crate::config::KubernetesConfig;
 /// Under this name the API keeps which fields we have set.
 pub(crate) const MANAGER: &str = "neurashield-backup";
 
+/// On an object that a restore has stopped: how many replicas it had, or whether a CronJob was suspended.
+pub(crate) const PRIOR: &str = "neurashield.backup/prior-state";
+/// On the same: the agent, and its restore.
+pub(crate) const STOPPED_BY: &str = "neurashield.backup/stopped-by";
+
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long one answer may take. Less than a cancelled task has for its end.
 const ANSWER: Duration = Duration::from_secs(45);
+/// So long is waited before a call that came to nothing is repeated.
+const AGAIN: [Duration; 3] = [Duration::from_millis(300), Duration::from_secs(1), Duration::from_secs(3)];
 /// Objects in one answer.
-const PAGE: u32 = 500;
+const PAGE: u32 = 100;
 /// How often a list is begun again whose rest the API no longer knows.
 const LISTINGS: usize = 3;
 /// More objects of one kind in one namespace are not listed.
@@ -79,6 +86,8 @@ impl Cluster {
         settings.connect_timeout = Some(CONNECT);
         settings.read_timeout = Some(ANSWER);
         settings.write_timeout = Some(ANSWER);
+        // Its own may go on for a quarter of an hour.
+        settings.default_retry = false;
         let namespace = settings.default_namespace.clone();
         let client = Client::try_from(settings).map_err(|error| unclear(&error))?;
         Ok(Self { client, namespace })
@@ -222,8 +231,21 @@ impl Cluster {
 
     async fn ask(&self, request: http::Result<Request<Vec<u8>>>) -> Result<Value, kube::Error> {
         let request = request.map_err(kube::Error::HttpError)?;
-        let text = self.client.request_text(request).await?;
-        serde_json::from_str(&text).map_err(kube::Error::SerdeError)
+        let mut waits = AGAIN.into_iter();
+        loop {
+            // Every call may be repeated: it sets what it says, or is about one version or one uid.
+            let asked = tokio::time::timeout(ANSWER, self.client.request_text(request.clone())).await;
+            let error = match asked {
+                Ok(Ok(text)) => return serde_json::from_str(&text).map_err(kube::Error::SerdeError),
+                Ok(Err(error)) => error,
+                Err(late) => kube::Error::Service(late.into()),
+            };
+            let is_passing = trouble::code(&error).is_none_or(|code| code == 429 || code >= 500);
+            match waits.next() {
+                Some(wait) if is_passing => tokio::time::sleep(wait).await,
+                _ => return Err(error),
+            }
+        }
     }
 }
 

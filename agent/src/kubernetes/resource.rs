@@ -2,7 +2,12 @@
 
 use std::fmt;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
+
+/// What of a name, and its subresource, stands in a path as something else.
+const NAME: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b':').remove(b'/');
 
 /// A kind that has a place in namespaces.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -74,7 +79,10 @@ impl Place<'_> {
         for (mark, part) in [('/', self.name), ('?', query)] {
             if !part.is_empty() {
                 path.push(mark);
-                path.push_str(part);
+                match mark {
+                    '/' => path.extend(utf8_percent_encode(part, NAME)),
+                    _ => path.push_str(part),
+                }
             }
         }
         path
@@ -136,6 +144,8 @@ mod tests {
             "/apis/apps/v1/namespaces/shop/deployments/web/scale?dryRun=All"
         );
         assert_eq!(of(&deployments, "web").to_string(), "deployments.apps web in the namespace shop");
+        let roles = Resource::new("rbac.authorization.k8s.io", "v1", "Role", "roles");
+        assert!(of(&roles, "system:a b?#").path("").ends_with("/roles/system:a%20b%3F%23"));
         assert_eq!(deployments.api_version(), "apps/v1");
         assert_eq!(
             (deployments.full_kind(), secrets.full_kind()),

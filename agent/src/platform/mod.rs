@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use crate::config::{AgentConfig, ApplicationConfig, DockerConfig, KubernetesConfig};
 use crate::kubernetes::Cluster;
 use docker::{Container, Docker, Health};
-pub(crate) use kubernetes::WorkloadId;
+pub(crate) use kubernetes::Held;
 use kubernetes::Workloads;
 
 /// Between two looks at something that is being started.
@@ -49,6 +49,16 @@ pub(crate) struct Application {
     pub(crate) is_checked: bool,
 }
 
+impl Application {
+    /// The restore that will stop it.
+    pub(crate) fn held_by(mut self, restore: &str) -> Self {
+        if let Handle::Workload(held) = &mut self.handle {
+            held.by = restore.to_owned();
+        }
+        self
+    }
+}
+
 /// How an application is reached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -58,7 +68,7 @@ pub(crate) enum Handle {
     /// As the container with this id.
     Container(String),
     /// As a workload of the cluster.
-    Workload(WorkloadId),
+    Workload(Held),
 }
 
 impl Handle {
@@ -162,8 +172,8 @@ impl Platform {
         if self.cluster.is_asked() {
             let looked = async { self.workloads().await?.using(component, folder, &mut found).await };
             match looked.await {
-                // Nobody has said that there are workloads of ours.
-                Err(error @ PlatformError::Cluster(_)) if self.cluster.enabled.is_none() => {
+                // Nobody has said that there are workloads of ours, and nobody has given us a right.
+                Err(error @ PlatformError::Cluster(_)) if !self.cluster.is_configured() => {
                     found.remarks.push(format!("workloads are not looked for: {error}"));
                 }
                 looked => looked?,
@@ -226,7 +236,7 @@ impl Platform {
     /// asked.
     pub(crate) async fn left_in_cluster(&self) -> Result<Vec<Application>, PlatformError> {
         match self.cluster.is_asked() {
-            true => Ok(order::for_start(self.workloads().await?.left().await?)),
+            true => Ok(order::for_start(self.workloads().await?.left().await)),
             false => Ok(Vec::new()),
         }
     }
@@ -272,6 +282,14 @@ impl Platform {
         }
     }
 
+    /// Waits until nothing of what does not run is left; of a workload that may take a while.
+    pub(crate) async fn await_gone(&self, application: &Application) -> Result<(), PlatformError> {
+        match &application.handle {
+            Handle::Workload(held) => self.workloads().await?.await_gone(&held.id).await,
+            Handle::Commands | Handle::Container(_) => Ok(()),
+        }
+    }
+
     /// Starts it. One that runs already is fine.
     pub(crate) async fn start(&self, application: &Application) -> Result<(), PlatformError> {
         match &application.handle {
@@ -296,7 +314,14 @@ impl Platform {
         };
         let began = Instant::now();
         loop {
-            let cause = match self.health(application, began).await? {
+            let health = match self.health(application, began).await {
+                // An answer that does not come says nothing of it.
+                Err(error @ (PlatformError::Kubernetes(_) | PlatformError::Cluster(_))) => {
+                    Health::Unknown(error.to_string())
+                }
+                health => health?,
+            };
+            let cause = match health {
                 Health::Good => return Ok(()),
                 Health::Bad(cause) | Health::Unknown(cause) if began.elapsed() >= limit.get() => cause,
                 Health::Bad(_) | Health::Unknown(_) => {
@@ -335,7 +360,7 @@ impl Platform {
     async fn workloads(&self) -> Result<Workloads<'_>, PlatformError> {
         let connect = || Cluster::connect(&self.cluster);
         let cluster = self.connected.get_or_try_init(connect).await;
-        let cluster = cluster.map_err(|trouble| PlatformError::Cluster(trouble.to_string()))?;
+        let cluster = cluster.map_err(|trouble| PlatformError::Kubernetes(trouble.to_string()))?;
         Ok(Workloads::of(cluster.clone(), &self.cluster, &self.agent))
     }
 

@@ -19,10 +19,11 @@ use super::docker::Health;
 use super::{Application, Found, Handle, Other, PlatformError};
 use crate::config::KubernetesConfig;
 use crate::kubernetes::{Change, Chosen, Cluster, Place, Resource, Trouble, text_at};
+use crate::kubernetes::{PRIOR, STOPPED_BY};
 use crate::steps::Step;
 use pods::{OwnPod, Pod};
-use workload::{PRIOR, STOP_FOR, STOPPED_BY, State, Workload};
-pub(crate) use workload::{WorkloadId, WorkloadKind};
+pub(crate) use workload::{Held, WorkloadId, WorkloadKind};
+use workload::{STOP_FOR, State, Workload};
 
 /// Between two looks at something that changes.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -46,7 +47,10 @@ fn failed(trouble: Trouble) -> PlatformError {
 
 /// Of the first questions: whoever has not said that there are workloads may have given no rights.
 fn not_looked(trouble: Trouble) -> PlatformError {
-    PlatformError::Cluster(format!("{trouble}; {}", trouble.hint()))
+    match trouble {
+        Trouble::Forbidden { .. } => PlatformError::Cluster(format!("{trouble}; {}", trouble.hint())),
+        trouble => failed(trouble),
+    }
 }
 
 fn hpas() -> Resource {
@@ -81,7 +85,12 @@ impl<'a> Workloads<'a> {
                 all.extend(of_kind);
             }
         }
-        let own = OwnPod::look(&self.cluster, self.settings.pod.as_deref()).await?;
+        // Its own pod says what lies on the folder, and what it must not stop.
+        let own =
+            match folder.is_some() || self.namespaces().iter().any(|one| one == self.cluster.namespace()) {
+                true => OwnPod::look(&self.cluster, self.settings.pod.as_deref()).await?,
+                false => None,
+            };
         let ours = match &own {
             Some(own) => pods::keeper(&self.cluster, own.namespace(), own.object()).await?,
             None => None,
@@ -92,25 +101,14 @@ impl<'a> Workloads<'a> {
                 let what = format!("{}, which has to be stopped for {component}", one.id);
                 return Err(PlatformError::Ourselves(what));
             }
+            if let Some(by) = one.holder() {
+                return Err(held(one, by));
+            }
             if one.runs() {
-                if let Some(keeper) = one.keeper() {
-                    return Err(PlatformError::Kept { name: one.id.to_string(), keeper });
-                }
+                may_stop(one)?;
                 self.no_autoscaler(one).await?;
             }
-            if let Some(by) = one.annotation(STOPPED_BY).filter(|_| one.prior().is_some()) {
-                found.remarks.push(format!(
-                    "{} was stopped by a restore of the agent {by} and not started since: it is started after this one",
-                    one.id
-                ));
-            }
-            found.applications.push(Application {
-                name: one.id.to_string(),
-                handle: Handle::Workload(one.id.clone()),
-                after: one.after(&all),
-                runs: one.runs(),
-                is_checked: one.is_checked(),
-            });
+            found.applications.push(application(one, &all, String::new()));
         }
         if let (Some(own), Some(folder)) = (&own, folder) {
             let writers = own.writers_of(folder);
@@ -172,9 +170,9 @@ impl<'a> Workloads<'a> {
     }
 
     /// Notes what it is, stops it, and returns when its pods are gone. One that does not run is fine.
-    pub(super) async fn stop(&self, id: &WorkloadId) -> Result<(), PlatformError> {
-        let one = self.noted(id).await?;
-        let state = one.state();
+    pub(super) async fn stop(&self, held: &Held) -> Result<(), PlatformError> {
+        let one = self.noted(held).await?;
+        let (id, state) = (&held.id, one.state());
         steps::reached(Step::WorkloadNoted).await;
         if state.runs() {
             match state {
@@ -183,21 +181,24 @@ impl<'a> Workloads<'a> {
             }
         }
         steps::reached(Step::WorkloadTold).await;
+        self.await_gone(id).await
+    }
+
+    /// Returns when nothing of it is left that could write.
+    pub(super) async fn await_gone(&self, id: &WorkloadId) -> Result<(), PlatformError> {
         let limit = self.settings.stop_limit.get();
-        let (began, mut last) = (Instant::now(), None);
+        let began = Instant::now();
         loop {
-            let left = self.pods_of(&one).await?;
-            let is_settled =
-                id.kind != WorkloadKind::CronJob || began.elapsed() >= JOB_COMES || !state.runs();
-            match left.first() {
-                None if is_settled => return Ok(()),
-                first => last = first.map(|pod| pod.name().to_owned()).or(last),
-            }
+            let last = match self.left_of(id, began).await {
+                Ok(None) => return Ok(()),
+                Ok(Some(what)) => what,
+                // One question without an answer is no reason to give up.
+                Err(error) if began.elapsed() >= limit => return Err(error),
+                Err(error) => error.to_string(),
+            };
             if began.elapsed() >= limit {
-                let pod = last.unwrap_or_default();
                 return Err(PlatformError::Kubernetes(format!(
-                    "still has the pod {pod} of {id} after {} s: see to it, or give it more time by \
-                     `kubernetes.stop_limit`",
+                    "still has {last} of {id} after {} s: see to it, or give it more time by `kubernetes.stop_limit`",
                     limit.as_secs()
                 )));
             }
@@ -205,19 +206,46 @@ impl<'a> Workloads<'a> {
         }
     }
 
+    /// What is left of a workload that is told to stop; none: nothing.
+    async fn left_of(&self, id: &WorkloadId, began: Instant) -> Result<Option<String>, PlatformError> {
+        let one = self.get(id).await?.ok_or_else(|| gone(id))?;
+        if one.state().runs() {
+            return Err(PlatformError::StillRuns(id.to_string()));
+        }
+        if !one.is_seen_down() {
+            return Ok(Some("replicas".to_owned()));
+        }
+        if id.kind == WorkloadKind::CronJob {
+            // A job whose pod comes later, or comes again, is not over.
+            let jobs = self.jobs_of(&one).await?;
+            if let Some(job) = jobs.iter().find(|job| !pods::is_over(job)) {
+                return Ok(Some(format!("the job {}", text_at(job, "/metadata/name"))));
+            }
+            if began.elapsed() < JOB_COMES {
+                return Ok(Some("a job that may just begin".to_owned()));
+            }
+        }
+        Ok(self.pods_of(&one).await?.first().map(|pod| format!("the pod {}", pod.name())))
+    }
+
     /// The workload, with a note of what it is if it runs.
-    async fn noted(&self, id: &WorkloadId) -> Result<Workload, PlatformError> {
-        let mut tries = 0;
+    async fn noted(&self, of: &Held) -> Result<Workload, PlatformError> {
+        let (id, mut tries) = (&of.id, 0);
+        let ours = self.mark(of);
         loop {
             let one = self.get(id).await?.ok_or_else(|| gone(id))?;
+            if let Some(by) = one.holder().filter(|by| *by != ours) {
+                return Err(held(&one, by));
+            }
             let state = one.state();
             if !state.runs() {
                 return Ok(one);
             }
+            may_stop(&one)?;
             // The version makes sure that it is still what is noted.
             let note = json!({ "metadata": {
                 "resourceVersion": one.version(),
-                "annotations": { PRIOR: state.to_string(), STOPPED_BY: self.agent },
+                "annotations": { PRIOR: state.to_string(), STOPPED_BY: ours },
             } });
             let resource = id.kind.resource();
             let place = Place { resource: &resource, namespace: &id.namespace, name: &id.name };
@@ -232,46 +260,75 @@ impl<'a> Workloads<'a> {
         }
     }
 
+    /// Who holds it: this agent, for this restore.
+    fn mark(&self, held: &Held) -> String {
+        format!("{}/{}", self.agent, held.by)
+    }
+
+    async fn jobs_of(&self, one: &Workload) -> Result<Vec<Value>, PlatformError> {
+        let jobs = Resource::new("batch", "v1", "Job", "jobs");
+        let mut jobs =
+            self.cluster.list(&jobs, &one.id.namespace, &Chosen::default()).await.map_err(failed)?;
+        jobs.retain(|job| pods::is_owned_by(job, one.uid()));
+        Ok(jobs)
+    }
+
     /// The pods that have not ended.
     async fn pods_of(&self, one: &Workload) -> Result<Vec<Pod>, PlatformError> {
         let namespace = &one.id.namespace;
-        let mut left = Vec::new();
-        if one.id.kind == WorkloadKind::CronJob {
-            let jobs = Resource::new("batch", "v1", "Job", "jobs");
-            let jobs = self.cluster.list(&jobs, namespace, &Chosen::default()).await.map_err(failed)?;
-            for job in jobs.iter().filter(|job| pods::is_owned_by(job, one.uid())) {
-                let selector = format!("batch.kubernetes.io/job-name={}", text_at(job, "/metadata/name"));
-                left.extend(pods::list(&self.cluster, namespace, &selector).await?);
+        let mut left = match one.id.kind {
+            WorkloadKind::CronJob => {
+                let jobs = self.jobs_of(one).await?;
+                let mut all = pods::list(&self.cluster, namespace, "").await?;
+                let of_job =
+                    |pod: &Pod, job: &Value| pods::is_owned_by(pod.object(), text_at(job, "/metadata/uid"));
+                all.retain(|pod| jobs.iter().any(|job| of_job(pod, job)));
+                all
             }
-        } else {
-            left = pods::list(&self.cluster, namespace, &one.pods()).await?;
-        }
+            _ => pods::list(&self.cluster, namespace, &one.pods()).await?,
+        };
         left.retain(Pod::lives);
         Ok(left)
     }
 
-    /// Makes it what it was. One about which nothing is noted is left as it is.
-    pub(super) async fn start(&self, id: &WorkloadId) -> Result<(), PlatformError> {
+    /// Makes it what it was, by its note or, where that was taken off, by what is on record. One that runs is left as
+    /// it is, and so is one that another restore holds.
+    pub(super) async fn start(&self, held: &Held) -> Result<(), PlatformError> {
+        let id = &held.id;
         let one = self.get(id).await?.ok_or_else(|| gone(id))?;
-        let Some(prior) = one.prior() else { return Ok(()) };
-        if one.state() != prior {
-            match prior {
-                State::Replicas(count) => {
-                    self.patch(id, "/scale", &json!({ "spec": { "replicas": count } })).await?;
-                }
-                State::Suspended(suspend) => {
-                    self.patch(id, "", &json!({ "spec": { "suspend": suspend } })).await?;
-                }
+        if let Some(by) = one.holder().filter(|by| *by != self.mark(held)) {
+            tracing::warn!(workload = %id, by, "is held by another restore, which starts it");
+            return Ok(());
+        }
+        let prior = one.prior().or_else(|| State::parse(id.kind, &held.prior));
+        match prior {
+            Some(State::Replicas(count)) if !one.state().runs() && count > 0 => {
+                self.patch(id, "/scale", &json!({ "spec": { "replicas": count } })).await?;
             }
+            Some(State::Suspended(false)) if !one.state().runs() => {
+                self.patch(id, "", &json!({ "spec": { "suspend": false } })).await?;
+            }
+            _ => {}
         }
         steps::reached(Step::WorkloadScaled).await;
+        if one.holder().is_none() {
+            return Ok(());
+        }
         let forget = json!({ "metadata": { "annotations": { PRIOR: null, STOPPED_BY: null } } });
         self.patch(id, "", &forget).await
     }
 
     /// How one does that was started.
-    pub(super) async fn health(&self, id: &WorkloadId) -> Result<Health, PlatformError> {
+    pub(super) async fn health(&self, held: &Held) -> Result<Health, PlatformError> {
+        let id = &held.id;
         let Some(one) = self.get(id).await? else { return Ok(Health::Bad("it is gone".to_owned())) };
+        if one.holder().is_some_and(|by| by != self.mark(held)) {
+            // Another restore has stopped it since, and starts it.
+            return Ok(Health::Good);
+        }
+        if !one.state().runs() {
+            return Ok(Health::Bad("it is told not to run".to_owned()));
+        }
         let Some(lacks) = one.lacks() else { return Ok(Health::Good) };
         let pods = self.pods_of(&one).await?;
         let waits = pods.iter().find_map(Pod::waits_for);
@@ -281,26 +338,35 @@ impl<'a> Workloads<'a> {
         })
     }
 
-    /// What this agent has stopped and nothing else knows of, since its state was lost.
-    pub(super) async fn left(&self) -> Result<Vec<Application>, PlatformError> {
-        let mut left = Vec::new();
+    /// What this agent has stopped and has no record of. What cannot be looked at is told.
+    pub(super) async fn left(&self) -> Vec<Application> {
+        let (mut left, ours) = (Vec::new(), format!("{}/", self.agent));
         for namespace in self.namespaces() {
             for kind in WorkloadKind::ALL {
-                let listed = self.cluster.list(&kind.resource(), &namespace, &Chosen::default()).await;
+                let listed = match self.cluster.list(&kind.resource(), &namespace, &Chosen::default()).await {
+                    Ok(listed) => listed,
+                    Err(trouble) => {
+                        tracing::warn!(
+                            namespace,
+                            "cannot look for workloads that restores have stopped: {trouble}"
+                        );
+                        continue;
+                    }
+                };
                 let all: Vec<Workload> =
-                    listed.map_err(failed)?.into_iter().filter_map(|one| Workload::new(kind, one)).collect();
-                let ours =
-                    |one: &&Workload| one.annotation(STOPPED_BY) == Some(self.agent) && one.prior().is_some();
-                left.extend(all.iter().filter(ours).map(|one| Application {
-                    name: one.id.to_string(),
-                    handle: Handle::Workload(one.id.clone()),
-                    after: one.after(&all),
-                    runs: true,
-                    is_checked: one.is_checked(),
-                }));
+                    listed.into_iter().filter_map(|one| Workload::new(kind, one)).collect();
+                for one in all.iter() {
+                    match one.holder().map(|by| (by, by.strip_prefix(&ours))) {
+                        Some((_, Some(by))) => left.push(application(one, &all, by.to_owned())),
+                        Some((by, None)) => {
+                            tracing::warn!(workload = %one.id, by, "is stopped by a restore of another agent");
+                        }
+                        None => {}
+                    }
+                }
             }
         }
-        Ok(left)
+        left
     }
 
     async fn get(&self, id: &WorkloadId) -> Result<Option<Workload>, PlatformError> {
@@ -315,6 +381,40 @@ impl<'a> Workloads<'a> {
         let place = Place { resource: &resource, namespace: &id.namespace, name: &name };
         self.cluster.patch(&place, (Change::Merge, false), body).await.map(drop).map_err(failed)
     }
+}
+
+fn application(one: &Workload, all: &[Workload], by: String) -> Application {
+    let prior = one.prior().unwrap_or_else(|| one.state()).to_string();
+    Application {
+        name: one.id.to_string(),
+        handle: Handle::Workload(Held { id: one.id.clone(), prior, by }),
+        after: one.after(all),
+        runs: one.runs(),
+        is_checked: one.is_checked(),
+    }
+}
+
+/// Refuses what something else would start again, and what loses its volumes when it stops.
+fn may_stop(one: &Workload) -> Result<(), PlatformError> {
+    let name = one.id.to_string();
+    if one.loses_volumes() {
+        let keeper = "its volumes are deleted when it is scaled down: set \
+                      `spec.persistentVolumeClaimRetentionPolicy.whenScaled` to Retain";
+        return Err(PlatformError::Kept { name, keeper: keeper.to_owned() });
+    }
+    match one.keeper() {
+        Some(keeper) => Err(PlatformError::Kept { name, keeper }),
+        None => Ok(()),
+    }
+}
+
+fn held(one: &Workload, by: &str) -> PlatformError {
+    let prior = one.annotation(PRIOR).unwrap_or("unknown");
+    PlatformError::Kubernetes(format!(
+        "has {}, which is stopped by a restore (AGENT/RESTORE: {by}): wait for its end; if it is long over, make it \
+         what it was ({prior}) and take the annotations {PRIOR} and {STOPPED_BY} off",
+        one.id
+    ))
 }
 
 fn gone(id: &WorkloadId) -> PlatformError {

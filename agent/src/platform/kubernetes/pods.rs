@@ -12,8 +12,8 @@ fn resource() -> Resource {
     Resource::new("", "v1", "Pod", "pods")
 }
 
-/// A pod as the API gives it.
-#[derive(Debug, Clone)]
+/// A pod as the API gives it. Environments stand in it: it is not shown.
+#[derive(Clone)]
 pub(super) struct Pod(Value);
 
 /// The pods of a namespace that a label selector chooses.
@@ -71,6 +71,16 @@ fn volumes(pod: &Value) -> impl Iterator<Item = &Value> {
 /// True if its controller has this uid.
 pub(super) fn is_owned_by(object: &Value, uid: &str) -> bool {
     controller(object).is_some_and(|owner| text_at(owner, "/uid") == uid)
+}
+
+/// True for a job that makes no pod any more.
+pub(super) fn is_over(job: &Value) -> bool {
+    let conditions = job.pointer("/status/conditions").and_then(Value::as_array);
+    let is_end = |one: &Value| {
+        matches!(text_at(one, "/type"), "Complete" | "Failed") && text_at(one, "/status") == "True"
+    };
+    conditions.into_iter().flatten().any(is_end)
+        || job.pointer("/spec/suspend").and_then(Value::as_bool) == Some(true)
 }
 
 fn controller(object: &Value) -> Option<&Value> {
@@ -232,6 +242,18 @@ mod tests {
         assert_eq!(pod("Pending", "ContainerCreating").waits_for(), None);
         let told = pod("Running", "CrashLoopBackOff").waits_for().expect("it waits");
         assert_eq!(told, "the container web of web-1 waits: CrashLoopBackOff");
+    }
+
+    #[test]
+    fn a_job_is_over_when_it_says_so_and_not_between_two_pods() {
+        let job = |kind: &str, status: &str| json!({ "status": { "conditions": [{ "type": kind, "status": status }] } });
+        assert!(is_over(&job("Complete", "True")) && is_over(&job("Failed", "True")));
+        assert!(
+            !is_over(&job("Failed", "False"))
+                && !is_over(&job("FailureTarget", "True"))
+                && !is_over(&json!({}))
+        );
+        assert!(is_over(&json!({ "spec": { "suspend": true } })));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::kubernetes::{Resource, text_at};
+use crate::kubernetes::{MANAGER, PRIOR, Resource, STOPPED_BY, text_at};
 
 /// Which components a workload is stopped for, comma-separated, or `all`.
 pub(super) const STOP_FOR: &str = "neurashield.backup/stop-for";
@@ -13,10 +13,9 @@ pub(super) const STOP_FOR: &str = "neurashield.backup/stop-for";
 const START_AFTER: &str = "neurashield.backup/start-after";
 /// Whoever keeps it at a number of replicas has been told to let it be.
 const OWNER_PAUSED: &str = "neurashield.backup/owner-paused";
-/// How many replicas a workload had before it was stopped, or whether a CronJob was suspended.
-pub(super) const PRIOR: &str = "neurashield.backup/prior-state";
-/// Which agent has stopped it.
-pub(super) const STOPPED_BY: &str = "neurashield.backup/stopped-by";
+
+/// The names under which these tools set fields, beside those that begin with `argocd`.
+const GITOPS: [&str; 4] = ["kustomize-controller", "helm-controller", "fleetagent", "kapp"];
 
 /// What can be stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -61,8 +60,18 @@ impl fmt::Display for WorkloadId {
     }
 }
 
-/// A workload as the API gives it.
-#[derive(Debug, Clone)]
+/// A workload that a restore stops.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Held {
+    pub(crate) id: WorkloadId,
+    /// What it was: what its note says, for the case that somebody takes that off.
+    pub(crate) prior: String,
+    /// The restore; empty before one has begun.
+    pub(crate) by: String,
+}
+
+/// A workload as the API gives it. Environments stand in it: it is not shown.
+#[derive(Clone)]
 pub(super) struct Workload {
     pub(super) id: WorkloadId,
     object: Value,
@@ -114,6 +123,24 @@ impl Workload {
     /// How it was before it was stopped, if that was noted.
     pub(super) fn prior(&self) -> Option<State> {
         State::parse(self.id.kind, self.annotation(PRIOR)?)
+    }
+
+    /// The agent and the restore that have stopped it.
+    pub(super) fn holder(&self) -> Option<&str> {
+        self.annotation(STOPPED_BY)
+    }
+
+    /// True if its volumes go with its replicas.
+    pub(super) fn loses_volumes(&self) -> bool {
+        let policy = "/spec/persistentVolumeClaimRetentionPolicy/whenScaled";
+        text_at(&self.object, policy) == "Delete"
+    }
+
+    /// True if its controller has seen that it is to have none, and has none.
+    pub(super) fn is_seen_down(&self) -> bool {
+        let of = |pointer| number(&self.object, pointer).unwrap_or(0);
+        self.id.kind == WorkloadKind::CronJob
+            || (of("/status/observedGeneration") >= of("/metadata/generation") && of("/status/replicas") == 0)
     }
 
     /// True if it runs, or would but for a restore that has stopped it.
@@ -198,6 +225,13 @@ impl Workload {
                 "Flux keeps it ({kind} {of}): `flux suspend {word} {of} -n {namespace}`"
             )));
         }
+        let managed = self.object.pointer("/metadata/managedFields").and_then(Value::as_array);
+        let managers = managed.into_iter().flatten().map(|one| text_at(one, "/manager"));
+        let of_gitops =
+            |name: &&str| *name != MANAGER && (name.starts_with("argocd") || GITOPS.contains(name));
+        if let Some(manager) = managers.into_iter().find(of_gitops) {
+            return Some(then(&format!("{manager} keeps it: pause that")));
+        }
         let owners = self.object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
         let is_controller = |one: &&Value| one.get("controller").and_then(Value::as_bool) == Some(true);
         let owner = owners.into_iter().flatten().find(is_controller)?;
@@ -218,7 +252,7 @@ impl State {
         matches!(self, Self::Replicas(1..) | Self::Suspended(false))
     }
 
-    fn parse(kind: WorkloadKind, text: &str) -> Option<Self> {
+    pub(super) fn parse(kind: WorkloadKind, text: &str) -> Option<Self> {
         match (kind, text) {
             (WorkloadKind::CronJob, "suspended") => Some(Self::Suspended(true)),
             (WorkloadKind::CronJob, "scheduled") => Some(Self::Suspended(false)),
@@ -305,6 +339,27 @@ mod tests {
         for state in [State::Suspended(true), State::Suspended(false)] {
             assert_eq!(State::parse(WorkloadKind::CronJob, &state.to_string()), Some(state));
         }
+    }
+
+    #[test]
+    fn what_loses_its_volumes_or_is_not_yet_down_is_known() {
+        let spec = |policy: &str| {
+            let policy = json!({ "whenScaled": policy });
+            let spec = json!({ "spec": { "persistentVolumeClaimRetentionPolicy": policy } });
+            workload(WorkloadKind::StatefulSet, json!({}), spec)
+        };
+        assert!(spec("Delete").loses_volumes() && !spec("Retain").loses_volumes());
+        let down = |generation: i64, replicas: i64| {
+            let status = json!({ "status": { "observedGeneration": generation, "replicas": replicas } });
+            workload(WorkloadKind::Deployment, json!({ "generation": 3 }), status)
+        };
+        assert!(down(3, 0).is_seen_down() && !down(2, 0).is_seen_down() && !down(3, 1).is_seen_down());
+        let argo = workload(
+            WorkloadKind::Deployment,
+            json!({ "managedFields": [{ "manager": "argocd-controller" }] }),
+            json!({}),
+        );
+        assert!(argo.keeper().expect("kept").contains("argocd-controller keeps it"));
     }
 
     #[test]

@@ -100,6 +100,12 @@ pub(super) fn owners(live: &Value, surplus: &[(&'static str, String)]) -> Vec<Co
     owners
 }
 
+/// True if we have applied it.
+pub(super) fn is_ours(live: &Value) -> bool {
+    let managed = live.pointer("/metadata/managedFields").and_then(Value::as_array);
+    managed.into_iter().flatten().any(|one| text_at(one, "/manager") == MANAGER)
+}
+
 /// The names of what differs between two tidied objects, never a value.
 pub(super) fn differences(before: &Value, after: &Value) -> Vec<String> {
     let mut names = Vec::new();

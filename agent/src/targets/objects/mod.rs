@@ -25,7 +25,7 @@ use tokio::runtime::Handle;
 
 use super::Progress;
 use super::mongodb::archive::{Contents, checked};
-use crate::kubernetes::{Change, Cluster, Place, Resource, Trouble, text_at};
+use crate::kubernetes::{Change, Chosen, Cluster, Place, Resource, Trouble, text_at};
 use crate::sources::configs::tidied;
 use crate::steps::Step;
 pub(crate) use error::ObjectsError;
@@ -78,7 +78,12 @@ pub(crate) struct Tools<'a, 'b> {
 }
 
 impl Tools<'_, '_> {
-    fn archived(&mut self, path: &EntryPath, content: &FileContent) -> Result<Value, ObjectsError> {
+    fn archived(
+        &mut self,
+        path: &EntryPath,
+        content: &FileContent,
+        name: &Name,
+    ) -> Result<Value, ObjectsError> {
         let wrong = |why: &str| ObjectsError::Damaged(format!("{path} {why}"));
         if content.size > MOST_BYTES {
             return Err(wrong("is larger than any object"));
@@ -88,7 +93,11 @@ impl Tools<'_, '_> {
             bytes.extend_from_slice(piece);
             Ok(())
         })?;
-        serde_json::from_slice(&bytes).map_err(|_| wrong("is no object"))
+        let object: Value = serde_json::from_slice(&bytes).map_err(|_| wrong("is no object"))?;
+        match name.is_of(&object) {
+            true => Ok(object),
+            false => Err(wrong("is not the object that its path names")),
+        }
     }
 
     fn get(&self, resource: &Resource, target: &Name) -> Result<Option<Value>, Trouble> {
@@ -133,7 +142,7 @@ where
                 "there are more than {MOST_OBJECTS} objects: choose fewer with --path"
             )));
         }
-        let archived = tools.archived(&entry.path, content)?;
+        let archived = tools.archived(&entry.path, content, &name)?;
         let resource = match kind_of(&archived, &name, &mut kinds, tools) {
             Ok(resource) => resource,
             Err(trouble @ (Trouble::NoKind(_) | Trouble::NotInNamespaces(_))) => {
@@ -254,6 +263,10 @@ fn look(
              namespace",
             changed.join(", ")
         )),
+        Some(_) if !is_held(wanted, target, tools)? => plan.obstacles.push(format!(
+            "{target} would change and is not in what the source backs up now, so that nothing could bring it back: \
+             add its namespace, kind or label to the source, or delete it first"
+        )),
         Some(live) => {
             *kept += live.to_string().len() as u64;
             plan.changed.push(format!("{target} ({})", changed.join(", ")));
@@ -267,11 +280,38 @@ fn look(
     Ok(())
 }
 
+/// True if a backup of the source, as it is configured now, has this object.
+fn is_held(wanted: &Wanted, target: &Name, tools: &Tools<'_, '_>) -> Result<bool, ObjectsError> {
+    let Some(held) = &wanted.held else { return Ok(true) };
+    let is_kind = match target.kind.as_str() {
+        "ConfigMap" => true,
+        "Secret" => held.secrets,
+        kind => held.kinds.iter().any(|one| match one.group.as_str() {
+            "" => one.kind == kind,
+            group => format!("{}.{group}", one.kind) == kind,
+        }),
+    };
+    if !is_kind || !held.namespaces.contains(&target.namespace) {
+        return Ok(false);
+    }
+    let resource = match target.kind.as_str() {
+        _ if held.labels.is_empty() => return Ok(true),
+        "ConfigMap" => Resource::config_maps(),
+        "Secret" => Resource::secrets(),
+        _ => return Ok(true),
+    };
+    let fields = format!("metadata.name={}", target.name);
+    let chosen = Chosen { labels: &held.labels, fields: &fields, first: Some(1) };
+    let listed = tools.cluster.list_metadata(&resource, &target.namespace, &chosen, Some);
+    let listed = tools.runtime.block_on(listed).map_err(|trouble| ObjectsError::cluster(target, trouble))?;
+    Ok(!listed.is_empty())
+}
+
 /// What was there before one object was applied.
 struct Old<'a> {
     planned: &'a Planned,
-    /// None: there was nothing, and this is what was made.
-    was: Result<Value, String>,
+    /// None: there was nothing.
+    was: Option<Value>,
 }
 
 /// Carries out `plan` and returns when all of it is live and what uses it is healthy. On an error what is live is
@@ -327,7 +367,8 @@ where
         let entry = entry?;
         let EntryKind::File(content) = &entry.kind else { continue };
         let Some(planned) = wanting.remove(&entry.path) else { continue };
-        let archived = tools.archived(&entry.path, content)?;
+        let Some(name) = Name::of_file(&entry.path) else { continue };
+        let archived = tools.archived(&entry.path, content, &name)?;
         let is_new = apply(wanted, planned, &archived, tools, olds)?;
         done.objects += 1;
         done.bytes += content.size;
@@ -358,11 +399,11 @@ fn apply<'a>(
     let tidy = live.map(|live| tidied(live, resource));
     let desired = differ::desired(archived, tidy.as_ref(), part, target).map_err(ObjectsError::Refused)?;
     let how = (Change::Apply { force: wanted.force }, false);
-    let applied = tools.patch((resource, target), how, &desired).map_err(failed)?;
     let surplus = tidy.as_ref().map(|tidy| differ::surplus(&desired, tidy, target)).unwrap_or_default();
     let is_new = tidy.is_none();
-    let was = tidy.ok_or_else(|| text_at(&applied, "/metadata/uid").to_owned());
-    olds.push(Old { planned, was });
+    // Before it is asked for: an answer that does not come says nothing of what was done.
+    olds.push(Old { planned, was: tidy });
+    tools.patch((resource, target), how, &desired).map_err(failed)?;
     if !surplus.is_empty() {
         let patch = differ::without(&surplus);
         tools.patch((resource, target), (Change::Merge, false), &patch).map_err(failed)?;
@@ -375,11 +416,15 @@ fn take_back(old: &Old<'_>, tools: &Tools<'_, '_>) -> Result<(), String> {
     let Planned { resource, target, .. } = old.planned;
     let back = match &old.was {
         // What we applied and do not apply now goes.
-        Ok(was) => tools.patch((resource, target), (Change::Apply { force: true }, false), was).map(drop),
-        Err(uid) => {
-            let place = Place { resource, namespace: &target.namespace, name: &target.name };
-            tools.runtime.block_on(tools.cluster.delete(&place, uid))
-        }
+        Some(was) => tools.patch((resource, target), (Change::Apply { force: true }, false), was).map(drop),
+        // Only what we have made: somebody else may have been first.
+        None => tools.get(resource, target).and_then(|live| match live.filter(differ::is_ours) {
+            Some(live) => {
+                let place = Place { resource, namespace: &target.namespace, name: &target.name };
+                tools.runtime.block_on(tools.cluster.delete(&place, text_at(&live, "/metadata/uid")))
+            }
+            None => Ok(()),
+        }),
     };
     back.map_err(|trouble| format!("{target}: {trouble}"))
 }

@@ -5,6 +5,10 @@ use std::fmt;
 
 use repository::archive::path::EntryPath;
 
+use serde_json::Value;
+
+use crate::config::Objects;
+use crate::kubernetes::text_at;
 use crate::sources::configs::{FOLDER, SUFFIX};
 use crate::targets::files::PathPatterns;
 
@@ -37,6 +41,16 @@ impl Name {
         }
     }
 
+    /// True if the object says the same of itself.
+    pub(crate) fn is_of(&self, object: &Value) -> bool {
+        let group = text_at(object, "/apiVersion").split_once('/').map(|(group, _)| group);
+        let kind = text_at(object, "/kind");
+        let full = group.map_or_else(|| kind.to_owned(), |group| format!("{kind}.{group}"));
+        full == self.kind
+            && text_at(object, "/metadata/name") == self.name
+            && text_at(object, "/metadata/namespace") == self.namespace
+    }
+
     /// True for the kinds that have keys.
     pub(crate) fn has_keys(&self) -> bool {
         has_keys(&self.kind)
@@ -58,6 +72,8 @@ pub(crate) struct Wanted {
     pub(crate) to_namespace: Option<String>,
     /// Fields that others have set are taken from them.
     pub(crate) force: bool,
+    /// What a safety backup holds; none: nobody asks.
+    pub(crate) held: Option<Objects>,
 }
 
 /// What of an object is restored.
@@ -197,6 +213,25 @@ mod tests {
             assert_eq!(including(&[wrong]).faults().len(), 1, "{wrong}");
         }
         assert!(including(&["ConfigMap/app:key", "shop/Secret/db"]).faults().is_empty());
+    }
+
+    #[test]
+    fn an_object_that_is_not_what_its_path_names_is_none() {
+        let (_, app) = file("kubernetes/shop/ConfigMap/app.json");
+        let of = |text: &str| app.is_of(&serde_json::from_str(text).expect("JSON"));
+        let right =
+            r#"{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "app", "namespace": "shop"}}"#;
+        assert!(of(right));
+        for wrong in [
+            "[]",
+            "\"x\"",
+            "{}",
+            r#"{"metadata": 1}"#,
+            &right.replace("app", "other"),
+            &right.replace("v1", "x/v1"),
+        ] {
+            assert!(!of(wrong), "{wrong}");
+        }
     }
 
     #[test]

@@ -103,7 +103,7 @@ pub(super) async fn run(
             let confirmed = confirmed.unwrap_or_else(|| now.clone());
             still_so(&archive.place, &confirmed, &now)?;
             let record = agent.state.restore(&id);
-            let users = Users::of(&agent, runtime, &id, wire::planned(&now));
+            let users = Users::of(&agent, runtime, &id, wire::planned(&now)).expecting(&now);
             let Archive { order, request, place, component, folder, .. } = archive;
             let entries = ArchiveEntries::open(pages, &order.root).map_err(|error| not_readable(&error))?;
             let id_key: &IdKey = &order.keys.id_key;
@@ -122,7 +122,10 @@ pub(super) async fn run(
                 Err(error @ RestoreError::Interrupted { .. }) => Err(not_restored(&place, &error)),
                 Err(error) => {
                     let troubles = users.start_again();
-                    users.forget();
+                    match troubles.is_empty() {
+                        true => users.forget(),
+                        false => users.remember(),
+                    }
                     let failure = not_restored(&place, &error);
                     Err(match troubles.is_empty() {
                         true => failure,

@@ -108,7 +108,7 @@ pub(super) async fn run(
                 Some(run) => Users::resumed(&agent, runtime.clone(), id, run),
                 None => Users::of(&agent, runtime.clone(), id, wire::planned(&now)),
             };
-            let users = users.at(&archive.served.id);
+            let users = users.at(&archive.served.id).expecting(&now);
             let record = agent.state.restore(id);
             let component = archive.served.id.component.to_string();
             // Elsewhere nothing is stopped.
@@ -127,10 +127,20 @@ pub(super) async fn run(
                         (report.replaced, report.created) = (done.changed, done.created);
                     }
                 })),
+                // What an earlier attempt has applied is not among what was taken back.
+                Err(error) if !is_first => {
+                    let cause = format!("{error}; what an attempt before this one has applied stays");
+                    let mut notes = vec![cause];
+                    notes.extend(users.start_again());
+                    Ok(users.end(|report| report.notes.extend(notes)))
+                }
                 Err(ObjectsError::TakenBack(cause)) => Ok(users.undone(&cause)),
                 Err(error) => {
                     let troubles = users.start_again();
-                    users.forget();
+                    match troubles.is_empty() {
+                        true => users.forget(),
+                        false => users.remember(),
+                    }
                     let failure = archive.not_restored(&error);
                     Err(match troubles.is_empty() {
                         true => failure,
@@ -251,6 +261,7 @@ impl Archive {
             paths,
             to_namespace: self.order.to_namespace.clone(),
             force: self.order.force_conflicts,
+            held: self.served.objects().map(|(held, _)| held.clone()).filter(|_| self.in_place()),
         })
     }
 
@@ -325,9 +336,10 @@ impl Archive {
             ObjectsError::TakenBack(_) => refused(UNTOUCHED.to_owned()),
             ObjectsError::Refused(_) => refused(format!("see to it, then plan again; {UNTOUCHED}")),
             ObjectsError::Cluster { trouble, .. } => refused(format!("{}; {UNTOUCHED}", trouble.hint())),
-            ObjectsError::Half { .. } => {
-                refused("see to the cluster, then restore again, or go back with `nsctl undo`".to_owned())
-            }
+            ObjectsError::Half { .. } => refused(
+                "see to the cluster, then restore again; the safety backup (`nsctl list`) has what was there before"
+                    .to_owned(),
+            ),
         }
     }
 }

@@ -89,6 +89,7 @@ pub(super) async fn run(
             let id = &archive.order.restore_id;
             let record = agent.state.restore(id);
             let users = Users::of(&agent, runtime, id, wire::planned(&now)).at(&archive.served.id);
+            let users = users.expecting(&now);
             let component = archive.served.id.component.to_string();
             let of_whom = (Some(component.as_str()), None);
             let progress = Watched { counters: &counters, record: &record, users: &users, of_whom };
@@ -108,7 +109,10 @@ pub(super) async fn run(
                 Err(error @ RestoreError::Interrupted(_)) => Err(archive.not_restored(&error)),
                 Err(error) => {
                     let troubles = users.start_again();
-                    users.forget();
+                    match troubles.is_empty() {
+                        true => users.forget(),
+                        false => users.remember(),
+                    }
                     let failure = archive.not_restored(&error);
                     Err(match troubles.is_empty() {
                         true => failure,

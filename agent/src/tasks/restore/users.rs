@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::SignedDuration;
+use proto::v1;
 use repository::names::SourceId;
 use runtime::clock::Clock;
 use tokio::runtime::Handle;
@@ -28,6 +29,8 @@ pub(crate) struct Users<'a> {
     runtime: Handle,
     id: String,
     run: Mutex<Run>,
+    /// Workloads that the confirmed plan stops: each has to be found when it is time.
+    expected: Vec<String>,
     /// Counted while something is stopped: the connection may end, this may not.
     unbroken: &'a AtomicUsize,
     is_unbroken: AtomicBool,
@@ -46,6 +49,13 @@ impl<'a> Users<'a> {
     pub(crate) fn of(agent: &'a Agent, runtime: Handle, id: &str, report: Report) -> Self {
         let run = Run { report, stopped: Vec::new(), server: None, applying: false };
         Self::resumed(agent, runtime, id, run)
+    }
+
+    /// What the plan says is stopped.
+    pub(crate) fn expecting(mut self, plan: &v1::SourcePlan) -> Self {
+        let workloads = plan.stops.iter().filter(|one| one.running && one.kind == "workload");
+        self.expected = workloads.map(|one| one.name.clone()).collect();
+        self
     }
 
     /// The swap is one at this server, which may be out of reach when it is looked for next.
@@ -75,6 +85,7 @@ impl<'a> Users<'a> {
             runtime,
             id: id.to_owned(),
             run: Mutex::new(run),
+            expected: Vec::new(),
             unbroken: &agent.unbroken,
             is_unbroken: AtomicBool::new(false),
         }
@@ -95,9 +106,16 @@ impl<'a> Users<'a> {
         };
         let mut run = self.lock();
         run.report.did("staged", self.clock.now(), "everything is written and checked beside the old");
-        let running = found.applications.into_iter().filter(|one| one.runs);
-        let untouched = |application| Stopped { application, state: Stopping::Untouched };
-        run.stopped = running.map(untouched).collect();
+        let is_found = |name: &&String| found.applications.iter().any(|one| one.name == **name);
+        if let Some(lost) = self.expected.iter().find(|name| !is_found(name)) {
+            return Err(format!("{lost}, which has to be stopped, is not found any more"));
+        }
+        let (running, resting): (Vec<_>, Vec<_>) = found.applications.into_iter().partition(|one| one.runs);
+        let untouched = |application: Application| Stopped {
+            application: application.held_by(&self.id),
+            state: Stopping::Untouched,
+        };
+        run.stopped = running.into_iter().map(untouched).collect();
         self.keep(&run)?;
         for at in (0..run.stopped.len()).rev() {
             let application = run.stopped[at].application.clone();
@@ -112,6 +130,10 @@ impl<'a> Users<'a> {
             self.keep(&run)?;
         }
         drop(run);
+        for application in &resting {
+            let gone = self.runtime.block_on(self.platform.await_gone(application));
+            gone.map_err(|error| format!("{} does not run and is not gone: {error}", application.name))?;
+        }
         match folder.and_then(|folder| writers(&folder).into_iter().next()) {
             None => Ok(()),
             Some(writer) => Err(format!("{writer}, although everything known to use it is stopped")),
