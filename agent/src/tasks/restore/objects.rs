@@ -129,10 +129,15 @@ pub(super) async fn run(
                 })),
                 // What an earlier attempt has applied is not among what was taken back.
                 Err(error) if !is_first => {
-                    let cause = format!("{error}; what an attempt before this one has applied stays");
-                    let mut notes = vec![cause];
-                    notes.extend(users.start_again());
-                    Ok(users.end(|report| report.notes.extend(notes)))
+                    let left = vec!["what an attempt before this one has applied".to_owned()];
+                    let half = ObjectsError::Half { cause: error.to_string(), left };
+                    let troubles = users.start_again();
+                    users.remember();
+                    let failure = archive.not_restored(&half);
+                    Err(match troubles.is_empty() {
+                        true => failure,
+                        false => failure.hint(troubles.join("; ")),
+                    })
                 }
                 Err(ObjectsError::TakenBack(cause)) => Ok(users.undone(&cause)),
                 Err(error) => {
