@@ -12,6 +12,7 @@ use crate::limits::SourceLimits;
 use crate::sources::blockchain::{ChainSource, Profile};
 use crate::sources::configs::ObjectsSource;
 use crate::sources::files::{Excludes, FilesSource, Rules, WrongPattern};
+use crate::sources::ipfs::IpfsSource;
 use crate::sources::mongodb::{self, History, MongoSource};
 use crate::sources::{Source, SourceError};
 use crate::targets::files::Place;
@@ -100,6 +101,9 @@ impl Served {
             SourceData::Objects { kubernetes } => {
                 Box::new(ObjectsSource::open(kubernetes, &self.cluster, now)?)
             }
+            SourceData::Node { rpc, path } => {
+                Box::new(IpfsSource::open(rpc, path.as_deref(), state, self.file_name(), now)?)
+            }
         })
     }
 
@@ -107,7 +111,7 @@ impl Served {
     pub(crate) fn server(&self) -> Option<SecretSource> {
         match &self.data {
             SourceData::Server { uri, uri_file } => SecretSource::from_pair(uri.as_ref(), uri_file.as_ref()),
-            SourceData::Folder { .. } | SourceData::Listed { .. } | SourceData::Objects { .. } => None,
+            SourceData::Folder { .. } | SourceData::Listed { .. } | SourceData::Objects { .. } | SourceData::Node { .. } => None,
         }
     }
 
@@ -128,10 +132,15 @@ impl Served {
     }
 
     fn rules(&self, state: &Path) -> Result<Rules, WrongPattern> {
+        // What an IPFS node keeps while it runs tells of nothing that a backup could bring back.
+        let running: &[&str] =
+            if self.kind == Kind::Ipfs { &["/repo.lock", "/api", "/gateway"] } else { &[] };
+        let exclude: Vec<String> =
+            running.iter().map(|name| (*name).to_owned()).chain(self.exclude.iter().cloned()).collect();
         Ok(Rules {
             caches: self.exclude_caches,
             one_file_system: self.one_file_system,
-            ..Rules::from(Excludes::new(&self.exclude)?).leave_out(state)
+            ..Rules::from(Excludes::new(&exclude)?).leave_out(state)
         })
     }
 
@@ -140,7 +149,7 @@ impl Served {
         match &self.data {
             SourceData::Folder { path } => Some(Place::InPlace { root: path.clone() }),
             SourceData::Listed { .. } => Some(Place::Listed { root: PathBuf::from("/") }),
-            SourceData::Server { .. } | SourceData::Objects { .. } => None,
+            SourceData::Server { .. } | SourceData::Objects { .. } | SourceData::Node { .. } => None,
         }
     }
 
@@ -152,11 +161,24 @@ impl Served {
         }
     }
 
+    /// The address of the node, if it is one.
+    pub(crate) fn node(&self) -> Option<&str> {
+        match &self.data {
+            SourceData::Node { rpc, .. } => Some(rpc),
+            _ => None,
+        }
+    }
+
+    /// What its own files in the agent's state are called. Component and name have no `+` in them.
+    pub(crate) fn file_name(&self) -> String {
+        format!("{}+{}", self.id.component, self.id.name)
+    }
+
     /// The folder that is served as a whole, if it is one.
     pub(crate) fn folder(&self) -> Option<&Path> {
         match &self.data {
             SourceData::Folder { path } => Some(path),
-            SourceData::Listed { .. } | SourceData::Server { .. } | SourceData::Objects { .. } => None,
+            SourceData::Listed { .. } | SourceData::Server { .. } | SourceData::Objects { .. } | SourceData::Node { .. } => None,
         }
     }
 
@@ -172,7 +194,7 @@ impl Served {
                 roots.dedup();
                 roots
             }
-            SourceData::Server { .. } | SourceData::Objects { .. } => Vec::new(),
+            SourceData::Server { .. } | SourceData::Objects { .. } | SourceData::Node { .. } => Vec::new(),
         }
     }
 
@@ -184,6 +206,7 @@ impl Served {
             SourceData::Objects { kubernetes } => {
                 format!("the namespaces {}", kubernetes.namespaces.join(", "))
             }
+            SourceData::Node { rpc, .. } => rpc.clone(),
             SourceData::Server { uri: Some(uri), .. } => mongodb::without_user(uri.expose()),
             SourceData::Server { uri_file, .. } => {
                 let file = uri_file.as_deref().unwrap_or(Path::new("`uri`"));
@@ -196,7 +219,7 @@ impl Served {
     /// key, so listed files, which are entries, are not named.
     pub(crate) fn for_manifests(&self) -> String {
         match &self.data {
-            SourceData::Folder { .. } | SourceData::Server { .. } | SourceData::Objects { .. } => {
+            SourceData::Folder { .. } | SourceData::Server { .. } | SourceData::Objects { .. } | SourceData::Node { .. } => {
                 self.location()
             }
             SourceData::Listed { files } => format!("each of the {} listed paths", files.len()),

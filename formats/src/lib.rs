@@ -8,6 +8,7 @@
 
 pub mod chains;
 pub mod configs;
+pub mod ipfs;
 pub mod leveldb;
 pub mod models;
 pub mod mongodb;
@@ -18,6 +19,7 @@ pub use repository::check::{CheckedFile, ContentCheck, Finding, Severity, Subjec
 pub fn check_of(subject: &Subject<'_>) -> Option<Box<dyn ContentCheck>> {
     match (subject.kind, subject.component) {
         ("configs", _) => Some(Box::new(configs::ConfigsCheck::new(subject.now))),
+        ("ipfs", _) => Some(Box::new(ipfs::IpfsCheck::default())),
         ("mongodb", _) => Some(Box::new(mongodb::MongoCheck::default())),
         ("blockchain", _) => Some(Box::new(chains::ChainsCheck::default())),
         ("files", "models") => Some(Box::new(models::ModelsCheck::default())),

@@ -22,7 +22,7 @@ const LAYERS: [(&str, &[&str]); 9] = [
 ];
 
 /// Tools that only these workspace crates may use in what they ship.
-const HOMES: [(&str, &[&str]); 20] = [
+const HOMES: [(&str, &[&str]); 22] = [
     ("tonic", &["proto", "controller", "agent", "nsctl"]),
     ("prost", &["proto"]),
     ("sqlx", &["controller"]),
@@ -33,7 +33,7 @@ const HOMES: [(&str, &[&str]); 20] = [
     ("comfy-table", &["nsctl"]),
     ("fastcdc", &["repository"]),
     ("zstd", &["repository"]),
-    ("blake3", &["repository", "agent"]),
+    ("blake3", &["repository", "formats", "agent"]),
     ("argon2", &["repository"]),
     ("rcgen", &["controller", "agent"]),
     ("serde-saphyr", &["formats", "runtime", "nsctl"]),
@@ -43,6 +43,8 @@ const HOMES: [(&str, &[&str]); 20] = [
     ("tar", &["nsctl"]),
     ("mongodb", &["agent"]),
     ("kube", &["agent", "controller"]),
+    ("cid", &["formats", "agent"]),
+    ("multihash-codetable", &["formats", "agent"]),
 ];
 
 /// Each has a better one in its place, or an open advisory.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Hooks, Limits, Objects, WindowConfig, absolute, check_name};
 use crate::sources::blockchain::Profile;
 use crate::sources::files::Excludes;
+use crate::sources::ipfs::rpc::authority;
 
 /// One source that this agent serves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,7 +48,7 @@ pub struct SourceConfig {
 pub enum Kind {
     /// Any folder.
     Files,
-    /// The folder of an IPFS repository.
+    /// What an IPFS node keeps, or the folder of its repository.
     Ipfs,
     /// The folder of a chain.
     Blockchain,
@@ -98,6 +99,14 @@ pub enum SourceData {
         /// Which.
         kubernetes: Objects,
     },
+    /// An IPFS node, asked for what it keeps.
+    Node {
+        /// The address of its RPC.
+        rpc: String,
+        /// The folder of its repository, for the keys that the RPC does not give.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        path: Option<PathBuf>,
+    },
 }
 
 impl SourceConfig {
@@ -109,6 +118,12 @@ impl SourceConfig {
             SourceData::Server { uri_file: Some(file), .. } => absolute(&format!("{path}.uri_file"), file)?,
             SourceData::Server { .. } => {}
             SourceData::Objects { kubernetes } => kubernetes.check(&format!("{path}.kubernetes"))?,
+            SourceData::Node { rpc, path: folder } => {
+                if let Some(folder) = folder {
+                    absolute(&format!("{path}.path"), folder)?;
+                }
+                authority(rpc).map_err(|why| Problem::new(format!("{path}.rpc"), why))?;
+            }
             SourceData::Listed { files } => {
                 for (place, file) in files.iter().enumerate() {
                     let path = format!("{path}.files[{place}]");
@@ -159,8 +174,7 @@ struct Written {
     _quiesce: (),
     #[serde(default, rename = "container", deserialize_with = "refuse_quiesce")]
     _container: (),
-    #[serde(default, rename = "rpc", deserialize_with = "refuse_rpc")]
-    _rpc: (),
+    rpc: Option<String>,
     uri: Option<Secret>,
     uri_file: Option<PathBuf>,
     #[serde(default, rename = "env", deserialize_with = "refuse_env")]
@@ -189,14 +203,19 @@ impl TryFrom<Written> for SourceConfig {
             WrittenKind::Configs => Kind::Configs,
             WrittenKind::Mongodb => Kind::Mongodb,
         };
-        let is_server = kind == Kind::Mongodb;
+        let is_server = kind == Kind::Mongodb || written.rpc.is_some();
+        if written.rpc.is_some() && kind != Kind::Ipfs {
+            return Err("only a source of kind ipfs has `rpc`");
+        }
         if written.profile.is_some() && kind != Kind::Blockchain {
             return Err("only a source of kind blockchain has a `profile`");
         }
         if is_server
             && (!written.exclude.is_empty() || written.exclude_caches || written.one_file_system.is_some())
         {
-            return Err("a source of kind mongodb has no `exclude`, `exclude_caches` or `one_file_system`");
+            return Err(
+                "a source that is asked by `uri` or `rpc` has no `exclude`, `exclude_caches` or `one_file_system`",
+            );
         }
         if !is_server && (written.uri.is_some() || written.uri_file.is_some()) {
             return Err("only a source of kind mongodb has `uri` or `uri_file`");
@@ -205,6 +224,14 @@ impl TryFrom<Written> for SourceConfig {
             return Err("only a source of kind configs has `kubernetes`");
         }
         let data = match (kind, written.path, written.files) {
+            (Kind::Ipfs, path, files) if files.is_empty() && written.rpc.is_some() => {
+                SourceData::Node { rpc: written.rpc.unwrap_or_default(), path }
+            }
+            (Kind::Ipfs, None, _) => {
+                return Err(
+                    "a source of kind ipfs has `rpc` (the node's address), `path` (its folder), or both",
+                );
+            }
             (Kind::Mongodb, None, files)
                 if files.is_empty() && written.uri.is_some() != written.uri_file.is_some() =>
             {
@@ -261,7 +288,5 @@ macro_rules! refusals {
 refusals! {
     refuse_quiesce: "it holds stores by links and cannot pause what writes into them; leave the key out, and \
                      let hooks stop a node that needs it";
-    refuse_rpc: "the folder is read as plain files; leave the key out, and stop the daemon for the time of the \
-                 backup";
     refuse_env: "list the files of the environment under `files` instead, e.g. /etc/app/.env";
 }

@@ -86,7 +86,6 @@ fn what_this_release_cannot_serve_is_refused_by_key_with_what_to_do_instead() {
     let keys = [
         ("quiesce: [stop]", "quiesce"),
         ("container: geth", "container"),
-        ("rpc: http://127.0.0.1:5001", "rpc"),
         ("env: true", "env"),
     ];
     for (written, key) in keys {
@@ -169,6 +168,30 @@ fn objects_of_a_cluster_are_named_by_namespace_label_and_kind() {
     let error =
         source_error("{ component: x, name: x, kind: files, path: /x, kubernetes: { namespaces: [a] } }");
     assert!(error.contains("only a source of kind configs has `kubernetes`"), "{error}");
+}
+
+#[test]
+fn an_ipfs_node_is_named_by_its_rpc_and_its_folder_alone_is_read_as_files() {
+    let head = "controller: https://c:8443\nsources:\n  - { component: ipfs, name: ipfs, kind: ipfs";
+    let data = |more: &str| {
+        let loaded = from(&format!("{head}, {more} }}\n"), &[]);
+        loaded.map(|loaded| loaded.settings.sources[0].data.clone())
+    };
+    let rpc = "http://127.0.0.1:5001";
+    let node = |path: Option<&str>| SourceData::Node { rpc: rpc.to_owned(), path: path.map(Into::into) };
+    assert_eq!(data(&format!("rpc: \"{rpc}\"")), Ok(node(None)));
+    assert_eq!(data(&format!("rpc: \"{rpc}\", path: /data/ipfs")), Ok(node(Some("/data/ipfs"))));
+    assert_eq!(data("path: /data/ipfs"), Ok(SourceData::Folder { path: "/data/ipfs".into() }));
+    let refused = [
+        ("rpc: \"https://h:5001\"", "sources[0].rpc: must be http://HOST:PORT"),
+        ("rpc: \"http://h:5001\", path: data", "sources[0].path: write an absolute path"),
+        ("rpc: \"http://h:5001\", exclude: [x]", "has no `exclude`"),
+        ("exclude: [x]", "`rpc` (the node's address), `path` (its folder), or both"),
+    ];
+    for (more, told) in refused {
+        let error = data(more).unwrap_err();
+        assert!(error.contains(told), "{more}: {error}");
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@
 pub(crate) mod blockchain;
 pub(crate) mod configs;
 pub mod files;
+pub mod ipfs;
 pub mod mongodb;
 
 use repository::archive::entry::{Layout, Metadata, Timestamp};

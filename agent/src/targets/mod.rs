@@ -4,6 +4,7 @@
 //! their content, and ends in the old state or in the new one, never between.
 
 pub mod files;
+pub(crate) mod ipfs;
 pub(crate) mod mongodb;
 pub(crate) mod objects;
 

@@ -37,7 +37,7 @@ pub(super) fn find(
     let usual = discover(root);
     let servable = usual.sources.iter().filter_map(|source| match &source.data {
         SourceData::Folder { path } => Some((source.component.as_str(), path, true)),
-        SourceData::Listed { .. } | SourceData::Server { .. } | SourceData::Objects { .. } => None,
+        SourceData::Listed { .. } | SourceData::Server { .. } | SourceData::Objects { .. } | SourceData::Node { .. } => None,
     });
     let others = usual.unserved.iter().map(|place| (place.component, &place.path, false));
     for (component, path, is_servable) in servable.chain(others) {
@@ -93,6 +93,7 @@ pub(super) fn roots(served: &Served) -> Vec<PathBuf> {
     match &served.data {
         SourceData::Folder { path } => vec![path.clone()],
         SourceData::Listed { files } => files.iter().map(PathBuf::from).collect(),
+        SourceData::Node { path, .. } => path.iter().cloned().collect(),
         SourceData::Server { .. } | SourceData::Objects { .. } => Vec::new(),
     }
 }

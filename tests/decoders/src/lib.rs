@@ -11,6 +11,7 @@ mod wire;
 
 use agent::targets::files::PathPatterns;
 use controller::identity::AgentCertificate;
+use formats::ipfs::{Cid, Node, codec, links};
 use formats::{CheckedFile, Subject};
 use repository::archive::page::{PageBuilder, PageTable, decode_page, decode_pieces, encode_pieces};
 use repository::archive::path::EntryPath;
@@ -56,6 +57,7 @@ pub const TARGETS: &[Target] = &[
     ("entry_path", entry_path),
     ("exclude", exclude),
     ("index", index),
+    ("ipfs_blocks", ipfs_blocks),
     ("join_token", join_token),
     ("key_slot", json::<Slot>),
     ("manifest", json::<ArchiveManifest>),
@@ -134,6 +136,17 @@ fn dump_file(bytes: &[u8]) {
 
 fn model_file(bytes: &[u8]) {
     checked_file("files", bytes);
+}
+
+fn ipfs_blocks(bytes: &[u8]) {
+    checked_file("ipfs", bytes);
+    // As if each kind of block were right, which its hash would say of any bytes.
+    let block = bytes.splitn(2, |byte| *byte == b'\n').nth(1).unwrap_or_default();
+    let some: Cid = "bafkreiey5jxe6ilpf62lnh77tm5ejbbmhbugzjuf6p2v3remlu73ced34q".parse().expect("a CID");
+    for codec in [codec::DAG_PB, codec::DAG_CBOR, codec::DAG_JSON] {
+        let _ = links(&Cid::new_v1(codec, *some.hash()), block);
+    }
+    let _ = Node::read(block).map(|node| node.directory());
 }
 
 /// The first line is the file's name; the rest is what it holds.

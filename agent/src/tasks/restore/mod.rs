@@ -1,5 +1,6 @@
 //! Plans of restores, and restores.
 
+mod node;
 mod objects;
 mod server;
 mod users;
@@ -47,6 +48,9 @@ pub(super) async fn plan(
     if let Some(served) = objects::target(&context.agent, &checked)? {
         return Box::pin(objects::plan(context, task_id, checked, served, cancel)).await;
     }
+    if let Some(served) = node::target(&context.agent, &checked)? {
+        return Box::pin(node::plan(context, task_id, checked, served, cancel)).await;
+    }
     if let Some((order, served)) = into_server(context, order.as_ref())? {
         return Box::pin(server::planned(context, task_id, order, served, cancel)).await;
     }
@@ -81,6 +85,9 @@ pub(super) async fn run(
         let allowance = order::allowance(allowance.as_ref())?;
         let confirmed = objects::Confirmed { plan: confirmed, allowance };
         return Box::pin(objects::run(context, task_id, (checked, served), confirmed, cancel)).await;
+    }
+    if let Some(served) = node::target(&context.agent, &checked)? {
+        return Box::pin(node::run(context, checked, served, (wire.task_id, wire.confirmed), cancel)).await;
     }
     if let Some((order, served)) = into_server(context, wire.order.as_ref())? {
         return Box::pin(server::run(context, wire, order, served, cancel)).await;

@@ -1,0 +1,75 @@
+//! What a block links to.
+
+use serde_json::Value;
+
+use super::block::{Cid, held_by_name, is_leaf};
+use super::{cbor, codec, dag_pb};
+
+/// A block's links cannot be followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unreadable(pub(super) &'static str);
+
+impl std::fmt::Display for Unreadable {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        to.write_str(self.0)
+    }
+}
+
+/// The blocks that the block `cid` with these bytes links to, in their order, without those whose names hold
+/// their bytes and link to nothing.
+pub fn links(cid: &Cid, bytes: &[u8]) -> Result<Vec<Cid>, Unreadable> {
+    let links = match cid.codec() {
+        _ if is_leaf(cid) => Vec::new(),
+        codec::DAG_PB => dag_pb::Node::read(bytes)?.links.into_iter().map(|link| link.cid).collect(),
+        codec::DAG_CBOR => cbor::links(bytes)?,
+        codec::DAG_JSON => json(bytes)?,
+        _ => return Err(Unreadable("its links are of a kind that is not known here")),
+    };
+    Ok(links.into_iter().filter(|link| held_by_name(link).is_none() || !is_leaf(link)).collect())
+}
+
+/// Links of DAG-JSON: `{"/": "a CID"}`.
+fn json(bytes: &[u8]) -> Result<Vec<Cid>, Unreadable> {
+    let wrong = Unreadable("it is not DAG-JSON");
+    let value: Value = serde_json::from_slice(bytes).map_err(|_| wrong)?;
+    let (mut links, mut left) = (Vec::new(), vec![&value]);
+    while let Some(value) = left.pop() {
+        match value {
+            Value::Array(values) => left.extend(values.iter().rev()),
+            Value::Object(fields) => match (fields.len(), fields.get("/")) {
+                (1, Some(Value::String(cid))) => links.push(cid.parse().map_err(|_| wrong)?),
+                // Bytes.
+                (1, Some(Value::Object(_))) => {}
+                _ => left.extend(fields.values().rev()),
+            },
+            _ => {}
+        }
+    }
+    Ok(links)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use multihash_codetable::{Code, MultihashDigest};
+
+    #[test]
+    fn links_are_found_in_each_format() {
+        let leaf = Cid::new_v1(codec::RAW, Code::Sha2_256.digest(b"leaf"));
+        let other = Cid::new_v1(codec::DAG_CBOR, Code::Blake2b256.digest(b"other"));
+        let named = |codec, bytes: &[u8]| Cid::new_v1(codec, Code::Sha2_256.digest(bytes));
+        let json =
+            format!(r#"{{"a":[{{"/":"{leaf}"}},{{"/":{{"bytes":"AA"}}}}],"b":{{"c":{{"/":"{other}"}}}}}}"#);
+        assert_eq!(links(&named(codec::DAG_JSON, json.as_bytes()), json.as_bytes()), Ok(vec![leaf, other]));
+        let pb = dag_pb::node(&[("x", leaf), ("y", other)], b"data");
+        assert_eq!(links(&named(codec::DAG_PB, &pb), &pb), Ok(vec![leaf, other]));
+        assert_eq!(links(&named(codec::RAW, b"\xff"), b"\xff"), Ok(vec![]));
+        assert!(links(&named(codec::DAG_PB, b"\xff"), b"\xff").is_err());
+        assert!(links(&named(0x78, b""), b"").is_err(), "git");
+        // A name that holds its bytes is no block that could be missing.
+        let identity =
+            Cid::new_v1(codec::RAW, multihash_codetable::Multihash::wrap(0, b"tiny").expect("short"));
+        let pb = dag_pb::node(&[("i", identity)], b"");
+        assert_eq!(links(&named(codec::DAG_PB, &pb), &pb), Ok(vec![]));
+    }
+}
