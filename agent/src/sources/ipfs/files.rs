@@ -72,8 +72,11 @@ impl Files {
     }
 }
 
+/// The names in a folder, and what each is.
+pub(crate) type Names = Vec<(Vec<u8>, Cid)>;
+
 /// What a folder holds; `None` if it is none.
-pub(crate) fn list(rpc: &Rpc, folder: &Cid) -> Result<Option<Vec<(Vec<u8>, Cid)>>, Trouble> {
+pub(crate) fn list(rpc: &Rpc, folder: &Cid) -> Result<Option<Names>, Trouble> {
     let (mut names, mut left) = (Vec::new(), vec![*folder]);
     while let Some(cid) = left.pop() {
         let bytes = match held_by_name(&cid) {

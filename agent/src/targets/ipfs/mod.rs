@@ -205,12 +205,12 @@ fn replace_files(rpc: &Arc<Rpc>, root: &Cid, id: &str) -> Result<(), Trouble> {
     let remove = |path: &str| {
         rpc.done(Call::new("files/rm").arg(path).with("recursive", "true").with("force", "true"))
     };
-    if now.iter().any(|(name, _)| name == staged[1..].as_bytes()) {
+    if now.iter().any(|(name, _)| name == staged.as_bytes()[1..]) {
         remove(&staged)?;
     }
     rpc.done(Call::new("files/cp").arg(&format!("/ipfs/{root}")).arg(&staged))?;
     let same = |one: &(Vec<u8>, Cid), others: &[(Vec<u8>, Cid)]| others.contains(one);
-    for old in now.iter().filter(|old| old.0 != staged[1..].as_bytes() && !same(old, &wanted)) {
+    for old in now.iter().filter(|old| old.0 != staged.as_bytes()[1..] && !same(old, &wanted)) {
         remove(&format!("/{}", text(&old.0)?))?;
     }
     for new in wanted.iter().filter(|new| !same(new, &now)) {
