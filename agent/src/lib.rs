@@ -11,7 +11,7 @@
 //! | `pipeline`, `cache` | from a source to sealed segments; what need not be read again |
 //! | `kubernetes` | the API of a cluster: what its sources, targets and workloads ask it |
 //! | `platform` | what uses the data: stopped before a swap, started after |
-//! | `resume` | what a crash left of restores |
+//! | `resume`, `nodes` | what a crash left of restores, and at IPFS nodes |
 //! | `restore`, [`targets`] | blobs from the wire; what is written to |
 //! | [`steps`] | where tests of failures can hold it |
 
@@ -22,6 +22,7 @@ pub mod decoders;
 mod hooks;
 mod kubernetes;
 mod limits;
+mod nodes;
 mod pipeline;
 mod platform;
 mod restore;

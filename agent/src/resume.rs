@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::Agent;
+use crate::nodes::end_at_start;
 use crate::platform::Handle as Reached;
 use crate::sources::mongodb::server::Server;
 use crate::state::{Run, has_joined};
@@ -80,7 +81,7 @@ pub(crate) fn end_at_server(
 }
 
 /// Nothing was swapped: what was stopped runs again, or stays on record.
-fn start_again(users: &Users<'_>, id: &str) {
+pub(crate) fn start_again(users: &Users<'_>, id: &str) {
     let troubles = users.start_again();
     troubles.iter().for_each(|trouble| tracing::error!(restore = id, "{trouble}"));
     match (troubles.is_empty() && !users.is_applying()) || users.is_old() {
@@ -123,7 +124,8 @@ impl<'a> Resume<'a> {
     }
 
     fn all(mut self) {
-        let left_at = self.at_servers();
+        let mut left_at = self.at_servers();
+        left_at.extend(self.at_nodes());
         let mut is_all_ended = left_at.is_empty();
         for source in &self.agent.served {
             for root in source.roots() {
@@ -185,6 +187,18 @@ impl<'a> Resume<'a> {
                     tracing::warn!(source = name, "cannot look for interrupted restores: {cause}");
                     left.insert(name);
                 }
+            }
+        }
+        left
+    }
+
+    /// The same of nodes.
+    fn at_nodes(&mut self) -> BTreeSet<String> {
+        let mut left = BTreeSet::new();
+        for source in &self.agent.served {
+            match end_at_start(self.agent, &self.runtime, source) {
+                Some(ids) => ids.iter().for_each(|id| drop(self.runs.remove(id))),
+                None => drop(left.insert(source.id.to_string())),
             }
         }
         left

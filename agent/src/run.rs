@@ -12,12 +12,12 @@ use crate::chance;
 use crate::config::{AgentConfig, Kind, discover};
 use crate::connection::{Agent, keep_connected};
 use crate::hooks;
+use crate::nodes::reap_at_start;
 use crate::pipeline::RememberedBlobs;
 use crate::platform::Platform;
 use crate::resume::resume;
 use crate::served::{Served, WrongSource};
 use crate::sources::blockchain;
-use crate::sources::ipfs::hold::reap_at_start;
 use crate::state::{AgentKey, Identity, IdentityError, StateError, StateFolder};
 
 /// How long running work may take to end.
@@ -92,9 +92,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), RunError
     }
     resume(agent.clone(), &shutdown.token()).await;
     hooks::run_those_owed(agent.state.hooks(), &agent.served, &shutdown.token()).await;
-    let nodes = agent.served.iter().filter_map(|one| Some((one.file_name(), one.node()?.to_owned())));
-    let reaper = reap_at_start(agent.config.state.clone(), nodes.collect(), shutdown.token());
-    shutdown.spawn("temporary pins", reaper);
+    shutdown.spawn("holds at nodes", reap_at_start(agent.clone(), shutdown.token()));
     let stop = shutdown.clone();
     let connection = shutdown.spawn("connection", async move {
         let ended = Box::pin(keep_connected(agent, identity, stop.token())).await;

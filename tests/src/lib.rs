@@ -7,6 +7,7 @@ mod application;
 mod clock;
 mod docker;
 mod forwarder;
+pub mod ipfs;
 mod kubernetes;
 pub mod s3;
 mod steps;

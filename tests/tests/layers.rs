@@ -44,7 +44,7 @@ const HOMES: [(&str, &[&str]); 22] = [
     ("mongodb", &["agent"]),
     ("kube", &["agent", "controller"]),
     ("cid", &["formats", "agent"]),
-    ("multihash-codetable", &["formats", "agent"]),
+    ("multihash-codetable", &["formats"]),
 ];
 
 /// Each has a better one in its place, or an open advisory.

@@ -1,12 +1,12 @@
 //! CAR, version 1: a header with roots, then blocks, each with its length and its CID before it.
 
-use super::MAX_BLOCK;
 use super::block::Cid;
+use super::{MAX_BLOCK, cbor};
 
 /// The longest CID.
 const MAX_CID: usize = 160;
-/// The longest header: what other readers take.
-const MAX_HEADER: usize = 32 << 20;
+/// The longest header: some 25,000 roots.
+const MAX_HEADER: usize = 1 << 20;
 
 /// The header of a file whose roots are these.
 pub fn header(roots: &[Cid]) -> Vec<u8> {
@@ -103,6 +103,8 @@ pub struct Section {
     pub cid: Cid,
     /// The bytes, which may be others than the name says.
     pub block: Vec<u8>,
+    /// It is the first root.
+    pub is_root: bool,
 }
 
 /// Takes a file apart as its bytes come. It holds no more than a block, or the header.
@@ -112,9 +114,15 @@ pub struct CarReader {
     /// Where what is held begins.
     offset: u64,
     has_header: bool,
+    root: Option<Cid>,
 }
 
 impl CarReader {
+    /// The first root, once the header has come.
+    pub fn root(&self) -> Option<&Cid> {
+        self.root.as_ref()
+    }
+
     /// Takes the next bytes and gives each whole block to `each`, until that says false.
     pub fn read(
         &mut self,
@@ -139,8 +147,13 @@ impl CarReader {
                 true => Some(self.section(body)?),
                 false => None,
             };
-            if !self.has_header && !self.held[body..].windows(9).any(|part| part == b"gversion\x01") {
-                return Err(self.wrong("a header of another version"));
+            if !self.has_header {
+                let header = &self.held[body..];
+                if !header.windows(9).any(|part| part == b"gversion\x01") {
+                    return Err(self.wrong("a header of another version"));
+                }
+                let roots = cbor::links(header).map_err(|_| self.wrong("a header that is none"))?;
+                self.root = roots.first().copied();
             }
             self.has_header = true;
             self.offset += end as u64;
@@ -179,7 +192,7 @@ impl CarReader {
     fn section(&self, body: usize) -> Result<Section, WrongCar> {
         let mut rest = &self.held[body..];
         let cid = Cid::read_bytes(&mut rest).map_err(|_| self.wrong("no CID"))?;
-        Ok(Section { cid, block: rest.to_vec() })
+        Ok(Section { cid, block: rest.to_vec(), is_root: self.root == Some(cid) })
     }
 
     fn wrong(&self, what: &'static str) -> WrongCar {
@@ -190,12 +203,11 @@ impl CarReader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipfs::codec;
-    use multihash_codetable::{Code, MultihashDigest};
+    use crate::ipfs::{codec, named};
     use proptest::prelude::*;
 
     fn cid(bytes: &[u8]) -> Cid {
-        Cid::new_v1(codec::RAW, Code::Sha2_256.digest(bytes))
+        named(codec::RAW, bytes)
     }
 
     fn car(blocks: &[Vec<u8>]) -> Vec<u8> {
@@ -230,8 +242,9 @@ mod tests {
                 reader.read(part, |section| { read.push(section); true }).expect("read");
             }
             prop_assert_eq!(reader.end(), Ok(()));
+            prop_assert_eq!(reader.root(), Some(&cid(b"root")));
             let expected: Vec<_> =
-                blocks.into_iter().map(|block| Section { cid: cid(&block), block }).collect();
+                blocks.into_iter().map(|block| Section { cid: cid(&block), is_root: block == b"root", block }).collect();
             prop_assert_eq!(read, expected);
         }
 

@@ -1,18 +1,19 @@
 //! Are the blocks of an archive what their names say, and are all there that its pins need?
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use cid::multibase::Base;
-use multihash_codetable::Multihash;
 use repository::check::{CheckedFile, ContentCheck, Finding, Severity};
 
-use super::block::{Cid, Key, Verdict, key, verify};
+use super::block::{Cid, Hash, Key, Verdict, key, reading, verify};
 use super::car::CarReader;
 use super::links::links;
 use super::{BLOCKS, DIRECT, MAX_BLOCK, RECURSIVE};
 
 /// Blocks that are remembered, to see whether one is missing: 16 bytes for each one.
 const MOST_BLOCKS: usize = 8 << 20;
+/// Links of blocks that come before the first root: 32 bytes for each one.
+const MOST_SINGLE: usize = 1 << 20;
 /// What is told of each kind.
 const MOST_TOLD: usize = 100;
 
@@ -25,7 +26,18 @@ pub struct IpfsCheck {
     seen: HashSet<Key>,
     /// What something links to that has not come by.
     wanted: HashSet<Key>,
+    /// Blocks before the first root, by how they are read. They are pinned alone: what they link to need not be
+    /// there, unless something else links to them.
+    single: HashMap<Key, Single>,
+    single_links: usize,
     is_whole: bool,
+}
+
+#[derive(Default)]
+struct Single {
+    is_followed: bool,
+    /// Each by its block, and by how that is read.
+    links: Vec<(Key, Key)>,
 }
 
 #[derive(Default)]
@@ -34,7 +46,7 @@ enum Now {
     Nothing,
     Blocks(Box<Blocks>),
     /// A file of a repository: one block, which the file's name names.
-    Block(Vec<u8>, Multihash, Vec<u8>),
+    Block(Vec<u8>, Hash, Vec<u8>),
 }
 
 struct Blocks {
@@ -43,27 +55,93 @@ struct Blocks {
     findings: Vec<Finding>,
     wrong: u64,
     ended: bool,
+    /// The first root has come: all from here on is there with what it links to.
+    is_after_root: bool,
 }
 
 impl Default for IpfsCheck {
     fn default() -> Self {
-        Self { now: Now::Nothing, seen: HashSet::new(), wanted: HashSet::new(), is_whole: true }
+        Self {
+            now: Now::Nothing,
+            seen: HashSet::new(),
+            wanted: HashSet::new(),
+            single: HashMap::new(),
+            single_links: 0,
+            is_whole: true,
+        }
     }
 }
 
 /// The hash in the path of a block in a repository: `blocks/XX/CIQ….data`.
-fn named_by(path: &[u8]) -> Option<Multihash> {
+fn named_by(path: &[u8]) -> Option<Hash> {
     let name = path.strip_prefix(b"blocks/")?.rsplit(|byte| *byte == b'/').next()?.strip_suffix(b".data")?;
     let bytes = Base::Base32Upper.decode(std::str::from_utf8(name).ok()?).ok()?;
-    Multihash::from_bytes(&bytes).ok()
+    Hash::from_bytes(&bytes).ok()
+}
+
+impl IpfsCheck {
+    /// Something that is kept with all below it needs this block.
+    fn needs(&mut self, cid: &Cid) {
+        if let Some(single) = self.single.get_mut(&reading(&SECRET, cid)) {
+            single.is_followed = true;
+        }
+        let block = key(&SECRET, cid);
+        if !self.seen.contains(&block) {
+            self.wanted.insert(block);
+        }
+    }
+
+    /// A block that is what its name says has come.
+    fn came(&mut self, cid: &Cid, block: &[u8], is_single: bool) {
+        let held = self.seen.len() + self.wanted.len();
+        self.is_whole &= held < MOST_BLOCKS && self.single_links < MOST_SINGLE;
+        if !self.is_whole {
+            return;
+        }
+        let its_key = key(&SECRET, cid);
+        self.wanted.remove(&its_key);
+        self.seen.insert(its_key);
+        let linked = links(cid, block).unwrap_or_default();
+        if is_single {
+            let links: Vec<_> =
+                linked.iter().map(|link| (key(&SECRET, link), reading(&SECRET, link))).collect();
+            self.single_links += links.len();
+            self.single.insert(reading(&SECRET, cid), Single { is_followed: false, links });
+        } else {
+            linked.iter().for_each(|link| self.needs(link));
+        }
+    }
+
+    /// Single blocks to which something else leads are there with what they link to.
+    fn follow_single(&mut self) {
+        let followed = self.single.iter().filter(|(_, single)| single.is_followed);
+        let mut left: Vec<Key> = followed.map(|(its_key, _)| *its_key).collect();
+        while let Some(its_key) = left.pop() {
+            let links = self.single.get_mut(&its_key).map(|single| std::mem::take(&mut single.links));
+            for (block, read) in links.unwrap_or_default() {
+                if !self.seen.contains(&block) {
+                    self.wanted.insert(block);
+                }
+                if let Some(single) = self.single.get_mut(&read).filter(|single| !single.is_followed) {
+                    single.is_followed = true;
+                    left.push(read);
+                }
+            }
+        }
+    }
 }
 
 impl ContentCheck for IpfsCheck {
     fn file(&mut self, file: CheckedFile<'_>) -> bool {
         if file.path == BLOCKS.as_bytes() {
-            let path = file.path.to_vec();
-            let blocks =
-                Blocks { reader: CarReader::default(), path, findings: Vec::new(), wrong: 0, ended: false };
+            let blocks = Blocks {
+                reader: CarReader::default(),
+                path: file.path.to_vec(),
+                findings: Vec::new(),
+                wrong: 0,
+                ended: false,
+                is_after_root: false,
+            };
             self.now = Now::Blocks(Box::new(blocks));
             return true;
         }
@@ -71,30 +149,39 @@ impl ContentCheck for IpfsCheck {
             self.now = Now::Block(file.path.to_vec(), hash, Vec::with_capacity(file.length as usize));
             return true;
         }
-        let below =
-            |folder: &str| file.path.strip_prefix(folder.as_bytes()).and_then(|rest| rest.strip_prefix(b"/"));
-        let pinned = below(RECURSIVE).or(below(DIRECT)).and_then(|name| std::str::from_utf8(name).ok());
-        if let Some(Ok(cid)) = pinned.map(str::parse::<Cid>)
-            && !self.seen.contains(&key(&SECRET, &cid))
+        let below = |folder: &str| {
+            let name = file.path.strip_prefix(folder.as_bytes())?.strip_prefix(b"/")?;
+            std::str::from_utf8(name).ok()?.parse::<Cid>().ok()
+        };
+        if let Some(cid) = below(RECURSIVE) {
+            self.needs(&cid);
+        } else if let Some(block) = below(DIRECT).map(|cid| key(&SECRET, &cid))
+            && !self.seen.contains(&block)
         {
-            self.wanted.insert(key(&SECRET, &cid));
+            self.wanted.insert(block);
         }
         false
     }
 
     fn bytes(&mut self, bytes: &[u8]) -> bool {
-        let Self { now, seen, wanted, is_whole } = self;
-        let Blocks { reader, path, findings, wrong, ended } = match now {
-            Now::Blocks(blocks) => &mut **blocks,
+        let mut blocks = match &mut self.now {
+            Now::Blocks(_) => match std::mem::take(&mut self.now) {
+                Now::Blocks(blocks) => blocks,
+                _ => return false,
+            },
             Now::Block(.., held) => {
                 held.extend_from_slice(bytes);
                 return held.len() <= MAX_BLOCK;
             }
             Now::Nothing => return false,
         };
+        let Blocks { reader, path, findings, wrong, ended, is_after_root } = &mut *blocks;
         let read = reader.read(bytes, |section| {
-            let verdict = verify(&section.cid, &section.block);
-            if verdict == Verdict::Wrong {
+            if section.is_root && !*is_after_root {
+                *is_after_root = true;
+                self.needs(&section.cid);
+            }
+            if verify(&section.cid, &section.block) == Verdict::Wrong {
                 *wrong += 1;
                 if findings.len() < MOST_TOLD {
                     let what = format!("the block {} is not what its name says", section.cid);
@@ -102,27 +189,21 @@ impl ContentCheck for IpfsCheck {
                 }
                 return true;
             }
-            *is_whole &= seen.len() + wanted.len() < MOST_BLOCKS;
-            if *is_whole {
-                let its_key = key(&SECRET, &section.cid);
-                wanted.remove(&its_key);
-                seen.insert(its_key);
-                let linked = links(&section.cid, &section.block).unwrap_or_default();
-                wanted.extend(linked.iter().map(|cid| key(&SECRET, cid)).filter(|link| !seen.contains(link)));
-            }
+            self.came(&section.cid, &section.block, !*is_after_root);
             true
         });
         if let Err(error) = read {
             let what = error.to_string();
             findings.push(Finding { path: path.clone(), what, severity: Severity::Broken });
             *ended = true;
-            return false;
         }
-        true
+        let goes_on = !*ended;
+        self.now = Now::Blocks(blocks);
+        goes_on
     }
 
     fn file_end(&mut self) -> Vec<Finding> {
-        let Blocks { reader, path, mut findings, wrong, ended } = match std::mem::take(&mut self.now) {
+        let Blocks { reader, path, mut findings, wrong, ended, .. } = match std::mem::take(&mut self.now) {
             Now::Blocks(blocks) => *blocks,
             Now::Block(path, hash, held) => {
                 // How it is read does not matter for what its bytes are.
@@ -133,6 +214,9 @@ impl ContentCheck for IpfsCheck {
             }
             Now::Nothing => return Vec::new(),
         };
+        if let Some(root) = reader.root().copied() {
+            self.needs(&root);
+        }
         if let (false, Err(error)) = (ended, reader.end()) {
             let what = error.to_string();
             findings.push(Finding { path: path.clone(), what, severity: Severity::Broken });
@@ -146,6 +230,7 @@ impl ContentCheck for IpfsCheck {
 
     /// What the node lacked is lacking here; that the backup is incomplete was told when it was made.
     fn end(&mut self) -> Vec<Finding> {
+        self.follow_single();
         let what = match (self.is_whole, self.wanted.len()) {
             (true, 0) => return Vec::new(),
             (true, missing) => format!("{missing} blocks that its pins or files need are not in it"),
@@ -160,17 +245,36 @@ impl ContentCheck for IpfsCheck {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipfs::{codec, dag_pb, header, section_head};
-    use multihash_codetable::{Code, MultihashDigest};
+    use crate::ipfs::{codec, dag_pb, header, named, section_head};
+
+    type Block = (Cid, Vec<u8>);
+
+    fn raw(bytes: &[u8]) -> Block {
+        (named(codec::RAW, bytes), bytes.to_vec())
+    }
+
+    fn folder(links: &[(&str, Cid)]) -> Block {
+        let block = dag_pb::node(links, &[8, 1]);
+        (named(codec::DAG_PB, &block), block)
+    }
+
+    fn car(root: &Cid, blocks: &[&Block]) -> Vec<u8> {
+        let mut car = header(&[*root]);
+        for (cid, bytes) in blocks {
+            car.extend(section_head(cid, bytes.len()));
+            car.extend(bytes);
+        }
+        car
+    }
 
     fn found(car: &[u8], pins: &[Cid]) -> Vec<String> {
         let mut check = IpfsCheck::default();
-        let file = |path| CheckedFile { path, length: 0, is_proven: false };
-        assert!(check.file(file(BLOCKS.as_bytes())));
+        assert!(check.file(CheckedFile { path: BLOCKS.as_bytes(), length: 0, is_proven: false }));
         let _ = car.chunks(7).all(|part| check.bytes(part));
         let mut findings = check.file_end();
         for pin in pins {
-            assert!(!check.file(file(format!("{RECURSIVE}/{pin}").as_bytes())));
+            let path = format!("{RECURSIVE}/{pin}");
+            assert!(!check.file(CheckedFile { path: path.as_bytes(), length: 0, is_proven: false }));
         }
         findings.extend(check.end());
         findings.iter().map(|finding| format!("{:?} {finding}", finding.severity)).collect()
@@ -178,18 +282,9 @@ mod tests {
 
     #[test]
     fn false_and_missing_blocks_and_a_cut_file_are_told() {
-        let raw = |bytes: &[u8]| (Cid::new_v1(codec::RAW, Code::Sha2_256.digest(bytes)), bytes.to_vec());
         let (one, two) = (raw(b"one"), raw(b"two"));
-        let root = dag_pb::node(&[("1", one.0), ("2", two.0)], &[8, 1]);
-        let root = (Cid::new_v1(codec::DAG_PB, Code::Sha2_256.digest(&root)), root);
-        let car = |blocks: &[&(Cid, Vec<u8>)]| {
-            let mut car = header(&[root.0]);
-            for (cid, bytes) in blocks {
-                car.extend(section_head(cid, bytes.len()));
-                car.extend(bytes);
-            }
-            car
-        };
+        let root = folder(&[("1", one.0), ("2", two.0)]);
+        let car = |blocks: &[&Block]| car(&root.0, blocks);
         let whole = car(&[&root, &one, &two]);
         assert_eq!(found(&whole, &[root.0]), [""; 0]);
         let missing = "Told 1 blocks that its pins or files need are not in it";
@@ -213,5 +308,35 @@ mod tests {
             assert_eq!(check.file_end().len(), told);
         }
         assert!(found(b"no car", &[])[0].contains("it is no file of blocks"));
+    }
+
+    #[test]
+    fn what_is_pinned_alone_needs_nothing_unless_something_else_leads_to_it() {
+        let missing = "Told 1 blocks that its pins or files need are not in it";
+        let (leaf, empty) = (raw(b"leaf"), folder(&[]));
+        let alone = folder(&[("leaf", leaf.0)]);
+        // Pinned alone: only itself.
+        assert_eq!(found(&car(&empty.0, &[&alone, &empty]), &[]), [""; 0]);
+        // Pinned with all below it, too; or among the files; or below another one that is.
+        assert_eq!(found(&car(&empty.0, &[&alone, &empty]), &[alone.0]), [missing]);
+        let files = folder(&[("alone", alone.0)]);
+        assert_eq!(found(&car(&files.0, &[&alone, &files]), &[]), [missing]);
+        assert_eq!(found(&car(&files.0, &[&alone, &files, &leaf]), &[]), [""; 0]);
+        let above = folder(&[("above", files.0)]);
+        assert_eq!(found(&car(&above.0, &[&alone, &files, &above]), &[]), [missing]);
+        // The root of the files is needed, too.
+        assert_eq!(found(&car(&files.0, &[&alone]), &[]), [missing]);
+        assert_eq!(found(&car(&empty.0, &[]), &[]), [missing]);
+    }
+
+    #[test]
+    fn a_folder_that_came_as_raw_bytes_first_is_followed_when_it_comes_as_a_folder() {
+        let leaf = raw(b"leaf");
+        let folder = self::folder(&[("leaf", leaf.0)]);
+        let as_raw = (Cid::new_v1(codec::RAW, *folder.0.hash()), folder.1.clone());
+        let missing = "Told 1 blocks that its pins or files need are not in it";
+        let root = self::folder(&[("1", as_raw.0), ("2", folder.0)]);
+        assert_eq!(found(&car(&root.0, &[&root, &as_raw, &folder]), &[]), [missing]);
+        assert_eq!(found(&car(&root.0, &[&root, &as_raw, &folder, &leaf]), &[]), [""; 0]);
     }
 }

@@ -149,12 +149,11 @@ impl<'a> Fields<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipfs::codec;
-    use multihash_codetable::{Code, MultihashDigest};
+    use crate::ipfs::{codec, named};
 
     #[test]
     fn folders_and_shards_of_folders_list_their_names() {
-        let cid = Cid::new_v1(codec::RAW, Code::Sha2_256.digest(b"x"));
+        let cid = named(codec::RAW, b"x");
         let folder = node(&[("a", cid), ("b c", cid)], &[8, 1]);
         let names = vec![(b"a".to_vec(), cid), (b"b c".to_vec(), cid)];
         assert_eq!(Node::read(&folder).expect("read").directory(), Some(Directory::Plain(names)));

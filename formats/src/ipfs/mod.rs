@@ -12,15 +12,19 @@ mod cbor;
 mod check;
 mod dag_pb;
 mod links;
+mod trail;
 
-pub use block::{Cid, Key, Verdict, held_by_name, is_leaf, key, verify};
+pub use block::{Cid, Key, Verdict, held_by_name, is_followed, is_leaf, key, named, reading, verify};
 pub use car::{CarReader, Section, WrongCar, header, section_head};
 pub use check::IpfsCheck;
 pub use dag_pb::{Directory, Node, node};
 pub use links::{Unreadable, links};
+pub use trail::{Next, Trail};
 
 /// The codecs whose links are known.
 pub mod codec {
+    /// CBOR without links.
+    pub const CBOR: u64 = 0x51;
     /// Bytes without links.
     pub const RAW: u64 = 0x55;
     /// What files and folders are made of.
@@ -29,6 +33,8 @@ pub mod codec {
     pub const DAG_CBOR: u64 = 0x71;
     /// The public key that a name stands for.
     pub const LIBP2P_KEY: u64 = 0x72;
+    /// JSON without links.
+    pub const JSON: u64 = 0x0200;
     /// JSON with links.
     pub const DAG_JSON: u64 = 0x0129;
 }

@@ -11,16 +11,18 @@
 //! ```
 //! Must stay true: every block was checked against its name; one that is missing or false is told by its name,
 //! and the archive is incomplete. The node is asked for what it has and never fetches. What it is changed by is
-//! one pin of ours, for the time of the run ([`hold`]). The node's answers about its own state are not believed:
-//! a pin is whole when its blocks were walked.
+//! one folder of ours among its files, for the time of the run ([`hold`]). The node's answers about its own state are
+//! not believed: a pin is whole when its blocks were walked.
 
 pub(crate) mod files;
 pub(crate) mod hold;
 pub(crate) mod node;
 pub(crate) mod rpc;
 
+pub(crate) mod keystore;
+
 mod content;
-mod walk;
+pub(crate) mod walk;
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -35,7 +37,8 @@ use serde_json::{Value, json};
 use super::{Body, Content, Item, Problem, ProblemKind, Source, SourceEntry, SourceError, Stamp, StampClock};
 use content::{BlocksFile, Text};
 use files::{Files, Shown};
-use hold::{Hold, HoldBlocks};
+use hold::Hold;
+use keystore::Found;
 use node::{Kept, Pin};
 use rpc::{Call, Rpc, Trouble};
 use walk::{Tally, Walk};
@@ -44,8 +47,6 @@ use walk::{Tally, Walk};
 const FILE_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o700;
 const LINK_MODE: u32 = 0o777;
-/// A longer file is no key.
-const MAX_KEY: u64 = 64 << 10;
 
 /// What a node keeps.
 pub struct IpfsSource {
@@ -87,31 +88,25 @@ pub(crate) struct Shared {
 impl Shared {
     /// Holds what is kept, and begins to walk over it.
     fn begin(&mut self) -> Result<(Vec<u8>, Walk), Trouble> {
-        let reaped = hold::reap(&self.rpc, &self.state, &self.source)?;
-        if reaped > 0 {
-            tracing::info!(source = self.source, reaped, "temporary pins of an earlier run are gone");
-        }
         let recursive = self.kept.recursive.iter().map(|pin| pin.cid);
         let single = self.kept.direct.iter().map(|pin| hold::alone(&pin.cid));
         let roots: Vec<_> = std::iter::once(self.kept.files).chain(recursive).chain(single).collect();
-        let blocks = HoldBlocks::of(&roots);
-        self.hold = match Hold::take(&self.rpc, &self.state, &self.source, &blocks) {
-            Ok(hold) => Some(hold),
-            Err(trouble) if trouble.is_connection => return Err(trouble),
+        match Hold::take(&self.rpc, (&self.state, &self.source), &roots, false) {
+            Ok(hold) => self.hold = Some(hold),
+            // Whether the node is gone is for the next call to say.
             Err(trouble) => {
                 let cause = format!("garbage collection may take blocks away while they are read: {trouble}");
                 self.problem(BLOCKS, ProblemKind::Suspect, cause);
-                None
             }
-        };
-        let walk = Walk::begin(&self.rpc, &self.kept, blocks.names())?;
-        Ok((Walk::header(&self.kept), walk))
+        }
+        let (walk, ours) = Walk::begin(&self.rpc, &self.kept, hold::left(&self.state, &self.source))?;
+        hold::remember(&self.state, &self.source, ours.into_iter());
+        Ok((Walk::<walk::Ahead>::header(&self.kept), walk))
     }
 
     fn ended(&mut self, mut walk: Walk) {
-        self.hold = None;
         for told in std::mem::take(&mut walk.told) {
-            self.problem(&format!("blocks/{}", told.cid), told.kind, told.cause);
+            self.problem(&format!("blocks/{}", told.cid), ProblemKind::Unreadable, told.cause);
         }
         if walk.untold() > 0 {
             let cause = format!("{} more blocks are missing or false", walk.untold());
@@ -145,8 +140,15 @@ impl IpfsSource {
         now: jiff::Timestamp,
     ) -> Result<Self, SourceError> {
         let rpc = Arc::new(Rpc::new(address));
+        // What an earlier run has left would be taken for the node's.
+        match hold::reap(&rpc, state, &source) {
+            Ok(0) => {}
+            Ok(reaped) => tracing::info!(source, reaped, "holds of earlier runs are gone"),
+            Err(trouble) if trouble.is_gone() => return Err(trouble.into()),
+            Err(error) => tracing::warn!(source, %error, "holds of earlier runs are still there"),
+        }
         let (mut kept, is_one_moment) = Kept::ask(&rpc)?;
-        let ours = hold::on_record(state, &source);
+        let ours = hold::anchors(state, &source);
         kept.recursive.retain(|pin| !ours.contains(&pin.cid));
         let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
         let mtime = Timestamp { seconds: now.as_second(), nanoseconds: 0 };
@@ -216,7 +218,7 @@ impl IpfsSource {
                 self.coming.extend(told.into_iter().map(Item::Problem));
                 match self.rpc.json(Call::new("config/show")) {
                     Ok(config) => self.text(path("config.json"), pretty(&without_key(config))),
-                    Err(trouble) if trouble.is_connection => return Err(trouble),
+                    Err(trouble) if trouble.is_gone() => return Err(trouble),
                     Err(trouble) => {
                         self.problem(path("config.json"), ProblemKind::LeftOut, &trouble.to_string())
                     }
@@ -224,11 +226,16 @@ impl IpfsSource {
                 At::Keys
             }
             At::Keys => {
-                self.keys();
+                self.keys()?;
                 At::Files(Files::new(path("mfs"), self.shared().kept.files))
             }
-            At::Files(mut files) => match files.next(&self.rpc)? {
-                None => At::Node,
+            At::Files(mut files) => match files.next(&mut &*self.rpc)? {
+                None => {
+                    // Nothing more is read that garbage collection could take.
+                    let hold = self.shared().hold.take();
+                    drop(hold);
+                    At::Node
+                }
                 Some(shown) => {
                     match shown {
                         Shown::Folder(path) => self.folder(path),
@@ -293,31 +300,39 @@ impl IpfsSource {
         })))
     }
 
-    /// The keys of names. The RPC gives none.
-    fn keys(&mut self) {
-        let Some(folder) = self.keystore.clone() else { return };
+    /// The keys of names.
+    fn keys(&mut self) -> Result<(), Trouble> {
         let at = path("keystore");
-        let mut names: Vec<_> = match std::fs::read_dir(&folder) {
-            Ok(entries) => entries.flatten().map(|entry| entry.file_name()).collect(),
-            Err(error) => return self.problem(at, ProblemKind::Unreadable, &error.to_string()),
+        let names = match node::key_names(&self.rpc) {
+            Ok(names) => Some(names),
+            Err(trouble) if trouble.is_gone() => return Err(trouble),
+            Err(trouble) => {
+                let cause = format!("it cannot be said whether these are all keys: {trouble}");
+                self.problem(at.clone(), ProblemKind::LeftOut, &cause);
+                None
+            }
         };
-        names.sort();
+        let Some(folder) = self.keystore.clone() else {
+            for name in names.into_iter().flatten() {
+                let cause = format!(
+                    "the key {name:?} is not backed up: the RPC gives none; set `path` to the node's folder"
+                );
+                self.problem(at.clone(), ProblemKind::LeftOut, &cause);
+            }
+            return Ok(());
+        };
         self.folder(at.clone());
-        for name in names {
-            let file = folder.join(&name);
-            let Ok(path) = at.join(name.as_encoded_bytes()) else { continue };
-            let read = std::fs::symlink_metadata(&file).and_then(|stat| {
-                match stat.is_file() && stat.len() <= MAX_KEY {
-                    true => std::fs::read(&file).map(Some),
-                    false => Ok(None),
+        for found in keystore::read(&folder, names.as_ref()) {
+            let path = |name: &[u8]| at.join(name).unwrap_or_else(|_| at.clone());
+            match found {
+                Found::File(name, bytes) => self.text(path(&name), bytes),
+                Found::Problem(name, kind, cause) => {
+                    let path = name.map_or_else(|| at.clone(), |name| path(&name));
+                    self.problem(path, kind, &cause);
                 }
-            });
-            match read {
-                Ok(Some(bytes)) => self.text(path, bytes),
-                Ok(None) => self.problem(path, ProblemKind::LeftOut, "it is no key"),
-                Err(error) => self.problem(path, ProblemKind::Unreadable, &error.to_string()),
             }
         }
+        Ok(())
     }
 }
 
@@ -353,10 +368,33 @@ fn pretty(value: &Value) -> Vec<u8> {
     bytes
 }
 
-/// Kubo leaves its private key out by itself; js-ipfs does not.
+/// Kubo leaves most of it out by itself; js-ipfs does not.
 fn without_key(mut config: Value) -> Value {
-    if let Some(Value::Object(identity)) = config.get_mut("Identity") {
-        identity.remove("PrivKey");
+    let remove = |config: &mut Value, within: &str, name: &str| {
+        if let Some(Value::Object(within)) = config.pointer_mut(within) {
+            within.remove(name);
+        }
+    };
+    remove(&mut config, "/Identity", "PrivKey");
+    remove(&mut config, "/API", "Authorizations");
+    if let Some(Value::Object(services)) = config.pointer_mut("/Pinning/RemoteServices") {
+        services.values_mut().for_each(|service| remove(service, "/API", "Key"));
     }
     config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_secret_of_a_configuration_is_backed_up() {
+        let config = json!({
+            "Identity": { "PeerID": "12D3", "PrivKey": "SECRET" },
+            "API": { "HTTPHeaders": {}, "Authorizations": { "me": { "AuthSecret": "bearer:SECRET" } } },
+            "Pinning": { "RemoteServices": { "far": { "API": { "Endpoint": "https://p", "Key": "SECRET" } } } },
+        });
+        let left = without_key(config).to_string();
+        assert!(!left.contains("SECRET") && left.contains("12D3") && left.contains("https://p"), "{left}");
+    }
 }

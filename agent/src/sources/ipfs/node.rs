@@ -1,5 +1,7 @@
 //! What a node says of itself: its pins, the root of its files, what it has.
 
+use std::collections::BTreeSet;
+
 use formats::ipfs::Cid;
 use serde_json::Value;
 
@@ -8,7 +10,7 @@ use super::rpc::{Call, Rpc, Trouble};
 /// How often pins and files are looked at until nothing has changed meanwhile.
 const LOOKS: usize = 3;
 /// The most pins that are taken: a few hundred bytes of memory for each one.
-const MOST_PINS: usize = 4 << 20;
+pub(crate) const MOST_PINS: usize = 4 << 20;
 
 /// A pin.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,8 +41,7 @@ pub(super) fn pin(line: &Value) -> Option<Pin> {
 impl Kept {
     /// Asks; true if it is the state of one moment: nothing had changed at a second look. Blocks.
     pub(crate) fn ask(rpc: &Rpc) -> Result<(Self, bool), Trouble> {
-        // What was written to the files is not in their root before that.
-        rpc.json(Call::new("files/flush").arg("/")).map(drop).or_else(not_known)?;
+        flush(rpc)?;
         let mut before = Self::look(rpc)?;
         for _ in 1..LOOKS {
             let now = Self::look(rpc)?;
@@ -58,9 +59,12 @@ impl Kept {
     }
 }
 
-/// What a node does not know is done some other way, or not needed.
-fn not_known(trouble: Trouble) -> Result<(), Trouble> {
-    if trouble.is_connection { Err(trouble) } else { Ok(()) }
+/// Brings what was written to the files into their root. A node that has no such command has it there at once.
+pub(crate) fn flush(rpc: &Rpc) -> Result<(), Trouble> {
+    match rpc.done(Call::new("files/flush").arg("/")) {
+        Err(trouble) if !trouble.is_not_known() => Err(trouble),
+        _ => Ok(()),
+    }
 }
 
 fn pins(rpc: &Rpc, kind: &str) -> Result<Vec<Pin>, Trouble> {
@@ -80,9 +84,23 @@ fn pins(rpc: &Rpc, kind: &str) -> Result<Vec<Pin>, Trouble> {
 
 /// The root of its files.
 pub(crate) fn files_root(rpc: &Rpc) -> Result<Cid, Trouble> {
-    let stat = rpc.json(Call::new("files/stat").arg("/"))?;
-    let root = stat.get("Hash").and_then(Value::as_str).and_then(|cid| cid.parse().ok());
-    root.ok_or_else(|| Trouble::new("it does not say what the root of its files is"))
+    file(rpc, "/")
+}
+
+/// What is at a path of its files.
+pub(crate) fn file(rpc: &Rpc, path: &str) -> Result<Cid, Trouble> {
+    let stat = rpc.json(Call::new("files/stat").arg(path))?;
+    let cid = stat.get("Hash").and_then(Value::as_str).and_then(|cid| cid.parse().ok());
+    cid.ok_or_else(|| Trouble::new("it does not say what is at a path of its files"))
+}
+
+/// The names of its keys, but for that of its identity.
+pub(crate) fn key_names(rpc: &Rpc) -> Result<BTreeSet<String>, Trouble> {
+    // Called so by every version. js-ipfs gives each one twice.
+    let listed = rpc.json(Call::new("key/list"))?;
+    let keys = listed.get("Keys").and_then(Value::as_array).cloned().unwrap_or_default();
+    let names = keys.iter().filter_map(|key| key.get("Name").and_then(Value::as_str));
+    Ok(names.filter(|name| *name != "self").map(str::to_owned).collect())
 }
 
 /// How many bytes the node says it may still take.

@@ -4,7 +4,7 @@
 //! Must stay true: every wait has an end; an answer counts only when its end has come without an error in the
 //! trailer; `offline` is asked for, so that a backup never fetches from other nodes.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use formats::ipfs::{Cid, MAX_BLOCK};
 use http::{Request, StatusCode, header};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
-use hyper::body::{Frame, Incoming};
+use hyper::body::{self, Incoming};
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -31,34 +31,72 @@ type Body = BoxBody<Bytes, std::io::Error>;
 /// A file that a request sends, in its frame of `multipart/form-data`.
 pub(crate) struct SentFile {
     body: Body,
-    /// Changes while the node takes more of it.
-    taken: Arc<AtomicU64>,
+    taken: Arc<Taken>,
+    boundary: String,
+}
+
+/// How much of a file the node has taken.
+#[derive(Debug, Default)]
+struct Taken {
+    parts: AtomicU64,
+    is_all: AtomicBool,
+}
+
+/// What comes before a file, and after it.
+pub(crate) struct Frame {
+    pub(crate) before: Bytes,
+    pub(crate) after: Bytes,
 }
 
 impl SentFile {
     /// One that is there as a whole.
     pub(crate) fn whole(bytes: &[u8]) -> Self {
-        let (before, after) = around_file();
+        let (boundary, Frame { before, after }) = frame();
         let body = Full::new(Bytes::from([&before, bytes, &after].concat()));
-        Self { body: body.map_err(|never| match never {}).boxed(), taken: Arc::default() }
+        let taken = Arc::new(Taken { is_all: true.into(), ..Taken::default() });
+        Self { body: body.map_err(|never| match never {}).boxed(), taken, boundary }
     }
 
-    /// One that comes part by part, its frame included ([`around_file`]). Whoever cannot go on sends an error.
-    pub(crate) fn parts(parts: Receiver<Result<Bytes, std::io::Error>>) -> Self {
-        let taken = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&taken);
+    /// One that comes part by part, its frame included. Whoever cannot go on sends an error.
+    pub(crate) fn parts(parts: Receiver<Result<Bytes, std::io::Error>>) -> (Self, Frame) {
+        let (boundary, frame) = frame();
+        let taken = Arc::new(Taken::default());
+        let (counted, ended) = (Arc::clone(&taken), Arc::clone(&taken));
         let frames = ReceiverStream::new(parts).map(move |part| {
-            counted.fetch_add(1, Ordering::Relaxed);
-            part.map(Frame::data)
+            counted.parts.fetch_add(1, Ordering::Relaxed);
+            part.map(body::Frame::data)
         });
-        Self { body: BodyExt::boxed(StreamBody::new(frames)), taken }
+        let frames = frames.chain(tokio_stream::iter(std::iter::from_fn(move || {
+            ended.is_all.store(true, Ordering::Relaxed);
+            None
+        })));
+        (Self { body: BodyExt::boxed(StreamBody::new(frames)), taken, boundary }, frame)
     }
+}
+
+/// What separates the parts of one request, and its frame. What a file holds is anybody's, so it is one that nobody
+/// could have put into it.
+fn frame() -> (String, Frame) {
+    let mut chance = [0; 24];
+    aws_lc_rs::rand::fill(&mut chance).expect("the operating system's random source answers");
+    let boundary: String = chance.iter().map(|byte| format!("{byte:02x}")).collect();
+    let before = format!(
+        "--{boundary}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"file\"\r\n\
+         Content-Type: application/octet-stream\r\n\r\n"
+    );
+    let after = format!("\r\n--{boundary}--\r\n").into();
+    (boundary, Frame { before: before.into(), after })
 }
 
 /// How long the node may be looked for.
 const FIND: Duration = Duration::from_secs(10);
 /// How long an answer, or its next part, may take. Less than a cancelled task has for its end.
 const ANSWER: Duration = Duration::from_secs(45);
+/// The same after all of a file was taken: the node writes what it has gathered before it answers.
+const TAKEN: Duration = Duration::from_secs(300);
+/// How long an answer that is read at once may take, and one of many lines.
+const SHORT: Duration = Duration::from_secs(300);
+const LONG: Duration = Duration::from_secs(24 * 3_600);
 /// How long the node may look for a block that it should have. js-ipfs waits for it without an end.
 const BLOCK: &str = "10s";
 /// Connections that are kept for the next request.
@@ -72,24 +110,53 @@ const MAX_ANSWER: usize = 16 << 20;
 #[error("{why}")]
 pub(crate) struct Trouble {
     why: String,
-    /// Nothing else would be given either.
-    pub(crate) is_connection: bool,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// It refuses this, or has answered something that cannot be used.
+    Refused,
+    /// It does not know the command.
+    NotKnown,
+    /// It does not let us call the command.
+    NotAllowed,
+    /// It is not there, or says no more: nothing else would be given either. What it was told to do may be done or
+    /// not, or later.
+    Gone,
 }
 
 impl Trouble {
     pub(crate) fn new(why: impl Into<String>) -> Self {
-        Self { why: why.into(), is_connection: false }
+        Self { why: why.into(), kind: Kind::Refused }
     }
 
     fn lost(why: &str) -> Self {
-        Self { why: why.to_owned(), is_connection: true }
+        Self { why: why.to_owned(), kind: Kind::Gone }
+    }
+
+    /// Nothing else would be given either, and what was asked for may still happen.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.kind == Kind::Gone
+    }
+
+    /// The node does not have the command.
+    pub(crate) fn is_not_known(&self) -> bool {
+        self.kind == Kind::NotKnown
+    }
+
+    /// Asking the same of something else would be in vain.
+    pub(crate) fn is_of_each(&self) -> bool {
+        matches!(self.kind, Kind::NotAllowed | Kind::Gone)
     }
 
     /// What to do.
     pub(crate) fn hint(&self) -> &'static str {
-        match self.is_connection {
-            true => "check that the node runs and that `rpc` is the address of its RPC, then try again",
-            false => "see to the node, then try again; the agent's log says more",
+        match self.kind {
+            Kind::Gone | Kind::NotAllowed => {
+                "check that the node runs and that `rpc` is the address of its RPC, then try again"
+            }
+            Kind::Refused | Kind::NotKnown => "see to the node, then try again; the agent's log says more",
         }
     }
 }
@@ -183,6 +250,16 @@ impl Rpc {
         &self,
         call: Call,
         file: Option<SentFile>,
+        each: impl FnMut(Value) -> Result<(), Trouble>,
+    ) -> Result<(), Trouble> {
+        let all = self.each_line(call, file, each);
+        timeout(LONG, all).await.map_err(|_| Trouble::lost("it does not come to the end of its answer"))?
+    }
+
+    async fn each_line(
+        &self,
+        call: Call,
+        file: Option<SentFile>,
         mut each: impl FnMut(Value) -> Result<(), Trouble>,
     ) -> Result<(), Trouble> {
         let mut coming = self.ask(&call, file).await?;
@@ -215,6 +292,11 @@ impl Rpc {
     }
 
     async fn bytes(&self, call: Call, limit: usize) -> Result<Bytes, Trouble> {
+        let all = self.all_bytes(call, limit);
+        timeout(SHORT, all).await.map_err(|_| Trouble::lost("it does not come to the end of its answer"))?
+    }
+
+    async fn all_bytes(&self, call: Call, limit: usize) -> Result<Bytes, Trouble> {
         let mut coming = self.ask(&call, None).await?;
         let Some(first) = coming.next().await? else {
             self.keep(coming.sender);
@@ -235,9 +317,9 @@ impl Rpc {
     async fn ask(&self, Call(call): &Call, file: Option<SentFile>) -> Result<Coming, Trouble> {
         let mut request = Request::post(call).header(header::HOST, &self.authority);
         let taken = file.as_ref().map(|file| Arc::clone(&file.taken));
-        if file.is_some() {
+        if let Some(SentFile { boundary, .. }) = &file {
             request =
-                request.header(header::CONTENT_TYPE, format!("multipart/form-data; boundary={BOUNDARY}"));
+                request.header(header::CONTENT_TYPE, format!("multipart/form-data; boundary={boundary}"));
         }
         let empty = || Full::new(Bytes::new()).map_err(|never| match never {}).boxed();
         let request = request.body(file.map_or_else(empty, |file| file.body)).expect("it is well-formed");
@@ -266,8 +348,9 @@ impl Rpc {
         }
         let mut said = BytesMut::new();
         while let Some(part) = coming.next().await? {
-            if said.len() + part.len() <= MAX_LINE {
-                said.extend_from_slice(&part);
+            said.extend_from_slice(&part);
+            if said.len() > MAX_LINE {
+                return Err(refused(call, status, &[]));
             }
         }
         self.keep(coming.sender);
@@ -310,15 +393,21 @@ impl Rpc {
 }
 
 /// Waits for the beginning of an answer, as long as the node takes more of what is sent.
-async fn within<T>(taken: Option<&AtomicU64>, answer: impl Future<Output = T>) -> Result<T, Trouble> {
+async fn within<T>(taken: Option<&Taken>, answer: impl Future<Output = T>) -> Result<T, Trouble> {
     let mut answer = std::pin::pin!(answer);
-    let now = || taken.map_or(0, |taken| taken.load(Ordering::Relaxed));
+    let parts = || taken.map_or(0, |taken| taken.parts.load(Ordering::Relaxed));
+    let mut waited = Duration::ZERO;
     loop {
-        let before = now();
-        match timeout(ANSWER, &mut answer).await {
-            Ok(answer) => return Ok(answer),
-            Err(_) if now() == before => return Err(Trouble::lost("it does not answer")),
-            Err(_) => {}
+        let before = parts();
+        if let Ok(answer) = timeout(ANSWER, &mut answer).await {
+            return Ok(answer);
+        }
+        let has_all = taken.is_some_and(|taken| taken.is_all.load(Ordering::Relaxed));
+        waited += ANSWER;
+        match (parts() == before, has_all) {
+            (false, _) => waited = Duration::ZERO,
+            (true, true) if waited < TAKEN => {}
+            (true, _) => return Err(Trouble::lost("it does not answer")),
         }
     }
 }
@@ -345,18 +434,6 @@ impl Coming {
     }
 }
 
-/// What separates the parts of a request that sends a file.
-const BOUNDARY: &str = "neurashield-4c2f9a7d1e";
-
-/// What comes before a file, and after it.
-pub(crate) fn around_file() -> (Bytes, Bytes) {
-    let before = format!(
-        "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"file\"\r\n\
-         Content-Type: application/octet-stream\r\n\r\n"
-    );
-    (before.into(), format!("\r\n--{BOUNDARY}--\r\n").into())
-}
-
 /// What the node says when it refuses goes into the log: it may name files.
 fn refused(call: &str, status: StatusCode, said: &[u8]) -> Trouble {
     let message: Option<String> = serde_json::from_slice::<Value>(said)
@@ -367,10 +444,10 @@ fn refused(call: &str, status: StatusCode, said: &[u8]) -> Trouble {
     tracing::debug!(command, %status, message, "an IPFS node refuses");
     match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            Trouble { why: format!("it does not let us call {command}"), is_connection: true }
+            Trouble { why: format!("it does not let us call {command}"), kind: Kind::NotAllowed }
         }
         StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => {
-            Trouble::new(format!("it does not know the command {command}"))
+            Trouble { why: format!("it does not know the command {command}"), kind: Kind::NotKnown }
         }
         _ => Trouble::new(format!("it refuses the command {command}")),
     }
@@ -401,6 +478,32 @@ mod tests {
         {
             assert!(authority(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn no_file_can_hold_what_ends_it() {
+        let (mut seen, file) = (std::collections::HashSet::new(), SentFile::whole(b"some bytes"));
+        assert!(seen.insert(file.boundary));
+        for _ in 0..20 {
+            let (boundary, Frame { before, after }) = frame();
+            assert!(boundary.len() == 48 && boundary.bytes().all(|byte| byte.is_ascii_hexdigit()));
+            for part in [before, after] {
+                assert!(String::from_utf8_lossy(&part).contains(&format!("--{boundary}")));
+            }
+            assert!(seen.insert(boundary), "it is another one for each request");
+        }
+    }
+
+    #[test]
+    fn what_is_not_allowed_does_not_mean_that_the_node_is_gone() {
+        let not_allowed = refused("/api/v0/pin/add?x", StatusCode::FORBIDDEN, b"");
+        assert!(!not_allowed.is_gone() && not_allowed.is_of_each());
+        assert_eq!(not_allowed.to_string(), "it does not let us call pin/add");
+        let not_known = refused("/api/v0/files/flush", StatusCode::NOT_FOUND, b"");
+        assert!(!not_known.is_gone() && not_known.is_not_known());
+        let refused = refused("/api/v0/block/get", StatusCode::INTERNAL_SERVER_ERROR, b"{}");
+        assert!(!refused.is_gone() && !refused.is_of_each() && !refused.is_not_known());
+        assert!(Trouble::lost("x").is_gone());
     }
 
     #[test]

@@ -3,218 +3,316 @@
 //! The order depends on nothing but what there is, so that the same blocks lie side by side in the next backup,
 //! too, and are not stored again. What comes next is fetched ahead, a few blocks at a time.
 //!
-//! Must stay true: a block that goes into the file is what its name says; one that does not is told by its name.
-//! Memory: about 40 bytes for each block that the node has, and the blocks that are fetched ahead.
+//! Must stay true: a block that goes into the file is what its name says; one that does not, or of which that cannot
+//! be said, is told by its name. The same block may be named as raw bytes and as a folder: it is written once for each
+//! way in which it links to something, and followed in each. Memory: about 80 bytes for each block that the node has,
+//! the blocks that are fetched ahead, and the way ([`Trail`]).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use formats::ipfs::{Cid, Key, Verdict, header, held_by_name, is_leaf, key, links, section_head, verify};
+use formats::ipfs::{
+    Cid, Key, Next, Trail, Verdict, header, held_by_name, is_followed, is_leaf, key, links, reading,
+    section_head, verify,
+};
 use tokio::task::JoinHandle;
 
+use super::files::Blocks;
 use super::node::{self, Kept};
 use super::rpc::{Rpc, Trouble};
-use crate::sources::ProblemKind;
 
 /// Blocks that are fetched ahead: at most so many MiB are held, with blocks as Kubo makes them.
 const AHEAD: usize = 8;
 /// What is fetched ahead and not wanted yet.
 const MOST_AHEAD: usize = 16;
 /// Blocks of which is told one by one.
-const MOST_TOLD: u64 = 1_000;
+const MOST_TOLD: usize = 1_000;
+/// Blocks that are not there and are remembered, so that each is told once.
+const MOST_MISSING: u64 = 1 << 20;
 /// The most blocks that a node may have.
-const MOST_BLOCKS: usize = 64 << 20;
+pub(crate) const MOST_BLOCKS: usize = 64 << 20;
 
 /// What has been done about a block that the node has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     Local,
-    Written,
-    /// And its links were followed.
-    Followed,
+    /// It is left of a hold: not somebody's content.
+    Ours,
+    /// Under a name with this codec, if its links are known; zero: under another one.
+    Written(u16),
     /// Told of.
     Told,
 }
 
-/// Something about a block.
+/// Something about a block; the archive is incomplete.
+#[derive(Debug)]
 pub(super) struct Told {
     pub(super) cid: Cid,
-    pub(super) kind: ProblemKind,
     pub(super) cause: String,
 }
 
 /// What came of a walk.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Tally {
     pub(super) blocks: u64,
     pub(super) bytes: u64,
-    /// Missing, false, or leading where nobody can follow.
+    /// Missing, false, not to be checked, or leading where nobody can follow.
     pub(super) wrong: u64,
     /// In the node, and nothing that is kept needs them.
     pub(super) unprotected: u64,
 }
 
 /// A walk that goes on.
-pub(super) struct Walk {
-    rpc: Arc<Rpc>,
+pub(super) struct Walk<B = Ahead> {
+    fetch: B,
     secret: [u8; 32],
     blocks: HashMap<Key, State>,
-    /// Still to be done, the next one last; and whether its links are followed.
-    stack: Vec<(Cid, bool)>,
+    /// What was followed, as it is read.
+    followed: HashSet<Key>,
+    trail: Trail,
+    /// And whether its links are followed.
     roots: std::vec::IntoIter<(Cid, bool)>,
-    ahead: HashMap<Key, JoinHandle<Result<Bytes, Trouble>>>,
     pub(super) told: Vec<Told>,
     pub(super) tally: Tally,
 }
 
 impl Walk {
-    /// Begins: what the node has is listed. Blocks that are `ours` are of no account.
-    pub(super) fn begin<'a>(
-        rpc: &Arc<Rpc>,
-        kept: &Kept,
-        ours: impl Iterator<Item = &'a Cid>,
-    ) -> Result<Self, Trouble> {
+    /// Begins: what the node has is listed. Blocks that are `ours` are no content; gives those that are there.
+    pub(super) fn begin(rpc: &Arc<Rpc>, kept: &Kept, ours: Vec<Cid>) -> Result<(Self, Vec<Cid>), Trouble> {
+        let mut walk = Self::over(Ahead::of(rpc), kept);
+        node::local_blocks(rpc, |cid| walk.has(&cid))?;
+        let there = ours.into_iter().filter(|cid| walk.is_ours(cid)).collect();
+        Ok((walk, there))
+    }
+}
+
+impl<B: Blocks> Walk<B> {
+    /// Over blocks of which it has to be told yet that they are there ([`Walk::has`]).
+    pub(super) fn over(fetch: B, kept: &Kept) -> Self {
         let mut secret = [0; 32];
         aws_lc_rs::rand::fill(&mut secret).expect("the operating system's random source answers");
-        let mut blocks = HashMap::new();
-        node::local_blocks(rpc, |cid| {
-            blocks.insert(key(&secret, &cid), State::Local);
-            match blocks.len() {
-                ..=MOST_BLOCKS => Ok(()),
-                _ => Err(Trouble::new(format!("it has more than {MOST_BLOCKS} blocks"))),
-            }
-        })?;
-        for cid in ours {
-            blocks.remove(&key(&secret, cid));
-        }
-        // Single blocks first: nothing but their own pins may hold them.
-        let roots: Vec<(Cid, bool)> = (kept.direct.iter().map(|pin| (pin.cid, false)))
+        // Single blocks first, before the root that the header names: who reads the file knows them by that.
+        let single = kept.direct.iter().map(|pin| pin.cid).filter(|cid| *cid != kept.files);
+        let roots: Vec<(Cid, bool)> = (single.map(|cid| (cid, false)))
             .chain([(kept.files, true)])
             .chain(kept.recursive.iter().map(|pin| (pin.cid, true)))
             .collect();
-        Ok(Self {
-            rpc: Arc::clone(rpc),
+        Self {
+            fetch,
             secret,
-            blocks,
-            stack: Vec::new(),
+            blocks: HashMap::new(),
+            followed: HashSet::new(),
+            trail: Trail::default(),
             roots: roots.into_iter(),
-            ahead: HashMap::new(),
             told: Vec::new(),
             tally: Tally::default(),
-        })
+        }
     }
 
-    /// What the file begins with.
+    /// The node has this block.
+    pub(super) fn has(&mut self, cid: &Cid) -> Result<(), Trouble> {
+        self.blocks.insert(key(&self.secret, cid), State::Local);
+        match self.blocks.len() {
+            ..=MOST_BLOCKS => Ok(()),
+            _ => Err(Trouble::new(format!("it has more than {MOST_BLOCKS} blocks"))),
+        }
+    }
+
+    /// This block is left of a hold. True if it is there.
+    fn is_ours(&mut self, cid: &Cid) -> bool {
+        let state = self.blocks.get_mut(&key(&self.secret, cid));
+        state.map(|state| *state = State::Ours).is_some()
+    }
+
+    /// What the file begins with. More roots than this one, and readers would refuse it one day.
     pub(super) fn header(kept: &Kept) -> Vec<u8> {
-        let pinned = kept.recursive.iter().map(|pin| pin.cid);
-        header(&std::iter::once(kept.files).chain(pinned).collect::<Vec<_>>())
+        header(&[kept.files])
     }
 
     /// Adds the next block to `file`; false at the end.
     pub(super) fn next(&mut self, file: &mut Vec<u8>) -> Result<bool, Trouble> {
-        let Some((cid, follows)) = self.stack.pop().or_else(|| self.roots.next()) else {
-            self.ahead.drain().for_each(|(_, fetch)| fetch.abort());
-            let left = self.blocks.values().filter(|state| **state == State::Local).count();
-            self.tally.unprotected = left as u64;
-            return Ok(false);
+        let (cid, follows) = match self.trail.go_on() {
+            Next::Link(cid) => (cid, true),
+            Next::Again(cid) => return self.again(&cid).map(|()| true),
+            Next::End => match self.roots.next() {
+                Some(root) => root,
+                None => {
+                    let left = self.blocks.values().filter(|state| **state == State::Local).count();
+                    self.tally.unprotected = left as u64;
+                    return Ok(false);
+                }
+            },
         };
-        let follows = follows && !is_leaf(&cid);
-        if let Some(bytes) = held_by_name(&cid) {
+        self.visit(&cid, follows && !is_leaf(&cid), file).map(|()| true)
+    }
+
+    fn visit(&mut self, cid: &Cid, follows: bool, file: &mut Vec<u8>) -> Result<(), Trouble> {
+        if let Some(bytes) = held_by_name(cid) {
+            // It is a part of the name that holds it, so this ends soon; what it links to is followed once.
             if follows {
-                self.follow(&cid, bytes);
+                self.follow(cid, bytes);
             }
-            return Ok(true);
+            return Ok(());
         }
-        let its_key = key(&self.secret, &cid);
-        let state = match self.blocks.get(&its_key).copied() {
-            Some(State::Followed | State::Told) => return Ok(true),
-            Some(State::Written) if !follows => return Ok(true),
-            Some(state) => state,
-            None => {
-                self.wrong(&cid, "the node does not have this block");
-                return Ok(true);
-            }
+        let block = key(&self.secret, cid);
+        let Some(state) = self.blocks.get(&block).copied() else {
+            self.lost(cid, "the node does not have this block");
+            return Ok(());
         };
-        let rpc = Arc::clone(&self.rpc);
-        let fetch = self.ahead.remove(&its_key);
+        // How it links, where that is known.
+        let kind = if is_followed(cid) { cid.codec() as u16 } else { 0 };
+        match state {
+            State::Told => return Ok(()),
+            State::Written(_) if !follows => return Ok(()),
+            _ => {}
+        }
+        if follows {
+            if self.followed.len() >= 4 * MOST_BLOCKS {
+                return Err(Trouble::new("its blocks link to one another in too many ways"));
+            }
+            if !self.followed.insert(reading(&self.secret, cid)) {
+                return Ok(());
+            }
+            if matches!(state, State::Written(_)) && kind == 0 {
+                // Its bytes are there; nobody here knows what they lead to.
+                self.follow(cid, &[]);
+                return Ok(());
+            }
+        }
         self.fetch_ahead();
-        let fetched = match fetch {
-            Some(fetch) => rpc.runtime().block_on(fetch).expect("a fetch does not panic"),
-            None => rpc.runtime().block_on(rpc.block(&cid)),
-        };
-        let bytes = match fetched {
-            Ok(bytes) => bytes,
-            Err(trouble) if trouble.is_connection => return Err(trouble),
-            Err(trouble) => {
-                self.wrong(&cid, &format!("the node does not give this block: {trouble}"));
-                return Ok(true);
-            }
-        };
-        match verify(&cid, &bytes) {
-            Verdict::Right => {}
-            Verdict::Wrong => {
-                self.wrong(&cid, "the node gives bytes for this block that are not what its name says");
-                return Ok(true);
-            }
-            Verdict::Unknown => {
-                let cause = "nobody here knows its hash: its bytes are taken as they are".to_owned();
-                self.told.push(Told { cid, kind: ProblemKind::Suspect, cause });
-            }
-        }
-        if state == State::Local {
-            file.extend(section_head(&cid, bytes.len()));
+        let Some(bytes) = self.right(cid)? else { return Ok(()) };
+        let is_new = !matches!(state, State::Written(_));
+        if is_new || state != State::Written(kind) {
+            file.extend(section_head(cid, bytes.len()));
             file.extend_from_slice(&bytes);
+            self.blocks.insert(block, State::Written(kind));
+        }
+        if is_new {
             self.tally.blocks += 1;
             self.tally.bytes += bytes.len() as u64;
         }
-        // A leaf has no links to follow.
-        let state = if follows || is_leaf(&cid) { State::Followed } else { State::Written };
-        self.blocks.insert(its_key, state);
         if follows {
-            self.follow(&cid, &bytes);
+            self.follow(cid, &bytes);
         }
-        Ok(true)
+        Ok(())
     }
 
+    /// The bytes of a block that the node has, if they are what its name says.
+    fn right(&mut self, cid: &Cid) -> Result<Option<Bytes>, Trouble> {
+        let bytes = match self.fetch.get(cid) {
+            Ok(bytes) => bytes,
+            Err(trouble) if trouble.is_of_each() => return Err(trouble),
+            Err(trouble) => {
+                self.lost(cid, &format!("the node does not give this block: {trouble}"));
+                return Ok(None);
+            }
+        };
+        match verify(cid, &bytes) {
+            Verdict::Right => Ok(Some(bytes)),
+            Verdict::Wrong => {
+                self.lost(cid, "the node gives bytes for this block that are not what its name says");
+                Ok(None)
+            }
+            Verdict::Unknown => {
+                self.tell(cid, "nobody here knows its hash: its bytes are taken as they are");
+                Ok(Some(bytes))
+            }
+        }
+    }
+
+    /// Follows what a block links to.
     fn follow(&mut self, cid: &Cid, bytes: &[u8]) {
         match links(cid, bytes) {
-            Ok(linked) => self.stack.extend(linked.into_iter().rev().map(|link| (link, true))),
-            Err(why) => self.wrong(cid, &format!("what this block links to is not known: {why}")),
+            Ok(linked) => {
+                if !self.trail.enter(*cid, linked) {
+                    self.tell(cid, "what this block links to is not backed up: it lies too deep");
+                }
+            }
+            Err(why) => self.tell(cid, &format!("what this block links to is not known: {why}")),
         }
     }
 
-    fn wrong(&mut self, cid: &Cid, cause: &str) {
-        self.blocks.insert(key(&self.secret, cid), State::Told);
+    /// A block's links are not held any more.
+    fn again(&mut self, cid: &Cid) -> Result<(), Trouble> {
+        let bytes = match held_by_name(cid) {
+            Some(bytes) => Some(Bytes::copy_from_slice(bytes)),
+            None => self.right(cid)?,
+        };
+        match bytes.map(|bytes| links(cid, &bytes)) {
+            Some(Ok(linked)) => self.trail.again(linked),
+            // It was told.
+            _ => self.trail.leave(),
+        }
+        Ok(())
+    }
+
+    /// The block is not to be had.
+    fn lost(&mut self, cid: &Cid, cause: &str) {
+        if self.tally.wrong < MOST_MISSING {
+            self.blocks.insert(key(&self.secret, cid), State::Told);
+        }
+        self.tell(cid, cause);
+    }
+
+    fn tell(&mut self, cid: &Cid, cause: &str) {
         self.tally.wrong += 1;
-        let (cid, kind) = (*cid, ProblemKind::Unreadable);
-        if self.tally.wrong <= MOST_TOLD {
-            self.told.push(Told { cid, kind, cause: cause.to_owned() });
+        if self.told.len() < MOST_TOLD {
+            self.told.push(Told { cid: *cid, cause: cause.to_owned() });
         }
     }
 
     /// How many blocks are wrong and were not told of one by one.
     pub(super) fn untold(&self) -> u64 {
-        self.tally.wrong.saturating_sub(MOST_TOLD)
+        self.tally.wrong.saturating_sub(MOST_TOLD as u64)
     }
 
     /// Asks for what is next.
     fn fetch_ahead(&mut self) {
-        for (cid, _) in self.stack.iter().rev().take(AHEAD) {
-            let its_key = key(&self.secret, cid);
-            let is_due = self.blocks.get(&its_key) == Some(&State::Local) && held_by_name(cid).is_none();
-            if !is_due || self.ahead.len() >= MOST_AHEAD || self.ahead.contains_key(&its_key) {
-                continue;
+        for cid in self.trail.upcoming().take(AHEAD) {
+            let is_due = self.blocks.get(&key(&self.secret, cid)) == Some(&State::Local);
+            if is_due && held_by_name(cid).is_none() {
+                self.fetch.soon(cid);
             }
-            let (rpc, cid) = (Arc::clone(&self.rpc), *cid);
-            let fetch = self.rpc.runtime().spawn(async move { rpc.block(&cid).await });
-            self.ahead.insert(its_key, fetch);
         }
     }
 }
 
-impl Drop for Walk {
-    fn drop(&mut self) {
-        self.ahead.drain().for_each(|(_, fetch)| fetch.abort());
+/// Blocks that are fetched while others are written.
+pub(super) struct Ahead {
+    rpc: Arc<Rpc>,
+    under_way: HashMap<Cid, JoinHandle<Result<Bytes, Trouble>>>,
+}
+
+impl Ahead {
+    fn of(rpc: &Arc<Rpc>) -> Self {
+        Self { rpc: Arc::clone(rpc), under_way: HashMap::new() }
     }
 }
+
+impl Blocks for Ahead {
+    fn get(&mut self, cid: &Cid) -> Result<Bytes, Trouble> {
+        match self.under_way.remove(cid) {
+            Some(fetch) => self.rpc.runtime().block_on(fetch).expect("a fetch does not panic"),
+            None => self.rpc.runtime().block_on(self.rpc.block(cid)),
+        }
+    }
+
+    fn soon(&mut self, cid: &Cid) {
+        if self.under_way.len() < MOST_AHEAD && !self.under_way.contains_key(cid) {
+            let (rpc, cid) = (Arc::clone(&self.rpc), *cid);
+            let fetch = self.rpc.runtime().spawn(async move { rpc.block(&cid).await });
+            self.under_way.insert(cid, fetch);
+        }
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.under_way.drain().for_each(|(_, fetch)| fetch.abort());
+    }
+}
+
+#[cfg(test)]
+#[path = "walk_tests.rs"]
+mod tests;

@@ -8,15 +8,14 @@ use repository::content::{ContentHasher, IdKey};
 use repository::ids::BlobId;
 
 use super::NodeError;
-use crate::sources::ipfs::node::Pin;
+use crate::sources::ipfs::keystore::key_name;
+use crate::sources::ipfs::node::{MOST_PINS, Pin};
 use crate::targets::{BlobReader, CancelFlag};
 
 /// Blobs that are asked for ahead.
 const AHEAD: usize = 8;
 /// A longer file is no name, key or description.
 const MAX_SMALL: u64 = 64 << 10;
-/// What keys are called in a node's folder, before their name in base32.
-const KEY: &str = "key_";
 
 /// What a node has kept.
 #[derive(Debug, Clone)]
@@ -82,6 +81,9 @@ impl Wanted {
                 }
                 _ => {}
             }
+            if blank.recursive.len() + blank.direct.len() + blank.keys.len() > 2 * MOST_PINS {
+                return Err(wrong("it has more pins and keys than any node"));
+            }
         }
         if let (Some(files), Some(_)) = (files, &blank.blocks) {
             wanted = Some(Self { files, ..blank });
@@ -97,12 +99,6 @@ impl Wanted {
     pub(super) fn empty(files: Cid) -> Self {
         Self { files, recursive: Vec::new(), direct: Vec::new(), blocks: None, keys: Vec::new() }
     }
-}
-
-fn key_name(file: &str) -> Option<String> {
-    use cid::multibase::Base;
-    let name = Base::Base32Lower.decode(file.strip_prefix(KEY)?).ok()?;
-    String::from_utf8(name).ok()
 }
 
 /// Gives the bytes of a file to `each`, and proves at its end that they are what was backed up.
@@ -160,18 +156,5 @@ pub(super) fn read(
     match length == content.size && hasher.finish(content.size) == content.id {
         true => Ok(()),
         false => Err(NodeError::Archive("a file in it is not what was backed up".to_owned())),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_key_is_called_by_its_name_in_base32() {
-        // As Kubo calls the file of the key `my-key`.
-        assert_eq!(key_name("key_nv4s223fpe").as_deref(), Some("my-key"));
-        assert_eq!(key_name("README"), None);
-        assert_eq!(key_name("key_!"), None);
     }
 }

@@ -1,19 +1,22 @@
 //! Puts an archive of what a node keeps back into a running node.
 //!
-//! 1. Every block goes in by one `dag/import`, which pins a block of ours that links to all of them
-//!    ([`crate::sources::ipfs::hold`]): from then on nothing takes them away. Then the node is asked whether it
-//!    has them all.
-//! 2. Pins that are not there are added. One that is there is left as it is, and none is removed.
-//! 3. The files become those of the archive, name by name. Where that fails, they are put back.
-//! 4. Keys whose names are free are imported.
-//! 5. The node is asked again, and what it lacks is told.
+//! 1. A folder of ours among the node's files links to all that comes ([`crate::sources::ipfs::hold`]): nothing takes
+//!    it away then. Every block goes in by one `dag/import`; then the node is asked whether it has them all.
+//! 2. Pins that are not there are added, if each block below them is there. One that is there is left as it is, and
+//!    none is removed. Keys whose names are free are imported.
+//! 3. The files become those of the archive, name by name, if each block below them is there ([`files`]). Where that
+//!    fails, they are put back.
+//! 4. The node is asked again, and what it lacks is told.
 //!
 //! Must stay true: nothing that the node keeps has changed before all blocks are there; whatever step a crash
-//! cuts off, doing it once more ends it.
+//! cuts off, doing it once more ends it, and files that were being replaced are the old ones or the new ones after the
+//! next start; what somebody else writes meanwhile stays, or is put aside.
 
 mod archive;
 mod blocks;
+mod files;
 mod keys;
+mod swap;
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -21,15 +24,17 @@ use std::sync::Arc;
 
 use formats::ipfs::Cid;
 use repository::content::IdKey;
+use runtime::steps;
 
 use super::{BlobError, BlobReader, CancelFlag, Progress};
-use crate::sources::ipfs::files;
-use crate::sources::ipfs::hold::{self, Hold, HoldBlocks};
-use crate::sources::ipfs::node::{Kept, Pin, files_root};
+use crate::sources::ipfs::hold::{self, Hold};
+use crate::sources::ipfs::node::{Kept, Pin, flush};
 use crate::sources::ipfs::rpc::{Call, Rpc, Trouble};
+use crate::steps::Step;
 use archive::Key;
 pub(crate) use archive::Wanted;
 use blocks::Imported;
+pub(crate) use files::{Recovered, recover};
 
 /// Notes that are made one by one.
 const MOST_NOTES: usize = 50;
@@ -47,9 +52,15 @@ pub(crate) enum NodeError {
     Node(#[from] Trouble),
     #[error("{0}")]
     NotStopped(String),
-    /// The files are as they were; pins that were added stay.
+    /// Some pins and keys are there, and the files are as they were.
+    #[error("{pins} pins and {keys} keys were added, then: {trouble}")]
+    Partly { pins: u64, keys: u64, trouble: Trouble },
+    /// The files are as they were; pins and keys that were added stay.
     #[error("{0}")]
     TakenBack(String),
+    /// The files are in between. That is on record.
+    #[error("{0}")]
+    Interrupted(String),
 }
 
 /// What a restore into a node works with.
@@ -115,61 +126,65 @@ pub(crate) fn restore(
     (state, source, id): (&Path, &str, &str),
 ) -> Result<Done, NodeError> {
     let rpc = tools.rpc;
-    hold::reap(rpc, state, source)?;
+    if let Err(trouble) = hold::reap(rpc, state, source) {
+        match trouble.is_gone() {
+            true => return Err(trouble.into()),
+            false => tracing::warn!(source, error = %trouble, "holds of earlier runs are still there"),
+        }
+    }
+    let keys = keys::read(wanted, blobs, tools)?;
+    flush(rpc)?;
     let now = Kept::look(rpc)?;
     let single = wanted.direct.iter().map(|pin| hold::alone(&pin.cid));
     let pinned = wanted.recursive.iter().map(|pin| pin.cid).chain(single);
     // What is replaced is held, too, until it is sure that it is not put back.
     let roots: Vec<Cid> = [wanted.files, now.files].into_iter().chain(pinned).collect();
-    let ours = HoldBlocks::of(&roots);
-    let _hold = Hold::announce(rpc, state, source, ours.root())
-        .map_err(|error| NodeError::NotStopped(format!("the agent cannot keep a record: {error}")))?;
-    let imported = blocks::import(wanted, &ours, blobs, tools)?;
+    let hold = Hold::take(rpc, (state, source), &roots, true)?;
+    steps::reach(Step::StagingBegun);
+    let imported = blocks::import(wanted, &hold, blobs, tools)?;
+    steps::reach(Step::AllStaged);
     tools.progress.staged().map_err(NodeError::NotStopped)?;
     if tools.cancel.is_cancelled() {
         return Err(NodeError::Cancelled);
     }
     tools.progress.swap_begins();
-    let Changes { recursive, direct, files, remarks } = changes(wanted, &now);
-    let mut done = Done { bytes: imported.bytes, notes: remarks, ..Done::default() };
-    for (pin, is_recursive) in
-        recursive.iter().map(|pin| (pin, true)).chain(direct.iter().map(|pin| (pin, false)))
-    {
-        match add_pin(rpc, pin, is_recursive, &imported) {
-            Ok(()) => {
-                done.pins += 1;
-                tools.progress.entry_written();
-            }
-            Err(trouble) if trouble.is_connection => return Err(trouble.into()),
-            Err(trouble) => note(&mut done.notes, format!("{} is not pinned: {trouble}", pin.cid)),
+    let mut done = Done { bytes: imported.bytes, former: format!("/ipfs/{}", now.files), ..Done::default() };
+    let partly = |done: &Done, trouble| NodeError::Partly { pins: done.pins, keys: done.keys, trouble };
+    let changes = changes(wanted, &now);
+    add_pins(&changes, &imported, tools, &mut done).map_err(|trouble| partly(&done, trouble))?;
+    keys::import(&keys, rpc, &mut done).map_err(|trouble| partly(&done, trouble))?;
+    let mut swap = None;
+    if changes.files {
+        let mut blocks = &**rpc;
+        let begun = match imported.lacks(&mut blocks, &wanted.files) {
+            Ok(None) => files::begin(rpc, &wanted.files, &now.files, id),
+            Ok(Some(why)) => Ok(Err(why)),
+            Err(trouble) => Err(trouble),
+        };
+        match begun.map_err(|trouble| partly(&done, trouble))? {
+            Ok(begun) => swap = Some(begun),
+            Err(why) => done.notes.insert(0, format!("the files are left as they are: {why}")),
         }
     }
-    done.former = format!("/ipfs/{}", now.files);
-    if files {
-        if let Err(trouble) = replace_files(rpc, &wanted.files, id) {
-            let back = replace_files(rpc, &now.files, id);
-            let state = match back {
-                Ok(()) => "they are as they were".to_owned(),
-                Err(_) => format!("and could not be put back: they were /ipfs/{}", now.files),
-            };
-            return Err(NodeError::TakenBack(format!(
-                "the files could not be replaced ({trouble}); {state}"
-            )));
-        }
+    if let Some(swap) = &mut swap {
+        files::replace(rpc, &hold, swap)?;
         done.files = true;
+        done.notes.extend(files::notes(swap));
+        done.notes.extend(files::appeared(rpc, swap));
         tools.progress.entry_written();
     }
-    keys::import(wanted, rpc, blobs, tools, &mut done)?;
     if let Err(cause) = tools.progress.swapped() {
-        if done.files && replace_files(rpc, &now.files, id).is_err() {
-            return Err(NodeError::TakenBack(format!(
-                "{cause}; the files could not be put back: they were /ipfs/{}",
-                now.files
-            )));
-        }
-        return Err(NodeError::TakenBack(cause));
+        return Err(match &mut swap {
+            Some(swap) => files::take_back(rpc, &hold, swap, &cause),
+            None => NodeError::TakenBack(cause),
+        });
     }
-    compare(wanted, &Kept::look(rpc)?, &mut done.notes);
+    files::settle(&hold);
+    steps::reach(Step::SwapDone);
+    match Kept::look(rpc) {
+        Ok(now) => compare(wanted, &now, &mut done.notes),
+        Err(trouble) => note(&mut done.notes, format!("the node was not asked once more: {trouble}")),
+    }
     Ok(done)
 }
 
@@ -179,54 +194,49 @@ fn note(notes: &mut Vec<String>, text: String) {
     }
 }
 
+/// Adds the pins that are not there.
+fn add_pins(
+    changes: &Changes,
+    imported: &Imported,
+    tools: &Tools<'_>,
+    done: &mut Done,
+) -> Result<(), Trouble> {
+    changes.remarks.iter().for_each(|remark| note(&mut done.notes, remark.clone()));
+    let recursive = changes.recursive.iter().map(|pin| (pin, true));
+    for (pin, is_recursive) in recursive.chain(changes.direct.iter().map(|pin| (pin, false))) {
+        match add_pin(tools.rpc, pin, is_recursive, imported) {
+            Ok(()) => {
+                done.pins += 1;
+                tools.progress.entry_written();
+            }
+            Err(trouble) if trouble.is_gone() => return Err(trouble),
+            Err(trouble) => note(&mut done.notes, format!("{} is not pinned: {trouble}", pin.cid)),
+        }
+    }
+    Ok(())
+}
+
 /// Adds a pin that is not there. The node is not asked where it would look for what is missing.
 fn add_pin(rpc: &Arc<Rpc>, pin: &Pin, is_recursive: bool, imported: &Imported) -> Result<(), Trouble> {
-    if is_recursive && !imported.is_whole(rpc, &pin.cid)? {
-        return Err(Trouble::new("a block that it needs is neither in the backup nor in the node"));
+    if is_recursive {
+        let mut blocks = &**rpc;
+        if let Some(why) = imported.lacks(&mut blocks, &pin.cid)? {
+            return Err(Trouble::new(why));
+        }
     }
     let recursive = if is_recursive { "true" } else { "false" };
-    let mut call = Call::new("pin/add").arg(&pin.cid.to_string()).with("recursive", recursive);
+    // With progress it says every moment that it goes on: it walks over all that is below the pin.
+    let mut call =
+        Call::new("pin/add").arg(&pin.cid.to_string()).with("recursive", recursive).with("progress", "true");
     if !pin.name.is_empty() {
         call = call.with("name", &pin.name);
     }
-    rpc.done(call)
-}
-
-/// Makes the files those below `root`, whose blocks are there. What is the same stays.
-fn replace_files(rpc: &Arc<Rpc>, root: &Cid, id: &str) -> Result<(), Trouble> {
-    let not_listed = || Trouble::new("it does not give the root of its files");
-    let wanted = files::list(rpc, root)?.ok_or_else(not_listed)?;
-    let now = files::list(rpc, &files_root(rpc)?)?.ok_or_else(not_listed)?;
-    let text = |name: &[u8]| {
-        String::from_utf8(name.to_vec()).map_err(|_| Trouble::new("a name of its files is no text"))
-    };
-    let staged = format!("/.neurashield-{id}");
-    // Whether it can be had at all, before anything goes.
-    let remove = |path: &str| {
-        rpc.done(Call::new("files/rm").arg(path).with("recursive", "true").with("force", "true"))
-    };
-    if now.iter().any(|(name, _)| name == staged.as_bytes()[1..]) {
-        remove(&staged)?;
-    }
-    rpc.done(Call::new("files/cp").arg(&format!("/ipfs/{root}")).arg(&staged))?;
-    let same = |one: &(Vec<u8>, Cid), others: &[(Vec<u8>, Cid)]| others.contains(one);
-    for old in now.iter().filter(|old| old.0 != staged.as_bytes()[1..] && !same(old, &wanted)) {
-        remove(&format!("/{}", text(&old.0)?))?;
-    }
-    for new in wanted.iter().filter(|new| !same(new, &now)) {
-        let path = format!("/{}", text(&new.0)?);
-        rpc.done(Call::new("files/cp").arg(&format!("/ipfs/{}", new.1)).arg(&path))?;
-    }
-    remove(&staged)?;
-    rpc.json(Call::new("files/flush").arg("/")).map(drop)?;
-    let mut became = files::list(rpc, &files_root(rpc)?)?.ok_or_else(not_listed)?;
-    let mut wanted = wanted;
-    became.sort();
-    wanted.sort();
-    match became == wanted {
-        true => Ok(()),
-        false => Err(Trouble::new("its files are others than those that were put there")),
-    }
+    let mut is_added = false;
+    rpc.lines(call, |line| {
+        is_added |= line.get("Pins").and_then(|pins| pins.as_array()).is_some_and(|pins| !pins.is_empty());
+        Ok(())
+    })?;
+    if is_added { Ok(()) } else { Err(Trouble::new("it does not say that it has pinned it")) }
 }
 
 /// What the archive has and the node does not.

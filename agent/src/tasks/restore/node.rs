@@ -10,9 +10,12 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use super::{Counters, Users, Watched, not_readable, open_archive, pass_on, progress_now, still_so, wire};
+use super::{
+    Counters, Users, Watched, no_record, not_readable, open_archive, pass_on, progress_now, still_so, wire,
+};
 use crate::connection::Agent;
 use crate::limits::Pace;
+use crate::nodes::end_at_node;
 use crate::platform::Found;
 use crate::restore::{ArchiveEntries, BlobMap, RemoteBlobs, Window, WireBlobs};
 use crate::served::Served;
@@ -51,6 +54,7 @@ pub(super) async fn plan(
     let _passed_on = pass_on(cancel.clone(), flag.clone());
     let planned = blocking(move || {
         let mut data = data;
+        node.end_interrupted(&agent, &runtime)?;
         let plan = node.plan(&agent, &runtime, pages, &mut data, &flag).map(|(_, plan)| plan);
         steps::reach(Step::PlanTried);
         plan
@@ -79,11 +83,17 @@ pub(super) async fn run(
         let (agent, runtime) = (context.agent.clone(), Handle::current());
         blocking(move || {
             let id = node.order.restore_id.clone();
+            node.end_interrupted(&agent, &runtime)?;
+            // What was ended just now may have been an earlier attempt at this one.
+            let ended = agent.state.runs().ended(&id).map_err(|error| no_record(&error))?;
+            if let Some(report) = ended {
+                return Ok(report);
+            }
             let (wanted, now) = node.plan(&agent, &runtime, pages, &mut data, &flag)?;
             let place = node.served.location();
             still_so(&place, &confirmed.unwrap_or_else(|| now.clone()), &now)?;
             let record = agent.state.restore(&id);
-            let users = Users::of(&agent, runtime, &id, wire::planned(&now));
+            let users = Users::of(&agent, runtime, &id, wire::planned(&now)).at(&node.served.id);
             let component = node.served.id.component.to_string();
             let of_whom = (Some(component.as_str()), None);
             let progress = Watched { counters: &counters, record: &record, users: &users, of_whom };
@@ -103,6 +113,8 @@ pub(super) async fn run(
                     report.notes.extend(done.notes);
                 })),
                 Err(NodeError::TakenBack(cause)) => Ok(users.undone(&cause)),
+                // The next start ends it, or the next task at this node, and starts what ran.
+                Err(error @ NodeError::Interrupted(_)) => Err(not_restored(&place, error)),
                 Err(error) => {
                     let troubles = users.start_again();
                     users.forget();
@@ -142,6 +154,12 @@ impl NodeRestore {
         let map = Arc::new(open_archive(context, task_id, &order, cancel).await?);
         let pace = served.limits.download.clone();
         Ok(Self { task_id: task_id.to_owned(), order, served, rpc, map, pace, cancel: cancel.clone() })
+    }
+
+    /// Ends what an earlier process has left at the node. Blocks.
+    fn end_interrupted(&self, agent: &Agent, runtime: &Handle) -> Result<(), Failure> {
+        let ended = end_at_node(agent, runtime, &self.rpc, &self.served.file_name());
+        ended.map(drop).map_err(|error| not_restored(&self.served.location(), error))
     }
 
     async fn blobs(&self, context: &TaskContext, window: Window) -> Result<RemoteBlobs<WireBlobs>, Failure> {
@@ -219,6 +237,16 @@ fn not_restored(place: &str, error: NodeError) -> Failure {
             "run `nsctl verify` on this backup, and restore from another one; no pin and no file was removed",
         ),
         NodeError::Node(trouble) => failure(Code::FailedPrecondition, reason::OBSTACLES, trouble.hint()),
+        NodeError::Partly { trouble, .. } => {
+            let what = format!("the restore into {place} came to no end; the files are as they were");
+            let failure = Failure::new(Code::FailedPrecondition, reason::OBSTACLES, what).caused_by(&error);
+            failure.hint(format!("{}; another restore does what is left", trouble.hint()))
+        }
+        NodeError::Interrupted(_) => {
+            let what = format!("the restore into {place} stopped while it replaced the files");
+            let failure = Failure::new(Code::Internal, reason::INTERNAL, what).caused_by(&error);
+            failure.hint("see to the node, then restart the agent: it finishes that or takes it back")
+        }
         NodeError::NotStopped(_) | NodeError::TakenBack(_) => failure(
             Code::FailedPrecondition,
             reason::OBSTACLES,
