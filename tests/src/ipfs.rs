@@ -117,12 +117,14 @@ impl Node {
         self.names().into_iter().filter(|name| name.starts_with(".neurashield-hold-")).collect()
     }
 
-    /// Writes a file among its files.
+    /// Makes this a file among its files. js-ipfs writes into no file that is one raw block.
     pub fn write(&self, path: &str, content: &[u8]) {
         let file = tempfile::NamedTempFile::new().expect("a file");
         fs::write(file.path(), content).expect("written");
         let form = format!("file=@{}", file.path().display());
-        self.call(&format!("files/write?arg={path}&create=true&truncate=true&parents=true"), &["-F", &form]);
+        self.call(&format!("files/rm?arg={path}"), &[]);
+        self.call(&format!("files/write?arg={path}&create=true&parents=true"), &["-F", &form]);
+        assert_eq!(self.read(path), content, "{path} was written");
     }
 
     /// Reads a file among its files.

@@ -267,10 +267,11 @@ fn long_a_backup_that_lacks_a_block_takes_no_good_files_away() {
     let filled = fill(&node, 10);
     let system = system(node.port());
     node.call(&format!("block/rm?arg={}&force=true", filled.leaf), &[]);
-    system.nsctl(&["backup"]).expect(3);
+    let job = system.nsctl(&["backup", "-o", "json"]).expect(3).json();
+    let backup = job["backup"].as_str().expect("its name");
     node.wipe();
     node.write("/good", b"good");
-    let restored = system.nsctl(&["restore", "--timestamp", "latest", "--yes"]);
+    let restored = system.nsctl(&["restore", "--timestamp", backup, "--yes"]);
     let shown = format!("{}{}", restored.out, restored.err);
     assert!(shown.contains("the files are left as they are") && shown.contains(&filled.leaf), "{shown}");
     assert_eq!(node.names(), BTreeSet::from(["good".to_owned()]));
