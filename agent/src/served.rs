@@ -111,7 +111,10 @@ impl Served {
     pub(crate) fn server(&self) -> Option<SecretSource> {
         match &self.data {
             SourceData::Server { uri, uri_file } => SecretSource::from_pair(uri.as_ref(), uri_file.as_ref()),
-            SourceData::Folder { .. } | SourceData::Listed { .. } | SourceData::Objects { .. } | SourceData::Node { .. } => None,
+            SourceData::Folder { .. }
+            | SourceData::Listed { .. }
+            | SourceData::Objects { .. }
+            | SourceData::Node { .. } => None,
         }
     }
 
@@ -178,7 +181,10 @@ impl Served {
     pub(crate) fn folder(&self) -> Option<&Path> {
         match &self.data {
             SourceData::Folder { path } => Some(path),
-            SourceData::Listed { .. } | SourceData::Server { .. } | SourceData::Objects { .. } | SourceData::Node { .. } => None,
+            SourceData::Listed { .. }
+            | SourceData::Server { .. }
+            | SourceData::Objects { .. }
+            | SourceData::Node { .. } => None,
         }
     }
 
@@ -219,9 +225,10 @@ impl Served {
     /// key, so listed files, which are entries, are not named.
     pub(crate) fn for_manifests(&self) -> String {
         match &self.data {
-            SourceData::Folder { .. } | SourceData::Server { .. } | SourceData::Objects { .. } | SourceData::Node { .. } => {
-                self.location()
-            }
+            SourceData::Folder { .. }
+            | SourceData::Server { .. }
+            | SourceData::Objects { .. }
+            | SourceData::Node { .. } => self.location(),
             SourceData::Listed { files } => format!("each of the {} listed paths", files.len()),
         }
     }

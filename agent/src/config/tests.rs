@@ -83,11 +83,7 @@ fn sources_can_be_written_in_the_environment() {
 #[test]
 fn what_this_release_cannot_serve_is_refused_by_key_with_what_to_do_instead() {
     let folder = "component: x, name: x, path: /x";
-    let keys = [
-        ("quiesce: [stop]", "quiesce"),
-        ("container: geth", "container"),
-        ("env: true", "env"),
-    ];
+    let keys = [("quiesce: [stop]", "quiesce"), ("container: geth", "container"), ("env: true", "env")];
     for (written, key) in keys {
         let error = source_error(&format!("{{ {folder}, kind: blockchain, {written} }}"));
         assert!(error.starts_with("agent.yaml:3:"), "{error}");

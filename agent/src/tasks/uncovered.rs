@@ -37,7 +37,10 @@ pub(super) fn find(
     let usual = discover(root);
     let servable = usual.sources.iter().filter_map(|source| match &source.data {
         SourceData::Folder { path } => Some((source.component.as_str(), path, true)),
-        SourceData::Listed { .. } | SourceData::Server { .. } | SourceData::Objects { .. } | SourceData::Node { .. } => None,
+        SourceData::Listed { .. }
+        | SourceData::Server { .. }
+        | SourceData::Objects { .. }
+        | SourceData::Node { .. } => None,
     });
     let others = usual.unserved.iter().map(|place| (place.component, &place.path, false));
     for (component, path, is_servable) in servable.chain(others) {
