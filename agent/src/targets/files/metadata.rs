@@ -99,21 +99,30 @@ pub(super) fn apply(
     }
     let present = stat_of(subject).map_err(failed("read the owner of", path))?;
     let is_foreign = present.st_uid != rustix::process::geteuid().as_raw();
+    // What everybody may do beyond what was backed up is no matter for a note.
+    let is_more_open = present.st_mode & !mode & 0o007 != 0;
     let mut is_left = false;
     if !is_symlink {
         match disk.set_mode(subject, mode) {
-            Err(error) if is_foreign && is_not_allowed(&error) => is_left = present.st_mode & 0o7777 != mode,
+            Err(error) if is_foreign && !is_more_open && is_not_permitted(&error) => {
+                is_left = present.st_mode & 0o7777 != mode;
+            }
             done => done.map_err(failed("set the mode of", path))?,
         }
     }
     match disk.set_mtime(subject, metadata.mtime) {
-        Err(error) if is_foreign && is_not_allowed(&error) => is_left = true,
+        Err(error) if is_foreign && is_not_permitted(&error) => is_left = true,
         done => done.map_err(failed("set the time of", path))?,
     }
     if is_left {
         notes.foreign.add(path, "");
     }
     Ok(())
+}
+
+/// The kernel's word to somebody who is not the owner.
+fn is_not_permitted(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::PERM.raw_os_error())
 }
 
 fn stat_of(subject: Subject<'_>) -> rustix::io::Result<rustix::fs::Stat> {
