@@ -8,7 +8,6 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use serde_json::Value;
 
@@ -241,7 +240,7 @@ impl Between {
         let mut lie = told();
         while let Some(Lie::Wait) = lie {
             waiting.fetch_add(1, Ordering::SeqCst);
-            std::thread::sleep(Duration::from_millis(10));
+            crate::pause(10);
             lie = told();
             waiting.fetch_sub(1, Ordering::SeqCst);
         }

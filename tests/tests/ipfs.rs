@@ -135,6 +135,7 @@ fn what_a_node_keeps_is_backed_up_in_use_and_comes_back_into_it_whatever_is_kill
     assert_eq!(node.pins("recursive"), filled.pins(), "nothing of ours is left");
     assert_eq!(node.names(), BTreeSet::from(["docs".to_owned(), "top".to_owned()]));
     system.run(&["backup"]);
+    system.run(&["backup"]);
     let made = archive(&system);
     assert_eq!((made["kind"].as_str(), made["consistency"].as_str()), (Some("ipfs"), Some("bracketed")));
     // What did not change is not stored once more.

@@ -142,7 +142,6 @@ mod tests {
     fn each_hash_that_a_node_takes_is_checked_and_another_one_is_not_taken_for_right() {
         // Of "abc", as their makers publish them.
         let hashes = [
-            (0x11, "a9993e364706816aba3e25717850c26c9cd0d89d"),
             (0x12, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
             (0x56, "4f8b42c22dd3729b519ba6f68d2da7cc5b2d606d05daed5ad5128cc03e6c6358"),
             (0x16, "3a985da74fe225b2045c172d6bd390bd855f086e3e9d525b46bfe24511431532"),
