@@ -341,7 +341,10 @@ fn a_token_given_twice_is_refused() {
         ("NEURASHIELD_JOIN__TOKEN_FILE", "/run/secrets/join"),
     ];
     let error = from("", &variables).map(|_| ()).unwrap_err();
-    assert_eq!(error, "environment NEURASHIELD_JOIN__TOKEN: join: set one of token, token_file and service_account, not several");
+    assert_eq!(
+        error,
+        "environment NEURASHIELD_JOIN__TOKEN: join: set one of token, token_file and service_account, not several"
+    );
 }
 
 #[test]
