@@ -294,9 +294,10 @@ fn list_folder(folder: &OwnedFd) -> io::Result<Vec<Listed>> {
         }
         let found = match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => continue, // deleted since its name was read
-            // The disk does not give what it knows of this one: the others are listed all the same. Reading it
-            // will say what is wrong with it; its size is none that anything of ours has.
-            Err(Errno::IO | Errno::UCLEAN | Errno::BADMSG) => (entry.file_type(), 0),
+            // What the file system knows of this one is damaged: the others are listed all the same. Reading it
+            // will say what is wrong with it; its size is none that anything of ours has. EIO is no answer: a disk
+            // that is gone says it of everything.
+            Err(Errno::UCLEAN | Errno::BADMSG) => (entry.file_type(), 0),
             answer => {
                 answer.map(|stat| (FileType::from_raw_mode(stat.st_mode), stat.st_size.unsigned_abs()))?
             }
