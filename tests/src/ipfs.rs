@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
+use crate::System;
+
 /// A node with its repository in a folder.
 pub struct Node {
     child: Child,
@@ -86,6 +88,7 @@ impl Node {
     }
 
     /// Its pins of this kind.
+    /// What is pinned with all that it links to.
     pub fn pins(&self, kind: &str) -> BTreeSet<String> {
         let pins = self.lines(&format!("pin/ls?type={kind}&stream=true"), &[]);
         pins.iter().map(|pin| canonical(pin["Cid"].as_str().expect("a CID"))).collect()
@@ -319,4 +322,95 @@ pub fn canonical(cid: &str) -> String {
         text.push(char::from(BASE32[(held << (5 - bits)) as usize & 31]));
     }
     text
+}
+
+/// Bytes that nothing shrinks; the same for the same seed.
+pub fn noise(seed: usize, length: usize) -> Vec<u8> {
+    let mut state = seed as u64 + 1;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as u8
+    };
+    (0..length).map(|_| next()).collect()
+}
+
+/// A system that backs up the node at `port`.
+pub fn system(port: u16) -> System {
+    let mut system = System::prepare_held(&[]);
+    system.configure_agent(&format!(
+        "  - {{ component: ipfs, kind: ipfs, name: ipfs, rpc: \"http://127.0.0.1:{port}\" }}\n"
+    ));
+    system.start_controller();
+    system.invite();
+    system.start_agent();
+    system.await_agent();
+    system
+}
+
+/// What is in a node, and how it is read back.
+pub struct Filled {
+    /// By CID, the bytes.
+    pub pinned: BTreeMap<String, Vec<u8>>,
+    /// By path among the files, the bytes.
+    pub files: BTreeMap<String, Vec<u8>>,
+    /// A block that only one of the files needs.
+    pub leaf: String,
+    /// What is pinned without what it links to.
+    pub direct: String,
+}
+
+/// How content is added whose leaves are raw.
+pub const RAW: &str = "cid-version=1&raw-leaves=true";
+
+/// Adds content of every kind, `count` small objects of it.
+pub fn fill(node: &Node, count: usize) -> Filled {
+    let mut contents: Vec<Vec<u8>> = (0..count).map(|n| noise(n, 500 + n)).collect();
+    // Of several blocks, and twice in part.
+    contents.push(noise(7_000, 900_000));
+    contents.push([noise(7_000, 262_144), noise(7_001, 1_000)].concat());
+    let mut cids = Vec::new();
+    for some in contents.chunks(200) {
+        cids.extend(node.add(some, &format!("pin=true&{RAW}")));
+    }
+    let old = vec![noise(8_000, 300_000)];
+    cids.extend(node.add(&old, "pin=true"));
+    contents.extend(old);
+    let pinned = cids.into_iter().zip(contents).collect();
+    let mut files = BTreeMap::new();
+    let loose: Vec<Vec<u8>> = (0..5).map(|n| noise(9_000 + n, 2_000)).collect();
+    let cids = node.add(&loose, &format!("pin=false&{RAW}"));
+    node.call("files/mkdir?arg=/docs/deep&parents=true", &[]);
+    let paths = ["/docs/f0", "/docs/f1", "/docs/f2", "/docs/deep/a b", "/top"];
+    for (path, (cid, content)) in paths.iter().zip(cids.iter().zip(&loose)) {
+        node.call(&format!("files/cp?arg=/ipfs/{cid}&arg={}", path.replace(' ', "%20")), &[]);
+        files.insert((*path).to_owned(), content.clone());
+    }
+    let direct = node.add(&[noise(9_900, 600_000)], &format!("pin=false&{RAW}")).remove(0);
+    node.call(&format!("pin/add?arg={direct}&recursive=false"), &[]);
+    Filled { pinned, files, leaf: cids[0].clone(), direct }
+}
+
+impl Filled {
+    /// What is pinned with all that it links to.
+    pub fn pins(&self) -> BTreeSet<String> {
+        self.pinned.keys().cloned().collect()
+    }
+
+    /// Every pin and every path gives what it did.
+    pub fn is_in(&self, node: &Node) {
+        let pins = node.pins("recursive");
+        for (cid, content) in &self.pinned {
+            assert!(pins.contains(cid), "{cid} is not pinned");
+            assert!(node.cat(cid) == *content, "{cid} gives something else");
+        }
+        assert!(node.pins("direct").contains(&self.direct));
+        self.files_are_in(node);
+    }
+
+    /// Every path gives what it did.
+    pub fn files_are_in(&self, node: &Node) {
+        for (path, content) in &self.files {
+            assert!(node.read(path) == *content, "{path} gives something else");
+        }
+    }
 }
