@@ -66,7 +66,7 @@ pub(crate) fn end_at_start(agent: &Agent, runtime: &Handle, served: &Served) -> 
         match end_at_node(agent, runtime, &Arc::new(Rpc::new(address)), &source) {
             Ok(ended) => return Some(ended),
             Err(NodeError::Node(trouble)) if trouble.is_gone() && began.elapsed() < PATIENCE => {
-                std::thread::sleep(Duration::from_millis(500));
+                runtime.block_on(tokio::time::sleep(Duration::from_millis(500)));
             }
             Err(error) => {
                 let cause = proto::failure::chain(&error);

@@ -337,7 +337,7 @@ pub(crate) struct Restore {
     #[arg(long, value_name = "GLOB", num_args = 1..)]
     pub(crate) path: Vec<String>,
     /// Of databases only these, or these collections; `*` stands for any letters. Of a cluster only these objects, or
-    /// this key of one: [NAMESPACE/]KIND/NAME[:KEY]
+    /// this key of one: `[NAMESPACE/]KIND/NAME[:KEY]`
     #[arg(long, value_name = "DB[.COLL]|KIND/NAME", num_args = 1.., conflicts_with = "to")]
     pub(crate) include: Vec<String>,
     /// A database or a collection under another name; with no --include, nothing else is restored

@@ -152,8 +152,8 @@ impl ObjectsSource {
         let is_maps = resource == Resource::config_maps();
         let of = |object: Value| {
             let name = text_at(&object, "/metadata/name").to_owned();
-            let is_kept = !name.is_empty() && !(is_maps && PUBLISHED.contains(&name.as_str()));
-            is_kept.then(|| (name, tidy::changed(&object)))
+            let is_left_out = name.is_empty() || (is_maps && PUBLISHED.contains(&name.as_str()));
+            (!is_left_out).then(|| (name, tidy::changed(&object)))
         };
         match self.runtime.block_on(self.cluster.list_metadata(&resource, &namespace, &chosen, of)) {
             Ok(mut names) => {
