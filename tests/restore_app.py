@@ -25,6 +25,14 @@ def wait_until(condition, seconds=20):
         time.sleep(0.005)
 
 
+def is_locked(file):
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def process(run):
     """The id of the process that serves, if one does: it holds the lock for as long as it lives."""
     try:
@@ -32,16 +40,13 @@ def process(run):
     except FileNotFoundError:
         return None
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return int(file.read() or 0) or None
-    return None
+        return None if is_locked(file) else int(file.read() or 0) or None
 
 
 def serve(folder, run):
     lock = open(f"{run}/pid", "a+")
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    # Whoever looks whether it runs holds the lock for a moment: that is nobody who serves.
+    wait_until(lambda: is_locked(lock), 1)
     lock.truncate(0)
     lock.write(str(os.getpid()))
     lock.flush()
