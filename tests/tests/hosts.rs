@@ -42,6 +42,14 @@ fn what_the_script_installs_is_what_systemd_takes_and_calls_hardened() {
             analyze(root, &["security", "--offline=yes", "--threshold", at_most, "--no-pager", unit]);
         assert!(security.status.success(), "{role}: {}", String::from_utf8_lossy(&security.stdout));
     }
+    // What hooks may need beyond that is a file that systemd takes beside the unit.
+    let beside = root.join("etc/systemd/system/neurashield-agent.service.d");
+    fs::create_dir(&beside).expect("made");
+    fs::copy(project().join("deploy/systemd/hooks.conf"), beside.join("hooks.conf")).expect("copied");
+    let unit = root.join("etc/systemd/system/neurashield-agent.service");
+    let verified = analyze(root, &["--man=no", "verify", unit.to_str().expect("UTF-8")]);
+    let said = String::from_utf8_lossy(&verified.stderr);
+    assert!(verified.status.success() && said.trim().is_empty(), "{said}");
     // The program that a unit starts is there, and takes its configuration.
     for role in ["controller", "agent"] {
         let config = root.join(format!("etc/neurashield/{role}.yaml"));

@@ -27,6 +27,9 @@ agents:
   - name: models
     namespace: shop
     claims: [{ claim: models, path: /data/models }]
+    user: 10001
+    group: 10001
+    workloads: [shop]
     config: { sources: [{ component: models, kind: files, name: models, path: /data/models }] }
     sources: ["models/*"]
     storageClass: dynamic
@@ -132,6 +135,39 @@ fn install(cluster: &Cluster, values: &Path, claims: &[(&str, &str)]) {
     });
 }
 
+/// A program of the users' that has the claim mounted and says that it is to be stopped for a restore.
+fn run_trainer(cluster: &Cluster) {
+    let restricted =
+        serde_json::json!({ "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] } });
+    let pod = serde_json::json!({
+        "terminationGracePeriodSeconds": 2,
+        "securityContext": { "runAsNonRoot": true, "runAsUser": USER, "seccompProfile": { "type": "RuntimeDefault" } },
+        "containers": [{
+            "name": "trainer", "image": tests::SHELL_IMAGE, "imagePullPolicy": "Never",
+            "command": ["sh", "-c", "trap exit TERM; while :; do sleep 1 & wait $!; done"],
+            "securityContext": restricted, "volumeMounts": [{ "name": "data", "mountPath": "/data" }],
+        }],
+        "volumes": [{ "name": "data", "persistentVolumeClaim": { "claimName": "models" } }],
+    });
+    let note = serde_json::json!({ "neurashield.backup/stop-for": "models" });
+    let deployment = serde_json::json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": { "name": "trainer", "namespace": "shop", "annotations": note },
+        "spec": {
+            "selector": { "matchLabels": { "app": "trainer" } },
+            "template": { "metadata": { "labels": { "app": "trainer" } }, "spec": pod },
+        },
+    });
+    cluster.apply(&deployment.to_string());
+    cluster.await_ready("shop", "app=trainer");
+}
+
+/// The name of its pod, which is another one each time it is started.
+fn trainer(cluster: &Cluster) -> String {
+    let words = ["-n", "shop", "get", "pod", "-l", "app=trainer", "-o", "jsonpath={.items[*].metadata.name}"];
+    cluster.kubectl(&words)
+}
+
 /// What `curl` says to an address of the cluster: the status, and the body.
 fn get(url: &str) -> (String, String) {
     let output = Command::new("curl").args(["-s", "-w", "\n%{http_code}", url]).output().expect("curl runs");
@@ -151,7 +187,7 @@ fn the_chart_is_clean_and_an_api_server_takes_every_object_that_it_can_make() {
   - name: node
     kind: DaemonSet
     hostPaths: [{ host: /var/lib/app, path: /host/app, readOnly: true }]
-    config: { sources: [] }
+    config: { sources: [{ component: models, kind: files, name: app, path: /host/app }] }
     rights: [{ namespace: shop, rules: [{ apiGroups: [""], resources: [configmaps], verbs: [get, list] }] }]
     egress: [{ ports: [{ port: 27017, protocol: TCP }] }]
 joins: [{ namespace: shop, serviceAccount: shop, name: shop, sources: ["database/*"] }]
@@ -193,6 +229,26 @@ prometheusRule: { enabled: true }
     assert!(output.status.success(), "{}", said(&output));
     assert!(!said(&output).contains("Warning"), "{}", said(&output));
 
+    // The kubelet gives no file of somebody's claim to a group; each node's folder is a source of its own.
+    let agent = |kind: &str, name: &str| {
+        let (kind, name) = (format!("kind: {kind}"), format!("name: {name}"));
+        let is_it = |object: &&&str| object.lines().any(|line| line == kind) && object.contains(&name);
+        *known.iter().find(is_it).expect("the agent is there")
+    };
+    let models = agent("Deployment", "backup-agent-models");
+    assert!(models.contains("runAsGroup: 10001") && !models.contains("fsGroup"), "{models}");
+    let node = agent("DaemonSet", "backup-agent-node");
+    assert!(node.contains("NEURASHIELD_SOURCES__0__NAME, value: app-$(NODE)"), "{node}");
+    // What it may serve is what it is configured to, where nothing else is said.
+    let rules = agent("Secret", "backup-service");
+    assert!(rules.contains("- models/app-*"), "{rules}");
+    let roles = fs::read_to_string(project().join("deploy/manifests/agent-roles.yaml")).expect("read");
+    assert_eq!(
+        rules_of(&cluster, "Role", "backup-agent-models-workloads", &all),
+        rules_of(&cluster, "ClusterRole", "neurashield-agent-workloads", &roles),
+        "the chart gives the rights that deploy/manifests/agent-roles.yaml says"
+    );
+
     // What may not be: rights by wildcard, every secret of a namespace, settings that do not exist.
     for wrong in [
         "agents[0].rights[0].rules[0].verbs[0]=*",
@@ -200,14 +256,43 @@ prometheusRule: { enabled: true }
         "controller.usr=5",
         "controller.user=0",
         "agents[0].name=Models",
+        "agents[0].claims[0].claim=models,agents[0].claims[0].path=/models",
+        "agents[0].config.sources=null",
+        "joins[0].namespace=shop,joins[0].serviceAccount=a,joins[0].name=a",
     ] {
-        let right = "agents=[{\"name\":\"models\",\"config\":{},\"rights\":[{\"namespace\":\"shop\",\"rules\":\
+        let right = "agents=[{\"name\":\"models\",\"config\":{\"sources\":[{\"component\":\"models\",\"name\":\"m\"}]},\"rights\":[{\"namespace\":\"shop\",\"rules\":\
                      [{\"apiGroups\":[\"\"],\"resources\":[\"configmaps\"],\"verbs\":[\"get\"]}]}]}]";
         let template = ["template", "backup", &chart, "--kube-version", "1.33.0", "--set-json", right];
         assert!(cluster.run("helm", &template).status.success());
         let output = cluster.run("helm", &[&template[..], &["--set", wrong]].concat());
         assert!(!output.status.success() && said(&output).contains("schema"), "{wrong}: {}", said(&output));
     }
+    // And what is refused by its meaning, with what to do.
+    for (wrong, why) in [
+        ("ingress.enabled=true", "ingress.tls"),
+        ("service.type=NodePort", "networkPolicy.grpc"),
+        ("controller.config.kubernetes.audience=other", "the chart's to write"),
+        (
+            "joins[0].namespace=b,joins[0].serviceAccount=a,joins[0].name=a,joins[0].sources={x/*},\
+             joins[1].namespace=c,joins[1].serviceAccount=a,joins[1].name=a,joins[1].sources={x/*}",
+            "two agents are called a",
+        ),
+    ] {
+        let words = ["template", "backup", &chart, "--kube-version", "1.33.0", "--set", wrong];
+        let output = cluster.run("helm", &words);
+        assert!(!output.status.success() && said(&output).contains(why), "{wrong}: {}", said(&output));
+    }
+}
+
+/// The rules of one of the roles that `text` describes.
+fn rules_of(cluster: &Cluster, kind: &str, name: &str, text: &str) -> Value {
+    let words = ["apply", "--dry-run=client", "-o", "json", "-f", "-"];
+    let output = cluster.with_input("kubectl", &words, text.as_bytes());
+    assert!(output.status.success(), "{}", said(&output));
+    let all: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let mut all = all["items"].as_array().expect("a list").iter();
+    let role = all.find(|one| one["kind"] == kind && one["metadata"]["name"] == name);
+    role.expect("the role is there")["rules"].clone()
 }
 
 #[test]
@@ -245,7 +330,7 @@ fn a_claim_is_backed_up_and_restored_by_the_chart_through_upgrade_rollback_and_a
     let folder = tempfile::tempdir().expect("a folder");
     let values = folder.path().join("values.yaml");
     fs::write(&values, VALUES).expect("written");
-    let claims = [("backup", "backup-pvc"), ("backup", "backup-state"), ("shop", "backup-agent-models")];
+    let claims = [("backup", "backup-pvc"), ("backup", "backup-state")];
     install(&cluster, &values, &claims);
     let agent = await_agent(&cluster);
     assert_eq!(agent["name"], "models");
@@ -276,8 +361,12 @@ fn a_claim_is_backed_up_and_restored_by_the_chart_through_upgrade_rollback_and_a
     assert!(copied.is_ok_and(|status| status.success()));
     fill(&models, "changed");
     fs::write(models.join("new"), "new").expect("written");
+    run_trainer(&cluster);
+    let ran = trainer(&cluster);
     let (code, said) = runbook(&cluster, &["--restore", "--timestamp", "latest", "--components", "models"]);
     assert_eq!(code, 0, "{said}");
+    cluster.await_ready("shop", "app=trainer");
+    assert_ne!(trainer(&cluster), ran, "what uses the claim was stopped and started: {said}");
     // The time of the volume's own folder is its owner's to set, who is root.
     let touched = Command::new("touch").arg("-r").arg(&before).arg(&models).status();
     assert!(touched.is_ok_and(|status| status.success()));
@@ -299,6 +388,17 @@ fn a_claim_is_backed_up_and_restored_by_the_chart_through_upgrade_rollback_and_a
     fill(&models, "two");
     let (code, said) = runbook(&cluster, &["--backup"]);
     assert_eq!(code, 0, "{said}");
+
+    // The state is made anew from the repository, as for a rollback over a change of its tables: the same agent.
+    let rebuild = ["--set", "rebuild.enabled=true", "--wait", "--wait-for-jobs", "--timeout", "3m"];
+    let upgrade = ["upgrade", "backup", &chart, "-n", "backup", "-f", values];
+    cluster.helm(&[&upgrade[..], &rebuild].concat());
+    let replicas = ["-n", "backup", "get", "deployment", "backup-service", "-o", "jsonpath={.spec.replicas}"];
+    assert_eq!(cluster.kubectl(&replicas), "0", "nobody writes meanwhile");
+    cluster.helm(&[&upgrade[..], &["--wait", "--timeout", "3m"]].concat());
+    assert_eq!(await_agent(&cluster)["id"], agent["id"]);
+    let listed: Value = serde_json::from_str(&nsctl(&cluster, &["list", "-o", "json"])).expect("JSON");
+    assert!(listed["backups"].as_array().is_some_and(|all| all.len() >= 2), "{listed}");
 
     // What is uninstalled leaves its backups and its state, and goes on with them.
     cluster.helm(&["uninstall", "backup", "-n", "backup", "--wait", "--timeout", "2m"]);
@@ -325,8 +425,8 @@ fn the_service_accounts_may_what_the_chart_says_and_nothing_else() {
     give(&cluster, "shop", "models");
     let folder = tempfile::tempdir().expect("a folder");
     let values = folder.path().join("values.yaml");
-    fs::write(&values, VALUES).expect("written");
-    let claims = [("backup", "backup-pvc"), ("backup", "backup-state"), ("shop", "backup-agent-models")];
+    fs::write(&values, VALUES.replace("workloads: [shop]", "workloads: []")).expect("written");
+    let claims = [("backup", "backup-pvc"), ("backup", "backup-state")];
     install(&cluster, &values, &claims);
     await_agent(&cluster);
 
@@ -334,7 +434,12 @@ fn the_service_accounts_may_what_the_chart_says_and_nothing_else() {
     const AGENT: &str = "system:serviceaccount:shop:backup-agent-models";
     let may = |who: &str, words: &[&str]| {
         let output = cluster.run("kubectl", &[&["auth", "can-i", "--as", who], words].concat());
-        String::from_utf8_lossy(&output.stdout).trim() == "yes"
+        // An error is no answer.
+        match String::from_utf8_lossy(&output.stdout).split_whitespace().next() {
+            Some("yes") => true,
+            Some("no") => false,
+            _ => panic!("{words:?}: {}", said(&output)),
+        }
     };
     assert!(may(CONTROLLER, &["create", "tokenreviews.authentication.k8s.io"]));
     for space in ["backup", "shop"] {

@@ -53,6 +53,12 @@ impl KubernetesConfig {
         self.enabled.unwrap_or_else(|| self.kubeconfig.is_some() || in_pod())
     }
 
+    /// True in a pod that may not ask the API, if nobody has said that this is as it should be: then workloads that
+    /// use the data cannot be seen.
+    pub(crate) fn is_blind(&self) -> bool {
+        self.enabled.is_none() && std::env::var_os(IN_CLUSTER).is_some() && !self.is_asked()
+    }
+
     /// True if somebody has said that there is a cluster whose workloads matter.
     pub(crate) fn is_configured(&self) -> bool {
         self.enabled.is_some() || self.kubeconfig.is_some() || !self.namespaces.is_empty()

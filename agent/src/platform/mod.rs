@@ -119,6 +119,11 @@ pub(crate) enum PlatformError {
     #[error("the cluster {0}")]
     Kubernetes(String),
     #[error(
+        "this pod has no token of its service account, so workloads that have the folder mounted cannot be seen: let it \
+         look for them (`workloads` of the chart), or stop them yourself and write `kubernetes: {{ enabled: false }}`"
+    )]
+    Blind,
+    #[error(
         "the agent itself runs in {0}: run it as a Deployment of its own that mounts the same \
          PersistentVolumeClaim, and restore there"
     )]
@@ -178,6 +183,8 @@ impl Platform {
                 }
                 looked => looked?,
             }
+        } else if folder.is_some() && self.cluster.is_blind() {
+            return Err(PlatformError::Blind);
         }
         found.applications = order::for_start(found.applications);
         Ok(found)

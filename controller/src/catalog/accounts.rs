@@ -18,7 +18,7 @@ pub enum AccountUse {
     Joined(Admission),
     /// The agent of this name was revoked.
     Revoked,
-    /// The account has as many agents as it may.
+    /// The account has as many agents as it may, not counting revoked ones.
     TooMany,
     /// The key belongs to another agent.
     KeyInUse,
@@ -39,12 +39,15 @@ impl Catalog {
             .bind(&account)
             .fetch_all(&mut *change)
             .await?;
-        let mut known: Option<AgentId> = None;
+        let (mut known, mut admitted) = (None::<AgentId>, 0_u32);
         for row in &agents {
+            // Who was revoked has made room: names of nodes that are gone would fill it up for good.
+            let is_revoked = row.try_get::<Option<i64>, _>("revoked_at")?.is_some();
+            admitted += u32::from(!is_revoked);
             if row.try_get::<&str, _>("name")? != terms.name {
                 continue;
             }
-            if row.try_get::<Option<i64>, _>("revoked_at")?.is_some() {
+            if is_revoked {
                 return Ok(AccountUse::Revoked);
             }
             let id = row.try_get::<&str, _>("id")?.parse();
@@ -59,7 +62,7 @@ impl Catalog {
         }
         let agent = match known {
             Some(agent) => agent,
-            None if agents.len() >= terms.most as usize => return Ok(AccountUse::TooMany),
+            None if admitted >= terms.most => return Ok(AccountUse::TooMany),
             None => AgentId::fresh(),
         };
         sqlx::query(

@@ -234,6 +234,9 @@ async fn a_service_account_and_a_name_are_one_agent_whatever_its_pods_bring_alon
     assert!(matches!(third, Err(JoinRefused::AccountFull)), "{third:?}");
     let taken = place.enrolment.join_by_account(&terms("main"), &other, place.now).await;
     assert!(matches!(taken, Err(JoinRefused::KeyInUse)), "{taken:?}");
+    // A node that is gone for good is revoked, and its place is free.
+    place.catalog.revoke(second.agent, place.now).await.expect("revoked");
+    place.enrolment.join_by_account(&terms("third"), &request(), place.now).await.expect("joined");
 }
 
 #[tokio::test]

@@ -23,14 +23,42 @@ readOnlyRootFilesystem: true
 capabilities: { drop: [ALL] }
 {{- end }}
 
+{{- /* Who a pod is: `user`, `group`, `groups`, and `fsGroup` where the kubelet may give the volumes to a group. What is
+       not set is the cluster's to choose, as OpenShift does. */}}
 {{- define "backup.podSecurity" -}}
 runAsNonRoot: true
-runAsUser: {{ .user }}
-runAsGroup: {{ .group | default .user }}
-fsGroup: {{ .group | default .user }}
+{{- with .user }}
+runAsUser: {{ int64 . }}
+{{- end }}
+{{- with .group | default .user }}
+runAsGroup: {{ int64 . }}
+{{- end }}
+{{- with .groups }}
+supplementalGroups: {{ toJson . }}
+{{- end }}
+{{- with .fsGroup }}
+fsGroup: {{ int64 . }}
 {{- /* A volume with millions of files is not walked at each start. */}}
 fsGroupChangePolicy: OnRootMismatch
+{{- end }}
 seccompProfile: { type: RuntimeDefault }
+{{- end }}
+
+{{- define "backup.controllerSecurity" -}}
+{{- include "backup.podSecurity" (dict "user" .Values.controller.user "fsGroup" .Values.controller.user) }}
+{{- end }}
+
+{{- /* The group that the kubelet may give an agent's volumes to; nothing where a claim of somebody else's would be given
+       away: it then makes every file there readable and writable for that group, keys and all. */}}
+{{- define "backup.agentGroup" -}}
+{{- $given := false }}
+{{- range .claims }}{{ if not .readOnly }}{{ $given = true }}{{ end }}{{ end }}
+{{- if .fsGroup }}{{ int64 .fsGroup }}{{ else if not $given }}{{ with .group | default .user | default (hasKey . "user" | ternary nil 10001) }}{{ int64 . }}{{ end }}{{ end }}
+{{- end }}
+
+{{- /* Not empty where an agent asks the API server for anything. */}}
+{{- define "backup.asksCluster" -}}
+{{- if or .rights .workloads }}true{{ end }}
 {{- end }}
 
 {{- /* Every agent that may join by its service account: those of the chart and those in pods of yours. */}}
@@ -39,12 +67,23 @@ seccompProfile: { type: RuntimeDefault }
 {{- $all := list }}
 {{- range .Values.agents }}
 {{- $node := eq (.kind | default "Deployment") "DaemonSet" }}
-{{- $rule := dict "namespace" (.namespace | default $release) "service_account" (printf "backup-agent-%s" .name) "name" (ternary (printf "%s-*" .name) .name $node) "sources" (.sources | default list) }}
+{{- /* By itself, what it is configured to serve and no more. */}}
+{{- $sources := list }}
+{{- range .config.sources }}{{ $sources = append $sources (printf "%s/%s%s" .component .name (ternary "-*" "" $node)) }}{{ end }}
+{{- $rule := dict "namespace" (.namespace | default $release) "service_account" (printf "backup-agent-%s" .name) "name" (ternary (printf "%s-*" .name) .name $node) "sources" (.sources | default $sources) }}
+{{- with .most }}{{ $rule = set $rule "most" (int .) }}{{ end }}
 {{- $all = append $all $rule }}
 {{- end }}
 {{- range .Values.joins }}
-{{- $rule := dict "namespace" .namespace "service_account" .serviceAccount "name" .name "sources" (.sources | default list) }}
+{{- $rule := dict "namespace" .namespace "service_account" .serviceAccount "name" .name "sources" .sources }}
+{{- with .most }}{{ $rule = set $rule "most" (int .) }}{{ end }}
 {{- $all = append $all $rule }}
+{{- end }}
+{{- /* Two agents of one name would take each other's sources. */}}
+{{- $names := list }}
+{{- range $all }}
+{{- if has .name $names }}{{ fail (printf "two agents are called %s: give each of `agents` and `joins` a name of its own" .name) }}{{ end }}
+{{- $names = append $names .name }}
 {{- end }}
 {{- dict "joins" $all | toJson }}
 {{- end }}
@@ -66,6 +105,9 @@ https://{{ .Values.name }}.{{ .Release.Namespace }}.svc:8443
 {{- end }}
 
 {{- define "backup.controllerConfig" -}}
+{{- range $key := list "agents" "authority" "audience" }}
+{{- if hasKey (dig "kubernetes" dict $.Values.controller.config) $key }}{{ fail (printf "controller.config.kubernetes.%s is the chart's to write: use `agents` and `joins`" $key) }}{{ end }}
+{{- end }}
 {{- $name := .Values.name }}
 {{- $namespace := .Release.Namespace }}
 {{- $names := list $name (printf "%s.%s" $name $namespace) (printf "%s.%s.svc" $name $namespace) (printf "%s.%s.svc.cluster.local" $name $namespace) }}
@@ -94,8 +136,51 @@ https://{{ .Values.name }}.{{ .Release.Namespace }}.svc:8443
 {{- define "backup.joinVolume" -}}
 name: join
 projected:
-  defaultMode: 0440
+  # Whoever the container runs as: it alone has this volume. Where all containers run as one user the kubelet gives
+  # the token to that user alone.
+  defaultMode: 0444
   sources:
     - serviceAccountToken: { path: token, audience: neurashield-backup, expirationSeconds: 3600 }
     - configMap: { name: {{ include "backup.authorityMap" . }}, optional: true, items: [{ key: ca.crt, path: ca.crt }] }
+{{- end }}
+
+{{- /* For whoever asks the API server: its token, and the certificate by which it knows it. */}}
+{{- define "backup.accountVolume" -}}
+name: account
+projected:
+  defaultMode: 0444
+  sources:
+    - serviceAccountToken: { path: token, expirationSeconds: 3600 }
+    - configMap: { name: kube-root-ca.crt, items: [{ key: ca.crt, path: ca.crt }] }
+    - downwardAPI: { items: [{ path: namespace, fieldRef: { fieldPath: metadata.namespace } }] }
+{{- end }}
+
+{{- /* Ports as NetworkPolicies have them: TCP, of DNS also UDP. */}}
+{{- define "backup.dnsPorts" -}}
+{{- range . }}
+- { port: {{ . }}, protocol: UDP }
+- { port: {{ . }}, protocol: TCP }
+{{- end }}
+{{- end }}
+{{- define "backup.ports" -}}
+{{- range . | uniq }}
+- { port: {{ . }}, protocol: TCP }
+{{- end }}
+{{- end }}
+
+{{- /* The rules of `neurashield-agent-workloads` and `neurashield-agent-own-pod` in deploy/manifests/agent-roles.yaml,
+       which a test holds against these. */}}
+{{- define "backup.workloadRules" -}}
+[{ "apiGroups": ["apps"], "resources": ["deployments", "statefulsets"], "verbs": ["get", "list", "patch"] },
+ { "apiGroups": ["apps"], "resources": ["deployments/scale", "statefulsets/scale"], "verbs": ["patch"] },
+ { "apiGroups": ["batch"], "resources": ["cronjobs"], "verbs": ["get", "list", "patch"] },
+ { "apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"] },
+ { "apiGroups": ["apps"], "resources": ["replicasets"], "verbs": ["get"] },
+ { "apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["get", "list"] },
+ { "apiGroups": ["autoscaling"], "resources": ["horizontalpodautoscalers"], "verbs": ["list"] }]
+{{- end }}
+{{- define "backup.ownPodRules" -}}
+[{ "apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"] },
+ { "apiGroups": ["apps"], "resources": ["replicasets"], "verbs": ["get"] },
+ { "apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["get"] }]
 {{- end }}
