@@ -1,11 +1,12 @@
-//! No later change breaks who speaks the protocol already: what `released/v1.bin` (the descriptors of the protocol
-//! as it was first given out) names is still there, and means the same. What is new may be there too.
+//! No later change breaks who speaks the protocol already: what the files of `released/` name (the descriptors of the
+//! protocol as it was given out, once and again) is still there, and means the same. What is new may be there too.
 //!
-//! After a release that has new calls or fields, the released protocol is the present one:
-//! `cp proto/src/generated/descriptors.bin proto/released/v1.bin`.
+//! With a release that has new calls or fields goes a new file, and a line for it; no file and no line changes ever:
+//! `cd proto/released && cp ../src/generated/descriptors.bin v3.bin && sha256sum v3.bin >> SHA256SUMS`.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::process::Command;
 
 use prost::Message;
 use prost_types::{DescriptorProto, EnumDescriptorProto, FileDescriptorSet};
@@ -67,17 +68,43 @@ fn read(path: &str) -> FileDescriptorSet {
     FileDescriptorSet::decode(bytes.as_slice()).expect("descriptors")
 }
 
+/// The names of the files that hold what was given out.
+fn released() -> Vec<String> {
+    let folder = format!("{}/released", env!("CARGO_MANIFEST_DIR"));
+    let listed = fs::read_dir(folder).expect("listed");
+    let names = listed.map(|entry| entry.expect("read").file_name().to_string_lossy().into_owned());
+    let mut names: Vec<String> = names.filter(|name| name.ends_with(".bin")).collect();
+    names.sort();
+    names
+}
+
 #[test]
 fn what_was_given_out_is_there_and_means_the_same() {
-    let old = surface(&read("released/v1.bin"));
-    assert!(old.len() > 300, "the released protocol is read: {}", old.len());
-    let broken = broken(&old, &surface(&read("src/generated/descriptors.bin")));
-    assert!(broken.is_empty(), "a change breaks who speaks the protocol already:\n{}", broken.join("\n"));
+    let new = surface(&read("src/generated/descriptors.bin"));
+    for name in released() {
+        let old = surface(&read(&format!("released/{name}")));
+        assert!(old.len() > 300, "{name} is read: {}", old.len());
+        let broken = broken(&old, &new);
+        assert!(broken.is_empty(), "a change breaks who speaks {name} already:\n{}", broken.join("\n"));
+    }
+}
+
+#[test]
+fn what_was_given_out_is_never_written_anew() {
+    let folder = format!("{}/released", env!("CARGO_MANIFEST_DIR"));
+    let sums = fs::read_to_string(format!("{folder}/SHA256SUMS")).expect("read");
+    let named: Vec<&str> =
+        sums.lines().filter_map(|line| line.split_once("  ")).map(|(_, name)| name).collect();
+    assert_eq!(named, released(), "each file has a line in SHA256SUMS, and each line a file");
+    let checked =
+        Command::new("sha256sum").args(["--check", "--strict", "SHA256SUMS"]).current_dir(folder).output();
+    let checked = checked.expect("sha256sum runs");
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
 }
 
 #[test]
 fn every_kind_of_break_is_seen() {
-    let old = read("released/v1.bin");
+    let old = read("src/generated/descriptors.bin");
     let known = surface(&old);
     let changed = |change: &dyn Fn(&mut FileDescriptorSet)| {
         let mut new = old.clone();
