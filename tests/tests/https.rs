@@ -222,3 +222,34 @@ fn a_change_of_the_audit_log_is_found_and_its_line_named() {
     assert!(system.nsctl(&["doctor"]).expect(1).out.contains("audit log is damaged"));
     system.nsctl(&["token", "create", "four", "--role", "viewer"]).expect(0);
 }
+
+#[test]
+fn commands_that_the_documents_give_do_what_they_say() {
+    let data = tempfile::tempdir().expect("a folder");
+    fs::write(data.path().join("weights"), "weights").expect("written");
+    let system = System::start(&[("models", data.path())]);
+    let (server, admin) = (https(&system), token(&system, "admin", "admin"));
+    let admin = admin.to_str().expect("UTF-8");
+    let backups = || {
+        let listed = system.nsctl(&["list", "-o", "json"]).expect(0).json();
+        listed["backups"].as_array().expect("a list").clone()
+    };
+    let output = command(&server, &["--token-file", admin, "backup"]).output().expect("nsctl runs");
+    Answer::of(&output).expect(0);
+    system.nsctl(&["backup", "--pin", "before 2.0"]).expect(0);
+    assert!(backups().iter().any(|backup| backup.to_string().contains("before 2.0")), "{:?}", backups());
+    for _ in 0..2 {
+        system.nsctl(&["backup", "--request-id", "nightly-20260101"]).expect(0);
+    }
+    assert_eq!(backups().len(), 3, "an order that is repeated under its name is one order");
+    system.nsctl(&["healthcheck"]).expect(0);
+    let hourly = ["--backup", "0 * * * *", "--components", "models", "--keep-last", "24"];
+    system.nsctl(&[&["schedule", "set", "hourly"][..], &hourly].concat()).expect(0);
+    let bounds = ["--uses", "20", "--expires", "1h", "--name", "node-*", "--sources", "models/*"];
+    system.nsctl(&[&["agent", "invite", "--reusable"][..], &bounds].concat()).expect(0);
+    let invited = system.nsctl(&["agent", "invites"]).expect(0);
+    assert!(invited.out.contains("node-*"), "{invited:?}");
+    system.nsctl(&["retention", "set", "--keep-within", "30d", "--keep-monthly", "12"]).expect(0);
+    let audited = system.nsctl(&["audit", "--since", "2d"]).expect(0);
+    assert!(audited.out.contains("StartBackup"), "{audited:?}");
+}

@@ -212,3 +212,16 @@ fn with_parity_rot_is_mended_by_the_verification_that_finds_it_and_by_repair() {
     assert_eq!(fs::read(&pack).expect("read"), before);
     scene.assert_comes_back(&newest);
 }
+
+#[test]
+fn a_backup_whose_folder_nobody_has_any_more_is_given_up_by_its_name() {
+    let mut scene = Scene::set("");
+    scene.stop_controller();
+    let (lost, kept) = (scene.backups[0].clone(), scene.backups[1].clone());
+    fs::remove_dir_all(scene.system.repository().join(&lost)).expect("removed");
+    let key = scene.system.root().join("controller/repository.key");
+    let words = ["--repair", "--give-up", &lost, "--key-file", key.to_str().expect("UTF-8")];
+    let said = scene.system.offline("check", &words).expect(0);
+    assert!(said.out.contains(&format!("{lost} was given up")), "{said:?}");
+    scene.assert_comes_back(&kept);
+}

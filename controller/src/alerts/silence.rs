@@ -107,7 +107,7 @@ pub fn wrong(facts: &Facts, settings: &Alerts, now: Timestamp) -> Vec<Event> {
         events.push(Event::raised(Kind::AgentNeverJoined, name).saying(
             format!("the agent that was invited as {name} has not joined"),
             format!("its invitation of {made:.0} was not used"),
-            "start the agent with its token, or take the invitation back: `nsctl agent list --invites`",
+            "start the agent with its token, or take the invitation back: `nsctl agent invites`",
         ));
     }
     if let Some(why) = &facts.storage_silent {

@@ -16,6 +16,7 @@ is there and not complete, with 1 if the job failed.
 import argparse
 import os
 import sys
+import time
 import uuid
 
 import grpc
@@ -27,6 +28,8 @@ from neurashield.backup.v1 import user_pb2_grpc as calls
 ENDS = {api.JOB_STATE_COMPLETE: 0, api.JOB_STATE_INCOMPLETE: 3, api.JOB_STATE_FAILED: 1, api.JOB_STATE_CANCELLED: 1}
 # An answer; a job is followed without an end.
 ANSWER = 120
+# A controller that is away (it is restarted, upgraded) is waited for so long, and asked again after such a pause.
+AWAY, PAUSE = 600, 2
 
 
 def channel():
@@ -38,18 +41,21 @@ def channel():
 
 
 def follow(jobs, job):
-    """Tells what a job does until it has ended. A stream that breaks off goes on after the last event seen."""
-    seen = 0
+    """Tells what a job does until it has ended. A stream that breaks off goes on after the last event seen, also
+    where the controller was started anew meanwhile."""
+    seen, away = 0, None
     while job.state not in ENDS:
         try:
             for event in jobs.WatchJob(api.WatchJobRequest(id=job.id, after=seen)):
-                seen, job = event.sequence, event.job
+                seen, job, away = event.sequence, event.job, None
                 if event.line:
                     print(event.line, file=sys.stderr)
+            job, away = jobs.GetJob(api.GetJobRequest(id=job.id), timeout=ANSWER), None
         except grpc.RpcError as error:
-            if error.code() != grpc.StatusCode.UNAVAILABLE:
+            away = away or time.monotonic()
+            if error.code() != grpc.StatusCode.UNAVAILABLE or time.monotonic() - away > AWAY:
                 raise
-        job = jobs.GetJob(api.GetJobRequest(id=job.id), timeout=ANSWER)
+            time.sleep(PAUSE)
     if job.what:
         print(f"error: {job.what}\n  {job.why}\n  {job.hint}", file=sys.stderr)
     return job

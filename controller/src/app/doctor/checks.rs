@@ -118,7 +118,7 @@ checks! {
         "find the other process; if its state folder was copied, invite one of the two anew";
     INVITED "agents" "agent-never-joined"
         "somebody was expected and has not come; what it should serve is not backed up"
-        "start the agent with its token, or take the invitation back: `nsctl agent list --invites`";
+        "start the agent with its token, or take the invitation back: `nsctl agent invites`";
     AGENT_SPACE "agents" "agent-state-space"
         "without room for its cache an agent reads everything anew each time, or fails"
         "make room where the agent's state folder is";
