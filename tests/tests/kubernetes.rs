@@ -36,6 +36,22 @@ agents:
     resources: { requests: { cpu: 10m, memory: 32Mi } }
 "#;
 
+/// An agent more: it holds the ConfigMaps of a namespace and one of its Secrets.
+const CONFIGS: &str = r#"
+  - name: configs
+    namespace: shop
+    config:
+      sources:
+        - { component: configs, kind: configs, name: shop, kubernetes: { namespaces: [shop], secret_names: [db] } }
+    rights:
+      - namespace: shop
+        rules:
+          - { apiGroups: [""], resources: [configmaps], verbs: [get, list] }
+          - { apiGroups: [""], resources: [secrets], resourceNames: [db], verbs: [get, list, create, patch] }
+    storageClass: dynamic
+    resources: { requests: { cpu: 10m, memory: 32Mi } }
+"#;
+
 fn chart() -> String {
     project().join("deploy/helm/neurashield-backup").display().to_string()
 }
@@ -188,6 +204,7 @@ fn the_chart_is_clean_and_an_api_server_takes_every_object_that_it_can_make() {
     kind: DaemonSet
     hostPaths: [{ host: /var/lib/app, path: /host/app, readOnly: true }]
     config: { sources: [{ component: models, kind: files, name: app, path: /host/app }] }
+    workloads: [shop]
     rights: [{ namespace: shop, rules: [{ apiGroups: [""], resources: [configmaps], verbs: [get, list] }] }]
     egress: [{ ports: [{ port: 27017, protocol: TCP }] }]
 joins: [{ namespace: shop, serviceAccount: shop, name: shop, sources: ["database/*"] }]
@@ -243,11 +260,16 @@ prometheusRule: { enabled: true }
     let rules = agent("Secret", "backup-service");
     assert!(rules.contains("- models/app-*"), "{rules}");
     let roles = fs::read_to_string(project().join("deploy/manifests/agent-roles.yaml")).expect("read");
-    assert_eq!(
-        rules_of(&cluster, "Role", "backup-agent-models-workloads", &all),
-        rules_of(&cluster, "ClusterRole", "neurashield-agent-workloads", &roles),
-        "the chart gives the rights that deploy/manifests/agent-roles.yaml says"
-    );
+    for (ours, shipped) in [
+        ("backup-agent-models-workloads", "neurashield-agent-workloads"),
+        ("backup-agent-node-own-pod", "neurashield-agent-own-pod"),
+    ] {
+        assert_eq!(
+            rules_of(&cluster, "Role", ours, &all),
+            rules_of(&cluster, "ClusterRole", shipped, &roles),
+            "the chart gives the rights that deploy/manifests/agent-roles.yaml says"
+        );
+    }
 
     // What may not be: rights by wildcard, every secret of a namespace, settings that do not exist.
     for wrong in [
@@ -425,10 +447,18 @@ fn the_service_accounts_may_what_the_chart_says_and_nothing_else() {
     give(&cluster, "shop", "models");
     let folder = tempfile::tempdir().expect("a folder");
     let values = folder.path().join("values.yaml");
-    fs::write(&values, VALUES.replace("workloads: [shop]", "workloads: []")).expect("written");
-    let claims = [("backup", "backup-pvc"), ("backup", "backup-state")];
+    fs::write(&values, VALUES.replace("workloads: [shop]", "workloads: []") + CONFIGS).expect("written");
+    let claims = [("backup", "backup-pvc"), ("backup", "backup-state"), ("shop", "backup-agent-configs")];
+    cluster.kubectl(&["-n", "shop", "create", "secret", "generic", "db", "--from-literal=password=one"]);
     install(&cluster, &values, &claims);
-    await_agent(&cluster);
+    let agents = || -> Vec<Value> {
+        let listed = nsctl(&cluster, &["agent", "list", "-o", "json"]);
+        let listed: Value = serde_json::from_str(&listed).expect("JSON");
+        listed["agents"].as_array().expect("a list").clone()
+    };
+    wait_for("both agents to join", 150, || {
+        (agents().iter().filter(|agent| agent["connected"] == true).count() == 2).then_some(())
+    });
 
     const CONTROLLER: &str = "system:serviceaccount:backup:backup-service";
     const AGENT: &str = "system:serviceaccount:shop:backup-agent-models";
@@ -472,6 +502,26 @@ fn the_service_accounts_may_what_the_chart_says_and_nothing_else() {
     let output = cluster.run("kubectl", &asks);
     assert!(!output.status.success() && said(&output).contains("Forbidden"), "{}", said(&output));
 
+    // An agent that may not see what uses the claim restores nothing there.
+    let (code, said_of_all) = runbook(&cluster, &["--backup"]);
+    assert_eq!(code, 0, "{said_of_all}");
+    let (code, refused) =
+        runbook(&cluster, &["--restore", "--timestamp", "latest", "--components", "models"]);
+    assert!(code != 0 && refused.contains("no token of its service account"), "{code}: {refused}");
+
+    // One Secret, by its name: it is backed up and put back, and no other can be seen.
+    const OF_CONFIGS: &str = "system:serviceaccount:shop:backup-agent-configs";
+    assert!(may(OF_CONFIGS, &["get", "secret/db", "-n", "shop"]));
+    for words in [&["get", "secret/other", "-n", "shop"][..], &["list", "secrets", "-n", "shop"]] {
+        assert!(!may(OF_CONFIGS, words), "{words:?}");
+    }
+    cluster.kubectl(&["-n", "shop", "delete", "secret", "db"]);
+    let restore =
+        ["restore", "--timestamp", "latest", "--include", "Secret/db", "--no-safety-backup", "--yes"];
+    nsctl(&cluster, &restore);
+    let password = ["-n", "shop", "get", "secret", "db", "-o", "jsonpath={.data.password}"];
+    assert_eq!(cluster.kubectl(&password), "b25l", "`one` in Base64");
+
     // A pod of another account of the same namespace shows its token and is refused.
     let agent = cluster.kubectl(&["-n", "shop", "get", "deployment", "backup-agent-models", "-o", "json"]);
     let agent: Value = serde_json::from_str(&agent).expect("JSON");
@@ -490,7 +540,5 @@ fn the_service_accounts_may_what_the_chart_says_and_nothing_else() {
         let log = cluster.run("kubectl", &["-n", "shop", "logs", "intruder"]);
         said(&log).contains("no rule of the controller lets agents of this service account").then_some(())
     });
-    let listed: Value =
-        serde_json::from_str(&nsctl(&cluster, &["agent", "list", "-o", "json"])).expect("JSON");
-    assert_eq!(listed["agents"].as_array().map(Vec::len), Some(1), "{listed}");
+    assert_eq!(agents().len(), 2, "{:?}", agents());
 }

@@ -81,9 +81,12 @@ pub struct Objects {
     /// Only objects with these labels, as `kubectl get -l` takes them.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub labels: String,
-    /// Secrets, too.
+    /// Secrets, too: all of them.
     #[serde(default)]
     pub secrets: bool,
+    /// These Secrets and no others, for whoever may not list all of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secret_names: Vec<String>,
     /// Other kinds, beside ConfigMaps.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kinds: Vec<ObjectKind>,
@@ -151,6 +154,7 @@ impl Objects {
             return Err(Problem::new(format!("{path}.namespaces"), "name the namespaces, one or more"));
         }
         check_namespaces(&format!("{path}.namespaces"), &self.namespaces)?;
+        self.check_secrets(path)?;
         let ours =
             |kind: &ObjectKind| kind.group.is_empty() && matches!(kind.kind.as_str(), "ConfigMap" | "Secret");
         let mut seen = BTreeSet::new();
@@ -170,6 +174,29 @@ impl Objects {
             return Err(Problem::new(format!("{path}.kinds[{place}]"), reason));
         }
         Ok(())
+    }
+}
+
+impl Objects {
+    /// True if it holds the Secret of this name.
+    pub(crate) fn has_secret(&self, name: &str) -> bool {
+        self.secrets || self.secret_names.iter().any(|named| named == name)
+    }
+
+    fn check_secrets(&self, path: &str) -> Result<(), Problem> {
+        let problem = |reason: &str| Err(Problem::new(format!("{path}.secret_names"), reason));
+        let fits =
+            |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || "-.".contains(letter);
+        let is_name = |name: &String| (1..=253).contains(&name.len()) && name.chars().all(fits);
+        match self.secret_names.as_slice() {
+            [] => Ok(()),
+            _ if self.secrets => problem("`secrets: true` takes all of them: name some, or take all"),
+            _ if self.namespaces.len() != 1 => {
+                problem("Secrets are named in a source of one namespace: write a source for each")
+            }
+            named if !named.iter().all(is_name) => problem("these are names of Secrets: a-z, 0-9, - and ."),
+            _ => Ok(()),
+        }
     }
 }
 

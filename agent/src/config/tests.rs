@@ -155,6 +155,12 @@ fn objects_of_a_cluster_are_named_by_namespace_label_and_kind() {
         ("kubernetes: { namespaces: [a], kinds: [../v1/X] }", "write a kind as GROUP/VERSION/KIND"),
         ("kubernetes: { namespaces: [a], kinds: [batch/v1/Job] }", "name what makes them"),
         ("kubernetes: { namespaces: [a], kinds: [v1/Secret] }", "Secrets by `secrets: true`"),
+        (
+            "kubernetes: { namespaces: [a], secrets: true, secret_names: [db] }",
+            "sources[0].kubernetes.secret_names: `secrets: true` takes all",
+        ),
+        ("kubernetes: { namespaces: [a, b], secret_names: [db] }", "in a source of one namespace"),
+        ("kubernetes: { namespaces: [a], secret_names: [\"a,b\"] }", "these are names of Secrets"),
         ("kubernetes: { namespaces: [a] }, files: [/x]", "for both, write two sources"),
     ];
     for (more, told) in refused {

@@ -94,7 +94,7 @@ impl ObjectsSource {
     fn plan(&mut self) -> Result<(), SourceError> {
         let (root, top) = (EntryPath::root(), path_of(&[FOLDER]));
         let mut kinds = vec![Resource::config_maps()];
-        if self.chosen.secrets {
+        if self.chosen.secrets || !self.chosen.secret_names.is_empty() {
             kinds.push(Resource::secrets());
         }
         let mut problems = Vec::new();
@@ -146,6 +146,11 @@ impl ObjectsSource {
         let folder = path_of(&[FOLDER, &namespace, &resource.full_kind()]);
         let mut steps = vec![Step::Item(self.folder(folder.clone()))];
         let is_secrets = resource == Resource::secrets();
+        if is_secrets && !self.chosen.secret_names.is_empty() {
+            steps.extend(self.named_secrets(&namespace, &folder)?);
+            self.put_first(steps);
+            return Ok(());
+        }
         let without: Vec<String> = NOT_KEPT.iter().map(|(kind, _)| format!("type!={kind}")).collect();
         let fields = if is_secrets { without.join(",") } else { String::new() };
         let chosen = Chosen { labels: &self.chosen.labels, fields: &fields, first: None };
@@ -178,10 +183,45 @@ impl ObjectsSource {
             }
             Err(trouble) => return Err(not_read(trouble)),
         }
+        self.put_first(steps);
+        Ok(())
+    }
+
+    fn put_first(&mut self, steps: Vec<Step>) {
         for step in steps.into_iter().rev() {
             self.steps.push_front(step);
         }
-        Ok(())
+    }
+
+    /// The Secrets that are named, each asked for by itself: a role that names them allows no other question.
+    fn named_secrets(&self, namespace: &str, folder: &EntryPath) -> Result<Vec<Step>, SourceError> {
+        let secrets = Resource::secrets();
+        let mut names = self.chosen.secret_names.clone();
+        names.sort_by_key(|name| format!("{name}{SUFFIX}"));
+        names.dedup();
+        let mut steps = Vec::new();
+        for name in names {
+            let fields = format!("metadata.name={name}");
+            let chosen = Chosen { labels: "", fields: &fields, first: Some(1) };
+            let of = |object: Value| Some(tidy::changed(&object));
+            match self.runtime.block_on(self.cluster.list_metadata(&secrets, namespace, &chosen, of)) {
+                Ok(found) => steps.push(match found.first() {
+                    Some(&changed) => {
+                        let (namespace, resource) = (namespace.to_owned(), secrets.clone());
+                        Step::Object { namespace, resource, name, changed }
+                    }
+                    None => {
+                        let cause = format!("there is no Secret {name}, which the configuration names");
+                        Step::Item(problem(folder.clone(), ProblemKind::Unreadable, cause))
+                    }
+                }),
+                Err(trouble @ (Trouble::Forbidden { .. } | Trouble::Refused { .. })) => {
+                    steps.push(Step::Item(unreadable(folder.clone(), &trouble)));
+                }
+                Err(trouble) => return Err(not_read(trouble)),
+            }
+        }
+        Ok(steps)
     }
 
     fn left_out(&self, namespace: &str, folder: &EntryPath) -> Result<Vec<Item>, SourceError> {

@@ -285,7 +285,7 @@ fn is_held(wanted: &Wanted, target: &Name, tools: &Tools<'_, '_>) -> Result<bool
     let Some(held) = &wanted.held else { return Ok(true) };
     let is_kind = match target.kind.as_str() {
         "ConfigMap" => true,
-        "Secret" => held.secrets,
+        "Secret" => held.has_secret(&target.name),
         kind => held.kinds.iter().any(|one| match one.group.as_str() {
             "" => one.kind == kind,
             group => format!("{}.{group}", one.kind) == kind,
@@ -296,6 +296,7 @@ fn is_held(wanted: &Wanted, target: &Name, tools: &Tools<'_, '_>) -> Result<bool
     }
     let resource = match target.kind.as_str() {
         _ if held.labels.is_empty() => return Ok(true),
+        "Secret" if !held.secrets => return Ok(true),
         "ConfigMap" => Resource::config_maps(),
         "Secret" => Resource::secrets(),
         _ => return Ok(true),
