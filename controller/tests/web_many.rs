@@ -107,8 +107,15 @@ async fn the_calendar_leads_to_every_month_and_no_page_gets_slow_or_large() {
     let day = oldest.started_at.to_zoned(TimeZone::UTC).strftime("%Y-%m-%d");
     let (first_day, ..) = get(at, &format!("/backups?month={month}&day={day}"), &cookie).await;
     assert!(first_day.contains(&oldest.name.to_string()), "the oldest backup is found by its day");
+    assert!(!first_day.contains("older ones"), "a day's are few");
     let (none, ..) = get(at, &format!("/backups?month={month}&state=failed"), &cookie).await;
     assert!(none.contains("is like that") && !none.contains(&oldest.name.to_string()));
+
+    // The overview tells of all thirty days, however many backups a day has.
+    let days = (many / 24).min(30);
+    let overview = get(at, "/", &cookie).await.0;
+    let said = |days: u64| format!("A complete backup on {days} of the last 30 days");
+    assert!((days..=days + 2).any(|days| overview.contains(&said(days))), "{days} days: {overview}");
 
     let mut first_load = 0;
     for path in ["/", "/assets/style.css", "/assets/page.js", "/assets/icon.svg"] {
@@ -123,7 +130,7 @@ async fn the_calendar_leads_to_every_month_and_no_page_gets_slow_or_large() {
     let one = format!("/backups/{}", backups[backups.len() / 2].name);
     let in_the_middle = backups[backups.len() / 2].started_at.to_zoned(TimeZone::UTC).strftime("%Y-%m");
     let middle = format!("/backups?month={in_the_middle}");
-    for path in ["/", "/backups", &middle, &one, "/jobs", "/schedules", "/agents", "/alerts"] {
+    for path in ["/", "/backups", &middle, &one, "/restore", "/jobs", "/schedules", "/agents", "/alerts"] {
         let mut took = Vec::with_capacity(ROUNDS);
         for _ in 0..ROUNDS {
             let (answer, _, time) = get(at, path, &cookie).await;

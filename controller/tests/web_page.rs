@@ -3,11 +3,15 @@
 mod support;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use controller::audit::Outcome;
+use controller::config::Verifying;
 use controller::identity::Role;
-use jiff::SignedDuration;
-use support::{Running, start};
+use jiff::{SignedDuration, Timestamp};
+use runtime::clock::{Clock, SystemClock};
+use support::{Running, start, start_as};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -109,6 +113,63 @@ async fn what_another_site_sends_changes_nothing_and_a_foreign_name_is_not_answe
     assert_eq!(status(&left), 303, "{left}");
     let after = ask(at, "GET /", &[HOST, cookie], "").await;
     assert!(after.contains("location: /sign-in"), "{after}");
+    running.stop().await;
+}
+
+/// A clock that a test puts on.
+#[derive(Default)]
+struct Moved(AtomicI64);
+
+impl Clock for Moved {
+    fn now(&self) -> Timestamp {
+        SystemClock.now() + SignedDuration::from_secs(self.0.load(Ordering::SeqCst))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_nobody_used_for_an_hour_ends_and_the_sign_in_leads_back_to_where_one_was() {
+    let home = tempfile::tempdir().expect("a folder");
+    let clock = Arc::new(Moved::default());
+    let running = start_as(home.path(), Verifying::default(), clock.clone()).await;
+    let at = running.addresses.web;
+    let life = Some(SignedDuration::from_hours(24));
+    let made = running.app.create_token("viewer", Role::Viewer, life, "test").await.expect("made");
+    let cookie = sign_in(at, made.0.to_text().as_str()).await;
+    let cookie = ("Cookie", cookie.as_str());
+    let look = async |path: &str| ask(at, &format!("GET {path}"), &[HOST, cookie], "").await;
+    clock.0.store(59 * 60, Ordering::SeqCst);
+    assert_eq!(status(&look("/").await), 200, "it was used within the hour");
+    clock.0.store(120 * 60, Ordering::SeqCst);
+    let answer = look("/backups?month=2026-01").await;
+    assert_eq!(status(&answer), 303, "{answer}");
+    assert!(answer.contains("location: /sign-in?next=%2Fbackups%3Fmonth%3D2026-01\r\n"), "{answer}");
+    clock.0.store(121 * 60, Ordering::SeqCst);
+    let answer = ask(at, "POST /backups/start", &[HOST, OURS, cookie], "key=x").await;
+    assert_eq!(status(&answer), 303, "what it orders is not done: {answer}");
+    assert!(running.app.catalog.jobs(10).await.expect("a list").is_empty());
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_browser_reaches_the_services_past_the_page() {
+    let home = tempfile::tempdir().expect("a folder");
+    let running = start(home.path()).await;
+    let at = running.addresses.web;
+    let cookie = sign_in(at, &token(&running, Role::Admin).await).await;
+    let cookie = ("Cookie", cookie.as_str());
+    let call = "POST /neurashield.backup.v1.Jobs/StartBackup";
+    for kind in ["application/grpc-web+proto", "application/grpc-web-text", "application/grpc"] {
+        let kind = ("Content-Type", kind);
+        let foreign = ask(at, call, &[HOST, cookie, kind, ("Origin", "http://evil.example")], "").await;
+        assert_eq!(status(&foreign), 403, "another site's: {foreign}");
+        assert!(!foreign.to_ascii_lowercase().contains("access-control-allow"), "{foreign}");
+        let own = ask(at, call, &[HOST, cookie, kind, OURS], "").await;
+        assert_eq!(status(&own), 404, "a cookie is no token there: {own}");
+    }
+    let asked_before = [HOST, ("Origin", "http://evil.example"), ("Access-Control-Request-Method", "POST")];
+    let preflight = ask(at, "OPTIONS /backups/start", &asked_before, "").await;
+    assert_eq!(status(&preflight), 403, "{preflight}");
+    assert!(running.app.catalog.jobs(10).await.expect("a list").is_empty(), "nothing was ordered");
     running.stop().await;
 }
 

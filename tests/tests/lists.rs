@@ -104,7 +104,7 @@ async fn lists_are_whole_page_by_page_and_fast_however_much_there_is() {
     let mut of_jobs = JobsClient::new(channel.clone()).max_decoding_message_size(64 << 20);
     let (mut before, mut sequences) = (0, Vec::new());
     loop {
-        let page = v1::ListBackupsRequest { limit: 0, before };
+        let page = v1::ListBackupsRequest { before, ..v1::ListBackupsRequest::default() };
         let page = of_backups.list_backups(page).await.expect("answered").into_inner();
         sequences.extend(page.backups.iter().map(|backup| backup.sequence));
         before = *sequences.last().expect("there are some");
@@ -133,7 +133,7 @@ async fn lists_are_whole_page_by_page_and_fast_however_much_there_is() {
     let (times, mut slow) = (if is_long { CALLS } else { 3 }, Vec::<String>::new());
     let mut of_agents = AgentsClient::new(channel.clone());
     let mut of_alerts = AlertsClient::new(channel.clone());
-    let page = |limit, before| v1::ListBackupsRequest { limit, before };
+    let page = |limit, before| v1::ListBackupsRequest { limit, before, ..v1::ListBackupsRequest::default() };
     measure!(times, slow, "backups, the first page", of_backups, list_backups, page(0, 0));
     measure!(times, slow, "backups, the newest 20", of_backups, list_backups, page(20, 0));
     measure!(times, slow, "backups, a page in the middle", of_backups, list_backups, page(0, 1_200));

@@ -15,7 +15,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use secrets_support::{Arguments, Canary, Haystack, Search, fetch};
+use secrets_support::{Arguments, Canary, Haystack, Search, fetch, web_pages};
 use tests::{Process, System, programs, wait_for};
 
 const COMPONENTS: [&str; 5] = ["database", "models", "blockchain", "ipfs", "configs"];
@@ -248,6 +248,38 @@ fn misconfigure(system: &System, secret: &Canary) -> Vec<Haystack> {
     seen
 }
 
+/// What the web page's admin sees, and what everybody sees who is not signed in.
+fn every_page(system: &System) -> Vec<Haystack> {
+    let token = fs::read_to_string(system.root().join("api-token")).expect("made before");
+    let jobs = system.nsctl(&["jobs", "-o", "json"]).expect(0).json();
+    let job = jobs["jobs"][0]["id"].as_str().expect("an id").to_owned();
+    let backups = system.nsctl(&["list", "-o", "json"]).expect(0).json();
+    let backup = backups["backups"][0]["name"].as_str().expect("a name").to_owned();
+    let mut pages: Vec<String> = [
+        "",
+        "backups",
+        "restore",
+        "jobs",
+        "schedules",
+        "retention",
+        "agents",
+        "alerts",
+        "tokens",
+        "audit",
+        "doctor",
+        "uncovered",
+    ]
+    .map(|page| format!("/{page}"))
+    .into();
+    pages.push(format!("/jobs/{job}"));
+    pages.push(format!("/backups/{backup}"));
+    pages.push(format!("/backups/{backup}/browse?component=configs&source="));
+    let mut seen = web_pages(system.web_port(), token.trim(), &pages);
+    seen.push(fetch(system.web_port(), "/"));
+    seen.push(fetch(system.web_port(), "/sign-in"));
+    seen
+}
+
 /// The secrets that the programs made for themselves, each with the only file that may hold it.
 fn made_secrets(system: &System) -> Vec<(Canary, PathBuf)> {
     let files = ["controller/ca.key", "agent/agent.key", "controller/recovery-key.txt", "token", "api-token"];
@@ -282,7 +314,7 @@ fn a_planted_secret_is_found_nowhere_but_where_it_belongs() {
     haystacks.extend(use_it_from_elsewhere(&system));
     let misplaced = Canary::new("misplaced");
     haystacks.extend(misconfigure(&system, &misplaced));
-    haystacks.push(fetch(system.web_port(), "/"));
+    haystacks.extend(every_page(&system));
     for page in ["/healthz", "/readyz", "/metrics"] {
         haystacks.push(fetch(system.probes_port(), page));
     }

@@ -31,6 +31,11 @@ impl Scene {
         let sources: Vec<(&str, &Path)> =
             COMPONENTS.into_iter().zip(folders.iter().map(PathBuf::as_path)).collect();
         system.serve(&sources);
+        // As behind an Ingress: whatever leads past this path is found.
+        system.configure_controller("web: { path: /restore/ }\n");
+        if std::env::var_os("NEURASHIELD_SCREENSHOTS").is_some() {
+            dress(&system, &folders);
+        }
         system.start_controller();
         system.invite();
         system.start_agent();
@@ -47,7 +52,8 @@ impl Scene {
         for (name, value) in [("PACKAGES", packages), ("BROWSER", browser), ("BACKUP", &scene.backup)] {
             scene.environment.push((name.to_owned(), value.to_owned()));
         }
-        let url = format!("http://localhost:{}", scene.system.web_port());
+        let url = format!("http://localhost:{}/restore", scene.system.web_port());
+        scene.environment.push(("ROOT".to_owned(), scene.system.root().display().to_string()));
         scene.environment.push(("URL".to_owned(), url));
         for role in ["viewer", "operator", "admin"] {
             let made = scene.system.nsctl(&["token", "create", role, "--role", role]).expect(0);
@@ -82,6 +88,32 @@ impl Scene {
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
         said
+    }
+}
+
+/// For the pictures, what a user's system has: schedules, somebody to tell, files with names.
+fn dress(system: &System, folders: &[PathBuf; 5]) {
+    system.keep_usual_schedules();
+    system.configure_controller(
+        "time_zone: Europe/Paris\n\
+         alerts:\n  allow_private: true\n  sinks:\n    \
+         on-call: { webhook: { url: \"https://localhost:1/alerts\" } }\n  \
+         routes:\n    - { events: [backup_failed, verify_failed, backup_overdue], to: [on-call] }\n",
+    );
+    let files = [
+        ["llama-3-8b.safetensors", "tokenizer.json", "adapters/support-bot.safetensors"],
+        ["app.yaml", "nginx.conf", "env/production.env"],
+        ["blocks/AA.data", "datastore_spec", "config"],
+        ["chaindata/000042.ldb", "chaindata/CURRENT", "nodekey.pub"],
+        ["shop/orders.bson", "shop/customers.bson", "shop/orders.metadata.json"],
+    ];
+    for (folder, names) in folders.iter().zip(files) {
+        for (nth, name) in names.into_iter().enumerate() {
+            let path = folder.join(name);
+            fs::create_dir_all(path.parent().expect("in a folder")).expect("made");
+            let noise: Vec<u8> = (0..180_000 * (nth + 1)).map(|at| (at * at / 7 + at) as u8).collect();
+            fs::write(path, noise).expect("written");
+        }
     }
 }
 

@@ -2,9 +2,12 @@
 // (see tests/tests/web.rs). Whatever is not as a user should see it ends it with an error.
 import { createRequire } from "node:module";
 import { strict as assert } from "node:assert";
+import { createServer, request } from "node:http";
 import { existsSync, mkdirSync, readFileSync } from "node:fs";
 
-const { PACKAGES, BROWSER, URL: ORIGIN, OPERATOR, VIEWER, ADMIN, BACKUP, JOB, SHOTS, RESTARTED } = process.env;
+const { PACKAGES, BROWSER, URL: ORIGIN, OPERATOR, VIEWER, ADMIN, BACKUP, JOB, SHOTS, ROOT, RESTARTED } = process.env;
+// Below which the page is: everything here goes by it.
+const BASE = new URL(ORIGIN).pathname;
 const require = createRequire(`${PACKAGES}/`);
 const { chromium } = require("playwright-core");
 const AXE = require.resolve("axe-core/axe.min.js");
@@ -51,6 +54,35 @@ async function accessible(page) {
   }
 }
 
+/** A small reverse proxy, as an Ingress that takes the path away. */
+async function proxy() {
+  const inner = new URL(ORIGIN);
+  const server = createServer((asked, answer) => {
+    if (!asked.url.startsWith(`${BASE}/`)) { answer.writeHead(404).end(); return; }
+    const path = asked.url.slice(BASE.length);
+    const { method, headers } = asked;
+    const passed = request({ host: inner.hostname, port: inner.port, path, method, headers }, (inside) => {
+      answer.writeHead(inside.statusCode, inside.headers);
+      inside.pipe(answer);
+    });
+    passed.on("error", () => answer.destroy());
+    asked.pipe(passed);
+  });
+  await new Promise((listens) => server.listen(0, "localhost", listens));
+  return server;
+}
+
+/** What a picture shows are the folders of a user's system, not those of a test. */
+async function asAtAUsers(page) {
+  await page.evaluate((root) => {
+    const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (walker.nextNode()) {
+      const text = walker.currentNode;
+      text.data = text.data.replaceAll(`${root}/data`, "/srv").replaceAll(root, "/opt/neurashield");
+    }
+  }, ROOT);
+}
+
 async function ended(page) {
   await page.locator(".verdict:not(.busy)").waitFor({ timeout: 60_000 });
 }
@@ -70,10 +102,21 @@ const parts = {
     await signIn(page, "nsat-wrong");
     await page.getByRole("alert").getByText("the token is not accepted").waitFor();
     await accessible(page);
-    await signIn(page, OPERATOR);
+    // By the keyboard alone, and with as little motion as was asked for.
+    await page.emulateMedia({ reducedMotion: "reduce" });
+    await page.getByLabel("API token").focus();
+    await page.keyboard.insertText(OPERATOR);
+    await page.keyboard.press("Enter");
     await page.getByRole("heading", { level: 1, name: "Everything could be restored today" }).waitFor();
     await accessible(page);
-    await page.getByRole("link", { name: "Restore…" }).click();
+    const moving = await page.evaluate(() => document.getAnimations().length);
+    assert.equal(moving, 0, "nothing moves");
+    await page.keyboard.press("Tab");
+    assert.equal(await page.evaluate(() => document.activeElement.textContent), "To the content");
+    await page.keyboard.press("Enter");
+    await page.keyboard.press("Tab");
+    assert.equal(await page.evaluate(() => document.activeElement.textContent), "Restore…");
+    await page.keyboard.press("Enter");
     const chosen = await page.getByLabel("From which backup").inputValue();
     assert.equal(chosen, BACKUP, "the newest verified one is chosen");
     for (const component of ["models", "configs"]) { await page.getByLabel(component).check(); }
@@ -118,10 +161,10 @@ const parts = {
       const answer = await fetch(path, { method: "POST", body, headers });
       return [answer.status, await answer.text()];
     }, [path, body]);
-    const [status, text] = await post(viewer, "/restore/plan", form);
+    const [status, text] = await post(viewer, `${BASE}/restore/plan`, form);
     assert.equal(status, 403);
     assert.match(text, /role viewer of this token is not enough/);
-    const [without, said] = await post(page, "/restore/plan", `backup=${BACKUP}&component=models`);
+    const [without, said] = await post(page, `${BASE}/restore/plan`, `backup=${BACKUP}&component=models`);
     assert.equal(without, 403);
     assert.match(said, /form is of another session/);
 
@@ -135,11 +178,31 @@ const parts = {
     await page.getByRole("button", { name: "go" }).click();
     assert.equal((await answer).status(), 403);
 
+    // Behind a proxy that takes the path away, links, forms, the cookie and the events of a job work, too.
+    const server = await proxy();
+    const outside = `http://localhost:${server.address().port}${BASE}`;
+    const guestOfProxy = await fresh();
+    await guestOfProxy.goto(`${outside}/jobs/${JOB}`);
+    await guestOfProxy.getByLabel("API token").fill(OPERATOR);
+    await guestOfProxy.getByRole("button", { name: "Sign in" }).click();
+    await guestOfProxy.locator("#log", { hasText: "restore complete" }).waitFor();
+    assert.equal(guestOfProxy.url(), `${outside}/jobs/${JOB}`);
+    await guestOfProxy.getByRole("link", { name: "Overview" }).click();
+    await guestOfProxy.getByRole("link", { name: "Restore…" }).click();
+    await guestOfProxy.getByLabel("models").check();
+    await guestOfProxy.getByRole("button", { name: "Show the plan" }).click();
+    await guestOfProxy.getByLabel("To confirm").waitFor();
+    assert.equal(guestOfProxy.url(), `${outside}/restore/plan`);
+    assert.deepEqual(guestOfProxy.faults, []);
+    await guestOfProxy.context().close();
+    server.closeAllConnections();
+    server.close();
+
     const admin = await fresh();
     await signIn(admin, ADMIN);
     const inside = `backups/${BACKUP}/browse?component=models&source=`;
     // In the gate, those that were met on the way.
-    const all = SHOTS === undefined ? [] : ["", "backups", `backups/${BACKUP}`, inside, "jobs", "agents", "schedules", "retention", "alerts", "tokens", "audit", "doctor", "backups/no"];
+    const all = SHOTS === undefined ? [] : ["", `restore?backup=${BACKUP}&component=models&path=deep`, "backups", `backups/${BACKUP}`, inside, "jobs", "agents", "schedules", "retention", "alerts", "tokens", "audit", "doctor", "backups/no"];
     for (const path of all) {
       await admin.goto(`${ORIGIN}/${path}`);
       await admin.getByRole("heading", { level: 1 }).waitFor();
@@ -154,6 +217,13 @@ const parts = {
       admin.getByRole("link", { name: "Download <b>hostile<i> & name" }).click(),
     ]);
     assert.deepEqual(readFileSync(await file.path()), Buffer.alloc(300_000, 7));
+    // One file of it is a choice for a restore.
+    await admin.getByRole("link", { name: "Restore <b>hostile<i> & name" }).click();
+    assert.equal(await admin.getByLabel("Only what matches").inputValue(), "deep/<b>hostile<i> & name");
+    assert.ok(await admin.getByLabel("models").isChecked());
+    await admin.getByRole("button", { name: "Show the plan" }).click();
+    await admin.getByText("--path 'deep/<b>hostile<i> & name'").waitFor();
+    await admin.goto(`${ORIGIN}/${inside}`);
     const [tar] = await Promise.all([
       admin.waitForEvent("download"),
       admin.getByRole("link", { name: "Download all of models as tar" }).click(),
@@ -183,6 +253,38 @@ const parts = {
     await accessible(admin);
     await admin.getByRole("button", { name: "Take back the invitation of node-7" }).click();
     await admin.getByRole("button", { name: "Take back the invitation of node-7" }).waitFor({ state: "detached" });
+
+    // A schedule is set up, changed, paused and removed; it says when it runs in its own zone.
+    await admin.goto(`${ORIGIN}/schedules`);
+    await admin.getByLabel("Name").fill("weights");
+    await admin.getByLabel("When").fill("30 2 * * *");
+    await admin.getByLabel("Its hours are those of").fill("Europe/Paris");
+    await admin.getByLabel("models").check();
+    await admin.getByRole("button", { name: "Set it up" }).click();
+    const schedule = admin.getByRole("row").filter({ hasText: "weights" });
+    await schedule.getByText("backup of models").waitFor();
+    await schedule.getByText("02:30 Europe/Paris").waitFor();
+    await accessible(admin);
+    await admin.getByRole("link", { name: "Change weights" }).click();
+    await admin.getByLabel("When").fill("45 2 * * *");
+    await admin.getByRole("button", { name: "Change it" }).click();
+    await schedule.getByText("45 2 * * * Europe/Paris").waitFor();
+    await schedule.getByText("backup of models").waitFor();
+    await admin.getByRole("button", { name: "Pause weights" }).click();
+    await schedule.getByText("paused").waitFor();
+    await admin.getByRole("button", { name: "Resume weights" }).click();
+    await schedule.getByText("active").waitFor();
+    await admin.getByRole("button", { name: "Remove weights" }).click();
+    await schedule.waitFor({ state: "detached" });
+
+    // Other rules show at once what they would remove; that is another form, with a confirmation.
+    await admin.goto(`${ORIGIN}/retention`);
+    await admin.getByText("Other rules").click();
+    await admin.getByLabel("Days").fill("14");
+    await admin.getByRole("button", { name: "Set these rules" }).click();
+    await admin.getByText("The newest of each day, for").waitFor();
+    await admin.getByText("14 days").waitFor();
+    await accessible(admin);
 
     // A day of the calendar leads to its backups.
     await admin.goto(`${ORIGIN}/backups`);
@@ -243,12 +345,15 @@ const parts = {
         await page.goto(`${ORIGIN}/${path}`);
         if (path.startsWith("jobs/")) { await page.waitForTimeout(300); }
         const file = path.replace(/^$/, "overview").replace(/.*browse.*/, "browse").replace(/^(backup|job)s\/.*/, "$1");
+        if (file === "overview") { await page.getByText("looked for").waitFor(); }
+        await asAtAUsers(page);
         await page.screenshot({ path: `${SHOTS}/${file}-${name}.png`, fullPage: file !== "audit" });
       }
       await page.goto(`${ORIGIN}/restore`);
       for (const component of ["models", "configs"]) { await page.getByLabel(component).check(); }
       await page.getByRole("button", { name: "Show the plan" }).click();
       await page.getByLabel("To confirm").waitFor();
+      await asAtAUsers(page);
       await page.screenshot({ path: `${SHOTS}/plan-${name}.png`, fullPage: true });
     }
   },

@@ -1,17 +1,18 @@
 //! Alerts: what is open, what was sent, a try, and the look for silence.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use proto::Failure;
 use proto::failure::{chain, reason};
+use runtime::config::Duration as Span;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use crate::alerts::silence::{self, Facts};
 use crate::alerts::{Kind, Message};
-use crate::app::doctor::Finding;
+use crate::app::doctor::{Change, Finding};
 use crate::app::storage_look::{PATIENCE, StorageLook};
 use crate::app::verified::newest_verified;
 use crate::app::{App, catalog_failure};
@@ -42,6 +43,20 @@ impl App {
             Ok(AlertsNow { open: self.catalog.open_alerts().await?, sinks })
         };
         read.await.map_err(|error| catalog_failure(&error))
+    }
+
+    /// How old the newest verified backup of each component that is served may be.
+    pub async fn objectives(&self) -> Result<BTreeMap<String, Span>, Failure> {
+        let alerts = &self.config.alerts;
+        let agents = self.agents().await?;
+        let served =
+            agents.iter().filter(|agent| agent.revoked_at.is_none()).flat_map(|agent| &agent.sources);
+        let components = served.map(|served| served.source.component.to_string());
+        let of = |component: String| {
+            let objective = *alerts.objectives.get(&component).unwrap_or(&alerts.objective);
+            (component, objective)
+        };
+        Ok(components.map(of).collect())
     }
 
     /// The newest messages, the newest first.
@@ -211,6 +226,8 @@ pub(super) struct Storages {
     pub(super) room: StorageLook<(Option<u64>, Option<u64>)>,
     /// For whoever wants to know at once how much is free in the repository's storage.
     pub(super) free: StorageLook<Option<u64>>,
+    /// What had grown or was freed, when somebody asked last.
+    pub(super) changes: Option<(Instant, Vec<Change>)>,
     /// For the doctor.
     pub(super) doctor: StorageLook<Vec<Finding>>,
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
 use proto::Failure;
 use proto::convert::BackupChoice;
 use repository::backup::listing::LegacyBackup;
@@ -54,17 +55,37 @@ impl App {
 
     /// A page of the backups, the newest first: at most `limit` of those with a sequence below `before`.
     pub async fn backups(&self, limit: u32, before: Option<u64>) -> Result<Page, Failure> {
-        let limit = match limit {
-            0 => PAGE,
-            limit => limit.min(PAGE),
-        };
-        let failed = |error| catalog_failure(&error);
+        let limit = limit_of(limit);
         // One more than is shown tells whether there is more.
-        let mut records = self.catalog.backups_before(before, limit + 1).await.map_err(failed)?;
+        let records = self.catalog.backups_before(before, limit + 1).await;
+        let legacy = match before {
+            None => self.legacy().await?,
+            Some(_) => Vec::new(),
+        };
+        let page = self.page_of(records.map_err(|error| catalog_failure(&error))?, limit).await?;
+        Ok(Page { legacy, ..page })
+    }
+
+    /// A page of the backups of a stretch of time, the newest first; what older systems left is left out.
+    pub async fn backups_within(
+        &self,
+        limit: u32,
+        from: Option<Timestamp>,
+        until: Option<Timestamp>,
+    ) -> Result<Page, Failure> {
+        let limit = limit_of(limit);
+        let [from, until] = [from.unwrap_or(Timestamp::UNIX_EPOCH), until.unwrap_or(Timestamp::MAX)]
+            .map(BackupName::from_time);
+        let records = self.catalog.backups_within((&from, &until), limit + 1).await;
+        self.page_of(records.map_err(|error| catalog_failure(&error))?, limit).await
+    }
+
+    async fn page_of(&self, mut records: Vec<BackupRecord>, limit: u32) -> Result<Page, Failure> {
         let mut more = records.len() > limit as usize;
         records.truncate(limit as usize);
         let names: Vec<&BackupName> = records.iter().map(|record| &record.name).collect();
-        let mut found = self.catalog.verifications_of(&names).await.map_err(failed)?;
+        let found = self.catalog.verifications_of(&names).await;
+        let mut found = found.map_err(|error| catalog_failure(&error))?;
         let (mut backups, mut bytes) = (Vec::with_capacity(records.len()), 0);
         for record in records {
             if bytes > PAGE_BYTES {
@@ -77,11 +98,7 @@ impl App {
             bytes += findings + 1_024 * (1 + record.archives.len());
             backups.push((record, verified));
         }
-        let legacy = match before {
-            None => self.legacy().await?,
-            Some(_) => Vec::new(),
-        };
-        Ok(Page { backups, legacy, more })
+        Ok(Page { backups, legacy: Vec::new(), more })
     }
 
     /// The newest backups, the newest first.
@@ -185,6 +202,13 @@ impl App {
                 .hint("name one of them"))
             }
         }
+    }
+}
+
+fn limit_of(asked: u32) -> u32 {
+    match asked {
+        0 => PAGE,
+        limit => limit.min(PAGE),
     }
 }
 

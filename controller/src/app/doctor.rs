@@ -18,6 +18,7 @@ use crate::app::App;
 
 pub use checks::{CHECKS, Check};
 pub use finding::{Finding, FindingLevel};
+pub(super) use growth::{Change, days_until_full};
 pub use repository::state_folder;
 
 use checks as c;

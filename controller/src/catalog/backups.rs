@@ -1,6 +1,6 @@
 //! The backups of the repository, kept here so that a list needs no reading, and what verification found.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use jiff::Timestamp;
 use repository::backup::manifest::BackupRecord;
@@ -9,7 +9,9 @@ use repository::verify::Coverage;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, Sqlite, Transaction};
 
+use crate::catalog::history::number_of;
 use crate::catalog::{Catalog, CatalogError, from_json, micros, time, to_json};
+use crate::jobs::safety::Safety;
 
 /// How many backups are read at once by whoever looks for one.
 const LOOKED_AT_ONCE: u32 = 50;
@@ -190,16 +192,54 @@ impl Catalog {
 }
 
 async fn write(change: &mut Transaction<'static, Sqlite>, backup: &BackupRecord) -> Result<(), CatalogError> {
-    sqlx::query(
+    let sequence =
+        i64::try_from(backup.sequence).map_err(|_| CatalogError::Damaged("a backup's sequence"))?;
+    let written = sqlx::query(
         "INSERT INTO backups (name, sequence, record) VALUES (?, ?, ?)
          ON CONFLICT (name) DO UPDATE SET sequence = excluded.sequence, record = excluded.record
          WHERE sequence != excluded.sequence OR record != excluded.record",
     )
     .bind(backup.name.as_str())
-    .bind(i64::try_from(backup.sequence).map_err(|_| CatalogError::Damaged("a backup's sequence"))?)
+    .bind(sequence)
     .bind(to_json(backup))
     .execute(&mut **change)
     .await?;
+    if written.rows_affected() > 0 {
+        write_components(change, backup, sequence).await?;
+    }
+    Ok(())
+}
+
+/// What became of each component, beside the record.
+async fn write_components(
+    change: &mut Transaction<'static, Sqlite>,
+    backup: &BackupRecord,
+    sequence: i64,
+) -> Result<(), CatalogError> {
+    let mut components: BTreeMap<&str, (i64, u64)> = BTreeMap::new();
+    for archive in &backup.archives {
+        let (worst, bytes) = components.entry(archive.source.component.as_str()).or_default();
+        *worst = (*worst).max(number_of(archive.outcome));
+        *bytes = bytes.saturating_add(archive.counts.bytes);
+    }
+    sqlx::query("DELETE FROM backup_components WHERE backup = ?")
+        .bind(backup.name.as_str())
+        .execute(&mut **change)
+        .await?;
+    for (component, (outcome, bytes)) in components {
+        sqlx::query(
+            "INSERT INTO backup_components (backup, component, sequence, outcome, bytes, safety)
+             VALUES (?, ?, ?, ?, ?, ?)",
+        )
+        .bind(backup.name.as_str())
+        .bind(component)
+        .bind(sequence)
+        .bind(outcome)
+        .bind(stored(bytes))
+        .bind(Safety::of(backup).is_some())
+        .execute(&mut **change)
+        .await?;
+    }
     Ok(())
 }
 

@@ -77,6 +77,7 @@ const TABLES: &[(&str, Carried)] = &[
     ),
     ("job_events", Carried::Where("job IN (SELECT id FROM main.jobs)")),
     ("backups", Carried::Nothing),
+    ("backup_components", Carried::Nothing),
     ("pack_proofs", Carried::Nothing),
     ("page_proofs", Carried::Nothing),
 ];

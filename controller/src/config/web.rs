@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WebPage {
-    /// Where it begins, e.g. `/restore/` behind an Ingress that hands on the whole path.
+    /// Where it begins for browsers, e.g. `/restore/` behind an Ingress, whether that hands on the whole path or
+    /// takes it away.
     pub path: String,
     /// Names by which browsers reach it, no port; beside IP addresses, `localhost`, the host's name and
     /// `grpc_names`.

@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status};
 use crate::alerts::{Event, Sign};
 use crate::app::App;
 use crate::catalog::{Delivery, OpenAlert};
+use crate::config::Route;
 use crate::rpc::configuration::sink_kind;
 
 const USUAL_LIMIT: u32 = 50;
@@ -29,17 +30,24 @@ impl Alerts for AlertsService {
     ) -> Result<Response<ListAlertsResponse>, Status> {
         let now = self.app.alerts_now().await?;
         let kinds = &self.app.config.alerts.sinks;
+        let routes = &self.app.config.alerts.routes;
         let sinks = now.sinks.into_iter().map(|(name, state)| v1::SinkState {
             kind: kinds.get(&name).map_or("", sink_kind).to_owned(),
-            name,
             waiting: state.waiting,
             dead: state.dead,
             delivered_at: state.delivered_at.map(to_wire_time),
             error: state.error.unwrap_or_default(),
+            routed: !routes.is_empty(),
+            events: kinds_for(routes, &name),
+            name,
         });
+        let objectives = self.app.objectives().await?.into_iter();
+        let objectives =
+            objectives.map(|(component, of)| v1::Objective { component, seconds: of.get().as_secs() });
         Ok(Response::new(ListAlertsResponse {
             alerts: now.open.into_iter().map(open).collect(),
             sinks: sinks.collect(),
+            objectives: objectives.collect(),
         }))
     }
 
@@ -64,6 +72,19 @@ impl Alerts for AlertsService {
             deliveries: deliveries.into_iter().map(delivery).collect(),
         }))
     }
+}
+
+/// The kinds of events that routes lead to a sink, each once, in the order in which they are written.
+fn kinds_for(routes: &[Route], sink: &str) -> Vec<String> {
+    let mut kinds = Vec::new();
+    for route in routes.iter().filter(|route| route.to.iter().any(|name| name == sink)) {
+        for kind in &route.events {
+            if !kinds.iter().any(|known| known == kind.word()) {
+                kinds.push(kind.word().to_owned());
+            }
+        }
+    }
+    kinds
 }
 
 fn open(open: OpenAlert) -> v1::OpenAlert {

@@ -3,11 +3,13 @@
 use std::pin::Pin;
 
 use bytes::Bytes;
-use proto::convert::{backup_choice, source_id};
+use jiff::Timestamp;
+use prost_types::Timestamp as WireTime;
+use proto::convert::{backup_choice, from_wire_time, source_id};
 use proto::v1::backups_server::Backups;
 use proto::v1::{
-    Backup, Data, EntryLine, ExportArchiveRequest, GetBackupRequest, ListBackupsRequest, ListBackupsResponse,
-    ListEntriesRequest, ReadFileRequest, SourceId as WireSource,
+    self, Backup, Data, EntryLine, ExportArchiveRequest, GetBackupRequest, GetHistoryRequest,
+    ListBackupsRequest, ListBackupsResponse, ListEntriesRequest, ReadFileRequest, SourceId as WireSource,
 };
 use proto::{Failure, convert};
 use repository::archive::path::EntryPath;
@@ -17,6 +19,7 @@ use tonic::{Request, Response, Status};
 
 use crate::app::{App, ArchiveChoice, Reading};
 use crate::rpc::gate::About;
+use crate::rpc::history;
 use crate::rpc::wire;
 
 pub(super) struct BackupsService {
@@ -30,6 +33,11 @@ where
     T: Send + 'static,
 {
     Box::pin(ReceiverStream::new(reading).map(move |next| next.map(to_wire).map_err(Status::from)))
+}
+
+fn stretch(from: Option<WireTime>, until: Option<WireTime>) -> Result<[Option<Timestamp>; 2], Failure> {
+    let time = |name, wire: Option<WireTime>| wire.map(|wire| from_wire_time(name, wire)).transpose();
+    Ok([time("from", from)?, time("until", until)?])
 }
 
 fn data(data: Bytes) -> Data {
@@ -70,8 +78,14 @@ impl Backups for BackupsService {
         request: Request<ListBackupsRequest>,
     ) -> Result<Response<ListBackupsResponse>, Status> {
         let request = request.into_inner();
-        let before = Some(request.before).filter(|before| *before > 0);
-        let page = self.app.backups(request.limit, before).await?;
+        let [from, until] = stretch(request.from, request.until)?;
+        let page = match (from, until) {
+            (None, None) => {
+                let before = Some(request.before).filter(|before| *before > 0);
+                self.app.backups(request.limit, before).await?
+            }
+            _ => self.app.backups_within(request.limit, from, until).await?,
+        };
         Ok(Response::new(ListBackupsResponse {
             backups: page.backups.iter().map(|(record, verified)| wire::backup(record, verified)).collect(),
             legacy: page.legacy.iter().map(wire::legacy).collect(),
@@ -83,6 +97,15 @@ impl Backups for BackupsService {
         let choice = backup_choice("name", &request.into_inner().name)?;
         let (record, verified) = self.app.backup(&choice).await?;
         Ok(Response::new(wire::backup(&record, &verified)))
+    }
+
+    async fn get_history(
+        &self,
+        request: Request<GetHistoryRequest>,
+    ) -> Result<Response<v1::History>, Status> {
+        let request = request.into_inner();
+        let [from, until] = stretch(request.from, request.until)?;
+        Ok(Response::new(history::to_wire(self.app.history(from, until).await?)))
     }
 
     async fn list_entries(

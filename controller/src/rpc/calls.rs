@@ -58,6 +58,7 @@ pub(super) const TABLE: &[Line] = &[
     line("/neurashield.backup.v1.AgentGateway/RenewCertificate", May::Agents, Kept::Success),
     line("/neurashield.backup.v1.Backups/ListBackups", VIEWER, Kept::No),
     line("/neurashield.backup.v1.Backups/GetBackup", VIEWER, Kept::No),
+    line("/neurashield.backup.v1.Backups/GetHistory", VIEWER, Kept::No),
     line("/neurashield.backup.v1.Backups/ListEntries", VIEWER, Kept::No),
     // Contents hold secrets: configurations are backed up, too. Reading them is kept.
     line("/neurashield.backup.v1.Backups/ReadFile", OPERATOR, Kept::Both),

@@ -20,6 +20,7 @@ mod enrolment;
 mod gate;
 mod gateway;
 mod health;
+mod history;
 mod inside;
 mod jobs;
 mod life;

@@ -43,13 +43,18 @@ struct Agents {
     fresh: Option<(String, String)>,
 }
 
-fn line(agent: Agent, now: Timestamp) -> Line {
-    let state = match (agent.revoked, agent.clone_seen_at.is_some(), agent.connected) {
+/// How an agent is.
+pub(super) fn state(agent: &Agent) -> State {
+    match (agent.revoked, agent.clone_seen_at.is_some(), agent.connected) {
         (true, ..) => State::new(Mood::Plain, "revoked"),
         (_, true, _) => State::new(Mood::Bad, "cloned"),
         (.., true) => State::new(Mood::Good, "connected"),
         (.., false) => State::new(Mood::Bad, "away"),
-    };
+    }
+}
+
+fn line(agent: Agent, now: Timestamp) -> Line {
+    let state = state(&agent);
     let serves = agent.sources.iter().map(|served| {
         let source = served.source.clone().unwrap_or_default();
         (source_words(&source), printable(served.location.as_bytes()))

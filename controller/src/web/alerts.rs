@@ -27,6 +27,8 @@ struct Sink {
     state: State,
     last: String,
     error: String,
+    /// Which events go to it.
+    takes: String,
 }
 
 struct Told {
@@ -69,8 +71,15 @@ fn sink(sink: SinkState, now: Timestamp) -> Sink {
         (0, false, waiting) => State::new(Mood::Bad, format!("failing, {waiting} waiting")),
         (dead, ..) => State::new(Mood::Bad, format!("{} given up", counted(dead, "message", "messages"))),
     };
+    let takes = match (sink.events.is_empty(), sink.routed, sink.kind.as_str()) {
+        (false, ..) => sink.events.iter().map(|kind| kind.replace('_', " ")).collect::<Vec<_>>().join(", "),
+        (true, _, "ping") => "every backup".to_owned(),
+        (true, true, _) => "nothing: no route leads to it".to_owned(),
+        (true, false, _) => "whatever somebody should know".to_owned(),
+    };
     Sink {
         state,
+        takes,
         last: time(sink.delivered_at).map_or("nothing yet".to_owned(), |at| age(at, now)),
         name: sink.name,
         kind: sink.kind,

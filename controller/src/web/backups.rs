@@ -8,19 +8,22 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use proto::Failure;
+use proto::convert::to_wire_time;
 use proto::v1::jobs_client::JobsClient;
 use proto::v1::{
-    Archive, Backup, Consistency, Depth, GetBackupRequest, ListBackupsRequest, Outcome, StartBackupRequest,
+    Archive, Backup, Consistency, Depth, GetBackupRequest, GetHistoryRequest, HistoryDay, ListBackupsRequest,
+    Outcome, StartBackupRequest,
 };
+use repository::names::BackupName;
 
 use crate::web::calendar::{Day, Month};
 use crate::web::form::encode;
 use crate::web::site::{Asked, Frame, redirect, render};
 use crate::web::text::{Mood, State, age, counted, outcome, size, source_words, time, utc};
 
-/// As many backups of a month as are looked at, and as are listed.
+/// As many backups as a filter looks at, about, and as are listed.
 const MOST: usize = 1_000;
-const SHOWN: usize = 100;
+const SHOWN: u32 = 100;
 
 /// One backup in a list.
 #[derive(Debug, Clone)]
@@ -55,6 +58,12 @@ pub(super) fn verified(archive: &Archive, now: Timestamp) -> State {
     State::new(mood, format!("{word} {when}"))
 }
 
+/// The same of several archives: the worst of them.
+pub(super) fn verified_all(archives: &[Archive], now: Timestamp) -> State {
+    let found = archives.iter().map(|archive| verified(archive, now));
+    found.min_by_key(|state| state.mood).unwrap_or(State::new(Mood::Plain, "empty"))
+}
+
 pub(super) fn line(backup: &Backup, now: Timestamp) -> Line {
     let at = time(backup.started_at).unwrap_or(now);
     let bytes = |archive: &Archive| archive.counts.as_ref().map_or(0, |counts| counts.bytes);
@@ -66,8 +75,7 @@ pub(super) fn line(backup: &Backup, now: Timestamp) -> Line {
             (component, outcome(archive.outcome()), size(bytes(archive)))
         })
         .collect();
-    let found = backup.archives.iter().map(|archive| verified(archive, now));
-    let verified = found.min_by_key(|state| state.mood).unwrap_or(State::new(Mood::Plain, "empty"));
+    let verified = verified_all(&backup.archives, now);
     let state = outcome(backup.outcome());
     let note = match (backup.safety_of.is_empty(), backup.pinned.is_empty()) {
         (false, _) => "made before a restore".to_owned(),
@@ -100,7 +108,7 @@ struct List {
     components: Vec<String>,
     states: Vec<Choice>,
     backups: Vec<Line>,
-    left_out: usize,
+    left_out: u64,
     is_empty: bool,
 }
 
@@ -121,7 +129,7 @@ const STATES: [(&str, &str); 5] = [
 
 /// What of a month is listed; empty: all of it.
 struct Filter {
-    day: String,
+    day: Option<Date>,
     component: String,
     state: String,
 }
@@ -129,11 +137,21 @@ struct Filter {
 impl Filter {
     fn of(asked: &Asked) -> Self {
         let text = |name| asked.query.get(name).to_owned();
-        Self { day: text("day"), component: text("component"), state: text("state") }
+        Self { day: asked.query.get("day").parse().ok(), component: text("component"), state: text("state") }
     }
 
     fn is_set(&self) -> bool {
-        !(self.day.is_empty() && self.component.is_empty() && self.state.is_empty())
+        self.day.is_some() || !self.is_of_all()
+    }
+
+    /// It takes whatever its day has.
+    fn is_of_all(&self) -> bool {
+        self.component.is_empty() && self.state.is_empty()
+    }
+
+    /// Its day as `2026-01-31`; empty: it takes all of the month.
+    fn day_words(&self) -> String {
+        self.day.map(|day| day.to_string()).unwrap_or_default()
     }
 
     fn takes(&self, line: &Line) -> bool {
@@ -145,9 +163,7 @@ impl Filter {
         };
         let of_component =
             |(name, state, _): &(String, State, String)| *name == self.component && state.mood == Mood::Good;
-        state
-            && (self.component.is_empty() || line.components.iter().any(of_component))
-            && (self.day.is_empty() || line.at.starts_with(&self.day))
+        state && (self.component.is_empty() || line.components.iter().any(of_component))
     }
 }
 
@@ -158,40 +174,71 @@ pub(super) async fn list(asked: Asked) -> Response {
 
 async fn listed(asked: &Asked) -> Result<Response, Failure> {
     let now = asked.site.app.now();
-    let newest = page(asked, 1, 0).await?;
+    let newest = page(asked, 1, (None, None)).await?;
     let last = newest.first().and_then(|backup| time(backup.started_at)).unwrap_or(now);
     let month = Month::parse(asked.query.get("month")).unwrap_or(Month::of(date(last)));
-    let found = within(asked, newest.first().map_or(0, |backup| backup.sequence), month).await?;
-    let all: Vec<(Date, Line)> = (found.backups.iter())
-        .map(|backup| (date(time(backup.started_at).unwrap_or(now)), line(backup, now)))
-        .collect();
+    let (first, end) = (midnight(month.first()), midnight(month.end()));
+    let wanted = GetHistoryRequest { from: Some(to_wire_time(first)), until: Some(to_wire_time(end)) };
+    let history = asked.backups().get_history(wanted).await?.into_inner();
+    let older = page(asked, 1, (None, Some(first))).await?;
     let filter = Filter::of(asked);
-    let mut components: Vec<String> =
-        all.iter().flat_map(|(_, line)| line.components.iter().map(|(name, ..)| name.clone())).collect();
-    components.sort_unstable();
-    components.dedup();
-    let weeks = month.weeks(all.iter().map(|(date, line)| (*date, line.state.clone())));
-    let mut backups: Vec<Line> =
-        all.into_iter().map(|(_, line)| line).filter(|line| filter.takes(line)).collect();
-    let left_out = backups.len().saturating_sub(SHOWN);
-    backups.truncate(SHOWN);
+    let days = history.days.iter().filter_map(|day| Some((day.day.parse().ok()?, day)));
+    let days: Vec<(Date, &HistoryDay)> = days.collect();
+    let of_filter = |(date, _): &&(Date, &HistoryDay)| filter.day.is_none_or(|wanted| wanted == *date);
+    let (from, until) = filter.day.map_or((first, end), |day| (midnight(day), midnight(next(day))));
+    let (backups, left_out) = match filter.is_of_all() {
+        true => {
+            let shown = page(asked, SHOWN, (Some(from), Some(until))).await?;
+            let all: u64 = days.iter().filter(of_filter).map(|(_, day)| day.backups).sum();
+            let left_out = all.saturating_sub(shown.len() as u64);
+            (shown.iter().map(|backup| line(backup, now)).collect(), left_out)
+        }
+        false => filtered(asked, &filter, (from, until)).await?,
+    };
     render(&List {
         frame: asked.frame("Backups"),
         month,
-        weeks,
-        has_older: found.has_older,
+        weeks: month.weeks(days.iter().map(|(date, day)| (*date, (day.backups, outcome(day.best()))))),
+        has_older: !older.is_empty(),
         has_newer: month.end() <= date(last),
         states: STATES.map(|(value, words)| Choice { value, words, is_chosen: filter.state == value }).into(),
+        components: history.components.into_iter().map(|one| one.component).collect(),
         filter,
-        components,
         backups,
         left_out,
         is_empty: newest.is_empty(),
     })
 }
 
-async fn page(asked: &Asked, limit: u32, before: u64) -> Result<Vec<Backup>, Failure> {
-    let wanted = ListBackupsRequest { limit, before };
+/// The backups of a stretch of time that a filter takes, the newest first, and how many more it takes of those
+/// that were looked at.
+async fn filtered(
+    asked: &Asked,
+    filter: &Filter,
+    (from, until): (Timestamp, Timestamp),
+) -> Result<(Vec<Line>, u64), Failure> {
+    let now = asked.site.app.now();
+    let (mut taken, mut looked_at, mut until) = (Vec::new(), 0, until);
+    while looked_at < MOST {
+        let more = page(asked, 0, (Some(from), Some(until))).await?;
+        let Some(last) = more.last() else { break };
+        until = last.name.parse::<BackupName>().map_or(from, |name| name.time());
+        looked_at += more.len();
+        taken.extend(more.iter().map(|backup| line(backup, now)).filter(|line| filter.takes(line)));
+    }
+    let left_out = taken.len().saturating_sub(SHOWN as usize) as u64;
+    taken.truncate(SHOWN as usize);
+    Ok((taken, left_out))
+}
+
+/// The backups of a stretch of time, the newest first.
+async fn page(
+    asked: &Asked,
+    limit: u32,
+    (from, until): (Option<Timestamp>, Option<Timestamp>),
+) -> Result<Vec<Backup>, Failure> {
+    let from = Some(to_wire_time(from.unwrap_or(Timestamp::UNIX_EPOCH)));
+    let wanted = ListBackupsRequest { limit, before: 0, from, until: until.map(to_wire_time) };
     Ok(asked.backups().list_backups(wanted).await?.into_inner().backups)
 }
 
@@ -199,39 +246,13 @@ fn date(time: Timestamp) -> Date {
     time.to_zoned(TimeZone::UTC).date()
 }
 
-struct Found {
-    backups: Vec<Backup>,
-    has_older: bool,
+/// The first moment of a day.
+fn midnight(day: Date) -> Timestamp {
+    day.to_zoned(TimeZone::UTC).map_or(Timestamp::UNIX_EPOCH, |day| day.timestamp())
 }
 
-/// The backups of a month, the newest first. The order of sequences is that of times, so the month's last
-/// one is found by halving.
-async fn within(asked: &Asked, newest: u64, month: Month) -> Result<Found, Failure> {
-    let day_of = |backup: &Backup| time(backup.started_at).map(date);
-    // All up to `older` are from before the month's end, all from `newer` on are not.
-    let (mut older, mut newer) = (0, newest + 1);
-    while newer - older > 1 {
-        let middle = older + (newer - older) / 2;
-        let at = page(asked, 1, middle + 1).await?;
-        match at.first() {
-            Some(backup) if day_of(backup).is_some_and(|day| day >= month.end()) => newer = backup.sequence,
-            _ => older = middle,
-        }
-    }
-    let (mut backups, mut before) = (Vec::new(), newer);
-    // Sequence 0 is the newest page to the list, and no backup's.
-    while backups.len() < MOST && before > 1 {
-        let more = page(asked, 0, before).await?;
-        let Some(last) = more.last() else { break };
-        before = last.sequence;
-        for backup in more {
-            if day_of(&backup).is_some_and(|day| day < month.first()) {
-                return Ok(Found { backups, has_older: true });
-            }
-            backups.push(backup);
-        }
-    }
-    Ok(Found { has_older: before > 1 && backups.len() >= MOST, backups })
+fn next(day: Date) -> Date {
+    day.tomorrow().unwrap_or(Date::MAX)
 }
 
 /// One archive of a backup.

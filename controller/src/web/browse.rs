@@ -35,6 +35,8 @@ struct Row {
     opens: String,
     /// Of a file: the query of its download.
     file: String,
+    /// The query of the page that restores it; empty: it cannot be restored by itself.
+    restores: String,
 }
 
 /// A folder above the one that is shown.
@@ -61,6 +63,8 @@ struct Browse {
 struct Place {
     source: SourceId,
     path: Vec<u8>,
+    /// The archive's kind.
+    kind: String,
 }
 
 impl Place {
@@ -69,6 +73,7 @@ impl Place {
         Self {
             source: SourceId { component: text("component"), name: text("source") },
             path: bytes(asked.query.get("path")),
+            kind: String::new(),
         }
     }
 
@@ -101,6 +106,41 @@ impl Place {
             target: printable(&entry.target),
             opens: at(entry.kind == "folder"),
             file: at(is_file),
+            restores: self.restores(&entry.path),
+        }
+    }
+
+    /// An entry as the choice of a restore: of files and folders a pattern that means just it, of databases
+    /// the database or the collection.
+    fn restores(&self, path: &[u8]) -> String {
+        let Ok(path) = std::str::from_utf8(path) else { return String::new() };
+        let component = encode(&self.source.component);
+        match self.kind.as_str() {
+            "mongodb" => {
+                let is_plain =
+                    |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c));
+                let included = match path.split_once('/') {
+                    None => Some(path.to_owned()).filter(|database| is_plain(database)),
+                    Some((database, file)) => file
+                        .strip_suffix(".bson")
+                        .filter(|collection| is_plain(database) && is_plain(collection))
+                        .map(|collection| format!("{database}.{collection}")),
+                };
+                included
+                    .map(|what| format!("component={component}&include={}", encode(&what)))
+                    .unwrap_or_default()
+            }
+            "files" | "blockchain" if !path.chars().any(|c| c.is_control()) => {
+                let mut pattern = String::with_capacity(path.len());
+                for c in path.chars() {
+                    if "*?[]{}\\!".contains(c) {
+                        pattern.push('\\');
+                    }
+                    pattern.push(c);
+                }
+                format!("component={component}&path={}", encode(&pattern))
+            }
+            _ => String::new(),
         }
     }
 }
@@ -119,10 +159,17 @@ pub(super) async fn show(asked: Asked, Path(backup): Path<String>) -> Response {
 }
 
 async fn shown(asked: &Asked, backup: String) -> Result<Response, Failure> {
-    let (place, after) = (Place::of(asked), bytes(asked.query.get("after")));
+    let (mut place, after) = (Place::of(asked), bytes(asked.query.get("after")));
     let mut client = asked.backups();
-    // A path of nothing, or "latest", is another page by the time somebody clicks: the name is what counts.
-    let backup = client.get_backup(GetBackupRequest { name: backup }).await?.into_inner().name;
+    let found = client.get_backup(GetBackupRequest { name: backup }).await?.into_inner();
+    let is_of_it = |source: &SourceId| {
+        source.component == place.source.component
+            && (place.source.name.is_empty() || source.name == place.source.name)
+    };
+    let archive = found.archives.iter().find(|archive| archive.source.as_ref().is_some_and(is_of_it));
+    place.kind = archive.map(|archive| archive.kind.clone()).unwrap_or_default();
+    // "latest" is another one by the time somebody clicks: the name is what counts.
+    let backup = found.name;
     let request = ListEntriesRequest {
         backup: backup.clone(),
         source: Some(place.source.clone()),
@@ -213,12 +260,37 @@ mod tests {
     #[test]
     fn a_name_of_any_bytes_goes_through_an_address_and_comes_back() {
         let source = SourceId { component: "models".to_owned(), name: "a b".to_owned() };
-        let place = Place { source, path: b"etc/\xff&=%<b>/\xe2\x80\xaex".to_vec() };
+        let place =
+            Place { source, kind: "files".to_owned(), path: b"etc/\xff&=%<b>/\xe2\x80\xaex".to_vec() };
         let form = Form::parse(place.query(&place.path).as_bytes());
         assert_eq!(bytes(form.get("path")), place.path);
         assert_eq!((form.get("component"), form.get("source")), ("models", "a b"));
         let names: Vec<String> = place.crumbs().into_iter().map(|crumb| crumb.name).collect();
         assert_eq!(names, ["models/a b", "etc", "\u{fffd}&=%<b>"]);
         assert_eq!(last_name(&place.path), "\\u{202e}x", "nothing turns the text around it");
+        assert_eq!(place.restores(&place.path), "", "a pattern is text");
+    }
+
+    #[test]
+    fn an_entry_is_chosen_for_a_restore_by_a_pattern_that_means_it_alone_or_by_its_collection() {
+        let place = |kind: &str| Place {
+            source: SourceId { component: "data".to_owned(), name: "data".to_owned() },
+            path: Vec::new(),
+            kind: kind.to_owned(),
+        };
+        let of = |kind: &str, path: &str| {
+            let query = place(kind).restores(path.as_bytes());
+            let form = Form::parse(query.as_bytes());
+            (form.get("path").to_owned(), form.get("include").to_owned())
+        };
+        let none = String::new;
+        assert_eq!(of("files", "etc/a b"), ("etc/a b".to_owned(), none()));
+        assert_eq!(of("files", "etc/[x]*"), ("etc/\\[x\\]\\*".to_owned(), none()));
+        assert_eq!(of("mongodb", "shop"), (none(), "shop".to_owned()));
+        assert_eq!(of("mongodb", "shop/orders.bson"), (none(), "shop.orders".to_owned()));
+        for path in ["shop/orders.metadata.json", "sh%op/orders.bson"] {
+            assert_eq!(of("mongodb", path), (none(), none()), "{path}");
+        }
+        assert_eq!(of("ipfs", "blocks"), (none(), none()));
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::ToSpan;
 use jiff::civil::Date;
 
-use crate::web::text::{Mood, State, counted};
+use crate::web::text::{State, counted};
 
 /// A month.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,16 +58,9 @@ impl Month {
         Self::of(self.end())
     }
 
-    /// Its weeks, from Monday on, with the best of the backups of each day.
-    pub(super) fn weeks(self, backups: impl IntoIterator<Item = (Date, State)>) -> Vec<Vec<Day>> {
-        let mut days: BTreeMap<Date, (u64, State)> = BTreeMap::new();
-        for (date, state) in backups {
-            let day = days.entry(date).or_insert_with(|| (0, state.clone()));
-            day.0 += 1;
-            if rank(state.mood) > rank(day.1.mood) {
-                day.1 = state;
-            }
-        }
+    /// Its weeks, from Monday on, with how many backups each day has, and how the best of them is.
+    pub(super) fn weeks(self, days: impl IntoIterator<Item = (Date, (u64, State))>) -> Vec<Vec<Day>> {
+        let days: BTreeMap<Date, (u64, State)> = days.into_iter().collect();
         let lead = i64::from(self.0.weekday().to_monday_zero_offset());
         let start = self.0.checked_sub(lead.days()).unwrap_or(self.0);
         let mut weeks = Vec::new();
@@ -95,19 +88,10 @@ impl Month {
     }
 }
 
-/// How much a backup helps: a bad one is better than none, and so on.
-fn rank(mood: Mood) -> u8 {
-    match mood {
-        Mood::Bad => 0,
-        Mood::Plain | Mood::Busy => 1,
-        Mood::Fair => 2,
-        Mood::Good => 3,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::web::text::Mood;
 
     #[test]
     fn a_month_has_its_days_in_weeks_from_monday_on_and_each_shows_its_best_backup() {
@@ -117,9 +101,8 @@ mod tests {
         let date = |text: &str| text.parse::<Date>().expect("a date");
         let state = |mood| State::new(mood, "so");
         let weeks = month.weeks([
-            (date("2026-11-30"), state(Mood::Bad)),
-            (date("2026-11-30"), state(Mood::Good)),
-            (date("2026-12-01"), state(Mood::Good)),
+            (date("2026-11-30"), (2, state(Mood::Good))),
+            (date("2026-12-01"), (1, state(Mood::Good))),
         ]);
         assert_eq!((weeks.len(), weeks.iter().all(|week| week.len() == 7)), (6, true));
         assert_eq!((weeks[0][5].number, weeks[0][6].number), (None, Some(1)), "the first is a Sunday");

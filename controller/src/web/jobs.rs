@@ -14,6 +14,7 @@ use proto::v1::jobs_client::JobsClient;
 use proto::v1::{CancelJobRequest, GetJobRequest, Job, JobPart, JobState, ListJobsRequest, TaskProgress};
 use proto::v1::{JobEvent, WatchJobRequest};
 
+use crate::web::meter::Meter;
 use crate::web::site::{Asked, Frame, redirect, render};
 use crate::web::text::{State, age, counted, job_state, size, span, time, utc};
 
@@ -84,6 +85,8 @@ struct PartLine {
     step: String,
     progress: Option<(u64, u64)>,
     amount: String,
+    /// How fast it goes, and how long it will take.
+    rate: String,
     reason: String,
     steps: Vec<(String, String)>,
     notes: Vec<String>,
@@ -96,7 +99,7 @@ fn amount(progress: &TaskProgress) -> String {
     }
 }
 
-fn part(part: &JobPart) -> PartLine {
+fn part(part: &JobPart, rate: String) -> PartLine {
     let progress = part.progress.clone().unwrap_or_default();
     let runs = part.state() == JobState::Running;
     let restored = part.restored.clone().unwrap_or_default();
@@ -130,6 +133,7 @@ fn part(part: &JobPart) -> PartLine {
         progress: (runs && progress.total_bytes > 0)
             .then(|| (progress.done_bytes.min(progress.total_bytes), progress.total_bytes)),
         amount,
+        rate,
         reason: part.reason.clone(),
         steps: restored.steps.into_iter().map(|step| (step.step, step.detail)).collect(),
         notes,
@@ -159,7 +163,7 @@ fn has_ended(job: &Job) -> bool {
 }
 
 impl Live {
-    fn new(frame: Frame, job: Job, now: Timestamp) -> Self {
+    fn new(frame: Frame, job: Job, meter: &mut Meter, now: Timestamp) -> Self {
         let line = line(&job, now);
         let restores = job.kind == "restore";
         let is_done = job.state() == JobState::Complete;
@@ -180,7 +184,7 @@ impl Live {
             id: job.id.clone(),
             state: line.state,
             headline: headline.to_owned(),
-            parts: job.parts.iter().map(part).collect(),
+            parts: job.parts.iter().map(|one| part(one, meter.of(one, now))).collect(),
             took: line.took,
             job,
         }
@@ -211,7 +215,7 @@ async fn shown(asked: &Asked, id: String) -> Result<Response, Failure> {
     let mut frame = asked.frame("Job");
     frame.is_live = !has_ended;
     let plan = job.plan.clone();
-    let live = Live::new(asked.frame("Job"), job, now).render();
+    let live = Live::new(asked.frame("Job"), job, &mut Meter::default(), now).render();
     let live = live.map_err(|error| Failure::internal("the page cannot be made").caused_by(&error))?;
     render(&One { frame, id: line.id, kind: line.kind, when: line.when, plan, live, has_ended })
 }
@@ -231,6 +235,7 @@ pub(super) async fn events(asked: Asked, Path(id): Path<String>) -> Response {
 fn told(asked: Asked, events: tonic::Streaming<JobEvent>) -> impl Stream<Item = Result<Event, Infallible>> {
     let events = events.take_while(|event| std::future::ready(event.is_ok()));
     let events = events.filter_map(|event| std::future::ready(event.ok()));
+    let mut meter = Meter::default();
     let told = events.map(move |event| {
         let at = event.sequence.to_string();
         let mut told = Vec::with_capacity(2);
@@ -241,7 +246,7 @@ fn told(asked: Asked, events: tonic::Streaming<JobEvent>) -> impl Stream<Item = 
         }
         if let Some(job) = event.job {
             let name = if has_ended(&job) { "end" } else { "state" };
-            let live = Live::new(asked.frame("Job"), job, asked.site.app.now()).render();
+            let live = Live::new(asked.frame("Job"), job, &mut meter, asked.site.app.now()).render();
             told.push(Event::default().event(name).id(&at).data(live.unwrap_or_default()));
         }
         told.into_iter().map(Ok)

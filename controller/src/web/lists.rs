@@ -1,14 +1,17 @@
-//! Pages that are one table each: schedules, the audit log, the doctor's findings.
+//! Pages that are one table each: the audit log, the doctor's findings; and what the doctor says to the overview.
 
 use askama::Template;
 use axum::response::Response;
+use jiff::{SignedDuration, Timestamp};
+use proto::Failure;
+use proto::v1::agents_client::AgentsClient;
 use proto::v1::audit_client::AuditClient;
 use proto::v1::health_client::HealthClient;
-use proto::v1::schedules_client::SchedulesClient;
-use proto::v1::{AuditEntry, ExamineRequest, Finding, ListAuditRequest, ListSchedulesRequest, finding};
+use proto::v1::{AuditEntry, ExamineRequest, Finding, ListAgentsRequest, ListAuditRequest, finding};
+use tokio::sync::Mutex;
 
 use crate::web::site::{Asked, Frame, render};
-use crate::web::text::{Mood, State, age, job_state, time, utc};
+use crate::web::text::{Mood, State, age, time, utc};
 
 /// What a cell shows.
 enum Cell {
@@ -28,50 +31,6 @@ struct Table {
     heads: &'static [&'static str],
     rows: Vec<Vec<Cell>>,
     none: &'static str,
-}
-
-pub(super) async fn schedules(asked: Asked) -> Response {
-    let made = async {
-        let now = asked.site.app.now();
-        let listed =
-            SchedulesClient::new(asked.caller.clone()).list_schedules(ListSchedulesRequest {}).await?;
-        let rows = listed.into_inner().schedules.into_iter().map(|schedule| {
-            let next = time(schedule.next_planned_at).map(|at| format!("{} ({})", utc(at), age(at, now)));
-            let state = match schedule.paused_at {
-                Some(_) => State::new(Mood::Fair, "paused"),
-                None => State::new(Mood::Good, "active"),
-            };
-            let last = schedule.last.as_ref();
-            let became = match last {
-                Some(run) if run.state == "started" => Cell::State(job_state(run.job_state())),
-                Some(run) => text(run.state.clone()),
-                None => text("not yet"),
-            };
-            let components = schedule.components.join(", ");
-            vec![
-                text(schedule.name),
-                Cell::State(state),
-                text(if components.is_empty() {
-                    schedule.kind
-                } else {
-                    format!("{} of {components}", schedule.kind)
-                }),
-                text(format!("{} {}", schedule.cron, schedule.time_zone)),
-                text(next.unwrap_or_else(|| "–".to_owned())),
-                became,
-            ]
-        });
-        let rows = rows.collect();
-        render(&Table {
-            frame: asked.frame("Schedules"),
-            intro: "What happens by itself. `nsctl schedule` changes it.",
-            heads: &["Schedule", "State", "What", "When", "Next", "Last run"],
-            rows,
-            none: "Nothing happens by itself: no schedule is set up.",
-        })
-    };
-    let made = made.await;
-    asked.answer(made)
 }
 
 fn audit_line(entry: AuditEntry) -> Vec<Cell> {
@@ -101,7 +60,7 @@ pub(super) async fn audit(asked: Asked) -> Response {
         let listed = AuditClient::new(asked.caller.clone()).list_audit(wanted).await?.into_inner();
         render(&Table {
             frame: asked.frame("Audit log"),
-            intro: "Who asked for what. `nsctl audit --check` proves that nothing was changed.",
+            intro: "Who asked for what, the newest first. On the command line, nsctl audit --check proves that nothing was changed.",
             heads: &["When", "Who", "From", "Call", "About", "Result"],
             rows: listed.entries.into_iter().map(audit_line).collect(),
             none: "Nobody has changed anything yet.",
@@ -136,4 +95,47 @@ pub(super) async fn doctor(asked: Asked) -> Response {
     };
     let made = made.await;
     asked.answer(made)
+}
+
+/// The doctor's check for data that no source covers.
+const IN_NO_PLAN: &str = "data-in-no-plan";
+/// Every agent is asked for it: it is not looked for each time that somebody opens the overview.
+const LOOKED_FOR_EVERY: SignedDuration = SignedDuration::from_mins(10);
+
+/// The data in no plan that was found last, and when.
+#[derive(Debug, Default)]
+pub(super) struct Uncovered(Mutex<Option<(Timestamp, Vec<(String, String)>)>>);
+
+#[derive(Template)]
+#[template(path = "uncovered.html")]
+struct InNoPlan {
+    base: std::sync::Arc<str>,
+    found: Vec<(String, String)>,
+    age: String,
+}
+
+/// The overview's part that says which data is in no plan.
+pub(super) async fn uncovered(asked: Asked) -> Response {
+    let made = in_no_plan(&asked).await;
+    asked.answer(made)
+}
+
+async fn in_no_plan(asked: &Asked) -> Result<Response, Failure> {
+    let now = asked.site.app.now();
+    // Who may not see lists any more sees nothing of what was found before, either.
+    AgentsClient::new(asked.caller.clone()).list_agents(ListAgentsRequest {}).await?;
+    let mut last = asked.site.uncovered.0.lock().await;
+    let is_fresh = |at: &Timestamp| now.duration_since(*at).abs() < LOOKED_FOR_EVERY;
+    let (at, found) = match last.take().filter(|(at, _)| is_fresh(at)) {
+        Some(known) => known,
+        None => {
+            let found =
+                HealthClient::new(asked.caller.clone()).examine(ExamineRequest {}).await?.into_inner();
+            let of_this = found.findings.into_iter().filter(|found| found.check == IN_NO_PLAN);
+            (now, of_this.map(|found| (found.finding, found.hint)).collect())
+        }
+    };
+    *last = Some((at, found.clone()));
+    drop(last);
+    render(&InNoPlan { base: asked.site.base.clone(), found, age: age(at, now) })
 }

@@ -9,15 +9,16 @@ use proto::v1::health_client::HealthClient;
 use proto::v1::jobs_client::JobsClient;
 use proto::v1::schedules_client::SchedulesClient;
 use proto::v1::{
-    Backup, GetRoomRequest, ListAgentsRequest, ListAlertsRequest, ListBackupsRequest, ListJobsRequest,
+    Agent, GetHistoryRequest, GetRoomRequest, History, ListAgentsRequest, ListAlertsRequest, ListJobsRequest,
     ListSchedulesRequest, Room,
 };
 use uuid::Uuid;
 
+use crate::web::agents;
 use crate::web::jobs;
 use crate::web::site::{Asked, Frame, render};
-use crate::web::text::{Mood, State, age, size, time, utc};
-use crate::web::verdict::{Component, Verdict, components, verdict};
+use crate::web::text::{Mood, State, age, at_in, counted, size, time};
+use crate::web::verdict::{Component, Facts, Next, Verdict, components, verdict};
 
 const JOBS: u32 = 6;
 
@@ -28,8 +29,9 @@ struct Overview {
     verdict: Verdict,
     components: Vec<Component>,
     jobs: Vec<jobs::Line>,
-    next: Vec<(String, String)>,
-    agents: String,
+    next: Vec<(String, Option<Next>)>,
+    /// Each with its state, and when it was seen last.
+    agents: Vec<(String, State, String)>,
     room: Vec<(&'static str, String)>,
     full: Option<State>,
     request_id: String,
@@ -42,29 +44,47 @@ pub(super) async fn show(asked: Asked) -> Response {
 
 async fn made(asked: &Asked) -> Result<Response, Failure> {
     let (caller, now) = (|| asked.caller.clone(), asked.site.app.now());
-    let backups = asked.backups().list_backups(ListBackupsRequest::default()).await?.into_inner().backups;
+    let history = asked.backups().get_history(GetHistoryRequest::default()).await?.into_inner();
     let room = HealthClient::new(caller()).get_room(GetRoomRequest {}).await?.into_inner();
     let agents = AgentsClient::new(caller()).list_agents(ListAgentsRequest {}).await?.into_inner().agents;
-    let alerts = AlertsClient::new(caller()).list_alerts(ListAlertsRequest {}).await?.into_inner().alerts;
+    let alerts = AlertsClient::new(caller()).list_alerts(ListAlertsRequest {}).await?.into_inner();
     let newest = ListJobsRequest { limit: JOBS, before: String::new() };
     let jobs = JobsClient::new(caller()).list_jobs(newest).await?.into_inner().jobs;
     let schedules = SchedulesClient::new(caller()).list_schedules(ListSchedulesRequest {}).await?;
-    let next = schedules.into_inner().schedules.into_iter().map(|schedule| {
-        let when = time(schedule.next_planned_at).map(|at| format!("{} ({})", utc(at), age(at, now)));
-        (schedule.name, when.unwrap_or_else(|| "paused".to_owned()))
+    let schedules = schedules.into_inner().schedules;
+    let facts = Facts {
+        history: &history.components,
+        agents: &agents,
+        alerts: &alerts.alerts,
+        objectives: &alerts.objectives,
+        schedules: &schedules,
+        now,
+    };
+    let components = components(&facts);
+    let next = schedules.iter().map(|schedule| {
+        let next = time(schedule.next_planned_at).map(|at| Next {
+            soon: age(at, now),
+            at: at_in(at, &schedule.time_zone),
+            schedule: schedule.name.clone(),
+        });
+        (schedule.name.clone(), next)
     });
-    let components = components(&backups, &agents, now);
-    let active = agents.iter().filter(|agent| !agent.revoked);
-    let there = active.clone().filter(|agent| agent.connected).count();
+    let agent = |agent: &Agent| {
+        let seen = time(agent.last_seen_at).map_or("never".to_owned(), |at| age(at, now));
+        (agent.name.clone(), agents::state(agent), seen)
+    };
+    let mut shown: Vec<(String, State, String)> =
+        agents.iter().filter(|agent| !agent.revoked).map(agent).collect();
+    shown.sort_by_key(|(_, state, _)| state.mood);
     render(&Overview {
         frame: asked.frame("Overview"),
-        verdict: verdict(&components, &agents, &alerts, now),
+        verdict: verdict(&components, &facts),
         components,
         jobs: jobs.iter().map(|job| jobs::line(job, now)).collect(),
         next: next.collect(),
-        agents: format!("{there} of {} connected", active.count()),
+        agents: shown,
         full: full(&room),
-        room: room_words(&room, &backups),
+        room: room_words(&room, &history),
         request_id: Uuid::now_v7().to_string(),
     })
 }
@@ -86,38 +106,38 @@ fn full(room: &Room) -> Option<State> {
 }
 
 /// The room that is taken and free, and what it holds; only what is known.
-fn room_words(room: &Room, backups: &[Backup]) -> Vec<(&'static str, String)> {
-    let counts = || backups.iter().flat_map(|backup| &backup.archives).filter_map(|archive| archive.counts);
-    let held: u64 = counts().map(|counts| counts.bytes).sum();
-    let stored: u64 = counts().map(|counts| counts.stored_bytes).sum();
+fn room_words(room: &Room, history: &History) -> Vec<(&'static str, String)> {
     let mut words = Vec::new();
     words.extend(room.used_bytes.map(|used| ("Used", size(used))));
     words.extend(room.free_bytes.map(|free| ("Free", size(free))));
-    if held > 0 {
-        let saved = 100.0 * (1.0 - stored as f64 / held as f64);
-        let of = format!("{} of data took {}", size(held), size(stored));
+    if history.bytes > 0 {
+        let held = format!("{} in {}", size(history.bytes), counted(history.backups, "backup", "backups"));
+        words.push(("Holds", held));
+        let saved = room.used_bytes.map(|used| 100.0 * (1.0 - used as f64 / history.bytes as f64));
         // What was encrypted or compressed before may take more room than it had.
-        let saved = if saved > 0.0 { format!("{:.0} %: {of}", saved.floor()) } else { of };
-        words.push(("Saved", saved));
+        words.extend(
+            saved.filter(|saved| *saved > 0.0).map(|saved| ("Saved", format!("{:.0} %", saved.floor()))),
+        );
     }
     words
 }
 
 #[cfg(test)]
 mod tests {
-    use proto::v1::{Archive, ArchiveCounts};
-
     use super::*;
 
     #[test]
     fn what_is_not_known_of_the_room_is_not_told() {
-        assert!(room_words(&Room::default(), &[]).is_empty());
-        let counts = ArchiveCounts { bytes: 1_000, stored_bytes: 250, ..ArchiveCounts::default() };
-        let archive = Archive { counts: Some(counts), ..Archive::default() };
-        let backup = Backup { archives: vec![archive], ..Backup::default() };
-        let room = Room { used_bytes: Some(300), free_bytes: None, days_until_full: Some(20.0) };
-        let saved = "75 %: 1000 B of data took 250 B".to_owned();
-        assert_eq!(room_words(&room, &[backup]), [("Used", "300 B".to_owned()), ("Saved", saved)]);
+        assert!(room_words(&Room::default(), &History::default()).is_empty());
+        let history = History { backups: 2, bytes: 1_000, ..History::default() };
+        let room = Room { used_bytes: Some(250), free_bytes: None, days_until_full: Some(20.0) };
+        let holds = "1000 B in 2 backups".to_owned();
+        assert_eq!(
+            room_words(&room, &history),
+            [("Used", "250 B".to_owned()), ("Holds", holds), ("Saved", "75 %".to_owned())]
+        );
+        let larger = Room { used_bytes: Some(1_001), ..room };
+        assert_eq!(room_words(&larger, &history).len(), 2, "nothing is saved");
         let full = full(&room).expect("known");
         assert_eq!((full.mood, full.word.as_str()), (Mood::Fair, "in about 20 days"));
     }

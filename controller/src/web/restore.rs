@@ -7,10 +7,12 @@ use askama::Template;
 use axum::body::Bytes;
 use axum::response::Response;
 use proto::Failure;
-use proto::v1::backups_client::BackupsClient;
+use proto::convert::privilege_word;
+use proto::v1::agents_client::AgentsClient;
 use proto::v1::jobs_client::JobsClient;
 use proto::v1::{
-    ListBackupsRequest, PlanRestoreRequest, RestorePlan, Selection, SourcePlan, StartRestoreRequest,
+    Backup, GetBackupRequest, ListAgentsRequest, ListBackupsRequest, PlanRestoreRequest, Rename, RestorePlan,
+    Selection, SourcePlan, StartRestoreRequest,
 };
 use uuid::Uuid;
 
@@ -19,6 +21,8 @@ use crate::web::form::Form;
 use crate::web::site::{Asked, Frame, redirect, render};
 use crate::web::text::{counted, listed, size, source_words, span};
 
+/// As many backups as there are to choose from at once; older ones are chosen in the calendar.
+const OFFERED: u32 = 100;
 /// As many names as are shown of each kind of change in one place.
 const NAMES: usize = 8;
 
@@ -27,7 +31,42 @@ const NAMES: usize = 8;
 struct Choose {
     frame: Frame,
     backups: Vec<Line>,
-    chosen: Option<Line>,
+    chosen: Option<Chosen>,
+}
+
+/// A backup to restore from, and what of it.
+struct Chosen {
+    line: Line,
+    /// It holds databases of a server, or objects of a cluster: then there is more to choose.
+    has_databases: bool,
+    has_configs: bool,
+    /// What somebody chose on the page before: a component, paths in it, databases and collections.
+    component: String,
+    paths: String,
+    include: String,
+    /// Other agents than the one that serves the data.
+    agents: Vec<String>,
+}
+
+impl Chosen {
+    fn new(asked: &Asked, backup: &Backup, agents: Vec<String>) -> Self {
+        let text = |name| asked.query.get(name).to_owned();
+        let has = |kind: &str| backup.archives.iter().any(|archive| archive.kind == kind);
+        Self {
+            line: line(backup, asked.site.app.now()),
+            has_databases: has("mongodb"),
+            has_configs: has("configs"),
+            component: text("component"),
+            paths: text("path"),
+            include: text("include"),
+            agents,
+        }
+    }
+
+    /// Something beyond the components was chosen already.
+    fn is_of_parts(&self) -> bool {
+        !self.paths.is_empty()
+    }
 }
 
 pub(super) async fn choose(asked: Asked) -> Response {
@@ -36,15 +75,26 @@ pub(super) async fn choose(asked: Asked) -> Response {
 }
 
 async fn choice(asked: &Asked) -> Result<Response, Failure> {
-    let mut client = BackupsClient::new(asked.caller.clone());
-    let listed = client.list_backups(ListBackupsRequest::default()).await?.into_inner();
+    let listed = ListBackupsRequest { limit: OFFERED, ..ListBackupsRequest::default() };
+    let mut backups = asked.backups().list_backups(listed).await?.into_inner().backups;
+    let wanted = asked.query.get("backup").to_owned();
+    // Whoever comes from an old one gets that and no other.
+    if !wanted.is_empty() && backups.iter().all(|backup| backup.name != wanted) {
+        backups
+            .push(asked.backups().get_backup(GetBackupRequest { name: wanted.clone() }).await?.into_inner());
+    }
     let now = asked.site.app.now();
-    let mut backups: Vec<Line> = listed.backups.iter().map(|backup| line(backup, now)).collect();
+    let mut lines: Vec<Line> = backups.iter().map(|backup| line(backup, now)).collect();
     // The newest first, and before all others those that are known to be whole.
-    backups.sort_by_key(|line| !line.is_verified);
-    let wanted = asked.query.get("backup");
-    let chosen = backups.iter().find(|line| line.name == wanted).or(backups.first()).cloned();
-    render(&Choose { frame: asked.frame("Restore"), backups, chosen })
+    lines.sort_by_key(|line| !line.is_verified);
+    let name = if wanted.is_empty() { lines.first().map(|line| line.name.clone()) } else { Some(wanted) };
+    let chosen = name.and_then(|name| backups.iter().find(|backup| backup.name == name));
+    let listed =
+        AgentsClient::new(asked.caller.clone()).list_agents(ListAgentsRequest {}).await?.into_inner();
+    let agents = listed.agents.into_iter().filter(|agent| agent.connected && !agent.revoked);
+    let agents = agents.map(|agent| agent.name).collect();
+    let chosen = chosen.map(|backup| Chosen::new(asked, backup, agents));
+    render(&Choose { frame: asked.frame("Restore"), backups: lines, chosen })
 }
 
 /// One place of a plan.
@@ -58,6 +108,8 @@ struct Place {
     /// What stays there as it is.
     leaves: String,
     remarks: Vec<String>,
+    /// What gives somebody rights, and whether it is restored.
+    privileges: Vec<String>,
 }
 
 struct Change {
@@ -86,14 +138,38 @@ struct Planned {
     confirm_wrong: bool,
 }
 
+/// The lines of a field, without empty ones.
+fn lines(form: &Form, name: &str) -> Vec<String> {
+    let lines = form.get(name).lines().map(str::trim).filter(|line| !line.is_empty());
+    lines.map(str::to_owned).collect()
+}
+
+/// A name with another one, as it is written.
+fn pair(rename: &Rename) -> String {
+    format!("{}={}", rename.from, rename.to)
+}
+
 /// What a form asks for.
 fn request(form: &Form) -> PlanRestoreRequest {
-    let globs = form.get("paths").lines().map(str::trim).filter(|line| !line.is_empty());
     PlanRestoreRequest {
         backup: form.get("backup").to_owned(),
         components: form.all("component").map(str::to_owned).collect(),
-        selection: Some(Selection { globs: globs.map(str::to_owned).collect(), ..Selection::default() }),
+        selection: Some(Selection {
+            globs: lines(form, "paths"),
+            include: lines(form, "include"),
+            // What is no pair goes on as it is: the controller says what is wrong with it.
+            renames: lines(form, "rename")
+                .iter()
+                .map(|line| line.split_once('=').unwrap_or((line, "")))
+                .map(|(from, to)| Rename { from: from.trim().to_owned(), to: to.trim().to_owned() })
+                .collect(),
+            drop_others: form.has("drop_others"),
+            to_namespace: form.get("to_namespace").trim().to_owned(),
+            force_conflicts: form.has("force_conflicts"),
+        }),
         folder: form.get("folder").trim().to_owned(),
+        agent: form.get("agent").trim().to_owned(),
+        without_privileges: form.has("without_privileges"),
         accept_doubts: form.has("accept_doubts"),
         without_safety_backup: form.has("without_safety_backup"),
         undo_of: form.get("undo_of").to_owned(),
@@ -105,12 +181,22 @@ fn request(form: &Form) -> PlanRestoreRequest {
 fn fields(request: &PlanRestoreRequest) -> Vec<(&'static str, String)> {
     let mut fields = vec![("backup", request.backup.clone()), ("undo_of", request.undo_of.clone())];
     fields.extend(request.components.iter().map(|component| ("component", component.clone())));
-    let globs = request.selection.as_ref().map(|selection| selection.globs.join("\n"));
-    fields.push(("paths", globs.unwrap_or_default()));
-    fields.push(("folder", request.folder.clone()));
-    for (name, is_set) in
-        [("accept_doubts", request.accept_doubts), ("without_safety_backup", request.without_safety_backup)]
-    {
+    let of = request.selection.clone().unwrap_or_default();
+    fields.extend([
+        ("paths", of.globs.join("\n")),
+        ("include", of.include.join("\n")),
+        ("rename", of.renames.iter().map(pair).collect::<Vec<_>>().join("\n")),
+        ("to_namespace", of.to_namespace),
+        ("folder", request.folder.clone()),
+        ("agent", request.agent.clone()),
+    ]);
+    for (name, is_set) in [
+        ("drop_others", of.drop_others),
+        ("force_conflicts", of.force_conflicts),
+        ("without_privileges", request.without_privileges),
+        ("accept_doubts", request.accept_doubts),
+        ("without_safety_backup", request.without_safety_backup),
+    ] {
         fields.push((name, if is_set { "yes".to_owned() } else { String::new() }));
     }
     fields.retain(|(_, value)| !value.is_empty());
@@ -123,22 +209,36 @@ fn command(request: &PlanRestoreRequest, backup: &str) -> String {
         false => vec!["nsctl".to_owned(), "undo".to_owned(), quoted(&request.undo_of)],
         true => vec!["nsctl".to_owned(), "restore".to_owned(), "--timestamp".to_owned(), quoted(backup)],
     };
+    let of = request.selection.clone().unwrap_or_default();
     if request.undo_of.is_empty() {
-        if !request.components.is_empty() {
-            words.extend(["--components".to_owned(), quoted(&request.components.join(","))]);
-        }
-        for glob in request.selection.iter().flat_map(|selection| &selection.globs) {
-            words.extend(["--path".to_owned(), quoted(glob)]);
-        }
-        if !request.folder.is_empty() {
-            words.extend(["--to".to_owned(), quoted(&request.folder)]);
+        let renames: Vec<String> = of.renames.iter().map(pair).collect();
+        let components = [request.components.join(",")];
+        let [namespace, folder, agent] =
+            [&of.to_namespace, &request.folder, &request.agent].map(|one| [one.clone()]);
+        for (flag, values) in [
+            ("--components", &components[..]),
+            ("--path", &of.globs),
+            ("--include", &of.include),
+            ("--rename", &renames),
+            ("--to-namespace", &namespace),
+            ("--to", &folder),
+            ("--to-agent", &agent),
+        ] {
+            for value in values.iter().filter(|value| !value.is_empty()) {
+                words.extend([flag.to_owned(), quoted(value)]);
+            }
         }
     }
-    if request.without_safety_backup {
-        words.push("--no-safety-backup".to_owned());
-    }
-    if request.accept_doubts {
-        words.push("--accept-doubts".to_owned());
+    for (flag, is_set) in [
+        ("--drop-others", of.drop_others),
+        ("--force-conflicts", of.force_conflicts),
+        ("--no-privileges", request.without_privileges),
+        ("--no-safety-backup", request.without_safety_backup),
+        ("--accept-doubts", request.accept_doubts),
+    ] {
+        if is_set {
+            words.push(flag.to_owned());
+        }
     }
     words.join(" ")
 }
@@ -152,7 +252,7 @@ fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 
-fn place(plan: &SourcePlan) -> Place {
+fn place(plan: &SourcePlan, granted: bool) -> Place {
     let source = plan.source.clone().unwrap_or_default();
     let component = source_words(&source);
     let change = |what, count, names: &[String]| {
@@ -170,13 +270,23 @@ fn place(plan: &SourcePlan) -> Place {
         true => format!("{} ({}) is stopped and started again", stop.name, stop.kind),
         false => format!("{} ({}) does not run now and stays so", stop.name, stop.kind),
     });
+    // The largest number: nobody knows.
+    let free = match plan.free_bytes {
+        u64::MAX => "how much is free is not known".to_owned(),
+        free => format!("{} are free", size(free)),
+    };
     let sums = format!(
-        "{}, {}; needs {} beside what is there, {} are free",
+        "{}, {}; needs {} beside what is there, {free}",
         counted(plan.entries, "entry", "entries"),
         size(plan.bytes),
         size(plan.needed_bytes),
-        size(plan.free_bytes)
     );
+    let privileges = plan.privileges.iter().map(|held| {
+        let names = held.names.iter().take(NAMES).cloned().collect::<Vec<_>>().join(", ");
+        let more = if held.count > NAMES as u64 { ", …" } else { "" };
+        let word = if granted { "is restored" } else { "is left out" };
+        format!("{} ({}) {word}: {names}{more}", privilege_word(held.privilege()), held.count)
+    });
     Place {
         component,
         path: plan.place.clone(),
@@ -186,6 +296,7 @@ fn place(plan: &SourcePlan) -> Place {
         obstacles: plan.obstacles.clone(),
         leaves: plan.leaves.clone(),
         remarks: plan.remarks.clone(),
+        privileges: privileges.collect(),
     }
 }
 
@@ -210,7 +321,8 @@ async fn planned(asked: &Asked, form: &Form, confirm_wrong: bool) -> Result<Resp
 }
 
 fn shown(asked: &Asked, wanted: &PlanRestoreRequest, plan: RestorePlan, confirm_wrong: bool) -> Planned {
-    let places: Vec<Place> = plan.sources.iter().map(place).collect();
+    let places: Vec<Place> =
+        plan.sources.iter().map(|source| place(source, !wanted.without_privileges)).collect();
     let is_free = places.iter().all(|place| place.obstacles.is_empty());
     let can_go = is_free && (plan.doubts.is_empty() || wanted.accept_doubts);
     let safety = match plan.safety_components.iter().map(String::as_str).collect::<Vec<_>>()[..] {
@@ -280,6 +392,24 @@ mod tests {
         assert_eq!(
             command(&wanted, "20260101_010000"),
             "nsctl restore --timestamp 20260101_010000 --components models,configs --path 'a/*' --path 'it'\\''s'"
+        );
+    }
+
+    #[test]
+    fn databases_have_choices_of_their_own() {
+        let text = b"backup=20260101_010000&component=database&include=shop.*%0Aold&rename=shop%3Dshop_2026\
+            &drop_others=yes&without_privileges=yes";
+        let wanted = request(&Form::parse(text));
+        let of = wanted.selection.clone().expect("a selection");
+        assert_eq!((of.include, of.drop_others), (vec!["shop.*".to_owned(), "old".to_owned()], true));
+        assert_eq!(of.renames, [Rename { from: "shop".to_owned(), to: "shop_2026".to_owned() }]);
+        let mut written = form_urlencoded::Serializer::new(String::new());
+        written.extend_pairs(fields(&wanted));
+        assert_eq!(request(&Form::parse(written.finish().as_bytes())), wanted, "nothing is lost on the way");
+        assert_eq!(
+            command(&wanted, "20260101_010000"),
+            "nsctl restore --timestamp 20260101_010000 --components database --include 'shop.*' --include old \
+             --rename 'shop=shop_2026' --drop-others --no-privileges"
         );
     }
 

@@ -11,7 +11,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRequestParts, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
@@ -28,7 +28,7 @@ use crate::web::form::{Form, encode};
 use crate::web::guard::{self, Hosts};
 use crate::web::sessions::{Sessions, User};
 use crate::web::{
-    agents, alerts, backups, browse, jobs, lists, overview, restore, retention, sign_in, tokens,
+    agents, alerts, backups, browse, jobs, lists, overview, restore, retention, schedules, sign_in, tokens,
 };
 
 /// Nothing runs or is loaded but what this program itself serves.
@@ -44,9 +44,17 @@ pub(super) struct Site {
     pub(super) app: App,
     pub(super) inside: Inside,
     pub(super) sessions: Arc<Sessions>,
+    pub(super) uncovered: Arc<lists::Uncovered>,
     hosts: Arc<Hosts>,
     /// The path of the first page; it ends with a slash.
     pub(super) base: Arc<str>,
+}
+
+impl Site {
+    /// What a path is below the first page's, whether or not a proxy has taken that away.
+    fn below_base<'a>(&self, path: &'a str) -> &'a str {
+        path.strip_prefix(&*self.base).unwrap_or_else(|| path.trim_start_matches('/'))
+    }
 }
 
 /// The host that a request is for, once it is known to be one of ours.
@@ -59,13 +67,28 @@ pub fn site(app: App) -> Router {
     let site = Site {
         inside: Inside::new(&app),
         sessions: Arc::default(),
+        uncovered: Arc::default(),
         hosts: Arc::new(Hosts::new(hosts)),
         base: app.config.web.path.as_str().into(),
         app,
     };
-    let at = |path: &str| format!("{}{path}", site.base);
-    let mut router = Router::new()
-        .route(&site.base, get(overview::show))
+    let mut router = pages(&site.base);
+    if &*site.base != "/" {
+        // For a proxy that takes the path away before it hands a request on.
+        router = router.merge(pages("/"));
+    }
+    router
+        .fallback(nothing)
+        .layer(DefaultBodyLimit::max(MOST_BYTES))
+        .layer(middleware::from_fn_with_state(site.clone(), check))
+        .with_state(site)
+}
+
+/// The pages below a path that ends with a slash.
+fn pages(base: &str) -> Router<Site> {
+    let at = |path: &str| format!("{base}{path}");
+    Router::new()
+        .route(base, get(overview::show))
         .route(&at("sign-in"), get(sign_in::show).post(sign_in::enter))
         .route(&at("sign-out"), post(sign_in::leave))
         .route(&at("backups"), get(backups::list))
@@ -84,25 +107,20 @@ pub fn site(app: App) -> Router {
         .route(&at("agents"), get(agents::show))
         .route(&at("agents/invite"), post(agents::invite))
         .route(&at("agents/uninvite"), post(agents::uninvite))
-        .route(&at("schedules"), get(lists::schedules))
+        .route(&at("schedules"), get(schedules::show).post(schedules::set))
+        .route(&at("schedules/act"), post(schedules::act))
+        .route(&at("uncovered"), get(lists::uncovered))
         .route(&at("alerts"), get(alerts::show))
         .route(&at("alerts/test"), post(alerts::test))
-        .route(&at("retention"), get(retention::show))
+        .route(&at("retention"), get(retention::show).post(retention::set))
+        .route(&at("retention/apply"), post(retention::apply))
         .route(&at("tokens"), get(tokens::show).post(tokens::create))
         .route(&at("tokens/revoke"), post(tokens::revoke))
         .route(&at("audit"), get(lists::audit))
         .route(&at("doctor"), get(lists::doctor))
         .route(&at("assets/style.css"), get(style))
         .route(&at("assets/page.js"), get(script))
-        .route(&at("assets/icon.svg"), get(icon));
-    if &*site.base != "/" {
-        router = router.route("/", get(to_base));
-    }
-    router
-        .fallback(nothing)
-        .layer(DefaultBodyLimit::max(MOST_BYTES))
-        .layer(middleware::from_fn_with_state(site.clone(), check))
-        .with_state(site)
+        .route(&at("assets/icon.svg"), get(icon))
 }
 
 async fn style() -> Response {
@@ -121,17 +139,13 @@ fn asset(kind: &'static str, text: &'static str) -> Response {
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
-async fn to_base(State(site): State<Site>) -> Response {
-    redirect(&site.base)
-}
-
 async fn nothing() -> Response {
     (StatusCode::NOT_FOUND, "there is nothing here\n").into_response()
 }
 
 /// What every request is checked for, and what every answer carries.
 async fn check(State(site): State<Site>, mut request: Request, next: Next) -> Response {
-    let is_asset = request.uri().path().starts_with(&format!("{}assets/", site.base));
+    let is_asset = site.below_base(request.uri().path()).starts_with("assets/");
     let mut answer = match site.hosts.of(request.headers(), request.uri()) {
         None => refused("this name is not one of the controller's: add it to `web.hosts`\n"),
         Some(host) => match guard::foreign(request.method(), request.headers(), &host) {
@@ -199,8 +213,11 @@ impl FromRequestParts<Site> for Asked {
         let text = cookie(&parts.headers).unwrap_or_default().to_owned();
         let Some(user) = site.sessions.find(&text, site.app.now()) else {
             let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
-            let next = if parts.method == axum::http::Method::GET { path } else { "" };
-            return Err(redirect(&format!("{}sign-in?next={}", site.base, encode(next))));
+            let next = match parts.method {
+                Method::GET => format!("{}{}", site.base, site.below_base(path)),
+                _ => String::new(),
+            };
+            return Err(redirect(&format!("{}sign-in?next={}", site.base, encode(&next))));
         };
         let caller = site.inside.with(&user.token, address(parts));
         let query = Form::parse(parts.uri.query().unwrap_or_default().as_bytes());

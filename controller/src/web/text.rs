@@ -86,6 +86,15 @@ pub(super) fn utc(time: Timestamp) -> String {
     time.to_zoned(TimeZone::UTC).strftime("%Y-%m-%d %H:%M UTC").to_string()
 }
 
+/// A time in a zone and in UTC. The zone's name is IANA's; one that is not known is left out.
+pub(super) fn at_in(at: Timestamp, zone: &str) -> String {
+    let there = TimeZone::get(zone).ok().filter(|_| zone != "UTC");
+    let Some(there) = there.map(|there| at.to_zoned(there)) else { return utc(at) };
+    let here = at.to_zoned(TimeZone::UTC);
+    let of_utc = if there.date() == here.date() { "%H:%M UTC" } else { "%Y-%m-%d %H:%M UTC" };
+    format!("{} {zone} ({})", there.strftime("%Y-%m-%d %H:%M"), here.strftime(of_utc))
+}
+
 /// How long ago, or in how long.
 pub(super) fn age(time: Timestamp, now: Timestamp) -> String {
     let seconds = now.duration_since(time).as_secs();

@@ -17,7 +17,11 @@ pub(super) async fn list(client: Client, limit: Option<u32>, voice: Voice) -> En
     let mut left = limit.unwrap_or(u32::MAX);
     let mut before = 0;
     loop {
-        let request = ask(v1::ListBackupsRequest { limit: if limit.is_some() { left } else { 0 }, before });
+        let request = ask(v1::ListBackupsRequest {
+            limit: if limit.is_some() { left } else { 0 },
+            before,
+            ..v1::ListBackupsRequest::default()
+        });
         let page = client.backups().list_backups(request).await?.into_inner();
         left = left.saturating_sub(u32::try_from(page.backups.len()).unwrap_or(u32::MAX));
         before = page.backups.last().map_or(0, |oldest| oldest.sequence);

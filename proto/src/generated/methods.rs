@@ -9,6 +9,7 @@
     "/neurashield.backup.v1.AgentGateway/RenewCertificate",
     "/neurashield.backup.v1.Backups/ListBackups",
     "/neurashield.backup.v1.Backups/GetBackup",
+    "/neurashield.backup.v1.Backups/GetHistory",
     "/neurashield.backup.v1.Backups/ListEntries",
     "/neurashield.backup.v1.Backups/ReadFile",
     "/neurashield.backup.v1.Backups/ExportArchive",

@@ -2006,6 +2006,14 @@ pub struct ListBackupsRequest {
     /// only those with a lower sequence; 0: from the newest on
     #[prost(uint64, tag = "2")]
     pub before: u64,
+    /// With one of these, backups come by their times, and older systems' are left out.
+    ///
+    /// only those of this time and later
+    #[prost(message, optional, tag = "3")]
+    pub from: ::core::option::Option<::prost_types::Timestamp>,
+    /// only those of before
+    #[prost(message, optional, tag = "4")]
+    pub until: ::core::option::Option<::prost_types::Timestamp>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListBackupsResponse {
@@ -2092,6 +2100,59 @@ pub struct GetBackupRequest {
     /// or "latest"
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
+}
+/// A stretch of time, of days that begin at midnight UTC.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetHistoryRequest {
+    /// unset: 29 days before `until`, so that 30 days are told of
+    #[prost(message, optional, tag = "1")]
+    pub from: ::core::option::Option<::prost_types::Timestamp>,
+    /// unset: now
+    #[prost(message, optional, tag = "2")]
+    pub until: ::core::option::Option<::prost_types::Timestamp>,
+}
+/// What became of backups; of each day, whatever their number.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct History {
+    /// of all that is in a backup, by name
+    #[prost(message, repeated, tag = "1")]
+    pub components: ::prost::alloc::vec::Vec<ComponentHistory>,
+    /// of whole backups; the oldest first, days without any are left out
+    #[prost(message, repeated, tag = "2")]
+    pub days: ::prost::alloc::vec::Vec<HistoryDay>,
+    /// how many there are in all, of any time
+    #[prost(uint64, tag = "3")]
+    pub backups: u64,
+    /// of the data in all of them
+    #[prost(uint64, tag = "4")]
+    pub bytes: u64,
+}
+/// Safety backups are left out: they hold what somebody wanted to be rid of.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ComponentHistory {
+    #[prost(string, tag = "1")]
+    pub component: ::prost::alloc::string::String,
+    /// the newest that holds it complete, with its archives alone; unset: there is none
+    #[prost(message, optional, tag = "2")]
+    pub complete: ::core::option::Option<Backup>,
+    /// of the newest of any outcome
+    #[prost(enumeration = "Outcome", tag = "3")]
+    pub last_outcome: i32,
+    #[prost(message, repeated, tag = "4")]
+    pub days: ::prost::alloc::vec::Vec<HistoryDay>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HistoryDay {
+    /// YYYY-MM-DD
+    #[prost(string, tag = "1")]
+    pub day: ::prost::alloc::string::String,
+    #[prost(enumeration = "Outcome", tag = "2")]
+    pub best: i32,
+    #[prost(uint64, tag = "3")]
+    pub backups: u64,
+    /// of the largest complete one
+    #[prost(uint64, tag = "4")]
+    pub bytes: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListEntriesRequest {
@@ -2850,6 +2911,17 @@ pub struct ListAlertsResponse {
     pub alerts: ::prost::alloc::vec::Vec<OpenAlert>,
     #[prost(message, repeated, tag = "2")]
     pub sinks: ::prost::alloc::vec::Vec<SinkState>,
+    /// of each component that is served
+    #[prost(message, repeated, tag = "3")]
+    pub objectives: ::prost::alloc::vec::Vec<Objective>,
+}
+/// How old the newest verified backup of a component may be.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Objective {
+    #[prost(string, tag = "1")]
+    pub component: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub seconds: u64,
 }
 /// Something that is wrong until it recovers.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2908,6 +2980,12 @@ pub struct SinkState {
     /// of the last attempt that failed and was not made good
     #[prost(string, tag = "6")]
     pub error: ::prost::alloc::string::String,
+    /// the kinds that go to it; none: whatever somebody should know
+    #[prost(string, repeated, tag = "7")]
+    pub events: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// a route says which events go to it
+    #[prost(bool, tag = "8")]
+    pub routed: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TestSinkRequest {
@@ -3390,6 +3468,28 @@ pub mod backups_client {
                 .insert(GrpcMethod::new("neurashield.backup.v1.Backups", "GetBackup"));
             self.inner.unary(req, path, codec).await
         }
+        /// What each day brought, and what there is of each component.
+        pub async fn get_history(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetHistoryRequest>,
+        ) -> std::result::Result<tonic::Response<super::History>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/neurashield.backup.v1.Backups/GetHistory",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("neurashield.backup.v1.Backups", "GetHistory"));
+            self.inner.unary(req, path, codec).await
+        }
         /// The entries of a folder of an archive, or of everything below it.
         pub async fn list_entries(
             &mut self,
@@ -3493,6 +3593,11 @@ pub mod backups_server {
             &self,
             request: tonic::Request<super::GetBackupRequest>,
         ) -> std::result::Result<tonic::Response<super::Backup>, tonic::Status>;
+        /// What each day brought, and what there is of each component.
+        async fn get_history(
+            &self,
+            request: tonic::Request<super::GetHistoryRequest>,
+        ) -> std::result::Result<tonic::Response<super::History>, tonic::Status>;
         /// Server streaming response type for the ListEntries method.
         type ListEntriesStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::EntryLine, tonic::Status>,
@@ -3682,6 +3787,51 @@ pub mod backups_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetBackupSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/neurashield.backup.v1.Backups/GetHistory" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetHistorySvc<T: Backups>(pub Arc<T>);
+                    impl<
+                        T: Backups,
+                    > tonic::server::UnaryService<super::GetHistoryRequest>
+                    for GetHistorySvc<T> {
+                        type Response = super::History;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetHistoryRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Backups>::get_history(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetHistorySvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

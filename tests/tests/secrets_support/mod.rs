@@ -153,12 +153,38 @@ impl Haystack {
 
 /// A page, headers and all.
 pub(crate) fn fetch(port: u16, page: &str) -> Haystack {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
-    write!(stream, "GET {page} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("asked");
-    let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).expect("answered");
+    let bytes = ask(port, &format!("GET {page}"), "", "");
     assert!(bytes.starts_with(b"HTTP/1.1 "), "{page} is answered");
     Haystack { name: format!("page {page} on port {port}"), bytes }
+}
+
+/// Signs in to the web page; every page of it as its user sees it.
+pub(crate) fn web_pages(port: u16, token: &str, pages: &[String]) -> Vec<Haystack> {
+    let entered = ask(port, "POST /sign-in", "Origin: http://localhost\r\n", &format!("token={token}"));
+    let text = String::from_utf8_lossy(&entered).into_owned();
+    let cookie = text.lines().find_map(|line| line.strip_prefix("set-cookie: ")).expect("signed in");
+    let cookie = cookie.split(';').next().expect("a pair");
+    let page = |page: &String| {
+        let bytes = ask(port, &format!("GET {page}"), &format!("Cookie: {cookie}\r\n"), "");
+        assert!(bytes.starts_with(b"HTTP/1.1 200"), "{page}: {}", String::from_utf8_lossy(&bytes));
+        Haystack { name: format!("web page {page}"), bytes }
+    };
+    let mut seen: Vec<Haystack> = pages.iter().map(page).collect();
+    seen.push(Haystack { name: "the sign-in's answer".to_owned(), bytes: entered });
+    seen
+}
+
+fn ask(port: u16, line: &str, headers: &str, body: &str) -> Vec<u8> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+    let length = body.len();
+    write!(
+        stream,
+        "{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
+    )
+    .expect("asked");
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).expect("answered");
+    bytes
 }
 
 /// The arguments of all processes of this machine, looked at all the time.

@@ -8,7 +8,7 @@ use proto::Failure;
 use crate::alerts::silence::{Facts, NEVER_JOINED, TOKEN};
 use crate::app::doctor::Finding;
 use crate::app::doctor::checks as c;
-use crate::app::doctor::growth::{Change, days_until_full, without_the_first};
+use crate::app::doctor::growth::{Change, without_the_first};
 use crate::app::metrics::newest_complete;
 use crate::app::{AlertsNow, App, ScheduleView, catalog_failure};
 use crate::catalog::{AgentRecord, RunState};
@@ -25,7 +25,7 @@ const WAITS: SignedDuration = SignedDuration::from_mins(15);
 
 impl App {
     /// What backups have added and prunes have freed.
-    pub(super) async fn changes(&self) -> Result<Vec<Change>, Failure> {
+    pub(in crate::app) async fn changes(&self) -> Result<Vec<Change>, Failure> {
         let failed = |error| catalog_failure(&error);
         let backups = self.catalog.backups_before(None, LOOKED_AT).await.map_err(failed)?;
         let is_whole = backups.last().is_some_and(|oldest| oldest.sequence == 1);
@@ -38,11 +38,6 @@ impl App {
             Some(Change::Freed(job.ended_at?, cleared.freed_bytes))
         });
         Ok(without_the_first(added.chain(freed).collect(), is_whole))
-    }
-
-    /// In how many days `free` bytes are used up, if things go on as they did.
-    pub(crate) async fn days_until_full(&self, free: u64) -> Result<Option<f64>, Failure> {
-        Ok(days_until_full(&self.changes().await?, free, self.now()))
     }
 
     /// Everything that the catalog knows.
