@@ -15,6 +15,8 @@ const COMPONENTS: [&str; 5] = ["models", "configs", "ipfs", "blockchain", "mongo
 struct Scene {
     system: System,
     data: PathBuf,
+    /// How many backups there were before.
+    past: usize,
     backup: String,
     environment: Vec<(String, String)>,
 }
@@ -33,14 +35,15 @@ impl Scene {
         system.serve(&sources);
         // As behind an Ingress: whatever leads past this path is found.
         system.configure_controller("web: { path: /restore/ }\n");
-        if std::env::var_os("NEURASHIELD_SCREENSHOTS").is_some() {
-            dress(&system, &folders);
-        }
         system.start_controller();
         system.invite();
         system.start_agent();
         system.await_agent();
-        let mut scene = Self { system, data, backup: String::new(), environment: Vec::new() };
+        let past = match std::env::var_os("NEURASHIELD_SCREENSHOTS") {
+            Some(_) => dress(&mut system, &folders),
+            None => 0,
+        };
+        let mut scene = Self { system, data, past, backup: String::new(), environment: Vec::new() };
         scene.change_to("one");
         scene.backup = scene.system.run(&["backup"])["backup"].as_str().expect("a name").to_owned();
         scene.system.nsctl(&["verify", "--timestamp", &scene.backup]).expect(0);
@@ -91,8 +94,33 @@ impl Scene {
     }
 }
 
-/// For the pictures, what a user's system has: schedules, somebody to tell, files with names.
-fn dress(system: &System, folders: &[PathBuf; 5]) {
+/// For the pictures, what a user's system has: weeks of backups of files that have names and grow, schedules,
+/// somebody to tell. How many backups those are.
+fn dress(system: &mut System, folders: &[PathBuf; 5]) -> usize {
+    const WEEKS: u64 = 3;
+    name_files(folders);
+    let made = WEEKS * 7 / 3;
+    for nth in 0..made {
+        for (place, folder) in (1..).zip(folders) {
+            fs::write(folder.join("data.0"), noise(40_000 * place * (nth + 5))).expect("written");
+        }
+        system.run(&["backup"]);
+        system.kill_agent();
+        system.kill_controller();
+        let ahead = Some((nth + 1) * 3 * 86_400);
+        system.set_controller_ahead(ahead);
+        system.set_agent_ahead(ahead);
+        if nth + 1 == made {
+            configure(system);
+        }
+        system.start_controller();
+        system.start_agent();
+        system.await_agent();
+    }
+    usize::try_from(made).expect("few")
+}
+
+fn configure(system: &System) {
     system.keep_usual_schedules();
     system.configure_controller(
         "time_zone: Europe/Paris\n\
@@ -100,6 +128,13 @@ fn dress(system: &System, folders: &[PathBuf; 5]) {
          on-call: { webhook: { url: \"https://localhost:1/alerts\" } }\n  \
          routes:\n    - { events: [backup_failed, verify_failed, backup_overdue], to: [on-call] }\n",
     );
+}
+
+fn noise(length: u64) -> Vec<u8> {
+    (0..length).map(|at| (at * at / 7 + at) as u8).collect()
+}
+
+fn name_files(folders: &[PathBuf; 5]) {
     let files = [
         ["llama-3-8b.safetensors", "tokenizer.json", "adapters/support-bot.safetensors"],
         ["app.yaml", "nginx.conf", "env/production.env"],
@@ -108,11 +143,10 @@ fn dress(system: &System, folders: &[PathBuf; 5]) {
         ["shop/orders.bson", "shop/customers.bson", "shop/orders.metadata.json"],
     ];
     for (folder, names) in folders.iter().zip(files) {
-        for (nth, name) in names.into_iter().enumerate() {
+        for (nth, name) in (1..).zip(names) {
             let path = folder.join(name);
             fs::create_dir_all(path.parent().expect("in a folder")).expect("made");
-            let noise: Vec<u8> = (0..180_000 * (nth + 1)).map(|at| (at * at / 7 + at) as u8).collect();
-            fs::write(path, noise).expect("written");
+            fs::write(path, noise(180_000 * nth)).expect("written");
         }
     }
 }
@@ -129,6 +163,9 @@ fn a_user_restores_two_of_five_components_and_takes_it_back_and_others_are_refus
         scene.environment.push(("SHOTS".to_owned(), folder.to_str().expect("text").to_owned()));
         scene.drive("screenshots");
     }
+    let brief =
+        scene.system.nsctl(&["token", "create", "brief", "--role", "viewer", "--expires", "12s"]).expect(0);
+    scene.environment.push(("BRIEF".to_owned(), brief.out.trim().to_owned()));
     scene.drive("undo");
     assert_eq!(scene.values(), ["two"; 5], "the undo brought back what was there");
     if pictures.is_some() {
@@ -137,7 +174,8 @@ fn a_user_restores_two_of_five_components_and_takes_it_back_and_others_are_refus
     }
     let backups = scene.system.nsctl(&["list", "-o", "json"]).expect(0).json();
     let made = backups["backups"].as_array().expect("a list").iter();
-    assert_eq!(made.filter(|backup| backup["safety_of"].is_null()).count(), 1, "no foreign site ordered one");
+    let of_people = made.filter(|backup| backup["safety_of"].is_null()).count();
+    assert_eq!(of_people, scene.past + 1, "no foreign site ordered one");
 }
 
 /// The controller goes and comes back while a restore is followed: the user signs in again, is back at the

@@ -25,7 +25,8 @@ struct Line {
     name: String,
     state: State,
     what: String,
-    when: String,
+    cron: String,
+    time_zone: String,
     next: String,
     next_at: String,
     last: State,
@@ -91,7 +92,7 @@ fn line(schedule: Schedule, now: Timestamp) -> Line {
             None => State::new(Mood::Good, "active"),
         },
         what: format!("{} of {of}{depth}{then}", schedule.kind),
-        when: format!("{} {}", schedule.cron, schedule.time_zone),
+        cron: schedule.cron,
         next: next.map_or("–".to_owned(), |at| age(at, now)),
         next_at: next.map(|at| at_in(at, &schedule.time_zone)).unwrap_or_default(),
         last: last(run),
@@ -100,6 +101,7 @@ fn line(schedule: Schedule, now: Timestamp) -> Line {
         is_paused: schedule.paused_at.is_some(),
         is_managed: schedule.managed,
         name: schedule.name,
+        time_zone: schedule.time_zone,
     }
 }
 

@@ -150,6 +150,19 @@ pub(super) fn printable(bytes: &[u8]) -> String {
     text
 }
 
+/// A text with commands in it, `as here`: its parts, and which of them are commands.
+pub(super) fn marked(text: &str) -> Vec<(bool, &str)> {
+    // A mark that nobody has ended marks nothing.
+    if !text.matches('`').count().is_multiple_of(2) {
+        return vec![(false, text)];
+    }
+    text.split('`')
+        .enumerate()
+        .map(|(nth, part)| (nth % 2 == 1, part))
+        .filter(|(_, part)| !part.is_empty())
+        .collect()
+}
+
 /// `1 file`, `2 files`.
 pub(super) fn counted(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
@@ -182,5 +195,13 @@ mod tests {
         );
         assert_eq!(printable(b"a\nb\xff"), "a\\u{a}b\u{fffd}");
         assert_eq!([listed(&["a"]), listed(&["a", "b", "c"])], ["a", "a, b and c"]);
+        assert_eq!(marked("run `nsctl jobs`"), [(false, "run "), (true, "nsctl jobs")]);
+        assert_eq!(marked("it's `so"), [(false, "it's `so")]);
+        let at = "2026-11-26T23:30:00Z".parse().expect("a time");
+        assert_eq!(at_in(at, "Europe/Paris"), "2026-11-27 00:30 Europe/Paris (2026-11-26 23:30 UTC)");
+        assert_eq!(
+            [at_in(at, "UTC"), at_in(at, "No/Where")],
+            ["2026-11-26 23:30 UTC", "2026-11-26 23:30 UTC"]
+        );
     }
 }
