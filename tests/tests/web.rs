@@ -162,10 +162,9 @@ fn a_user_restores_two_of_five_components_and_takes_it_back_and_others_are_refus
     if let Some(folder) = &pictures {
         scene.environment.push(("SHOTS".to_owned(), folder.to_str().expect("text").to_owned()));
         scene.drive("screenshots");
+        let brief = scene.system.nsctl(&["token", "create", "brief", "--role", "viewer", "--expires", "1m"]);
+        scene.environment.push(("BRIEF".to_owned(), brief.expect(0).out.trim().to_owned()));
     }
-    let brief =
-        scene.system.nsctl(&["token", "create", "brief", "--role", "viewer", "--expires", "12s"]).expect(0);
-    scene.environment.push(("BRIEF".to_owned(), brief.out.trim().to_owned()));
     scene.drive("undo");
     assert_eq!(scene.values(), ["two"; 5], "the undo brought back what was there");
     if pictures.is_some() {
