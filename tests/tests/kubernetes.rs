@@ -36,7 +36,7 @@ agents:
     resources: { requests: { cpu: 10m, memory: 32Mi } }
 "#;
 
-/// An agent more: it holds the ConfigMaps of a namespace and one of its Secrets.
+/// An agent more, which holds the ConfigMaps of a namespace and one of its Secrets; and who may join as a sidecar.
 const CONFIGS: &str = r#"
   - name: configs
     namespace: shop
@@ -50,6 +50,7 @@ const CONFIGS: &str = r#"
           - { apiGroups: [""], resources: [secrets], resourceNames: [db], verbs: [get, list, create, patch] }
     storageClass: dynamic
     resources: { requests: { cpu: 10m, memory: 32Mi } }
+joins: [{ namespace: shop, serviceAccount: side, name: side, sources: ["side/*"] }]
 "#;
 
 fn chart() -> String {
@@ -532,13 +533,37 @@ fn the_service_accounts_may_what_the_chart_says_and_nothing_else() {
     let volumes = template["volumes"].as_array_mut().expect("a list");
     let state = volumes.iter_mut().find(|volume| volume["name"] == "state").expect("a state");
     *state = serde_json::json!({ "name": "state", "emptyDir": {} });
-    let intruder = serde_json::json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "intruder", "namespace": "shop" }, "spec": template,
-    });
-    cluster.apply(&intruder.to_string());
+    let pod = |name: &str, spec: &Value| {
+        let metadata = serde_json::json!({ "name": name, "namespace": "shop" });
+        let pod =
+            serde_json::json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec });
+        cluster.apply(&pod.to_string());
+    };
+    pod("intruder", &template);
     wait_for("the intruder to be refused", 90, || {
         let log = cluster.run("kubectl", &["-n", "shop", "logs", "intruder"]);
         said(&log).contains("no rule of the controller lets agents of this service account").then_some(())
     });
     assert_eq!(agents().len(), 2, "{:?}", agents());
+
+    // A sidecar joins, in a pod whose containers run as several users and that gives its volumes to no group.
+    cluster.kubectl(&["-n", "shop", "create", "serviceaccount", "side"]);
+    let mut sidecar = template;
+    sidecar["serviceAccountName"] = "side".into();
+    sidecar["serviceAccount"] = "side".into();
+    sidecar["securityContext"] =
+        serde_json::json!({ "runAsNonRoot": true, "seccompProfile": { "type": "RuntimeDefault" } });
+    let containers = sidecar["containers"].as_array_mut().expect("a list");
+    containers[0]["securityContext"]["runAsUser"] = 3000.into();
+    containers[0]["env"] = serde_json::json!([{ "name": "NEURASHIELD_NAME", "value": "side" }]);
+    let mut security = containers[0]["securityContext"].clone();
+    security["runAsUser"] = 2000.into();
+    containers.push(serde_json::json!({
+        "name": "app", "image": tests::SHELL_IMAGE, "imagePullPolicy": "Never", "command": ["sleep", "600"],
+        "securityContext": security,
+    }));
+    pod("sidecar", &sidecar);
+    wait_for("the sidecar to join", 150, || {
+        agents().iter().any(|agent| agent["name"] == "side" && agent["connected"] == true).then_some(())
+    });
 }
