@@ -152,6 +152,26 @@ fn install(cluster: &Cluster, values: &Path, claims: &[(&str, &str)]) {
     });
 }
 
+/// Takes the recovery key out of the state's volume by the pod that is shipped for that, and says that it is kept.
+fn take_recovery_key(cluster: &Cluster) {
+    let pod = fs::read_to_string(project().join("deploy/manifests/recovery-key.yaml")).expect("read");
+    let pod = pod.replace("image: busybox:1", &format!("image: {}", tests::SHELL_IMAGE));
+    let made = cluster.with_input("kubectl", &["-n", "backup", "apply", "-f", "-"], pod.as_bytes());
+    assert!(made.status.success(), "{}", said(&made));
+    let ready = ["-n", "backup", "wait", "--for=condition=Ready", "pod/recovery-key", "--timeout=60s"];
+    cluster.kubectl(&ready);
+    let shell = ["-n", "backup", "exec", "recovery-key", "--"];
+    let key = cluster.kubectl(&[&shell[..], &["cat", "/state/recovery-key.txt"]].concat());
+    let confirm = ["nsctl", "repository", "key", "confirm", "--recovery-key-file", "-"];
+    let confirm = [&["-n", "backup", "exec", "-i", "deploy/backup-service", "--"][..], &confirm].concat();
+    let confirmed = cluster.with_input("kubectl", &confirm, key.as_bytes());
+    assert!(confirmed.status.success(), "{}", said(&confirmed));
+    cluster.kubectl(&[&shell[..], &["rm", "/state/recovery-key.txt"]].concat());
+    cluster.kubectl(&["-n", "backup", "delete", "pod", "recovery-key", "--now"]);
+    let slots = nsctl(cluster, &["repository", "key", "list"]);
+    assert!(slots.contains("the recovery key was confirmed"), "{slots}");
+}
+
 /// A program of the users' that has the claim mounted and says that it is to be stopped for a restore.
 fn run_trainer(cluster: &Cluster) {
     let restricted =
@@ -358,6 +378,7 @@ fn a_claim_is_backed_up_and_restored_by_the_chart_through_upgrade_rollback_and_a
     let agent = await_agent(&cluster);
     assert_eq!(agent["name"], "models");
     cluster.helm(&["test", "backup", "-n", "backup", "--timeout", "1m"]);
+    take_recovery_key(&cluster);
     let version = nsctl(&cluster, &["--version"]);
     assert!(version.contains('('), "the version names its commit: {version}");
 
