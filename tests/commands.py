@@ -5,7 +5,7 @@
     tests/commands.py --list     each command, and where it is run
 
 A command is run by a test if one function of it names the same verbs, next to each other, and all the same flags;
-values may differ. What a test does by a way that this does not see stands in MARKED, with the file that has each of
+values may differ. That a word is there is no proof that it is run; that one is not there is proof that it is not. What a test does by a way that this does not see stands in MARKED, with the file that has each of
 its words. A line of a document that no test can run says so in a comment: `# not run by a test: WHY`. Commands of the
 text, between backticks, are looked at by their verbs and flags as those in blocks are.
 """
@@ -24,11 +24,11 @@ UNTESTED = "not run by a test:"
 PROGRAMS = {"nsctl": 1, "helm": 1, "kubectl": 1, "docker-compose": 1, "systemctl": 1}
 GROUPS = {
     ("nsctl", name): 2
-    for name in ["agent", "schedule", "token", "alert", "retention", "repository", "config", "debug", "backups"]
+    for name in ["agent", "schedule", "token", "alert", "retention", "repository", "config", "debug"]
 }
 GROUPS |= {("nsctl", "repository", "key"): 3}
 GROUPS |= {("kubectl", verb): 2 for verb in ["create", "label", "delete"]}
-# Programs of ours that have no verbs: the flags alone, and the program's own name.
+# Programs of ours that have no verbs: as tests name them, with their flags.
 SCRIPTS = ["/scripts/backup-recovery.sh", "deploy/image/build", "deploy/static-programs", "deploy/systemd/install",
            "tests/run", "rescue.py", "neurashield-controller", "neurashield-agent", "chown"]
 # What stands before a command and is none.
@@ -47,8 +47,10 @@ MARKED = {
     "repository check --repair --give-up --key-file": "tests/tests/repair.rs",
 }
 HELPERS = "tests/src/system.rs"
+# Whose words are common ones: only tests of theirs count.
+WHERE = {"docker-compose": "deploy.rs", "kubectl": "kubernetes", "helm": "kubernetes"}
 # Hints in the text, for somebody's own cluster or host.
-HINTS = ["kubectl rollout", "systemctl edit"]
+HINTS = ["kubectl rollout", "kubectl scale", "systemctl edit"]
 
 
 STRING = re.compile(r'r#"(.*?)"#|"((?:[^"\\]|\\.)*)"|\'(?:[^\'\\]|\\.)\'', re.S)
@@ -83,7 +85,7 @@ def plain(line):
 
 
 def skeletons(command):
-    """What has to be found of a command: lists of (verbs, flags). None: it is no command that this knows."""
+    """What has to be found of a command: lists of (program, verbs, flags). None: it is no command that this knows."""
     command = re.sub(r"[<>]\s*\S+|\$\([^)]*\)|…", "", command)
     try:
         words = shlex.split(command)
@@ -102,9 +104,9 @@ def skeletons(command):
     name = next((script for script in SCRIPTS if words[0].endswith(script)), None)
     if name == "/scripts/backup-recovery.sh" and words[1:]:
         # What it does is its first flag.
-        return [([words[1]], [word for word in words[2:] if word.startswith("--")])]
+        return [("", [words[1]], [word for word in words[2:] if word.startswith("--")])]
     if name:
-        return [([Path(name).name], [word for word in words[1:] if word.startswith("--")])]
+        return [("", [name], [word for word in words[1:] if word.startswith("--")])]
     if words[0] == "cargo" and "--" in words:
         words = ["nsctl", *words[words.index("--") + 1 :]]
     if words[0] not in PROGRAMS:
@@ -114,7 +116,7 @@ def skeletons(command):
         return skeletons(" ".join(words[: words.index("--")])) + (skeletons(shlex.join(inner)) or [])
     if words[:2] == ["docker-compose", "exec"]:
         rest = [word for word in words[2:] if word != "-T"]
-        return [(["docker-compose"], []), *(skeletons(shlex.join(rest[1:])) or [])]
+        return [("docker-compose", ["exec"], []), *(skeletons(shlex.join(rest[1:])) or [])]
     # How the controller is reached is no part of what is done.
     flags = [word.split("=")[0] for word in words[1:] if word.startswith("--") and word != "--server"]
     verbs, skip = [], False
@@ -128,7 +130,7 @@ def skeletons(command):
     key = (words[0], *verbs[:2])
     depth = GROUPS.get(key) or GROUPS.get(key[:2]) or PROGRAMS[words[0]]
     verbs = [verb for verb in verbs[:depth] if re.fullmatch(r"[a-z][a-z-]*", verb)]
-    return [(verbs, flags)] if verbs else None
+    return [(words[0], verbs, flags)] if verbs else None
 
 
 def commands():
@@ -154,13 +156,15 @@ def main():
             if file.is_file():
                 calls[str(file.relative_to(ROOT))] = functions(file.read_text(), file.suffix == ".rs")
 
-    def where_run(verbs, flags):
+    def where_run(program, verbs, flags):
         count = len(verbs)
         for file, all_words in calls.items():
+            if WHERE.get(program, "") not in file:
+                continue
             for words in all_words:
                 spots = range(len(words) - count + 1)
                 is_there = any(words[at : at + count] == verbs for at in spots) or (
-                    count == 1 and any(word.endswith("/" + verbs[0]) for word in words)
+                    verbs[0] in SCRIPTS and any(word.endswith("/" + verbs[0]) for word in words)
                 )
                 if is_there and all(any(word.split("=")[0] == flag for word in words) for flag in flags):
                     return file
@@ -179,11 +183,11 @@ def main():
             continue
         if not in_block and command.startswith(tuple(HINTS)):
             continue
-        for verbs, flags in parts:
+        for program, verbs, flags in parts:
             shown = " ".join(verbs + flags)
-            if shown not in runs:
-                runs[shown] = where_run(verbs, flags)
-            file = runs[shown]
+            if (program, shown) not in runs:
+                runs[program, shown] = where_run(program, verbs, flags)
+            file = runs[program, shown]
             if shown in MARKED:
                 used.add(shown)
                 file = MARKED[shown]
