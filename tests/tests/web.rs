@@ -105,12 +105,17 @@ fn dress(system: &mut System, folders: &[PathBuf; 5]) -> usize {
             fs::write(folder.join("data.0"), noise(40_000 * place * (nth + 5))).expect("written");
         }
         system.run(&["backup"]);
+        system.nsctl(&["verify"]).expect(0);
         system.kill_agent();
         system.kill_controller();
         let ahead = Some((nth + 1) * 3 * 86_400);
         system.set_controller_ahead(ahead);
         system.set_agent_ahead(ahead);
         if nth + 1 == made {
+            let (repository, key) = (system.repository(), system.recovery_key());
+            let [repository, key] = [&repository, &key].map(|path| path.to_str().expect("text"));
+            let confirm = ["confirm", "--repository", repository, "--recovery-key-file", key];
+            system.nsctl(&[&["repository", "key"][..], &confirm].concat()).expect(0);
             configure(system);
         }
         system.start_controller();

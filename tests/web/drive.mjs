@@ -293,7 +293,7 @@ const parts = {
 
     // A day of the calendar leads to its backups.
     await admin.goto(`${ORIGIN}/backups`);
-    await admin.locator(".calendar a.day").first().click();
+    await admin.locator(".calendar a.day").last().click();
     await admin.getByRole("link", { name: BACKUP }).waitFor();
     await admin.getByLabel("That are").selectOption("failed");
     await admin.getByText("is like that").waitFor();

@@ -77,7 +77,8 @@ impl Month {
     fn day(self, date: Date, found: Option<&(u64, State)>) -> Day {
         let is_ours = date >= self.0 && date < self.end();
         let said = found.map(|(count, state)| {
-            format!("{date}: {}, the best {}", counted(*count, "backup", "backups"), state.word)
+            let words = date.strftime("%-d %B %Y");
+            format!("{words}: {}, the best {}", counted(*count, "backup", "backups"), state.word)
         });
         Day {
             number: is_ours.then(|| date.day()),
@@ -107,7 +108,7 @@ mod tests {
         assert_eq!((weeks.len(), weeks.iter().all(|week| week.len() == 7)), (6, true));
         assert_eq!((weeks[0][5].number, weeks[0][6].number), (None, Some(1)), "the first is a Sunday");
         assert_eq!(weeks[5][0].state.as_ref().map(|state| state.mood), Some(Mood::Good));
-        assert_eq!(weeks[5][0].said, "2026-11-30: 2 backups, the best so");
+        assert_eq!(weeks[5][0].said, "30 November 2026: 2 backups, the best so");
         assert!(weeks[5][1].number.is_none() && weeks[5][1].state.is_none(), "another month's");
         assert!(Month::parse("2026-13").is_none() && Month::parse("").is_none());
     }
