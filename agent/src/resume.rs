@@ -51,13 +51,14 @@ pub(crate) async fn resume(agent: Arc<Agent>, stop: &CancellationToken) {
     resumed.await.expect("resuming restores does not panic");
 }
 
-/// Ends what interrupted restores have left at a server, starts what they had stopped, and says which they were.
-/// Blocks.
+/// Ends what interrupted restores have left at a server, starts what they had stopped, and adds them to `ended`,
+/// those too that were ended before an error. Blocks.
 pub(crate) fn end_at_server(
     agent: &Agent,
     runtime: &Handle,
     server: &Server,
-) -> Result<Vec<String>, RestoreError> {
+    ended: &mut Vec<String>,
+) -> Result<(), RestoreError> {
     let runs = agent.state.runs().all().unwrap_or_else(|error| {
         tracing::error!(%error, "cannot look for programs that restores have stopped");
         Vec::new()
@@ -65,19 +66,17 @@ pub(crate) fn end_at_server(
     let runs: BTreeMap<String, Run> = runs.into_iter().collect();
     let users = |id: &str| runs.get(id).map(|run| Users::resumed(agent, runtime.clone(), id, run.clone()));
     let holds = |id: &str| users(id).map_or(Ok(()), |users| users.start());
-    let mut ended = Vec::new();
-    for (id, how) in recover(server, &holds)? {
+    recover(server, &holds, &mut |id, how| {
         tracing::info!(restore = id, ?how, "ended a restore that was interrupted");
-        if let Some(users) = users(&id) {
+        if let Some(users) = users(id) {
             match how {
                 Recovered::Finished(notes) => drop(users.end(|report| report.notes.extend(notes))),
                 Recovered::TakenBack(cause) => drop(users.undone(&cause)),
-                Recovered::Dropped => start_again(&users, &id),
+                Recovered::Dropped => start_again(&users, id),
             }
         }
-        ended.push(id);
-    }
-    Ok(ended)
+        ended.push(id.to_owned());
+    })
 }
 
 /// Nothing was swapped: what was stopped runs again, or stays on record.
@@ -147,8 +146,11 @@ impl<'a> Resume<'a> {
         let (swapped, left) = (self.swapped.into_inner(), left.into_inner());
         is_all_ended &= left.is_empty();
         let known: BTreeSet<String> = self.runs.values().flat_map(Run::names).collect();
+        let served: BTreeSet<String> = self.agent.served.iter().map(|source| source.id.to_string()).collect();
         for (id, run) in self.runs {
-            if left.contains(&id) || run.server.as_ref().is_some_and(|server| left_at.contains(server)) {
+            // Nobody has looked where it swapped if that is not served any more.
+            let is_left = |server: &String| left_at.contains(server) || !served.contains(server);
+            if left.contains(&id) || run.server.as_ref().is_some_and(is_left) {
                 tracing::error!(restore = id, "what it stopped is not started: its swap could not be ended");
                 continue;
             }
@@ -175,18 +177,17 @@ impl<'a> Resume<'a> {
             // One that was started together with this agent may need a while.
             let is_due = self.runs.values().any(|run| run.server.as_ref() == Some(&name));
             let patience = if is_due { PATIENCE } else { GLANCE };
+            let mut ids = Vec::new();
             let ended = Server::connect_within(&uri, patience)
                 .map_err(|error| proto::failure::chain(&error))
                 .and_then(|server| {
-                    let ended = end_at_server(self.agent, &self.runtime, &server);
+                    let ended = end_at_server(self.agent, &self.runtime, &server, &mut ids);
                     ended.map_err(|error| proto::failure::chain(&error))
                 });
-            match ended {
-                Ok(ids) => ids.iter().for_each(|id| drop(self.runs.remove(id))),
-                Err(cause) => {
-                    tracing::warn!(source = name, "cannot look for interrupted restores: {cause}");
-                    left.insert(name);
-                }
+            ids.iter().for_each(|id| drop(self.runs.remove(id)));
+            if let Err(cause) = ended {
+                tracing::warn!(source = name, "cannot look for interrupted restores: {cause}");
+                left.insert(name);
             }
         }
         left

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use proto::{convert, v1};
+use repository::check::Subject;
 use repository::names::{InvalidName, SourceId};
 use runtime::config::SecretSource;
 use tokio_util::sync::CancellationToken;
@@ -13,6 +14,8 @@ use crate::sources::blockchain::{ChainSource, Profile};
 use crate::sources::configs::ObjectsSource;
 use crate::sources::files::{Excludes, FilesSource, Rules, WrongPattern};
 use crate::sources::ipfs::IpfsSource;
+use crate::sources::mongodb::dump::DumpSource;
+use crate::sources::mongodb::folder::FolderSource;
 use crate::sources::mongodb::{self, History, MongoSource};
 use crate::sources::{Source, SourceError};
 use crate::targets::files::Place;
@@ -31,6 +34,7 @@ pub(crate) struct Served {
     one_file_system: bool,
     profile: Profile,
     cluster: KubernetesConfig,
+    imports: Option<PathBuf>,
 }
 
 /// A configured source cannot be used.
@@ -77,6 +81,7 @@ impl Served {
             one_file_system: config.one_file_system,
             profile: config.profile,
             cluster: KubernetesConfig::default(),
+            imports: config.imports.clone(),
         })
     }
 
@@ -130,8 +135,29 @@ impl Served {
             (Kind::Blockchain, SourceData::Folder { path }) => {
                 Ok(Box::new(ChainSource::open(path, self.rules(state)?, self.profile, cancel)?))
             }
+            (Kind::Mongodb, SourceData::Folder { path }) => {
+                Ok(Box::new(FolderSource::open(path, self.rules(state)?)?))
+            }
             _ => self.open(state, now),
         }
+    }
+
+    /// Begins to read a dump instead of what is served, once it was looked through. Blocks.
+    pub(crate) fn open_dump(
+        &self,
+        folder: &Path,
+        state: &Path,
+        now: jiff::Timestamp,
+    ) -> Result<Box<dyn Source>, OpenError> {
+        let component = self.id.component.as_str();
+        let check = formats::check_of(&Subject { kind: self.kind.as_str(), component, now });
+        let rules = Rules::from(Excludes::new(&[])?).leave_out(state);
+        Ok(Box::new(DumpSource::open(folder, self.imports.as_deref(), check, rules)?))
+    }
+
+    /// The same source without what is run around its backups.
+    pub(crate) fn without_hooks(self) -> Self {
+        Self { hooks: Hooks::default(), ..self }
     }
 
     fn rules(&self, state: &Path) -> Result<Rules, WrongPattern> {
@@ -175,6 +201,11 @@ impl Served {
     /// What its own files in the agent's state are called. Component and name have no `+` in them.
     pub(crate) fn file_name(&self) -> String {
         format!("{}+{}", self.id.component, self.id.name)
+    }
+
+    /// The data folder of a database's server, if it is one.
+    pub(crate) fn database(&self) -> Option<&Path> {
+        if self.kind == Kind::Mongodb { self.folder() } else { None }
     }
 
     /// The folder that is served as a whole, if it is one.

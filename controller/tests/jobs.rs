@@ -349,7 +349,7 @@ async fn a_job_that_nobody_owns_any_more_is_taken_up_again() {
     let mut agent = connected(&running, &["models/a"]).await;
     back_up(&running, &mut agent, "one").await;
     // As the catalog holds it after the job's owner has given up on a full disk.
-    let order = job::Order::Backup { components: Vec::new(), pin: None };
+    let order = job::Order::Backup { components: Vec::new(), pin: None, import: None };
     let parts = vec![job::Part::waiting("models/a".parse().expect("a source"), "files")];
     let orphan = job::Job {
         state: job::JobState::Running,

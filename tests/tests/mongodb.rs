@@ -6,6 +6,8 @@
 
 #[path = "mongodb/dump.rs"]
 mod dump;
+#[path = "mongodb/import.rs"]
+mod import;
 #[path = "mongodb/peer.rs"]
 mod peer;
 #[path = "mongodb/restore.rs"]
@@ -13,7 +15,7 @@ mod restore;
 #[path = "mongodb/server.rs"]
 mod server;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -127,15 +129,17 @@ fn a_scripted_replica_set_is_read_as_of_one_instant_and_fuzzy_once_its_history_w
     assert_eq!(archive(&system)["consistency"], "snapshot", "{job:#}");
     assert!(!job.to_string().contains("fuzzy"), "{job:#}");
     let finds = peer.finds();
-    let collections: Vec<_> = finds.iter().filter_map(|find| find.get_str("find").ok()).collect();
-    assert_eq!(collections, ["system.version", "a", "b"]);
+    // Collections are asked for side by side.
+    let mut collections: Vec<_> = finds.iter().filter_map(|find| find.get_str("find").ok()).collect();
+    assert_eq!(collections[0], "system.version");
+    collections.sort_unstable();
+    assert_eq!(collections, ["a", "b", "system.version"]);
     let instant = Timestamp { time: 7, increment: 3 };
     for (at, find) in finds.iter().enumerate() {
         let concern = find.get_document("readConcern").expect("a read concern");
         assert_eq!(concern.get_str("level").expect("a level"), "snapshot");
         let expected = (at > 0).then_some(instant);
         assert_eq!(concern.get_timestamp("atClusterTime").ok(), expected, "only the first is free to choose");
-        assert_eq!(find.get("lsid"), finds[0].get("lsid"), "it is one session");
     }
 
     // The attempt that comes too late is followed by one that asks for less, and says so.
@@ -162,9 +166,83 @@ fn a_scripted_server_that_gives_not_all_has_an_incomplete_backup_and_one_that_lo
     assert!(said.contains("the user may not read all of it") && said.contains("shop/b.bson"), "{said}");
     assert!(!said.contains("shop/a.bson"), "{said}");
 
+    // What it lacks is not taken for what is to go.
+    let name = missing["backup"].as_str().expect("a name");
+    let plan = system.nsctl(&["restore", "--timestamp", name, "--drop-others", "--plan", "-o", "json"]);
+    assert!(plan.out.contains("is incomplete: what it lacks may be what --drop-others"), "{}", plan.out);
+
     peer.refuse("b", NOT_FOUND);
     let job = system.run(&["backup"]);
     assert!(job.to_string().contains("shop/b.bson"), "it is told: {job:#}");
+}
+
+#[test]
+fn a_scripted_server_with_users_a_view_and_a_time_series_becomes_the_folder_that_mongorestore_reads() {
+    let peer = Peer::start();
+    peer.have_all();
+    let system = system(&uri(peer.port), "");
+    system.run(&["backup"]);
+    let place = system.root().join("dump");
+    system.run(&["restore", "--timestamp", "latest", "--to", place.to_str().expect("UTF-8"), "--yes"]);
+    let files = |folder: &str| {
+        let listed = fs::read_dir(place.join("database").join(folder)).expect("it is there");
+        let names = listed.map(|one| one.expect("listed").file_name().into_string().expect("UTF-8"));
+        names.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(
+        files("admin"),
+        "system.roles.bson system.roles.metadata.json system.users.bson system.users.metadata.json"
+    );
+    assert_eq!(
+        files("shop"),
+        "a.bson a.metadata.json b.bson b.metadata.json system.buckets.t.bson t.metadata.json v.metadata.json"
+    );
+    let described = |file: &str| -> Value {
+        let text = fs::read(place.join("database/shop").join(file)).expect("it is there");
+        serde_json::from_slice(&text).expect("JSON")
+    };
+    let view = described("v.metadata.json");
+    assert_eq!((&view["type"], &view["options"]["viewOn"]), (&"view".into(), &"a".into()), "{view:#}");
+    assert_eq!(view["indexes"], Value::Array(Vec::new()));
+    let series = described("t.metadata.json");
+    assert_eq!(series["options"]["timeseries"]["timeField"], "at", "{series:#}");
+    // In place they are named as what is left out.
+    let plan = system.nsctl(&["restore", "--timestamp", "latest", "--plan", "-o", "json"]).expect(0);
+    for left in ["admin.system.users is not restored", "shop.t is not restored: a time series"] {
+        assert!(plan.out.contains(left), "{left}: {}", plan.out);
+    }
+}
+
+#[test]
+fn a_scripted_server_that_forbids_a_restore_or_whose_disk_is_full_says_so_and_nothing_live_is_renamed() {
+    const FORBIDDEN: i32 = 13;
+    const DISK_FULL: i32 = 14_031;
+    let peer = Peer::start();
+    let system = system(&uri(peer.port), "");
+    system.run(&["backup"]);
+    let restore = ["restore", "--timestamp", "latest", "--yes", "--no-safety-backup", "--include", "shop.a"];
+    let cases =
+        [("create", FORBIDDEN, "the user may not do that"), ("insert", DISK_FULL, "its disk is full")];
+    for (command, code, expected) in cases {
+        peer.refuse_change(command, code);
+        let refused = system.nsctl(&restore);
+        assert_eq!(refused.code, 1, "{command}: {}{}", refused.out, refused.err);
+        let said = format!("{}{}", refused.out, refused.err);
+        assert!(said.contains(expected), "{expected}:\n{said}");
+        let changes = peer.changes();
+        let of_live = |one: &&mongodb::bson::Document| {
+            one.get_str("renameCollection").is_ok_and(|from| !from.contains(".trial."))
+        };
+        assert_eq!(changes.iter().filter(of_live).count(), 0, "{changes:?}");
+        // Each is to be confirmed by most members, and has an end.
+        let is_bounded = |one: &mongodb::bson::Document| {
+            let concern = one.get_document("writeConcern").expect("a concern");
+            concern.get_str("w").is_ok_and(|word| word == "majority") && one.contains_key("maxTimeMS")
+        };
+        let quick = ["create", "renameCollection", "drop", "update"];
+        let quick = changes.iter().filter(|one| quick.iter().any(|name| one.contains_key(*name)));
+        assert!(quick.clone().count() > 1 && quick.clone().all(is_bounded), "{changes:?}");
+    }
 }
 
 #[test]
@@ -199,9 +277,9 @@ fn a_server_that_cannot_be_read_is_a_clear_error_without_a_secret() {
 #[test]
 fn a_connection_cut_while_a_collection_is_read_ends_the_backup_and_the_next_one_is_whole() {
     let server = Server::start("9");
-    server.insert("shop", "large", (0..1_500).map(|i| doc! { "_id": i, "noise": noise(i, 1_000) }).collect());
+    server.insert("shop", "large", (0..3_300).map(|i| doc! { "_id": i, "noise": noise(i, 1_000) }).collect());
     let network = Arc::new(Forwarder::to(server.port));
-    let system = system(&uri(network.port()), ", limits: { read: 700kB }");
+    let system = system(&uri(network.port()), ", limits: { read: 1500kB }");
     let job = system.start_job(&["backup"]);
     // The root, the prelude, the database: and then its one collection.
     wait_for("the collection to be read", 30, || {

@@ -51,6 +51,7 @@ pub fn discover(root: &Path) -> Discovery {
                 exclude_caches: false,
                 one_file_system: true,
                 profile: Default::default(),
+                imports: None,
                 limits: Limits::default(),
                 window: None,
                 hooks: Hooks::default(),

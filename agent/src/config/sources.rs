@@ -33,6 +33,9 @@ pub struct SourceConfig {
     /// How a chain's folder is read.
     #[serde(skip_serializing_if = "is_auto")]
     pub profile: Profile,
+    /// Dumps below this folder may be imported as backups of this server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub imports: Option<PathBuf>,
     /// How much its backups and restores may take.
     pub limits: Limits,
     /// When it may be backed up; none: at any time.
@@ -54,7 +57,7 @@ pub enum Kind {
     Blockchain,
     /// Listed files, or objects of a Kubernetes cluster.
     Configs,
-    /// What a MongoDB server holds.
+    /// What a MongoDB server holds, or the data folder of one that is stopped.
     Mongodb,
 }
 
@@ -132,6 +135,9 @@ impl SourceConfig {
                 }
             }
         }
+        if let Some(folder) = &self.imports {
+            absolute(&format!("{path}.imports"), folder)?;
+        }
         for (place, pattern) in self.exclude.iter().enumerate() {
             Excludes::new(std::slice::from_ref(pattern)).map_err(|error| {
                 Problem::new(format!("{path}.exclude[{place}]"), format!("not a pattern: {}", error.why))
@@ -170,6 +176,7 @@ struct Written {
     #[serde(default)]
     hooks: Hooks,
     profile: Option<Profile>,
+    imports: Option<PathBuf>,
     #[serde(default, rename = "quiesce", deserialize_with = "refuse_quiesce")]
     _quiesce: (),
     #[serde(default, rename = "container", deserialize_with = "refuse_quiesce")]
@@ -203,7 +210,7 @@ impl TryFrom<Written> for SourceConfig {
             WrittenKind::Configs => Kind::Configs,
             WrittenKind::Mongodb => Kind::Mongodb,
         };
-        let is_server = kind == Kind::Mongodb || written.rpc.is_some();
+        let is_server = (kind == Kind::Mongodb && written.path.is_none()) || written.rpc.is_some();
         if written.rpc.is_some() && kind != Kind::Ipfs {
             return Err("only a source of kind ipfs has `rpc`");
         }
@@ -217,8 +224,13 @@ impl TryFrom<Written> for SourceConfig {
                 "a source that is asked by `uri` or `rpc` has no `exclude`, `exclude_caches` or `one_file_system`",
             );
         }
-        if !is_server && (written.uri.is_some() || written.uri_file.is_some()) {
+        if kind != Kind::Mongodb && (written.uri.is_some() || written.uri_file.is_some()) {
             return Err("only a source of kind mongodb has `uri` or `uri_file`");
+        }
+        if written.imports.is_some() && kind != Kind::Mongodb {
+            return Err(
+                "only a source of kind mongodb has `imports` (the folder whose dumps may be imported)",
+            );
         }
         if written.kubernetes.is_some() && kind != Kind::Configs {
             return Err("only a source of kind configs has `kubernetes`");
@@ -237,7 +249,15 @@ impl TryFrom<Written> for SourceConfig {
             {
                 SourceData::Server { uri: written.uri, uri_file: written.uri_file }
             }
-            (Kind::Mongodb, _, _) => return Err(MONGODB_BY_URI),
+            (Kind::Mongodb, Some(path), files)
+                if files.is_empty() && written.uri.is_none() && written.uri_file.is_none() =>
+            {
+                if !written.exclude.is_empty() || written.exclude_caches {
+                    return Err(WHOLE_DATABASE);
+                }
+                SourceData::Folder { path }
+            }
+            (Kind::Mongodb, _, _) => return Err(MONGODB),
             (Kind::Configs, None, files) if files.is_empty() && written.kubernetes.is_some() => {
                 SourceData::Objects { kubernetes: written.kubernetes.expect("it was looked at") }
             }
@@ -248,7 +268,8 @@ impl TryFrom<Written> for SourceConfig {
             (_, Some(path), files) if files.is_empty() => SourceData::Folder { path },
             _ => return Err("a source of this kind has `path` (a folder) and no `files`"),
         };
-        let Written { component, name, exclude, exclude_caches, limits, window, hooks, .. } = written;
+        let Written { component, name, exclude, exclude_caches, imports, limits, window, hooks, .. } =
+            written;
         let profile = written.profile.unwrap_or_default();
         let one_file_system = written.one_file_system.unwrap_or(true);
         Ok(Self {
@@ -260,6 +281,7 @@ impl TryFrom<Written> for SourceConfig {
             exclude_caches,
             one_file_system,
             profile,
+            imports,
             limits,
             window,
             hooks,
@@ -273,8 +295,10 @@ fn is_auto(profile: &Profile) -> bool {
 
 const CONFIGS: &str = "a source of kind configs has `files` (a list of globs) or `kubernetes` (which objects of a \
                        cluster), one of them, and no `path`; for both, write two sources";
-const MONGODB_BY_URI: &str = "a source of kind mongodb has `uri` or `uri_file` (one of them), and no `path` or \
-                              `files`; the data folder of a stopped database can be backed up by kind: files";
+const MONGODB: &str = "a source of kind mongodb has one of `uri`, `uri_file` (a server that is asked) and `path` (the \
+                       data folder of a server that is stopped meanwhile), and no `files`";
+const WHOLE_DATABASE: &str = "the data folder of a database has neither `exclude` nor `exclude_caches`: it is of use only \
+                              as a whole";
 
 /// A function that refuses a key, saying what to do instead.
 macro_rules! refusals {

@@ -212,9 +212,11 @@ fn a_mongodb_server_is_named_by_its_uri_which_is_never_shown() {
     assert_eq!(data, Ok(SourceData::Server { uri: None, uri_file: Some("/run/secrets/uri".into()) }));
 
     let refused = [
-        ("kind: mongodb", "`uri` or `uri_file` (one of them)"),
-        ("kind: mongodb, path: /data/db", "can be backed up by kind: files"),
-        ("kind: mongodb, uri: \"mongodb://u:hunter2@h\", uri_file: /x", "`uri` or `uri_file` (one of them)"),
+        ("kind: mongodb", "one of `uri`, `uri_file`"),
+        ("kind: mongodb, path: /data/db, exclude: [x]", "it is of use only as a whole"),
+        ("kind: mongodb, path: /data/db, uri_file: /x", "one of `uri`, `uri_file`"),
+        ("kind: files, path: /x, uri_file: /x", "only a source of kind mongodb has `uri`"),
+        ("kind: mongodb, uri: \"mongodb://u:hunter2@h\", uri_file: /x", "one of `uri`, `uri_file`"),
         ("kind: mongodb, uri: \"mongodb://u:hunter2@h\", exclude: [x]", "has no `exclude`"),
         ("kind: mongodb, uri_file: x", "sources[0].uri_file: write an absolute path"),
         ("kind: files, path: /x, uri: \"mongodb://u:hunter2@h\"", "only a source of kind mongodb has `uri`"),

@@ -178,6 +178,17 @@ pub enum SourceError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// What lies there is not what it should be.
+    #[error("{what}")]
+    Unfit {
+        /// What cannot be done.
+        what: &'static str,
+        /// What to do.
+        hint: &'static str,
+        /// The cause, without a name of what is in it.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The disk failed.
     #[error("cannot go on reading {folder}")]
     Read {

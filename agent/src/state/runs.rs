@@ -67,6 +67,9 @@ pub(crate) struct Report {
     pub(crate) replaced: u64,
     pub(crate) created: u64,
     pub(crate) removed: u64,
+    /// What was replaced and removed, by name, where it has names at a server.
+    #[serde(default)]
+    pub(crate) names: Vec<String>,
     /// Where the replaced state lies.
     pub(crate) old: Vec<PathBuf>,
     pub(crate) notes: Vec<String>,

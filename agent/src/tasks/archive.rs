@@ -1,5 +1,6 @@
 //! An archive: the domain's blobs are listed, the pipeline runs, the controller accepts the end.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -46,7 +47,11 @@ pub(super) async fn run(
 ) -> Result<(), Failure> {
     order::check_pin(&context.pin, wire.repository_key.as_ref())?;
     let source = convert::source_id("source", wire.source.as_ref())?;
-    let served = order::served(&context.agent, &source)?.clone();
+    let mut served = order::served(&context.agent, &source)?.clone();
+    if !wire.import.is_empty() {
+        // What lies in a dump does not change with what is stopped for a backup.
+        served = served.without_hooks();
+    }
     let Some(window) = &served.limits.window else { return archive(context, &wire, &served, cancel).await };
     let clock = &*context.agent.clock;
     if window.open_until(clock.now()).is_none() {
@@ -99,7 +104,7 @@ async fn archive(
             read_start: now.as_second(),
             threads: served.limits.threads,
         };
-        let made = make(context, served, job, known, &wire.task_id, &progress, cancel);
+        let made = make(context, served, job, known, wire, &progress, cancel);
         let made = telling(&context.up, tell, made);
         let occasion = occasion(Kind::Backup, served, (&wire.task_id, &wire.job_id, &wire.backup), now)?;
         let stage = Stage { journal: context.agent.state.hooks(), up: &context.up, cancel };
@@ -121,7 +126,7 @@ async fn archive(
 fn end_restores(agent: &Agent, served: &Served) -> Result<(), Failure> {
     let Some(uri) = served.server() else { return Ok(()) };
     let server = Server::connect(&uri).map_err(|error| not_opened(served, &error.into()))?;
-    end_at_server(agent, &Handle::current(), &server).map(|_| ()).map_err(|error| {
+    end_at_server(agent, &Handle::current(), &server, &mut Vec::new()).map_err(|error| {
         let what = format!("{} cannot be backed up between two steps of a restore", served.id);
         let failure = Failure::new(Code::FailedPrecondition, reason::OBSTACLES, what);
         failure.because(error.to_string()).hint("see to the server, then restart the agent")
@@ -165,14 +170,14 @@ async fn make(
     served: &Served,
     job: ArchiveJob,
     known: KnownBlobs,
-    task_id: &str,
+    order: &v1::StartArchive,
     progress: &Arc<ArchiveProgress>,
     cancel: &CancellationToken,
 ) -> Result<(Archived, Consistency), Failure> {
     let uplink = WireUplink {
         runtime: Handle::current(),
         gateway: context.gateway.clone(),
-        task_id: task_id.to_owned(),
+        task_id: order.task_id.clone(),
         cancel: cancel.clone(),
         pace: served.limits.upload.clone(),
     };
@@ -181,10 +186,16 @@ async fn make(
     let (served, progress, cancel) = (served.clone(), Arc::clone(progress), cancel.clone());
     let (state, now) = (context.agent.config.state.clone(), context.agent.clock.now());
     let agent = Arc::clone(&context.agent);
+    let dump = (!order.import.is_empty()).then(|| PathBuf::from(&order.import));
     blocking(move || {
-        end_restores(&agent, &served)?;
-        let mut source =
-            served.open_for_backup(&state, now, &cancel).map_err(|error| not_opened(&served, &error))?;
+        let opened = match &dump {
+            Some(folder) => served.open_dump(folder, &state, now),
+            None => {
+                end_restores(&agent, &served)?;
+                served.open_for_backup(&state, now, &cancel)
+            }
+        };
+        let mut source = opened.map_err(|error| not_opened(&served, &error))?;
         let consistency = source.consistency();
         if let Some(pace) = &served.limits.read {
             source = Box::new(SlowSource::new(source, pace.clone(), Handle::current(), cancel.clone()));
@@ -286,9 +297,11 @@ fn not_opened(served: &Served, error: &OpenError) -> Failure {
     };
     let failure = Failure::new(code, reason, format!("the source {} cannot be read", served.id));
     failure.caused_by(error).hint(match error {
-        OpenError::Source(SourceError::Server { hint, .. } | SourceError::Again { hint, .. }) => {
-            (*hint).to_owned()
-        }
+        OpenError::Source(
+            SourceError::Server { hint, .. }
+            | SourceError::Again { hint, .. }
+            | SourceError::Unfit { hint, .. },
+        ) => (*hint).to_owned(),
         _ => format!("check that {} is there and that the agent may read it", served.for_manifests()),
     })
 }
@@ -317,6 +330,7 @@ mod tests {
             exclude_caches: false,
             one_file_system: true,
             profile: Default::default(),
+            imports: None,
             limits: Default::default(),
             window: None,
             hooks: Default::default(),

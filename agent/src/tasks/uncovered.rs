@@ -134,6 +134,7 @@ mod tests {
             exclude_caches: false,
             one_file_system: true,
             profile: Default::default(),
+            imports: None,
             limits: Limits::default(),
             window: None,
             hooks: Hooks::default(),

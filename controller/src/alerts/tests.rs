@@ -331,6 +331,7 @@ fn a_later_success_makes_good_what_it_holds_and_nothing_else() {
     let order = |components: &[&str]| Order::Backup {
         components: components.iter().map(|name| name.parse().expect("a component")).collect(),
         pin: None,
+        import: None,
     };
     let ended = |order: Order, state, parts: Vec<Part>| Job {
         state,

@@ -197,7 +197,7 @@ impl Model {
     }
 
     async fn back_up(&self, schedule: &ScheduleRecord, planned_at: Timestamp, now: Timestamp, fails: bool) {
-        let order = Order::Backup { components: schedule.definition.components(), pin: None };
+        let order = Order::Backup { components: schedule.definition.components(), pin: None, import: None };
         let source = format!("{0}/{0}", schedule.name).parse().expect("a source");
         let queued = Job { schedule: Some(schedule.name.clone()), ..Job::queued(JobId::fresh(), order, now) };
         let claim =

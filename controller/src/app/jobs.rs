@@ -1,9 +1,11 @@
 //! Jobs: order and cancel.
 
+use std::collections::BTreeSet;
+
 use proto::Failure;
 use proto::convert::BackupChoice;
 use proto::failure::reason;
-use repository::names::Component;
+use repository::names::{Component, SourceId};
 use repository::verify::Depth;
 use tonic::Code;
 
@@ -11,7 +13,7 @@ use crate::app::{App, catalog_failure};
 use crate::catalog::Claim;
 use crate::ids::JobId;
 use crate::ingest::thread_died;
-use crate::jobs::job::{Job, Order};
+use crate::jobs::job::{Job, MONGODB, Order};
 use crate::jobs::state::Refused;
 use crate::jobs::{CancelError, SubmitError};
 
@@ -27,14 +29,40 @@ pub enum HowMuch {
 }
 
 impl App {
-    /// Orders a backup of these components, or of everything.
+    /// Orders a backup of these components, or of everything; or of a dump, as the server of one component.
     pub async fn start_backup(
         &self,
-        components: Vec<Component>,
+        mut components: Vec<Component>,
         pin: Option<String>,
+        import: Option<String>,
         request_id: Option<&str>,
     ) -> Result<Job, Failure> {
-        self.submit(Order::Backup { components, pin }, request_id).await
+        if import.is_some() {
+            components = vec![self.imported_as(&components).await?];
+        }
+        self.submit(Order::Backup { components, pin, import }, request_id).await
+    }
+
+    /// The component whose server a dump is backed up as: the one that was asked for, or the only one.
+    async fn imported_as(&self, asked: &[Component]) -> Result<Component, Failure> {
+        let agents = self.catalog.agents().await.map_err(|error| catalog_failure(&error))?;
+        let served =
+            agents.iter().filter(|agent| agent.revoked_at.is_none()).flat_map(|agent| &agent.sources);
+        let servers: BTreeSet<&SourceId> = served
+            .filter(|served| served.kind == MONGODB)
+            .map(|served| &served.source)
+            .filter(|source| asked.is_empty() || asked.contains(&source.component))
+            .collect();
+        match servers.iter().collect::<Vec<_>>().as_slice() {
+            [only] => Ok(only.component.clone()),
+            [] => {
+                Err(Failure::new(Code::FailedPrecondition, reason::NOT_FOUND, "the dump cannot be imported")
+                    .because("no agent serves a source of kind mongodb of that name")
+                    .hint("`nsctl agent list` shows what is served; a dump is backed up as one of these"))
+            }
+            _ => Err(Failure::invalid("there are several servers that the dump could be of")
+                .hint("say which with --component; a component with two of them takes no dump")),
+        }
     }
 
     /// Orders a verification; of the newest backup unless one is named. It reads as much as the configuration

@@ -32,14 +32,11 @@ use crate::ids::{AgentId, JobId, TaskId};
 use crate::ingest::{repository_failure, thread_died};
 use crate::jobs::Job;
 use crate::jobs::confirmed::Confirmed;
-use crate::jobs::job::{Allowance, Databases, JobState, Order, PartResult, RestorePlace};
+use crate::jobs::job::{Allowance, Databases, JobState, MONGODB, Order, PartResult, RestorePlace};
 use crate::jobs::restore::{order, random_end};
 use crate::jobs::safety::Safety;
 use crate::jobs::{STALLED_AFTER, end_or_stall};
 use crate::steps::Step;
-
-/// The kind of a source that is a server with databases.
-const MONGODB: &str = "mongodb";
 
 /// What somebody wants to have restored.
 #[derive(Debug, Clone)]
@@ -153,7 +150,16 @@ impl App {
             plans.push(answer.map_err(|error| thread_died(&error))??);
         }
         plans.sort_by_key(|(at, _)| *at);
-        let sources: Vec<SourcePlan> = plans.into_iter().map(|(_, plan)| plan).collect();
+        let mut sources: Vec<SourcePlan> = plans.into_iter().map(|(_, plan)| plan).collect();
+        for (archive, plan) in archives.iter().zip(&mut sources) {
+            if request.databases.drop_others && archive.outcome == Outcome::Incomplete {
+                plan.obstacles.push(format!(
+                    "the backup of {} is incomplete: what it lacks may be what --drop-others would remove; leave \
+                     it out, or choose a backup that is complete",
+                    archive.source
+                ));
+            }
+        }
         for (place, plan) in places.iter_mut().zip(&sources) {
             place.allowance = allowance(plan, request.without_privileges);
         }
@@ -290,7 +296,7 @@ impl App {
         if !plan.safety_components.is_empty() {
             let kept = self.config.restores.keep_safety_backup.get();
             let pin = Some(Safety::now(id, self.now(), kept).to_string());
-            let order = Order::Backup { components: plan.safety_components, pin };
+            let order = Order::Backup { components: plan.safety_components, pin, import: None };
             let of_safety = request_id.map(|request| format!("{request} (safety backup)"));
             let job = self.submit(order, of_safety.as_deref()).await?;
             // One that a call before this one has ordered names the restore that it is for.

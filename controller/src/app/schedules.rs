@@ -150,7 +150,9 @@ impl App {
             .hint("`nsctl jobs` shows it; try again when it has ended"));
         }
         let order = match &record.definition {
-            Schedule::Backup(_) => Order::Backup { components: record.definition.components(), pin: None },
+            Schedule::Backup(_) => {
+                Order::Backup { components: record.definition.components(), pin: None, import: None }
+            }
             Schedule::Verify(verify) => {
                 let backup = newest(self).await.map_err(failed)?.ok_or_else(|| {
                     Failure::not_found("there is no backup to verify").hint("`nsctl backup` makes one")

@@ -10,7 +10,7 @@ use crate::app::plan::RestoreRequest;
 use crate::app::{App, catalog_failure};
 use crate::ids::JobId;
 use crate::jobs::Job;
-use crate::jobs::job::{Databases, Order, PartResult, PartState};
+use crate::jobs::job::{Databases, MONGODB, Order, Part, PartResult, PartState, RestorePlace};
 
 impl App {
     /// What has to be restored so that what `restore` replaced is there again.
@@ -42,8 +42,8 @@ impl App {
             };
             is_live && place.folder.is_none()
         });
-        let changed: Vec<_> = changed.map(|(_, place)| place).collect();
-        let Some(first) = changed.first() else {
+        let changed: Vec<_> = changed.collect();
+        let Some((_, first)) = changed.first() else {
             let why = match places.iter().all(|place| place.folder.is_some()) {
                 true => "it went into a folder of its own and has replaced nothing",
                 false => "it has changed nothing, or was taken back already",
@@ -58,18 +58,20 @@ impl App {
             let why = format!("its safety backup {backup} is not there any more");
             return Err(cannot(why, where_the_old_state_is(&job)));
         }
+        let names = names_at_servers(&changed);
         let mut components: Vec<Component> =
-            changed.iter().map(|place| place.source.component.clone()).collect();
+            changed.iter().map(|(_, place)| place.source.component.clone()).collect();
         components.sort();
         components.dedup();
+        let globs = if names.is_some() { Vec::new() } else { first.globs.clone() };
         Ok(RestoreRequest {
             backup: BackupChoice::Named(backup),
             components,
-            globs: first.globs.clone(),
+            globs,
             databases: Databases {
                 // Whoever has taken fields over has them.
                 force_conflicts: first.databases.force_conflicts || asked.databases.force_conflicts,
-                ..replaced_by(&first.databases)
+                ..names.unwrap_or_else(|| replaced_by(&first.databases))
             },
             folder: None,
             agent: None,
@@ -86,6 +88,22 @@ impl App {
         let job = self.catalog.job(safety).await.map_err(|error| catalog_failure(&error))?;
         Ok(job.filter(|job| job.state.is_end() && job.failure.is_none()).and_then(|job| job.backup))
     }
+}
+
+/// What was replaced and removed, where all of it lay at servers and each has told so.
+fn names_at_servers(changed: &[(&Part, &RestorePlace)]) -> Option<Databases> {
+    let mut include = Vec::new();
+    for (part, place) in changed {
+        match &part.result {
+            Some(PartResult::Restored { names, swapped: [replaced, _, removed], .. })
+                if place.kind == MONGODB && names.len() as u64 == replaced + removed =>
+            {
+                include.extend(names.iter().cloned());
+            }
+            _ => return None,
+        }
+    }
+    (!include.is_empty()).then(|| Databases { include, ..Databases::default() })
 }
 
 /// What has to come back so that a restore of these is undone: what it wrote, under the names that it gave.

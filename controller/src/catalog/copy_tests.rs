@@ -10,7 +10,7 @@ async fn catalog(folder: &Path) -> Catalog {
 }
 
 fn ended(second: i64) -> Job {
-    let order = Order::Backup { components: Vec::new(), pin: None };
+    let order = Order::Backup { components: Vec::new(), pin: None, import: None };
     let at = Timestamp::from_second(1_700_000_000 + second).expect("in this age");
     Job { state: JobState::Complete, ended_at: Some(at), ..Job::queued(JobId::fresh(), order, at) }
 }

@@ -48,7 +48,7 @@ fn backup(name: &str, sequence: u64) -> BackupRecord {
 }
 
 fn queued() -> Job {
-    Job::queued(JobId::fresh(), Order::Backup { components: Vec::new(), pin: None }, NOW)
+    Job::queued(JobId::fresh(), Order::Backup { components: Vec::new(), pin: None, import: None }, NOW)
 }
 
 #[tokio::test]
@@ -177,7 +177,9 @@ async fn a_chatty_job_keeps_its_first_lines_and_its_last() {
 async fn a_planned_time_gets_one_job_and_what_waits_for_it_starts_once() {
     let place = Place::new().await;
     let planned_at: Timestamp = "2026-11-26T01:00:00Z".parse().expect("a time");
-    let job = || Job::queued(JobId::fresh(), Order::Backup { components: vec![], pin: None }, planned_at);
+    let job = || {
+        Job::queued(JobId::fresh(), Order::Backup { components: vec![], pin: None, import: None }, planned_at)
+    };
     let run = Claim::Run { schedule: "daily".into(), planned_at: Some(planned_at), replaces: None };
     let (first, second) = (job(), job());
     assert_eq!(place.catalog.add_job(&first, None, Some(&run)).await.expect("written"), Added::New);

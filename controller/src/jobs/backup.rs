@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::catalog::CatalogError;
 use crate::fleet::{ArchiveTask, Ended, RunningTask, TaskContext};
 use crate::ids::{AgentId, JobId, TaskId};
-use crate::jobs::job::{Job, JobFailure, Part, PartResult};
+use crate::jobs::job::{Job, JobFailure, MONGODB, Part, PartResult};
 use crate::jobs::leases;
 use crate::jobs::runner::{Attempt, Shared, lock};
 use crate::jobs::state::{Event, Level, TaskEnd};
@@ -36,11 +36,16 @@ const LOOKED_BACK: u32 = 200;
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 
 /// Chooses the sources: all that agents which were not shut out have ever said they serve.
-pub(super) async fn prepare(shared: &Arc<Shared>, components: &[Component]) -> Result<Event, CatalogError> {
+pub(super) async fn prepare(
+    shared: &Arc<Shared>,
+    components: &[Component],
+    is_import: bool,
+) -> Result<Event, CatalogError> {
     let mut sources: BTreeMap<SourceId, String> = BTreeMap::new();
     for agent in shared.catalog.agents().await?.into_iter().filter(|agent| agent.revoked_at.is_none()) {
         for served in agent.sources {
-            if components.is_empty() || components.contains(&served.source.component) {
+            let is_meant = !is_import || served.kind == MONGODB;
+            if is_meant && (components.is_empty() || components.contains(&served.source.component)) {
                 sources.insert(served.source, served.kind);
             }
         }
@@ -189,6 +194,7 @@ async fn begin(attempt: &Attempt, task: TaskId, agent: AgentId) -> Result<(Runni
         expected_bytes: expected,
         job_id: attempt.job.id.to_string(),
         backup: attempt.job.backup.as_ref().map(ToString::to_string).unwrap_or_default(),
+        import: import(&attempt.job),
     });
     let context = ArchiveTask {
         source: part.source.clone(),
@@ -310,6 +316,14 @@ pub(super) fn common_end(ended: Ended) -> TaskEnd {
                 result: None,
             }
         }
+    }
+}
+
+/// The dump's folder that is backed up instead of a server; empty: none.
+fn import(job: &Job) -> String {
+    match &job.order {
+        crate::jobs::job::Order::Backup { import, .. } => import.clone().unwrap_or_default(),
+        _ => String::new(),
     }
 }
 

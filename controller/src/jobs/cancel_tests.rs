@@ -42,7 +42,7 @@ async fn runner(home: &std::path::Path) -> Runner {
 }
 
 fn backup() -> Order {
-    Order::Backup { components: Vec::new(), pin: None }
+    Order::Backup { components: Vec::new(), pin: None, import: None }
 }
 
 /// A job with an owner that the test plays.

@@ -55,6 +55,9 @@ pub enum Order {
         components: Vec<Component>,
         /// Why it is to be kept; none: it is not pinned.
         pin: Option<String>,
+        /// A dump's folder at the agent, which is backed up as the one server that is meant.
+        #[serde(default)]
+        import: Option<String>,
     },
     /// Verify a backup.
     Verify {
@@ -197,9 +200,14 @@ impl Databases {
 
     /// For people: nothing where nothing was said.
     pub fn told(&self) -> String {
+        /// So many are named; an undo may mean thousands.
+        const NAMED: usize = 20;
         let renames = self.renames.iter().map(|(from, to)| format!("{from} as {to}"));
         let all: Vec<String> = self.include.iter().cloned().chain(renames).collect();
-        let mut told = all.join(", ");
+        let mut told = all[..all.len().min(NAMED)].join(", ");
+        if all.len() > NAMED {
+            told.push_str(&format!(" and {} more", all.len() - NAMED));
+        }
         if !self.to_namespace.is_empty() {
             let before = if told.is_empty() { "all" } else { &told };
             told = format!("{before} into the namespace {}", self.to_namespace);
@@ -268,6 +276,9 @@ impl JobState {
         matches!(self, Self::Complete | Self::Incomplete | Self::Failed | Self::Cancelled)
     }
 }
+
+/// The kind of a source that is a server with databases.
+pub(crate) const MONGODB: &str = "mongodb";
 
 /// One source's part of a job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -373,6 +384,9 @@ pub enum PartResult {
         /// How many entries were replaced, created and removed, each with all below it.
         #[serde(default)]
         swapped: [u64; 3],
+        /// What was replaced and removed at a server, by name; empty: not told.
+        #[serde(default)]
+        names: Vec<String>,
         /// What was done, in order.
         #[serde(default)]
         steps: Vec<RestoreStep>,

@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_job_that_has_ended_by_the_catalog_is_never_shown_as_running() {
-        let order = Order::Backup { components: Vec::new(), pin: None };
+        let order = Order::Backup { components: Vec::new(), pin: None, import: None };
         let running =
             Job { state: JobState::Running, ..Job::queued(JobId::fresh(), order, Timestamp::UNIX_EPOCH) };
         let live = Live::default();

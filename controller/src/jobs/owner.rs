@@ -102,7 +102,9 @@ impl Owner {
             return Ok(cannot(proto::failure::chain(&error), "see `nsctl doctor`"));
         }
         match &self.job.order {
-            Order::Backup { components, .. } => super::backup::prepare(&self.shared, components).await,
+            Order::Backup { components, import, .. } => {
+                super::backup::prepare(&self.shared, components, import.is_some()).await
+            }
             Order::Verify { backup, components, .. } => {
                 super::verify::prepare(&self.shared, backup, components).await
             }

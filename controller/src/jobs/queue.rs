@@ -67,7 +67,7 @@ mod tests {
 
     fn backup(components: &[&str]) -> Order {
         let components = components.iter().map(|name| name.parse().expect("a component")).collect();
-        Order::Backup { components, pin: None }
+        Order::Backup { components, pin: None, import: None }
     }
 
     fn restore(source: &str) -> Order {

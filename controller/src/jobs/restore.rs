@@ -175,6 +175,7 @@ fn result(finished: RestoreFinished) -> PartResult {
         warnings: finished.warnings,
         swapped: [finished.replaced, finished.created, finished.removed],
         steps: finished.steps.iter().filter_map(step).collect(),
+        names: finished.names,
         undone: (!finished.undone.is_empty()).then_some(finished.undone),
     }
 }

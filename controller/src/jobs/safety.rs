@@ -155,7 +155,7 @@ mod tests {
         let part =
             |source: &str, state| Part { state, ..Part::waiting(source.parse().expect("one"), "files") };
         let job = |state, parts| {
-            let order = Order::Backup { components: Vec::new(), pin: None };
+            let order = Order::Backup { components: Vec::new(), pin: None, import: None };
             Job { state, parts, ..Job::queued(JobId::fresh(), order, Timestamp::UNIX_EPOCH) }
         };
         let places = [place("models/a", None), place("ipfs/a", Some("/elsewhere"))];

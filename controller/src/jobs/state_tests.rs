@@ -16,7 +16,7 @@ fn source(text: &str) -> SourceId {
 }
 
 fn backup() -> Job {
-    Job::queued(JobId::fresh(), Order::Backup { components: Vec::new(), pin: None }, NOW)
+    Job::queued(JobId::fresh(), Order::Backup { components: Vec::new(), pin: None, import: None }, NOW)
 }
 
 fn verify() -> Job {

@@ -106,8 +106,14 @@ impl Jobs for JobsService {
         let pin = convert::text("pin", &request.pin, 500)?;
         let id = request_id(&request.request_id)?;
         let pin = (!pin.is_empty()).then_some(pin);
-        let job = self.app.start_backup(components, pin, id.as_deref()).await?;
-        about.say(format!("job {}", job.id));
+        let import = convert::text("import", &request.import, 4_096)?;
+        if !import.is_empty() && !import.starts_with('/') {
+            return Err(Failure::invalid("a dump's folder is an absolute path at the agent").into());
+        }
+        let import = (!import.is_empty()).then_some(import);
+        let of_dump = import.as_ref().map(|folder| format!(", import of {folder:?}")).unwrap_or_default();
+        let job = self.app.start_backup(components, pin, import, id.as_deref()).await?;
+        about.say(format!("job {}{of_dump}", job.id));
         self.answer(job).await
     }
 

@@ -13,8 +13,11 @@ const NAMED: usize = 100;
 /// What a job is to do, a line each.
 pub(super) fn lines(job: &Job, agents: &[AgentRecord]) -> Vec<String> {
     match &job.order {
-        Order::Backup { components, pin } => {
-            let mut lines = vec![format!("of {}", parts(components))];
+        Order::Backup { components, pin, import } => {
+            let mut lines = vec![match import {
+                None => format!("of {}", parts(components)),
+                Some(folder) => format!("of the dump in {folder}"),
+            }];
             lines.extend(pin.as_ref().map(|reason| format!("pinned: {reason}")));
             lines
         }

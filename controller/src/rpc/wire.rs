@@ -289,6 +289,7 @@ fn job_part(part: &Part, progress: Option<v1::TaskProgress>, agents: &[AgentReco
             previous_state,
             warnings,
             swapped: [replaced, created, removed],
+            names,
             steps,
             undone,
         }) => {
@@ -301,6 +302,7 @@ fn job_part(part: &Part, progress: Option<v1::TaskProgress>, agents: &[AgentReco
                 replaced: *replaced,
                 created: *created,
                 removed: *removed,
+                names: names.clone(),
                 steps: (steps.iter())
                     .map(|done| v1::RestoreStep {
                         step: done.step.clone(),

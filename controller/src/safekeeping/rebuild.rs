@@ -346,7 +346,7 @@ async fn settle(catalog: &Catalog, listing: &Listing, now: Timestamp) -> Result<
 /// The job that made a backup, as far as its manifest tells.
 fn told_by(record: &BackupRecord) -> Option<Job> {
     let id: JobId = record.job.parse().ok()?;
-    let order = Order::Backup { components: Vec::new(), pin: record.pin.clone() };
+    let order = Order::Backup { components: Vec::new(), pin: record.pin.clone(), import: None };
     let part = |archive: &repository::backup::manifest::ArchiveRecord| Part {
         state: match archive.outcome {
             Outcome::Complete => PartState::Complete,

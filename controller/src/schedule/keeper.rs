@@ -185,7 +185,9 @@ async fn begin(
         return Ok(());
     }
     let order = match &schedule.definition {
-        Schedule::Backup(_) => Order::Backup { components: schedule.definition.components(), pin: None },
+        Schedule::Backup(_) => {
+            Order::Backup { components: schedule.definition.components(), pin: None, import: None }
+        }
         Schedule::Verify(verify) => {
             if let Some(backup) = running_backup(app).await? {
                 let wait =

@@ -120,6 +120,10 @@ Examples:
   nsctl export latest models -o models.tar
   nsctl export latest configs -o - | tar -t";
 
+pub(crate) const IMPORT: &str = "\
+Examples:
+  nsctl import mongodump /var/dumps/2026-11-26 --component database";
+
 pub(crate) const AGENT: &str = "\
 Examples:
   nsctl agent invite --name db-1

@@ -155,6 +155,9 @@ pub(crate) enum Verb {
     /// Write a component of a backup as a tar file
     #[command(after_help = help::EXPORT)]
     Export(Export),
+    /// Make a backup of what another program has dumped
+    #[command(subcommand, after_help = help::IMPORT)]
+    Import(Import),
     /// List what was done and what is being done, or show one job with all that came of it
     Jobs {
         /// This one alone, with all that is known of it: what was ordered, its steps, results and figures
@@ -416,6 +419,30 @@ pub(crate) struct Ls {
     pub(crate) output: Output,
 }
 
+/// What is imported.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Import {
+    /// A folder that mongodump has written, as a backup of the component whose server it is of
+    Mongodump {
+        /// The folder, an absolute path at the agent that serves the component, below its `imports`
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+        /// The component; may be left out where there is only one server
+        #[arg(long)]
+        component: Option<String>,
+        /// Keep the backup until it is unpinned, for this reason
+        #[arg(long, value_name = "REASON")]
+        pin: Option<String>,
+        /// Print the job's id and leave; the backup goes on
+        #[arg(long)]
+        detach: bool,
+        #[command(flatten)]
+        request: Request,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Export {
     /// A backup's timestamp, or `latest`
@@ -552,6 +579,7 @@ impl Verb {
             Verb::Show { output, .. } | Verb::Jobs { output, .. } | Verb::Logs { output, .. } => {
                 output.output
             }
+            Verb::Import(Import::Mongodump { output, .. }) => output.output,
             Verb::Backup(Backup { output, .. }) | Verb::Verify(Verify { output, .. }) => output.output,
             Verb::Restore(Restore { how, .. }) | Verb::Undo(Undo { how, .. }) => how.output.output,
             Verb::Ls(Ls { output, .. }) => output.output,

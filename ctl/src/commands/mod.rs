@@ -45,6 +45,7 @@ pub(crate) fn run(cli: Cli, voice: Voice) -> Ended {
         Verb::Cat { timestamp, component, path } => {
             on(server, move |client| export::cat(client, timestamp, component, path))
         }
+        Verb::Import(wanted) => on(server, move |client| backup::import(client, wanted, voice)),
         Verb::Export(wanted) => on(server, move |client| export::run(client, wanted, voice)),
         Verb::Jobs { job: Some(job), .. } => on(server, move |client| jobs::show(client, job, voice)),
         Verb::Jobs { limit, .. } => on(server, move |client| jobs::list(client, limit, voice)),

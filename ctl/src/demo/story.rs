@@ -126,8 +126,7 @@ struct Figures {
 
 async fn backup(client: &Client) -> Result<(String, Figures, f64), Trouble> {
     let started = Instant::now();
-    let request =
-        v1::StartBackupRequest { components: Vec::new(), pin: String::new(), request_id: request_id() };
+    let request = v1::StartBackupRequest { request_id: request_id(), ..v1::StartBackupRequest::default() };
     let job = client.jobs().start_backup(ask(request)).await?.into_inner();
     let job = complete(finished(client, job).await?)?;
     if job.parts.len() != COMPONENTS.len() {

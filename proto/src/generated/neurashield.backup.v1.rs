@@ -435,6 +435,9 @@ pub struct StartArchive {
     /// the name that it will have
     #[prost(string, tag = "8")]
     pub backup: ::prost::alloc::string::String,
+    /// a dump's folder, which is read instead of the source's server
+    #[prost(string, tag = "9")]
+    pub import: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListBlobsRequest {
@@ -802,6 +805,9 @@ pub struct RestoreFinished {
     /// why all of it was taken back: the old state is there again
     #[prost(string, tag = "10")]
     pub undone: ::prost::alloc::string::String,
+    /// at a server: what was replaced and removed; empty: not told
+    #[prost(string, repeated, tag = "11")]
+    pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RestoreStep {
@@ -2221,6 +2227,9 @@ pub struct StartBackupRequest {
     /// repeating a request with the same id starts nothing new
     #[prost(string, tag = "3")]
     pub request_id: ::prost::alloc::string::String,
+    /// a folder at the agent that mongodump has written: it is backed up as the server
+    #[prost(string, tag = "4")]
+    pub import: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StartVerifyRequest {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -28,7 +29,12 @@ struct Script {
     /// Collections that are not given, with the code of the error; `TOO_OLD` where they are asked for as of an
     /// instant alone.
     refused: Mutex<BTreeMap<String, i32>>,
+    /// Commands that change something and are not carried out, with the code of the error.
+    refused_changes: Mutex<BTreeMap<&'static str, i32>>,
+    /// It has users, a view and a time series, too.
+    has_all: AtomicBool,
     finds: Mutex<Vec<Document>>,
+    changes: Mutex<Vec<Document>>,
 }
 
 impl Peer {
@@ -49,6 +55,21 @@ impl Peer {
     /// From now on this collection is refused, and no other.
     pub(crate) fn refuse(&self, collection: &str, code: i32) {
         *self.script.refused.lock().expect("nobody panics with it") = [(collection.to_owned(), code)].into();
+    }
+
+    /// From now on this command, in lower case, is refused where it is not about a trial, and no other.
+    pub(crate) fn refuse_change(&self, command: &'static str, code: i32) {
+        *self.script.refused_changes.lock().expect("nobody panics with it") = [(command, code)].into();
+    }
+
+    /// From now on it has users, a view and a time series as well.
+    pub(crate) fn have_all(&self) {
+        self.script.has_all.store(true, Ordering::Relaxed);
+    }
+
+    /// The commands that change something since this was last asked.
+    pub(crate) fn changes(&self) -> Vec<Document> {
+        std::mem::take(&mut self.script.changes.lock().expect("nobody panics with it"))
     }
 
     /// The `find` commands since this was last asked.
@@ -94,6 +115,25 @@ impl Script {
         }
     }
 
+    /// What it says of its collections.
+    fn listed(&self, database: &str) -> Vec<Document> {
+        let collection = |name: &str| doc! { "name": name, "type": "collection", "options": {} };
+        let has_all = self.has_all.load(Ordering::Relaxed);
+        match database {
+            "shop" if has_all => vec![
+                collection("a"),
+                collection("b"),
+                collection("system.buckets.t"),
+                collection("system.views"),
+                doc! { "name": "t", "type": "timeseries", "options": { "timeseries": { "timeField": "at" } } },
+                doc! { "name": "v", "type": "view", "options": { "viewOn": "a", "pipeline": [] } },
+            ],
+            "shop" => vec![collection("a"), collection("b")],
+            "admin" if has_all => ["system.users", "system.roles", "system.keys"].map(collection).to_vec(),
+            _ => Vec::new(),
+        }
+    }
+
     fn answer(&self, asked: &Document) -> Document {
         let (command, of) = asked.iter().next().expect("a command");
         let database = asked.get_str("$db").unwrap_or("admin");
@@ -111,11 +151,8 @@ impl Script {
                 }
             }
             "buildinfo" => doc! { "version": "7.0.0", "ok": 1 },
-            "listdatabases" => doc! { "databases": [{ "name": "shop" }], "ok": 1 },
-            "listcollections" if database == "shop" => cursor(
-                ["a", "b"].map(|name| doc! { "name": name, "type": "collection", "options": {} }).to_vec(),
-            ),
-            "listcollections" => cursor(Vec::new()),
+            "listdatabases" => doc! { "databases": [{ "name": "admin" }, { "name": "shop" }], "ok": 1 },
+            "listcollections" => cursor(self.listed(database)),
             "listindexes" => cursor(vec![doc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" }]),
             "find" => {
                 self.finds.lock().expect("nobody panics with it").push(asked.clone());
@@ -137,6 +174,20 @@ impl Script {
                 answer
             }
             "endsessions" | "ping" | "killcursors" => doc! { "ok": 1 },
+            name @ ("create" | "insert" | "update" | "createindexes" | "dropindexes" | "renamecollection"
+            | "drop") => {
+                self.changes.lock().expect("nobody panics with it").push(asked.clone());
+                let is_trial = of.as_str().is_some_and(|of| of.contains(".trial."));
+                let refused = self.refused_changes.lock().expect("nobody panics with it");
+                match refused.get(name) {
+                    Some(code) if !is_trial => {
+                        doc! { "ok": 0, "code": code, "codeName": "Scripted", "errmsg": "as scripted" }
+                    }
+                    _ => {
+                        doc! { "ok": 1, "n": asked.get_array("documents").map_or(1, |all| all.len() as i32) }
+                    }
+                }
+            }
             other => {
                 doc! { "ok": 0, "code": 59, "codeName": "CommandNotFound", "errmsg": format!("no {other}") }
             }

@@ -1,12 +1,15 @@
 //! Restores into the server itself: everything comes back in place, whatever is killed meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use mongodb::bson::doc;
-use tests::{Process, wait_for};
+use mongodb::bson::{doc, rawdoc};
+use tests::{Forwarder, Process, wait_for};
 
 use crate::server::{
-    Server, fill, is_long, noise, system, system_that_can_be_held, system_with_an_application, uri,
+    Server, fill, impatient_uri, is_long, noise, system, system_that_can_be_held, system_with_an_application,
+    uri,
 };
 
 /// Every document and index of some databases, by collection.
@@ -88,11 +91,15 @@ fn everything_that_was_dropped_or_changed_comes_back_in_place_under_its_name_or_
     assert_same(&held(&server, &databases), &expected);
     assert_tidy(&server);
 
-    // And the way back: what was replaced is there again, what was created stays.
+    // And the way back: what was replaced is there again, what was created stays, and so does what the restore
+    // has left alone.
+    server.insert("shop", "later", vec![doc! { "_id": 2 }]);
     let id = job["id"].as_str().expect("an id");
     system.run(&["undo", id, "--yes"]);
     let mut undone = expected.clone();
     undone.extend(spoiled.clone());
+    undone.insert("shop.later".to_owned(), held(&server, &["shop"])["shop.later"].clone());
+    assert_eq!(undone["shop.later"].0.len(), 2);
     assert_same(&held(&server, &databases), &undone);
 
     // One database as a copy, and nothing of another.
@@ -237,6 +244,20 @@ fn what_uses_the_database_is_stopped_for_the_swap_and_all_is_renamed_back_if_it_
     assert_same(&held(&server, &["shop"]), &spoiled);
     assert_tidy(&server);
 
+    // And if the agent dies in the middle of that, its next start goes on with it.
+    system.steps().ask("first-moved-back");
+    let job = system.start_job(&restore(&["--no-safety-backup", "--drop-others"]));
+    wait_for("the first to be moved back", 30, || system.steps().reached("first-moved-back"));
+    system.kill_agent();
+    assert_nothing_is_lost(&server, &spoiled, "first-moved-back");
+    system.steps().clear("first-moved-back");
+    system.start_agent();
+    let ended = system.await_end(&job);
+    assert_eq!(ended["state"], "failed", "{ended:#}");
+    assert!(ended.to_string().contains("taken back"), "{ended:#}");
+    assert_same(&held(&server, &["shop"]), &spoiled);
+    assert_tidy(&server);
+
     application.fail("healthy", false);
     let starts = application.starts();
     system.run(&restore(&["--no-safety-backup", "--drop-others"]));
@@ -251,17 +272,18 @@ fn what_uses_the_database_is_stopped_for_the_swap_and_all_is_renamed_back_if_it_
 fn a_key_that_a_fuzzy_backup_has_twice_is_named_and_nothing_is_replaced() {
     let server = Server::start("9");
     let document = |i: i32| doc! { "_id": i, "key": i, "noise": noise(i, 1_000) };
-    server.insert("shop", "keys", (0..1_100).map(document).collect());
-    let unique = doc! { "key": { "key": 1 }, "name": "one", "unique": true };
+    server.insert("shop", "keys", (0..3_300).map(document).collect());
+    // It is built once all is live, and tried before.
+    let unique = doc! { "key": { "key": 1 }, "name": "one", "unique": true, "expireAfterSeconds": 1_000_000 };
     server.run("shop", doc! { "createIndexes": "keys", "indexes": [unique] });
-    let mut system = system(&uri(server.port), ", limits: { read: 700kB }");
+    let mut system = system(&uri(server.port), ", limits: { read: 1500kB }");
     // The first document has been read when its key goes to the last one, which has not.
     let job = system.start_job(&["backup"]);
     wait_for("the collection to be read", 30, || {
         let job = system.job(&job)?;
         (job["parts"][0]["done_entries"].as_u64() >= Some(4)).then_some(())
     });
-    for (id, key) in [(0, -1), (1_099, 0)] {
+    for (id, key) in [(0, -1), (3_299, 0)] {
         let set = doc! { "q": { "_id": id }, "u": { "$set": { "key": key } } };
         server.run("shop", doc! { "update": "keys", "updates": [set] });
     }
@@ -272,8 +294,106 @@ fn a_key_that_a_fuzzy_backup_has_twice_is_named_and_nothing_is_replaced() {
     assert_eq!(refused.code, 1, "{}{}", refused.out, refused.err);
     let said = format!("{}{}", refused.out, refused.err);
     assert!(said.contains("shop.keys: its unique index one cannot be built"), "{said}");
-    assert!(said.contains("the documents with the _id 0 and 1099"), "{said}");
+    assert!(said.contains("the documents with the _id 0 and 3299"), "{said}");
     assert_same(&held(&server, &["shop"]), &live);
     assert_tidy(&server);
+    system.kill_agent();
+}
+
+#[test]
+fn what_somebody_goes_on_writing_between_two_renames_is_kept_and_told_and_is_not_in_the_way() {
+    let server = Server::start("9");
+    let before = small_shop(&server);
+    let mut system = system_that_can_be_held(&uri(server.port), "");
+    system.run(&["backup"]);
+    spoil(&server, 0);
+    system.steps().ask("first-old-away");
+    let job = system.start_job(&restore(&["--no-safety-backup"]));
+    wait_for("the first collection to be out of the way", 30, || system.steps().reached("first-old-away"));
+    assert!(!server.collections("shop").contains(&"c0".to_owned()));
+
+    let stop = AtomicBool::new(false);
+    let (ended, written) = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut written = 0;
+            while !stop.load(Ordering::Relaxed) && written < 5_000 {
+                server.insert("shop", "c0", vec![doc! { "_id": format!("came {written}") }]);
+                written += 1;
+            }
+            written
+        });
+        wait_for("the writer to write", 10, || {
+            server.collections("shop").contains(&"c0".to_owned()).then_some(())
+        });
+        system.steps().let_go("first-old-away");
+        let ended = system.await_end(&job);
+        stop.store(true, Ordering::Relaxed);
+        (ended, writer.join().expect("it ends"))
+    });
+    assert_eq!(ended["state"], "complete", "{ended:#}");
+    let told = "shop.c0: somebody wrote to it while it was replaced; what came is kept as shop.neurashield-";
+    assert!(ended.to_string().contains(told), "{ended:#}");
+    let names = server.collections("shop");
+    let kept: Vec<&String> = names.iter().filter(|name| name.contains(".came.")).collect();
+    assert!(!kept.is_empty(), "{names:?}");
+    let kept = kept.into_iter().map(String::as_str).chain(["c0"]);
+    let came: BTreeSet<Vec<u8>> = kept.flat_map(|name| server.documents("shop", name)).collect();
+    for n in 0..written {
+        let document = rawdoc! { "_id": format!("came {n}") };
+        assert!(
+            came.contains(document.as_bytes()),
+            "the {n}th of {written} is neither kept nor live: {names:?}"
+        );
+    }
+    let now = held(&server, &["shop"]);
+    assert!(now["shop.c0"].0.is_superset(&before["shop.c0"].0) && now["shop.c1"] == before["shop.c1"]);
+    system.kill_agent();
+}
+
+#[test]
+fn a_connection_cut_in_the_load_or_between_two_renames_leaves_all_as_it_was_or_is_ended_by_the_next_task() {
+    let server = Server::start("9");
+    let before = small_shop(&server);
+    let network = Arc::new(Forwarder::to(server.port));
+    let mut system = system_that_can_be_held(&impatient_uri(network.port()), "");
+    let backup = system.run(&["backup"]);
+    let first = backup["backup"].as_str().expect("a name");
+    // What is lost between two renames is waited for: half a minute.
+    let cuts: &[_] =
+        if is_long() { &["first-staged", "first-old-away", "middle-old-away"] } else { &["first-staged"] };
+    for (round, step) in (0..).zip(cuts) {
+        let spoiled = spoil(&server, round);
+        system.steps().ask(step);
+        let job = system.start_job(&restore(&["--no-safety-backup"]));
+        wait_for(&format!("{step} to be reached"), 30, || system.steps().reached(step));
+        network.dark();
+        network.cut();
+        system.steps().let_go(step);
+        let ended = wait_for("the restore to end", 120, || {
+            let job = system.job(&job)?;
+            (job["state"] == "failed").then_some(job)
+        });
+        assert_nothing_is_lost(&server, &spoiled, step);
+        if *step == "first-staged" {
+            assert!(ended.to_string().contains("what is live is as it was"), "{ended:#}");
+            let live: Held = held(&server, &["shop"]);
+            assert!(spoiled.iter().all(|(name, was)| live.get(name) == Some(was)), "cut at {step}");
+        } else {
+            assert!(ended.to_string().contains("in the middle of its swap"), "{ended:#}");
+        }
+        network.light();
+        system.run(&["backup", "--components", "database"]);
+        let now = held(&server, &["shop"]);
+        match *step {
+            "first-staged" => assert_same(&now, &spoiled),
+            // What was begun is finished: nothing that uses it says no.
+            _ => assert_same(&now, &before),
+        }
+        assert_tidy(&server);
+        // The next round restores the first backup's documents once more.
+        system.run(&["restore", "--timestamp", first, "--yes", "--no-safety-backup"]);
+        assert_same(&held(&server, &["shop"]), &before);
+        system.run(&["backup"]);
+    }
     system.kill_agent();
 }

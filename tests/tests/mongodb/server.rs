@@ -31,8 +31,8 @@ static ENGINE: LazyLock<Mutex<Engine>> = LazyLock::new(|| {
 /// A server with its data in a file.
 pub(crate) struct Server {
     pub(crate) port: u16,
-    runtime: tokio::runtime::Runtime,
-    client: mongodb::Client,
+    pub(crate) runtime: tokio::runtime::Runtime,
+    pub(crate) client: mongodb::Client,
     _folder: tempfile::TempDir,
 }
 
@@ -132,7 +132,7 @@ pub(crate) fn system_that_can_be_held(uri: &str, more: &str) -> System {
 
 /// The same with an application that uses the component.
 pub(crate) fn system_with_an_application(uri: &str) -> (System, Application) {
-    let system = System::prepare(&[]);
+    let system = System::prepare_held(&[]);
     let data = system.root().join("application");
     fs::create_dir(&data).expect("made");
     fs::write(data.join("value"), "here").expect("written");
@@ -156,6 +156,11 @@ fn started(mut system: System, uri: &str, more: &str, lines: &str) -> System {
 
 pub(crate) fn uri(port: u16) -> String {
     format!("mongodb://127.0.0.1:{port}/?directConnection=true")
+}
+
+/// The same, for a test that takes the server away: it is not looked for for long.
+pub(crate) fn impatient_uri(port: u16) -> String {
+    format!("{}&serverSelectionTimeoutMS=1500&connectTimeoutMS=1500", uri(port))
 }
 
 pub(crate) fn is_long() -> bool {
@@ -191,7 +196,7 @@ pub(crate) fn fill(server: &Server) -> BTreeMap<(&'static str, String), String> 
         doc! { "key": { "n": 1, "_id": -1 }, "name": "compound" },
         doc! { "key": { "text": "text" }, "name": "words" },
         doc! { "key": { "u": 1 }, "name": "unique", "unique": true, "sparse": true },
-        doc! { "key": { "t": 1 }, "name": "ttl", "expireAfterSeconds": 3_600 },
+        doc! { "key": { "t": 1 }, "name": "ttl", "unique": true, "sparse": true, "expireAfterSeconds": 3_600 },
         doc! { "key": { "p": 1 }, "name": "partial", "partialFilterExpression": { "p": { "$gt": 1 } } },
         doc! { "key": { "h": "hashed" }, "name": "hashed" },
         doc! { "key": { "g": "2dsphere" }, "name": "sphere" },

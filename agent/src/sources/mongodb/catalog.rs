@@ -8,7 +8,7 @@ use repository::archive::path::EntryPath;
 
 use super::extjson;
 use super::names::{JOURNALS, Staged, file_name};
-use super::server::{Server, Trouble};
+use super::server::{Listing, Server, Trouble};
 use crate::sources::{ProblemKind, SourceError};
 
 /// Where the server keeps the documents of the time series X: `system.buckets.X`.
@@ -167,18 +167,16 @@ fn name_of(listed: &RawDocument) -> &str {
     listed.get_str("name").unwrap_or_default()
 }
 
+/// Asks for the indexes of a collection; none: it is a view.
+pub(super) fn indexes(server: &Server, database: &str, listed: &RawDocument) -> Option<Listing> {
+    let is_view = listed.get_str("type").is_ok_and(|kind| kind == "view");
+    (!is_view).then(|| server.list_ahead(database, doc! { "listIndexes": name_of(listed) }))
+}
+
 /// The description of a collection, as `mongodump` writes it: its options and indexes as the server gave them.
-pub(super) fn metadata_json(
-    server: &Server,
-    database: &str,
-    listed: &RawDocument,
-) -> Result<Vec<u8>, Trouble> {
+pub(super) fn metadata_json(listed: &RawDocument, indexes: &[RawDocumentBuf]) -> Result<Vec<u8>, Trouble> {
     let (name, kind) = (name_of(listed), listed.get_str("type").unwrap_or_default());
-    let indexes = match kind {
-        "view" => Vec::new(),
-        _ => server.list(database, doc! { "listIndexes": name })?,
-    };
-    let json = describe(listed, &indexes, name, kind);
+    let json = describe(listed, indexes, name, kind);
     json.map_err(|error| Trouble::unfit(&error.to_string())).map(String::into_bytes)
 }
 

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use repository::archive::entry::Layout;
 use repository::cut::SMALL_FILE;
 
-use super::server::{Cursor, Server, Trouble};
+use super::ahead::Ahead;
+use super::server::{Server, Trouble};
 use crate::sources::{Content, Opened, ReadError, Stamp};
 
 /// Documents that are asked for at once; the server gives fewer where they are large.
@@ -49,23 +50,37 @@ pub(super) struct Documents {
     database: String,
     collection: String,
     stamp: Stamp,
-    cursor: Option<Cursor>,
+    /// None once its end was reached.
+    ahead: Option<Ahead>,
     held: Vec<u8>,
     read: usize,
 }
 
 impl Documents {
-    pub(super) fn new(server: &Arc<Server>, database: String, collection: String, stamp: Stamp) -> Self {
+    /// The documents of which `ahead` has begun.
+    pub(super) fn new(
+        server: &Arc<Server>,
+        database: String,
+        collection: String,
+        stamp: Stamp,
+        ahead: Ahead,
+    ) -> Self {
         let server = Arc::clone(server);
-        Self { server, database, collection, stamp, cursor: None, held: Vec::new(), read: 0 }
+        Self { server, database, collection, stamp, ahead: Some(ahead), held: Vec::new(), read: 0 }
     }
 
-    /// Adds the next batch; at the end the cursor goes.
+    /// Begins to read a collection.
+    pub(super) fn begin(server: &Server, database: &str, collection: &str) -> Ahead {
+        server.read_ahead(database, collection, BATCH)
+    }
+
+    /// Adds the next batch; at the end what was read goes.
     fn more(&mut self) -> Result<(), ReadError> {
-        if let Some(cursor) = &mut self.cursor
-            && !self.server.more(cursor, &mut self.held).map_err(not_read)?
-        {
-            self.cursor = None;
+        let Some(ahead) = &mut self.ahead else { return Ok(()) };
+        match self.server.next_of(ahead).map_err(not_read)? {
+            None => self.ahead = None,
+            Some(batch) if self.held.is_empty() => self.held = batch,
+            Some(batch) => self.held.extend_from_slice(&batch),
         }
         Ok(())
     }
@@ -73,18 +88,22 @@ impl Documents {
 
 impl Content for Documents {
     fn open(&mut self) -> Result<Opened, ReadError> {
-        let cursor = self.server.read(&self.database, &self.collection, BATCH).map_err(not_read)?;
-        self.cursor = Some(cursor);
-        while self.cursor.is_some() && self.held.len() as u64 <= SMALL_FILE {
+        // One that was opened before is read from its beginning, and so is one that has waited for long.
+        let is_fresh = self.held.is_empty() && self.ahead.as_ref().is_some_and(|ahead| !ahead.is_stale());
+        if !is_fresh {
+            self.ahead = Some(Self::begin(&self.server, &self.database, &self.collection));
+            (self.held, self.read) = (Vec::new(), 0);
+        }
+        while self.ahead.is_some() && self.held.len() as u64 <= SMALL_FILE {
             self.more()?;
         }
-        let is_stream = self.cursor.is_some();
+        let is_stream = self.ahead.is_some();
         self.stamp.size = if is_stream { UNKNOWN } else { self.held.len() as u64 };
         Ok(Opened { stamp: self.stamp, layout: Layout::Dense, is_stream })
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, ReadError> {
-        while self.read == self.held.len() && self.cursor.is_some() {
+        while self.read == self.held.len() && self.ahead.is_some() {
             self.held.clear();
             self.read = 0;
             self.more()?;
@@ -94,12 +113,6 @@ impl Content for Documents {
 
     fn close(&mut self) -> Result<Stamp, ReadError> {
         Ok(self.stamp)
-    }
-}
-
-impl Drop for Documents {
-    fn drop(&mut self) {
-        self.server.close(self.cursor.take());
     }
 }
 

@@ -3,19 +3,24 @@
 //!
 //! Must stay true: documents go into the archive as the bytes that the server gave; an index or an option is
 //! never left out for being unknown here; what is skipped is told with the reason; the connection string and
-//! what stands in documents reach no error and no log. Memory is that of one batch of documents, however
-//! large a collection is.
+//! what stands in documents reach no error and no log. Memory is that of a few batches of documents, however
+//! large a collection is and however many there are ([`ahead`]).
 //!
-//! A replica set, or a cluster, is read as of one instant, by a session of snapshots: `snapshot`. Of any other
+//! A replica set, or a cluster, is read as of one instant, by sessions of snapshots: `snapshot`. Of any other
 //! server, and of one whose history was too short the last time, the collections are read one after the other
-//! while they may be in use: `fuzzy`, and a problem says what remedies it (decision 26).
+//! while they may be in use: `fuzzy`, and a problem says what remedies it (decision 26). Where nothing but the data
+//! folder of a server is given, it is read as files while the server is stopped ([`folder`]).
 
+mod ahead;
 mod catalog;
 mod collection;
+pub(crate) mod dump;
 mod extjson;
+pub(crate) mod folder;
 pub(crate) mod names;
 pub(crate) mod server;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -25,10 +30,11 @@ use repository::backup::manifest::Consistency;
 use runtime::config::SecretSource;
 
 use super::{Body, Content, Item, Problem, ProblemKind, Source, SourceEntry, SourceError, Stamp, StampClock};
+use ahead::Ahead;
 use catalog::{Planned, What};
 use collection::{Documents, Text};
 pub(crate) use names::without_user;
-use server::Server;
+use server::{Listing, Server};
 
 /// Permissions of what a dump holds: it may be secret, and it is nobody's but its owner's.
 const FILE_MODE: u32 = 0o600;
@@ -41,6 +47,16 @@ const TOO_SHORT: &str = "its history was too short the last time: give the serve
 #[derive(Debug, Clone, Default)]
 pub struct History(Arc<AtomicBool>);
 
+/// So many entries are asked for in advance: collections and their descriptions take turns.
+const AHEAD: usize = 8;
+
+/// What is asked for before its turn.
+enum Begun {
+    Nothing,
+    Documents(Ahead),
+    Indexes(Listing),
+}
+
 /// The databases of one server.
 pub struct MongoSource {
     server: Arc<Server>,
@@ -49,6 +65,8 @@ pub struct MongoSource {
     is_fixed: bool,
     history: History,
     planned: std::vec::IntoIter<Planned>,
+    /// What comes next, asked for already.
+    begun: VecDeque<(Planned, Begun)>,
     metadata: Metadata,
 }
 
@@ -66,7 +84,29 @@ impl MongoSource {
         let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
         let mtime = Timestamp { seconds: now.as_second(), nanoseconds: 0 };
         let metadata = Metadata { mode: FILE_MODE, uid, gid, mtime, xattrs: Vec::new() };
-        Ok(Self { server, fuzzy: fixed.err(), is_fixed, history, planned, metadata })
+        let begun = VecDeque::new();
+        Ok(Self { server, fuzzy: fixed.err(), is_fixed, history, planned, begun, metadata })
+    }
+
+    /// Asks for what comes soon, and gives what comes next.
+    fn next_begun(&mut self) -> Option<(Planned, Begun)> {
+        while self.begun.len() < AHEAD
+            && let Some(planned) = self.planned.next()
+        {
+            let begun = match &planned.what {
+                What::Documents { database, collection } => {
+                    Begun::Documents(Documents::begin(&self.server, database, collection))
+                }
+                What::Metadata { database, listed } => match catalog::indexes(&self.server, database, listed)
+                {
+                    Some(listing) => Begun::Indexes(listing),
+                    None => Begun::Nothing,
+                },
+                What::Folder | What::Text(_) | What::Unread { .. } => Begun::Nothing,
+            };
+            self.begun.push_back((planned, begun));
+        }
+        self.begun.pop_front()
     }
 
     fn file(&self, path: EntryPath, content: Box<dyn Content>) -> Item {
@@ -102,7 +142,7 @@ impl Source for MongoSource {
                 cause,
             })));
         }
-        let Some(Planned { path, what }) = self.planned.next() else { return Ok(None) };
+        let Some((Planned { path, what }, begun)) = self.next_begun() else { return Ok(None) };
         let problem = |path, kind, cause| Item::Problem(Problem { path, kind, cause });
         Ok(Some(match what {
             What::Folder => {
@@ -113,8 +153,12 @@ impl Source for MongoSource {
                 let stamp = self.stamp(bytes.len() as u64);
                 self.file(path, Box::new(Text::new(bytes, stamp)))
             }
-            What::Metadata { database, listed } => {
-                match catalog::metadata_json(&self.server, &database, &listed) {
+            What::Metadata { listed, .. } => {
+                let indexes = match begun {
+                    Begun::Indexes(listing) => self.server.listed(listing),
+                    _ => Ok(Vec::new()),
+                };
+                match indexes.and_then(|indexes| catalog::metadata_json(&listed, &indexes)) {
                     Ok(bytes) => {
                         let stamp = self.stamp(bytes.len() as u64);
                         self.file(path, Box::new(Text::new(bytes, stamp)))
@@ -124,7 +168,11 @@ impl Source for MongoSource {
                 }
             }
             What::Documents { database, collection } => {
-                let documents = Documents::new(&self.server, database, collection, self.stamp(0));
+                let ahead = match begun {
+                    Begun::Documents(ahead) => ahead,
+                    _ => Documents::begin(&self.server, &database, &collection),
+                };
+                let documents = Documents::new(&self.server, database, collection, self.stamp(0), ahead);
                 self.file(path, Box::new(documents))
             }
             What::Unread { kind, cause } => problem(path, kind, cause.to_owned()),

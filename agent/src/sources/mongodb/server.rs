@@ -2,24 +2,29 @@
 
 use std::future::IntoFuture;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use mongodb::bson::{Document, RawDocumentBuf, doc};
+use mongodb::Client;
+use mongodb::bson::{Document, RawDocumentBuf, Timestamp, doc};
 use mongodb::error::{Error, ErrorKind};
-use mongodb::options::{Acknowledgment, ClientOptions, WriteConcern};
-use mongodb::raw_batch_cursor::{RawBatchCursor, SessionRawBatchCursor};
-use mongodb::{Client, ClientSession};
+use mongodb::options::{Acknowledgment, ClientOptions, ReadPreference, SelectionCriteria, WriteConcern};
+use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
 use runtime::config::SecretSource;
 use tokio::runtime::Handle;
 use tokio_stream::StreamExt;
+use tokio_util::task::AbortOnDropHandle;
 
+use super::ahead::Ahead;
 use crate::sources::SourceError;
 
 /// How long a server may be looked for.
 const FIND: Duration = Duration::from_secs(10);
 /// How long one answer may take. Less than a cancelled task has for its end.
 const ANSWER: Duration = Duration::from_secs(45);
+/// How long the server may work on a change that is no index. Well under an answer's time: a change whose answer
+/// was not waited for any longer does not take effect any more.
+pub(crate) const CHANGE: Duration = Duration::from_secs(30);
 /// How often somebody who waits for long looks whether they still should.
 const LOOK: Duration = Duration::from_millis(200);
 /// What the server knows us by, in its log and its list of operations.
@@ -28,6 +33,9 @@ const NAME: &str = "neurashield-agent";
 const SEE_TO_URI: &str = "check the address, the TLS settings and the server; the agent's log says more";
 const SEE_TO_USER: &str = "check user, password and `authSource` in the connection string";
 const SEE_TO_RIGHTS: &str = "give the user the role `backup` in the database `admin`";
+const SEE_TO_ROLES: &str = "give the user the roles `backup` and `restore` in the database `admin`";
+/// The server's number for what the user may not do.
+const FORBIDDEN: i32 = 13;
 const SEE_TO_VERSION: &str = "use a server of version 4.4 or newer";
 const SEE_TO_HISTORY: &str = "the next attempt reads it fuzzy; to have one instant, give the server a \
                               `minSnapshotHistoryWindowInSeconds` that is longer than a backup takes, then restart \
@@ -53,16 +61,14 @@ pub(crate) struct Trouble {
 }
 
 /// Where the reading of a collection stands.
-pub(crate) enum Cursor {
-    /// As it is when its turn comes.
-    Now(RawBatchCursor),
-    /// As it was at the server's [instant](Server::fix_instant).
-    Fixed(SessionRawBatchCursor),
-}
+pub(crate) struct Cursor(RawBatchCursor);
+
+/// A list that is asked for.
+pub(super) struct Listing(AbortOnDropHandle<Result<Vec<RawDocumentBuf>, Trouble>>);
 
 /// Documents on their way to the server.
 pub(crate) struct Inserting {
-    sent: tokio::task::JoinHandle<Result<(), Error>>,
+    sent: AbortOnDropHandle<Result<(), Error>>,
     documents: Arc<Vec<RawDocumentBuf>>,
 }
 
@@ -89,8 +95,8 @@ pub(crate) struct Server {
     runtime: Handle,
     /// Set when the connection fails in the middle of a collection: the archive ends there.
     gone: Mutex<Option<Trouble>>,
-    /// In which everything is read as of one instant.
-    instant: Mutex<Option<ClientSession>>,
+    /// As of which everything is read; none: as it is when its turn comes.
+    instant: OnceLock<Timestamp>,
     /// As the server gives it.
     pub(crate) version: String,
 }
@@ -125,7 +131,7 @@ impl Server {
             client,
             runtime,
             gone: Mutex::default(),
-            instant: Mutex::default(),
+            instant: OnceLock::new(),
             version: String::new(),
         };
         let built = server.command("admin", doc! { "buildInfo": 1 })?;
@@ -140,17 +146,8 @@ impl Server {
 
     /// All documents that a command lists, as they came.
     pub(crate) fn list(&self, database: &str, command: Document) -> Result<Vec<RawDocumentBuf>, Trouble> {
-        let database = self.client.database(database);
-        let mut cursor = self.wait(database.run_cursor_command(command).batch())?;
-        let mut listed = Vec::new();
-        while let Some(batch) = self.wait(async { cursor.next().await.transpose() })? {
-            let documents = batch.doc_slices().map_err(|error| explain(&error))?;
-            for document in documents {
-                let document = document.ok().and_then(|value| value.as_document().map(ToOwned::to_owned));
-                listed.push(document.ok_or_else(|| Trouble::unfit("its answer is no list of documents"))?);
-            }
-        }
-        Ok(listed)
+        let listed = self.runtime.block_on(within(list(self.client.database(database), command)));
+        self.told(listed)
     }
 
     /// From here on every collection is read as of one and the same instant; else this says why not, and what
@@ -174,63 +171,102 @@ impl Server {
         let any = self.client.database("admin").collection::<RawDocumentBuf>("system.version");
         let first = self.wait(any.find(doc! {}).limit(1).session(&mut session).batch());
         first.map_err(refused)?;
-        if session.snapshot_time().is_none() {
-            return Err("the server does not say at which instant it was read".to_owned());
-        }
-        *self.instant.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
-        Ok(())
+        let told = session.snapshot_time();
+        let within = self.runtime.enter();
+        drop(session);
+        drop(within);
+        let instant = told.ok_or("the server does not say at which instant it was read")?;
+        self.instant.set(instant).map_err(|_| "it was read at another instant before".to_owned())
     }
 
-    /// A cursor over all documents of a collection, in the order in which the server keeps them.
-    pub(crate) fn read(&self, database: &str, collection: &str, batch: u32) -> Result<Cursor, Trouble> {
+    /// Begins to read all documents of a collection, in the order in which the server keeps them.
+    pub(super) fn read_ahead(&self, database: &str, collection: &str, batch: u32) -> Ahead {
         let collection = self.client.database(database).collection::<RawDocumentBuf>(collection);
-        let found = collection.find(doc! {}).batch_size(batch);
-        match &mut *self.instant.lock().unwrap_or_else(PoisonError::into_inner) {
-            None => self.wait(found.batch()).map(Cursor::Now),
-            Some(session) => self.wait(found.session(session).batch()).map(Cursor::Fixed),
+        let instant = self.instant.get().map(|instant| (self.client.clone(), *instant));
+        Ahead::begin(&self.runtime, collection, instant, batch)
+    }
+
+    /// The next batch of what is read ahead; none at the end.
+    pub(super) fn next_of(&self, ahead: &mut Ahead) -> Result<Option<Vec<u8>>, Trouble> {
+        match self.runtime.block_on(ahead.next()) {
+            None => Ok(None),
+            Some(batch) => self.told(batch).map(Some),
         }
+    }
+
+    /// Begins to list what a command lists.
+    pub(super) fn list_ahead(&self, database: &str, command: Document) -> Listing {
+        let listed = list(self.client.database(database), command);
+        Listing(AbortOnDropHandle::new(self.runtime.spawn(within(listed))))
+    }
+
+    /// What was listed.
+    pub(super) fn listed(&self, listing: Listing) -> Result<Vec<RawDocumentBuf>, Trouble> {
+        let listed = self.runtime.block_on(listing.0);
+        self.told(listed.unwrap_or_else(|_| Err(Trouble::unfit("it was not listed to its end"))))
+    }
+
+    /// A cursor over all documents of a collection at the member that takes the writes: what was loaded just now.
+    pub(crate) fn read_written(
+        &self,
+        database: &str,
+        collection: &str,
+        batch: u32,
+    ) -> Result<Cursor, Trouble> {
+        let collection = self.client.database(database).collection::<RawDocumentBuf>(collection);
+        let primary = SelectionCriteria::ReadPreference(ReadPreference::Primary);
+        let found = collection.find(doc! {}).selection_criteria(primary).batch_size(batch);
+        self.wait(found.batch()).map(Cursor)
+    }
+
+    /// Returns when most members of the set have what was [inserted](Server::insert) into a collection before. A
+    /// write that changes nothing waits for all that came before it.
+    pub(crate) fn confirm(&self, database: &str, collection: &str) -> Result<(), Trouble> {
+        let nothing = doc! { "q": { "_id": { "$in": [] } }, "u": { "$set": { "confirmed": true } } };
+        self.change(database, doc! { "update": collection, "updates": [nothing] }, None).map(|_| ())
     }
 
     /// Adds the next batch to `held`; false at the end.
     pub(crate) fn more(&self, cursor: &mut Cursor, held: &mut Vec<u8>) -> Result<bool, Trouble> {
-        let next = match cursor {
-            Cursor::Now(cursor) => self.wait(async { cursor.next().await.transpose() })?,
-            Cursor::Fixed(cursor) => {
-                let mut instant = self.instant.lock().unwrap_or_else(PoisonError::into_inner);
-                let session = instant.as_mut().expect("no instant that was fixed is given up");
-                self.wait(async { cursor.stream(session).next().await.transpose() })?
-            }
-        };
+        let next = self.wait(async { cursor.0.next().await.transpose() })?;
         let Some(batch) = next else { return Ok(false) };
-        for document in batch.doc_slices().map_err(|error| explain(&error))? {
-            let document = document.ok().and_then(|value| value.as_document());
-            let document = document.ok_or_else(|| Trouble::unfit("its answer is no list of documents"))?;
-            held.extend_from_slice(document.as_bytes());
-        }
+        add_documents(&batch, held)?;
         Ok(true)
     }
 
     /// Drops what may tell the server so.
-    pub(crate) fn close(&self, cursor: Option<Cursor>) {
+    pub(crate) fn close(&self, cursor: Cursor) {
         let _within = self.runtime.enter();
         drop(cursor);
     }
 
     /// Runs a command that changes something, and returns when most members of the set have it for good. It
-    /// may take as long as `goes_on` says.
+    /// may take as long as `goes_on` says, or [`CHANGE`].
     pub(crate) fn change(
         &self,
         database: &str,
         mut command: Document,
         goes_on: Option<&dyn Fn() -> bool>,
     ) -> Result<Document, Trouble> {
-        command.insert("writeConcern", doc! { "w": "majority", "j": true });
+        let mut concern = doc! { "w": "majority", "j": true };
+        if goes_on.is_none() {
+            let most = i32::try_from(CHANGE.as_millis()).expect("it is short");
+            command.insert("maxTimeMS", most);
+            concern.insert("wtimeout", most);
+        }
+        command.insert("writeConcern", concern);
         let database = self.client.database(database);
         let answer = database.run_command(command).into_future();
         let answer = match goes_on {
             None => self.wait(answer),
             Some(goes_on) => self.wait_while(answer, goes_on),
-        }?;
+        };
+        let answer = answer.map_err(|trouble| match trouble.code {
+            Some(FORBIDDEN) => {
+                Trouble { why: "the user may not do that".to_owned(), hint: SEE_TO_ROLES, ..trouble }
+            }
+            _ => trouble,
+        })?;
         match answer.get_document("writeConcernError") {
             Err(_) => Ok(answer),
             Ok(error) => {
@@ -258,11 +294,11 @@ impl Server {
         let collection = self.client.database(database).collection::<RawDocumentBuf>(collection);
         let documents = Arc::new(documents);
         let sending = Arc::clone(&documents);
-        let sent = self.runtime.spawn(async move {
+        let sent = AbortOnDropHandle::new(self.runtime.spawn(async move {
             let one = WriteConcern::builder().w(Acknowledgment::Nodes(1)).build();
             let inserted = collection.insert_many(sending.iter()).ordered(true);
             inserted.bypass_document_validation(true).write_concern(one).await.map(|_| ())
-        });
+        }));
         Inserting { sent, documents }
     }
 
@@ -290,15 +326,8 @@ impl Server {
     }
 
     fn wait<T>(&self, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Trouble> {
-        let answer = self.runtime.block_on(async { tokio::time::timeout(ANSWER, answer).await });
-        let result = answer.map_err(|_| Trouble {
-            why: format!("it has not answered for {} seconds", ANSWER.as_secs()),
-            hint: SEE_TO_SERVER,
-            is_connection: true,
-            is_vanished: false,
-            code: None,
-        });
-        self.told(result.and_then(|answer| answer.map_err(|error| explain(&error))))
+        let answer = async { answer.await.map_err(|error| explain(&error)) };
+        self.told(self.runtime.block_on(within(answer)))
     }
 
     /// Waits for what may take any time; once `goes_on` says no, no longer than for any other answer.
@@ -332,14 +361,6 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    /// What is dropped tells the server so.
-    fn drop(&mut self) {
-        let _within = self.runtime.enter();
-        self.instant.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-    }
-}
-
 impl Trouble {
     pub(crate) fn unfit(why: &str) -> Self {
         Self {
@@ -352,9 +373,45 @@ impl Trouble {
     }
 }
 
+/// An answer, if it comes in time.
+pub(super) async fn within<T>(answer: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
+    tokio::time::timeout(ANSWER, answer).await.unwrap_or_else(|_| {
+        Err(Trouble {
+            why: format!("it has not answered for {} seconds", ANSWER.as_secs()),
+            hint: SEE_TO_SERVER,
+            is_connection: true,
+            is_vanished: false,
+            code: None,
+        })
+    })
+}
+
+async fn list(database: mongodb::Database, command: Document) -> Result<Vec<RawDocumentBuf>, Trouble> {
+    let told = |error: Error| explain(&error);
+    let mut cursor = database.run_cursor_command(command).batch().await.map_err(told)?;
+    let mut listed = Vec::new();
+    while let Some(batch) = cursor.next().await.transpose().map_err(told)? {
+        for document in batch.doc_slices().map_err(told)? {
+            let document = document.ok().and_then(|value| value.as_document().map(ToOwned::to_owned));
+            listed.push(document.ok_or_else(|| Trouble::unfit("its answer is no list of documents"))?);
+        }
+    }
+    Ok(listed)
+}
+
+/// Adds the documents of a batch, one after the other.
+pub(super) fn add_documents(batch: &RawBatch, held: &mut Vec<u8>) -> Result<(), Trouble> {
+    for document in batch.doc_slices().map_err(|error| explain(&error))? {
+        let document = document.ok().and_then(|value| value.as_document());
+        let document = document.ok_or_else(|| Trouble::unfit("its answer is no list of documents"))?;
+        held.extend_from_slice(document.as_bytes());
+    }
+    Ok(())
+}
+
 /// The driver's error for people. Its own text may name collections, and this one may end in a manifest,
 /// which needs no key to be read: the text goes into the agent's log alone.
-fn explain(error: &Error) -> Trouble {
+pub(super) fn explain(error: &Error) -> Trouble {
     let text = error.to_string();
     let code = code_of(error);
     match code {
@@ -375,10 +432,11 @@ fn explain(error: &Error) -> Trouble {
         }
         _ => match code {
             Some(18) => ("it refuses the user or the password", SEE_TO_USER, true),
-            Some(13) => ("the user may not read all of it", SEE_TO_RIGHTS, false),
+            Some(FORBIDDEN) => ("the user may not read all of it", SEE_TO_RIGHTS, false),
             Some(TOO_OLD) => {
                 ("its history does not reach back to the instant at which it was read", SEE_TO_HISTORY, true)
             }
+            Some(50) => ("it has not come to it in time, and does not any more", SEE_TO_SERVER, false),
             Some(26 | 175) => ("it was dropped or renamed while it was read", SEE_TO_SERVER, false),
             Some(11_000) => ("two documents have the same key", SEE_TO_SERVER, false),
             Some(14_031) => ("its disk is full", SEE_TO_SERVER, false),

@@ -1,9 +1,12 @@
 //! Indexes: built on what is staged, so that a key that is not unique is found before anything is replaced.
 
+use std::time::Instant;
+
 use mongodb::bson::raw::{RawBsonRef, RawDocument};
 use mongodb::bson::{Bson, Document, doc};
 
 use super::error::{RestoreError, failed};
+use super::plan::EXPIRY;
 use super::select::Name;
 use crate::sources::mongodb::server::Server;
 use crate::targets::CancelFlag;
@@ -13,26 +16,72 @@ const SAME_KEY: i32 = 11_000;
 /// So many pairs of documents are named.
 const TOLD: i32 = 3;
 
-/// Builds `indexes` on the collection `staged`, which will be `name`. It may take long, and stops soon after a
-/// cancel.
+/// How long indexes are waited for.
+#[derive(Clone, Copy)]
+pub(super) enum Until<'a> {
+    Cancelled(&'a CancelFlag),
+    Then(Instant),
+}
+
+impl Until<'_> {
+    fn goes_on(self) -> bool {
+        match self {
+            Self::Cancelled(cancel) => !cancel.is_cancelled(),
+            Self::Then(end) => Instant::now() < end,
+        }
+    }
+
+    fn ended(self) -> RestoreError {
+        match self {
+            Self::Cancelled(_) => RestoreError::Cancelled,
+            Self::Then(_) => RestoreError::Refused("it takes too long".to_owned()),
+        }
+    }
+}
+
+fn is_unique(index: &Document) -> bool {
+    index.get_bool("unique").unwrap_or_default() || index.get_bool("prepareUnique").unwrap_or_default()
+}
+
+/// Tries the unique ones among the indexes that are built once all is live, without what lets documents expire:
+/// a key that is there twice is found before anything is replaced.
+pub(super) fn try_unique(
+    server: &Server,
+    (name, staged): (&Name, &str),
+    expiring: &[Document],
+    until: Until<'_>,
+) -> Result<(), RestoreError> {
+    for index in expiring.iter().filter(|index| is_unique(index)) {
+        let mut plain = index.clone();
+        plain.remove(EXPIRY);
+        build(server, (name, staged), &[plain], until)?;
+        let index = index.get_str("name").unwrap_or_default();
+        let command = doc! { "dropIndexes": staged, "index": index };
+        server
+            .change(&name.database, command, None)
+            .map_err(failed(format!("drop the index {index} of {name} that was tried")))?;
+    }
+    Ok(())
+}
+
+/// Builds `indexes` on the collection `staged`, which will be `name`. It may take long, and stops soon after its
+/// end.
 pub(super) fn build(
     server: &Server,
     (name, staged): (&Name, &str),
     indexes: &[Document],
-    cancel: &CancelFlag,
+    until: Until<'_>,
 ) -> Result<(), RestoreError> {
-    let is_unique = |index: &&Document| {
-        index.get_bool("unique").unwrap_or_default() || index.get_bool("prepareUnique").unwrap_or_default()
-    };
-    let (unique, plain): (Vec<&Document>, Vec<&Document>) = indexes.iter().partition(is_unique);
+    let (unique, plain): (Vec<&Document>, Vec<&Document>) =
+        indexes.iter().partition(|index| is_unique(index));
     let create = |indexes: Vec<Document>| {
-        if cancel.is_cancelled() {
-            return Err(RestoreError::Cancelled);
+        if !until.goes_on() {
+            return Err(until.ended());
         }
         let names: Vec<&str> = indexes.iter().filter_map(|index| index.get_str("name").ok()).collect();
         let action = format!("build the indexes {} of {name}", names.join(", "));
         let command = doc! { "createIndexes": staged, "indexes": indexes };
-        let goes_on = || !cancel.is_cancelled();
+        let goes_on = || until.goes_on();
         server.change(&name.database, command, Some(&goes_on)).map(|_| ()).map_err(failed(action))
     };
     if !plain.is_empty() {

@@ -116,7 +116,18 @@ impl<'a> Journal<'a> {
         let journal = Self { server, id: id.to_owned(), phase: Phase::Loading, databases };
         let head = doc! { "_id": HEAD, "phase": Phase::Loading.word(), "databases": &journal.databases };
         journal.write(vec![head])?;
-        Ok(journal)
+        // Another one at the same server, that of a second component say, would take this one for left over.
+        let others = Self::all(server).map(|all| all.into_iter().find(|other| other.id != journal.id));
+        let refused = match others {
+            Ok(None) => return Ok(journal),
+            Ok(Some(other)) => {
+                let why = format!("another restore ({}) goes on there: wait for its end", other.id);
+                RestoreError::Refused(why)
+            }
+            Err(error) => error,
+        };
+        journal.end()?;
+        Err(refused)
     }
 
     /// What is going to be renamed, and then that it is: from the return on the swap begins.

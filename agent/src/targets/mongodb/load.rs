@@ -32,7 +32,7 @@ pub(super) struct Sum {
     pub(super) count: u64,
     digest: [u64; 4],
     /// Some of them a server changes when it takes them.
-    is_changed: bool,
+    pub(super) is_changed: bool,
 }
 
 impl Sum {
@@ -103,7 +103,7 @@ pub(super) fn load(
     ended.and(waited).map(|()| sum)
 }
 
-/// What the server holds in a collection.
+/// What the server holds in a collection, as most of its members have it.
 pub(super) fn read_back(
     server: &Server,
     name: &Name,
@@ -111,7 +111,9 @@ pub(super) fn read_back(
     cancel: &CancelFlag,
 ) -> Result<Sum, RestoreError> {
     let action = || format!("read back {name}");
-    let mut cursor = server.read(&name.database, staged, BATCH as u32).map_err(failed(action()))?;
+    // What one member alone has may go with it: then it is not read here either.
+    server.confirm(&name.database, staged).map_err(failed(action()))?;
+    let mut cursor = server.read_written(&name.database, staged, BATCH as u32).map_err(failed(action()))?;
     let (mut sum, mut held) = (Sum::default(), Vec::new());
     let read = loop {
         if cancel.is_cancelled() {
@@ -129,7 +131,7 @@ pub(super) fn read_back(
         }
         held.clear();
     };
-    server.close(Some(cursor));
+    server.close(cursor);
     read.map(|()| sum)
 }
 

@@ -5,12 +5,13 @@
 //! given all its indexes but those that let documents expire ([`load`], [`indexes`]); the journal says what
 //! will be renamed; then live → old and new → live, one name after the other ([`swap`]). A failure before the
 //! swap leaves what is live untouched; one in it is taken back; a crash is finished by [`recover`]. Once what
-//! uses the data is healthy, the old collections are dropped and the expiring indexes built.
+//! uses the data is healthy, the expiring indexes are built and the old collections dropped ([`ending`]).
 //!
 //! Must stay true: what is live changes by renames alone, and goes only when all of it has been replaced and
 //! is live for good; nothing is live that was not compared with what was backed up.
 
 pub(crate) mod archive;
+mod ending;
 mod error;
 mod indexes;
 mod journal;
@@ -20,27 +21,29 @@ pub(crate) mod select;
 mod swap;
 mod trial;
 
+pub(crate) use ending::{Recovered, recover};
 pub(crate) use error::{RestoreError, RestoreReport};
 pub(crate) use trial::{preflight, survey};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
-use mongodb::bson::{Document, doc};
+use mongodb::bson::doc;
 use repository::archive::entry::{Entry, EntryKind, FileContent};
 use repository::archive::path::EntryPath;
 use runtime::steps;
 
-use super::{CancelFlag, Progress};
+use super::Progress;
 use crate::sources::mongodb::names::Staged;
 use crate::sources::mongodb::server::Server;
 use crate::steps::Step;
 use archive::{Contents, Kind, checked};
+use ending::{finish, swapped, tidy_or_log};
 use error::failed;
+use indexes::Until;
 use journal::{Journal, Move, Phase, What};
 use plan::{Live, Plan, Restored};
 use select::Name;
-use swap::Swap;
 
 /// The restores of this process that are under way: what they have staged is not left over.
 static UNDER_WAY: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
@@ -83,11 +86,12 @@ where
     let databases: BTreeSet<String> = targets.map(|name| name.database.clone()).collect();
     let mut journal = Journal::begin(server, id, databases.into_iter().collect())?;
     steps::reach(Step::StagingBegun);
-    let staged = stage(server, id, plan, entries, contents, progress)
-        .and_then(|()| progress.staged().map_err(RestoreError::NotStopped))
-        .and_then(|()| moves(server, plan, &journal.databases));
-    let moves = match staged {
-        Ok(moves) => moves,
+    let staged = stage(server, id, plan, entries, contents, progress).and_then(|notes| {
+        progress.staged().map_err(RestoreError::NotStopped)?;
+        Ok((moves(server, plan, &journal.databases)?, notes))
+    });
+    let (moves, mut notes) = match staged {
+        Ok(staged) => staged,
         Err(error) => {
             tidy_or_log(server, &journal);
             return Err(error);
@@ -104,7 +108,7 @@ where
     }
     progress.swap_begins();
     steps::reach(Step::SwapBegun);
-    let mut notes = swapped(server, &mut journal, &moves, progress)?;
+    notes.extend(swapped(server, &mut journal, &moves, progress)?);
     let count = |names: &[Name]| names.len() as u64;
     notes.extend(finish(server, journal, &moves));
     Ok(RestoreReport {
@@ -117,64 +121,7 @@ where
     })
 }
 
-/// How a restore whose process has died was ended.
-#[derive(Debug)]
-pub(crate) enum Recovered {
-    /// All of it is live; this should be known.
-    Finished(Vec<String>),
-    /// What was live before is live again, for this reason.
-    TakenBack(String),
-    /// It had changed nothing that is live.
-    Dropped,
-}
-
-/// Ends, one way or the other, what restores whose processes have died have left in a server. `holds` starts
-/// what uses a restore whose swap is done; where it says no, the swap is taken back.
-pub(crate) fn recover(
-    server: &Server,
-    holds: &dyn Fn(&str) -> Result<(), String>,
-) -> Result<Vec<(String, Recovered)>, RestoreError> {
-    let mut ended = Vec::new();
-    for mut journal in Journal::all(server)? {
-        let id = journal.id.clone();
-        if UnderWay::has(&id) {
-            return Err(RestoreError::Refused(format!("another restore ({id}) goes on there")));
-        }
-        steps::reach(Step::RecoveryBegun);
-        let moves = journal.moves()?;
-        let recovered = match journal.phase {
-            Phase::Loading => {
-                tidy(server, &journal, &[Staged::New])?;
-                Recovered::Dropped
-            }
-            Phase::Swapping => {
-                let mut notes = forward(server, &journal, &moves)?;
-                match holds(&id) {
-                    Ok(()) => {
-                        notes.extend(finish(server, journal, &moves));
-                        Recovered::Finished(notes)
-                    }
-                    Err(cause) => {
-                        take_back(server, &mut journal, &moves)?;
-                        tidy(server, &journal, &[Staged::New])?;
-                        Recovered::TakenBack(cause)
-                    }
-                }
-            }
-            Phase::Undoing => {
-                take_back(server, &mut journal, &moves)?;
-                tidy(server, &journal, &[Staged::New])?;
-                Recovered::TakenBack("it was interrupted while it was taken back".to_owned())
-            }
-            Phase::Live => Recovered::Finished(finish(server, journal, &moves)),
-        };
-        steps::reach(Step::RecoveryEnded);
-        ended.push((id, recovered));
-    }
-    Ok(ended)
-}
-
-/// Loads and checks everything beside what is live.
+/// Loads and checks everything beside what is live, and says what people should know of it.
 fn stage<E>(
     server: &Server,
     id: &str,
@@ -182,7 +129,7 @@ fn stage<E>(
     entries: impl Iterator<Item = Result<Entry, E>>,
     contents: &mut Contents<'_>,
     progress: &dyn Progress,
-) -> Result<(), RestoreError>
+) -> Result<Vec<String>, RestoreError>
 where
     E: std::error::Error + Send + Sync + 'static,
 {
@@ -192,13 +139,18 @@ where
             wanted.insert(path, (number, restored));
         }
     }
-    let mut is_first = true;
+    let (mut is_first, mut stamped) = (true, Vec::new());
     for entry in checked(entries) {
         let entry = entry?;
         let EntryKind::File(content) = &entry.kind else { continue };
         let Some((number, restored)) = wanted.remove(&entry.path) else { continue };
         let staged = Staged::New.name(id, number);
-        stage_one(server, restored, &staged, (&entry.path, content), contents, progress)?;
+        if stage_one(server, restored, &staged, (&entry.path, content), contents, progress)? {
+            stamped.push(format!(
+                "{}: the server has written the time into timestamps that were zero",
+                restored.target
+            ));
+        }
         progress.entry_written();
         if is_first {
             steps::reach(Step::FirstStaged);
@@ -209,11 +161,14 @@ where
         Some((path, _)) => Err(RestoreError::archive(path, "it is not in the archive any more")),
         None => {
             steps::reach(Step::AllStaged);
-            Ok(())
+            let mut notes = Vec::new();
+            plan::tell(&mut notes, stamped);
+            Ok(notes)
         }
     }
 }
 
+/// True if the server has changed what it was given.
 fn stage_one(
     server: &Server,
     restored: &Restored,
@@ -221,7 +176,7 @@ fn stage_one(
     (path, content): (&EntryPath, &FileContent),
     contents: &mut Contents<'_>,
     progress: &dyn Progress,
-) -> Result<(), RestoreError> {
+) -> Result<bool, RestoreError> {
     let name = &restored.target;
     let mut create = doc! { "create": staged };
     create.extend(restored.options());
@@ -235,8 +190,10 @@ fn stage_one(
     if let Some(how) = sent.differs(&there) {
         return Err(RestoreError::Differs(format!("{name} is not what was loaded: {how}")));
     }
-    let (plain, _) = restored.indexes();
-    indexes::build(server, (name, staged), &plain, contents.cancel)
+    let ((plain, expiring), until) = (restored.indexes(), Until::Cancelled(contents.cancel));
+    indexes::build(server, (name, staged), &plain, until)?;
+    indexes::try_unique(server, (name, staged), &expiring, until)?;
+    Ok(sent.is_changed)
 }
 
 /// What will be renamed, by what is live now: nobody uses it any more.
@@ -280,103 +237,4 @@ fn moves(server: &Server, plan: &Plan, databases: &[String]) -> Result<Vec<Move>
     // What a view shows is there before it.
     collections.extend(views);
     Ok(collections)
-}
-
-/// Renames, and waits for what uses it; or takes it back.
-fn swapped(
-    server: &Server,
-    journal: &mut Journal<'_>,
-    moves: &[Move],
-    progress: &dyn Progress,
-) -> Result<Vec<String>, RestoreError> {
-    let notes = match forward(server, journal, moves) {
-        Ok(notes) => notes,
-        Err(error) => {
-            back_and_tidy(server, journal, moves)?;
-            return Err(error);
-        }
-    };
-    steps::reach(Step::SwapDurable);
-    if let Err(cause) = progress.swapped() {
-        back_and_tidy(server, journal, moves)?;
-        return Err(RestoreError::TakenBack(cause));
-    }
-    Ok(notes)
-}
-
-/// Renames all of it, and says what people should know.
-fn forward(server: &Server, journal: &Journal<'_>, moves: &[Move]) -> Result<Vec<String>, RestoreError> {
-    let mut swap = look(server, journal)?;
-    swap.forward(moves)?;
-    Ok(swap.notes)
-}
-
-fn back_and_tidy(server: &Server, journal: &mut Journal<'_>, moves: &[Move]) -> Result<(), RestoreError> {
-    let back = take_back(server, journal, moves);
-    back.map_err(|error| RestoreError::Interrupted(Box::new(error)))?;
-    tidy_or_log(server, journal);
-    Ok(())
-}
-
-fn tidy_or_log(server: &Server, journal: &Journal<'_>) {
-    if let Err(left) = tidy(server, journal, &[Staged::New]) {
-        tracing::warn!(error = %left, "what a restore has staged stays until the next start");
-    }
-}
-
-/// What was live is live again; the journal says so.
-fn take_back(server: &Server, journal: &mut Journal<'_>, moves: &[Move]) -> Result<(), RestoreError> {
-    journal.go(Phase::Undoing)?;
-    steps::reach(Step::UndoBegun);
-    look(server, journal)?.back(moves)?;
-    steps::reach(Step::UndoDurable);
-    // From here on what is staged can be dropped, and nothing is renamed any more.
-    journal.go(Phase::Loading)?;
-    steps::reach(Step::UndoDone);
-    Ok(())
-}
-
-/// All is live for good: what lets documents expire is built, the old collections go. What does not work is
-/// told; what was not dropped is dropped by the next start.
-fn finish(server: &Server, mut journal: Journal<'_>, moves: &[Move]) -> Vec<String> {
-    let mut notes = Vec::new();
-    if journal.phase != Phase::Live
-        && let Err(error) = journal.go(Phase::Live)
-    {
-        notes.push(format!("{}; the next start of the agent tidies up", proto::failure::chain(&error)));
-        return notes;
-    }
-    steps::reach(Step::SwapDone);
-    for step in moves {
-        if let Err(error) = expire(server, step) {
-            let cause = proto::failure::chain(&error);
-            notes.push(format!("{}: what lets its documents expire is missing: {cause}", step.name));
-        }
-    }
-    if let Err(error) = tidy(server, &journal, &[Staged::Old, Staged::New]) {
-        let cause = proto::failure::chain(&error);
-        notes.push(format!("what was replaced is dropped by the next start of the agent: {cause}"));
-    }
-    steps::reach(Step::OlderReaped);
-    notes
-}
-
-fn expire(server: &Server, step: &Move) -> Result<(), RestoreError> {
-    let (name, cancel) = (&step.name, CancelFlag::default());
-    if !step.expiring.is_empty() {
-        indexes::build(server, (name, &name.collection), &step.expiring, &cancel)?;
-    }
-    let Some(expires) = &step.expires else { return Ok(()) };
-    let command: Document = doc! { "collMod": &name.collection, plan::EXPIRY: expires };
-    server.change(&name.database, command, None).map(|_| ()).map_err(failed(format!("let {name} expire")))
-}
-
-fn look<'a>(server: &'a Server, journal: &'a Journal<'_>) -> Result<Swap<'a>, RestoreError> {
-    Swap::look(server, &journal.id, journal.databases.iter().map(String::as_str))
-}
-
-fn tidy(server: &Server, journal: &Journal<'_>, words: &[Staged]) -> Result<(), RestoreError> {
-    look(server, journal)?.tidy(words)?;
-    steps::reach(Step::StagingTidied);
-    journal.end()
 }

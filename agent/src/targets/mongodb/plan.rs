@@ -213,7 +213,7 @@ fn indexes(plan: &mut Plan) {
 }
 
 /// The first of them, and how many more there are.
-fn tell(remarks: &mut Vec<String>, lines: Vec<String>) {
+pub(super) fn tell(remarks: &mut Vec<String>, lines: Vec<String>) {
     let more = lines.len().saturating_sub(TOLD);
     remarks.extend(lines.into_iter().take(TOLD));
     if more > 0 {

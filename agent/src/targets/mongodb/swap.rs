@@ -75,7 +75,7 @@ impl<'a> Swap<'a> {
     pub(super) fn back(&mut self, moves: &[Move]) -> Result<(), RestoreError> {
         for (at, step) in moves.iter().rev().enumerate() {
             match &step.what {
-                What::View { old: Some(old), .. } => self.define(&step.name, old)?,
+                What::View { old: Some(old), .. } => self.define(step, old)?,
                 What::View { old: None, .. } => self.drop_view(step)?,
                 What::Collection { .. } | What::Removed => self.give_back(step)?,
             }
@@ -135,7 +135,7 @@ impl<'a> Swap<'a> {
                 self.settle(&new, step)
             }
             What::Removed => Ok(()),
-            What::View { new: Some(new), .. } => self.define(&step.name, new),
+            What::View { new: Some(new), .. } => self.define(step, new),
             What::View { new: None, .. } => self.drop_view(step),
         }
     }
@@ -172,17 +172,23 @@ impl<'a> Swap<'a> {
     }
 
     /// The view has this definition.
-    fn define(&mut self, name: &Name, definition: &Document) -> Result<(), RestoreError> {
+    fn define(&mut self, step: &Move, definition: &Document) -> Result<(), RestoreError> {
+        let name = &step.name;
+        // A collation stays that of the view for its life; and what is no view is somebody's.
+        let is_other = |live: &Document| {
+            let collation = |of: &Document| of.get_document("collation").ok().cloned();
+            let options = live.get_document("options").cloned().unwrap_or_default();
+            !is_view(live) || collation(&options) != collation(definition)
+        };
+        if self.has(name) && self.described(name)?.is_none_or(|live| is_other(&live)) {
+            self.drop_view(step)?;
+        }
         let mut command = match self.has(name) {
             true => doc! { "collMod": &name.collection },
             false => doc! { "create": &name.collection },
         };
-        for (key, value) in definition {
-            // A collation stays that of the view for its life.
-            if !(self.has(name) && key == "collation") {
-                command.insert(key, value);
-            }
-        }
+        let is_there = self.has(name);
+        command.extend(definition.clone().into_iter().filter(|(key, _)| !(is_there && key == "collation")));
         self.server
             .change(&name.database, command, None)
             .map_err(failed(format!("define the view {name}")))?;
@@ -201,14 +207,23 @@ impl<'a> Swap<'a> {
 
     /// What is not a view any more is somebody's.
     fn drop_view(&mut self, step: &Move) -> Result<(), RestoreError> {
-        let command = doc! { "listCollections": 1, "filter": { "name": &step.name.collection } };
-        let listed = self.server.list(&step.name.database, command);
-        let listed = listed.map_err(failed(format!("look at the view {}", step.name)))?;
-        match listed.first().map(|one| one.get_str("type").is_ok_and(|word| word == "view")) {
-            None => Ok(()),
-            Some(true) => self.drop(&step.name),
-            Some(false) => self.set_aside(step),
+        match self.described(&step.name)?.map(|live| is_view(&live)) {
+            None => drop(self.there.remove(&step.name)),
+            Some(true) => {
+                self.there.insert(step.name.clone());
+                self.drop(&step.name)?;
+            }
+            Some(false) => self.set_aside(step)?,
         }
+        Ok(())
+    }
+
+    /// What the server says of this name now.
+    fn described(&self, name: &Name) -> Result<Option<Document>, RestoreError> {
+        let command = doc! { "listCollections": 1, "filter": { "name": &name.collection } };
+        let listed = self.server.list(&name.database, command);
+        let listed = listed.map_err(failed(format!("look at the view {name}")))?;
+        Ok(listed.first().and_then(|one| Document::try_from(&**one).ok()))
     }
 
     fn rename(&mut self, from: &Name, to: &Name) -> Result<(), RestoreError> {
@@ -231,4 +246,8 @@ impl<'a> Swap<'a> {
         let database = step.name.database.clone();
         Name { database, collection: staged.name(self.id, step.number) }
     }
+}
+
+fn is_view(listed: &Document) -> bool {
+    listed.get_str("type").is_ok_and(|word| word == "view")
 }

@@ -15,8 +15,6 @@ use crate::steps::Step;
 
 /// What the names of a trial say instead of a restore's id.
 const TRIAL: &str = "trial";
-/// The server's number for what the user may not do.
-const FORBIDDEN: i32 = 13;
 /// What the server has for itself.
 const OWN: [&str; 4] = ["admin", "config", "local", JOURNALS];
 
@@ -71,10 +69,7 @@ pub(crate) fn preflight(server: &Server, plan: &Plan) -> (Vec<String>, Option<u6
     let mut obstacles = Vec::new();
     for database in databases.iter().copied().chain([JOURNALS]) {
         if let Err(trouble) = attempt(server, database) {
-            let hint = match trouble.code {
-                Some(FORBIDDEN) => "give the user the roles `backup` and `restore` in the database `admin`",
-                _ => trouble.hint,
-            };
+            let hint = trouble.hint;
             obstacles.push(format!("the database {database} does not take a restore: {trouble}; {hint}"));
         }
     }

@@ -30,6 +30,7 @@ use crate::limits::Pace;
 use crate::platform::{Found, Other, writers};
 use crate::restore::{ArchiveEntries, ArchiveKeys, BlobMap, BlobMapBuilder, RemoteBlobs, Window, WireBlobs};
 use crate::served::Served;
+use crate::sources::mongodb::folder::is_in_use;
 use crate::state::RestoreRecord;
 use crate::steps::Step;
 use crate::targets::files::{
@@ -202,6 +203,8 @@ struct Archive {
     component: Option<String>,
     /// The live folder that is replaced, if it is one.
     folder: Option<PathBuf>,
+    /// It is the data folder of a database's server.
+    is_database: bool,
     map: Arc<BlobMap>,
     /// That of the source whose archive it is.
     pace: Option<Pace>,
@@ -216,10 +219,12 @@ impl Archive {
         cancel: &CancellationToken,
     ) -> Result<Self, Failure> {
         let order = RestoreOrder::check(wire)?;
+        let mut is_database = false;
         let (place, shown, component, folder) = match &order.into {
             Into::Served(source) => {
                 let served = order::served(&context.agent, source)?;
                 let component = source.component.to_string();
+                is_database = served.database().is_some();
                 let place =
                     served.place().ok_or_else(|| Failure::internal("files do not go into a server"))?;
                 (place, served.location(), Some(component), served.folder().map(Path::to_owned))
@@ -241,7 +246,7 @@ impl Archive {
         let pace = of.and_then(|served| served.limits.download.clone());
         let map = Arc::new(open_archive(context, task_id, &order, cancel).await?);
         let (task_id, cancel) = (task_id.to_owned(), cancel.clone());
-        Ok(Self { task_id, order, request, place: shown, component, folder, map, pace, cancel })
+        Ok(Self { task_id, order, request, place: shown, component, folder, is_database, map, pace, cancel })
     }
 
     /// What it would do, what would be stopped for it, and what is in its way. Blocks.
@@ -266,6 +271,7 @@ impl Archive {
                 )),
             }
             obstacles.extend(self.in_use(&found, &plan));
+            obstacles.extend(self.of_database(&found));
         }
         Ok(wire::plan(&self.order, self.place.clone(), plan, found, obstacles, self.component.is_some()))
     }
@@ -297,6 +303,22 @@ impl Archive {
         });
         told.extend(writing);
         told
+    }
+
+    /// Why the data folder of a database does not take it.
+    fn of_database(&self, found: &Found) -> Option<String> {
+        let folder = self.folder.as_ref().filter(|_| self.is_database)?;
+        if !self.order.globs.is_empty() {
+            return Some("a database's folder is restored as a whole: leave out --path".to_owned());
+        }
+        let is_stopped = found.applications.iter().any(|one| one.runs);
+        (!is_stopped && is_in_use(folder)).then(|| {
+            format!(
+                "a server has {} in use: stop it, say under `applications` in the agent's configuration how that is \
+                 done, or give the source a `uri` instead of its `path`, by which it is restored while it runs",
+                self.place
+            )
+        })
     }
 
     /// A reader of its blobs on a stream of its own.
@@ -382,7 +404,15 @@ impl Progress for Watched<'_> {
 
     fn staged(&self) -> Result<(), String> {
         let (component, folder) = &self.of_whom;
-        self.users.stop(*component, folder.clone())
+        self.users.stop(*component, folder.clone())?;
+        match folder.as_deref().filter(|folder| is_in_use(folder)) {
+            None => Ok(()),
+            Some(folder) => Err(format!(
+                "a server of MongoDB has {} in use, although everything known to use it is stopped; stop it, or give \
+                 the source a `uri` instead of its `path`",
+                folder.display()
+            )),
+        }
     }
 
     fn swap_begins(&self) {

@@ -42,7 +42,8 @@ pub(super) async fn planned(
     let tell = || progress_now(&task_id, "planning", &Counters::default());
     let planned = blocking(move || {
         let server = archive.connect()?;
-        end_at_server(&agent, &runtime, &server).map_err(|error| archive.not_restored(&error))?;
+        end_at_server(&agent, &runtime, &server, &mut Vec::new())
+            .map_err(|error| archive.not_restored(&error))?;
         let planned = archive.plan(&agent, &runtime, &server, pages, data, &flag);
         steps::reach(Step::PlanTried);
         planned.map(|(_, wire)| wire)
@@ -73,7 +74,8 @@ pub(super) async fn run(
         let (agent, runtime) = (context.agent.clone(), Handle::current());
         blocking(move || {
             let server = archive.connect()?;
-            end_at_server(&agent, &runtime, &server).map_err(|error| archive.not_restored(&error))?;
+            end_at_server(&agent, &runtime, &server, &mut Vec::new())
+                .map_err(|error| archive.not_restored(&error))?;
             // What was ended just now may have been an earlier attempt at this one.
             let ended = agent.state.runs().ended(&archive.order.restore_id);
             if let Some(report) = ended.map_err(|error| super::no_record(&error))? {
@@ -88,7 +90,9 @@ pub(super) async fn run(
             }
             let id = &archive.order.restore_id;
             let record = agent.state.restore(id);
-            let users = Users::of(&agent, runtime, id, wire::planned(&now)).at(&archive.served.id);
+            let mut planned = wire::planned(&now);
+            planned.names = plan.replaced.iter().chain(&plan.removed).map(ToString::to_string).collect();
+            let users = Users::of(&agent, runtime, id, planned).at(&archive.served.id);
             let users = users.expecting(&now);
             let component = archive.served.id.component.to_string();
             let of_whom = (Some(component.as_str()), None);

@@ -114,6 +114,7 @@ pub(super) fn add(report: &mut Report, swapped: RestoreReport) {
         old,
         notes,
         steps: std::mem::take(&mut report.steps),
+        names: std::mem::take(&mut report.names),
         undone: None,
     };
 }
@@ -137,5 +138,13 @@ pub(super) fn report(task_id: String, report: Report) -> v1::RestoreFinished {
             })
             .collect(),
         undone: report.undone.unwrap_or_default(),
+        names: told_names(report.names),
     }
+}
+
+/// All of them, or none where they are more than one message should hold.
+fn told_names(names: Vec<String>) -> Vec<String> {
+    const MOST: usize = 256 << 10;
+    let bytes: usize = names.iter().map(String::len).sum();
+    if bytes <= MOST { names } else { Vec::new() }
 }

@@ -1,0 +1,223 @@
+//! The end of a restore: what was loaded takes its place for good, or all is taken back; by the process that has
+//! begun it, or by the next one.
+//!
+//! Must stay true: nothing that was live goes before all is live for good; while a rename may still be on its
+//! way to the server, nothing is decided by what is there.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mongodb::bson::{Document, doc};
+use proto::failure::chain;
+use runtime::steps;
+
+use super::error::{RestoreError, failed};
+use super::indexes::{self, Until};
+use super::journal::{Journal, Move, Phase};
+use super::swap::Swap;
+use super::{UnderWay, plan};
+use crate::sources::mongodb::names::Staged;
+use crate::sources::mongodb::server::{CHANGE, Server};
+use crate::steps::Step;
+use crate::targets::Progress;
+
+/// Indexes that let documents expire are waited for no longer than this, by all collections together.
+const EXPIRING: Duration = Duration::from_secs(4 * 60 * 60);
+
+/// How a restore whose process has died was ended.
+#[derive(Debug)]
+pub(crate) enum Recovered {
+    /// All of it is live; this should be known.
+    Finished(Vec<String>),
+    /// What was live before is live again, for this reason.
+    TakenBack(String),
+    /// It had changed nothing that is live.
+    Dropped,
+}
+
+/// Ends, one way or the other, what restores whose processes have died have left in a server. `holds` starts
+/// what uses a restore whose swap is done; where it says no, the swap is taken back. `ended` hears of each at
+/// once: what comes to the next one does not change how this one has ended.
+pub(crate) fn recover(
+    server: &Server,
+    holds: &dyn Fn(&str) -> Result<(), String>,
+    ended: &mut dyn FnMut(&str, Recovered),
+) -> Result<(), RestoreError> {
+    for mut journal in Journal::all(server)? {
+        let id = journal.id.clone();
+        if UnderWay::has(&id) {
+            return Err(RestoreError::Refused(format!("another restore ({id}) goes on there")));
+        }
+        steps::reach(Step::RecoveryBegun);
+        let moves = journal.moves()?;
+        let recovered = match journal.phase {
+            Phase::Loading => {
+                tidy(server, &journal, &[Staged::New])?;
+                Recovered::Dropped
+            }
+            Phase::Swapping => {
+                let (mut notes, renamed) = forward(server, &journal, &moves);
+                renamed?;
+                match holds(&id) {
+                    Ok(()) => {
+                        notes.extend(finish(server, journal, &moves));
+                        Recovered::Finished(notes)
+                    }
+                    Err(cause) => {
+                        notes.extend(take_back(server, &mut journal, &moves)?);
+                        tidy(server, &journal, &[Staged::New])?;
+                        Recovered::TakenBack(with(cause, &notes))
+                    }
+                }
+            }
+            Phase::Undoing => {
+                let notes = take_back(server, &mut journal, &moves)?;
+                tidy(server, &journal, &[Staged::New])?;
+                Recovered::TakenBack(with("it was interrupted while it was taken back".to_owned(), &notes))
+            }
+            Phase::Live => Recovered::Finished(finish(server, journal, &moves)),
+        };
+        steps::reach(Step::RecoveryEnded);
+        ended(&id, recovered);
+    }
+    Ok(())
+}
+
+/// Renames, and waits for what uses it; or takes it back.
+pub(super) fn swapped(
+    server: &Server,
+    journal: &mut Journal<'_>,
+    moves: &[Move],
+    progress: &dyn Progress,
+) -> Result<Vec<String>, RestoreError> {
+    let (mut notes, renamed) = forward(server, journal, moves);
+    if let Err(error) = renamed {
+        await_arrival(&error);
+        notes.extend(back_and_tidy(server, journal, moves)?);
+        // Where something was set aside, how it was taken back is a part of the restore's report.
+        return Err(match notes.is_empty() {
+            true => error,
+            false => RestoreError::TakenBack(with(chain(&error), &notes)),
+        });
+    }
+    steps::reach(Step::SwapDurable);
+    if let Err(cause) = progress.swapped() {
+        notes.extend(back_and_tidy(server, journal, moves)?);
+        return Err(RestoreError::TakenBack(with(cause, &notes)));
+    }
+    Ok(notes)
+}
+
+fn with(cause: String, notes: &[String]) -> String {
+    [&[cause], notes].concat().join("; ")
+}
+
+/// A change whose answer was lost may be on its way for as long as a server works on one.
+fn await_arrival(error: &RestoreError) {
+    if let RestoreError::Server { source, .. } = error
+        && source.is_connection
+    {
+        tracing::warn!("the answer to a rename was lost: waits until it has taken effect or cannot any more");
+        thread::sleep(CHANGE);
+    }
+}
+
+/// Renames all of it. The first is what people should know, if it fails too.
+fn forward(
+    server: &Server,
+    journal: &Journal<'_>,
+    moves: &[Move],
+) -> (Vec<String>, Result<(), RestoreError>) {
+    let mut swap = match look(server, journal) {
+        Ok(swap) => swap,
+        Err(error) => return (Vec::new(), Err(error)),
+    };
+    let renamed = swap.forward(moves);
+    (swap.notes, renamed)
+}
+
+fn back_and_tidy(
+    server: &Server,
+    journal: &mut Journal<'_>,
+    moves: &[Move],
+) -> Result<Vec<String>, RestoreError> {
+    let notes = take_back(server, journal, moves).map_err(|error| {
+        await_arrival(&error);
+        RestoreError::Interrupted(Box::new(error))
+    })?;
+    tidy_or_log(server, journal);
+    Ok(notes)
+}
+
+pub(super) fn tidy_or_log(server: &Server, journal: &Journal<'_>) {
+    if let Err(left) = tidy(server, journal, &[Staged::New]) {
+        tracing::warn!(error = %left, "what a restore has staged stays until the next start");
+    }
+}
+
+/// What was live is live again; the journal says so. Returns what people should know.
+fn take_back(
+    server: &Server,
+    journal: &mut Journal<'_>,
+    moves: &[Move],
+) -> Result<Vec<String>, RestoreError> {
+    journal.go(Phase::Undoing)?;
+    steps::reach(Step::UndoBegun);
+    let mut swap = look(server, journal)?;
+    swap.back(moves)?;
+    let notes = swap.notes;
+    steps::reach(Step::UndoDurable);
+    // From here on what is staged can be dropped, and nothing is renamed any more.
+    journal.go(Phase::Loading)?;
+    steps::reach(Step::UndoDone);
+    Ok(notes)
+}
+
+/// All is live for good: what lets documents expire is built, the old collections go. What does not work is
+/// told; what was not dropped is dropped by the next start.
+pub(super) fn finish(server: &Server, mut journal: Journal<'_>, moves: &[Move]) -> Vec<String> {
+    let mut notes = Vec::new();
+    if journal.phase != Phase::Live
+        && let Err(error) = journal.go(Phase::Live)
+    {
+        notes.push(format!("{}; the next start of the agent tidies up", chain(&error)));
+        return notes;
+    }
+    steps::reach(Step::SwapDone);
+    let until = Until::Then(Instant::now() + EXPIRING);
+    for step in moves {
+        if let Err(error) = expire(server, step, until) {
+            let cause = chain(&error);
+            notes.push(format!(
+                "{}: what lets its documents expire is not there, or not yet: {cause}",
+                step.name
+            ));
+        }
+    }
+    if let Err(error) = tidy(server, &journal, &[Staged::Old, Staged::New]) {
+        let cause = chain(&error);
+        notes.push(format!("what was replaced is dropped by the next start of the agent: {cause}"));
+    }
+    steps::reach(Step::OlderReaped);
+    notes
+}
+
+fn expire(server: &Server, step: &Move, until: Until<'_>) -> Result<(), RestoreError> {
+    let name = &step.name;
+    if !step.expiring.is_empty() {
+        indexes::build(server, (name, &name.collection), &step.expiring, until)?;
+    }
+    let Some(expires) = &step.expires else { return Ok(()) };
+    let command: Document = doc! { "collMod": &name.collection, plan::EXPIRY: expires };
+    server.change(&name.database, command, None).map(|_| ()).map_err(failed(format!("let {name} expire")))
+}
+
+fn look<'a>(server: &'a Server, journal: &'a Journal<'_>) -> Result<Swap<'a>, RestoreError> {
+    Swap::look(server, &journal.id, journal.databases.iter().map(String::as_str))
+}
+
+fn tidy(server: &Server, journal: &Journal<'_>, words: &[Staged]) -> Result<(), RestoreError> {
+    look(server, journal)?.tidy(words)?;
+    steps::reach(Step::StagingTidied);
+    journal.end()
+}
