@@ -165,7 +165,7 @@ fn a_real_server_gives_and_takes_back_all_that_it_has() {
     let copied = runtime.block_on(held(&copy));
     assert_eq!(copied["plain"].documents, before["plain"].documents);
     assert_eq!(copied["plain"].indexes, before["plain"].indexes);
-    let left = runtime.block_on(ours.list_collection_names()).expect("listed");
+    let left = runtime.block_on(async { ours.list_collection_names().await }).expect("listed");
     assert!(!left.iter().any(|name| name.starts_with("neurashield")), "{left:?}");
     system.kill_agent();
     drop_both();

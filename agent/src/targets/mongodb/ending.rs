@@ -113,6 +113,7 @@ fn with(cause: String, notes: &[String]) -> String {
 }
 
 /// A change whose answer was lost may be on its way for as long as a server works on one.
+#[expect(clippy::disallowed_methods, reason = "a stop makes it no safer to decide earlier; it has an end")]
 fn await_arrival(error: &RestoreError) {
     if let RestoreError::Server { source, .. } = error
         && source.is_connection
