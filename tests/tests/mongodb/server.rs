@@ -196,7 +196,7 @@ pub(crate) fn fill(server: &Server) -> BTreeMap<(&'static str, String), String> 
         doc! { "key": { "n": 1, "_id": -1 }, "name": "compound" },
         doc! { "key": { "text": "text" }, "name": "words" },
         doc! { "key": { "u": 1 }, "name": "unique", "unique": true, "sparse": true },
-        doc! { "key": { "t": 1 }, "name": "ttl", "unique": true, "sparse": true, "expireAfterSeconds": 3_600 },
+        doc! { "key": { "t": 1 }, "name": "ttl", "expireAfterSeconds": 3_600 },
         doc! { "key": { "p": 1 }, "name": "partial", "partialFilterExpression": { "p": { "$gt": 1 } } },
         doc! { "key": { "h": "hashed" }, "name": "hashed" },
         doc! { "key": { "g": "2dsphere" }, "name": "sphere" },
