@@ -104,7 +104,14 @@ const LOOKED_FOR_EVERY: SignedDuration = SignedDuration::from_mins(10);
 
 /// The data in no plan that was found last, and when.
 #[derive(Debug, Default)]
-pub(super) struct Uncovered(Mutex<Option<(Timestamp, Vec<(String, String)>)>>);
+pub(super) struct Uncovered(Mutex<Option<Looked>>);
+
+/// What a look has found: data, and what to do about it.
+#[derive(Debug, Clone)]
+struct Looked {
+    at: Timestamp,
+    found: Vec<(String, String)>,
+}
 
 #[derive(Template)]
 #[template(path = "uncovered.html")]
@@ -125,17 +132,17 @@ async fn in_no_plan(asked: &Asked) -> Result<Response, Failure> {
     // Who may not see lists any more sees nothing of what was found before, either.
     AgentsClient::new(asked.caller.clone()).list_agents(ListAgentsRequest {}).await?;
     let mut last = asked.site.uncovered.0.lock().await;
-    let is_fresh = |at: &Timestamp| now.duration_since(*at).abs() < LOOKED_FOR_EVERY;
-    let (at, found) = match last.take().filter(|(at, _)| is_fresh(at)) {
+    let is_fresh = |looked: &Looked| now.duration_since(looked.at).abs() < LOOKED_FOR_EVERY;
+    let looked = match last.take().filter(is_fresh) {
         Some(known) => known,
         None => {
             let found =
                 HealthClient::new(asked.caller.clone()).examine(ExamineRequest {}).await?.into_inner();
             let of_this = found.findings.into_iter().filter(|found| found.check == IN_NO_PLAN);
-            (now, of_this.map(|found| (found.finding, found.hint)).collect())
+            Looked { at: now, found: of_this.map(|found| (found.finding, found.hint)).collect() }
         }
     };
-    *last = Some((at, found.clone()));
+    *last = Some(looked.clone());
     drop(last);
-    render(&InNoPlan { base: asked.site.base.clone(), found, age: age(at, now) })
+    render(&InNoPlan { base: asked.site.base.clone(), found: looked.found, age: age(looked.at, now) })
 }

@@ -173,7 +173,6 @@ fn request(form: &Form) -> PlanRestoreRequest {
         accept_doubts: form.has("accept_doubts"),
         without_safety_backup: form.has("without_safety_backup"),
         undo_of: form.get("undo_of").to_owned(),
-        ..PlanRestoreRequest::default()
     }
 }
 

@@ -398,7 +398,11 @@ mod tests {
     fn a_size_is_a_line_from_the_oldest_to_the_newest() {
         let today = "2026-03-30".parse().expect("a date");
         let one = day("2026-03-30", Outcome::Complete, 2_048);
-        assert_eq!(trend(&[one.clone()], today), (String::new(), String::new()), "one point is no line");
+        assert_eq!(
+            trend(std::slice::from_ref(&one), today),
+            (String::new(), String::new()),
+            "one point is no line"
+        );
         let (points, said) = trend(&[day("2026-03-01", Outcome::Complete, 1_024), one.clone()], today);
         assert_eq!(points, "1.0,26.0 237.0,2.0");
         assert_eq!(said, "Its size went from 1.0 KiB to 2.0 KiB");
