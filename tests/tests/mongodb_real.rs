@@ -67,7 +67,7 @@ async fn held(database: &Database) -> BTreeMap<String, Held> {
 async fn fill(database: &Database) {
     let makes = [
         doc! { "create": "plain" },
-        doc! { "create": "odd name/ü$x" },
+        doc! { "create": "odd name/ü" },
         doc! { "create": "empty" },
         doc! { "create": "validated", "validator": { "n": { "$gte": 0 } }, "validationLevel": "strict" },
         doc! { "create": "collated", "collation": { "locale": "de", "strength": 2 } },
