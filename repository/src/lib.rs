@@ -12,11 +12,12 @@
 //! | [`repo`] | init, open, unlock |
 //! | [`ingest`], [`backup`] | taking in segments; committing and listing backups |
 //! | [`work`], [`prune`] | leases of running work; retiring backups, collecting what none needs |
-//! | [`read`], [`export`], [`verify`] | reading an archive back; as plain bytes; proving that it can be |
+//! | [`read`], `ahead`, [`export`], [`verify`] | reading an archive back, on all cores; as plain bytes; proving that it can be |
 //! | [`retention`] | which backups are kept |
 //! | [`catalog_copy`] | the controller's catalog, sealed, beside each backup |
 //! | [`parity`], [`repair`] | mending rot; making good what is damaged from what is left |
 
+mod ahead;
 pub mod archive;
 pub mod backup;
 pub mod catalog_copy;

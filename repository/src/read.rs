@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
+use crate::ahead::{self, Ahead};
 use crate::archive::entry::{Entry, EntryKind, Piece, Pieces};
 use crate::archive::page::{PageTable, decode_page, decode_pieces};
 use crate::archive::path::EntryPath;
@@ -52,8 +53,9 @@ pub struct ArchiveReader {
     refs: Refs,
     index: DomainIndex,
     by_id: HashMap<BlobId, BlobAddress>,
-    ciphers: HashMap<SegmentId, BlobCipher>,
+    ciphers: HashMap<SegmentId, Arc<BlobCipher>>,
     recent: Recent,
+    ahead: Option<Ahead>,
     /// The index as it was when a pack was not where it had been.
     newer: Mutex<Option<DomainIndex>>,
 }
@@ -92,6 +94,7 @@ impl ArchiveReader {
             index,
             ciphers: HashMap::new(),
             recent: Recent::default(),
+            ahead: None,
             newer: Mutex::default(),
         }
     }
@@ -227,9 +230,45 @@ impl ArchiveReader {
             return Ok(plain);
         }
         let address = *self.by_id.get(id).ok_or(RepositoryError::BlobMissing(*id))?;
-        let plain = Bytes::from(self.open_somewhere(self.place(&address)?)?);
+        let opened = self.ahead.as_mut().and_then(|ahead| ahead.take(id));
+        self.go_ahead();
+        let plain = match opened {
+            Some(plain) => plain,
+            None => self.open_somewhere(self.place(&address)?)?,
+        };
+        let plain = Bytes::from(plain);
         self.recent.put(*id, plain.clone());
         Ok(plain)
+    }
+
+    /// These blobs will be asked for, in this order and before whatever was expected so far: threads begin to
+    /// open them.
+    pub(crate) fn expect(&mut self, blobs: impl Iterator<Item = BlobId>) {
+        let mut blobs = blobs.filter(|blob| self.recent.get(blob).is_none()).peekable();
+        if blobs.peek().is_some() {
+            let start = || Ahead::start(&self.repository.store, &self.id_key);
+            self.ahead.get_or_insert_with(start).expect(blobs);
+        }
+        self.go_ahead();
+    }
+
+    /// What was expected will not be asked for.
+    pub(crate) fn expect_nothing(&mut self) {
+        self.ahead.iter_mut().for_each(Ahead::forget);
+    }
+
+    fn go_ahead(&mut self) {
+        while let Some(blob) = self.ahead.as_mut().and_then(Ahead::next) {
+            // What cannot be begun is opened, and told of, when it is asked for.
+            let place = self.by_id.get(&blob).and_then(|address| self.index.place(address));
+            let Some(place) = place.filter(|place| place.line.plain_length <= ahead::MAX_PLAIN) else {
+                continue;
+            };
+            let (Ok((context, cipher)), Some(ahead)) = (self.cipher(&place), &mut self.ahead) else {
+                continue;
+            };
+            ahead.begin(ahead::Order { place, context, cipher });
+        }
     }
 
     /// Opens a blob at this place, or at another one where this one turns out to be damaged or cannot be read.
@@ -353,18 +392,25 @@ impl ArchiveReader {
 
     /// Opens sealed bytes and proves that they are the blob they should be.
     pub(crate) fn unseal(&mut self, place: &BlobPlace, sealed: Vec<u8>) -> Result<Vec<u8>, RepositoryError> {
+        let damaged = |_| RepositoryError::BlobDamaged { id: place.line.id, pack: place.pack };
+        let (context, cipher) = self.cipher(place)?;
+        open_blob(&context, &cipher, place.address.ordinal, &place.line, sealed, &self.id_key)
+            .map_err(damaged)
+    }
+
+    /// What the blobs of the place's segment are opened with.
+    fn cipher(&mut self, place: &BlobPlace) -> Result<(SegmentContext, Arc<BlobCipher>), RepositoryError> {
         let damaged = || RepositoryError::BlobDamaged { id: place.line.id, pack: place.pack };
-        let address = place.address;
-        let (_, placed) = self.index.segment(&address.segment).ok_or_else(damaged)?;
+        let segment = place.address.segment;
+        let (_, placed) = self.index.segment(&segment).ok_or_else(damaged)?;
         let header = &placed.table.header;
-        let context = header.context;
-        let cipher = match self.ciphers.entry(address.segment) {
+        let cipher = match self.ciphers.entry(segment) {
             std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
             std::collections::hash_map::Entry::Vacant(slot) => {
-                slot.insert(BlobCipher::new(&self.keys.segment_key(header).map_err(|_| damaged())?))
+                slot.insert(Arc::new(BlobCipher::new(&self.keys.segment_key(header).map_err(|_| damaged())?)))
             }
         };
-        open_blob(&context, cipher, address.ordinal, &place.line, sealed, &self.id_key).map_err(|_| damaged())
+        Ok((header.context, Arc::clone(cipher)))
     }
 
     fn blob_of_kind(&mut self, id: &BlobId, kind: BlobKind) -> Result<Bytes, RepositoryError> {

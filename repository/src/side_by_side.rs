@@ -1,10 +1,12 @@
-//! Many small reads, several of them under way at once: storage is waited for once for all of them, and
+//! Many reads, several of them under way at once: storage is waited for once for all of them, and hashes and
 //! signatures are proven on all cores.
 //!
-//! Must stay true: answers come in the order of what was asked, and never more is under way than so many.
+//! Must stay true: never more is under way than so many; after an error nothing more is begun.
 
+use std::num::NonZeroUsize;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::sync_channel;
 use std::thread;
 
 /// So many at once: what a bucket answers well and a disk can sort.
@@ -43,6 +45,47 @@ pub(crate) fn side_by_side<T: Sync, R: Send, E: Send>(
     });
     done.sort_unstable_by_key(|(nth, _)| *nth);
     done.into_iter().map(|(_, result)| result).collect()
+}
+
+/// Threads for work that keeps a core busy, and waits for storage now and then.
+pub(crate) fn workers() -> usize {
+    const FEWEST: usize = 4;
+    const MOST: usize = 8;
+    thread::available_parallelism().map_or(1, NonZeroUsize::get).clamp(FEWEST, MOST)
+}
+
+/// `work` of each item on that many threads; `hear` is told of each on the caller's thread, as it ends.
+/// The error is the one that was met first.
+pub(crate) fn as_they_end<T: Sync, R: Send, E: Send>(
+    items: &[T],
+    work: impl Fn(&T) -> Result<R, E> + Sync,
+    mut hear: impl FnMut(&T, R) -> Result<(), E>,
+) -> Result<(), E> {
+    let (next, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let count = workers().min(items.len());
+    thread::scope(|scope| {
+        let (tell, told) = sync_channel(count);
+        for _ in 0..count {
+            let (tell, next, is_over, work) = (tell.clone(), &next, &is_over, &work);
+            scope.spawn(move || {
+                while !is_over.load(Ordering::Relaxed) {
+                    let nth = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(item) = items.get(nth) else { break };
+                    tell.send((item, work(item)))
+                        .expect("whoever listens does so until the last thread ends");
+                }
+            });
+        }
+        drop(tell);
+        let mut end = Ok(());
+        for (item, result) in told {
+            if end.is_ok() {
+                end = result.and_then(|done| hear(item, done));
+                is_over.store(end.is_err(), Ordering::Relaxed);
+            }
+        }
+        end
+    })
 }
 
 #[cfg(test)]
@@ -84,5 +127,42 @@ mod tests {
         });
         assert_eq!(failed, Err(40));
         assert!(begun.into_inner() <= 40 + 2 * AT_ONCE);
+    }
+
+    #[test]
+    fn each_is_told_once_on_the_callers_thread_while_others_are_under_way() {
+        let items: Vec<usize> = (0..1000).collect();
+        let (caller, all) = (thread::current().id(), Barrier::new(workers()));
+        let mut told = BTreeSet::new();
+        let work = |item: &usize| {
+            if *item < workers() {
+                all.wait();
+            }
+            Ok::<_, ()>(item * 2)
+        };
+        let heard = as_they_end(&items, work, |item, doubled| {
+            assert_eq!((thread::current().id(), doubled), (caller, item * 2));
+            assert!(told.insert(*item));
+            Ok(())
+        });
+        assert_eq!((heard, told.len()), (Ok(()), 1000));
+        assert_eq!(as_they_end(&[0; 0], |_| Ok::<_, ()>(()), |_, ()| Ok(())), Ok(()));
+    }
+
+    #[test]
+    fn an_error_of_the_work_or_of_who_hears_of_it_ends_both() {
+        let items: Vec<usize> = (0..100_000).collect();
+        let (begun, mut heard) = (AtomicUsize::new(0), 0);
+        let work = |item: &usize| {
+            begun.fetch_add(1, Ordering::Relaxed);
+            if *item < 40 { Ok(()) } else { Err("the work") }
+        };
+        let hear = |_: &usize, ()| {
+            heard += 1;
+            Ok(())
+        };
+        assert_eq!(as_they_end(&items, work, hear), Err("the work"));
+        assert!(heard <= 40 && begun.into_inner() <= 40 + 3 * workers());
+        assert_eq!(as_they_end(&items, |_| Ok(()), |_, ()| Err("who hears")), Err("who hears"));
     }
 }

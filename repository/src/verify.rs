@@ -16,16 +16,17 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
-use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
 
 mod contents;
+mod look;
 mod packs;
 pub mod plan;
 mod proofs;
 mod scrub;
 
 use contents::{Checking, Contents};
+use look::Meter;
 pub use packs::DomainPacks;
 pub use proofs::{Coverage, Memory, NoWitness, PackProof, Proofs, Reach, Witness};
 pub use scrub::Scrubbed;
@@ -40,17 +41,13 @@ use crate::index::DomainIndex;
 use crate::index_files::LoadedIndex;
 use crate::ingest::{PackVerdict, lock};
 use crate::keys::KeyRing;
-use crate::layout;
 use crate::names::SourceId;
 use crate::progress::{CancelFlag, Progress};
 use crate::read::ArchiveReader;
 use crate::refs::{BlobAddress, Refs};
 use crate::repo::Repository;
 use crate::signed::Sha256;
-use crate::store::ObjectPath;
 
-/// How many bytes of a pack are read at once.
-const WINDOW: u64 = 4 << 20;
 /// How many entries a finding names.
 const NAMED: usize = 10;
 
@@ -172,7 +169,7 @@ impl Verification<'_> {
         memory: &Memory<'_>,
     ) -> Result<VerifyReport, RepositoryError> {
         let of_backup = self.chain_findings(record)?;
-        let mut meter = Meter { progress: self.progress, cancel: self.cancel, done: 0, total: 0 };
+        let mut meter = Meter::new(self.progress, self.cancel);
         let sources: Vec<&SourceId> =
             record.archives.iter().map(|archive| &archive.source).filter(|source| wanted(source)).collect();
         for source in &sources {
@@ -181,9 +178,9 @@ impl Verification<'_> {
         let mut archives = Vec::new();
         for source in sources {
             let mut report = ArchiveReport::new(source, of_backup.clone());
-            let before = meter.done;
-            self.archive(record, source, memory, &mut meter, &mut report)?;
-            report.bytes = meter.done - before;
+            let before = meter.done();
+            self.archive(record, source, memory, &meter, &mut report)?;
+            report.bytes = meter.done() - before;
             archives.push(report);
         }
         Ok(VerifyReport { archives })
@@ -214,7 +211,7 @@ impl Verification<'_> {
         record: &BackupRecord,
         source: &SourceId,
         memory: &Memory<'_>,
-        meter: &mut Meter<'_>,
+        meter: &Meter<'_>,
         report: &mut ArchiveReport,
     ) -> Result<(), RepositoryError> {
         let line = record.archive(source).expect("the caller took it from the record");
@@ -281,7 +278,7 @@ impl Verification<'_> {
         refs: &Refs,
         index: &mut DomainIndex,
         memory: &Memory<'_>,
-        meter: &mut Meter<'_>,
+        meter: &Meter<'_>,
         report: &mut ArchiveReport,
     ) -> Result<BTreeMap<PackId, String>, RepositoryError> {
         let (mut seen, mut bad) = (BTreeSet::new(), BTreeMap::new());
@@ -291,8 +288,9 @@ impl Verification<'_> {
             if needed.is_empty() {
                 return Ok(bad);
             }
-            for (pack, length) in needed {
-                let looked = self.pack(&pack, length, memory, meter)?;
+            let needed: Vec<(PackId, u64)> = needed.into_iter().collect();
+            let nothing_more = |_: &(PackId, u64)| Ok(None);
+            self.look_at(&needed, memory, meter, nothing_more, |&(pack, length), looked| {
                 if self.depth > Depth::Listed && !looked.relied {
                     let is_sound = looked.finding.is_none();
                     report.packs.push(PackVerdict { pack, is_sound });
@@ -300,122 +298,12 @@ impl Verification<'_> {
                 report.mended.extend(looked.mended);
                 report.coverage.count(memory, self.depth, &pack, length);
                 bad.extend(looked.finding.map(|finding| (pack, finding)));
-            }
+                Ok(())
+            })?;
+            report.packs.sort_unstable_by_key(|verdict| verdict.pack);
+            report.mended.sort_unstable();
             index.avoid(bad.keys().copied());
         }
-    }
-
-    /// Looks at one pack, and mends it where that is allowed and possible.
-    fn pack(
-        &self,
-        id: &PackId,
-        length: u64,
-        memory: &Memory<'_>,
-        meter: &mut Meter<'_>,
-    ) -> Result<LookedAt, RepositoryError> {
-        if let Some(finding) = memory.known_bad(id) {
-            meter.advance(length)?;
-            return Ok(LookedAt { finding: Some(finding.to_owned()), mended: None, relied: false });
-        }
-        let is_relied_on = self.depth > Depth::Listed && memory.is_hashed(id);
-        let mut looked = LookedAt { finding: None, mended: None, relied: is_relied_on };
-        looked.finding = match (self.size_finding(id, length)?, is_relied_on || self.depth == Depth::Listed) {
-            (None, false) => self.hash_finding(id, length, meter)?,
-            (found, _) => {
-                meter.advance(length)?;
-                found
-            }
-        };
-        looked.relied &= looked.finding.is_none();
-        if self.depth == Depth::Listed || looked.relied {
-            return Ok(looked);
-        }
-        match &looked.finding {
-            Some(finding) if memory.may_mend && self.repository.mend(id)? => {
-                looked.mended = Some(format!("{finding}; mended by its parity"));
-                looked.finding = None;
-            }
-            Some(finding) if !memory.may_mend && self.repository.mended(id)?.is_some() => {
-                looked.finding = Some(format!("{finding}; its parity can mend it"));
-            }
-            Some(_) => {}
-            None if memory.may_mend && self.repository.refresh_parity(id)? => {
-                looked.mended = Some(format!("the parity of pack {id} was made anew"));
-            }
-            None => {}
-        }
-        if looked.finding.is_none() {
-            memory.witness.hashed(id);
-        }
-        Ok(looked)
-    }
-
-    /// Where a pack lies. What prune took away since it was looked up is in the trash, and here still.
-    fn place_of(&self, id: &PackId) -> Result<ObjectPath, RepositoryError> {
-        let path = layout::pack(id);
-        match self.repository.store().size(&path) {
-            Err(error) if error.is_not_found() => Ok(self.repository.trashed(id)?.unwrap_or(path)),
-            _ => Ok(path),
-        }
-    }
-
-    fn size_finding(&self, id: &PackId, length: u64) -> Result<Option<String>, RepositoryError> {
-        match self.repository.store().size(&self.place_of(id)?) {
-            Ok(size) if size == length => Ok(None),
-            Ok(size) => Ok(Some(format!("pack {id} is {size} bytes long instead of {length}"))),
-            Err(error) if error.is_not_found() => Ok(Some(format!("pack {id} is missing"))),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    fn hash_finding(
-        &self,
-        id: &PackId,
-        length: u64,
-        meter: &mut Meter<'_>,
-    ) -> Result<Option<String>, RepositoryError> {
-        let (path, store) = (self.place_of(id)?, self.repository.store());
-        let mut hash = digest::Context::new(&digest::SHA256);
-        let mut offset = 0;
-        while offset < length {
-            let window = WINDOW.min(length - offset);
-            match read_again(|| store.read_range(&path, offset, window)) {
-                Ok(bytes) => hash.update(&bytes),
-                Err(error) => return Ok(Some(format!("pack {id} cannot be read: {}", full(&error)))),
-            }
-            meter.advance(window)?;
-            offset += window;
-        }
-        let intact = hash.finish().as_ref() == id.as_bytes();
-        Ok((!intact).then(|| format!("pack {id} is damaged: its SHA-256 is not its name")))
-    }
-}
-
-/// What a look at one pack has shown.
-struct LookedAt {
-    /// What is wrong with it.
-    finding: Option<String>,
-    /// What was wrong with it.
-    mended: Option<String>,
-    /// It was proven earlier and not read now.
-    relied: bool,
-}
-
-struct Meter<'a> {
-    progress: &'a dyn Progress,
-    cancel: &'a CancelFlag,
-    done: u64,
-    total: u64,
-}
-
-impl Meter<'_> {
-    fn advance(&mut self, bytes: u64) -> Result<(), RepositoryError> {
-        if self.cancel.is_cancelled() {
-            return Err(RepositoryError::Cancelled);
-        }
-        self.done += bytes;
-        self.progress.bytes(self.done, self.total);
-        Ok(())
     }
 }
 

@@ -169,6 +169,8 @@ impl Contents<'_> {
     }
 
     fn page_anew(&mut self, entries: &[Entry], walk: &mut Walk) -> Result<(), RepositoryError> {
+        self.reader.expect_nothing();
+        self.reader.expect(entries.iter().flat_map(blobs_of));
         for entry in entries {
             self.go_on()?;
             if !self.is_restorable(entry, Trust::Nothing, walk)? {
@@ -313,6 +315,9 @@ impl Contents<'_> {
                 }
                 (None, inline) => self.reader.pieces(inline)?,
             };
+            if list.is_some() && reads_all {
+                self.reader.expect(pieces.iter().map(|piece| piece.blob));
+            }
             for piece in pieces {
                 self.go_on()?;
                 let plain = self.reader.piece(&piece)?;
@@ -447,6 +452,17 @@ impl<'a> ExtentHasher<'a> {
     fn finish(mut self, size: u64) -> Option<crate::ids::ContentId> {
         let is_whole = self.current.is_none() && self.extents.next().is_none();
         is_whole.then(|| self.hasher.finish(size))
+    }
+}
+
+/// The blobs that the entry's content begins with: its pieces, or the lists of them.
+fn blobs_of(entry: &Entry) -> Vec<BlobId> {
+    match &entry.kind {
+        EntryKind::File(FileContent { pieces: Pieces::Inline(pieces), .. }) => {
+            pieces.iter().map(|piece| piece.blob).collect()
+        }
+        EntryKind::File(FileContent { pieces: Pieces::Listed(lists), .. }) => lists.clone(),
+        _ => Vec::new(),
     }
 }
 

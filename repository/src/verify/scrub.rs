@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Depth, Memory, Meter, Verification};
+use super::look::Meter;
+use super::{Depth, Memory, Verification};
 use crate::content::IdKey;
 use crate::error::RepositoryError;
 use crate::ids::{DomainId, PackId};
@@ -49,24 +50,26 @@ impl Verification<'_> {
             index.packs().iter().filter(|pack| packs.contains(&pack.id)).collect();
         wanted.sort_by_key(|pack| pack.id);
         wanted.dedup_by_key(|pack| pack.id);
-        let total = wanted.iter().map(|pack| pack.length).sum();
-        let mut meter = Meter { progress: self.progress, cancel: self.cancel, done: 0, total };
+        let mut meter = Meter::new(self.progress, self.cancel);
+        meter.total = wanted.iter().map(|pack| pack.length).sum();
+        let deeper = |pack: &&IndexedPack| match (self.depth, self.keys) {
+            (Depth::Opened, Some(keys)) => self.unopened(keys, pack),
+            (Depth::Opened, None) => unreachable!("`opened` is asked for with the keys"),
+            _ => Ok(None),
+        };
         let mut scrubbed = Scrubbed::default();
-        for pack in wanted {
-            let looked = self.pack(&pack.id, pack.length, memory, &mut meter)?;
-            let mut finding = looked.finding;
-            if self.depth == Depth::Opened && finding.is_none() {
-                let keys = self.keys.expect("`opened` is asked for with the keys");
-                finding = self.unopened(keys, pack)?;
-                if finding.is_none() {
-                    memory.witness.opened(&pack.id);
-                }
+        self.look_at(&wanted, memory, &meter, deeper, |pack, looked| {
+            if self.depth == Depth::Opened && looked.finding.is_none() {
+                memory.witness.opened(&pack.id);
             }
-            scrubbed.packs.push(PackVerdict { pack: pack.id, is_sound: finding.is_none() });
+            scrubbed.packs.push(PackVerdict { pack: pack.id, is_sound: looked.finding.is_none() });
             scrubbed.mended.extend(looked.mended);
-            scrubbed.findings.extend(finding.map(|finding| (pack.id, finding)));
-        }
-        scrubbed.bytes = meter.done;
+            scrubbed.findings.extend(looked.finding.map(|finding| (pack.id, finding)));
+            Ok(())
+        })?;
+        scrubbed.packs.sort_unstable_by_key(|verdict| verdict.pack);
+        scrubbed.mended.sort_unstable();
+        scrubbed.bytes = meter.done();
         Ok(scrubbed)
     }
 
