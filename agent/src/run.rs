@@ -65,7 +65,7 @@ impl From<WrongSource> for RunError {
 /// # Errors
 /// When it cannot start, or when work hangs; else, once it runs, it goes on trying.
 pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), RunError> {
-    runtime::memory::give_back_large_pieces();
+    runtime::memory::keep_few_heaps();
     allow_deep_folders();
     let state = StateFolder::open(&config.state)?;
     let key = AgentKey::open(&state)?;

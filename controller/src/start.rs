@@ -110,7 +110,7 @@ pub struct Addresses {
 
 /// Runs a controller until the stop is asked for, and waits until it is at rest.
 pub async fn run(config: ControllerConfig, shutdown: Shutdown) -> Result<(), StartError> {
-    runtime::memory::give_back_large_pieces();
+    runtime::memory::keep_few_heaps();
     Controller::start(config, shutdown).await?.serve().await;
     Ok(())
 }

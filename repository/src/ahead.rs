@@ -2,13 +2,13 @@
 //! than whatever is done with the bytes.
 //!
 //! Must stay true: nothing depends on it. A blob that does not come from here, for whatever reason, is opened
-//! by whoever wants it, and he tells what is wrong with it. Never more than [`Ahead::most`] blobs, none of them
-//! larger than [`MAX_PLAIN`], are under way or wait to be asked for.
+//! by whoever wants it, and he tells what is wrong with it. Never more than `most` blobs, none of them
+//! larger than [`MAX_PLAIN`], are under way or wait to be asked for; when it is dropped, its threads have ended.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use crate::content::IdKey;
 use crate::ids::BlobId;
@@ -37,7 +37,9 @@ struct Job {
 
 /// The blobs that will be asked for, in this order, and those that are being opened.
 pub(crate) struct Ahead {
-    jobs: SyncSender<Job>,
+    /// Gone once no more come.
+    jobs: Option<SyncSender<Job>>,
+    threads: Vec<JoinHandle<()>>,
     expected: VecDeque<BlobId>,
     known: HashSet<BlobId>,
     under_way: HashMap<BlobId, Receiver<Option<Vec<u8>>>>,
@@ -45,17 +47,24 @@ pub(crate) struct Ahead {
 }
 
 impl Ahead {
-    /// Starts the threads. They end after it does.
+    /// Starts the threads.
     pub(crate) fn start(store: &Arc<dyn Store>, id_key: &IdKey) -> Self {
         let count = workers();
         let most = count + count / 2;
         let (jobs, taken) = sync_channel(most);
         let taken = Arc::new(Mutex::new(taken));
-        for _ in 0..count {
+        let start = |_| {
             let (store, id_key, taken) = (Arc::clone(store), id_key.clone(), Arc::clone(&taken));
-            thread::spawn(move || open(&*store, &id_key, &taken));
+            thread::spawn(move || open(&*store, &id_key, &taken))
+        };
+        Self {
+            jobs: Some(jobs),
+            threads: (0..count).map(start).collect(),
+            expected: VecDeque::new(),
+            known: HashSet::new(),
+            under_way: HashMap::new(),
+            most,
         }
-        Self { jobs, expected: VecDeque::new(), known: HashSet::new(), under_way: HashMap::new(), most }
     }
 
     /// These will be asked for next, before what was expected so far.
@@ -73,7 +82,8 @@ impl Ahead {
     pub(crate) fn begin(&mut self, order: Order) {
         let (reply, answer) = sync_channel(1);
         let id = order.place.line.id;
-        self.jobs.send(Job { order, reply }).expect("the threads end after what sends to them");
+        let jobs = self.jobs.as_ref().expect("it goes only when this does");
+        jobs.send(Job { order, reply }).expect("the threads end after what sends to them");
         self.under_way.insert(id, answer);
     }
 
@@ -90,6 +100,17 @@ impl Ahead {
     }
 }
 
+/// Whoever is done with the store may unmount it: no thread goes on with it.
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        for thread in self.threads.drain(..) {
+            // One that has panicked gave no answer, and the blob was opened elsewhere.
+            let _ = thread.join();
+        }
+    }
+}
+
 fn open(store: &dyn Store, id_key: &IdKey, jobs: &Mutex<Receiver<Job>>) {
     loop {
         let next = lock(jobs).recv();
@@ -101,5 +122,87 @@ fn open(store: &dyn Store, id_key: &IdKey, jobs: &Mutex<Receiver<Job>>) {
         });
         // Whoever asked may have forgotten it.
         let _ = reply.send(opened);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{DomainId, PackId, RepositoryId, SegmentId};
+    use crate::pack::blob::{BlobKind, BlobLine, Codec, TAG, blob_id};
+    use crate::pack::seal::SegmentKey;
+    use crate::refs::BlobAddress;
+    use crate::store::memory::MemoryStore;
+
+    const ID_KEY: IdKey = IdKey::new([7; 32]);
+
+    /// A pack of ten blobs, of which the fourth is damaged.
+    fn pack() -> (Arc<dyn Store>, Vec<BlobPlace>, impl Fn(BlobPlace) -> Order) {
+        let context = SegmentContext {
+            repository: RepositoryId::new([1; 16]),
+            domain: DomainId::new([2; 16]),
+            segment: SegmentId::new([3; 16]),
+        };
+        let cipher = Arc::new(BlobCipher::new(&SegmentKey::new([4; 32])));
+        let (pack, mut body, mut places) = (PackId::new([5; 32]), Vec::new(), Vec::new());
+        for ordinal in 0..10 {
+            let plain = content(ordinal);
+            let line = BlobLine {
+                id: blob_id(&ID_KEY, BlobKind::Data, &plain),
+                kind: BlobKind::Data,
+                codec: Codec::Raw,
+                absent: false,
+                plain_length: plain.len() as u32,
+                stored_length: plain.len() as u32 + TAG,
+            };
+            let address = BlobAddress { segment: context.segment, ordinal };
+            places.push(BlobPlace { address, pack, offset: body.len() as u64, line });
+            context.seal(&cipher, ordinal, &line, &plain, &mut body);
+        }
+        body[places[3].offset as usize] ^= 1;
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        store.create(&layout::pack(&pack), &body).expect("written");
+        (store, places, move |place| Order { place, context, cipher: Arc::clone(&cipher) })
+    }
+
+    fn content(ordinal: u32) -> Vec<u8> {
+        vec![ordinal as u8; 1000 + ordinal as usize]
+    }
+
+    #[test]
+    fn what_opens_is_given_once_and_what_does_not_is_left_to_whoever_asks() {
+        let (store, places, order) = pack();
+        let mut ahead = Ahead::start(&store, &ID_KEY);
+        ahead.expect(places.iter().map(|place| place.line.id));
+        let mut asked = places.iter().zip(0..);
+        while let Some((place, ordinal)) = asked.next() {
+            while let Some(next) = ahead.next() {
+                ahead.begin(order(*places.iter().find(|place| place.line.id == next).expect("expected")));
+            }
+            let expected = (ordinal != 3).then(|| content(ordinal));
+            assert_eq!(ahead.take(&place.line.id), expected, "{ordinal}");
+            assert_eq!(ahead.take(&place.line.id), None, "it is given once");
+        }
+        drop(ahead);
+        assert_eq!(Arc::strong_count(&store), 1, "no thread goes on with it");
+    }
+
+    #[test]
+    fn a_bounded_number_is_under_way_in_the_order_in_which_they_are_wanted() {
+        let (store, places, order) = pack();
+        let ids: Vec<BlobId> = places.iter().map(|place| place.line.id).collect();
+        let mut ahead = Ahead::start(&store, &ID_KEY);
+        ahead.most = 3;
+        ahead.expect([ids[4], ids[5], ids[4]].into_iter());
+        ahead.expect([ids[8], ids[9], ids[5]].into_iter());
+        let mut begun = Vec::new();
+        while let Some(next) = ahead.next() {
+            begun.push(next);
+            ahead.begin(order(*places.iter().find(|place| place.line.id == next).expect("expected")));
+        }
+        assert_eq!(begun, [ids[8], ids[9], ids[4]]);
+        assert_eq!(ahead.take(&ids[5]), None, "it was not begun");
+        ahead.forget();
+        assert_eq!((ahead.next(), ahead.take(&ids[8])), (None, None));
     }
 }

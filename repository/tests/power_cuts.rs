@@ -16,7 +16,7 @@ use std::process::Command;
 use std::rc::Rc;
 
 use repository::store::calls::watch::watched;
-use story::{Step, World, local, story, survives};
+use story::{Step, Told, World, local, story, survives};
 use support::Dice;
 use tempfile::TempDir;
 use watchers::{Cut, Forgetful, Forgets};
@@ -162,10 +162,18 @@ fn cut(
     let switch = Rc::new(Switch { root: handle, journal, is_cut: Cell::new(false) });
     let nth = if let Moment::Call(nth) = moment { nth } else { usize::MAX };
     let mut world = World::default();
+    let mut told = world.told.clone();
     let cut = switch.clone();
     watched(Cut::before(nth, forgets, move || cut.cut()), || {
         for (number, step) in steps.iter().enumerate() {
-            if world.take(&local(&root), step, &mut |_| {}).is_err() {
+            // What is said without power is said to nobody: xfs takes a folder's sync that comes after the
+            // shutdown for done, once it has dropped what was to be written.
+            let mut tell = |now: &Told| {
+                if !switch.is_cut.get() {
+                    told = now.clone();
+                }
+            };
+            if world.take(&local(&root), step, &mut tell).is_err() || switch.is_cut.get() {
                 break;
             }
             if matches!(moment, Moment::Answer(answer) if answer == number) {
@@ -175,7 +183,6 @@ fn cut(
     });
     switch.cut();
     drop(switch);
-    let told = world.told.clone();
     drop(world);
     disk.unmount();
     disk.mount();

@@ -1,24 +1,36 @@
-//! Gives large pieces of memory back to the system as soon as they are free.
+//! How the allocator keeps the memory of large buffers.
 //!
-//! glibc learns from the first large block that is freed to keep such blocks for later, in as many heaps
-//! as there are threads. Buffers of many megabytes then pile up in the gaps between each other: measured
-//! on 2 GB of data, one of our processes grew from 135 MB in its first run over it to 200 MB in its second.
-//! With a fixed limit it stays at 80 MB and goes back to 10 MB, for about a tenth more processor time.
+//! Left alone, glibc learns from the first large block that is freed to keep such blocks for later, in as many
+//! heaps as there are threads: buffers of many megabytes pile up in the gaps between each other (measured on 2 GB
+//! of data: 200 MB in the second run). Told to map each of them anew, it has the kernel clear and map every page
+//! of every buffer: half of the processor time of a restore and of a verification. So buffers of usual size come
+//! from few heaps, which keep a bounded rest for the next one; larger ones are mapped one by one. Figures:
+//! docs/benchmarks.md.
 
-/// Blocks of this many bytes and more are mapped one by one.
+/// Blocks of this many bytes and more are mapped one by one: more than any usual blob has.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-const MAPPED_ONE_BY_ONE: libc::c_int = 1 << 20;
+const MAPPED_ONE_BY_ONE: libc::c_int = 4 << 20;
+/// So many free bytes at the end of a heap are kept.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const KEPT: libc::c_int = 32 << 20;
+/// Heaps that threads share.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const HEAPS: libc::c_int = 2;
 
 /// To be called before the first large piece of memory is taken. Does nothing where the allocator is
 /// another one than glibc's.
-pub fn give_back_large_pieces() {
+pub fn keep_few_heaps() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    {
+    for (setting, value) in [
+        (libc::M_MMAP_THRESHOLD, MAPPED_ONE_BY_ONE),
+        (libc::M_TRIM_THRESHOLD, KEPT),
+        (libc::M_ARENA_MAX, HEAPS),
+    ] {
         #[expect(unsafe_code, reason = "there is no other way to reach the allocator's settings")]
         // SAFETY: mallopt takes two numbers, may be called at any time and locks what it changes.
-        let accepted = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_ONE_BY_ONE) };
+        let accepted = unsafe { libc::mallopt(setting, value) };
         if accepted != 1 {
-            tracing::debug!("the allocator keeps its own limit for large pieces of memory");
+            tracing::debug!(setting, "the allocator keeps its own setting");
         }
     }
 }

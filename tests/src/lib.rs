@@ -3,6 +3,7 @@
 //! Must stay true: the suites see what a user sees (exit codes, JSON, bytes on disk) and nothing inside
 //! the programs; waiting always has a condition and an end; whatever was started is killed.
 
+mod api_server;
 mod application;
 mod clock;
 mod docker;
@@ -13,6 +14,7 @@ pub mod s3;
 mod steps;
 mod system;
 
+pub use api_server::ApiServer;
 pub use application::Application;
 pub use docker::DockerEngine;
 pub use forwarder::Forwarder;

@@ -5,8 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use serde_json::Value;
-use tests::{System, programs};
+use serde_json::{Value, json};
+use tests::{ApiServer, System, programs};
 
 fn data() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
@@ -157,4 +157,44 @@ fn a_bundle_holds_what_helps_for_its_owner_alone_and_says_what_is_missing() {
     assert!(said.contains("missing: all that a controller knows"), "{said}");
     let found = fs::read_to_string(unpack().join("doctor.json")).expect("there");
     assert!(found.contains("controller-reachable"), "{found}");
+}
+
+#[test]
+fn namespaces_that_no_source_names_are_found_where_the_agent_may_list_them() {
+    let data = data();
+    let mut system = System::prepare(&[("models", &data.path().join("models"))]);
+    let cluster = ApiServer::start(|method, path, _| match (method, path.split('?').next()?) {
+        ("GET", "/api/v1/namespaces") => {
+            let named = ["backup", "billing", "dev", "kube-system", "shop"];
+            let items = named.map(|name| json!({ "metadata": { "name": name } }));
+            Some(
+                json!({ "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "items": items }),
+            )
+        }
+        _ => None,
+    });
+    let kubeconfig = system.root().join("kubeconfig");
+    cluster.kubeconfig(&kubeconfig);
+    let file = system.root().join("agent.yaml");
+    let objects =
+        "  - { component: configs, name: shop, kind: configs, kubernetes: { namespaces: [shop] } }\n";
+    let rest = format!(
+        "{objects}kubernetes: {{ kubeconfig: {} }}\nlook_here: {{ ignore_namespaces: [dev, backup] }}\n",
+        kubeconfig.display()
+    );
+    fs::write(&file, fs::read_to_string(&file).expect("there") + &rest).expect("written");
+    system.start_controller();
+    system.invite();
+    system.start_agent();
+    system.await_agent();
+    let found = system.nsctl(&["doctor", "-o", "json"]).expect(1).json();
+    assert_eq!(
+        wrong(&found, "data-in-no-plan")
+            .into_iter()
+            .filter(|words| words.contains("namespace"))
+            .collect::<Vec<_>>(),
+        ["no object of the namespace billing is in a backup"]
+    );
+    let unreadable = wrong(&found, "source-readable");
+    assert!(unreadable.iter().any(|words| words.contains("may not list configmaps")), "{unreadable:?}");
 }

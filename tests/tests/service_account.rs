@@ -2,85 +2,39 @@
 //! real one is in the suite `kubernetes`.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
-use tests::{Process, System, wait_for};
+use tests::{ApiServer, Process, System, wait_for};
 
 const TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhIn0.c2lnbmF0dXJl";
 
-/// Of a request that the chart's role does not allow.
-const NO_RIGHT: &str = "no right";
+/// What the API server was asked.
+#[derive(Clone, Default)]
+struct Asked {
+    reviews: Arc<Mutex<Vec<Value>>>,
+    /// What the controller has no right to.
+    forbidden: Arc<Mutex<Vec<String>>>,
+}
+
+impl Asked {
+    fn reviews(&self) -> Vec<Value> {
+        self.reviews.lock().expect("no panic").clone()
+    }
+
+    fn forbidden(&self) -> Vec<String> {
+        self.forbidden.lock().expect("no panic").clone()
+    }
+}
 
 /// An API server that knows one token and one config map, whose content it mounts into a folder as a kubelet does.
-struct ApiServer {
-    address: String,
-    asked: Arc<Mutex<Vec<Value>>>,
-}
-
-impl ApiServer {
-    fn start(user: &'static str, mounted: PathBuf) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
-        let address = format!("http://{}", listener.local_addr().expect("bound"));
-        let asked: Arc<Mutex<Vec<Value>>> = Arc::default();
-        let seen = asked.clone();
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let (seen, mounted) = (seen.clone(), mounted.clone());
-                std::thread::spawn(move || while answer(&stream, user, &mounted, &seen).is_some() {});
-            }
-        });
-        Self { address, asked }
-    }
-
-    /// What kubectl keeps for its user.
-    fn kubeconfig(&self, file: &Path) {
-        let text = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "c",
-            "contexts": [{ "name": "c", "context": { "cluster": "c", "user": "u" } }],
-            "clusters": [{ "name": "c", "cluster": { "server": self.address } }],
-            "users": [{ "name": "u", "user": {} }],
-        });
-        fs::write(file, text.to_string()).expect("written");
-    }
-
-    fn reviews(&self) -> Vec<Value> {
-        self.asked.lock().expect("no panic").clone()
-    }
-}
-
-impl Drop for ApiServer {
-    fn drop(&mut self) {
-        let asked = self.reviews();
-        let beyond: Vec<&Value> = asked.iter().filter(|one| !one[NO_RIGHT].is_null()).collect();
-        let is_right = beyond.is_empty() || std::thread::panicking();
-        assert!(is_right, "the controller has asked for what it has no right to: {beyond:?}");
-    }
-}
-
-fn answer(stream: &TcpStream, user: &str, mounted: &Path, seen: &Mutex<Vec<Value>>) -> Option<()> {
-    let mut reader = BufReader::new(stream);
-    let mut first = String::new();
-    reader.read_line(&mut first).ok().filter(|read| *read > 0)?;
-    let mut length = 0;
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line).ok()?;
-        match line.trim_end().to_ascii_lowercase().split_once(": ") {
-            Some(("content-length", value)) => length = value.parse().ok()?,
-            Some(_) => {}
-            None => break,
-        }
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).ok()?;
-    let body: Value = serde_json::from_slice(&body).ok()?;
-    let said = match first.split(' ').take(2).collect::<Vec<_>>()[..] {
-        ["POST", path] if path.starts_with("/apis/authentication.k8s.io/v1/tokenreviews") => {
-            seen.lock().ok()?.push(body.clone());
+fn api_server(user: &'static str, mounted: PathBuf) -> (ApiServer, Asked) {
+    let asked = Asked::default();
+    let seen = asked.clone();
+    let server = ApiServer::start(move |method, path, body| match (method, path) {
+        ("POST", path) if path.starts_with("/apis/authentication.k8s.io/v1/tokenreviews") => {
+            seen.reviews.lock().expect("no panic").push(body.clone());
             let is_good = body["spec"]["token"] == TOKEN;
             let status = match is_good {
                 true => {
@@ -88,33 +42,28 @@ fn answer(stream: &TcpStream, user: &str, mounted: &Path, seen: &Mutex<Vec<Value
                 }
                 false => json!({ "error": "the token is not known" }),
             };
-            json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "metadata": {}, "spec": body["spec"], "status": status })
+            Some(json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "metadata": {},
+                "spec": body["spec"], "status": status }))
         }
-        ["PATCH", path] if path.starts_with("/api/v1/namespaces/shop/configmaps/authority") => {
+        ("PATCH", path) if path.starts_with("/api/v1/namespaces/shop/configmaps/authority") => {
             fs::write(mounted.join("ca.crt"), body["data"]["ca.crt"].as_str()?).ok()?;
-            json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "authority" } })
+            Some(json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "authority" } }))
         }
-        // Told when the test ends: a panic of this thread would fail nothing.
         _ => {
-            seen.lock().ok()?.push(json!({ NO_RIGHT: first }));
-            return None;
+            seen.forbidden.lock().expect("no panic").push(format!("{method} {path}"));
+            None
         }
-    };
-    let said = said.to_string();
-    let head = format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
-        said.len()
-    );
-    (&*stream).write_all((head + &said).as_bytes()).ok()
+    });
+    (server, asked)
 }
 
 /// A controller with a rule for `shop/agent`, and an agent whose pod has mounted what the chart mounts.
-fn system(user: &'static str, token: &str, data: &Path) -> (System, ApiServer) {
+fn system(user: &'static str, token: &str, data: &Path) -> (System, Asked) {
     let system = System::prepare(&[("models", data)]);
     let mounted = system.root().join("mounted");
     fs::create_dir(&mounted).expect("made");
     fs::write(mounted.join("token"), token).expect("written");
-    let server = ApiServer::start(user, mounted.clone());
+    let (server, asked) = api_server(user, mounted.clone());
     let kubeconfig = system.root().join("kubeconfig");
     server.kubeconfig(&kubeconfig);
     system.configure_controller(&format!(
@@ -129,7 +78,7 @@ fn system(user: &'static str, token: &str, data: &Path) -> (System, ApiServer) {
     let text = fs::read_to_string(&file).expect("read");
     assert!(text.contains(&by_token));
     fs::write(&file, text.replace(&by_token, &by_account)).expect("written");
-    (system, server)
+    (system, asked)
 }
 
 fn agents(system: &System) -> Vec<Value> {
@@ -141,7 +90,7 @@ fn agents(system: &System) -> Vec<Value> {
 fn an_agent_joins_by_its_service_account_and_a_new_pod_of_it_is_the_same_agent() {
     let folder = tempfile::tempdir().expect("a folder");
     fs::write(folder.path().join("weights"), "weights").expect("written");
-    let (mut system, server) = system("system:serviceaccount:shop:agent", TOKEN, folder.path());
+    let (mut system, asked) = system("system:serviceaccount:shop:agent", TOKEN, folder.path());
     // The agent is there before the controller has told anybody its certificate.
     system.start_agent();
     system.start_controller();
@@ -149,7 +98,7 @@ fn an_agent_joins_by_its_service_account_and_a_new_pod_of_it_is_the_same_agent()
     system.run(&["backup"]);
     let first = agents(&system);
     assert_eq!(first.len(), 1, "{first:?}");
-    assert_eq!(server.reviews()[0]["spec"]["audiences"], json!(["neurashield-backup"]));
+    assert_eq!(asked.reviews()[0]["spec"]["audiences"], json!(["neurashield-backup"]));
     let audit = system.nsctl(&["audit", "-o", "json"]).expect(0).out;
     assert!(audit.contains("service account shop/agent"), "{audit}");
 
@@ -157,7 +106,7 @@ fn an_agent_joins_by_its_service_account_and_a_new_pod_of_it_is_the_same_agent()
     system.kill_agent();
     fs::remove_dir_all(system.root().join("agent")).expect("removed");
     system.start_agent();
-    wait_for("the agent to join again", 60, || (server.reviews().len() > 1).then_some(()));
+    wait_for("the agent to join again", 60, || (asked.reviews().len() > 1).then_some(()));
     system.await_agent();
     let second = agents(&system);
     assert_eq!(second.len(), 1, "{second:?}");
@@ -174,6 +123,7 @@ fn an_agent_joins_by_its_service_account_and_a_new_pod_of_it_is_the_same_agent()
     for log in [Process::Agent, Process::Controller].map(|of| system.log(of)) {
         assert!(!log.contains(TOKEN), "a token is in the log: {log}");
     }
+    assert_eq!(asked.forbidden(), [""; 0], "the controller asks for what it has no right to");
 }
 
 #[test]
@@ -187,10 +137,11 @@ fn another_service_account_or_token_is_refused_and_told_what_is_missing() {
         ),
         ("system:serviceaccount:shop:agent", "a.forged.token", "does not accept the service account's token"),
     ] {
-        let (mut system, _server) = system(user, token, folder.path());
+        let (mut system, asked) = system(user, token, folder.path());
         system.start_controller();
         system.start_agent();
         wait_for("the agent to be refused", 60, || system.log(Process::Agent).contains(told).then_some(()));
         assert_eq!(agents(&system), Vec::<Value>::new());
+        assert_eq!(asked.forbidden(), [""; 0], "the controller asks for what it has no right to");
     }
 }

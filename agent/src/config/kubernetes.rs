@@ -200,7 +200,7 @@ impl Objects {
     }
 }
 
-fn check_namespaces(path: &str, namespaces: &[String]) -> Result<(), Problem> {
+pub(super) fn check_namespaces(path: &str, namespaces: &[String]) -> Result<(), Problem> {
     let mut seen = BTreeSet::new();
     for (place, name) in namespaces.iter().enumerate() {
         let plain = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit();

@@ -6,6 +6,7 @@ use runtime::config::Problem;
 use serde::{Deserialize, Serialize};
 
 use super::absolute;
+use super::kubernetes::check_namespaces;
 
 /// Folders whose contents ought to be in a backup.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -15,6 +16,8 @@ pub struct LookHere {
     pub folders: Vec<PathBuf>,
     /// What need not be, with all that lies in it.
     pub ignore: Vec<PathBuf>,
+    /// Namespaces of a cluster that need not be in a backup.
+    pub ignore_namespaces: Vec<String>,
 }
 
 impl LookHere {
@@ -24,7 +27,8 @@ impl LookHere {
             numbered.map(|(place, path)| absolute(&format!("look_here.{key}[{place}]"), path)).collect()
         };
         let folders: Result<Vec<()>, Problem> = each("folders", &self.folders);
-        folders.and_then(|_| each("ignore", &self.ignore).map(|_: Vec<()>| ()))
+        folders.and_then(|_| each("ignore", &self.ignore).map(|_: Vec<()>| ()))?;
+        check_namespaces("look_here.ignore_namespaces", &self.ignore_namespaces)
     }
 
     /// True for what need not be in a backup.

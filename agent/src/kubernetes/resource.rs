@@ -31,6 +31,11 @@ impl Resource {
         Self::new("", "v1", "ConfigMap", "configmaps")
     }
 
+    /// The one kind here that lies in no namespace: a [`Place`] with an empty one.
+    pub(crate) fn namespaces() -> Self {
+        Self::new("", "v1", "Namespace", "namespaces")
+    }
+
     pub(crate) fn secrets() -> Self {
         Self::new("", "v1", "Secret", "secrets")
     }
@@ -64,6 +69,7 @@ impl Resource {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place<'a> {
     pub(crate) resource: &'a Resource,
+    /// Empty: of the cluster itself.
     pub(crate) namespace: &'a str,
     /// With a subresource if one is meant; empty: all of them.
     pub(crate) name: &'a str,
@@ -72,9 +78,13 @@ pub(crate) struct Place<'a> {
 impl Place<'_> {
     pub(super) fn path(&self, query: &str) -> String {
         let Resource { group, version, plural, .. } = self.resource;
+        let namespace = match self.namespace {
+            "" => String::new(),
+            named => format!("namespaces/{named}/"),
+        };
         let mut path = match group.as_str() {
-            "" => format!("/api/{version}/namespaces/{}/{plural}", self.namespace),
-            group => format!("/apis/{group}/{version}/namespaces/{}/{plural}", self.namespace),
+            "" => format!("/api/{version}/{namespace}{plural}"),
+            group => format!("/apis/{group}/{version}/{namespace}{plural}"),
         };
         for (mark, part) in [('/', self.name), ('?', query)] {
             if !part.is_empty() {
@@ -93,6 +103,7 @@ impl fmt::Display for Place<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (plural, namespace) = (self.resource.full_plural(), self.namespace);
         match self.name {
+            "" if namespace.is_empty() => write!(f, "{plural}"),
             "" => write!(f, "{plural} in the namespace {namespace}"),
             name => write!(f, "{plural} {name} in the namespace {namespace}"),
         }

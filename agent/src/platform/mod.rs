@@ -7,6 +7,7 @@
 mod command;
 mod docker;
 mod kubernetes;
+mod namespaces;
 mod order;
 mod volumes;
 mod writers;

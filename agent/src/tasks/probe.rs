@@ -1,5 +1,6 @@
 //! A probe: can each source be read, and what lies beside them that no source covers?
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,12 +12,18 @@ use crate::sources::{Item, ProblemKind};
 
 /// Entries that a probe looks at in each source.
 const LOOK_AT: usize = 200;
+/// The wire's limit.
+const MOST_NAMESPACES: usize = 100;
 
 /// Looks at every source.
 pub(super) async fn run(context: &Arc<TaskContext>, task_id: &str) -> Result<v1::ProbeFinished, Failure> {
     let agent = Arc::clone(&context.agent);
     let folders: Vec<_> = agent.served.iter().flat_map(uncovered::roots).collect();
     let volumes = agent.platform.volumes_beside(&folders).await;
+    let covered: BTreeSet<String> = agent.served.iter().flat_map(uncovered::namespaces).cloned().collect();
+    let mut beside = agent.platform.namespaces_beside(&covered).await;
+    beside.retain(|name| !agent.config.look_here.ignore_namespaces.contains(name));
+    beside.truncate(MOST_NAMESPACES);
     let (sources, uncovered, state_free_bytes) = blocking(move || {
         let (state, now) = (&agent.config.state, agent.clock.now());
         let sources = agent.served.iter().map(|served| look_at(served, state, now)).collect();
@@ -25,7 +32,15 @@ pub(super) async fn run(context: &Arc<TaskContext>, task_id: &str) -> Result<v1:
     })
     .await?;
     let now = Some(convert::to_wire_time(context.agent.clock.now()));
-    Ok(v1::ProbeFinished { task_id: task_id.to_owned(), sources, uncovered, now, state_free_bytes })
+    Ok(v1::ProbeFinished {
+        task_id: task_id.to_owned(),
+        sources,
+        uncovered,
+        now,
+        state_free_bytes,
+        covered_namespaces: covered.into_iter().collect(),
+        uncovered_namespaces: beside,
+    })
 }
 
 fn look_at(served: &Served, state: &Path, now: jiff::Timestamp) -> v1::SourceHealth {

@@ -101,6 +101,14 @@ pub(super) fn roots(served: &Served) -> Vec<PathBuf> {
     }
 }
 
+/// The namespaces of whose objects the source holds some.
+pub(super) fn namespaces(served: &Served) -> &[String] {
+    match &served.data {
+        SourceData::Objects { kubernetes } => &kubernetes.namespaces,
+        _ => &[],
+    }
+}
+
 /// In a source, or around one: then somebody has thought about it.
 fn is_covered(path: &Path, covered: &[PathBuf]) -> bool {
     covered.iter().any(|source| path.starts_with(source) || source.starts_with(path))
@@ -170,7 +178,7 @@ mod tests {
         folder(&volumes, "lost+found");
         std::os::unix::fs::symlink(&a, volumes.join("link")).unwrap();
         fs::write(volumes.join("file"), "no folder").unwrap();
-        let look_here = LookHere { folders: vec![volumes], ignore: vec![c] };
+        let look_here = LookHere { folders: vec![volumes], ignore: vec![c], ..LookHere::default() };
         let config = AgentConfig { look_here, ..AgentConfig::default() };
         let found = find(&[serving(&a.join("deeper"))], &config, &root.path().join("nothing-here"), &[]);
         assert_eq!(paths(&found), [b.to_str().unwrap()]);

@@ -845,6 +845,12 @@ pub struct ProbeFinished {
     /// where the agent's state folder is
     #[prost(uint64, optional, tag = "5")]
     pub state_free_bytes: ::core::option::Option<u64>,
+    /// of a Kubernetes cluster, named by the agent's sources
+    #[prost(string, repeated, tag = "6")]
+    pub covered_namespaces: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// the others that it sees; at most 100
+    #[prost(string, repeated, tag = "7")]
+    pub uncovered_namespaces: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// Data that lies where data usually lies, and that no source of the agent covers.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

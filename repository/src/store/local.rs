@@ -7,11 +7,11 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use rustix::buffer::spare_capacity;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -137,9 +137,7 @@ impl Store for LocalStore {
             let reason = format!("{length} bytes from {offset} are wanted, but it has only {size} bytes");
             return Err(failure("read", path)(io::Error::new(io::ErrorKind::UnexpectedEof, reason)));
         };
-        let mut bytes = vec![0; length];
-        file.read_exact_at(&mut bytes, offset).map_err(failure("read", path))?;
-        Ok(bytes)
+        read_exactly(&file, offset, length).map_err(failure("read", path))
     }
 
     fn size(&self, path: &ObjectPath) -> Result<u64, StoreError> {
@@ -282,6 +280,21 @@ impl Upload for LocalUpload {
         let Self { store, draft } = *self;
         store.place(draft, path, Existing::Keep)
     }
+}
+
+/// Without writing zeros first: what is read is most of what there is.
+fn read_exactly(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(length);
+    while bytes.len() < length {
+        let at = offset + bytes.len() as u64;
+        match rustix::io::pread(file, spare_capacity(&mut bytes), at) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    bytes.truncate(length);
+    Ok(bytes)
 }
 
 fn list_folder(folder: &OwnedFd) -> io::Result<Vec<Listed>> {

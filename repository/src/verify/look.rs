@@ -18,7 +18,7 @@ use crate::side_by_side::as_they_end;
 use crate::store::ObjectPath;
 
 /// How many bytes of a pack are read at once.
-const WINDOW: u64 = 4 << 20;
+const WINDOW: u64 = 2 << 20;
 
 /// What a look at one pack has shown.
 pub(super) struct LookedAt {

@@ -359,8 +359,12 @@ impl World {
                 self.told.is_confirmed = true;
             }
             Step::Doubt => {
-                let listing = controller.repository.list()?;
-                controller.doubt(listing.backups.first().expect("one is complete"))?;
+                let mut listing = controller.repository.list()?;
+                // A disk that is gone may still know the names, and says of each backup that it cannot be read.
+                let Some(newest) = listing.backups.first() else {
+                    return Err(listing.damaged.pop().expect("one is complete").1.into());
+                };
+                controller.doubt(newest)?;
             }
             Step::Verify => survives::check(controller, &self.told)?,
             Step::RebuildIndex => {

@@ -1,5 +1,6 @@
 //! What the doctor asks of agents: who is there, and what each finds at its sources and beside them.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -60,13 +61,18 @@ impl App {
             let (app, id) = (self.clone(), agent.id);
             probes.spawn(async move { (name, app.probe(id).await) });
         }
+        let mut namespaces = Namespaces::default();
         while let Some(Ok((name, answer))) = probes.join_next().await {
             match answer {
-                Some(answer) => findings.extend(answered(&name, &answer)),
+                Some(answer) => {
+                    findings.extend(answered(&name, &answer));
+                    namespaces.add(answer.probed);
+                }
                 None => findings
                     .push(Finding::problem(&c::ANSWERS, format!("agent {name} did not answer in time"))),
             }
         }
+        findings.extend(namespaces.findings());
         findings
     }
 
@@ -78,6 +84,30 @@ impl App {
             Ok(Ended::Probed(probed)) => Some(Answer { probed: *probed, asked_at, answered_at: self.now() }),
             _ => None,
         }
+    }
+}
+
+/// Namespaces of clusters: one agent may cover what another one sees.
+#[derive(Default)]
+struct Namespaces {
+    covered: BTreeSet<String>,
+    seen: BTreeSet<String>,
+}
+
+impl Namespaces {
+    fn add(&mut self, probed: ProbeFinished) {
+        self.covered.extend(probed.covered_namespaces);
+        self.seen.extend(probed.uncovered_namespaces.into_iter().take(MOST));
+    }
+
+    fn findings(&self) -> impl Iterator<Item = Finding> {
+        self.seen.difference(&self.covered).take(MOST).map(|name| {
+            let finding = format!("no object of the namespace {name} is in a backup");
+            Finding::warning(&c::UNCOVERED, finding).hint(
+                "name it under `kubernetes.namespaces` of a source of kind `configs`, or under \
+                 `look_here.ignore_namespaces`",
+            )
+        })
     }
 }
 
