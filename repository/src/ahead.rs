@@ -174,8 +174,7 @@ mod tests {
         let (store, places, order) = pack();
         let mut ahead = Ahead::start(&store, &ID_KEY);
         ahead.expect(places.iter().map(|place| place.line.id));
-        let mut asked = places.iter().zip(0..);
-        while let Some((place, ordinal)) = asked.next() {
+        for (place, ordinal) in places.iter().zip(0..) {
             while let Some(next) = ahead.next() {
                 ahead.begin(order(*places.iter().find(|place| place.line.id == next).expect("expected")));
             }
