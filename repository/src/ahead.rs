@@ -6,6 +6,7 @@
 //! larger than [`MAX_PLAIN`], are under way or wait to be asked for; when it is dropped, its threads have ended.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -32,6 +33,8 @@ pub(crate) struct Order {
 
 struct Job {
     order: Order,
+    /// Of which round of expectations it is.
+    round: u64,
     reply: SyncSender<Option<Vec<u8>>>,
 }
 
@@ -44,6 +47,8 @@ pub(crate) struct Ahead {
     known: HashSet<BlobId>,
     under_way: HashMap<BlobId, Receiver<Option<Vec<u8>>>>,
     most: usize,
+    /// Grows when what was expected is forgotten: the threads drop what is of an earlier one.
+    round: Arc<AtomicU64>,
 }
 
 impl Ahead {
@@ -53,9 +58,11 @@ impl Ahead {
         let most = count + count / 2;
         let (jobs, taken) = sync_channel(most);
         let taken = Arc::new(Mutex::new(taken));
+        let round = Arc::new(AtomicU64::new(0));
         let start = |_| {
             let (store, id_key, taken) = (Arc::clone(store), id_key.clone(), Arc::clone(&taken));
-            thread::spawn(move || open(&*store, &id_key, &taken))
+            let round = Arc::clone(&round);
+            thread::spawn(move || open(&*store, &id_key, &taken, &round))
         };
         Self {
             jobs: Some(jobs),
@@ -64,6 +71,7 @@ impl Ahead {
             known: HashSet::new(),
             under_way: HashMap::new(),
             most,
+            round,
         }
     }
 
@@ -83,7 +91,8 @@ impl Ahead {
         let (reply, answer) = sync_channel(1);
         let id = order.place.line.id;
         let jobs = self.jobs.as_ref().expect("it goes only when this does");
-        jobs.send(Job { order, reply }).expect("the threads end after what sends to them");
+        let round = self.round.load(Ordering::Relaxed);
+        jobs.send(Job { order, round, reply }).expect("the threads end after what sends to them");
         self.under_way.insert(id, answer);
     }
 
@@ -94,6 +103,7 @@ impl Ahead {
 
     /// What was expected is not asked for any more.
     pub(crate) fn forget(&mut self) {
+        self.round.fetch_add(1, Ordering::Relaxed);
         self.expected.clear();
         self.known.clear();
         self.under_way.clear();
@@ -103,6 +113,7 @@ impl Ahead {
 /// Whoever is done with the store may unmount it: no thread goes on with it.
 impl Drop for Ahead {
     fn drop(&mut self) {
+        self.forget();
         drop(self.jobs.take());
         for thread in self.threads.drain(..) {
             // One that has panicked gave no answer, and the blob was opened elsewhere.
@@ -111,10 +122,13 @@ impl Drop for Ahead {
     }
 }
 
-fn open(store: &dyn Store, id_key: &IdKey, jobs: &Mutex<Receiver<Job>>) {
+fn open(store: &dyn Store, id_key: &IdKey, jobs: &Mutex<Receiver<Job>>, now: &AtomicU64) {
     loop {
         let next = lock(jobs).recv();
-        let Ok(Job { order: Order { place, context, cipher }, reply }) = next else { return };
+        let Ok(Job { order: Order { place, context, cipher }, round, reply }) = next else { return };
+        if round != now.load(Ordering::Relaxed) {
+            continue;
+        }
         let length = u64::from(place.line.stored_length);
         let sealed = store.read_range(&layout::pack(&place.pack), place.offset, length).ok();
         let opened = sealed.and_then(|sealed| {

@@ -54,6 +54,17 @@ pub(crate) fn workers() -> usize {
     thread::available_parallelism().map_or(1, NonZeroUsize::get).clamp(FEWEST, MOST)
 }
 
+/// Nobody goes on for hours with what has come to nothing.
+struct OverIfItPanics<'a>(&'a AtomicBool);
+
+impl Drop for OverIfItPanics<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
 /// `work` of each item on that many threads; `hear` is told of each on the caller's thread, as it ends.
 /// The error is the one that was met first.
 pub(crate) fn as_they_end<T: Sync, R: Send, E: Send>(

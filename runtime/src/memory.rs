@@ -4,10 +4,10 @@
 //! heaps as there are threads: buffers of many megabytes pile up in the gaps between each other (measured on 2 GB
 //! of data: 200 MB in the second run). Told to map each of them anew, it has the kernel clear and map every page
 //! of every buffer: half of the processor time of a restore and of a verification. So buffers of usual size come
-//! from few heaps, which keep a bounded rest for the next one; larger ones are mapped one by one. Figures:
-//! docs/benchmarks.md.
+//! from few heaps, which keep some of what is free at their ends for the next one; larger ones are mapped one by one.
+//! Figures: docs/benchmarks.md.
 
-/// Blocks of this many bytes and more are mapped one by one: more than any usual blob has.
+/// Blocks of this many bytes and more are mapped one by one: as many as only the largest blobs have.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const MAPPED_ONE_BY_ONE: libc::c_int = 4 << 20;
 /// So many free bytes at the end of a heap are kept.

@@ -171,10 +171,13 @@ impl Contents<'_> {
     fn page_anew(&mut self, entries: &[Entry], walk: &mut Walk) -> Result<(), RepositoryError> {
         self.reader.expect_nothing();
         self.reader.expect(entries.iter().flat_map(blobs_of));
-        for entry in entries {
+        for (nth, entry) in entries.iter().enumerate() {
             self.go_on()?;
             if !self.is_restorable(entry, Trust::Nothing, walk)? {
                 walk.lost.entries.push(entry.path.clone());
+                // Its other pieces are not asked for.
+                self.reader.expect_nothing();
+                self.reader.expect(entries[nth + 1..].iter().flat_map(blobs_of));
             }
         }
         Ok(())

@@ -2,14 +2,16 @@
 //! which somebody verifies them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
 
 use super::look::Meter;
 use super::{Depth, Memory, Verification};
+use crate::ahead;
 use crate::content::IdKey;
 use crate::error::RepositoryError;
 use crate::ids::{DomainId, PackId};
 use crate::index::IndexedPack;
-use crate::ingest::PackVerdict;
+use crate::ingest::{PackVerdict, lock};
 use crate::keys::KeyRing;
 use crate::layout;
 use crate::pack::seal::BlobCipher;
@@ -83,6 +85,9 @@ impl Verification<'_> {
     }
 }
 
+/// Held by the one thread that opens a blob of unusual size: the others' memory is that of usual ones.
+static LARGE: Mutex<()> = Mutex::new(());
+
 /// Gives `visit` each blob that the pack should hold, by its segment's place and its ordinal: its sealed
 /// bytes if it opens and is what its id says, else nothing. A storage that is out of reach is an error: it
 /// says nothing about the blob.
@@ -100,6 +105,7 @@ pub(crate) fn each_blob(
         let mut offset = placed.body_offset();
         for (ordinal, line) in (0..).zip(&table.lines).filter(|(_, line)| !line.absent) {
             let length = u64::from(line.stored_length);
+            let alone = (line.plain_length > ahead::MAX_PLAIN).then(|| lock(&LARGE));
             let read = match read_again(|| store.read_range(&path, offset, length)) {
                 Err(error) if error.is_unreadable() || error.is_not_found() => None,
                 read => Some(read?),
@@ -111,6 +117,7 @@ pub(crate) fn each_blob(
                     open_blob(context, cipher, ordinal, line, sealed.clone(), &id_key).is_ok()
                 })
             });
+            drop(alone);
             visit(nth, ordinal, sound)?;
         }
     }
