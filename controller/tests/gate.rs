@@ -23,6 +23,7 @@ const ANYONE: &[&str] = &["/neurashield.backup.v1.Enrolment/Join", "/grpc.health
 const VIEWER: &[&str] = &[
     "/neurashield.backup.v1.Backups/ListBackups",
     "/neurashield.backup.v1.Backups/GetBackup",
+    "/neurashield.backup.v1.Backups/GetHistory",
     "/neurashield.backup.v1.Backups/ListEntries",
     "/neurashield.backup.v1.Jobs/ListJobs",
     "/neurashield.backup.v1.Jobs/GetJob",
