@@ -65,6 +65,8 @@ struct Place {
     path: Vec<u8>,
     /// The archive's kind.
     kind: String,
+    /// The backup has no other archive of the component.
+    is_only: bool,
 }
 
 impl Place {
@@ -74,6 +76,7 @@ impl Place {
             source: SourceId { component: text("component"), name: text("source") },
             path: bytes(asked.query.get("path")),
             kind: String::new(),
+            is_only: false,
         }
     }
 
@@ -111,8 +114,12 @@ impl Place {
     }
 
     /// An entry as the choice of a restore: of files and folders a pattern that means just it, of databases
-    /// the database or the collection.
+    /// the database or the collection. A restore names no source: where a component has several, the choice
+    /// would mean what has the same name in all of them.
     fn restores(&self, path: &[u8]) -> String {
+        if !self.is_only {
+            return String::new();
+        }
         let Ok(path) = std::str::from_utf8(path) else { return String::new() };
         let component = encode(&self.source.component);
         match self.kind.as_str() {
@@ -168,6 +175,8 @@ async fn shown(asked: &Asked, backup: String) -> Result<Response, Failure> {
     };
     let archive = found.archives.iter().find(|archive| archive.source.as_ref().is_some_and(is_of_it));
     place.kind = archive.map(|archive| archive.kind.clone()).unwrap_or_default();
+    let sources = found.archives.iter().filter_map(|archive| archive.source.as_ref());
+    place.is_only = sources.filter(|source| source.component == place.source.component).count() == 1;
     // "latest" is another one by the time somebody clicks: the name is what counts.
     let backup = found.name;
     let request = ListEntriesRequest {
@@ -260,8 +269,8 @@ mod tests {
     #[test]
     fn a_name_of_any_bytes_goes_through_an_address_and_comes_back() {
         let source = SourceId { component: "models".to_owned(), name: "a b".to_owned() };
-        let place =
-            Place { source, kind: "files".to_owned(), path: b"etc/\xff&=%<b>/\xe2\x80\xaex".to_vec() };
+        let path = b"etc/\xff&=%<b>/\xe2\x80\xaex".to_vec();
+        let place = Place { source, kind: "files".to_owned(), path, is_only: true };
         let form = Form::parse(place.query(&place.path).as_bytes());
         assert_eq!(bytes(form.get("path")), place.path);
         assert_eq!((form.get("component"), form.get("source")), ("models", "a b"));
@@ -277,6 +286,7 @@ mod tests {
             source: SourceId { component: "data".to_owned(), name: "data".to_owned() },
             path: Vec::new(),
             kind: kind.to_owned(),
+            is_only: true,
         };
         let of = |kind: &str, path: &str| {
             let query = place(kind).restores(path.as_bytes());
@@ -292,5 +302,7 @@ mod tests {
             assert_eq!(of("mongodb", path), (none(), none()), "{path}");
         }
         assert_eq!(of("ipfs", "blocks"), (none(), none()));
+        let of_several = Place { is_only: false, ..place("files") };
+        assert_eq!(of_several.restores(b"etc/a b"), "", "it would be restored of every source");
     }
 }
