@@ -138,10 +138,10 @@ struct Planned {
     confirm_wrong: bool,
 }
 
-/// The lines of a field, without empty ones.
-fn lines(form: &Form, name: &str) -> Vec<String> {
-    let lines = form.get(name).lines().map(str::trim).filter(|line| !line.is_empty());
-    lines.map(str::to_owned).collect()
+/// The lines of a field, without empty ones. They are as they were written: the name of a file may begin and
+/// end with spaces.
+fn lines<'a>(form: &'a Form, name: &str) -> impl Iterator<Item = &'a str> {
+    form.get(name).lines().filter(|line| !line.is_empty())
 }
 
 /// A name with another one, as it is written.
@@ -155,11 +155,14 @@ fn request(form: &Form) -> PlanRestoreRequest {
         backup: form.get("backup").to_owned(),
         components: form.all("component").map(str::to_owned).collect(),
         selection: Some(Selection {
-            globs: lines(form, "paths"),
-            include: lines(form, "include"),
+            globs: lines(form, "paths").map(str::to_owned).collect(),
+            include: lines(form, "include")
+                .map(|line| line.trim().to_owned())
+                .filter(|line| !line.is_empty())
+                .collect(),
             // What is no pair goes on as it is: the controller says what is wrong with it.
             renames: lines(form, "rename")
-                .iter()
+                .filter(|line| !line.trim().is_empty())
                 .map(|line| line.split_once('=').unwrap_or((line, "")))
                 .map(|(from, to)| Rename { from: from.trim().to_owned(), to: to.trim().to_owned() })
                 .collect(),
@@ -392,6 +395,16 @@ mod tests {
             command(&wanted, "20260101_010000"),
             "nsctl restore --timestamp 20260101_010000 --components models,configs --path 'a/*' --path 'it'\\''s'"
         );
+    }
+
+    #[test]
+    fn the_spaces_of_a_file_name_belong_to_it() {
+        let wanted = request(&Form::parse(b"component=data&paths=+x%0D%0Ax+%0D%0A%0D%0A&include=+shop+%0A+"));
+        let of = wanted.selection.clone().expect("a selection");
+        assert_eq!((of.globs, of.include), (vec![" x".to_owned(), "x ".to_owned()], vec!["shop".to_owned()]));
+        let mut written = form_urlencoded::Serializer::new(String::new());
+        written.extend_pairs(fields(&wanted));
+        assert_eq!(request(&Form::parse(written.finish().as_bytes())), wanted, "nothing is lost on the way");
     }
 
     #[test]
