@@ -152,7 +152,7 @@ impl App {
         plans.sort_by_key(|(at, _)| *at);
         let mut sources: Vec<SourcePlan> = plans.into_iter().map(|(_, plan)| plan).collect();
         for (archive, plan) in archives.iter().zip(&mut sources) {
-            if request.databases.drop_others && archive.outcome == Outcome::Incomplete {
+            if request.databases.drop_others && may_lose(archive, plan) {
                 plan.obstacles.push(format!(
                     "the backup of {} is incomplete: what it lacks may be what --drop-others would remove; leave \
                      it out, or choose a backup that is complete",
@@ -462,6 +462,11 @@ fn chosen_archives(record: &BackupRecord, components: &[Component]) -> Result<Ve
     }
 }
 
+/// True if this plan would remove from a server what may be missing only because its backup is incomplete.
+fn may_lose(archive: &ArchiveRecord, plan: &SourcePlan) -> bool {
+    archive.kind == MONGODB && archive.outcome == Outcome::Incomplete && plan.removed_count > 0
+}
+
 /// What confirming this plan allows: what it shows, and no more.
 fn allowance(plan: &SourcePlan, without_privileges: bool) -> Allowance {
     let shown = plan.privileges.iter().filter(|_| !without_privileges);
@@ -548,6 +553,24 @@ mod tests {
 
     fn seen(backup: &BackupName) -> Seen<'_> {
         Seen { backup, doubts: &[], safety: &[] }
+    }
+
+    #[test]
+    fn an_incomplete_backup_is_in_the_way_of_what_a_server_would_lose_and_of_nothing_else() {
+        let archive = |kind: &str, outcome: &str| -> ArchiveRecord {
+            serde_json::from_value(serde_json::json!({
+                "component": "database", "source": "database", "kind": kind, "outcome": outcome,
+                "reason": null, "consistency": null, "counts": {}, "manifest": "00".repeat(32), "refs": null,
+            }))
+            .expect("an archive")
+        };
+        let removing = |removed_count| SourcePlan { removed_count, ..SourcePlan::default() };
+        assert!(may_lose(&archive(MONGODB, "incomplete"), &removing(1)));
+        for (kind, outcome, removed) in
+            [("files", "incomplete", 1), (MONGODB, "complete", 1), (MONGODB, "incomplete", 0)]
+        {
+            assert!(!may_lose(&archive(kind, outcome), &removing(removed)), "{kind} {outcome} {removed}");
+        }
     }
 
     #[test]
