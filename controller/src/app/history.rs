@@ -46,11 +46,18 @@ impl App {
     ) -> Result<History, Failure> {
         // One that began a moment ago counts, too.
         let until = until.unwrap_or_else(|| self.now() + SignedDuration::from_mins(5));
-        let from = from.unwrap_or_else(|| first_day(until));
+        let wrong = |why: String| {
+            Failure::invalid("no stretch of time that can be told of")
+                .because(why)
+                .hint("ask for 400 days at most, the first before the last")
+        };
+        let from = match from {
+            Some(from) => from,
+            None => first_day(until)
+                .ok_or_else(|| wrong(format!("there are no {USUAL_DAYS} days before {until:.0}")))?,
+        };
         if from >= until || until.duration_since(from) > MOST {
-            return Err(Failure::invalid("no stretch of time that can be told of")
-                .because(format!("it is from {from:.0} to {until:.0}"))
-                .hint("ask for 400 days at most, the first before the last"));
+            return Err(wrong(format!("it is from {from:.0} to {until:.0}")));
         }
         let (from, until) = (BackupName::from_time(from), BackupName::from_time(until));
         self.read_history(&from, &until).await.map_err(|error| catalog_failure(&error))
@@ -86,8 +93,21 @@ impl App {
     }
 }
 
-fn first_day(until: Timestamp) -> Timestamp {
-    let first = until - SignedDuration::from_hours(24 * (USUAL_DAYS - 1));
+/// The first of the usual days; none: it would be before all time.
+fn first_day(until: Timestamp) -> Option<Timestamp> {
+    let first = until.checked_sub(SignedDuration::from_hours(24 * (USUAL_DAYS - 1))).ok()?;
     let midnight = first.to_zoned(jiff::tz::TimeZone::UTC).start_of_day();
-    midnight.map_or(first, |midnight| midnight.timestamp())
+    Some(midnight.map_or(first, |midnight| midnight.timestamp()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_usual_days_end_with_the_last_one_and_nothing_is_before_all_time() {
+        let at = |text: &str| text.parse::<Timestamp>().expect("a time");
+        assert_eq!(first_day(at("2026-01-30T12:00:00Z")), Some(at("2026-01-01T00:00:00Z")));
+        assert_eq!(first_day(Timestamp::MIN), None);
+    }
 }
