@@ -121,7 +121,8 @@ pub(crate) enum PlatformError {
     Kubernetes(String),
     #[error(
         "this pod has no token of its service account, so workloads that have the folder mounted cannot be seen: let it \
-         look for them (`workloads` of the chart), or stop them yourself and write `kubernetes: {{ enabled: false }}`"
+         look for them (`workloads` of the chart), name what uses the folder under `applications`, or stop it yourself \
+         and write `kubernetes: {{ enabled: false }}`"
     )]
     Blind,
     #[error(
@@ -185,7 +186,7 @@ impl Platform {
                 looked => looked?,
             }
         } else if folder.is_some() && self.cluster.is_blind() {
-            return Err(PlatformError::Blind);
+            found.remarks.extend(unseen(used_by.count() > 0)?);
         }
         found.applications = order::for_start(found.applications);
         Ok(found)
@@ -386,6 +387,18 @@ impl Platform {
     }
 }
 
+/// What is said where workloads cannot be seen: somebody who has named what uses the component knows what that is.
+fn unseen(somebody_knows: bool) -> Result<Option<String>, PlatformError> {
+    match somebody_knows {
+        true => Ok(Some(
+            "workloads are not looked for: this pod has no token of its service account, so only the applications \
+             of the configuration are stopped"
+                .to_owned(),
+        )),
+        false => Err(PlatformError::Blind),
+    }
+}
+
 /// What has no check of its own is well once it has run for a while.
 fn settled(health: Health, application: &Application, began: Instant) -> Health {
     match health {
@@ -409,5 +422,17 @@ impl Container {
             runs: self.runs(),
             is_checked: self.is_checked(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_cannot_see_workloads_refuses_only_where_nobody_has_named_what_uses_the_data() {
+        assert!(matches!(unseen(false), Err(PlatformError::Blind)));
+        let said = unseen(true).expect("it goes on").expect("it is told");
+        assert!(said.contains("no token of its service account"), "{said}");
     }
 }
