@@ -77,11 +77,15 @@ pub(super) async fn choose(asked: Asked) -> Response {
 async fn choice(asked: &Asked) -> Result<Response, Failure> {
     let listed = ListBackupsRequest { limit: OFFERED, ..ListBackupsRequest::default() };
     let mut backups = asked.backups().list_backups(listed).await?.into_inner().backups;
-    let wanted = asked.query.get("backup").to_owned();
+    let mut wanted = asked.query.get("backup").to_owned();
     // Whoever comes from an old one gets that and no other.
     if !wanted.is_empty() && backups.iter().all(|backup| backup.name != wanted) {
-        backups
-            .push(asked.backups().get_backup(GetBackupRequest { name: wanted.clone() }).await?.into_inner());
+        let found = asked.backups().get_backup(GetBackupRequest { name: wanted }).await?.into_inner();
+        // "latest" is one of them by its name.
+        wanted = found.name.clone();
+        if backups.iter().all(|backup| backup.name != wanted) {
+            backups.push(found);
+        }
     }
     let now = asked.site.app.now();
     let mut lines: Vec<Line> = backups.iter().map(|backup| line(backup, now)).collect();
