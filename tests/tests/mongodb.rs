@@ -168,7 +168,8 @@ fn a_scripted_server_that_gives_not_all_has_an_incomplete_backup_and_one_that_lo
 
     // What it lacks is not taken for what is to go, and where nothing would go, that is not in the way.
     let name = missing["backup"].as_str().expect("a name");
-    let plan = system.nsctl(&["restore", "--timestamp", name, "--drop-others", "--plan", "-o", "json"]).json();
+    let plan =
+        system.nsctl(&["restore", "--timestamp", name, "--drop-others", "--plan", "-o", "json"]).json();
     assert_eq!(plan["sources"][0]["removed"]["count"], 0, "{plan:#}");
     assert!(!plan.to_string().contains("what --drop-others would remove"), "{plan:#}");
 

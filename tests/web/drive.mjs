@@ -280,7 +280,9 @@ const parts = {
     await schedule.getByText("paused").waitFor();
     await admin.getByRole("button", { name: "Resume weights" }).click();
     await schedule.getByText("active").waitFor();
-    await admin.getByRole("button", { name: "Remove weights" }).click();
+    await admin.getByRole("link", { name: "Remove weights" }).click();
+    await admin.getByLabel("To remove it, type its name").fill("weights");
+    await admin.getByRole("button", { name: "Remove it" }).click();
     await schedule.waitFor({ state: "detached" });
 
     // Other rules show at once what they would remove; that is another form, with a confirmation.

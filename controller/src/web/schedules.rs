@@ -1,6 +1,7 @@
 //! What happens by itself: which schedules there are, another one, an end to one.
 //!
-//! Must stay true: what the form does not show of a schedule stays as it was.
+//! Must stay true: what the form does not show of a schedule stays as it was; none is replaced by one that was
+//! to be another, and none is removed by a single click.
 
 use askama::Template;
 use axum::body::Bytes;
@@ -61,6 +62,8 @@ struct Schedules {
     frame: Frame,
     schedules: Vec<Line>,
     edited: Edited,
+    /// One that somebody wants to remove; empty: none.
+    removes: String,
     request_id: String,
 }
 
@@ -164,9 +167,13 @@ async fn shown(asked: &Asked) -> Result<Response, Failure> {
     known.sort_unstable();
     known.dedup();
     let edited = edited(chosen, known);
+    let removes = asked.query.get("remove");
+    let removes = schedules.iter().find(|schedule| schedule.name == removes && !schedule.managed);
+    let removes = removes.map(|schedule| schedule.name.clone()).unwrap_or_default();
     render(&Schedules {
         frame: asked.frame("Schedules"),
         edited,
+        removes,
         schedules: schedules.into_iter().map(|schedule| line(schedule, now)).collect(),
         request_id: Uuid::now_v7().to_string(),
     })
@@ -182,7 +189,18 @@ fn request(form: &Form, before: Option<&Schedule>) -> Result<SetScheduleRequest,
             Err(why) => Err(Failure::invalid(format!("{what} {text:?} cannot be understood")).because(why)),
         },
     };
+    if let Some(before) = before.filter(|_| form.has("is_new")) {
+        return Err(Failure::invalid(format!("there is a schedule {} already", before.name))
+            .hint("choose another name, or change that one"));
+    }
     let is_verify = form.get("kind") == "verify";
+    if let Some(before) =
+        before.filter(|before| is_verify && before.kind == "backup" && before.keeps.is_some())
+    {
+        return Err(Failure::invalid(format!("the schedule {} cannot become a verification", before.name))
+            .because("it has rules of retention of its own, which would be lost")
+            .hint("set up another schedule for the verification"));
+    }
     // Its own rules of retention are not in the form.
     let keeps =
         before.filter(|before| before.kind == "backup" && !is_verify).and_then(|before| before.keeps.clone());
@@ -225,6 +243,10 @@ pub(super) async fn act(asked: Asked, body: Bytes) -> Response {
         match form.get("act") {
             "pause" => drop(client.pause_schedule(PauseScheduleRequest { name }).await?),
             "resume" => drop(client.resume_schedule(ResumeScheduleRequest { name }).await?),
+            "remove" if form.get("confirm").trim() != name => {
+                return Err(Failure::invalid("that was not the schedule's name: nothing was removed")
+                    .hint("go back and type it as it is shown"));
+            }
             "remove" => drop(client.remove_schedule(RemoveScheduleRequest { name }).await?),
             "run" => {
                 let order = RunScheduleRequest { name, request_id: form.get("request_id").to_owned() };
@@ -275,6 +297,11 @@ mod tests {
         let set = request(&Form::parse(text), None).expect("understood");
         assert_eq!((set.depth.as_str(), set.retention), ("hashed", Some(false)));
         assert_eq!(set.wait_for_backup_milliseconds, Some(7_200_000));
+        let again =
+            request(&Form::parse(b"name=hourly&kind=backup&cron=0+1+*+*+*&is_new=yes"), Some(&before));
+        assert_eq!(again.expect_err("another one").what, "there is a schedule hourly already");
+        let other = request(&Form::parse(b"name=hourly&kind=verify&cron=0+1+*+*+*"), Some(&before));
+        assert!(other.expect_err("its rules").why.contains("rules of retention of its own"));
         let wrong = request(&Form::parse(b"name=x&cron=x&jitter=30"), None).expect_err("no unit");
         assert!(wrong.what.contains("jitter"), "{}", wrong.what);
     }
