@@ -109,6 +109,8 @@ struct List {
     states: Vec<Choice>,
     backups: Vec<Line>,
     left_out: u64,
+    /// The oldest that the filter looked at, where there are older ones; empty: it looked at all.
+    looked_until: String,
     is_empty: bool,
 }
 
@@ -186,12 +188,12 @@ async fn listed(asked: &Asked) -> Result<Response, Failure> {
     let days: Vec<(Date, &HistoryDay)> = days.collect();
     let of_filter = |(date, _): &&(Date, &HistoryDay)| filter.day.is_none_or(|wanted| wanted == *date);
     let (from, until) = filter.day.map_or((first, end), |day| (midnight(day), midnight(next(day))));
-    let (backups, left_out) = match filter.is_of_all() {
+    let (backups, left_out, looked_until) = match filter.is_of_all() {
         true => {
             let shown = page(asked, SHOWN, (Some(from), Some(until))).await?;
             let all: u64 = days.iter().filter(of_filter).map(|(_, day)| day.backups).sum();
             let left_out = all.saturating_sub(shown.len() as u64);
-            (shown.iter().map(|backup| line(backup, now)).collect(), left_out)
+            (shown.iter().map(|backup| line(backup, now)).collect(), left_out, String::new())
         }
         false => filtered(asked, &filter, (from, until)).await?,
     };
@@ -206,29 +208,35 @@ async fn listed(asked: &Asked) -> Result<Response, Failure> {
         filter,
         backups,
         left_out,
+        looked_until,
         is_empty: newest.is_empty(),
     })
 }
 
-/// The backups of a stretch of time that a filter takes, the newest first, and how many more it takes of those
-/// that were looked at.
+/// The backups of a stretch of time that a filter takes, the newest first; how many more it takes of those that
+/// were looked at; and the oldest of these, where there are older ones.
 async fn filtered(
     asked: &Asked,
     filter: &Filter,
     (from, until): (Timestamp, Timestamp),
-) -> Result<(Vec<Line>, u64), Failure> {
+) -> Result<(Vec<Line>, u64, String), Failure> {
     let now = asked.site.app.now();
     let (mut taken, mut looked_at, mut until) = (Vec::new(), 0, until);
+    let mut looked_until = String::new();
     while looked_at < MOST {
         let more = page(asked, 0, (Some(from), Some(until))).await?;
         let Some(last) = more.last() else { break };
+        looked_until.clone_from(&last.name);
         until = last.name.parse::<BackupName>().map_or(from, |name| name.time());
         looked_at += more.len();
         taken.extend(more.iter().map(|backup| line(backup, now)).filter(|line| filter.takes(line)));
     }
+    if page(asked, 1, (Some(from), Some(until))).await?.is_empty() {
+        looked_until.clear();
+    }
     let left_out = taken.len().saturating_sub(SHOWN as usize) as u64;
     taken.truncate(SHOWN as usize);
-    Ok((taken, left_out))
+    Ok((taken, left_out, looked_until))
 }
 
 /// The backups of a stretch of time, the newest first.
