@@ -12,11 +12,14 @@ CREATE TABLE backup_components (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX backup_components_newest ON backup_components (component, safety, sequence, outcome, backup);
 
+-- One archive after the other: to group them would sort them together with their records, which are large.
 INSERT INTO backup_components (backup, component, sequence, outcome, bytes, safety)
     SELECT name, json_extract(archive.value, '$.component'), sequence,
-           max(CASE json_extract(archive.value, '$.outcome')
-               WHEN 'complete' THEN 1 WHEN 'incomplete' THEN 2 ELSE 3 END),
-           CAST(total(json_extract(archive.value, '$.counts.bytes')) AS INTEGER),
+           CASE json_extract(archive.value, '$.outcome') WHEN 'complete' THEN 1 WHEN 'incomplete' THEN 2 ELSE 3 END,
+           CAST(coalesce(json_extract(archive.value, '$.counts.bytes'), 0) AS INTEGER),
            coalesce(json_extract(record, '$.pin') GLOB 'safety backup before restore *', 0)
     FROM backups, json_each(record, '$.archives') AS archive
-    GROUP BY name, json_extract(archive.value, '$.component');
+    WHERE true
+    ON CONFLICT (backup, component) DO UPDATE SET
+        outcome = max(outcome, excluded.outcome),
+        bytes = CAST(CAST(bytes AS REAL) + excluded.bytes AS INTEGER);
