@@ -40,6 +40,7 @@ impl App {
         }
         let mut findings = Vec::new();
         let mut probes = JoinSet::new();
+        let mut namespaces = Namespaces::default();
         for agent in active {
             let name = agent.name.clone();
             if !self.fleet.is_connected(agent.id) {
@@ -47,6 +48,7 @@ impl App {
                     agent.last_seen_at.map_or("never seen".to_owned(), |at| format!("last seen {at:.0}"));
                 let finding = format!("agent {name} is not connected ({seen})");
                 findings.push(Finding::problem(&c::CONNECTED, finding));
+                namespaces.lack_an_answer = true;
                 continue;
             }
             findings
@@ -61,15 +63,17 @@ impl App {
             let (app, id) = (self.clone(), agent.id);
             probes.spawn(async move { (name, app.probe(id).await) });
         }
-        let mut namespaces = Namespaces::default();
         while let Some(Ok((name, answer))) = probes.join_next().await {
             match answer {
                 Some(answer) => {
                     findings.extend(answered(&name, &answer));
                     namespaces.add(answer.probed);
                 }
-                None => findings
-                    .push(Finding::problem(&c::ANSWERS, format!("agent {name} did not answer in time"))),
+                None => {
+                    findings
+                        .push(Finding::problem(&c::ANSWERS, format!("agent {name} did not answer in time")));
+                    namespaces.lack_an_answer = true;
+                }
             }
         }
         findings.extend(namespaces.findings());
@@ -92,6 +96,8 @@ impl App {
 struct Namespaces {
     covered: BTreeSet<String>,
     seen: BTreeSet<String>,
+    /// An agent has not said what it covers.
+    lack_an_answer: bool,
 }
 
 impl Namespaces {
@@ -101,8 +107,9 @@ impl Namespaces {
     }
 
     fn findings(&self) -> impl Iterator<Item = Finding> {
-        self.seen.difference(&self.covered).take(MOST).map(|name| {
-            let finding = format!("no object of the namespace {name} is in a backup");
+        let of_those = if self.lack_an_answer { " of the agents that answered" } else { "" };
+        self.seen.difference(&self.covered).take(MOST).map(move |name| {
+            let finding = format!("no object of the namespace {name} is in a backup{of_those}");
             Finding::warning(&c::UNCOVERED, finding).hint(
                 "name it under `kubernetes.namespaces` of a source of kind `configs`, or under \
                  `look_here.ignore_namespaces`",
@@ -179,6 +186,25 @@ fn source(health: &SourceHealth) -> Finding {
 mod tests {
     use super::*;
     use crate::app::FindingLevel;
+
+    #[test]
+    fn a_namespace_is_in_no_backup_only_of_the_agents_that_have_answered() {
+        let said = |lack_an_answer| {
+            let mut namespaces = Namespaces { lack_an_answer, ..Namespaces::default() };
+            namespaces.add(ProbeFinished {
+                covered_namespaces: vec!["shop".to_owned()],
+                uncovered_namespaces: vec!["billing".to_owned()],
+                ..ProbeFinished::default()
+            });
+            namespaces.add(ProbeFinished {
+                uncovered_namespaces: vec!["shop".to_owned()],
+                ..ProbeFinished::default()
+            });
+            namespaces.findings().map(|finding| finding.finding).collect::<Vec<_>>()
+        };
+        assert_eq!(said(false), ["no object of the namespace billing is in a backup"]);
+        assert_eq!(said(true), ["no object of the namespace billing is in a backup of the agents that answered"]);
+    }
 
     #[test]
     fn a_clock_is_told_only_where_it_cannot_be_right() {
