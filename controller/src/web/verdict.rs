@@ -119,15 +119,19 @@ fn trend(history: &[HistoryDay], today: Date) -> (String, String) {
 
 /// What is known of each component that is served or in a backup.
 pub(super) fn components(facts: &Facts<'_>) -> Vec<Component> {
-    let served = facts.agents.iter().filter(|agent| !agent.revoked).flat_map(|agent| &agent.sources);
-    let mut all: BTreeMap<String, ComponentHistory> = served
-        .filter_map(|served| served.source.as_ref())
-        .map(|source| (source.component.clone(), ComponentHistory::default()))
-        .collect();
+    let mut all: BTreeMap<String, ComponentHistory> =
+        served(facts).map(|component| (component.to_owned(), ComponentHistory::default())).collect();
     // Of what was made before a restore alone, nobody would restore.
     let known = |one: &&ComponentHistory| one.last_outcome() != Outcome::Unspecified;
     all.extend(facts.history.iter().filter(known).map(|one| (one.component.clone(), one.clone())));
     all.into_iter().map(|(name, history)| component(name, &history, facts)).collect()
+}
+
+/// The components of agents that may come back.
+fn served<'a>(facts: &Facts<'a>) -> impl Iterator<Item = &'a str> {
+    let agents = facts.agents.iter().filter(|agent| !agent.revoked);
+    let served = agents.flat_map(|agent| &agent.sources).filter_map(|served| served.source.as_ref());
+    served.map(|source| source.component.as_str())
 }
 
 fn component(name: String, history: &ComponentHistory, facts: &Facts<'_>) -> Component {
@@ -187,8 +191,11 @@ fn component(name: String, history: &ComponentHistory, facts: &Facts<'_>) -> Com
     component
 }
 
-/// The next backup of a component by itself.
+/// The next backup of a component by itself; of one that no agent serves any more there is none.
 fn next(component: &str, facts: &Facts<'_>) -> Option<Next> {
+    if !served(facts).any(|served| served == component) {
+        return None;
+    }
     let takes = |schedule: &&Schedule| {
         let named = &schedule.components;
         schedule.kind == "backup" && (named.is_empty() || named.iter().any(|name| name == component))
@@ -279,7 +286,7 @@ fn of_plans(components: &[Component]) -> Option<State> {
 mod tests {
     use jiff::SignedDuration;
     use proto::convert::to_wire_time;
-    use proto::v1::{Archive, Backup, Depth, SourceId, Verification};
+    use proto::v1::{Archive, Backup, Depth, ServedSource, SourceId, Verification};
 
     use super::*;
 
@@ -331,9 +338,19 @@ mod tests {
         Facts { history, agents: &[], alerts: &[], objectives: &[], schedules, now: now() }
     }
 
+    /// One that serves `models`.
+    fn agent() -> Agent {
+        let source = Some(SourceId { component: "models".to_owned(), name: "models".to_owned() });
+        let sources = vec![ServedSource { source, ..ServedSource::default() }];
+        Agent { name: "one".to_owned(), connected: true, sources, ..Agent::default() }
+    }
+
     fn said(history: &[ComponentHistory]) -> (Mood, Vec<String>) {
         let schedules = [nightly()];
-        let facts = facts(history, &schedules);
+        let agents = [agent()];
+        // What nobody has backed up yet is told by itself.
+        let agents = if history.iter().any(|one| one.complete.is_some()) { &agents[..] } else { &[] };
+        let facts = Facts { agents, ..facts(history, &schedules) };
         let verdict = verdict(&components(&facts), &facts);
         (verdict.state.mood, verdict.lines.into_iter().map(|line| line.word).collect())
     }
@@ -383,11 +400,17 @@ mod tests {
     #[test]
     fn the_next_backup_is_told_in_the_zone_of_its_schedule_and_in_utc() {
         let (all, schedules) = ([history(Outcome::Complete, Some(true))], [nightly()]);
-        let next = components(&facts(&all, &schedules))[0].next.clone().expect("planned");
+        let mut agents = [agent()];
+        let of = |agents: &[Agent], schedules: &[Schedule]| {
+            components(&Facts { agents, ..facts(&all, schedules) })[0].next.clone()
+        };
+        let next = of(&agents, &schedules).expect("planned");
         assert_eq!((next.soon.as_str(), next.schedule.as_str()), ("in 3 h", "daily"));
         assert_eq!(next.at, "1970-02-10 04:00 Europe/Paris (03:00 UTC)");
         let others = [Schedule { components: vec!["configs".to_owned()], ..nightly() }];
-        assert_eq!(components(&facts(&all, &others))[0].next, None);
+        assert_eq!(of(&agents, &others), None);
+        agents[0].revoked = true;
+        assert_eq!(of(&agents, &schedules), None, "nobody serves it any more");
     }
 
     fn day(day: &str, best: Outcome, bytes: u64) -> HistoryDay {
