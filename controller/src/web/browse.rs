@@ -152,6 +152,12 @@ impl Place {
     }
 }
 
+/// True of a file that every data folder of a MongoDB server has, and no dump of its databases: such a folder is
+/// restored as a whole or not at all.
+fn is_of_data_folder(entry: &EntryLine) -> bool {
+    entry.kind == "file" && entry.path[..] == *b"WiredTiger"
+}
+
 fn bytes(text: &str) -> Vec<u8> {
     percent_decode_str(text).collect()
 }
@@ -189,6 +195,10 @@ async fn shown(asked: &Asked, backup: String) -> Result<Response, Failure> {
     let mut found: Vec<EntryLine> = Vec::new();
     let mut is_more = false;
     while let Some(entry) = entries.message().await? {
+        // It comes before all that has a name in lower case.
+        if place.kind == "mongodb" && is_of_data_folder(&entry) {
+            place.kind.clear();
+        }
         if !after.is_empty() && entry.path[..] <= after[..] {
             continue;
         }
@@ -302,6 +312,17 @@ mod tests {
             assert_eq!(of("mongodb", path), (none(), none()), "{path}");
         }
         assert_eq!(of("ipfs", "blocks"), (none(), none()));
+        let entry = |path: &str, kind: &str| EntryLine {
+            path: path.to_owned().into_bytes().into(),
+            kind: kind.to_owned(),
+            ..EntryLine::default()
+        };
+        assert!(is_of_data_folder(&entry("WiredTiger", "file")));
+        for (path, kind) in [("WiredTiger", "folder"), ("shop/WiredTiger", "file"), ("shop", "folder")] {
+            assert!(!is_of_data_folder(&entry(path, kind)), "{path} {kind}");
+        }
+        let of_data_folder = Place { kind: String::new(), ..place("mongodb") };
+        assert_eq!(of_data_folder.restores(b"journal"), "");
         let of_several = Place { is_only: false, ..place("files") };
         assert_eq!(of_several.restores(b"etc/a b"), "", "it would be restored of every source");
     }

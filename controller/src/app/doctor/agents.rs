@@ -203,7 +203,10 @@ mod tests {
             namespaces.findings().map(|finding| finding.finding).collect::<Vec<_>>()
         };
         assert_eq!(said(false), ["no object of the namespace billing is in a backup"]);
-        assert_eq!(said(true), ["no object of the namespace billing is in a backup of the agents that answered"]);
+        assert_eq!(
+            said(true),
+            ["no object of the namespace billing is in a backup of the agents that answered"]
+        );
     }
 
     #[test]
