@@ -188,10 +188,8 @@ impl Server {
 
     /// The next batch of what is read ahead; none at the end.
     pub(super) fn next_of(&self, ahead: &mut Ahead) -> Result<Option<Vec<u8>>, Trouble> {
-        match self.runtime.block_on(ahead.next()) {
-            None => Ok(None),
-            Some(batch) => self.told(batch).map(Some),
-        }
+        let next = self.runtime.block_on(ahead.next());
+        self.told(next)
     }
 
     /// Begins to list what a command lists.
