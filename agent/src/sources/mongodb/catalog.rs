@@ -7,7 +7,7 @@ use mongodb::bson::{RawDocumentBuf, doc};
 use repository::archive::path::EntryPath;
 
 use super::extjson;
-use super::names::{JOURNALS, Staged, file_name};
+use super::names::{BUILT, JOURNALS, Staged, file_name};
 use super::server::{Listing, Server, Trouble};
 use crate::sources::{ProblemKind, SourceError};
 
@@ -69,10 +69,16 @@ pub(super) fn plan(server: &Server) -> Result<Vec<Planned>, SourceError> {
 /// Nothing is backed up between two renames.
 fn journals(server: &Server) -> Result<(), SourceError> {
     let left = server.list(JOURNALS, doc! { "listCollections": 1 })?;
-    // One that is tried out leaves nothing, or what a later trial drops.
-    match left.iter().all(|one| Staged::of(name_of(one)).is_some()) {
-        true => Ok(()),
-        false => Err(SourceError::Server {
+    // One that is tried out leaves nothing, or what a later trial drops; one that has only something left to drop
+    // does not rename any more.
+    let mut is_between = false;
+    for name in left.iter().map(|one| name_of(one)).filter(|name| Staged::of(name).is_none()) {
+        let find = doc! { "find": name, "filter": { "phase": BUILT }, "limit": 1 };
+        is_between |= server.list(JOURNALS, find)?.is_empty();
+    }
+    match is_between {
+        false => Ok(()),
+        true => Err(SourceError::Server {
             hint: "if a restore goes on there, wait for its end; else restart the agent, which finishes it or \
                    takes it back",
             source: "a restore was interrupted there and is not ended".into(),

@@ -10,6 +10,8 @@ const KEPT: usize = 208;
 
 /// The database in which a restore keeps its journal.
 pub(crate) const JOURNALS: &str = "neurashield_restore";
+/// What the head of a journal says as its `phase` once nothing but collections to drop is left of a restore.
+pub(crate) const BUILT: &str = "built";
 /// What the names of a restore's collections begin with, beside those that they replace.
 const STAGED: &str = "neurashield-restore.";
 

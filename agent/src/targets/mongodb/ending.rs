@@ -22,7 +22,9 @@ use crate::steps::Step;
 use crate::targets::Progress;
 
 /// Indexes that let documents expire are waited for no longer than this, by all collections together.
-const EXPIRING: Duration = Duration::from_secs(4 * 60 * 60);
+pub(super) const EXPIRING: Duration = Duration::from_secs(4 * 60 * 60);
+/// So long by whoever ends the restore of a process that has died: backups, plans and the agent's start wait for it.
+const EXPIRING_LATER: Duration = Duration::from_secs(60);
 
 /// How a restore whose process has died was ended.
 #[derive(Debug)]
@@ -60,7 +62,7 @@ pub(crate) fn recover(
                 renamed?;
                 match holds(&id) {
                     Ok(()) => {
-                        notes.extend(finish(server, journal, &moves));
+                        notes.extend(finish(server, journal, &moves, EXPIRING_LATER));
                         Recovered::Finished(notes)
                     }
                     Err(cause) => {
@@ -75,7 +77,9 @@ pub(crate) fn recover(
                 tidy(server, &journal, &[Staged::New])?;
                 Recovered::TakenBack(with("it was interrupted while it was taken back".to_owned(), &notes))
             }
-            Phase::Live => Recovered::Finished(finish(server, journal, &moves)),
+            Phase::Live | Phase::Built => {
+                Recovered::Finished(finish(server, journal, &moves, EXPIRING_LATER))
+            }
         };
         steps::reach(Step::RecoveryEnded);
         ended(&id, recovered);
@@ -176,23 +180,34 @@ fn take_back(
 
 /// All is live for good: what lets documents expire is built, the old collections go. What does not work is
 /// told; what was not dropped is dropped by the next start.
-pub(super) fn finish(server: &Server, mut journal: Journal<'_>, moves: &[Move]) -> Vec<String> {
+pub(super) fn finish(
+    server: &Server,
+    mut journal: Journal<'_>,
+    moves: &[Move],
+    expiring: Duration,
+) -> Vec<String> {
     let mut notes = Vec::new();
-    if journal.phase != Phase::Live
+    if !matches!(journal.phase, Phase::Live | Phase::Built)
         && let Err(error) = journal.go(Phase::Live)
     {
         notes.push(format!("{}; the next start of the agent tidies up", chain(&error)));
         return notes;
     }
     steps::reach(Step::SwapDone);
-    let until = Until::Then(Instant::now() + EXPIRING);
-    for step in moves {
-        if let Err(error) = expire(server, step, until) {
-            let cause = chain(&error);
-            notes.push(format!(
-                "{}: what lets its documents expire is not there, or not yet: {cause}",
-                step.name
-            ));
+    if journal.phase == Phase::Live {
+        let until = Until::Then(Instant::now() + expiring);
+        for step in moves {
+            if let Err(error) = expire(server, step, until) {
+                let cause = chain(&error);
+                notes.push(format!(
+                    "{}: what lets its documents expire is not there, or not yet, and is not tried again: {cause}",
+                    step.name
+                ));
+            }
+        }
+        if let Err(error) = journal.go(Phase::Built) {
+            notes.push(format!("{}; the next start of the agent tidies up", chain(&error)));
+            return notes;
         }
     }
     if let Err(error) = tidy(server, &journal, &[Staged::Old, Staged::New]) {

@@ -9,7 +9,7 @@ use mongodb::bson::{Bson, Document, doc};
 
 use super::error::{RestoreError, failed};
 use super::select::Name;
-use crate::sources::mongodb::names::{JOURNALS, Staged};
+use crate::sources::mongodb::names::{BUILT, JOURNALS, Staged};
 use crate::sources::mongodb::server::Server;
 
 /// Moves that are written at once.
@@ -25,12 +25,15 @@ pub(super) enum Phase {
     Swapping,
     /// All is renamed back.
     Undoing,
-    /// All is live for good; what is left is to be tidied.
+    /// All is live for good; what lets documents expire is to be built, what is left to be tidied.
     Live,
+    /// What lets documents expire was tried once, and is not again: somebody may have dropped it since. What is left
+    /// is to be tidied.
+    Built,
 }
 
 impl Phase {
-    const ALL: [Self; 4] = [Self::Loading, Self::Swapping, Self::Undoing, Self::Live];
+    const ALL: [Self; 5] = [Self::Loading, Self::Swapping, Self::Undoing, Self::Live, Self::Built];
 
     fn word(self) -> &'static str {
         match self {
@@ -38,6 +41,7 @@ impl Phase {
             Self::Swapping => "swapping",
             Self::Undoing => "undoing",
             Self::Live => "live",
+            Self::Built => BUILT,
         }
     }
 }
@@ -117,7 +121,9 @@ impl<'a> Journal<'a> {
         let head = doc! { "_id": HEAD, "phase": Phase::Loading.word(), "databases": &journal.databases };
         journal.write(vec![head])?;
         // Another one at the same server, that of a second component say, would take this one for left over.
-        let others = Self::all(server).map(|all| all.into_iter().find(|other| other.id != journal.id));
+        // One that has only something left to drop is in nobody's way.
+        let is_other = |other: &Self| other.id != journal.id && other.phase != Phase::Built;
+        let others = Self::all(server).map(|all| all.into_iter().find(is_other));
         let refused = match others {
             Ok(None) => return Ok(journal),
             Ok(Some(other)) => {

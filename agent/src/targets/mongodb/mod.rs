@@ -110,7 +110,7 @@ where
     steps::reach(Step::SwapBegun);
     notes.extend(swapped(server, &mut journal, &moves, progress)?);
     let count = |names: &[Name]| names.len() as u64;
-    notes.extend(finish(server, journal, &moves));
+    notes.extend(finish(server, journal, &moves, ending::EXPIRING));
     Ok(RestoreReport {
         collections: plan.restored.len() as u64,
         bytes: plan.bytes,

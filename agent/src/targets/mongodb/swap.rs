@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use mongodb::bson::{Document, doc};
+use proto::failure::chain;
 use runtime::steps;
 
 use super::error::{RestoreError, failed};
@@ -20,6 +21,8 @@ use crate::steps::Step;
 const EXISTS: i32 = 48;
 /// So often a name is cleared of what somebody keeps writing to it.
 const TRIES: i32 = 50;
+/// So many collections that cannot be dropped are named.
+const NAMED: usize = 5;
 /// More than a restore has collections: numbers of what came a second time.
 const AGAIN: i32 = 10_000_000;
 
@@ -100,14 +103,25 @@ impl<'a> Swap<'a> {
         }
     }
 
-    /// Drops what is staged under these words; what cannot be dropped is for the next time.
+    /// Drops what is staged under these words. What cannot be dropped keeps nothing else; it is named by the error,
+    /// and is for the next time. A lost connection ends it.
     pub(super) fn tidy(&mut self, words: &[Staged]) -> Result<(), RestoreError> {
         let ours = |name: &&Name| {
             Staged::of(&name.collection)
                 .is_some_and(|(id, staged, _)| id == self.id && words.contains(&staged))
         };
         let ours: Vec<Name> = self.there.iter().filter(ours).cloned().collect();
-        ours.iter().try_for_each(|name| self.drop(name))
+        let mut left = Vec::new();
+        for name in &ours {
+            match self.drop(name) {
+                Ok(()) => {}
+                Err(RestoreError::Server { action, source }) if source.is_connection => {
+                    return Err(RestoreError::Server { action, source });
+                }
+                Err(error) => left.push(chain(&error)),
+            }
+        }
+        if left.is_empty() { Ok(()) } else { Err(RestoreError::Refused(told(&left))) }
     }
 
     /// What is live goes out of the way of what is staged.
@@ -248,6 +262,24 @@ impl<'a> Swap<'a> {
     }
 }
 
+/// The first ones, and how many there are.
+fn told(left: &[String]) -> String {
+    let named = left.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join("; ");
+    if left.len() > NAMED { format!("{named}; and {} more", left.len() - NAMED) } else { named }
+}
+
 fn is_view(listed: &Document) -> bool {
     listed.get_str("type").is_ok_and(|word| word == "view")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_dropped_is_named_and_counted() {
+        let left = |count| (0..count).map(|at| format!("c{at}")).collect::<Vec<_>>();
+        assert_eq!(told(&left(2)), "c0; c1");
+        assert_eq!(told(&left(7)), "c0; c1; c2; c3; c4; and 2 more");
+    }
 }
