@@ -4,8 +4,10 @@
 //! never becomes one; nothing but the layout of a dump is read, and nothing outside of the folder that the agent's
 //! configuration names: whoever may order a backup may not read any file for that.
 
-use std::fs;
+use std::collections::BTreeSet;
+use std::fs::{self, FileType};
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use repository::archive::entry::EntryKind;
@@ -22,6 +24,13 @@ const SEE_TO_IMPORTS: &str = "name the folder that holds the dumps as `imports` 
                               and give a dump below it";
 /// Bytes that are looked through at once.
 const PIECE: usize = 1 << 20;
+/// How the files of a collection end.
+const DOCUMENTS: &str = ".bson";
+const DESCRIPTION: &str = ".metadata.json";
+/// What the collection with the documents of a time series is called before its name.
+const BUCKETS: &str = "system.buckets.";
+/// More than a server takes as the definition of a view.
+const MAX_VIEW: u64 = 32 << 20;
 /// Files of a dump are named `<db>/<file>`.
 const DEPTH: usize = 2;
 
@@ -47,6 +56,12 @@ enum NoDump {
     },
     #[error("it holds no database with a collection")]
     Nothing,
+    #[error("{0} is a link, one more name of a file, or no file")]
+    NoFile(String),
+    #[error("the name of {0} is no text")]
+    NoText(String),
+    #[error("{0} is missing, though its collection is described")]
+    NoDocuments(String),
     #[error("{0} is compressed")]
     Compressed(String),
     #[error("{0} is damaged: {1}")]
@@ -114,27 +129,62 @@ fn is_of_dump(path: &EntryPath, body: &Body) -> bool {
     }
 }
 
-/// Finds what would keep the dump from being restored.
+/// Finds what would keep the dump from being restored, and what would be left out of it.
 fn look_through(folder: &Path, check: Option<Box<dyn ContentCheck>>) -> Result<(), NoDump> {
     let mut check = check.expect("a server's databases have a check");
+    let mut files = BTreeSet::new();
     let mut collections = 0;
-    for (database, is_folder) in listed(folder)? {
-        if !is_folder {
+    for (database, kind) in listed(folder, "")? {
+        if !kind.is_dir() {
             continue;
         }
-        for (file, is_folder) in listed(&folder.join(&database))? {
+        let listed = listed(&folder.join(&database), &format!("{database}/"))?;
+        let names: BTreeSet<&str> = listed.iter().map(|(name, _)| name.as_str()).collect();
+        for (file, kind) in &listed {
             let path = format!("{database}/{file}");
             if file.ends_with(".bson.gz") || file.ends_with(".metadata.json.gz") {
                 return Err(NoDump::Compressed(path));
             }
-            if is_folder || !(file.ends_with(".bson") || file.ends_with(".metadata.json")) {
+            let described = file.strip_suffix(DESCRIPTION);
+            if described.is_none() && !file.ends_with(DOCUMENTS) {
                 continue;
             }
-            collections += u64::from(file.ends_with(".metadata.json"));
+            let place = folder.join(&path);
+            if !kind.is_file() || !is_first_name(&place, &mut files)? {
+                return Err(NoDump::NoFile(path));
+            }
             look_at(folder, &path, &mut *check)?;
+            if let Some(collection) = described {
+                collections += 1;
+                if !has_documents(collection, &names, &place)? {
+                    return Err(NoDump::NoDocuments(format!("{database}/{collection}{DOCUMENTS}")));
+                }
+            }
         }
     }
     if collections == 0 { Err(NoDump::Nothing) } else { Ok(()) }
+}
+
+/// False of one more name of a file that was met: it would be archived as a link.
+fn is_first_name(place: &Path, files: &mut BTreeSet<(u64, u64)>) -> Result<bool, NoDump> {
+    let unread = |source| NoDump::Unread { path: place.to_owned(), source };
+    let found = fs::symlink_metadata(place).map_err(unread)?;
+    Ok(found.nlink() == 1 || files.insert((found.dev(), found.ino())))
+}
+
+/// False if a description is that of a collection whose documents are not there: a view has none, a time series
+/// has buckets.
+fn has_documents(collection: &str, names: &BTreeSet<&str>, description: &Path) -> Result<bool, NoDump> {
+    if names.contains(format!("{collection}{DOCUMENTS}").as_str())
+        || names.contains(format!("{BUCKETS}{collection}{DOCUMENTS}").as_str())
+    {
+        return Ok(true);
+    }
+    let unread = |source| NoDump::Unread { path: description.to_owned(), source };
+    let mut text = Vec::new();
+    fs::File::open(description).map_err(unread)?.take(MAX_VIEW).read_to_end(&mut text).map_err(unread)?;
+    let described: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+    Ok(described["options"]["viewOn"].is_string())
 }
 
 fn look_at(folder: &Path, path: &str, check: &mut dyn ContentCheck) -> Result<(), NoDump> {
@@ -155,18 +205,21 @@ fn look_at(folder: &Path, path: &str, check: &mut dyn ContentCheck) -> Result<()
     broken.map_or(Ok(()), |found| Err(NoDump::Damaged(path.to_owned(), found.what)))
 }
 
-/// Names in a folder, in their order, and which are folders; links are neither followed nor listed.
-fn listed(folder: &Path) -> Result<Vec<(String, bool)>, NoDump> {
+/// Names in a folder, in their order, and what they are. One that is a link or no text, and so would be archived
+/// as something else or not at all, is refused.
+fn listed(folder: &Path, prefix: &str) -> Result<Vec<(String, FileType)>, NoDump> {
     let unread = |source| NoDump::Unread { path: folder.to_owned(), source };
     let mut names = Vec::new();
     for entry in fs::read_dir(folder).map_err(unread)? {
         let entry = entry.map_err(unread)?;
         let kind = entry.file_type().map_err(unread)?;
-        if let (false, Ok(name)) = (kind.is_symlink(), entry.file_name().into_string()) {
-            names.push((name, kind.is_dir()));
+        match entry.file_name().into_string() {
+            Ok(name) if !kind.is_symlink() => names.push((name, kind)),
+            Ok(name) => return Err(NoDump::NoFile(format!("{prefix}{name}"))),
+            Err(name) => return Err(NoDump::NoText(format!("{prefix}{}", name.display()))),
         }
     }
-    names.sort();
+    names.sort_by(|(one, _), (other, _)| one.cmp(other));
     Ok(names)
 }
 
@@ -189,5 +242,53 @@ mod tests {
         }
         assert!(matches!(at("dumps/none"), Err(NoDump::Unread { .. })));
         assert!(matches!(place(&imports, None), Err(NoDump::NotAllowed)));
+    }
+
+    /// What a dump is refused for that is like this one but for what `change` does to its folder `shop`.
+    fn refused(change: &dyn Fn(&Path)) -> Option<String> {
+        let root = tempfile::tempdir().expect("a folder");
+        let shop = root.path().join("shop");
+        fs::create_dir(&shop).expect("made");
+        for (name, text) in [
+            ("a.bson", ""),
+            ("a.metadata.json", r#"{"options":{},"indexes":[]}"#),
+            ("v.metadata.json", r#"{"options":{"viewOn":"a","pipeline":[]},"indexes":[]}"#),
+            ("t.metadata.json", r#"{"options":{"timeseries":{"timeField":"t"}},"indexes":[]}"#),
+            ("system.buckets.t.bson", ""),
+        ] {
+            fs::write(shop.join(name), text).expect("written");
+        }
+        change(&shop);
+        let now = jiff::Timestamp::UNIX_EPOCH;
+        let subject = repository::check::Subject { kind: "mongodb", component: "database", now };
+        look_through(root.path(), formats::check_of(&subject)).err().map(|why| why.to_string())
+    }
+
+    #[test]
+    fn a_dump_that_would_be_archived_short_is_refused_by_name() {
+        use std::os::unix::ffi::OsStrExt;
+        assert_eq!(refused(&|_| ()), None);
+        let has = |change: &dyn Fn(&Path), what: &str| {
+            let why = refused(change).expect("refused");
+            assert!(why.contains(what), "{why}");
+        };
+        has(&|shop| fs::remove_file(shop.join("a.bson")).expect("gone"), "shop/a.bson is missing");
+        has(
+            &|shop| fs::remove_file(shop.join("system.buckets.t.bson")).expect("gone"),
+            "shop/t.bson is missing",
+        );
+        let link = |shop: &Path| std::os::unix::fs::symlink("a.bson", shop.join("b.bson")).expect("linked");
+        has(&link, "shop/b.bson is a link");
+        let of_folder =
+            |shop: &Path| std::os::unix::fs::symlink("shop", shop.with_file_name("log")).expect("linked");
+        has(&of_folder, "log is a link");
+        let second = |shop: &Path| fs::hard_link(shop.join("a.bson"), shop.join("b.bson")).expect("linked");
+        has(&second, "shop/b.bson is a link");
+        has(&|shop| fs::create_dir(shop.join("b.bson")).expect("made"), "shop/b.bson is a link");
+        let odd = |shop: &Path| {
+            let name = std::ffi::OsStr::from_bytes(b"b\xff.bson");
+            fs::write(shop.join(name), "").expect("written");
+        };
+        has(&odd, "is no text");
     }
 }
