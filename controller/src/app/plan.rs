@@ -123,22 +123,36 @@ impl App {
     /// What a restore would do.
     pub async fn plan_restore(&self, request: &RestoreRequest) -> Result<Plan, Failure> {
         let undo;
-        let request = match request.undo_of {
+        let (request, taken_back) = match request.undo_of {
             Some(restore) => {
                 undo = self.undo_of(restore, request).await?;
-                &undo
+                (&undo.0, Some(&undo.1))
             }
-            None => request,
+            None => (request, None),
         };
         let record = self.newest_complete(&request.backup, &request.components).await?;
         let _held = self.hold(&record.name, WorkKind::Restore).await?;
-        let archives = chosen_archives(&record, &components_of(request, &record)?)?;
+        let mut archives = chosen_archives(&record, &components_of(request, &record)?)?;
+        for part in taken_back.into_iter().flatten() {
+            if archives.iter().all(|archive| archive.source != part.source) {
+                let what = format!("backup {} holds nothing usable of {}", record.name, part.source);
+                return Err(Failure::not_found(what).hint("`nsctl list` shows which backups do"));
+            }
+        }
+        archives.retain(|archive| {
+            taken_back.is_none_or(|parts| parts.iter().any(|part| part.source == archive.source))
+        });
         let mut places = Vec::new();
         for archive in &archives {
             let component = &archive.source.component;
             let siblings =
                 record.archives.iter().filter(|other| other.source.component == *component).count();
-            places.push(self.place(request, archive, siblings).await?);
+            let mut place = self.place(request, archive, siblings).await?;
+            let part = taken_back.and_then(|parts| parts.iter().find(|part| part.source == archive.source));
+            if let Some(part) = part {
+                (place.globs, place.databases) = (part.globs.clone(), part.databases.clone());
+            }
+            places.push(place);
         }
         let mut asking = JoinSet::new();
         for (at, place) in places.iter().enumerate() {
@@ -181,7 +195,7 @@ impl App {
                 .push("what is replaced is NOT backed up before: it cannot be taken back later".to_owned());
         }
         // A folder that was restored as a whole is one again; other collections of a server stay.
-        let in_part = !request.globs.is_empty() || places.iter().any(|place| place.kind == MONGODB);
+        let in_part = places.iter().any(|place| place.kind == MONGODB || !place.globs.is_empty());
         if request.undo_of.is_some() && in_part {
             remarks.push("entries that the restore has created stay".to_owned());
         }

@@ -3,7 +3,7 @@
 use proto::Failure;
 use proto::convert::BackupChoice;
 use proto::failure::reason;
-use repository::names::Component;
+use repository::names::{Component, SourceId};
 use tonic::Code;
 
 use crate::app::plan::RestoreRequest;
@@ -12,13 +12,21 @@ use crate::ids::JobId;
 use crate::jobs::Job;
 use crate::jobs::job::{Databases, MONGODB, Order, Part, PartResult, PartState, RestorePlace};
 
+/// What brings back what a restore has replaced at one source.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct TakenBack {
+    pub(super) source: SourceId,
+    pub(super) globs: Vec<String>,
+    pub(super) databases: Databases,
+}
+
 impl App {
-    /// What has to be restored so that what `restore` replaced is there again.
+    /// What has to be restored so that what `restore` replaced is there again, source by source.
     pub(super) async fn undo_of(
         &self,
         restore: JobId,
         asked: &RestoreRequest,
-    ) -> Result<RestoreRequest, Failure> {
+    ) -> Result<(RestoreRequest, Vec<TakenBack>), Failure> {
         let job = self.job(restore).await?;
         let cannot = |why: String, hint: String| {
             let what = format!("the restore {restore} cannot be taken back");
@@ -42,14 +50,14 @@ impl App {
             };
             is_live && place.folder.is_none()
         });
-        let changed: Vec<_> = changed.collect();
-        let Some((_, first)) = changed.first() else {
+        let mut parts: Vec<TakenBack> = changed.filter_map(|(part, place)| taken_back(part, place)).collect();
+        if parts.is_empty() {
             let why = match places.iter().all(|place| place.folder.is_some()) {
                 true => "it went into a folder of its own and has replaced nothing",
-                false => "it has changed nothing, or was taken back already",
+                false => "it has replaced nothing, or was taken back already",
             };
             return Err(cannot(why.to_owned(), "there is nothing to do".to_owned()));
-        };
+        }
         let Some(backup) = self.safety_backup(*safety).await? else {
             let why = "there is no backup of what it has replaced".to_owned();
             return Err(cannot(why, where_the_old_state_is(&job)));
@@ -58,25 +66,23 @@ impl App {
             let why = format!("its safety backup {backup} is not there any more");
             return Err(cannot(why, where_the_old_state_is(&job)));
         }
-        let names = names_at_servers(&changed);
-        let mut components: Vec<Component> =
-            changed.iter().map(|(_, place)| place.source.component.clone()).collect();
+        // Whoever has taken fields over has them.
+        for part in &mut parts {
+            part.databases.force_conflicts |= asked.databases.force_conflicts;
+        }
+        let mut components: Vec<Component> = parts.iter().map(|part| part.source.component.clone()).collect();
         components.sort();
         components.dedup();
-        let globs = if names.is_some() { Vec::new() } else { first.globs.clone() };
-        Ok(RestoreRequest {
+        let request = RestoreRequest {
             backup: BackupChoice::Named(backup),
             components,
-            globs,
-            databases: Databases {
-                // Whoever has taken fields over has them.
-                force_conflicts: first.databases.force_conflicts || asked.databases.force_conflicts,
-                ..names.unwrap_or_else(|| replaced_by(&first.databases))
-            },
+            globs: Vec::new(),
+            databases: Databases::default(),
             folder: None,
             agent: None,
             ..asked.clone()
-        })
+        };
+        Ok((request, parts))
     }
 
     /// The backup that this job has made, if it has.
@@ -90,20 +96,30 @@ impl App {
     }
 }
 
-/// What was replaced and removed, where all of it lay at servers and each has told so.
-fn names_at_servers(changed: &[(&Part, &RestorePlace)]) -> Option<Databases> {
-    let mut include = Vec::new();
-    for (part, place) in changed {
-        match &part.result {
-            Some(PartResult::Restored { names, swapped: [replaced, _, removed], .. })
-                if place.kind == MONGODB && names.len() as u64 == replaced + removed =>
-            {
-                include.extend(names.iter().cloned());
-            }
-            _ => return None,
+/// What takes this part back: the very names that it has replaced and removed at a server, where it has told them;
+/// else all that it was asked for. None: it has replaced nothing.
+fn taken_back(part: &Part, place: &RestorePlace) -> Option<TakenBack> {
+    let source = place.source.clone();
+    match &part.result {
+        // Nothing at all in its counts is also what an agent of before says, which does not count.
+        Some(PartResult::Restored { names, swapped: swapped @ [replaced, _, removed], .. })
+            if place.kind == MONGODB && names.len() as u64 == replaced + removed && *swapped != [0; 3] =>
+        {
+            let include: Vec<String> = names.iter().map(|name| literal(name)).collect();
+            let databases = Databases { include, ..Databases::default() };
+            (!names.is_empty()).then_some(TakenBack { source, globs: Vec::new(), databases })
+        }
+        _ => {
+            let force_conflicts = place.databases.force_conflicts;
+            let databases = Databases { force_conflicts, ..replaced_by(&place.databases) };
+            Some(TakenBack { source, globs: place.globs.clone(), databases })
         }
     }
-    (!include.is_empty()).then(|| Databases { include, ..Databases::default() })
+}
+
+/// A name as the pattern that means just it.
+fn literal(name: &str) -> String {
+    name.replace('*', r"\*")
 }
 
 /// What has to come back so that a restore of these is undone: what it wrote, under the names that it gave.
@@ -140,6 +156,8 @@ fn where_the_old_state_is(job: &Job) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::AgentId;
+    use crate::jobs::job::Allowance;
 
     #[test]
     fn an_undo_brings_back_what_has_the_names_that_a_restore_wrote() {
@@ -159,5 +177,46 @@ mod tests {
         assert_eq!(of(&[], &[("shop", "copy")]), ["copy"]);
         assert_eq!(of(&["shop.orders"], &[("shop", "copy")]), ["copy", "copy.orders"]);
         assert_eq!(of(&["shop.a"], &[("shop.a", "shop.b")]), ["shop.b"]);
+    }
+
+    #[test]
+    fn a_part_is_taken_back_by_its_own_names_and_not_at_all_where_it_has_replaced_nothing() {
+        let undo = |kind: &str, swapped: [u64; 3], names: &[&str]| {
+            let source = SourceId {
+                component: "database".parse().expect("a component"),
+                name: "one".parse().expect("a name"),
+            };
+            let mut part = Part::waiting(source.clone(), kind);
+            part.result = Some(PartResult::Restored {
+                entries: 1,
+                bytes: 1,
+                previous_state: None,
+                warnings: Vec::new(),
+                swapped,
+                names: names.iter().map(|name| (*name).to_owned()).collect(),
+                steps: Vec::new(),
+                undone: None,
+            });
+            let databases = Databases { include: vec!["shop".to_owned()], ..Databases::default() };
+            let place = RestorePlace {
+                source,
+                kind: kind.to_owned(),
+                agent: AgentId::fresh(),
+                folder: None,
+                globs: vec!["a/*".to_owned()],
+                databases,
+                allowance: Allowance::default(),
+                confirmed: None,
+            };
+            taken_back(&part, &place).map(|back| (back.globs, back.databases.include))
+        };
+        let globs = vec!["a/*".to_owned()];
+        let told = undo(MONGODB, [1, 0, 1], &["shop.a*b", "shop.c"]);
+        assert_eq!(told, Some((Vec::new(), vec![r"shop.a\*b".to_owned(), "shop.c".to_owned()])));
+        assert_eq!(undo(MONGODB, [0, 3, 0], &[]), None);
+        let asked = Some((globs, vec!["shop".to_owned()]));
+        assert_eq!(undo(MONGODB, [2, 0, 0], &[]), asked, "too many names to be told");
+        assert_eq!(undo(MONGODB, [0, 0, 0], &[]), asked, "not counted");
+        assert_eq!(undo("files", [0, 3, 0], &[]), asked);
     }
 }

@@ -24,7 +24,8 @@ impl fmt::Display for Name {
 /// What was asked for.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Wanted {
-    /// `DB` or `DB.COLLECTION`, in which `*` stands for any letters; none: all, or what is renamed.
+    /// `DB` or `DB.COLLECTION`, in which `*` stands for any letters, and `\*` for itself; none: all, or what is
+    /// renamed.
     pub(crate) include: Vec<String>,
     /// Old and new, each `DB` or `DB.COLLECTION`.
     pub(crate) renames: Vec<(String, String)>,
@@ -94,9 +95,13 @@ fn matches(pattern: &str, name: &Name, full: &str) -> bool {
     pattern == name.database || like(pattern, full)
 }
 
-/// `*` stands for any letters.
+/// `*` stands for any letters, `\*` for itself.
 fn like(pattern: &str, text: &str) -> bool {
     let Some((head, rest)) = pattern.split_once('*') else { return pattern == text };
+    if let Some(head) = head.strip_suffix('\\') {
+        let text = text.strip_prefix(head).and_then(|text| text.strip_prefix('*'));
+        return text.is_some_and(|text| like(rest, text));
+    }
     let Some(text) = text.strip_prefix(head) else { return false };
     let mut ends = (0..=text.len()).filter(|at| text.is_char_boundary(*at));
     ends.any(|at| like(rest, &text[at..]))
@@ -134,6 +139,12 @@ mod tests {
         }
         for name in ["shop.orders2", "log.2025", "users2.a", "shopXorders.x"] {
             assert_eq!(target(&some, name), None, "{name}");
+        }
+        let star = wanted(&[r"shop.a\*b*"], &[]);
+        for (name, is_meant) in
+            [("shop.a*b", true), ("shop.a*bc", true), ("shop.axb", false), (r"shop.a\*b", false)]
+        {
+            assert_eq!(target(&star, name).is_some(), is_meant, "{name}");
         }
         let paths = PathPatterns::new(&["shop/sp+ace.*".to_owned()]).expect("a pattern");
         let by_path = Wanted { paths: Some(paths), ..Wanted::default() };
