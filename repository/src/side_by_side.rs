@@ -79,11 +79,13 @@ pub(crate) fn as_they_end<T: Sync, R: Send, E: Send>(
         for _ in 0..count {
             let (tell, next, is_over, work) = (tell.clone(), &next, &is_over, &work);
             scope.spawn(move || {
+                let _over = OverIfItPanics(is_over);
                 while !is_over.load(Ordering::Relaxed) {
                     let nth = next.fetch_add(1, Ordering::Relaxed);
                     let Some(item) = items.get(nth) else { break };
-                    tell.send((item, work(item)))
-                        .expect("whoever listens does so until the last thread ends");
+                    if tell.send((item, work(item))).is_err() {
+                        break; // Whoever listened has panicked.
+                    }
                 }
             });
         }

@@ -7,12 +7,12 @@
 //! from few heaps, which keep some of what is free at their ends for the next one; larger ones are mapped one by one.
 //! Figures: docs/benchmarks.md.
 
-/// Blocks of this many bytes and more are mapped one by one: as many as only the largest blobs have.
+/// Blocks of this many bytes and more are mapped one by one: as many as only large blobs have.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-const MAPPED_ONE_BY_ONE: libc::c_int = 4 << 20;
+const MAPPED_ONE_BY_ONE: libc::c_int = 2 << 20;
 /// So many free bytes at the end of a heap are kept.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-const KEPT: libc::c_int = 32 << 20;
+const KEPT: libc::c_int = 16 << 20;
 /// Heaps that threads share.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const HEAPS: libc::c_int = 2;
