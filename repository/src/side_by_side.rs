@@ -3,6 +3,7 @@
 //!
 //! Must stay true: never more is under way than so many; after an error nothing more is begun.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -65,9 +66,9 @@ impl Drop for OverIfItPanics<'_> {
     }
 }
 
-/// `work` of each item on that many threads; `hear` is told of each on the caller's thread, as it ends.
-/// The error is the one that was met first.
-pub(crate) fn as_they_end<T: Sync, R: Send, E: Send>(
+/// `work` of each item on that many threads; `hear` is told of each on the caller's thread, in their order. The
+/// error is that of the earliest item that has one.
+pub(crate) fn in_turn<T: Sync, R: Send, E: Send>(
     items: &[T],
     work: impl Fn(&T) -> Result<R, E> + Sync,
     mut hear: impl FnMut(&T, R) -> Result<(), E>,
@@ -83,18 +84,27 @@ pub(crate) fn as_they_end<T: Sync, R: Send, E: Send>(
                 while !is_over.load(Ordering::Relaxed) {
                     let nth = next.fetch_add(1, Ordering::Relaxed);
                     let Some(item) = items.get(nth) else { break };
-                    if tell.send((item, work(item))).is_err() {
+                    if tell.send((nth, work(item))).is_err() {
                         break; // Whoever listened has panicked.
                     }
                 }
             });
         }
         drop(tell);
-        let mut end = Ok(());
-        for (item, result) in told {
-            if end.is_ok() {
-                end = result.and_then(|done| hear(item, done));
-                is_over.store(end.is_err(), Ordering::Relaxed);
+        let (mut end, mut waiting, mut turn) = (Ok(()), BTreeMap::new(), 0);
+        for (nth, result) in told {
+            if result.is_err() {
+                is_over.store(true, Ordering::Relaxed);
+            }
+            waiting.insert(nth, result);
+            while let Some(result) = waiting.remove(&turn) {
+                if end.is_ok() {
+                    end = result.and_then(|done| hear(&items[turn], done));
+                }
+                if end.is_err() {
+                    is_over.store(true, Ordering::Relaxed);
+                }
+                turn += 1;
             }
         }
         end
@@ -153,13 +163,13 @@ mod tests {
             }
             Ok::<_, ()>(item * 2)
         };
-        let heard = as_they_end(&items, work, |item, doubled| {
+        let heard = in_turn(&items, work, |item, doubled| {
             assert_eq!((thread::current().id(), doubled), (caller, item * 2));
             assert!(told.insert(*item));
             Ok(())
         });
         assert_eq!((heard, told.len()), (Ok(()), 1000));
-        assert_eq!(as_they_end(&[0; 0], |_| Ok::<_, ()>(()), |_, ()| Ok(())), Ok(()));
+        assert_eq!(in_turn(&[0; 0], |_| Ok::<_, ()>(()), |_, ()| Ok(())), Ok(()));
     }
 
     #[test]
@@ -174,8 +184,8 @@ mod tests {
             heard += 1;
             Ok(())
         };
-        assert_eq!(as_they_end(&items, work, hear), Err("the work"));
+        assert_eq!(in_turn(&items, work, hear), Err("the work"));
         assert!(heard <= 40 && begun.into_inner() <= 40 + 3 * workers());
-        assert_eq!(as_they_end(&items, |_| Ok(()), |_, ()| Err("who hears")), Err("who hears"));
+        assert_eq!(in_turn(&items, |_| Ok(()), |_, ()| Err("who hears")), Err("who hears"));
     }
 }

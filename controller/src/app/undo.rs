@@ -54,7 +54,7 @@ impl App {
         if parts.is_empty() {
             let why = match places.iter().all(|place| place.folder.is_some()) {
                 true => "it went into a folder of its own and has replaced nothing",
-                false => "it has replaced nothing, or was taken back already",
+                false => "it has changed nothing, or was taken back already",
             };
             return Err(cannot(why.to_owned(), "there is nothing to do".to_owned()));
         }

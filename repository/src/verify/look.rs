@@ -14,7 +14,7 @@ use crate::index::IndexedPack;
 use crate::ingest::lock;
 use crate::layout;
 use crate::progress::{CancelFlag, Progress};
-use crate::side_by_side::as_they_end;
+use crate::side_by_side::in_turn;
 use crate::store::ObjectPath;
 
 /// How many bytes of a pack are read at once.
@@ -83,7 +83,7 @@ impl Verification<'_> {
             let deep = if shallow.is_none() { deeper(order.pack)? } else { None };
             Ok((shallow, deep))
         };
-        as_they_end(&orders, look, |order, (shallow, deep)| {
+        in_turn(&orders, look, |order, (shallow, deep)| {
             let was_sound = shallow.is_none();
             let mut looked = self.mend(order, shallow, memory)?;
             if looked.finding.is_none() {
