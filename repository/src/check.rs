@@ -14,6 +14,11 @@ pub trait ContentCheck: Send {
     fn bytes(&mut self, bytes: &[u8]) -> bool;
     /// The file has ended, or enough of it was seen: what is wrong with it.
     fn file_end(&mut self) -> Vec<Finding>;
+    /// True if what it thinks of the file that has ended is told with others only, by `held_back` or `end`: so
+    /// the file is not proven yet.
+    fn is_undecided(&self) -> bool {
+        false
+    }
     /// True if it needs so little of the files that this is read beyond any budget.
     fn reads_little(&self) -> bool {
         false
@@ -22,7 +27,12 @@ pub trait ContentCheck: Send {
     fn fails_verification(&self) -> bool {
         true
     }
-    /// All files were given: what is wrong between them. Not called where some could not be read.
+    /// No more files come, and not all were given: what it has not told yet of those that were.
+    fn held_back(&mut self) -> Vec<Finding> {
+        Vec::new()
+    }
+    /// All files were given: what is wrong between them, with what `held_back` would tell. Not called where some
+    /// could not be read.
     fn end(&mut self) -> Vec<Finding>;
 }
 

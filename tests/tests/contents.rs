@@ -81,3 +81,37 @@ fn a_model_that_is_cut_off_is_told_at_the_backup_and_by_the_verification_and_is_
     system.run(&["backup"]);
     system.nsctl(&["verify", "--depth", "opened", "--all"]).expect(0);
 }
+
+#[test]
+fn a_damaged_table_of_a_store_is_told_each_time_and_one_that_the_store_does_not_use_never() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // What goleveldb has written: 400 numbers.
+    for file in fs::read_dir(tests::project().join("formats/tests/leveldb")).expect("listed") {
+        let file = file.expect("a file").path();
+        fs::copy(&file, folder.path().join(file.file_name().expect("a name"))).expect("copied");
+    }
+    fs::write(folder.path().join("000099.ldb"), "the beginning of a table").expect("written");
+    let source = "component: blockchain, kind: blockchain, name: chain";
+    let system = serving(&format!("{source}, path: {}", folder.path().display()));
+    let job = system.run(&["backup"]);
+    assert_eq!(job["parts"][0]["problems"], serde_json::json!([]));
+    for flags in [&["--all"][..], &[], &["--all"]] {
+        system.nsctl(&[&["verify", "--depth", "opened"], flags].concat()).expect(0);
+    }
+
+    let table = folder.path().join("000005.ldb");
+    let mut bytes = fs::read(&table).expect("read");
+    bytes[9] ^= 0x10;
+    fs::write(&table, bytes).expect("written");
+    let what = "its block at byte 0 does not match its checksum";
+    let job = system.run(&["backup"]);
+    let problems = job["parts"][0]["problems"].to_string();
+    assert!(problems.contains("000005.ldb") && problems.contains(what), "{problems}");
+    assert!(!problems.contains("000099"), "{problems}");
+    for flags in [&["--all"][..], &[], &["--all"]] {
+        let words = [&["verify", "--depth", "opened", "-o", "json"], flags].concat();
+        let verified = system.nsctl(&words).expect(DAMAGED).json().to_string();
+        assert!(verified.contains(&format!("000005.ldb: {what}")), "{flags:?}: {verified}");
+        assert!(!verified.contains("000099"), "{flags:?}: {verified}");
+    }
+}

@@ -155,6 +155,13 @@ impl<'a> Reader<'a> {
                 }
             }
         }
+        // Files that were not read again were not given to it.
+        for Finding { path, what: cause, .. } in
+            self.check.as_mut().map(|check| check.held_back()).unwrap_or_default()
+        {
+            let path = EntryPath::new(&path).unwrap_or_default();
+            self.order(Order::Problem(Problem { path, kind: ProblemKind::Suspect, cause }))?;
+        }
         self.end_bundle()?;
         self.order(Order::End)?;
         Ok(self.totals)

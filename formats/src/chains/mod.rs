@@ -15,6 +15,8 @@ pub struct ChainsCheck {
     stores: LeveldbCheck,
     freezers: Freezers,
     reading: Reading,
+    /// The last file is of a store.
+    is_of_store: bool,
     path: Vec<u8>,
 }
 
@@ -42,6 +44,7 @@ impl ContentCheck for ChainsCheck {
         } else {
             Reading::Nothing
         };
+        self.is_of_store = matches!(self.reading, Reading::Store);
         !matches!(self.reading, Reading::Nothing)
     }
 
@@ -62,6 +65,14 @@ impl ContentCheck for ChainsCheck {
             Reading::Wal(wal) => wal.end(),
         };
         what.map(|what| broken(&self.path, what)).into_iter().collect()
+    }
+
+    fn is_undecided(&self) -> bool {
+        self.is_of_store && self.stores.is_undecided()
+    }
+
+    fn held_back(&mut self) -> Vec<Finding> {
+        self.stores.held_back()
     }
 
     fn end(&mut self) -> Vec<Finding> {

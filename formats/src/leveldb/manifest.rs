@@ -32,6 +32,11 @@ pub(super) enum Refused {
 }
 
 impl Manifest {
+    /// True if the table is in use.
+    pub(super) fn lists(&self, table: u64) -> bool {
+        self.tables.contains_key(&table) || self.backings.contains_key(&table)
+    }
+
     /// The next edit.
     pub(super) fn edit(&mut self, record: &[u8]) {
         if self.refused.is_none() && self.apply(record).is_none() {

@@ -5,6 +5,10 @@
 //! That is what a copy made while the engine ran can get wrong without a word: an engine that repairs such
 //! a folder by itself drops what is missing. Logs that an engine uses again are left alone: what an earlier
 //! use left in them looks like damage.
+//!
+//! Must stay true: nothing is said of a table, or of a MANIFEST, that the engine would not look at: one that is
+//! left over, or was just being written. So what is wrong with them is kept until it is known what is named;
+//! where that is never known, it is said.
 
 mod log;
 mod manifest;
@@ -63,6 +67,8 @@ pub struct LeveldbCheck {
     /// Each by its path, with a slash at its end.
     folders: BTreeMap<Vec<u8>, Folder>,
     remembered: usize,
+    /// The last file is broken, if it is in use.
+    is_undecided: bool,
 }
 
 #[derive(Debug)]
@@ -83,11 +89,13 @@ struct Folder {
     tables: BTreeMap<u64, u64>,
     /// The logs that are there.
     logs: BTreeSet<u64>,
+    /// What is wrong with which file, if it is in use.
+    doubts: BTreeMap<Vec<u8>, (Severity, String)>,
 }
 
 impl ContentCheck for LeveldbCheck {
     fn file(&mut self, file: CheckedFile<'_>) -> bool {
-        self.reading = None;
+        (self.reading, self.is_undecided) = (None, false);
         let (folder, name) = split(file.path);
         let Some(named) = Named::of(name) else { return false };
         let is_new = !self.folders.contains_key(folder);
@@ -97,6 +105,8 @@ impl ContentCheck for LeveldbCheck {
         }
         self.path = file.path.to_vec();
         let folder = self.folders.entry(folder.to_vec()).or_default();
+        // It may be read a second time, where it changed during the first.
+        folder.doubts.remove(name);
         self.reading = match named {
             Named::Table(number) => {
                 folder.tables.insert(number, file.length);
@@ -141,9 +151,11 @@ impl ContentCheck for LeveldbCheck {
     }
 
     fn file_end(&mut self) -> Vec<Finding> {
-        let (folder, _) = split(&self.path);
+        let (folder, name) = split(&self.path);
         let Some(folder) = self.folders.get_mut(folder) else { return Vec::new() };
-        let judged = match self.reading.take() {
+        let reading = self.reading.take();
+        let may_be_unused = matches!(reading, Some(Reading::Table { .. } | Reading::Manifest { .. }));
+        let mut judged = match reading {
             None => None,
             Some(Reading::Table { table, .. }) => table::judge(&table).map(|what| (Severity::Broken, what)),
             Some(Reading::Log(log)) => log.end(&mut |_| ()).and_then(|damage| match damage {
@@ -190,19 +202,37 @@ impl ContentCheck for LeveldbCheck {
                 None
             }
         };
+        if let Some(judged) = judged.take_if(|_| may_be_unused) {
+            self.is_undecided = judged.0 == Severity::Broken;
+            self.remembered += ENTRY + name.len() + judged.1.len();
+            folder.doubts.insert(name.to_vec(), judged);
+        }
         judged
             .map(|(severity, what)| Finding { path: self.path.clone(), what, severity })
             .into_iter()
             .collect()
     }
 
+    fn is_undecided(&self) -> bool {
+        self.is_undecided
+    }
+
+    fn held_back(&mut self) -> Vec<Finding> {
+        std::mem::take(&mut self.folders).iter().flat_map(|(path, folder)| folder.doubts(path)).collect()
+    }
+
     fn end(&mut self) -> Vec<Finding> {
         // Beyond this it is not known of every file whether it is there.
         if self.is_too_much() {
             let what = "it has too many tables of LevelDB to compare them with their lists".to_owned();
-            return vec![Finding { path: Vec::new(), what, severity: Severity::Told }];
+            let told = Finding { path: Vec::new(), what, severity: Severity::Told };
+            return self.held_back().into_iter().chain([told]).collect();
         }
-        std::mem::take(&mut self.folders).iter().flat_map(|(path, folder)| folder.judge(path)).collect()
+        let folders = std::mem::take(&mut self.folders);
+        folders
+            .iter()
+            .flat_map(|(path, folder)| folder.doubts(path).into_iter().chain(folder.judge(path)))
+            .collect()
     }
 }
 
@@ -213,6 +243,36 @@ impl LeveldbCheck {
 }
 
 impl Folder {
+    /// The MANIFEST that the engine would follow, if one is named.
+    fn followed(&self) -> Option<u64> {
+        match (self.marker, &self.current) {
+            (Some((_, number)), _) => Some(number),
+            (None, Some(current)) => named_in(current),
+            (None, None) => None,
+        }
+    }
+
+    /// What is wrong with the files that the engine would look at; with all where it is not known which these
+    /// are.
+    fn doubts(&self, folder: &[u8]) -> Vec<Finding> {
+        let followed = self.followed().filter(|number| self.manifests.contains_key(number));
+        let tables = followed.and_then(|number| self.manifests.get(&number));
+        let tables = tables.filter(|manifest| manifest.refused.is_none());
+        let is_used = |name: &[u8]| match Named::of(name) {
+            Some(Named::Manifest(number)) => followed.is_none_or(|followed| followed == number),
+            Some(Named::Table(number)) => tables.is_none_or(|manifest| manifest.lists(number)),
+            _ => true,
+        };
+        let used = self.doubts.iter().filter(|(name, _)| is_used(name));
+        used.map(|(name, (severity, what))| Finding {
+            path: [folder, name].concat(),
+            what: what.clone(),
+            severity: *severity,
+        })
+        .collect()
+    }
+
+    /// What does not fit together in it.
     fn judge(&self, folder: &[u8]) -> Vec<Finding> {
         let broken = |name: &str, what: String| Finding {
             path: [folder, name.as_bytes()].concat(),

@@ -86,6 +86,50 @@ fn a_table_that_is_missing_or_cut_off_is_named() {
 }
 
 #[test]
+fn nothing_is_said_of_a_table_or_list_that_the_engine_does_not_look_at() {
+    for (engine, table) in [("leveldb", "db/000099.ldb"), ("pebble", "db/000099.sst")] {
+        let mut files = written_by(engine);
+        // As a copy takes them that is made while they are written.
+        files.insert(table.to_owned(), b"the beginning of a table".to_vec());
+        files.insert("db/MANIFEST-000098".to_owned(), Vec::new());
+        assert_eq!(found(&files), [""; 0], "{engine}");
+        // Where it is not known which are in use, all may be.
+        files.retain(|path, _| !path.contains("marker") && !path.ends_with("CURRENT"));
+        let found = found(&files);
+        assert!(found.iter().any(|what| what.starts_with(table)), "{engine}: {found:?}");
+        assert!(found.iter().any(|what| what.starts_with("db/MANIFEST-000098")), "{engine}: {found:?}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_table_is_told_when_not_all_files_were_given_and_not_proven_before() {
+    let mut files = written();
+    let table = files.get_mut("db/000005.ldb").unwrap();
+    table[9] ^= 0x10;
+    for left_out in ["", "db/CURRENT", "db/MANIFEST-000000"] {
+        let mut check = LeveldbCheck::default();
+        for (path, bytes) in files.iter().filter(|(path, _)| *path != left_out) {
+            let file = CheckedFile { path: path.as_bytes(), length: bytes.len() as u64, is_proven: false };
+            if check.file(file) {
+                check.bytes(bytes);
+                assert_eq!(check.file_end(), [], "{path}");
+            }
+            assert_eq!(check.is_undecided(), path == "db/000005.ldb", "{path}");
+        }
+        let told: Vec<_> = check.held_back().iter().map(ToString::to_string).collect();
+        assert_eq!(told, ["db/000005.ldb: its block at byte 0 does not match its checksum"], "{left_out}");
+    }
+    // Read again, it was whole.
+    let mut check = LeveldbCheck::default();
+    for bytes in [&files["db/000005.ldb"], &written()["db/000005.ldb"]] {
+        check.file(CheckedFile { path: b"db/000005.ldb", length: bytes.len() as u64, is_proven: false });
+        check.bytes(bytes);
+        check.file_end();
+    }
+    assert_eq!(check.held_back(), []);
+}
+
+#[test]
 fn a_log_that_is_missing_is_named_and_one_whose_end_was_not_written_is_whole() {
     let mut files = written();
     let log = files.get_mut("db/000010.log").unwrap();

@@ -45,6 +45,8 @@ pub(super) struct Checking {
     told: Vec<String>,
     /// Findings that fail the verification, beyond those kept.
     more: u64,
+    /// Files that the check will say something of in the end.
+    undecided: u64,
 }
 
 impl Checking {
@@ -64,8 +66,9 @@ impl Checking {
         }
     }
 
-    fn broken(&self) -> u64 {
-        self.broken.len() as u64 + self.more
+    /// What speaks against files so far, or may.
+    fn doubts(&self) -> u64 {
+        self.broken.len() as u64 + self.more + self.undecided
     }
 }
 
@@ -119,8 +122,9 @@ impl Contents<'_> {
         if !walk.has_gaps && (walk.counts.entries(), walk.counts.bytes) != (told.entries(), told.bytes) {
             self.findings.push("the entries are not those that the manifest counts".to_owned());
         }
-        if let Some(check) = self.check.check.as_mut().filter(|_| !walk.has_gaps && walk.lost.is_empty()) {
-            let findings = check.end();
+        if let Some(check) = self.check.check.as_mut() {
+            let is_all = !walk.has_gaps && walk.lost.is_empty();
+            let findings = if is_all { check.end() } else { check.held_back() };
             self.check.add(findings);
         }
         self.all_blobs(refs, &walk.opened)?;
@@ -153,12 +157,12 @@ impl Contents<'_> {
                 walk.has_gaps = true;
             }
             entries.iter().for_each(|entry| count(&mut walk.counts, entry));
-            let before = (walk.lost.entries.len(), self.check.broken());
+            let before = (walk.lost.entries.len(), self.check.doubts());
             match self.memory.page(&line.id) {
                 Some(at) => self.page_again(&entries, at, walk)?,
                 None => {
                     self.page_anew(&entries, walk)?;
-                    if (walk.lost.entries.len(), self.check.broken()) == before {
+                    if (walk.lost.entries.len(), self.check.doubts()) == before {
                         self.memory.witness.page(&line.id);
                     }
                 }
@@ -291,6 +295,7 @@ impl Contents<'_> {
             false => Ok(true),
         };
         let found = feed.map(|feed| feed.end(content.size)).unwrap_or_default();
+        self.check.undecided += u64::from(wants_it && check.is_undecided());
         self.check.check = Some(check);
         if let Ok(true) = is_right {
             self.check.add(found);
