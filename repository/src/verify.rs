@@ -39,7 +39,7 @@ use crate::error::RepositoryError;
 use crate::ids::PackId;
 use crate::index::DomainIndex;
 use crate::index_files::LoadedIndex;
-use crate::ingest::{PackVerdict, lock};
+use crate::ingest::PackVerdict;
 use crate::keys::KeyRing;
 use crate::names::SourceId;
 use crate::progress::{CancelFlag, Progress};
@@ -344,15 +344,4 @@ fn full(error: &dyn std::error::Error) -> String {
         cause = next.source();
     }
     line
-}
-
-impl Repository {
-    /// Lets go of a domain's index in memory, unless something in it has no index file yet.
-    pub fn release(&self, domain: &crate::ids::DomainId) {
-        let mut domains = lock(&self.domains);
-        let idle = domains.get(domain).is_some_and(|state| lock(state).unindexed.is_empty());
-        if idle {
-            domains.remove(domain);
-        }
-    }
 }

@@ -163,16 +163,18 @@ impl Repository {
         let state = self.domain(domain)?;
         let mut asked = HashSet::new();
         loop {
-            let mut needed = {
+            let needed = {
                 let mut state = lock(&state);
+                // Anew each time: others who ask meanwhile may build on other packs than this work may.
                 state.prefer_sound(&marked);
-                state.index.packs_of(refs)
+                // Where one is gone, another may hold the same segment.
+                let mut needed = state.index.packs_of(refs);
+                needed.retain(|pack, _| asked.insert(*pack));
+                if needed.is_empty() {
+                    return Ok(state.index.missing_from(refs, |pack| state.index.is_sound(&pack.id)));
+                }
+                needed
             };
-            // Where one is gone, another may hold the same segment.
-            needed.retain(|pack, _| asked.insert(*pack));
-            if needed.is_empty() {
-                break;
-            }
             let gone = self.not_there(&needed)?;
             let mut state = lock(&state);
             for pack in needed.keys() {
@@ -182,8 +184,6 @@ impl Repository {
                 };
             }
         }
-        let state = lock(&state);
-        Ok(state.index.missing_from(refs, |pack| state.index.is_sound(&pack.id)))
     }
 
     /// Which of these packs are not where they should be, or not as long as they should be. Asks for each by

@@ -74,19 +74,23 @@ impl Repository {
 
     /// Everything in `gc/`, by number. A record that cannot be understood is as good as none: what it named
     /// and was not moved yet is there, and is marked anew.
+    ///
+    /// Who seals a mark writes the second record beside the first and later deletes the first before the
+    /// second. They are therefore read the other way round, and the second is asked for by name: who reads
+    /// while prune goes on never sees a mark without the seal that has set part of it free again.
     pub(super) fn gc_records(&self) -> Result<BTreeMap<u64, Record>, RepositoryError> {
-        let mut records: BTreeMap<u64, Record> = BTreeMap::new();
+        let mut is_marked: BTreeMap<u64, bool> = BTreeMap::new();
         for listed in self.store.list(Some(&layout::gc()))? {
             let Some(number) = layout::gc_number(&listed.name) else { continue };
-            let record = records.entry(number).or_default();
-            let path = layout::gc().join(&listed.name);
-            if path == layout::gc_mark(number) {
-                record.mark = self.read_record(&path)?;
-            } else if path == layout::gc_sealed(number) {
-                record.sealed = self.read_record(&path)?;
-            }
+            *is_marked.entry(number).or_default() |=
+                layout::gc().join(&listed.name) == layout::gc_mark(number);
         }
-        Ok(records)
+        let read = |(number, is_marked)| {
+            let sealed = self.read_record(&layout::gc_sealed(number))?;
+            let mark = if is_marked { self.read_record(&layout::gc_mark(number))? } else { None };
+            Ok((number, Record { mark, sealed }))
+        };
+        is_marked.into_iter().map(read).collect()
     }
 
     fn read_record<T: DeserializeOwned>(&self, path: &ObjectPath) -> Result<Option<T>, RepositoryError> {
@@ -109,4 +113,65 @@ impl Repository {
 
 pub(super) fn json(record: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(record).expect("our own types have a JSON form")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::keys::SlotSecret;
+    use crate::store::Store;
+    use crate::store::faulty::{FaultyStore, Operation};
+    use crate::store::memory::MemoryStore;
+
+    const AT: Timestamp = Timestamp::UNIX_EPOCH;
+
+    fn pack(nth: u8) -> PackId {
+        PackId::new([nth; 32])
+    }
+
+    fn scene() -> (FaultyStore<MemoryStore>, Repository) {
+        let store = FaultyStore::new(MemoryStore::new());
+        let secret = SlotSecret::KeyFile(zeroize::Zeroizing::new(vec![1; 32]));
+        let made = Repository::init(Arc::new(store.clone()), &secret, AT).expect("a fresh repository");
+        let mark = Mark {
+            at: AT,
+            packs: vec![pack(1), pack(2)],
+            bytes: 2,
+            waits_for: vec!["job-1".parse().expect("an id")],
+        };
+        store.create(&layout::gc_mark(1), &json(&mark)).expect("marked");
+        (store, made.repository)
+    }
+
+    fn taken(repository: &Repository, work: &str) -> HashSet<PackId> {
+        repository.taken_by_prune(Some(&work.parse().expect("an id"))).expect("read")
+    }
+
+    #[test]
+    fn a_mark_counts_for_later_work_and_a_seal_for_all_and_for_nothing_that_it_has_set_free() {
+        let (store, repository) = scene();
+        assert_eq!(taken(&repository, "job-1"), HashSet::new());
+        assert_eq!(taken(&repository, "job-2"), HashSet::from([pack(1), pack(2)]));
+        let sealed = Sealed { at: AT, packs: vec![pack(2)], count: 1, bytes: 1 };
+        store.create(&layout::gc_sealed(1), &json(&sealed)).expect("sealed");
+        for work in ["job-1", "job-2"] {
+            assert_eq!(taken(&repository, work), HashSet::from([pack(2)]));
+        }
+    }
+
+    /// A backup once saw the mark, then prune deleted both records, and the backup took for marked what the
+    /// seal had set free and it was building on.
+    #[test]
+    fn the_seal_is_read_before_the_mark_that_goes_first() {
+        let (store, repository) = scene();
+        let sealed = Sealed { at: AT, packs: Vec::new(), count: 0, bytes: 0 };
+        store.create(&layout::gc_sealed(1), &json(&sealed)).expect("sealed");
+        store.take_calls();
+        assert_eq!(taken(&repository, "job-2"), HashSet::new());
+        let reads = store.take_calls().into_iter().filter(|call| call.operation == Operation::Read);
+        let reads: Vec<String> = reads.map(|call| call.path).collect();
+        assert_eq!(reads, [layout::gc_sealed(1).to_string(), layout::gc_mark(1).to_string()]);
+    }
 }
