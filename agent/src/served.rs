@@ -14,7 +14,7 @@ use crate::sources::blockchain::{ChainSource, Profile};
 use crate::sources::configs::ObjectsSource;
 use crate::sources::files::{Excludes, FilesSource, Rules, WrongPattern};
 use crate::sources::ipfs::IpfsSource;
-use crate::sources::mongodb::dump::DumpSource;
+use crate::sources::mongodb::dump;
 use crate::sources::mongodb::folder::FolderSource;
 use crate::sources::mongodb::{self, History, MongoSource};
 use crate::sources::{Source, SourceError};
@@ -145,14 +145,14 @@ impl Served {
     /// Begins to read a dump instead of what is served, once it was looked through. Blocks.
     pub(crate) fn open_dump(
         &self,
-        folder: &Path,
+        at: &Path,
         state: &Path,
         now: jiff::Timestamp,
     ) -> Result<Box<dyn Source>, OpenError> {
         let component = self.id.component.as_str();
         let check = formats::check_of(&Subject { kind: self.kind.as_str(), component, now });
         let rules = Rules::from(Excludes::new(&[])?).leave_out(state);
-        Ok(Box::new(DumpSource::open(folder, self.imports.as_deref(), check, rules)?))
+        Ok(dump::open(at, self.imports.as_deref(), check, rules)?)
     }
 
     /// The same source without what is run around its backups.

@@ -16,7 +16,7 @@ const LAYERS: [(&str, &[&str]); 9] = [
     ("proto", &["repository"]),
     ("controller", &["formats", "proto", "repository", "runtime"]),
     ("agent", &["formats", "proto", "repository", "runtime"]),
-    ("nsctl", &["agent", "controller", "proto", "repository", "runtime"]),
+    ("nsctl", &["agent", "controller", "formats", "proto", "repository", "runtime"]),
     ("tests", &["proto", "repository"]),
     ("decoders", &["agent", "controller", "formats", "proto", "repository", "runtime"]),
 ];

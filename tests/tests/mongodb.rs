@@ -8,20 +8,24 @@
 mod dump;
 #[path = "mongodb/import.rs"]
 mod import;
+#[path = "mongodb/journals.rs"]
+mod journals;
 #[path = "mongodb/peer.rs"]
 mod peer;
 #[path = "mongodb/restore.rs"]
 mod restore;
 #[path = "mongodb/server.rs"]
 mod server;
+#[path = "mongodb/stream.rs"]
+mod stream;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
-use mongodb::bson::{Timestamp, doc};
+use mongodb::bson::{RawDocumentBuf, Timestamp, doc};
 use peer::{Peer, TOO_OLD};
 use serde_json::Value;
 use server::{Server, fill, noise, system, uri};
@@ -54,24 +58,25 @@ fn every_document_and_index_comes_back_in_the_folder_that_mongorestore_reads() {
     let files = fill(&server);
     let system = system(&uri(server.port), "");
 
-    // Under a running writer, whose documents are of no importance here.
-    let stop = AtomicBool::new(false);
-    let job = std::thread::scope(|scope| {
+    // Under a running writer that waits for one member alone to have what it writes.
+    let (stop, written) = (AtomicBool::new(false), AtomicI32::new(0));
+    let (job, before) = std::thread::scope(|scope| {
         scope.spawn(|| {
             for n in 0..2_000 {
                 if stop.load(Ordering::Relaxed) {
                     break;
                 }
-                server.insert("busy", "written", vec![doc! { "n": n }]);
+                server.insert_relaxed("busy", "written", doc! { "_id": n });
+                written.store(n + 1, Ordering::Release);
             }
         });
-        wait_for("the writer to write", 10, || {
-            (!server.documents("busy", "written").is_empty()).then_some(())
-        });
+        wait_for("the writer to write", 10, || (written.load(Ordering::Acquire) > 0).then_some(()));
+        let before = written.load(Ordering::Acquire);
         let job = system.run(&["backup"]);
         stop.store(true, Ordering::Relaxed);
-        job
+        (job, before)
     });
+    let first_name = job["backup"].as_str().expect("a name").to_owned();
     let first = archive(&system);
     assert_eq!((first["kind"].as_str(), first["consistency"].as_str()), (Some("mongodb"), Some("fuzzy")));
     assert!(job.to_string().contains("the server is no replica set: make it one"), "{job:#}");
@@ -118,7 +123,17 @@ fn every_document_and_index_comes_back_in_the_folder_that_mongorestore_reads() {
             assert_eq!(came, kept);
         }
     }
-    assert!(!parsed(&dump.join("busy/written.bson")).is_empty());
+    // What was acknowledged before the backup began is in it, and nothing that was never written.
+    let place = system.root().join("first");
+    system.run(&["restore", "--timestamp", &first_name, "--to", place.to_str().expect("UTF-8"), "--yes"]);
+    let ids: Vec<i32> = parsed(&place.join("database/busy/written.bson"))
+        .into_iter()
+        .map(|one| RawDocumentBuf::from_bytes(one).expect("a document").get_i32("_id").expect("a number"))
+        .collect();
+    let there: BTreeSet<i32> = ids.iter().copied().collect();
+    assert_eq!(there.len(), ids.len(), "none is there twice");
+    assert!((0..before).all(|n| there.contains(&n)), "{before} were written before the backup: {there:?}");
+    assert!(there.iter().all(|n| *n <= written.load(Ordering::Acquire)), "{there:?}");
 }
 
 #[test]
@@ -150,6 +165,52 @@ fn a_scripted_replica_set_is_read_as_of_one_instant_and_fuzzy_once_its_history_w
     let last = peer.finds();
     let last: Vec<_> = last.iter().rev().take(2).collect();
     assert!(last.iter().all(|find| !find.contains_key("readConcern")), "{last:?}");
+}
+
+#[test]
+fn a_scripted_replica_set_whose_collections_are_renamed_meanwhile_loses_none_of_them_silently() {
+    let peer = Peer::start();
+    let system = system(&uri(peer.port), "");
+    // Around the instant: another one is taken, and what there was at it is read.
+    peer.list([vec![("a", 1), ("b", 2)], vec![("a", 1), ("c", 2)]]);
+    let job = system.run(&["backup"]);
+    assert!(!job.to_string().contains("renamed"), "{job:#}");
+    let finds = peer.finds();
+    let asked: Vec<_> = finds.iter().filter_map(|find| find.get_str("find").ok()).collect();
+    assert_eq!(asked.iter().filter(|name| **name == "system.version").count(), 2, "{asked:?}");
+    assert!(asked.contains(&"c") && !asked.contains(&"b"), "{asked:?}");
+
+    // While it is read: it is not known which of its names was read when.
+    peer.list([vec![("a", 1), ("b", 2)], vec![("a", 1), ("b", 2)], vec![("a", 1), ("d", 2), ("e", 3)]]);
+    let missing = system.nsctl(&["backup", "-o", "json"]).expect(3).json();
+    let said = missing.to_string();
+    assert!(said.contains("shop/d.bson") && said.contains("was shop.b before"), "{missing:#}");
+    assert!(!said.contains("shop/e.bson"), "it came after the instant: {missing:#}");
+
+    peer.list([vec![("a", 1), ("b", 2)], vec![("a", 1), ("b", 2)], vec![("a", 1)]]);
+    let told = system.run(&["backup"]);
+    assert!(told.to_string().contains("it was dropped while the server was read"), "{told:#}");
+}
+
+#[test]
+fn a_collection_that_comes_or_goes_while_a_server_is_read_fuzzy_is_told() {
+    let server = Server::start("9");
+    server.insert("shop", "large", (0..3_300).map(|i| doc! { "_id": i, "noise": noise(i, 1_000) }).collect());
+    server.insert("shop", "later", vec![doc! { "_id": 1 }]);
+    let system = system(&uri(server.port), ", limits: { read: 1500kB }");
+    let job = system.start_job(&["backup"]);
+    wait_for("the first collection to be read", 30, || {
+        let job = system.job(&job)?;
+        (job["parts"][0]["done_entries"].as_u64() >= Some(4)).then_some(())
+    });
+    server.insert("shop", "new", vec![doc! { "_id": 1 }]);
+    server.run("shop", doc! { "drop": "later" });
+    let ended = system.await_end(&job);
+    assert_eq!(ended["state"], "complete", "{ended:#}");
+    let said = ended.to_string();
+    for (path, what) in [("shop/new.bson", "it came while"), ("shop/later.bson", "it was dropped while")] {
+        assert!(said.contains(path) && said.contains(what), "{path}: {ended:#}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use proto::convert::{self, Invalid};
-use proto::failure::reason;
+use proto::failure::{chain, reason};
 use proto::v1::finish_archive_request::Part;
 use proto::{Failure, v1};
 use repository::backup::manifest::Consistency;
@@ -129,7 +129,7 @@ fn end_restores(agent: &Agent, served: &Served) -> Result<(), Failure> {
     end_at_server(agent, &Handle::current(), &server, &mut Vec::new()).map_err(|error| {
         let what = format!("{} cannot be backed up between two steps of a restore", served.id);
         let failure = Failure::new(Code::FailedPrecondition, reason::OBSTACLES, what);
-        failure.because(error.to_string()).hint("see to the server, then restart the agent")
+        failure.because(chain(&error)).hint("see to that: the next backup tries again to end it")
     })
 }
 

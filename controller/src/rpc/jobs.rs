@@ -108,7 +108,7 @@ impl Jobs for JobsService {
         let pin = (!pin.is_empty()).then_some(pin);
         let import = convert::text("import", &request.import, 4_096)?;
         if !import.is_empty() && !import.starts_with('/') {
-            return Err(Failure::invalid("a dump's folder is an absolute path at the agent").into());
+            return Err(Failure::invalid("a dump is named by an absolute path at the agent").into());
         }
         let import = (!import.is_empty()).then_some(import);
         let of_dump = import.as_ref().map(|folder| format!(", import of {folder:?}")).unwrap_or_default();

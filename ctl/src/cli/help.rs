@@ -122,7 +122,8 @@ Examples:
 
 pub(crate) const IMPORT: &str = "\
 Examples:
-  nsctl import mongodump /var/dumps/2026-11-26 --component database";
+  nsctl import mongodump /var/dumps/2026-11-26 --component database
+  nsctl import mongodump --archive /var/dumps/2026-11-26.archive";
 
 pub(crate) const AGENT: &str = "\
 Examples:

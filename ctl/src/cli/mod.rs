@@ -422,11 +422,14 @@ pub(crate) struct Ls {
 /// What is imported.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Import {
-    /// A folder that mongodump has written, as a backup of the component whose server it is of
+    /// What mongodump has written, as a backup of the component whose server it is of
     Mongodump {
         /// The folder, an absolute path at the agent that serves the component, below its `imports`
-        #[arg(value_name = "DIR")]
-        folder: PathBuf,
+        #[arg(value_name = "DIR", required_unless_present = "archive")]
+        folder: Option<PathBuf>,
+        /// Instead of a folder: the file that `mongodump --archive` has written, likewise
+        #[arg(long, value_name = "FILE", conflicts_with = "folder")]
+        archive: Option<PathBuf>,
         /// The component; may be left out where there is only one server
         #[arg(long)]
         component: Option<String>,

@@ -20,9 +20,11 @@ pub(super) async fn run(client: Client, wanted: Backup, voice: Voice) -> Ended {
 }
 
 pub(super) async fn import(client: Client, wanted: Import, voice: Voice) -> Ended {
-    let Import::Mongodump { folder, component, pin, detach, request, .. } = wanted;
-    let import = folder.into_os_string().into_string().map_err(|_| {
-        Trouble::usage("the dump's folder has a name that is no text").hint("give the folder another name")
+    let Import::Mongodump { folder, archive, component, pin, detach, request, .. } = wanted;
+    // The agent sees which of the two it is.
+    let dump = folder.or(archive).unwrap_or_default();
+    let import = dump.into_os_string().into_string().map_err(|_| {
+        Trouble::usage("the dump has a name that is no text").hint("give the folder or the file another name")
     })?;
     let request = v1::StartBackupRequest {
         components: component.into_iter().collect(),

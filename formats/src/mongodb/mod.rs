@@ -6,10 +6,12 @@
 //! whose chunks do not sum up. What a fuzzy backup may have torn is told; what cannot be loaded is broken.
 
 mod bson;
+mod crc64;
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher};
 
+pub use crc64::Crc64;
 use repository::check::{CheckedFile, ContentCheck, Finding, Severity};
 
 /// A description is not longer.

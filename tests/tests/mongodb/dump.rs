@@ -35,7 +35,7 @@ impl Stream<'_> {
 }
 
 /// CRC-64/XZ, bit by bit.
-fn checksum(documents: &[Vec<u8>]) -> u64 {
+pub(crate) fn checksum(documents: &[Vec<u8>]) -> u64 {
     let mut sum = u64::MAX;
     for byte in documents.iter().flatten() {
         sum ^= u64::from(*byte);

@@ -1,14 +1,15 @@
 //! A scripted peer: it answers as a member of a replica set of MongoDB 7 would, as far as a backup asks, and
 //! keeps what it was asked. For what no engine here can do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use mongodb::bson::{Document, RawDocumentBuf, Timestamp, doc};
+use mongodb::bson::spec::BinarySubtype;
+use mongodb::bson::{Binary, Document, RawDocumentBuf, Timestamp, doc};
 
 const OP_REPLY: i32 = 1;
 const OP_QUERY: i32 = 2004;
@@ -33,6 +34,8 @@ struct Script {
     refused_changes: Mutex<BTreeMap<&'static str, i32>>,
     /// It has users, a view and a time series, too.
     has_all: AtomicBool,
+    /// What it has in `shop` each time that it is asked, by name and identity; the last one stays.
+    lists: Mutex<VecDeque<Vec<(&'static str, u8)>>>,
     finds: Mutex<Vec<Document>>,
     changes: Mutex<Vec<Document>>,
 }
@@ -65,6 +68,11 @@ impl Peer {
     /// From now on it has users, a view and a time series as well.
     pub(crate) fn have_all(&self) {
         self.script.has_all.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on it says that it has these collections in `shop`, one list after the other; the last one stays.
+    pub(crate) fn list(&self, lists: impl IntoIterator<Item = Vec<(&'static str, u8)>>) {
+        *self.script.lists.lock().expect("nobody panics with it") = lists.into_iter().collect();
     }
 
     /// The commands that change something since this was last asked.
@@ -119,6 +127,19 @@ impl Script {
     fn listed(&self, database: &str) -> Vec<Document> {
         let collection = |name: &str| doc! { "name": name, "type": "collection", "options": {} };
         let has_all = self.has_all.load(Ordering::Relaxed);
+        let mut lists = self.lists.lock().expect("nobody panics with it");
+        if database == "shop"
+            && let Some(list) = lists.front().cloned()
+        {
+            if lists.len() > 1 {
+                lists.pop_front();
+            }
+            let known = |(name, uuid): (&str, u8)| {
+                let uuid = Binary { subtype: BinarySubtype::Uuid, bytes: vec![uuid; 16] };
+                doc! { "name": name, "type": "collection", "options": {}, "info": { "uuid": uuid } }
+            };
+            return list.into_iter().map(known).collect();
+        }
         match database {
             "shop" if has_all => vec![
                 collection("a"),

@@ -7,6 +7,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{LazyLock, Mutex};
 
 use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
+use mongodb::options::{Acknowledgment, WriteConcern};
 use serde_json::Value;
 use tests::{Application, System};
 use tokio_stream::StreamExt;
@@ -57,6 +58,15 @@ impl Server {
     pub(crate) fn insert(&self, database: &str, collection: &str, documents: Vec<Document>) {
         let collection = self.client.database(database).collection::<Document>(collection);
         self.runtime.block_on(async { collection.insert_many(documents).await }).expect("inserted");
+    }
+
+    /// Writes a document and waits for no more than that one member has it.
+    pub(crate) fn insert_relaxed(&self, database: &str, collection: &str, document: Document) {
+        let collection = self.client.database(database).collection::<Document>(collection);
+        let one = WriteConcern::builder().w(Acknowledgment::Nodes(1)).build();
+        self.runtime
+            .block_on(async { collection.insert_one(document).write_concern(one).await })
+            .expect("inserted");
     }
 
     pub(crate) fn run(&self, database: &str, command: Document) -> Document {

@@ -6,8 +6,9 @@ use mongodb::bson::raw::RawDocument;
 use mongodb::bson::{RawDocumentBuf, doc};
 use repository::archive::path::EntryPath;
 
+use super::changes::Collections;
 use super::extjson;
-use super::names::{BUILT, JOURNALS, Staged, file_name};
+use super::names::{BUILT, HEAD, JOURNALS, PHASES, Staged, file_name};
 use super::server::{Listing, Server, Trouble};
 use crate::sources::{ProblemKind, SourceError};
 
@@ -43,57 +44,76 @@ pub(super) enum What {
     },
 }
 
-/// All that the server holds, in path order.
-pub(super) fn plan(server: &Server) -> Result<Vec<Planned>, SourceError> {
+/// All that the server holds, in path order; and the collections among it.
+pub(super) fn plan(server: &Server) -> Result<(Vec<Planned>, Collections), SourceError> {
     let prelude = serde_json::json!({
         "ServerVersion": server.version,
         "ToolVersion": concat!("neurashield ", env!("CARGO_PKG_VERSION")),
     });
-    let mut plan = Plan(Vec::new());
-    plan.0.push(Planned { path: EntryPath::root(), what: What::Folder });
+    let mut plan = Plan::default();
+    plan.planned.push(Planned { path: EntryPath::root(), what: What::Folder });
     plan.add("prelude.json", None, What::Text(format!("{prelude}\n").into_bytes()));
-    let answer = server.command("admin", doc! { "listDatabases": 1, "nameOnly": true })?;
-    let databases = answer.get_array("databases").map(Vec::as_slice).unwrap_or_default();
-    for database in databases {
-        let name = database.as_document().and_then(|one| one.get_str("name").ok()).unwrap_or_default();
-        if name == JOURNALS {
-            journals(server)?;
-            continue;
-        }
+    let databases = databases(server)?;
+    for name in databases.iter().filter(|name| *name != JOURNALS) {
         plan.database(server, name)?;
     }
-    plan.0.sort_by(|one, other| one.path.cmp(&other.path));
-    Ok(plan.0)
+    if databases.iter().any(|name| name == JOURNALS) {
+        plan.journals(server)?;
+    }
+    plan.planned.sort_by(|one, other| one.path.cmp(&other.path));
+    Ok((plan.planned, plan.collections))
 }
 
-/// Nothing is backed up between two renames.
-fn journals(server: &Server) -> Result<(), SourceError> {
-    let left = server.list(JOURNALS, doc! { "listCollections": 1 })?;
-    // One that is tried out leaves nothing, or what a later trial drops; one that has only something left to drop
-    // does not rename any more.
-    let mut is_between = false;
-    for name in left.iter().map(|one| name_of(one)).filter(|name| Staged::of(name).is_none()) {
-        let find = doc! { "find": name, "filter": { "phase": BUILT }, "limit": 1 };
-        is_between |= server.list(JOURNALS, find)?.is_empty();
+/// The collections that would be read now.
+pub(super) fn collections(server: &Server) -> Result<Collections, SourceError> {
+    let mut plan = Plan::default();
+    for name in databases(server)?.iter().filter(|name| *name != JOURNALS) {
+        plan.database(server, name)?;
     }
-    match is_between {
-        false => Ok(()),
-        true => Err(SourceError::Server {
-            hint: "if a restore goes on there, wait for its end; else restart the agent, which finishes it or \
-                   takes it back",
-            source: "a restore was interrupted there and is not ended".into(),
-        }),
+    Ok(plan.collections)
+}
+
+fn databases(server: &Server) -> Result<Vec<String>, SourceError> {
+    let answer = server.command("admin", doc! { "listDatabases": 1, "nameOnly": true })?;
+    let listed = answer.get_array("databases").map(Vec::as_slice).unwrap_or_default();
+    let name = |one: &mongodb::bson::Bson| one.as_document()?.get_str("name").ok().map(str::to_owned);
+    Ok(listed.iter().map(|one| name(one).unwrap_or_default()).collect())
+}
+
+/// How far the restore is that a journal is of.
+#[derive(Debug, PartialEq, Eq)]
+enum JournalSays {
+    /// Names may be on their way.
+    GoesOn,
+    /// There is only something left to drop.
+    Built,
+    /// Nothing that this release knows.
+    Nothing,
+}
+
+fn journal_says(head: Option<&RawDocument>, is_empty: bool) -> JournalSays {
+    match head.map(|head| head.get_str("phase").unwrap_or_default()) {
+        Some(BUILT) => JournalSays::Built,
+        Some(phase) if PHASES.contains(&phase) => JournalSays::GoesOn,
+        None if is_empty => JournalSays::GoesOn,
+        _ => JournalSays::Nothing,
     }
 }
 
-struct Plan(Vec<Planned>);
+#[derive(Default)]
+struct Plan {
+    planned: Vec<Planned>,
+    collections: Collections,
+    /// The restores that have something aside which was live before.
+    away: BTreeSet<String>,
+}
 
 impl Plan {
     fn add(&mut self, name: &str, within: Option<&str>, what: What) {
         let folder = within.map_or(Ok(EntryPath::root()), |folder| EntryPath::new(folder.as_bytes()));
         match folder.and_then(|folder| folder.join(name.as_bytes())) {
-            Ok(path) => self.0.push(Planned { path, what }),
-            Err(_) => self.0.push(Planned {
+            Ok(path) => self.planned.push(Planned { path, what }),
+            Err(_) => self.planned.push(Planned {
                 path: EntryPath::root(),
                 what: What::Unread {
                     kind: ProblemKind::Unreadable,
@@ -101,6 +121,34 @@ impl Plan {
                 },
             }),
         }
+    }
+
+    /// Nothing is backed up between two renames.
+    fn journals(&mut self, server: &Server) -> Result<(), SourceError> {
+        let left = server.list(JOURNALS, doc! { "listCollections": 1 })?;
+        // One that is tried out leaves nothing, or what a later trial drops.
+        for name in left.iter().map(|one| name_of(one)).filter(|name| Staged::of(name).is_none()) {
+            let head = server.list(JOURNALS, doc! { "find": name, "filter": { "_id": HEAD }, "limit": 1 })?;
+            let is_empty =
+                head.is_empty() && server.list(JOURNALS, doc! { "find": name, "limit": 1 })?.is_empty();
+            match journal_says(head.first().map(|head| &**head), is_empty) {
+                JournalSays::Built => {}
+                // Where nothing that was live lies aside, no name is missing.
+                JournalSays::Nothing if !self.away.contains(name) => {
+                    let cause = "it has journals of restores, and one of them cannot be understood: nothing that \
+                                 was live waits for it; look at it, and drop it if you do not need it";
+                    self.add(JOURNALS, None, What::Unread { kind: ProblemKind::LeftOut, cause });
+                }
+                JournalSays::GoesOn | JournalSays::Nothing => {
+                    return Err(SourceError::Server {
+                        hint: "if a restore goes on there, wait for its end; else the next backup finishes it or \
+                               takes it back, or says why not",
+                        source: "a restore was interrupted there and is not ended".into(),
+                    });
+                }
+            }
+        }
+        Ok(())
     }
 
     fn database(&mut self, server: &Server, database: &str) -> Result<(), SourceError> {
@@ -128,6 +176,9 @@ impl Plan {
         let file = file_name(&collection);
         let (bson, json) = (format!("{file}.bson"), format!("{file}.metadata.json"));
         let documents = What::Documents { database: database.to_owned(), collection: collection.clone() };
+        if let Some((id, Staged::Old, _)) = Staged::of(&collection) {
+            self.away.insert(id.to_owned());
+        }
         if let Some(of) = collection.strip_prefix(BUCKETS)
             && names.contains(of)
         {
@@ -147,7 +198,10 @@ impl Plan {
                     let what = What::Unread { kind: ProblemKind::LeftOut, cause };
                     return self.add(&bson, Some(database), what);
                 }
-                None => self.add(&bson, Some(database), documents),
+                None => {
+                    self.collections.add(database, &collection, &listed);
+                    self.add(&bson, Some(database), documents);
+                }
             },
         }
         self.add(&json, Some(database), What::Metadata { database: database.to_owned(), listed });
@@ -231,7 +285,7 @@ mod tests {
 
     fn planned(database: &str, collections: &[RawDocumentBuf]) -> Vec<String> {
         let names = collections.iter().map(|one| name_of(one).to_owned()).collect();
-        let mut plan = Plan(Vec::new());
+        let mut plan = Plan::default();
         for listed in collections {
             plan.collection(database, listed.clone(), &names);
         }
@@ -239,11 +293,23 @@ mod tests {
             What::Unread { kind, .. } => format!("{}: {kind:?}", one.path),
             _ => one.path.to_string(),
         };
-        plan.0.into_iter().map(told).collect()
+        plan.planned.into_iter().map(told).collect()
     }
 
     fn listed(name: &str, kind: &str) -> RawDocumentBuf {
         rawdoc! { "name": name, "type": kind }
+    }
+
+    #[test]
+    fn a_journal_that_nobody_understands_is_none_that_goes_on() {
+        let says = |head: Option<&RawDocumentBuf>, is_empty| journal_says(head.map(|head| &**head), is_empty);
+        for phase in PHASES {
+            let expected = if phase == BUILT { JournalSays::Built } else { JournalSays::GoesOn };
+            assert_eq!(says(Some(&rawdoc! { "_id": "head", "phase": phase }), false), expected);
+        }
+        assert_eq!(says(Some(&rawdoc! { "_id": "head", "phase": "other" }), false), JournalSays::Nothing);
+        assert_eq!(says(None, false), JournalSays::Nothing);
+        assert_eq!(says(None, true), JournalSays::GoesOn);
     }
 
     // What no engine here has, by what a server would list.

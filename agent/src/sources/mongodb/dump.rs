@@ -1,4 +1,4 @@
-//! A folder that `mongodump` has written, read as if its server had been.
+//! A folder that `mongodump` has written, or its stream ([`super::archived`]), read as if its server had been.
 //!
 //! Must stay true: all of it is looked through before the first byte goes into an archive, and a dump that is damaged
 //! never becomes one; nothing but the layout of a dump is read, and nothing outside of the folder that the agent's
@@ -14,28 +14,30 @@ use repository::archive::entry::EntryKind;
 use repository::archive::path::EntryPath;
 use repository::check::{CheckedFile, ContentCheck, Severity};
 
+use super::archived::StreamSource;
+use super::stream::NoStream;
 use crate::sources::files::{FilesSource, Rules};
 use crate::sources::{Body, Item, Problem, ProblemKind, Source, SourceError};
 
 const WHAT: &str = "the dump cannot be imported";
-const SEE_TO_DUMP: &str =
-    "make the dump anew by `mongodump --out DIR`, without --gzip, and import that; nothing was backed up";
+const SEE_TO_DUMP: &str = "make the dump anew by `mongodump --out DIR` or `--archive=FILE`, without --gzip, and import \
+                           that; nothing was backed up";
 const SEE_TO_IMPORTS: &str = "name the folder that holds the dumps as `imports` of the source in the agent's configuration, \
                               and give a dump below it";
 /// Bytes that are looked through at once.
 const PIECE: usize = 1 << 20;
 /// How the files of a collection end.
-const DOCUMENTS: &str = ".bson";
-const DESCRIPTION: &str = ".metadata.json";
+pub(super) const DOCUMENTS: &str = ".bson";
+pub(super) const DESCRIPTION: &str = ".metadata.json";
 /// What the collection with the documents of a time series is called before its name.
 const BUCKETS: &str = "system.buckets.";
 /// More than a server takes as the definition of a view.
-const MAX_VIEW: u64 = 32 << 20;
+pub(super) const MAX_VIEW: u64 = 32 << 20;
 /// Files of a dump are named `<db>/<file>`.
 const DEPTH: usize = 2;
 
-/// A dump that was looked through.
-pub(crate) struct DumpSource {
+/// A folder that was looked through.
+struct DumpSource {
     files: FilesSource,
     /// What is told before anything else.
     told: Option<String>,
@@ -43,7 +45,7 @@ pub(crate) struct DumpSource {
 
 /// Why a dump is refused.
 #[derive(Debug, thiserror::Error)]
-enum NoDump {
+pub(super) enum NoDump {
     #[error("this agent does not import dumps for this source")]
     NotAllowed,
     #[error("it does not lie below {}", .0.display())]
@@ -66,31 +68,40 @@ enum NoDump {
     Compressed(String),
     #[error("{0} is damaged: {1}")]
     Damaged(String, String),
+    #[error("{0} is cut off: the stream does not have its end")]
+    NoEnd(String),
+    #[error("it was written to while it was read")]
+    Written,
+    #[error(transparent)]
+    Stream(#[from] NoStream),
 }
 
-impl DumpSource {
-    /// Looks through the dump in `folder`, which has to lie below `imports`. Blocks.
-    pub(crate) fn open(
-        folder: &Path,
-        imports: Option<&Path>,
-        check: Option<Box<dyn ContentCheck>>,
-        rules: Rules,
-    ) -> Result<Self, SourceError> {
-        let refused = |why: NoDump| {
-            let hint = match &why {
-                NoDump::NotAllowed | NoDump::Elsewhere(_) => SEE_TO_IMPORTS,
-                _ => SEE_TO_DUMP,
-            };
-            SourceError::Unfit { what: WHAT, hint, source: why.into() }
-        };
-        let real = place(folder, imports).map_err(refused)?;
-        look_through(&real, check).map_err(refused)?;
-        let told = format!(
-            "it was imported from a dump, {}: of which moment that is, and whether of one, nobody here knows",
-            folder.display()
-        );
-        Ok(Self { files: FilesSource::folder(&real, rules)?, told: Some(told) })
+/// Looks through the dump at `at`, which has to lie below `imports`, and begins to read it. Blocks.
+pub(crate) fn open(
+    at: &Path,
+    imports: Option<&Path>,
+    check: Option<Box<dyn ContentCheck>>,
+    rules: Rules,
+) -> Result<Box<dyn Source>, SourceError> {
+    let real = place(at, imports).map_err(refused)?;
+    let mut check = check.expect("a server's databases have a check");
+    let told = format!(
+        "it was imported from a dump, {}: of which moment that is, and whether of one, nobody here knows",
+        at.display()
+    );
+    if !real.is_dir() {
+        return Ok(Box::new(StreamSource::open(real, &mut *check, told).map_err(refused)?));
     }
+    look_through(&real, &mut *check).map_err(refused)?;
+    Ok(Box::new(DumpSource { files: FilesSource::folder(&real, rules)?, told: Some(told) }))
+}
+
+pub(super) fn refused(why: NoDump) -> SourceError {
+    let hint = match &why {
+        NoDump::NotAllowed | NoDump::Elsewhere(_) => SEE_TO_IMPORTS,
+        _ => SEE_TO_DUMP,
+    };
+    SourceError::Unfit { what: WHAT, hint, source: why.into() }
 }
 
 impl Source for DumpSource {
@@ -130,8 +141,7 @@ fn is_of_dump(path: &EntryPath, body: &Body) -> bool {
 }
 
 /// Finds what would keep the dump from being restored, and what would be left out of it.
-fn look_through(folder: &Path, check: Option<Box<dyn ContentCheck>>) -> Result<(), NoDump> {
-    let mut check = check.expect("a server's databases have a check");
+fn look_through(folder: &Path, check: &mut dyn ContentCheck) -> Result<(), NoDump> {
     let mut files = BTreeSet::new();
     let mut collections = 0;
     for (database, kind) in listed(folder, "")? {
@@ -153,7 +163,7 @@ fn look_through(folder: &Path, check: Option<Box<dyn ContentCheck>>) -> Result<(
             if !kind.is_file() || !is_first_name(&place, &mut files)? {
                 return Err(NoDump::NoFile(path));
             }
-            look_at(folder, &path, &mut *check)?;
+            look_at(folder, &path, check)?;
             if let Some(collection) = described {
                 collections += 1;
                 if !has_documents(collection, &names, &place)? {
@@ -183,8 +193,13 @@ fn has_documents(collection: &str, names: &BTreeSet<&str>, description: &Path) -
     let unread = |source| NoDump::Unread { path: description.to_owned(), source };
     let mut text = Vec::new();
     fs::File::open(description).map_err(unread)?.take(MAX_VIEW).read_to_end(&mut text).map_err(unread)?;
-    let described: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
-    Ok(described["options"]["viewOn"].is_string())
+    Ok(is_view(&text))
+}
+
+/// True of the description of a view.
+pub(super) fn is_view(description: &[u8]) -> bool {
+    let described: serde_json::Value = serde_json::from_slice(description).unwrap_or_default();
+    described["options"]["viewOn"].is_string()
 }
 
 fn look_at(folder: &Path, path: &str, check: &mut dyn ContentCheck) -> Result<(), NoDump> {
@@ -192,10 +207,20 @@ fn look_at(folder: &Path, path: &str, check: &mut dyn ContentCheck) -> Result<()
     let unread = |source| NoDump::Unread { path: place.clone(), source };
     let mut file = fs::File::open(&place).map_err(unread)?;
     let length = file.metadata().map_err(unread)?.len();
+    judge(check, path, length, &mut |piece| file.read(piece).map_err(unread))
+}
+
+/// Gives the bytes of a file to the check, and refuses what it calls broken.
+pub(super) fn judge(
+    check: &mut dyn ContentCheck,
+    path: &str,
+    length: u64,
+    read: &mut dyn FnMut(&mut [u8]) -> Result<usize, NoDump>,
+) -> Result<(), NoDump> {
     let mut is_wanted = check.file(CheckedFile { path: path.as_bytes(), length, is_proven: false });
     let mut piece = vec![0; PIECE];
     while is_wanted {
-        let count = file.read(&mut piece).map_err(unread)?;
+        let count = read(&mut piece)?;
         if count == 0 {
             break;
         }
@@ -261,7 +286,8 @@ mod tests {
         change(&shop);
         let now = jiff::Timestamp::UNIX_EPOCH;
         let subject = repository::check::Subject { kind: "mongodb", component: "database", now };
-        look_through(root.path(), formats::check_of(&subject)).err().map(|why| why.to_string())
+        let mut check = formats::check_of(&subject).expect("there is one");
+        look_through(root.path(), &mut *check).err().map(|why| why.to_string())
     }
 
     #[test]

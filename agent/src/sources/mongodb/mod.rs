@@ -12,13 +12,16 @@
 //! folder of a server is given, it is read as files while the server is stopped ([`folder`]).
 
 mod ahead;
+mod archived;
 mod catalog;
+mod changes;
 mod collection;
 pub(crate) mod dump;
 mod extjson;
 pub(crate) mod folder;
 pub(crate) mod names;
 pub(crate) mod server;
+mod stream;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -32,6 +35,7 @@ use runtime::config::SecretSource;
 use super::{Body, Content, Item, Problem, ProblemKind, Source, SourceEntry, SourceError, Stamp, StampClock};
 use ahead::Ahead;
 use catalog::{Planned, What};
+use changes::Collections;
 use collection::{Documents, Text};
 pub(crate) use names::without_user;
 use server::{Listing, Server};
@@ -47,6 +51,8 @@ const TOO_SHORT: &str = "its history was too short the last time: give the serve
 #[derive(Debug, Clone, Default)]
 pub struct History(Arc<AtomicBool>);
 
+/// So many instants are tried where collections go or are renamed around each.
+const INSTANTS: usize = 4;
 /// So many entries are asked for in advance: collections and their descriptions take turns.
 const AHEAD: usize = 8;
 
@@ -65,6 +71,10 @@ pub struct MongoSource {
     is_fixed: bool,
     history: History,
     planned: std::vec::IntoIter<Planned>,
+    /// The collections that are read; none once what came and went meanwhile is known.
+    collections: Option<Collections>,
+    /// Told before what comes next.
+    told: Vec<Problem>,
     /// What comes next, asked for already.
     begun: VecDeque<(Planned, Begun)>,
     metadata: Metadata,
@@ -75,17 +85,40 @@ impl MongoSource {
     /// the runtime can be waited for.
     pub fn open(uri: &SecretSource, now: jiff::Timestamp, history: &History) -> Result<Self, SourceError> {
         let server = Arc::new(Server::connect(uri)?);
-        let planned = catalog::plan(&server)?.into_iter();
+        let (mut planned, mut collections) = catalog::plan(&server)?;
+        let mut told = Vec::new();
         let fixed = match history.0.load(Ordering::Relaxed) {
             true => Err(TOO_SHORT.to_owned()),
             false => server.fix_instant(),
         };
+        if fixed.is_ok() {
+            // What the server lists is as of now, before the instant and after it: where nothing has gone between the
+            // two, all that was there at the instant is listed. What came is read as of the instant: it may be empty.
+            for attempt in 1.. {
+                let (now_planned, now) = catalog::plan(&server)?;
+                let changes = now.since(&collections);
+                (planned, collections) = (now_planned, now);
+                if changes.renamed.is_empty() && changes.went.is_empty() {
+                    break;
+                }
+                if attempt == INSTANTS {
+                    told = changes.problems(true);
+                    break;
+                }
+                server.fix_instant().map_err(|why| SourceError::Server {
+                    hint: "see to the server, then back up again",
+                    source: why.into(),
+                })?;
+            }
+        }
+        let planned = planned.into_iter();
         let (is_fixed, history) = (fixed.is_ok(), history.clone());
         let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
         let mtime = Timestamp { seconds: now.as_second(), nanoseconds: 0 };
         let metadata = Metadata { mode: FILE_MODE, uid, gid, mtime, xattrs: Vec::new() };
         let begun = VecDeque::new();
-        Ok(Self { server, fuzzy: fixed.err(), is_fixed, history, planned, begun, metadata })
+        let (fuzzy, collections) = (fixed.err(), Some(collections));
+        Ok(Self { server, fuzzy, is_fixed, history, planned, collections, told, begun, metadata })
     }
 
     /// Asks for what comes soon, and gives what comes next.
@@ -142,7 +175,14 @@ impl Source for MongoSource {
                 cause,
             })));
         }
-        let Some((Planned { path, what }, begun)) = self.next_begun() else { return Ok(None) };
+        if let Some(problem) = self.told.pop() {
+            return Ok(Some(Item::Problem(problem)));
+        }
+        let Some((Planned { path, what }, begun)) = self.next_begun() else {
+            let Some(before) = self.collections.take() else { return Ok(None) };
+            self.told = catalog::collections(&self.server)?.since(&before).problems(self.is_fixed);
+            return Ok(self.told.pop().map(Item::Problem));
+        };
         let problem = |path, kind, cause| Item::Problem(Problem { path, kind, cause });
         Ok(Some(match what {
             What::Folder => {

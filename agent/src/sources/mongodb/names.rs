@@ -10,8 +10,12 @@ const KEPT: usize = 208;
 
 /// The database in which a restore keeps its journal.
 pub(crate) const JOURNALS: &str = "neurashield_restore";
-/// What the head of a journal says as its `phase` once nothing but collections to drop is left of a restore.
+/// The document of a journal that says as its `phase` how far the restore is.
+pub(crate) const HEAD: &str = "head";
+/// It says so once nothing but collections to drop is left of a restore.
 pub(crate) const BUILT: &str = "built";
+/// What it may say.
+pub(crate) const PHASES: [&str; 5] = ["loading", "swapping", "undoing", "live", BUILT];
 /// What the names of a restore's collections begin with, beside those that they replace.
 const STAGED: &str = "neurashield-restore.";
 

@@ -2,7 +2,7 @@
 
 use std::future::IntoFuture;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use mongodb::Client;
@@ -42,6 +42,8 @@ const SEE_TO_HISTORY: &str = "the next attempt reads it fuzzy; to have one insta
                               the agent";
 /// The server's number for an instant that it no longer knows.
 pub(super) const TOO_OLD: i32 = 239;
+/// The server's number for a collection that was not the same at the instant.
+const UNSETTLED: i32 = 246;
 /// From this version of the protocol on (MongoDB 5.0) everything can be read as of one instant.
 const INSTANTS: i32 = 13;
 const SEE_TO_SERVER: &str = "see to the server, then back up again; the agent's log says more";
@@ -96,7 +98,7 @@ pub(crate) struct Server {
     /// Set when the connection fails in the middle of a collection: the archive ends there.
     gone: Mutex<Option<Trouble>>,
     /// As of which everything is read; none: as it is when its turn comes.
-    instant: OnceLock<Timestamp>,
+    instant: Mutex<Option<Timestamp>>,
     /// As the server gives it.
     pub(crate) version: String,
 }
@@ -131,7 +133,7 @@ impl Server {
             client,
             runtime,
             gone: Mutex::default(),
-            instant: OnceLock::new(),
+            instant: Mutex::default(),
             version: String::new(),
         };
         let built = server.command("admin", doc! { "buildInfo": 1 })?;
@@ -176,13 +178,15 @@ impl Server {
         drop(session);
         drop(within);
         let instant = told.ok_or("the server does not say at which instant it was read")?;
-        self.instant.set(instant).map_err(|_| "it was read at another instant before".to_owned())
+        *self.instant.lock().unwrap_or_else(PoisonError::into_inner) = Some(instant);
+        Ok(())
     }
 
     /// Begins to read all documents of a collection, in the order in which the server keeps them.
     pub(super) fn read_ahead(&self, database: &str, collection: &str, batch: u32) -> Ahead {
         let collection = self.client.database(database).collection::<RawDocumentBuf>(collection);
-        let instant = self.instant.get().map(|instant| (self.client.clone(), *instant));
+        let instant = *self.instant.lock().unwrap_or_else(PoisonError::into_inner);
+        let instant = instant.map(|instant| (self.client.clone(), instant));
         Ahead::begin(&self.runtime, collection, instant, batch)
     }
 
@@ -435,6 +439,11 @@ pub(super) fn explain(error: &Error) -> Trouble {
                 ("its history does not reach back to the instant at which it was read", SEE_TO_HISTORY, true)
             }
             Some(50) => ("it has not come to it in time, and does not any more", SEE_TO_SERVER, false),
+            Some(UNSETTLED) => (
+                "it was made, dropped or renamed around the instant at which it was read",
+                SEE_TO_SERVER,
+                false,
+            ),
             Some(26 | 175) => ("it was dropped or renamed while it was read", SEE_TO_SERVER, false),
             Some(11_000) => ("two documents have the same key", SEE_TO_SERVER, false),
             Some(14_031) => ("its disk is full", SEE_TO_SERVER, false),

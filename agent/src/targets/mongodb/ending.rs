@@ -2,8 +2,11 @@
 //! begun it, or by the next one.
 //!
 //! Must stay true: nothing that was live goes before all is live for good; while a rename may still be on its
-//! way to the server, nothing is decided by what is there.
+//! way to the server, nothing is decided by what is there; restores of other servers, and others of the same one, are
+//! ended whatever comes of one.
 
+use std::collections::BTreeSet;
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,7 +16,7 @@ use runtime::steps;
 
 use super::error::{RestoreError, failed};
 use super::indexes::{self, Until};
-use super::journal::{Journal, Move, Phase};
+use super::journal::{Found, Journal, Move, Phase, not_understood};
 use super::swap::Swap;
 use super::{UnderWay, plan};
 use crate::sources::mongodb::names::Staged;
@@ -45,46 +48,104 @@ pub(crate) fn recover(
     holds: &dyn Fn(&str) -> Result<(), String>,
     ended: &mut dyn FnMut(&str, Recovered),
 ) -> Result<(), RestoreError> {
-    for mut journal in Journal::all(server)? {
-        let id = journal.id.clone();
-        if UnderWay::has(&id) {
-            return Err(RestoreError::Refused(format!("another restore ({id}) goes on there")));
-        }
-        steps::reach(Step::RecoveryBegun);
-        let moves = journal.moves()?;
-        let recovered = match journal.phase {
-            Phase::Loading => {
-                tidy(server, &journal, &[Staged::New])?;
-                Recovered::Dropped
+    let mut first = None;
+    for id in Journal::ids(server)? {
+        // Two tasks at one server would rename against each other.
+        let _ending = Ending::begin(&id);
+        match recover_one(server, &id, holds) {
+            Ok(Some(how)) => {
+                steps::reach(Step::RecoveryEnded);
+                ended(&id, how);
             }
-            Phase::Swapping => {
-                let (mut notes, renamed) = forward(server, &journal, &moves);
-                renamed?;
-                match holds(&id) {
-                    Ok(()) => {
-                        notes.extend(finish(server, journal, &moves, EXPIRING_LATER));
-                        Recovered::Finished(notes)
-                    }
-                    Err(cause) => {
-                        notes.extend(take_back(server, &mut journal, &moves)?);
-                        tidy(server, &journal, &[Staged::New])?;
-                        Recovered::TakenBack(with(cause, &notes))
-                    }
+            Ok(None) => {}
+            // Nothing else would be answered.
+            Err(RestoreError::Server { action, source }) if source.is_connection => {
+                return Err(RestoreError::Server { action, source });
+            }
+            // One that cannot be ended keeps no other.
+            Err(error) => {
+                tracing::error!(restore = id, "an interrupted restore could not be ended: {}", chain(&error));
+                first.get_or_insert(error);
+            }
+        }
+    }
+    first.map_or(Ok(()), Err)
+}
+
+/// Ends one restore; none if there is nothing to end any more.
+fn recover_one(
+    server: &Server,
+    id: &str,
+    holds: &dyn Fn(&str) -> Result<(), String>,
+) -> Result<Option<Recovered>, RestoreError> {
+    if UnderWay::has(id) {
+        return Err(RestoreError::Refused(format!("another restore ({id}) goes on there")));
+    }
+    let mut journal = match Journal::open(server, id)? {
+        Found::Journal(journal) => journal,
+        Found::Gone => return Ok(None),
+        Found::Nothing(away) if away.is_empty() => {
+            tracing::warn!(
+                restore = id,
+                "the journal of a restore cannot be understood; nothing that was live waits for it: look at it, and drop it"
+            );
+            return Ok(None);
+        }
+        Found::Nothing(away) => return Err(not_understood(id, &away)),
+    };
+    steps::reach(Step::RecoveryBegun);
+    let moves = journal.moves()?;
+    Ok(Some(match journal.phase {
+        Phase::Loading => {
+            tidy(server, &journal, &[Staged::New])?;
+            Recovered::Dropped
+        }
+        Phase::Swapping => {
+            let (mut notes, renamed) = forward(server, &journal, &moves);
+            renamed?;
+            match holds(id) {
+                Ok(()) => {
+                    notes.extend(finish(server, journal, &moves, EXPIRING_LATER));
+                    Recovered::Finished(notes)
+                }
+                Err(cause) => {
+                    notes.extend(take_back(server, &mut journal, &moves)?);
+                    tidy(server, &journal, &[Staged::New])?;
+                    Recovered::TakenBack(with(cause, &notes))
                 }
             }
-            Phase::Undoing => {
-                let notes = take_back(server, &mut journal, &moves)?;
-                tidy(server, &journal, &[Staged::New])?;
-                Recovered::TakenBack(with("it was interrupted while it was taken back".to_owned(), &notes))
-            }
-            Phase::Live | Phase::Built => {
-                Recovered::Finished(finish(server, journal, &moves, EXPIRING_LATER))
-            }
-        };
-        steps::reach(Step::RecoveryEnded);
-        ended(&id, recovered);
+        }
+        Phase::Undoing => {
+            let notes = take_back(server, &mut journal, &moves)?;
+            tidy(server, &journal, &[Staged::New])?;
+            Recovered::TakenBack(with("it was interrupted while it was taken back".to_owned(), &notes))
+        }
+        Phase::Live | Phase::Built => Recovered::Finished(finish(server, journal, &moves, EXPIRING_LATER)),
+    }))
+}
+
+/// Restores that are being ended in this process.
+static ENDING: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+static ENDED: Condvar = Condvar::new();
+
+/// The right to end one restore, for as long as it lives.
+struct Ending<'a>(&'a str);
+
+impl<'a> Ending<'a> {
+    /// Waits until nobody else ends this one.
+    fn begin(id: &'a str) -> Self {
+        let all = ENDING.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = ENDED.wait_while(all, |all| all.contains(id));
+        free.unwrap_or_else(PoisonError::into_inner).insert(id.to_owned());
+        Self(id)
     }
-    Ok(())
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        ENDING.lock().unwrap_or_else(PoisonError::into_inner).remove(self.0);
+        ENDED.notify_all();
+    }
 }
 
 /// Renames, and waits for what uses it; or takes it back.
@@ -236,4 +297,28 @@ fn tidy(server: &Server, journal: &Journal<'_>, words: &[Staged]) -> Result<(), 
     look(server, journal)?.tidy(words)?;
     steps::reach(Step::StagingTidied);
     journal.end()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn one_restore_is_ended_by_one_task_at_a_time_and_others_meanwhile() {
+        let (at_once, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let of_another = Ending::begin("other");
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let _ending = Ending::begin("one");
+                    most.fetch_max(at_once.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    thread::yield_now();
+                    at_once.fetch_sub(1, Ordering::SeqCst);
+                });
+            }
+        });
+        drop(of_another);
+        assert_eq!(most.into_inner(), 1);
+    }
 }

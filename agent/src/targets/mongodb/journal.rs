@@ -9,12 +9,11 @@ use mongodb::bson::{Bson, Document, doc};
 
 use super::error::{RestoreError, failed};
 use super::select::Name;
-use crate::sources::mongodb::names::{BUILT, JOURNALS, Staged};
+use crate::sources::mongodb::names::{HEAD, JOURNALS, PHASES, Staged};
 use crate::sources::mongodb::server::Server;
 
 /// Moves that are written at once.
 const BATCH: usize = 500;
-const HEAD: &str = "head";
 
 /// How far a restore is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,14 +35,18 @@ impl Phase {
     const ALL: [Self; 5] = [Self::Loading, Self::Swapping, Self::Undoing, Self::Live, Self::Built];
 
     fn word(self) -> &'static str {
-        match self {
-            Self::Loading => "loading",
-            Self::Swapping => "swapping",
-            Self::Undoing => "undoing",
-            Self::Live => "live",
-            Self::Built => BUILT,
-        }
+        let at = Self::ALL.iter().position(|one| *one == self).expect("all of them are there");
+        PHASES[at]
     }
+}
+
+/// What is found under the name of a journal.
+pub(super) enum Found<'a> {
+    Journal(Journal<'a>),
+    /// It cannot be understood, and this lies aside which was live before its restore.
+    Nothing(Vec<Name>),
+    /// It has gone.
+    Gone,
 }
 
 /// What happens to one name.
@@ -120,20 +123,29 @@ impl<'a> Journal<'a> {
         let journal = Self { server, id: id.to_owned(), phase: Phase::Loading, databases };
         let head = doc! { "_id": HEAD, "phase": Phase::Loading.word(), "databases": &journal.databases };
         journal.write(vec![head])?;
-        // Another one at the same server, that of a second component say, would take this one for left over.
-        // One that has only something left to drop is in nobody's way.
-        let is_other = |other: &Self| other.id != journal.id && other.phase != Phase::Built;
-        let others = Self::all(server).map(|all| all.into_iter().find(is_other));
-        let refused = match others {
-            Ok(None) => return Ok(journal),
-            Ok(Some(other)) => {
-                let why = format!("another restore ({}) goes on there: wait for its end", other.id);
-                RestoreError::Refused(why)
+        match journal.is_alone() {
+            Ok(()) => Ok(journal),
+            Err(refused) => {
+                journal.end()?;
+                Err(refused)
             }
-            Err(error) => error,
-        };
-        journal.end()?;
-        Err(refused)
+        }
+    }
+
+    /// Another one at the same server, that of a second component say, would take this one for left over. One that has
+    /// only something left to drop is in nobody's way.
+    fn is_alone(&self) -> Result<(), RestoreError> {
+        for id in Self::ids(self.server)?.into_iter().filter(|id| *id != self.id) {
+            match Self::open(self.server, &id)? {
+                Found::Journal(other) if other.phase != Phase::Built => {
+                    let why = format!("another restore ({id}) goes on there: wait for its end");
+                    return Err(RestoreError::Refused(why));
+                }
+                Found::Nothing(away) if !away.is_empty() => return Err(not_understood(&id, &away)),
+                Found::Journal(_) | Found::Nothing(_) | Found::Gone => {}
+            }
+        }
+        Ok(())
     }
 
     /// What is going to be renamed, and then that it is: from the return on the swap begins.
@@ -156,37 +168,38 @@ impl<'a> Journal<'a> {
         Ok(())
     }
 
-    /// All journals of this server.
-    pub(super) fn all(server: &'a Server) -> Result<Vec<Self>, RestoreError> {
-        let unread = || failed("look for restores that were interrupted");
-        let listed = server.list(JOURNALS, doc! { "listCollections": 1 }).map_err(unread())?;
-        let mut journals = Vec::new();
+    /// The names of all journals of this server.
+    pub(super) fn ids(server: &Server) -> Result<Vec<String>, RestoreError> {
+        let listed = server.list(JOURNALS, doc! { "listCollections": 1 });
+        let listed = listed.map_err(failed("look for restores that were interrupted"))?;
         let names = listed.iter().filter_map(|one| one.get_str("name").ok());
-        for id in names.filter(|name| Staged::of(name).is_none()) {
-            let find = doc! { "find": id, "filter": { "_id": HEAD } };
-            let heads = server.list(JOURNALS, find).map_err(unread())?;
-            let head = heads.first().and_then(|head| Document::try_from(&**head).ok());
-            let is_empty = || {
-                let any = server.list(JOURNALS, doc! { "find": id, "limit": 1 });
-                any.map(|found| found.is_empty()).map_err(unread())
-            };
-            let word = head.as_ref().and_then(|head| head.get_str("phase").ok());
-            let phase = match Phase::ALL.into_iter().find(|phase| Some(phase.word()) == word) {
-                Some(phase) => phase,
-                // It was made, and nothing was begun.
-                None if head.is_none() && is_empty()? => Phase::Loading,
-                None => {
-                    return Err(RestoreError::Refused(format!(
-                        "{JOURNALS}.{id} is no journal of this release: look at it, and drop it if nothing needs it"
-                    )));
-                }
-            };
-            let head = head.unwrap_or_default();
-            let databases = head.get_array("databases").into_iter().flatten();
-            let databases = databases.filter_map(Bson::as_str).map(str::to_owned).collect();
-            journals.push(Self { server, id: id.to_owned(), phase, databases });
+        Ok(names.filter(|name| Staged::of(name).is_none()).map(str::to_owned).collect())
+    }
+
+    /// What the journal `id` says now.
+    pub(super) fn open(server: &'a Server, id: &str) -> Result<Found<'a>, RestoreError> {
+        let unread = || failed("look for restores that were interrupted");
+        if !Self::ids(server)?.iter().any(|one| one == id) {
+            return Ok(Found::Gone);
         }
-        Ok(journals)
+        let find = doc! { "find": id, "filter": { "_id": HEAD } };
+        let heads = server.list(JOURNALS, find).map_err(unread())?;
+        let head = heads.first().and_then(|head| Document::try_from(&**head).ok());
+        let is_empty = || {
+            let any = server.list(JOURNALS, doc! { "find": id, "limit": 1 });
+            any.map(|found| found.is_empty()).map_err(unread())
+        };
+        let word = head.as_ref().and_then(|head| head.get_str("phase").ok());
+        let phase = match Phase::ALL.into_iter().find(|phase| Some(phase.word()) == word) {
+            Some(phase) => phase,
+            // It was made, and nothing was begun.
+            None if head.is_none() && is_empty()? => Phase::Loading,
+            None => return Ok(Found::Nothing(away(server, id)?)),
+        };
+        let head = head.unwrap_or_default();
+        let databases = head.get_array("databases").into_iter().flatten();
+        let databases = databases.filter_map(Bson::as_str).map(str::to_owned).collect();
+        Ok(Found::Journal(Self { server, id: id.to_owned(), phase, databases }))
     }
 
     /// What it says is renamed.
@@ -220,9 +233,48 @@ impl<'a> Journal<'a> {
     }
 }
 
+/// What lies aside in any database that was live before the restore `id`.
+fn away(server: &Server, id: &str) -> Result<Vec<Name>, RestoreError> {
+    let listed = server.command("admin", doc! { "listDatabases": 1, "nameOnly": true });
+    let listed = listed.map_err(failed("list the databases"))?;
+    let databases = listed.get_array("databases").into_iter().flatten();
+    let mut away = Vec::new();
+    for database in databases.filter_map(|one| one.as_document()?.get_str("name").ok()) {
+        let listed = server.list(database, doc! { "listCollections": 1, "nameOnly": true });
+        let listed = listed.map_err(failed(format!("list the collections of {database}")))?;
+        for collection in listed.iter().filter_map(|one| one.get_str("name").ok()) {
+            if Staged::of(collection).is_some_and(|(of, staged, _)| of == id && staged == Staged::Old) {
+                away.push(Name { database: database.to_owned(), collection: collection.to_owned() });
+            }
+        }
+    }
+    Ok(away)
+}
+
+/// Nobody here knows whether they are to come back or to go: a person has to say so.
+pub(super) fn not_understood(id: &str, away: &[Name]) -> RestoreError {
+    const NAMED: usize = 5;
+    let named: Vec<String> = away.iter().take(NAMED).map(ToString::to_string).collect();
+    let more = away.len().saturating_sub(NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    RestoreError::Refused(format!(
+        "the journal {JOURNALS}.{id} cannot be understood, and {}{more} were live before its restore: give each its name \
+         back by renameCollection, or drop it where its name is taken by what should be there; then drop the journal",
+        named.join(", ")
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sources::mongodb::names::BUILT;
+
+    #[test]
+    fn each_phase_has_its_word() {
+        let words = Phase::ALL.map(Phase::word);
+        assert_eq!(words, ["loading", "swapping", "undoing", "live", "built"]);
+        assert_eq!(Phase::Built.word(), BUILT);
+    }
 
     #[test]
     fn a_move_is_read_as_it_was_written() {

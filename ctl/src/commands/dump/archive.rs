@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 
+use formats::mongodb::Crc64;
+
 const MAGIC: u32 = 0x8199_e26d;
 const TERMINATOR: [u8; 4] = [0xff; 4];
 const DOCUMENTS: &str = ".bson";
@@ -93,7 +95,7 @@ fn names(path: &[u8], ending: &str) -> Option<(String, String)> {
 }
 
 fn collection_of(documents: &mut impl Read, of: (&str, &str), to: &mut Counted<'_>) -> io::Result<()> {
-    let (mut sum, mut document, mut is_first) = (Crc::new(), Vec::new(), true);
+    let (mut sum, mut document, mut is_first) = (Crc64::default(), Vec::new(), true);
     while next(documents, &mut document)? {
         if is_first {
             to.write_all(&head(of, false, 0))?;
@@ -185,53 +187,9 @@ impl Bson {
     }
 }
 
-/// CRC-64/XZ.
-struct Crc(u64);
-
-static TABLE: [u64; 256] = {
-    const POLYNOMIAL: u64 = 0xc96c_5795_d787_0f42;
-    let mut table = [0; 256];
-    let mut at = 0;
-    while at < 256 {
-        let (mut sum, mut bit) = (at as u64, 0);
-        while bit < 8 {
-            sum = if sum & 1 == 1 { (sum >> 1) ^ POLYNOMIAL } else { sum >> 1 };
-            bit += 1;
-        }
-        table[at] = sum;
-        at += 1;
-    }
-    table
-};
-
-impl Crc {
-    fn new() -> Self {
-        Self(u64::MAX)
-    }
-
-    fn add(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = TABLE[usize::from(self.0.to_le_bytes()[0] ^ byte)] ^ (self.0 >> 8);
-        }
-    }
-
-    fn finish(self) -> u64 {
-        !self.0
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_checksum_is_the_one_that_mongodump_takes() {
-        let mut sum = Crc::new();
-        sum.add(b"1234");
-        sum.add(b"56789");
-        assert_eq!(sum.finish(), 0x995d_c9bb_df19_39fa);
-        assert_eq!(Crc::new().finish(), 0);
-    }
 
     #[test]
     fn a_collection_that_is_cut_off_or_none_is_an_error_and_no_shorter_archive() {
