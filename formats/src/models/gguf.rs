@@ -78,7 +78,18 @@ impl Gguf {
                 vec![Judged::told("it is GGUF of a version or byte order that is not checked")]
             }
             (None, None) => vec![Judged::broken(format!("it ends within its header, at byte {at}"))],
-            (None, Some(data)) => self.parts.places(data).err().into_iter().collect(),
+            (None, Some(data)) => {
+                let is_unknown = self.parts.places.iter().any(|(_, bytes)| bytes.is_none());
+                match self.parts.places(data) {
+                    Err(judged) => vec![judged],
+                    Ok(()) if is_unknown => {
+                        vec![Judged::told(
+                            "it has tensors of a type that is not known here: their ends are not checked",
+                        )]
+                    }
+                    Ok(()) => Vec::new(),
+                }
+            }
         }
     }
 }
