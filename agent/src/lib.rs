@@ -35,9 +35,13 @@ pub mod steps;
 pub mod targets;
 mod tasks;
 
-pub use hooks::guard as guard_hook;
 pub use run::{RunError, run};
 pub use state::has_joined;
+
+/// Is this process a guard of something that the agent has begun? Then it guards, and this is what it ends with.
+pub fn guard(words: &[std::ffi::OsString]) -> Option<std::process::ExitCode> {
+    hooks::guard(words).or_else(|| sources::blockchain::guard(words))
+}
 
 /// A number that others cannot foresee well enough to come at the same moment; no secret.
 fn chance() -> u64 {

@@ -48,7 +48,7 @@ enum ConfigCommand {
 fn main() -> ExitCode {
     runtime::privacy::keep_memory_private();
     let words: Vec<_> = std::env::args_os().collect();
-    if let Some(ended) = agent::guard_hook(&words) {
+    if let Some(ended) = agent::guard(&words) {
         return ended;
     }
     let arguments = Arguments::parse();

@@ -94,8 +94,13 @@ fn killed_in_its_swap(root: &Path, state: &StateFolder) {
         entry(LINKS[1], to("then")),
     ];
     let place = Place::Listed { root: root.to_owned() };
-    let request =
-        RestoreRequest { restore_id: "r-1".into(), place, selection: Selection::Whole, keeps_older: false };
+    let request = RestoreRequest {
+        restore_id: "r-1".into(),
+        place,
+        selection: Selection::Whole,
+        keeps_older: false,
+        signer_height: None,
+    };
     let (progress, cancel) = (OnRecord(state.restore("r-1")), CancelFlag::default());
     let steps = KilledAtRename(Cell::new(3));
     let id_key = IdKey::new([1; 32]);

@@ -85,6 +85,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), RunError
         listed: RememberedBlobs::default(),
         unbroken: AtomicUsize::new(0),
     });
+    blockchain::thaw_left(&agent.config.state);
     for folder in
         agent.served.iter().filter(|served| served.kind == Kind::Blockchain).filter_map(Served::folder)
     {

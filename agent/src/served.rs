@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Hooks, Kind, KubernetesConfig, Objects, SourceConfig, SourceData};
 use crate::limits::SourceLimits;
-use crate::sources::blockchain::{ChainSource, Profile};
+use crate::sources::blockchain::{ChainSource, Profile, Rung, Way};
 use crate::sources::configs::ObjectsSource;
 use crate::sources::files::{Excludes, FilesSource, Rules, WrongPattern};
 use crate::sources::ipfs::IpfsSource;
@@ -33,6 +33,7 @@ pub(crate) struct Served {
     exclude_caches: bool,
     one_file_system: bool,
     profile: Profile,
+    quiesce: Vec<Rung>,
     cluster: KubernetesConfig,
     imports: Option<PathBuf>,
 }
@@ -80,6 +81,7 @@ impl Served {
             exclude_caches: config.exclude_caches,
             one_file_system: config.one_file_system,
             profile: config.profile,
+            quiesce: config.quiesce.clone(),
             cluster: KubernetesConfig::default(),
             imports: config.imports.clone(),
         })
@@ -133,7 +135,8 @@ impl Served {
     ) -> Result<Box<dyn Source>, OpenError> {
         match (self.kind, &self.data) {
             (Kind::Blockchain, SourceData::Folder { path }) => {
-                Ok(Box::new(ChainSource::open(path, self.rules(state)?, self.profile, cancel)?))
+                let way = Way { profile: self.profile, rungs: &self.quiesce, state };
+                Ok(Box::new(ChainSource::open(path, self.rules(state)?, &way, cancel)?))
             }
             (Kind::Mongodb, SourceData::Folder { path }) => {
                 Ok(Box::new(FolderSource::open(path, self.rules(state)?)?))

@@ -78,6 +78,7 @@ impl Case {
             place,
             selection: self.selection.clone(),
             keeps_older: false,
+            signer_height: None,
         }
     }
 
@@ -212,8 +213,13 @@ fn what_a_program_wrote_after_the_crash_is_kept_beside_the_new_state() {
     let archive = Archive::of(root);
     write(root, &[("data", "now")]);
     let place = Place::InPlace { root: root.to_owned() };
-    let request =
-        RestoreRequest { restore_id: "x".into(), place, selection: Selection::Whole, keeps_older: false };
+    let request = RestoreRequest {
+        restore_id: "x".into(),
+        place,
+        selection: Selection::Whole,
+        keeps_older: false,
+        signer_height: None,
+    };
     let killed = KilledAtRename { renames: Default::default(), at: 1 };
     let error = archive.restore_with(&request, &killed).expect_err("killed");
     assert!(matches!(error, RestoreError::Interrupted { .. }), "{error:?}");
@@ -239,6 +245,7 @@ fn a_second_restore_ends_the_one_that_was_interrupted_first() {
         place: Place::InPlace { root: root.to_owned() },
         selection: Selection::Whole,
         keeps_older: false,
+        signer_height: None,
     };
     let killed = KilledAtRename { renames: Default::default(), at: 3 };
     archive.restore_with(&request("one"), &killed).expect_err("killed");
@@ -261,8 +268,13 @@ fn listed_and_killed(folder: &Path, at: u64) -> bool {
     write(folder, &[("a/x", "now"), ("b/y", "now")]);
     fs::remove_file(folder.join("b/created")).expect("it goes");
     let place = Place::Listed { root: "/".into() };
-    let request =
-        RestoreRequest { restore_id: "x".into(), place, selection: Selection::Whole, keeps_older: false };
+    let request = RestoreRequest {
+        restore_id: "x".into(),
+        place,
+        selection: Selection::Whole,
+        keeps_older: false,
+        signer_height: None,
+    };
     let killed = KilledAtRename { renames: Default::default(), at };
     archive.restore_with(&request, &killed).is_err()
 }
@@ -287,7 +299,13 @@ fn while_the_folder_with_the_journal_is_not_mounted_those_that_serve_it_are_left
         write(&base, &[("source/other", "then")]);
         let selection = Selection::Paths(PathPatterns::new(&["other".to_owned()]).expect("patterns"));
         let place = Place::InPlace { root: base.join(SERVES) };
-        let request = RestoreRequest { restore_id: "later".into(), place, selection, keeps_older: false };
+        let request = RestoreRequest {
+            restore_id: "later".into(),
+            place,
+            selection,
+            keeps_older: false,
+            signer_height: None,
+        };
         Archive::of(&base.join("source")).restore(&request).expect("another file is restored");
 
         fs::remove_dir(base.join(FIRST)).expect("it goes");

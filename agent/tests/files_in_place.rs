@@ -19,7 +19,13 @@ use repository::ids::BlobId;
 
 fn in_place(root: &Path, id: &str) -> RestoreRequest {
     let place = Place::InPlace { root: root.to_owned() };
-    RestoreRequest { restore_id: id.into(), place, selection: Selection::Whole, keeps_older: false }
+    RestoreRequest {
+        restore_id: id.into(),
+        place,
+        selection: Selection::Whole,
+        keeps_older: false,
+        signer_height: None,
+    }
 }
 
 fn paths(root: &Path, id: &str, patterns: &[&str]) -> RestoreRequest {
@@ -178,6 +184,7 @@ fn listed_files_go_back_to_their_places_and_their_neighbours_stay() {
         place: Place::Listed { root: "/".into() },
         selection: Selection::Whole,
         keeps_older: false,
+        signer_height: None,
     };
     let report = archive.restore(&request).expect("it is restored");
     assert_eq!((report.overwritten, report.created, report.removed), (3, 1, 0));

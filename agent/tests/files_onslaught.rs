@@ -330,6 +330,7 @@ fn generated_hostile_archives_change_nothing_outside_of_the_target() {
             place: place(&mut dice, &live),
             selection,
             keeps_older: false,
+            signer_height: None,
         };
         let ended = hostile.restore(&request, dice.once_in(2));
         match &ended {
@@ -479,8 +480,13 @@ fn a_thread_that_swaps_folders_for_links_achieves_nothing() {
                 }
                 _ => (Place::InPlace { root: live.clone() }, Selection::Whole),
             };
-            let request =
-                RestoreRequest { restore_id: format!("s{round}"), place, selection, keeps_older: false };
+            let request = RestoreRequest {
+                restore_id: format!("s{round}"),
+                place,
+                selection,
+                keeps_older: false,
+                signer_height: None,
+            };
             match archive.restore_with(&request, &Paced(&steps)) {
                 Ok(_) => good += 1,
                 Err(_) => noticed += 1,
@@ -565,7 +571,13 @@ fn a_folder_that_is_swapped_for_a_link_before_any_step_achieves_nothing() {
                     2 => (Place::NewFolder { path: space.join("way/deep/more/new") }, Selection::Whole),
                     _ => (Place::InPlace { root: live.clone() }, Selection::Whole),
                 };
-                let request = RestoreRequest { restore_id: "s".into(), place, selection, keeps_older: false };
+                let request = RestoreRequest {
+                    restore_id: "s".into(),
+                    place,
+                    selection,
+                    keeps_older: false,
+                    signer_height: None,
+                };
                 let to = from + 1 + from % 5;
                 let steps =
                     SwapAt { pair: &pair, from, to, steps: Cell::new(0), is_swapped: Cell::new(false) };

@@ -91,8 +91,13 @@ fn a_source_that_changes_under_the_reader_is_read_to_its_end_in_order_and_nothin
             }
             let place = Place::NewFolder { path: folder.path().join(format!("copy{rounds}")) };
             let id = format!("r{rounds}");
-            let request =
-                RestoreRequest { restore_id: id, place, selection: Selection::Whole, keeps_older: false };
+            let request = RestoreRequest {
+                restore_id: id,
+                place,
+                selection: Selection::Whole,
+                keeps_older: false,
+                signer_height: None,
+            };
             archive.restore(&request).expect("what was read can be restored");
             (rounds, told) = (rounds + 1, told + archive.problems.len());
         }

@@ -120,7 +120,13 @@ fn sparse(path: &Path, data_at: &[u64], size: u64) {
 
 fn into(path: PathBuf) -> RestoreRequest {
     let place = Place::NewFolder { path };
-    RestoreRequest { restore_id: "test".into(), place, selection: Selection::Whole, keeps_older: false }
+    RestoreRequest {
+        restore_id: "test".into(),
+        place,
+        selection: Selection::Whole,
+        keeps_older: false,
+        signer_height: None,
+    }
 }
 
 #[test]
@@ -171,8 +177,13 @@ fn the_other_names_of_a_socket_are_left_out_with_it() {
     let archive = Archive::of(&root);
     for place in [Place::NewFolder { path: folder.path().join("new") }, Place::InPlace { root: root.clone() }]
     {
-        let request =
-            RestoreRequest { restore_id: "x".into(), place, selection: Selection::Whole, keeps_older: false };
+        let request = RestoreRequest {
+            restore_id: "x".into(),
+            place,
+            selection: Selection::Whole,
+            keeps_older: false,
+            signer_height: None,
+        };
         let report = archive.restore(&request).expect("it is restored");
         assert!(report.notes[0].contains("2 (first a)"), "{:?}", report.notes);
     }
@@ -196,6 +207,7 @@ fn a_socket_is_kept_in_the_archive_and_left_out_with_a_note() {
         place: Place::InPlace { root: root.clone() },
         selection: Selection::Whole,
         keeps_older: false,
+        signer_height: None,
     };
     archive.restore(&request).expect("it is restored");
     assert!(root.join("socket").symlink_metadata().is_ok(), "a live socket is not taken away");

@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     hide_panics();
     runtime::privacy::keep_memory_private();
     let words: Vec<OsString> = std::env::args_os().collect();
-    if let Some(ended) = agent::guard_hook(&words) {
+    if let Some(ended) = agent::guard(&words) {
         return ended;
     }
     if let Some(child) = cli::Child::asked_for(&words) {

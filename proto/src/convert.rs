@@ -4,7 +4,7 @@
 //! field; it never panics and never guesses.
 
 use jiff::Timestamp;
-use repository::backup::manifest::{Consistency, Counts, Outcome};
+use repository::backup::manifest::{Consistency, Counts, Outcome, Quiesce, QuiescedBy};
 use repository::names::{BackupName, Component, SourceId};
 use repository::refs::BlobAddress;
 use tonic::Status;
@@ -205,6 +205,26 @@ pub fn to_wire_consistency(consistency: Option<Consistency>) -> v1::Consistency 
         Some(Consistency::Bracketed) => v1::Consistency::Bracketed,
         Some(Consistency::Fuzzy) => v1::Consistency::Fuzzy,
     }
+}
+
+/// How what writes into a source was met; `None` where nothing was done, or something that is not known here.
+pub fn quiesce(wire: Option<&v1::Quiesce>) -> Option<Quiesce> {
+    let wire = wire?;
+    let by = match wire.by.as_str() {
+        "bracket" => QuiescedBy::Bracket,
+        "pause" => QuiescedBy::Pause,
+        _ => return None,
+    };
+    Some(Quiesce { by, held_ms: wire.held_ms })
+}
+
+/// How what writes into a source was met, for the wire.
+pub fn to_wire_quiesce(quiesce: Quiesce) -> v1::Quiesce {
+    let by = match quiesce.by {
+        QuiescedBy::Bracket => "bracket",
+        QuiescedBy::Pause => "pause",
+    };
+    v1::Quiesce { by: by.to_owned(), held_ms: quiesce.held_ms }
 }
 
 /// A privilege in one word, for people, JSON and the catalog.

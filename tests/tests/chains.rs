@@ -189,37 +189,207 @@ fn what_a_killed_agent_has_left_in_the_folder_is_gone_when_it_is_there_again() {
     assert_eq!(left_in(&store), [""; 0]);
 }
 
+/// How the newest backup was come by, by its archive's manifest.
+fn quiesce(system: &System) -> Value {
+    let name = system.nsctl(&["show", "latest", "-o", "json"]).expect(0).json()["name"].clone();
+    let folder = system.repository().join(name.as_str().expect("a name"));
+    let manifest = fs::read(folder.join("blockchain/chain.json")).expect("a manifest");
+    serde_json::from_slice::<Value>(&manifest).expect("JSON")["quiesce"].clone()
+}
+
 #[test]
-fn an_older_state_of_a_signer_does_not_replace_a_newer_one() {
+fn stores_that_may_depend_on_each_other_are_held_while_who_writes_is_paused_for_milliseconds() {
     let folder = tempfile::tempdir().expect("a folder");
-    let node = folder.path().join("node");
-    let state = node.join("data/priv_validator_state.json");
-    fs::create_dir_all(state.parent().expect("a parent")).expect("made");
-    fs::create_dir_all(node.join("config")).expect("made");
-    fs::write(node.join("config/priv_validator_key.json"), "{}").expect("written");
-    fs::write(node.join("data/app"), "one").expect("written");
-    fs::write(&state, r#"{"height":"7"}"#).expect("written");
+    let (node, scratch) = (folder.path().join("node"), folder.path().join("restored"));
+    let stores = ["a.db", "b.db"].map(|name| node.join("data").join(name));
+    fs::create_dir_all(node.join("data")).expect("made");
+    let writers = stores.each_ref().map(|store| Writer::start("leveldb", store));
+    let mut paused = system(&node, "");
+    for backup in 0..3 {
+        let job = paused.run(&["backup"]);
+        assert_eq!(job["parts"][0]["problems"], serde_json::json!([]), "backup {backup}");
+        assert_eq!(consistency(&paused), "quiesced", "backup {backup}");
+        let quiesce = quiesce(&paused);
+        assert_eq!(quiesce["by"], "pause", "{quiesce}");
+        let held = quiesce["held_ms"].as_u64().expect("a number");
+        assert!((1..2_000).contains(&held), "{held} ms");
+        assert!(writers.iter().all(|writer| !writer.is_stopped()));
+        assert_eq!(left_in(&node), [""; 0]);
+        let there = restored(&paused, &scratch);
+        for (writer, name) in writers.iter().zip(["a.db", "b.db"]) {
+            writer
+                .check(&there.join("data").join(name))
+                .unwrap_or_else(|why| panic!("backup {backup}: {why}"));
+        }
+        fs::remove_dir_all(&scratch).expect("removed");
+    }
+
+    // What an agent and its guard have left paused, both killed, goes on when the agent is there again.
+    let id = writers[0].child.id();
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).expect("it runs");
+    let started = stat.rsplit(')').next().expect("fields").split_ascii_whitespace().nth(19).expect("a start");
+    paused.kill_agent();
+    fs::write(paused.root().join("agent/paused-0123"), format!("{id}:{started}")).expect("written");
+    signal(id, "STOP");
+    wait_for("a stop", 5, || writers[0].is_stopped().then_some(()));
+    paused.start_agent();
+    paused.await_agent();
+    assert!(!writers[0].is_stopped());
+    assert!(!paused.root().join("agent/paused-0123").exists());
+
+    // Who does not want that is told what the backup is then.
+    let told = system(&node, ", quiesce: [bracket]");
+    let job = told.run(&["backup"]);
+    assert_eq!(consistency(&told), "fuzzy");
+    assert!(job["parts"][0]["problems"].to_string().contains("not all of the same one"), "{job:#}");
+    assert_eq!(quiesce(&told), Value::Null);
+}
+
+fn signal(process: u32, signal: &str) {
+    let sent = Command::new("kill").args([&format!("-{signal}"), &process.to_string()]).status();
+    assert!(sent.expect("it runs").success());
+}
+
+#[test]
+fn a_guard_lets_go_on_what_was_paused_when_its_agent_dies_or_takes_too_long() {
+    for dies in [true, false] {
+        let mut paused = Command::new("sleep").arg("60").spawn().expect("it starts");
+        let id = paused.id();
+        let stat = || fs::read_to_string(format!("/proc/{id}/stat")).expect("it runs");
+        let started =
+            stat().rsplit(')').next().expect("fields").split_ascii_whitespace().nth(19).map(str::to_owned);
+        let mut guard = Command::new(tests::programs().join("neurashield-agent"))
+            .args(["guard-pause", &format!("{id}:{}", started.expect("a start"))])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let mut ready = [0; 6];
+        std::io::Read::read_exact(guard.stdout.as_mut().expect("piped"), &mut ready).expect("ready");
+        signal(id, "STOP");
+        let is_stopped = || stat().rsplit(')').next().expect("a state").trim_start().starts_with('T');
+        wait_for("a stop", 5, || is_stopped().then_some(()));
+        let agent = guard.stdin.take();
+        if dies {
+            drop(agent);
+            wait_for("it to go on", 2, || (!is_stopped()).then_some(()));
+        } else {
+            wait_for("it to go on", 5, || (!is_stopped()).then_some(()));
+            drop(agent);
+        }
+        assert!(guard.wait().expect("it ends").success());
+        paused.kill().expect("killed");
+        paused.wait().expect("reaped");
+    }
+}
+
+/// A validator's folder, and what its state says.
+struct Validator {
+    folder: tempfile::TempDir,
+}
+
+impl Validator {
+    fn at(height: u64) -> Self {
+        let validator = Self { folder: tempfile::tempdir().expect("a folder") };
+        for folder in ["data", "config"] {
+            fs::create_dir_all(validator.node().join(folder)).expect("made");
+        }
+        fs::write(validator.node().join("config/priv_validator_key.json"), "{}").expect("written");
+        validator.says(height, "one");
+        validator
+    }
+
+    fn node(&self) -> PathBuf {
+        self.folder.path().join("node")
+    }
+
+    fn state(&self) -> PathBuf {
+        self.node().join("data/priv_validator_state.json")
+    }
+
+    fn says(&self, height: u64, app: &str) {
+        let state = format!(r#"{{"height":"{height}","round":0,"step":3,"signature":"of {height}"}}"#);
+        fs::write(self.state(), state).expect("written");
+        fs::write(self.node().join("data/app"), app).expect("written");
+    }
+
+    /// What lies in `node` now: height, round, and the app's data.
+    fn has(node: &Path) -> (String, i64, String) {
+        let state = fs::read(node.join("data/priv_validator_state.json")).expect("there");
+        let state: Value = serde_json::from_slice(&state).expect("JSON");
+        let app = fs::read_to_string(node.join("data/app")).expect("there");
+        (state["height"].as_str().expect("text").to_owned(), state["round"].as_i64().expect("a number"), app)
+    }
+}
+
+const RESTORE: [&str; 5] = ["restore", "--timestamp", "latest", "--yes", "--no-safety-backup"];
+
+#[test]
+fn what_a_signer_has_signed_never_goes_back_and_no_height_is_taken_for_granted() {
+    let validator = Validator::at(9);
+    let (node, state) = (validator.node(), validator.state());
     let system = system(&node, "");
     system.run(&["backup"]);
-    fs::write(&state, r#"{"height":"9"}"#).expect("written");
-    fs::write(node.join("data/app"), "two").expect("written");
-    let restore = ["restore", "--timestamp", "latest", "--yes", "--no-safety-backup"];
-    let refused = system.nsctl(&restore);
-    assert_ne!(refused.code, 0);
-    let said = format!("{}{}", refused.out, refused.err);
-    assert!(said.contains("could sign a height twice"), "{said}");
-    assert_eq!(fs::read(&state).expect("there"), br#"{"height":"9"}"#);
-    assert_eq!(fs::read(node.join("data/app")).expect("there"), b"two");
-    // Another path is no signer's.
-    system.run(&[&restore[..], &["--path", "data/app"]].concat());
+    // By the numbers, not by the file's time: the live one is ahead, and looks older.
+    validator.says(10, "two");
+    let old = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+    fs::File::options().write(true).open(&state).expect("opened").set_modified(old).expect("set");
+    let live = fs::read(&state).expect("there");
+    let restored = system.run(&RESTORE);
+    assert!(
+        restored.to_string().contains("validators' states that are ahead of the backup's kept"),
+        "{restored:#}"
+    );
+    assert_eq!(fs::read(&state).expect("there"), live, "with what was signed");
     assert_eq!(fs::read(node.join("data/app")).expect("there"), b"one");
-    assert_eq!(fs::read(&state).expect("there"), br#"{"height":"9"}"#);
-    // Where nobody signs any more.
-    fs::rename(&state, folder.path().join("kept")).expect("moved");
-    system.run(&restore);
-    assert_eq!(fs::read(&state).expect("there"), br#"{"height":"7"}"#);
-    let elsewhere = folder.path().join("elsewhere");
-    let to = ["restore", "--timestamp", "latest", "--plan", "--to", elsewhere.to_str().expect("UTF-8")];
-    let planned = system.nsctl(&to).expect(0);
-    assert!(planned.out.contains("is a validator's key"), "{}", planned.out);
+    // The backup is ahead, and looks older.
+    validator.says(8, "two");
+    system.run(&RESTORE);
+    assert_eq!(Validator::has(&node), ("9".into(), 0, "one".into()));
+    // Another path is no signer's.
+    validator.says(10, "two");
+    system.run(&[&RESTORE[..], &["--path", "data/app"]].concat());
+    assert_eq!(Validator::has(&node), ("10".into(), 0, "one".into()));
+
+    // It is lost, or tells nothing: nobody knows what was signed since the backup.
+    fs::write(node.join("data/app"), "two").expect("written");
+    for spoil in [|state: &Path| fs::remove_file(state), |state: &Path| fs::write(state, "{")] {
+        spoil(&state).expect("spoilt");
+        let refused = system.nsctl(&RESTORE);
+        assert_ne!(refused.code, 0);
+        let said = format!("{}{}", refused.out, refused.err);
+        assert!(said.contains("--signer-height"), "{said}");
+        assert_eq!(fs::read(node.join("data/app")).expect("there"), b"two");
+    }
+    fs::remove_file(&state).expect("removed");
+    // Never below the backup's own, which has what was signed at that height; at one that is stated nothing is signed.
+    system.run(&[&RESTORE[..], &["--signer-height", "3"]].concat());
+    assert_eq!(Validator::has(&node), ("9".into(), 0, "one".into()));
+    fs::remove_file(&state).expect("removed");
+    system.run(&[&RESTORE[..], &["--signer-height", "12"]].concat());
+    assert_eq!(Validator::has(&node), ("12".into(), i64::from(i32::MAX), "one".into()));
+}
+
+#[test]
+fn a_copy_of_a_validator_comes_without_its_key_unless_its_height_is_stated() {
+    let validator = Validator::at(9);
+    let system = system(&validator.node(), "");
+    system.run(&["backup"]);
+    let key = "config/priv_validator_key.json";
+    let copied = |name: &str, more: &[&str]| {
+        let to = validator.folder.path().join(name);
+        let words = ["restore", "--timestamp", "latest", "--yes", "--to", to.to_str().expect("UTF-8")];
+        let planned = system.nsctl(&[&words[..], more].concat()).expect(0);
+        (to.join("blockchain"), format!("{}{}", planned.out, planned.err))
+    };
+    let (copy, said) = copied("copy", &[]);
+    assert!(said.contains("is a validator's key and is left out"), "{said}");
+    assert!(!copy.join(key).exists());
+    assert_eq!(Validator::has(&copy), ("9".into(), 0, "one".into()));
+    let (copy, said) = copied("moved", &["--signer-height", "20"]);
+    assert!(said.contains("start nothing with this copy"), "{said}");
+    assert!(copy.join(key).exists());
+    assert_eq!(Validator::has(&copy), ("20".into(), i64::from(i32::MAX), "one".into()));
+    let (copy, _) = copied("key", &["--path", key]);
+    assert!(copy.join(key).exists());
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::sources::{Kind, SourceConfig, SourceData};
+use super::sources::{Kind, SourceConfig, SourceData, USUAL_RUNGS};
 use super::{Hooks, Limits};
 
 /// A usual place: what is expected there.
@@ -51,6 +51,7 @@ pub fn discover(root: &Path) -> Discovery {
                 exclude_caches: false,
                 one_file_system: true,
                 profile: Default::default(),
+                quiesce: USUAL_RUNGS.to_vec(),
                 imports: None,
                 limits: Limits::default(),
                 window: None,

@@ -7,7 +7,7 @@ use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 
 use super::{Hooks, Limits, Objects, WindowConfig, absolute, check_name};
-use crate::sources::blockchain::Profile;
+use crate::sources::blockchain::{Profile, Rung};
 use crate::sources::files::Excludes;
 use crate::sources::ipfs::rpc::authority;
 
@@ -33,6 +33,9 @@ pub struct SourceConfig {
     /// How a chain's folder is read.
     #[serde(skip_serializing_if = "is_auto")]
     pub profile: Profile,
+    /// How what writes into a chain's folder may be met.
+    #[serde(skip_serializing_if = "are_usual")]
+    pub quiesce: Vec<Rung>,
     /// Dumps below this folder may be imported as backups of this server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub imports: Option<PathBuf>,
@@ -176,10 +179,9 @@ struct Written {
     #[serde(default)]
     hooks: Hooks,
     profile: Option<Profile>,
+    quiesce: Option<Vec<WrittenRung>>,
     imports: Option<PathBuf>,
-    #[serde(default, rename = "quiesce", deserialize_with = "refuse_quiesce")]
-    _quiesce: (),
-    #[serde(default, rename = "container", deserialize_with = "refuse_quiesce")]
+    #[serde(default, rename = "container", deserialize_with = "refuse_container")]
     _container: (),
     rpc: Option<String>,
     uri: Option<Secret>,
@@ -187,6 +189,14 @@ struct Written {
     #[serde(default, rename = "env", deserialize_with = "refuse_env")]
     _env: (),
     kubernetes: Option<Objects>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum WrittenRung {
+    Bracket,
+    Pause,
+    Stop,
 }
 
 #[derive(Deserialize)]
@@ -214,6 +224,13 @@ impl TryFrom<Written> for SourceConfig {
         if written.rpc.is_some() && kind != Kind::Ipfs {
             return Err("only a source of kind ipfs has `rpc`");
         }
+        let quiesce = match (&written.quiesce, kind) {
+            (None, _) => USUAL_RUNGS.to_vec(),
+            (Some(_), other) if other != Kind::Blockchain => {
+                return Err("only a source of kind blockchain has `quiesce`");
+            }
+            (Some(rungs), _) => rungs.iter().map(|rung| rung.served()).collect::<Result<_, _>>()?,
+        };
         if written.profile.is_some() && kind != Kind::Blockchain {
             return Err("only a source of kind blockchain has a `profile`");
         }
@@ -281,12 +298,32 @@ impl TryFrom<Written> for SourceConfig {
             exclude_caches,
             one_file_system,
             profile,
+            quiesce,
             imports,
             limits,
             window,
             hooks,
         })
     }
+}
+
+impl WrittenRung {
+    fn served(self) -> Result<Rung, &'static str> {
+        match self {
+            Self::Bracket => Ok(Rung::Bracket),
+            Self::Pause => Ok(Rung::Pause),
+            Self::Stop => Err(
+                "`quiesce` has `bracket` and `pause`; a node is stopped by the hooks before_backup and after_backup",
+            ),
+        }
+    }
+}
+
+/// Unless it is said otherwise.
+pub(super) const USUAL_RUNGS: [Rung; 2] = [Rung::Bracket, Rung::Pause];
+
+fn are_usual(rungs: &[Rung]) -> bool {
+    rungs == USUAL_RUNGS
 }
 
 fn is_auto(profile: &Profile) -> bool {
@@ -310,7 +347,7 @@ macro_rules! refusals {
 }
 
 refusals! {
-    refuse_quiesce: "it holds stores by links and cannot pause what writes into them; leave the key out, and \
-                     let hooks stop a node that needs it";
+    refuse_container: "a node is paused by its processes, where the agent sees them; leave the key out, and let \
+                       hooks stop a node that needs it";
     refuse_env: "list the files of the environment under `files` instead, e.g. /etc/app/.env";
 }

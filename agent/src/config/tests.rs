@@ -3,7 +3,7 @@ use std::fs;
 use runtime::config::{Layers, Loaded, load};
 
 use super::*;
-use crate::sources::blockchain::Profile;
+use crate::sources::blockchain::{Profile, Rung};
 
 fn from(text: &str, variables: &[(&str, &str)]) -> Result<Loaded<AgentConfig>, String> {
     let folder = tempfile::tempdir().unwrap();
@@ -83,7 +83,7 @@ fn sources_can_be_written_in_the_environment() {
 #[test]
 fn what_this_release_cannot_serve_is_refused_by_key_with_what_to_do_instead() {
     let folder = "component: x, name: x, path: /x";
-    let keys = [("quiesce: [stop]", "quiesce"), ("container: geth", "container"), ("env: true", "env")];
+    let keys = [("container: geth", "container"), ("env: true", "env")];
     for (written, key) in keys {
         let error = source_error(&format!("{{ {folder}, kind: blockchain, {written} }}"));
         assert!(error.starts_with("agent.yaml:3:"), "{error}");
@@ -121,6 +121,14 @@ fn how_a_chains_folder_is_read_is_told_by_its_profile() {
     assert_eq!(chain("blockchain"), Ok(Profile::Auto));
     assert_eq!(chain("blockchain, profile: geth"), Ok(Profile::Geth));
     assert!(chain("blockchain, profile: bitcoin").unwrap_err().contains("cometbft"));
+    let rungs = |quiesce: &str| {
+        from(&format!("{head}  - {{ component: x, name: x, path: /x, kind: {quiesce} }}\n"), &[])
+            .map(|loaded| loaded.settings.sources[0].quiesce.clone())
+    };
+    assert_eq!(rungs("blockchain"), Ok(vec![Rung::Bracket, Rung::Pause]));
+    assert_eq!(rungs("blockchain, quiesce: [bracket]"), Ok(vec![Rung::Bracket]));
+    assert!(rungs("blockchain, quiesce: [stop]").unwrap_err().contains("before_backup"));
+    assert!(rungs("files, quiesce: [pause]").unwrap_err().contains("only a source of kind blockchain"));
     assert!(chain("files, profile: geth").unwrap_err().contains("only a source of kind blockchain"));
 }
 

@@ -29,7 +29,7 @@ enum Happened {
 }
 
 /// Is this process a guard? Then it guards, and this is what it ends with.
-pub fn guard(words: &[OsString]) -> Option<ExitCode> {
+pub(crate) fn guard(words: &[OsString]) -> Option<ExitCode> {
     let [_, verb, program, arguments @ ..] = words else { return None };
     (verb == VERB).then(|| {
         let hook = Command::new(program).args(arguments).stdin(Stdio::null()).process_group(0).spawn();

@@ -9,7 +9,7 @@ mod journal;
 mod output;
 mod run;
 
-pub use guard::guard;
+pub(crate) use guard::guard;
 pub(crate) use journal::{Journal, Kind, Occasion};
 
 use std::time::Duration;

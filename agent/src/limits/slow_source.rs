@@ -1,6 +1,6 @@
 //! A source whose contents are read no faster than a rate.
 
-use repository::backup::manifest::Consistency;
+use repository::backup::manifest::{Consistency, Quiesce};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -48,6 +48,10 @@ impl Source for SlowSource {
 
     fn consistency(&self) -> Consistency {
         self.inner.consistency()
+    }
+
+    fn quiesce(&self) -> Option<Quiesce> {
+        self.inner.quiesce()
     }
 }
 

@@ -17,7 +17,7 @@ pub mod mongodb;
 
 use repository::archive::entry::{Layout, Metadata, Timestamp};
 use repository::archive::path::EntryPath;
-use repository::backup::manifest::Consistency;
+use repository::backup::manifest::{Consistency, Quiesce};
 
 /// Yields what is to be backed up.
 pub trait Source: Send {
@@ -27,6 +27,10 @@ pub trait Source: Send {
     /// How far what it gives is one point in time. Known from the start; no more is claimed than is known.
     fn consistency(&self) -> Consistency {
         Consistency::Fuzzy
+    }
+    /// How what writes into it was met; none where nothing was done.
+    fn quiesce(&self) -> Option<Quiesce> {
+        None
     }
 }
 

@@ -8,7 +8,7 @@ use proto::convert::{self, Invalid};
 use proto::failure::{chain, reason};
 use proto::v1::finish_archive_request::Part;
 use proto::{Failure, v1};
-use repository::backup::manifest::Consistency;
+use repository::backup::manifest::{Consistency, Quiesce};
 use repository::check::Subject;
 use repository::ids::DomainId;
 use runtime::steps;
@@ -164,6 +164,9 @@ async fn list_blobs(
     Ok(blobs)
 }
 
+/// How far an archive is one point in time, and how that was come by.
+type Moment = (Consistency, Option<Quiesce>);
+
 /// Runs the pipeline on threads of its own; with the archive comes how far it is one point in time.
 async fn make(
     context: &TaskContext,
@@ -173,7 +176,7 @@ async fn make(
     order: &v1::StartArchive,
     progress: &Arc<ArchiveProgress>,
     cancel: &CancellationToken,
-) -> Result<(Archived, Consistency), Failure> {
+) -> Result<(Archived, Moment), Failure> {
     let uplink = WireUplink {
         runtime: Handle::current(),
         gateway: context.gateway.clone(),
@@ -196,7 +199,7 @@ async fn make(
             }
         };
         let mut source = opened.map_err(|error| not_opened(&served, &error))?;
-        let consistency = source.consistency();
+        let moment = (source.consistency(), source.quiesce());
         if let Some(pace) = &served.limits.read {
             source = Box::new(SlowSource::new(source, pace.clone(), Handle::current(), cancel.clone()));
         }
@@ -209,7 +212,7 @@ async fn make(
         let input = Input { source, check };
         let run = || pipeline::run(&job, input, caches, known, &uplink, &progress, &cancel);
         let archived = served.limits.at_its_priority(run).map_err(|error| not_made(&served, error))?;
-        Ok((archived, consistency))
+        Ok((archived, moment))
     })
     .await?
 }
@@ -218,10 +221,10 @@ async fn make(
 async fn finish(
     context: &TaskContext,
     task_id: &str,
-    (archived, consistency): &(Archived, Consistency),
+    (archived, moment): &(Archived, Moment),
     cancel: &CancellationToken,
 ) -> Result<usize, Failure> {
-    let summary = Part::Summary(summary(task_id, archived, *consistency));
+    let summary = Part::Summary(summary(task_id, archived, *moment));
     let refs = slices(Bytes::from(archived.refs.encode()), PART_BYTES).map(Part::Refs);
     let parts = std::iter::once(summary).chain(refs);
     let parts: Vec<_> = parts.map(|part| v1::FinishArchiveRequest { part: Some(part) }).collect();
@@ -249,7 +252,7 @@ async fn keep(cache: Option<PendingCache>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn summary(task_id: &str, archived: &Archived, consistency: Consistency) -> v1::ArchiveSummary {
+fn summary(task_id: &str, archived: &Archived, (consistency, quiesce): Moment) -> v1::ArchiveSummary {
     let Archived { root, counts, problems, problems_blob, .. } = archived;
     let told = problems.kept().iter().take(TOLD_PROBLEMS).map(|problem| v1::EntryProblem {
         kind: i32::from(pipeline::problem_code(problem.kind)),
@@ -275,6 +278,7 @@ fn summary(task_id: &str, archived: &Archived, consistency: Consistency) -> v1::
         consistency: convert::to_wire_consistency(Some(consistency)).into(),
         problems: told.collect(),
         problems_blob: problems_blob.map(|id| id.as_bytes().to_vec()).unwrap_or_default().into(),
+        quiesce: quiesce.map(convert::to_wire_quiesce),
     }
 }
 
@@ -330,6 +334,7 @@ mod tests {
             exclude_caches: false,
             one_file_system: true,
             profile: Default::default(),
+            quiesce: Vec::new(),
             imports: None,
             limits: Default::default(),
             window: None,

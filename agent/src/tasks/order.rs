@@ -111,6 +111,8 @@ pub(super) struct RestoreOrder {
     /// Of the objects of a cluster.
     pub(super) to_namespace: Option<String>,
     pub(super) force_conflicts: bool,
+    /// Of the folder of a validator.
+    pub(super) signer_height: Option<u64>,
     pub(super) restore_id: String,
     pub(super) keeps_older: bool,
     pub(super) root: BlobId,
@@ -152,8 +154,15 @@ impl RestoreOrder {
             }
             _ => return Err(Invalid::new("folder", "must be an absolute path, or `into` be set instead")),
         };
-        let v1::Selection { globs, include, renames, drop_others, to_namespace, force_conflicts } =
-            wire.selection.clone().unwrap_or_default();
+        let v1::Selection {
+            globs,
+            include,
+            renames,
+            drop_others,
+            to_namespace,
+            force_conflicts,
+            signer_height,
+        } = wire.selection.clone().unwrap_or_default();
         let texts = |field, texts: &[String]| {
             texts.iter().map(|one| convert::text(field, one, 4_096)).collect::<Result<Vec<_>, _>>()
         };
@@ -169,6 +178,7 @@ impl RestoreOrder {
             drops_others: drop_others,
             to_namespace: namespace(&to_namespace)?,
             force_conflicts,
+            signer_height,
             restore_id: restore_id(&wire.restore_id)?,
             keeps_older: wire.keeps_older,
             root: convert::id("root", &wire.root)?,

@@ -142,6 +142,7 @@ mod tests {
             exclude_caches: false,
             one_file_system: true,
             profile: Default::default(),
+            quiesce: Vec::new(),
             imports: None,
             limits: Limits::default(),
             window: None,

@@ -219,6 +219,7 @@ fn read_summary(
         outcome: if incomplete { Outcome::Incomplete } else { Outcome::Complete },
         reason: incomplete.then(|| format!("{} entries could not be read", counts.unreadable)),
         consistency: convert::consistency(summary.consistency()),
+        quiesce: convert::quiesce(summary.quiesce.as_ref()),
         domain: task.domain.domain,
         root: Some(convert::id("root", &summary.root)?),
         problems: problems_blob,

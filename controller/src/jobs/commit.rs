@@ -94,6 +94,7 @@ fn failed(job: &Job, part: &Part, keys: &KeyRing, now: jiff::Timestamp) -> Archi
         outcome: Outcome::Failed,
         reason: Some(part.reason.clone().unwrap_or_else(|| "it was cancelled".to_owned())),
         consistency: None,
+        quiesce: None,
         domain: keys.domain_keys(&part.source).domain,
         root: None,
         problems: None,

@@ -179,6 +179,9 @@ pub struct Databases {
     /// Fields of objects that another manager has set are taken over.
     #[serde(default)]
     pub force_conflicts: bool,
+    /// Up to which height a chain's validator has signed, as the operator states.
+    #[serde(default)]
+    pub signer_height: Option<u64>,
 }
 
 impl Databases {
@@ -211,6 +214,10 @@ impl Databases {
         if !self.to_namespace.is_empty() {
             let before = if told.is_empty() { "all" } else { &told };
             told = format!("{before} into the namespace {}", self.to_namespace);
+        }
+        if let Some(height) = self.signer_height {
+            let signed = format!("and its validator has signed up to height {height}");
+            told = if told.is_empty() { signed } else { format!("{told}, {signed}") };
         }
         if self.force_conflicts {
             told.push_str(if told.is_empty() {

@@ -131,9 +131,18 @@ pub(crate) async fn order(
 }
 
 fn selection(place: &RestorePlace) -> Selection {
-    let Databases { include, renames, drop_others, to_namespace, force_conflicts } = place.databases.clone();
+    let Databases { include, renames, drop_others, to_namespace, force_conflicts, signer_height } =
+        place.databases.clone();
     let renames = renames.into_iter().map(|(from, to)| v1::Rename { from, to }).collect();
-    Selection { globs: place.globs.clone(), include, renames, drop_others, to_namespace, force_conflicts }
+    Selection {
+        globs: place.globs.clone(),
+        include,
+        renames,
+        drop_others,
+        to_namespace,
+        force_conflicts,
+        signer_height,
+    }
 }
 
 fn to_wire_allowance(allowance: &Allowance) -> v1::Allowance {

@@ -40,6 +40,7 @@ struct Chosen {
     /// It holds databases of a server, or objects of a cluster: then there is more to choose.
     has_databases: bool,
     has_configs: bool,
+    has_chains: bool,
     /// What somebody chose on the page before: a component, paths in it, databases and collections.
     component: String,
     paths: String,
@@ -56,6 +57,7 @@ impl Chosen {
             line: line(backup, asked.site.app.now()),
             has_databases: has("mongodb"),
             has_configs: has("configs"),
+            has_chains: has("blockchain"),
             component: text("component"),
             paths: text("path"),
             include: text("include"),
@@ -173,6 +175,7 @@ fn request(form: &Form) -> PlanRestoreRequest {
             drop_others: form.has("drop_others"),
             to_namespace: form.get("to_namespace").trim().to_owned(),
             force_conflicts: form.has("force_conflicts"),
+            signer_height: form.get("signer_height").trim().parse().ok(),
         }),
         folder: form.get("folder").trim().to_owned(),
         agent: form.get("agent").trim().to_owned(),
@@ -195,6 +198,7 @@ fn fields(request: &PlanRestoreRequest) -> Vec<(&'static str, String)> {
         ("to_namespace", of.to_namespace),
         ("folder", request.folder.clone()),
         ("agent", request.agent.clone()),
+        ("signer_height", of.signer_height.map(|height| height.to_string()).unwrap_or_default()),
     ]);
     for (name, is_set) in [
         ("drop_others", of.drop_others),
@@ -221,6 +225,7 @@ fn command(request: &PlanRestoreRequest, backup: &str) -> String {
         let components = [request.components.join(",")];
         let [namespace, folder, agent] =
             [&of.to_namespace, &request.folder, &request.agent].map(|one| [one.clone()]);
+        let height = of.signer_height.map(|height| height.to_string());
         for (flag, values) in [
             ("--components", &components[..]),
             ("--path", &of.globs),
@@ -229,6 +234,7 @@ fn command(request: &PlanRestoreRequest, backup: &str) -> String {
             ("--to-namespace", &namespace),
             ("--to", &folder),
             ("--to-agent", &agent),
+            ("--signer-height", height.as_slice()),
         ] {
             for value in values.iter().filter(|value| !value.is_empty()) {
                 words.extend([flag.to_owned(), quoted(value)]);

@@ -355,6 +355,10 @@ pub(crate) struct Restore {
     /// Into this folder on the agent's machine instead of in place; it must be new or empty
     #[arg(long, value_name = "FOLDER")]
     pub(crate) to: Option<PathBuf>,
+    /// Up to which height the chain's validator has signed: look up the newest height of its network. What is
+    /// restored says no less, so that it signs no height twice
+    #[arg(long, value_name = "HEIGHT")]
+    pub(crate) signer_height: Option<u64>,
     /// On this agent instead of the one that serves the data
     #[arg(long, value_name = "AGENT", default_value = "", hide_default_value = true)]
     pub(crate) to_agent: String,

@@ -122,6 +122,10 @@ pub(crate) struct Restore {
     /// Leave out what gives somebody rights: setuid, setgid, devices, capabilities, security attributes
     #[arg(long)]
     pub(crate) no_privileges: bool,
+    /// Up to which height the chain's validator has signed, by the newest height of its network: its key comes along,
+    /// and its state says no less, so that it signs no height twice
+    #[arg(long, value_name = "HEIGHT")]
+    pub(crate) signer_height: Option<u64>,
     /// The folder to write to, one subfolder for each component; it must be new or empty
     #[arg(long, value_name = "FOLDER")]
     pub(crate) to: PathBuf,

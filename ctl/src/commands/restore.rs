@@ -110,6 +110,7 @@ fn request(wanted: &Restore) -> Result<v1::PlanRestoreRequest, Trouble> {
             drop_others: wanted.drop_others,
             to_namespace: wanted.to_namespace.clone(),
             force_conflicts: wanted.how.force_conflicts,
+            signer_height: wanted.signer_height,
         }),
         folder,
         agent: wanted.to_agent.clone(),

@@ -76,8 +76,8 @@ pub(super) fn run(wanted: &Restore, voice: Voice) -> Ended {
     let record = backup(&repository, &wanted.timestamp, &wanted.components)?;
     let chosen = sources(&record, &wanted.components)?;
     let keys = unlock(&repository, &wanted.secret)?;
-    let no_privileges = wanted.no_privileges;
-    let work = Work { keys, repository, record, selection, no_privileges, voice };
+    let Restore { no_privileges, signer_height, .. } = *wanted;
+    let work = Work { keys, repository, record, selection, no_privileges, signer_height, voice };
     let mut done = Restored { backup: work.record.name.to_string(), archives: Vec::new() };
     let mut exit = Exit::Done;
     for source in &chosen {
@@ -101,6 +101,7 @@ struct Work {
     record: BackupRecord,
     selection: Selection,
     no_privileges: bool,
+    signer_height: Option<u64>,
     voice: Voice,
 }
 
@@ -151,6 +152,7 @@ impl Work {
             place: Place::NewFolder { path: archive.folder.clone() },
             selection: self.selection.clone(),
             keeps_older: false,
+            signer_height: self.signer_height,
         };
         let facts = survey(&request, pages.entries()?).map_err(|error| trouble(source, &error))?;
         let plan = files::plan(&facts);

@@ -528,6 +528,19 @@ pub struct ArchiveSummary {
     /// blob id of the whole list; empty: there are none
     #[prost(bytes = "bytes", tag = "6")]
     pub problems_blob: ::prost::bytes::Bytes,
+    /// unset: nothing was done about who writes
+    #[prost(message, optional, tag = "7")]
+    pub quiesce: ::core::option::Option<Quiesce>,
+}
+/// How what writes into a source was met.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Quiesce {
+    /// `bracket`, `pause`
+    #[prost(string, tag = "1")]
+    pub by: ::prost::alloc::string::String,
+    /// how long it was held up
+    #[prost(uint64, tag = "2")]
+    pub held_ms: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct FinishArchiveResponse {
@@ -619,6 +632,9 @@ pub struct Selection {
     /// fields that another manager has set are taken over
     #[prost(bool, tag = "6")]
     pub force_conflicts: bool,
+    /// Of the folder of a chain's validator alone: it has signed up to this height, as the operator states.
+    #[prost(uint64, optional, tag = "7")]
+    pub signer_height: ::core::option::Option<u64>,
 }
 /// A database or a collection that gets another name.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

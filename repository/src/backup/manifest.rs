@@ -39,6 +39,25 @@ pub enum Consistency {
     Fuzzy,
 }
 
+/// How what writes into the source was met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quiesce {
+    /// By what.
+    pub by: QuiescedBy,
+    /// For how many milliseconds it was held up.
+    pub held_ms: u64,
+}
+
+/// What made it one point in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum QuiescedBy {
+    /// Nothing has moved between two looks: nobody was held up.
+    Bracket,
+    /// Processes were stopped and let go on.
+    Pause,
+}
+
 /// Figures of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -90,6 +109,9 @@ pub struct ArchiveManifest {
     pub reason: Option<String>,
     /// How far it is one point in time.
     pub consistency: Option<Consistency>,
+    /// How that was come by, where the agent did it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quiesce: Option<Quiesce>,
     /// The domain of its blobs.
     pub domain: DomainId,
     /// Its page table; none if it failed.

@@ -158,6 +158,7 @@ impl Source {
             outcome: Outcome::Complete,
             reason: None,
             consistency: Some(Consistency::Fuzzy),
+            quiesce: None,
             domain: self.keys.domain,
             root: Some(root),
             problems: None,

@@ -123,6 +123,7 @@ pub fn drafted(sealer: Sealer<'_>, root: BlobId, counts: Counts) -> Archive {
         outcome: Outcome::Complete,
         reason: None,
         consistency: Some(Consistency::Fuzzy),
+        quiesce: None,
         domain,
         root: Some(root),
         problems: None,

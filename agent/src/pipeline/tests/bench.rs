@@ -218,6 +218,7 @@ impl Bench {
             place: Place::NewFolder { path: target.clone() },
             selection: Selection::Whole,
             keeps_older: false,
+            signer_height: None,
         };
         let (id_key, cancel) = (&self.domain.id_key, CancelFlag::default());
         let tools = Tools { id_key, progress: &(), cancel: &cancel, steps: &NoFaults };

@@ -54,7 +54,7 @@ pub(super) fn hold(
 ) -> Result<u32, HoldError> {
     let began = Instant::now();
     let failed = || HoldError::io("a store cannot be linked or copied");
-    link_new(live, held, &names(live.as_fd()).map_err(failed())?).map_err(failed())?;
+    warm(live, held).map_err(failed())?;
     let mut attempts = 0;
     let mut is_short = false;
     while attempts < ATTEMPTS && began.elapsed() < TIME {
@@ -76,6 +76,11 @@ pub(super) fn hold(
         true => Err(HoldError::NotWhole { path: path.clone() }),
         false => Err(HoldError::Moves { path: path.clone(), attempts }),
     }
+}
+
+/// Links the tables that are there already.
+pub(super) fn warm(live: &OwnedFd, held: &OwnedFd) -> io::Result<()> {
+    link_new(live, held, &names(live.as_fd())?)
 }
 
 /// True if nothing moved.

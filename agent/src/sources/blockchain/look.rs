@@ -59,13 +59,15 @@ impl std::fmt::Display for Profile {
     }
 }
 
-/// A folder whose files have to fit together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A folder whose files have to fit together, in the order in which they are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Part {
     /// Of LevelDB or Pebble.
     Store,
     /// Of geth's freezer.
     Freezer,
+    /// Of files that belong to the same moment: CometBFT's log, the state of its signer.
+    Files,
 }
 
 /// What was found.
@@ -118,11 +120,12 @@ pub(super) fn look(root: &OwnedFd) -> io::Result<Looked> {
             other => other?,
         };
         let (mut is_named, mut lists, mut has_index) = (false, false, false);
+        let mut has_files = path.name() == Some(b"cs.wal");
         for name in names(folder.as_fd())? {
             let bytes = name.to_bytes();
             match bytes {
                 b"CURRENT" => is_named = true,
-                b"priv_validator_state.json" => looked.has_signer = true,
+                b"priv_validator_state.json" => (looked.has_signer, has_files) = (true, true),
                 _ if bytes.starts_with(b"marker.manifest.") => is_named = true,
                 _ if bytes.starts_with(b"MANIFEST-") => lists = true,
                 _ if bytes.starts_with(b"OPTIONS-") => looked.has_options = true,
@@ -139,6 +142,8 @@ pub(super) fn look(root: &OwnedFd) -> io::Result<Looked> {
             looked.parts.insert(path, Part::Store);
         } else if has_index {
             looked.parts.insert(path, Part::Freezer);
+        } else if has_files {
+            looked.parts.insert(path, Part::Files);
         }
     }
     Ok(looked)

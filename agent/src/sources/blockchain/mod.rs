@@ -3,20 +3,27 @@
 //! The stores of a node (LevelDB, Pebble) make and remove files all the time, and a copy that takes them one
 //! after the other is of no use. So what must fit together is held first: tables by hard links, what changes
 //! in place by copies, all in a folder of its own on the same mount, until nothing moved between two looks.
-//! That takes milliseconds and stops no writer. The archive is then read from there, in path order, under
+//! That takes milliseconds and stops no writer. Where several stores must be of one moment and something always
+//! moves, who writes is paused for those milliseconds. The archive is then read from there, in path order, under
 //! the names that the files have in the node's folder.
 //!
-//! Must stay true: a node's own files are not touched: no writer is stopped, what is made is the links and
-//! copies of [`hold`], and those are gone when the source is dropped, or at the agent's next start. What could
-//! not be held is told, and no more is claimed of it than that it was read.
+//! Must stay true: a node's own files are not touched: what is made is the links and copies of [`hold`], and
+//! those are gone when the source is dropped, or at the agent's next start; who was paused goes on before the
+//! first byte is read. What could not be held is told, and no more is claimed of it than that it was read.
 
 mod bracket;
+mod copies;
 mod freezer;
 mod hold;
+mod ladder;
 mod look;
+mod pause;
 
 pub(crate) use hold::{is_hold, reap};
+pub(crate) use ladder::Rung;
 pub(crate) use look::Profile;
+pub(crate) use pause::guard;
+pub(crate) use pause::thaw_left;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -25,14 +32,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use repository::archive::path::EntryPath;
-use repository::backup::manifest::Consistency;
+use repository::backup::manifest::{Consistency, Quiesce, QuiescedBy};
 use rustix::fs::{Mode, OFlags};
 use tokio_util::sync::CancellationToken;
 
 use super::files::{FilesSource, Rules};
 use super::{Item, Problem, ProblemKind, Source, SourceError};
 use hold::Hold;
-use look::{Looked, Part};
+use ladder::{Climbed, Ladder};
 
 /// Folders whose files are read from where they are held.
 pub(crate) type Held = Arc<BTreeMap<EntryPath, Arc<OwnedFd>>>;
@@ -40,9 +47,18 @@ pub(crate) type Held = Arc<BTreeMap<EntryPath, Arc<OwnedFd>>>;
 /// Reads a node's folder.
 pub(crate) struct ChainSource {
     files: FilesSource,
-    consistency: Consistency,
+    quiesce: Option<Quiesce>,
     // After the files, which are read from there.
     _hold: Option<Hold>,
+}
+
+/// How a node's folder is to be held.
+pub(crate) struct Way<'a> {
+    pub(crate) profile: Profile,
+    /// What may be tried.
+    pub(crate) rungs: &'a [Rung],
+    /// The agent's own folder, in which it writes down whom it has paused.
+    pub(crate) state: &'a Path,
 }
 
 impl Source for ChainSource {
@@ -51,7 +67,15 @@ impl Source for ChainSource {
     }
 
     fn consistency(&self) -> Consistency {
-        self.consistency
+        match self.quiesce.map(|quiesce| quiesce.by) {
+            None => Consistency::Fuzzy,
+            Some(QuiescedBy::Bracket) => Consistency::Bracketed,
+            Some(QuiescedBy::Pause) => Consistency::Quiesced,
+        }
+    }
+
+    fn quiesce(&self) -> Option<Quiesce> {
+        self.quiesce
     }
 }
 
@@ -60,7 +84,7 @@ impl ChainSource {
     pub(crate) fn open(
         root: &Path,
         mut rules: Rules,
-        profile: Profile,
+        way: &Way<'_>,
         cancel: &CancellationToken,
     ) -> Result<Self, SourceError> {
         let failed =
@@ -68,31 +92,20 @@ impl ChainSource {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = rustix::fs::open(root, flags, Mode::empty()).map_err(|error| failed(error.into()))?;
         let looked = look::look(&folder).map_err(failed)?;
-        let wanted = profile;
-        let profile = looked.profile(wanted);
-        let mut held = None;
-        let mut told = None;
+        let profile = looked.profile(way.profile);
+        let mut climbed = Climbed::default();
         if profile.holds_anything() && !looked.parts.is_empty() {
-            match hold_all(&folder, &looked, profile, cancel) {
-                Ok((hold, folders)) => {
-                    rules.held = folders;
-                    held = Some(hold);
-                }
-                Err(error) => told = Some(format!("its stores were read while in use: {error}")),
-            }
+            climbed = Ladder { root, folder: &folder, looked: &looked, way, cancel }.climb();
         }
-        let is_bracketed = held.is_some() && looked.is_one_moment(wanted);
-        if held.is_some() && !is_bracketed {
-            let cause = "each of its stores is of one moment, and they are not all of the same one: stop the node \
-                         for its backup, by hooks";
-            told = Some(cause.to_owned());
+        let Climbed { hold, held, quiesce, told } = climbed;
+        if hold.is_some() {
+            rules.held = held;
         }
-        tracing::info!(folder = %root.display(), %profile, is_bracketed, "looked at the chain's folder");
+        tracing::info!(folder = %root.display(), %profile, ?quiesce, "looked at the chain's folder");
         let mut files = FilesSource::folder(root, rules)?;
         let problem = |cause| Problem { path: EntryPath::root(), kind: ProblemKind::Suspect, cause };
         files.tell(told.map(problem).into_iter().collect());
-        let consistency = if is_bracketed { Consistency::Bracketed } else { Consistency::Fuzzy };
-        Ok(Self { files, consistency, _hold: held })
+        Ok(Self { files, quiesce, _hold: hold })
     }
 }
 
@@ -109,6 +122,12 @@ enum HoldError {
     Moves { path: EntryPath, attempts: u32 },
     #[error("the copy of {path} lacks what its list of tables names")]
     NotWhole { path: EntryPath },
+    #[error("something moved all the time, {attempts} times")]
+    NeverStill { attempts: u32 },
+    #[error("who writes there is not seen from here")]
+    NobodySeen,
+    #[error("it took longer than {} seconds, so who was paused went on", pause::LONGEST.as_secs())]
+    TooLong,
     #[error("it was cancelled")]
     Cancelled,
 }
@@ -117,33 +136,4 @@ impl HoldError {
     fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { what, source }
     }
-}
-
-/// Stores before freezers: a block is in the freezer before it goes from the store, so that what is held later
-/// may have more and never less. Indexes before data, for the same reason.
-fn hold_all(
-    root: &OwnedFd,
-    looked: &Looked,
-    profile: Profile,
-    cancel: &CancellationToken,
-) -> Result<(Hold, Held), HoldError> {
-    let hold = Hold::make(root).map_err(HoldError::io("no folder for links can be made in it"))?;
-    let mut held = BTreeMap::new();
-    for (path, part) in looked.parts.iter().filter(|(_, part)| **part == Part::Store) {
-        let folder = hold.folder().map_err(HoldError::io("no folder for links can be made in it"))?;
-        let live = look::open(root, path).map_err(HoldError::io("a store cannot be opened"))?;
-        let attempts = bracket::hold(path, &live, &folder, cancel)?;
-        tracing::debug!(store = %path, ?part, attempts, "held");
-        held.insert(path.clone(), Arc::new(folder));
-    }
-    if profile == Profile::Geth {
-        let freezers = looked.parts.iter().filter(|(_, part)| **part == Part::Freezer);
-        for (path, _) in freezers {
-            let folder = hold.folder().map_err(HoldError::io("no folder for links can be made in it"))?;
-            let live = look::open(root, path).map_err(HoldError::io("a freezer cannot be opened"))?;
-            freezer::hold(&live, &folder).map_err(HoldError::io("a freezer cannot be held"))?;
-            held.insert(path.clone(), Arc::new(folder));
-        }
-    }
-    Ok((hold, Arc::new(held)))
 }

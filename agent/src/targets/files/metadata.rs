@@ -24,6 +24,8 @@ pub(super) struct Notes {
     devices: Count,
     privileges: Count,
     foreign: Count,
+    signers: Count,
+    keys: Count,
 }
 
 /// How often something happened, and where first.
@@ -47,6 +49,14 @@ impl Notes {
         self.sockets.add(path, "");
     }
 
+    pub(super) fn signer(&mut self, path: &EntryPath, backup: i64, height: i64) {
+        self.signers.add(path, &format!(": height {height}, and {backup} in the backup"));
+    }
+
+    pub(super) fn key(&mut self, path: &EntryPath) {
+        self.keys.add(path, "");
+    }
+
     pub(super) fn device(&mut self, path: &EntryPath) {
         self.devices.add(path, "");
     }
@@ -63,6 +73,8 @@ impl Notes {
             ("sockets left out, their program makes them anew: {}", &self.sockets),
             ("devices left out, which only root may make: {}", &self.devices),
             ("privileges that were not granted left out: {}", &self.privileges),
+            ("validators' states that are ahead of the backup's kept: {}", &self.signers),
+            ("validators' keys left out of a copy, unless named or --signer-height is given: {}", &self.keys),
             ("mode or time left as it is, which only its owner may set: {}", &self.foreign),
         ];
         let happened = lines.into_iter().filter(|(_, count)| count.times > 0);

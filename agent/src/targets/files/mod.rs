@@ -26,6 +26,7 @@ mod preflight;
 mod recover;
 mod remove;
 mod request;
+mod signer;
 mod stage;
 mod swap;
 
@@ -37,6 +38,7 @@ pub use preflight::preflight;
 pub(crate) use recover::recover_with;
 pub use recover::{Recovered, recover};
 pub use request::{PathPatterns, Place, RestoreRequest, Selection, Tools, WrongPathPattern};
+pub use signer::{LiveState, Signed};
 
 use std::os::fd::AsFd;
 
@@ -77,6 +79,7 @@ where
     let prepared = stage
         .write_all(Incoming::new(entries))
         .and_then(|()| tools.progress.staged().map_err(RestoreError::NotStopped))
+        .and_then(|()| signer::keep_highest(&disk, request, &ground, &mut stage))
         .and_then(|()| plan_swap(disk, request, &ground, &mut stage));
     let (mut journal, story) = match prepared {
         Ok(prepared) => prepared,

@@ -9,8 +9,7 @@ use std::path::{Path, PathBuf};
 
 use repository::archive::entry::{Entry, EntryKind};
 use repository::archive::path::EntryPath;
-use rustix::fs::{AtFlags, FileType};
-use rustix::io::Errno;
+use rustix::fs::FileType;
 
 use super::allowance::{Privilege, privileges};
 use super::area::is_staging;
@@ -19,15 +18,11 @@ use super::ground::{Ground, LOST_AND_FOUND, is_mount_point};
 use super::handles::{kind_of, open_below};
 use super::incoming::Incoming;
 use super::remove::{Names, names_in};
-use super::request::{RestoreRequest, Selection};
-use crate::sources::files::metadata::stamp;
+use super::request::{Place, RestoreRequest, Selection};
+use super::signer::{self, LiveState};
 
 /// More names than this are counted and not listed.
 pub const MAX_NAMED: usize = 10_000;
-
-/// What CometBFT has signed last, and with which key.
-const SIGNER_STATE: &[u8] = b"priv_validator_state.json";
-const SIGNER_KEY: &[u8] = b"priv_validator_key.json";
 
 /// What there is before a restore. However many entries there are, so many are named that people read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -51,10 +46,14 @@ pub struct Facts {
     pub of_others: u64,
     /// Which of the selected entries give somebody rights.
     pub privileges: BTreeMap<Privilege, Named>,
-    /// Signers' states that would go back to an older one.
-    pub set_back: Named,
-    /// Signers' keys that would come to another place.
+    /// Validators' states in the archive, and what is live in their places.
+    pub signers: Vec<(EntryPath, LiveState)>,
+    /// Up to which height a validator has signed, as the operator has stated.
+    pub signer_height: Option<u64>,
+    /// Validators' keys that would come to another place.
     pub second_keys: Named,
+    /// The same, left out.
+    pub keys_left_out: Named,
     /// Bytes free for us in the target's file system.
     pub free_space: u64,
     /// The folders that a restore writes in.
@@ -163,12 +162,18 @@ pub fn plan(facts: &Facts) -> RestorePlan {
     if facts.created.count + facts.overwritten.count == 0 {
         plan.conflicts.push("nothing in the archive matches; look at its paths with `nsctl ls`".to_owned());
     }
-    for path in &facts.set_back.paths {
-        plan.conflicts.push(format!(
-            "{path} is older in the backup: its validator could sign a height twice, and be punished for it; \
-             restore other paths and keep it, or move it away where its key signs nowhere any more"
-        ));
-    }
+    plan.conflicts.extend(facts.signers.iter().filter_map(|(path, live)| match live {
+        LiveState::Absent if facts.signer_height.is_none() => Some(format!(
+            "{path} is not there: nobody knows here what its validator has signed since the backup, and it could sign \
+             a height twice, and be punished for it; see that it runs nowhere else, look up the newest height of its \
+             network, and state it with --signer-height"
+        )),
+        LiveState::Unreadable(cause) => Some(format!(
+            "{path} does not say what its validator has signed: {cause}; mend it, or move it away and state the height \
+             with --signer-height"
+        )),
+        LiveState::Absent | LiveState::At(_) => None,
+    }));
     if facts.needed > facts.free_space {
         plan.conflicts.push(format!(
             "{} bytes are needed beside the live state and {} are free; make room, or restore fewer paths",
@@ -189,7 +194,19 @@ fn remarks(facts: &Facts) -> Vec<String> {
     let keys = facts.second_keys.paths.first().map(|path| {
         format!("{path} is a validator's key: two nodes that sign with it are punished; start nothing with this copy")
     });
-    others.into_iter().chain(keys).collect()
+    let left_out = facts.keys_left_out.paths.first().map(|path| {
+        format!(
+            "{path} is a validator's key and is left out: two nodes that sign with it are punished; name it with --path, \
+             or state with --signer-height up to where it has signed, to have it"
+        )
+    });
+    let states = facts.signers.iter().filter_map(|(path, live)| match live {
+        LiveState::At(_) => Some(format!("{path} stays as it is where it is ahead of the backup's")),
+        _ => facts
+            .signer_height
+            .map(|height| format!("{path} will say {height}, or what the backup says if that is more")),
+    });
+    others.into_iter().chain(keys).chain(left_out).chain(states).collect()
 }
 
 /// What `bytes` of content take on a disk, with the entry itself.
@@ -218,7 +235,7 @@ where
     E: std::error::Error + Send + Sync + 'static,
 {
     let ground = Ground::find(&request.place)?;
-    let mut facts = Facts::default();
+    let mut facts = Facts { signer_height: request.signer_height, ..Facts::default() };
     let is_whole = matches!(request.selection, Selection::Whole);
     let ours = rustix::process::geteuid().as_raw();
     facts.leaves = match &ground {
@@ -234,8 +251,12 @@ where
         if !below && !request.selection.names(&entry.path) {
             continue;
         }
+        if signer::leaves_out(request, &entry.path) {
+            facts.keys_left_out.add(&entry.path);
+            continue;
+        }
         facts.entries += 1;
-        look.at_signer(&entry, &mut facts)?;
+        look.at_signer(&entry, request, &mut facts);
         facts.of_others += u64::from(entry.metadata.uid != ours);
         for privilege in privileges(&entry) {
             facts.privileges.entry(privilege).or_default().add(&entry.path);
@@ -321,27 +342,16 @@ impl<'a> Look<'a> {
         Ok(())
     }
 
-    /// Looks whether a validator's state or key may go where the archive has it.
-    fn at_signer(&self, entry: &Entry, facts: &mut Facts) -> Result<(), RestoreError> {
-        let is_new = matches!(self.ground, Ground::New { .. });
+    /// Looks what is live where a validator's state goes, and whether its key comes to another place.
+    fn at_signer(&self, entry: &Entry, request: &RestoreRequest, facts: &mut Facts) {
+        let is_copy = matches!(request.place, Place::NewFolder { .. });
         match entry.path.name() {
-            Some(SIGNER_KEY) if is_new => facts.second_keys.add(&entry.path),
-            Some(name @ SIGNER_STATE) if !is_new => {
-                let parent = entry.path.parent().unwrap_or_default();
-                let Ok(folder) = open_below(self.ground.handle(), &parent, self.ground.mounts()) else {
-                    return Ok(());
-                };
-                let live = rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW);
-                // It is written anew for each signature: the time tells which one is later.
-                match live.map(|stat| stamp(&stat).mtime) {
-                    Ok(live) if live > entry.metadata.mtime => facts.set_back.add(&entry.path),
-                    Ok(_) | Err(Errno::NOENT) => {}
-                    Err(error) => return Err(failed("look at", &entry.path)(error)),
-                }
+            Some(signer::KEY) if is_copy => facts.second_keys.add(&entry.path),
+            Some(signer::STATE) if !is_copy && facts.signers.len() < MAX_NAMED => {
+                facts.signers.push((entry.path.clone(), signer::live(self.ground, &entry.path)));
             }
             _ => {}
         }
-        Ok(())
     }
 
     /// Passes the live names up to and with `name`, or all: those before it are not in the archive.

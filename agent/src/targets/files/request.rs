@@ -22,6 +22,8 @@ pub struct RestoreRequest {
     pub selection: Selection,
     /// What earlier restores there have kept of older states stays: this one takes one of them back.
     pub keeps_older: bool,
+    /// Up to which height a validator's key has signed, as the operator states.
+    pub signer_height: Option<u64>,
 }
 
 /// Where a restore goes.

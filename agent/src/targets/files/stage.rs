@@ -27,6 +27,7 @@ use super::journal::{Journal, Line, Move, Text};
 use super::metadata::{Notes, apply};
 use super::recover::recover_at;
 use super::request::{RestoreRequest, Selection, Tools};
+use super::signer;
 use crate::steps::Step;
 use crate::targets::BlobReader;
 
@@ -58,6 +59,8 @@ pub(super) struct Stage<'a> {
     /// Sockets and devices that were left out: their other names are left out, too.
     left_out: BTreeMap<EntryPath, EntryKind>,
     pub(super) notes: Notes,
+    /// Validators' states that were staged.
+    pub(super) signers: Vec<EntryPath>,
     /// Entries written so far.
     pub(super) entries: u64,
     writer: ContentWriter<'a>,
@@ -104,6 +107,7 @@ impl<'a> Stage<'a> {
             left_alone: BTreeSet::new(),
             left_out: BTreeMap::new(),
             notes: Notes::default(),
+            signers: Vec::new(),
             entries: 0,
             writer: ContentWriter::new(disk, tools, blobs),
             selected: None,
@@ -135,7 +139,10 @@ impl<'a> Stage<'a> {
             while self.chain.last().is_some_and(|(folder, _)| !entry.path.is_within(folder)) {
                 self.chain.pop();
             }
-            if self.is_selected(&entry.path) {
+            let is_selected = self.is_selected(&entry.path);
+            if is_selected && signer::leaves_out(self.request, &entry.path) {
+                self.notes.key(&entry.path);
+            } else if is_selected {
                 self.place(&entry, &incoming)?;
             }
             if entry.kind == EntryKind::Folder {
@@ -354,7 +361,7 @@ impl<'a> Stage<'a> {
         last.or(self.bottom.as_ref()).expect("an area is in use")
     }
 
-    fn name<'n>(&'n self, path: &'n EntryPath) -> &'n [u8] {
+    pub(super) fn name<'n>(&'n self, path: &'n EntryPath) -> &'n [u8] {
         match (path.name(), self.ground) {
             (Some(name), _) => name,
             (None, Ground::New { name, .. }) => name,
@@ -467,6 +474,9 @@ impl<'a> Stage<'a> {
         let file =
             self.disk.make_file(self.parent(), self.name(path)).map_err(failed("make the file", path))?;
         self.writer.write(&file, path, content, incoming)?;
+        if path.name() == Some(signer::STATE) {
+            self.signers.push(path.clone());
+        }
         let subject = Subject::Handle(file.as_fd());
         let metadata = self.permitted(path, &entry.kind, &entry.metadata);
         apply(&self.disk, subject, false, path, &metadata, &mut self.notes)
@@ -500,7 +510,7 @@ impl<'a> Stage<'a> {
     }
 
     /// The staging folder that `to` was written into, and what it is.
-    fn staged(&self, to: &EntryPath) -> Result<Option<(OwnedFd, FileType)>, RestoreError> {
+    pub(super) fn staged(&self, to: &EntryPath) -> Result<Option<(OwnedFd, FileType)>, RestoreError> {
         let Some(name) = to.name() else { return Ok(None) };
         for (area, base) in self.areas.iter().zip(&self.bases).rev() {
             if !to.is_within(base) {

@@ -1,0 +1,36 @@
+//! Files that change in place and belong to the same moment as the stores: CometBFT's log and the state of its
+//! signer. Where nobody writes for a moment, copies of all of them are of that moment.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::AtFlags;
+
+use super::hold::{copy, is_file, link, names};
+
+/// A longer file is not copied: those that are meant are far shorter.
+const MAX: i64 = 64 << 20;
+
+/// Copies the files of a folder; finished parts of a log are linked.
+pub(super) fn hold(live: &OwnedFd, held: &OwnedFd) -> io::Result<()> {
+    for name in names(live.as_fd())?.iter().filter(|name| is_file(live, name)) {
+        let is_there =
+            if name.to_bytes().strip_prefix(b"wal.").is_some_and(|n| n.iter().all(u8::is_ascii_digit)) {
+                link(live, held, name)?
+            } else {
+                let stat = rustix::fs::statat(live, &**name, AtFlags::SYMLINK_NOFOLLOW)?;
+                if stat.st_size > MAX {
+                    let shown = name.to_string_lossy();
+                    return Err(io::Error::other(format!(
+                        "{shown} has {} bytes, too many to be copied",
+                        stat.st_size
+                    )));
+                }
+                copy(live, held, name, None)?
+            };
+        if !is_there {
+            return Err(io::Error::other(format!("{} was removed meanwhile", name.to_string_lossy())));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,270 @@
+//! Pausing who writes into a chain's folder: SIGSTOP, and SIGCONT moments later.
+//!
+//! Must stay true: whoever was paused goes on: by us, at the latest after [`LONGEST`]; by a guard, a process of
+//! its own, if the agent dies or hangs; by the agent's next start if both died. Only a process that has a file of
+//! the folder open for writing, and that nobody else had stopped, is paused. A number is taken for the process
+//! that it meant only while that process's start is the same.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::mpsc::sync_channel;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::platform::writers;
+
+/// So long writers are held at most.
+pub(super) const LONGEST: Duration = Duration::from_secs(2);
+/// The guard does not wait for longer.
+const GUARD: Duration = Duration::from_secs(3);
+/// How long a process has to stop: one that waits for a disk takes a moment.
+const TO_STOP: Duration = Duration::from_millis(500);
+/// The guard's hidden verb.
+const VERB: &str = "guard-pause";
+const READY: &[u8] = b"ready\n";
+/// Records lie in the agent's state folder under this and a number.
+const RECORD: &str = "paused-";
+/// More writers than these are no node.
+const MAX: usize = 9;
+
+/// A process, and not the next one of that number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Process {
+    id: u32,
+    /// In ticks since the system's start.
+    started: u64,
+}
+
+impl Process {
+    fn of(id: u32) -> Option<Self> {
+        look(id).map(|(_, started)| Self { id, started })
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (id, started) = text.split_once(':')?;
+        Some(Self { id: id.parse().ok()?, started: started.parse().ok()? })
+    }
+
+    /// As `/proc` says it; none if it is gone.
+    fn state(self) -> Option<char> {
+        look(self.id).and_then(|(state, started)| (started == self.started).then_some(state))
+    }
+
+    fn is_stopped(self) -> bool {
+        self.state() == Some('T')
+    }
+
+    fn signal(self, signal: Signal) -> io::Result<()> {
+        let id = i32::try_from(self.id).ok().and_then(Pid::from_raw);
+        match (self.state(), id) {
+            (Some(_), Some(id)) => Ok(kill_process(id, signal)?),
+            _ => Err(io::Error::from(io::ErrorKind::NotFound)),
+        }
+    }
+
+    /// Lets it go on; one that is gone needs nothing.
+    fn go_on(self) {
+        if let Err(error) = self.signal(Signal::CONT)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::error!(process = self.id, %error, "a paused process cannot be told to go on: send it SIGCONT");
+        }
+    }
+}
+
+impl std::fmt::Display for Process {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.id, self.started)
+    }
+}
+
+/// The state of a process, and when it was started.
+fn look(id: u32) -> Option<(char, u64)> {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    // Its name may hold anything.
+    let mut after = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    let state = after.next()?.chars().next()?;
+    Some((state, after.nth(18)?.parse().ok()?))
+}
+
+/// Writers that are paused for as long as this lives.
+pub(super) struct Paused {
+    processes: Vec<Process>,
+    guard: Option<Child>,
+    record: PathBuf,
+    began: Instant,
+    is_over: bool,
+}
+
+impl Paused {
+    /// Pauses who writes in `folder`; none if nobody is seen there. `state` is the agent's folder.
+    pub(super) fn begin(folder: &Path, state: &Path) -> io::Result<Option<Self>> {
+        let processes = running(folder)?;
+        if processes.is_empty() {
+            return Ok(None);
+        }
+        let record = state.join(format!("{RECORD}{:016x}", crate::chance()));
+        let words: Vec<String> = processes.iter().map(ToString::to_string).collect();
+        write_durable(&record, &words.join("\n"))?;
+        let mut paused = Self { processes, guard: None, record, began: Instant::now(), is_over: false };
+        paused.guard = Some(guarded(&words)?);
+        paused.began = Instant::now();
+        for process in &paused.processes {
+            process.signal(Signal::STOP)?;
+        }
+        while !paused.processes.iter().all(|process| process.is_stopped() || process.state().is_none()) {
+            if paused.began.elapsed() > TO_STOP {
+                return Err(io::Error::other("it does not stop when it is asked to"));
+            }
+            thread::sleep(Duration::from_micros(200));
+        }
+        // One that was started meanwhile.
+        if running(folder)?.iter().any(|process| !paused.processes.contains(process)) {
+            return Err(io::Error::other("another process writes there meanwhile"));
+        }
+        Ok(Some(paused))
+    }
+
+    /// True if they were held all the time until now, and not for too long.
+    pub(super) fn still_holds(&self) -> bool {
+        self.began.elapsed() < LONGEST
+            && self.processes.iter().all(|process| process.is_stopped() || process.state().is_none())
+    }
+
+    /// Lets them go on; returns how long they were held.
+    pub(super) fn end(mut self) -> Duration {
+        self.thaw();
+        self.began.elapsed()
+    }
+
+    fn thaw(&mut self) {
+        if std::mem::replace(&mut self.is_over, true) {
+            return;
+        }
+        self.processes.iter().for_each(|process| process.go_on());
+        if let Some(mut guard) = self.guard.take() {
+            drop(guard.stdin.take());
+            let _ = guard.wait();
+        }
+        if let Err(error) = fs::remove_file(&self.record) {
+            tracing::warn!(file = %self.record.display(), %error, "the record of a pause stays");
+        }
+    }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        self.thaw();
+    }
+}
+
+/// Who writes in the folder and is not stopped already.
+fn running(folder: &Path) -> io::Result<Vec<Process>> {
+    let writers = writers(folder);
+    if writers.len() > MAX {
+        return Err(io::Error::other(format!("more than {MAX} processes write there")));
+    }
+    let found = writers.into_iter().filter_map(|writer| Process::of(writer.process));
+    Ok(found.filter(|process| process.state().is_some_and(|state| state != 'T' && state != 't')).collect())
+}
+
+fn guarded(words: &[String]) -> io::Result<Child> {
+    let mut guard = Command::new("/proc/self/exe")
+        .arg(VERB)
+        .args(words)
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()?;
+    let mut said = [0; READY.len()];
+    let told = guard.stdout.take().expect("piped").read_exact(&mut said);
+    if told.is_err() || said != READY {
+        let _ = guard.kill();
+        let _ = guard.wait();
+        return Err(io::Error::other("the guard of the pause does not start"));
+    }
+    Ok(guard)
+}
+
+/// Is this process a guard? Then it waits for the agent's end, or for too long a time, and lets them go on.
+pub(crate) fn guard(words: &[OsString]) -> Option<ExitCode> {
+    let [_, verb, processes @ ..] = words else { return None };
+    (verb == VERB).then(|| {
+        let processes: Vec<_> = processes.iter().filter_map(|word| Process::parse(word.to_str()?)).collect();
+        let (ended, end) = sync_channel(1);
+        thread::spawn(move || {
+            // Nobody ever writes there: whatever comes, it is the end.
+            let _ = io::stdin().read(&mut [0]);
+            let _ = ended.send(());
+        });
+        let told = io::stdout().write_all(READY).and_then(|()| io::stdout().flush());
+        if told.is_ok() {
+            let _ = end.recv_timeout(GUARD);
+        }
+        processes.iter().for_each(|process| process.go_on());
+        ExitCode::SUCCESS
+    })
+}
+
+/// Lets go on what an earlier run of the agent has left paused.
+pub(crate) fn thaw_left(state: &Path) {
+    let Ok(listed) = fs::read_dir(state) else { return };
+    let records = listed.flatten().filter(|file| file.file_name().to_string_lossy().starts_with(RECORD));
+    for record in records.map(|file| file.path()) {
+        let text = fs::read_to_string(&record).unwrap_or_default();
+        for process in text.lines().filter_map(Process::parse).filter(|process| process.is_stopped()) {
+            tracing::warn!(process = process.id, "an earlier run has left it paused; it goes on");
+            process.go_on();
+        }
+        if let Err(error) = fs::remove_file(&record) {
+            tracing::warn!(file = %record.display(), %error, "the record of a pause stays");
+        }
+    }
+}
+
+fn write_durable(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = fs::File::create_new(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_left_paused_goes_on_and_another_process_of_that_number_is_left_alone() {
+        let state = tempfile::tempdir().expect("a folder");
+        let mut child = Command::new("sleep").arg("60").spawn().expect("it starts");
+        let process = Process::of(child.id()).expect("it runs");
+        process.signal(Signal::STOP).expect("stopped");
+        let stopped = || {
+            let began = Instant::now();
+            while !process.is_stopped() && began.elapsed() < Duration::from_millis(300) {
+                thread::sleep(Duration::from_millis(1));
+            }
+            process.is_stopped()
+        };
+        assert!(stopped());
+        let record = state.path().join("paused-1");
+        let other = Process { started: process.started + 1, ..process };
+        write_durable(&record, &other.to_string()).expect("written");
+        thaw_left(state.path());
+        assert!(stopped() && !record.exists());
+        write_durable(&record, &process.to_string()).expect("written");
+        thaw_left(state.path());
+        assert!(!process.is_stopped() && process.state().is_some() && !record.exists());
+        child.kill().expect("killed");
+        child.wait().expect("reaped");
+        assert_eq!(process.state(), None);
+    }
+}
