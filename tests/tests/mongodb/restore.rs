@@ -247,7 +247,7 @@ fn what_uses_the_database_is_stopped_for_the_swap_and_all_is_renamed_back_if_it_
     // And if the agent dies in the middle of that, its next start goes on with it.
     system.steps().ask("first-moved-back");
     let job = system.start_job(&restore(&["--no-safety-backup", "--drop-others"]));
-    wait_for("the first to be moved back", 30, || system.steps().reached("first-moved-back"));
+    wait_for("the first to be moved back", 120, || system.steps().reached("first-moved-back"));
     system.kill_agent();
     assert_nothing_is_lost(&server, &spoiled, "first-moved-back");
     system.steps().clear("first-moved-back");
@@ -309,7 +309,7 @@ fn what_somebody_goes_on_writing_between_two_renames_is_kept_and_told_and_is_not
     spoil(&server, 0);
     system.steps().ask("first-old-away");
     let job = system.start_job(&restore(&["--no-safety-backup"]));
-    wait_for("the first collection to be out of the way", 30, || system.steps().reached("first-old-away"));
+    wait_for("the first collection to be out of the way", 120, || system.steps().reached("first-old-away"));
     assert!(!server.collections("shop").contains(&"c0".to_owned()));
 
     let stop = AtomicBool::new(false);
