@@ -33,7 +33,7 @@ pub use schedules::{
     BackupSchedule, Components, Cron, Schedule, VerifyDepth, VerifySchedule, is_schedule_name,
 };
 pub use verification::Verifying;
-pub use web::WebPage;
+pub use web::{WebPage, WebUser};
 
 /// Where the file lies unless told otherwise.
 pub const USUAL_FILE: &str = "/etc/neurashield/controller.yaml";
@@ -133,12 +133,15 @@ impl Settings for ControllerConfig {
         ("NEURASHIELD_DISCORD_WEBHOOK_URL_FILE", "alerts.sinks.discord.discord.webhook_url_file"),
         ("NEURASHIELD_WEBHOOK_URL", "alerts.sinks.webhook.webhook.url"),
         ("NEURASHIELD_WEBHOOK_URL_FILE", "alerts.sinks.webhook.webhook.url_file"),
+        ("NEURASHIELD_WEB_PASSWORD", "web.users.admin.password"),
+        ("NEURASHIELD_WEB_PASSWORD_FILE", "web.users.admin.password_file"),
     ];
     const DEFAULTS: &'static str = r#"
 schedules:
   daily: { backup: "0 1 * * *", components: all, catch_up: 6h, jitter: 0s }
   check: { verify: "0 5 * * *", depth: opened, wait_for_backup: 4h }
 retention: { keep_within: 30d, keep_complete: 3 }
+web: { users: { admin: { role: admin } } }
 "#;
 
     fn note_origins(&mut self, origin: &dyn Fn(&str) -> Origin) {

@@ -184,6 +184,7 @@ mod tests {
             "NEURASHIELD_KEY__FILE",
             "NEURASHIELD_CONTROLLER__KEY__PASSPHRASE",
             "NEURASHIELD_SMTP_PASSWORD",
+            "NEURASHIELD_WEB_PASSWORD",
             "NSCTL_TOKEN",
         ] {
             assert!(!is_for_agent(secret), "{secret}");

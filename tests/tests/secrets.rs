@@ -15,7 +15,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use secrets_support::{Arguments, Canary, Haystack, Search, fetch, web_pages};
+use secrets_support::{Arguments, Canary, Haystack, Search, fetch, sign_in, web_pages};
 use tests::{Process, System, programs, wait_for};
 
 const COMPONENTS: [&str; 5] = ["database", "models", "blockchain", "ipfs", "configs"];
@@ -28,6 +28,7 @@ impl Given {
         let names = [
             "key-passphrase",
             "smtp-password",
+            "web-password",
             "slack-url",
             "discord-url",
             "webhook-url",
@@ -73,6 +74,7 @@ impl Given {
         system.set_variable("NEURASHIELD_SMTP_URL", "smtps://user@localhost:1");
         system.set_variable("NEURASHIELD_ALERT_EMAIL_TO", "ops@example.org");
         system.set_variable("NEURASHIELD_SMTP_PASSWORD", self.text("smtp-password"));
+        system.set_variable("NEURASHIELD_WEB_PASSWORD", self.text("web-password"));
         let discord = format!("https://localhost:1/api/{}", self.text("discord-url"));
         system.set_variable("NEURASHIELD_DISCORD_WEBHOOK_URL", &discord);
     }
@@ -249,7 +251,7 @@ fn misconfigure(system: &System, secret: &Canary) -> Vec<Haystack> {
 }
 
 /// What the web page's admin sees (but for what is in a backup, which is the data itself), and what everybody sees who is not signed in.
-fn every_page(system: &System) -> Vec<Haystack> {
+fn every_page(system: &System, given: &Given) -> Vec<Haystack> {
     let token = fs::read_to_string(system.root().join("api-token")).expect("made before");
     let jobs = system.nsctl(&["jobs", "-o", "json"]).expect(0).json();
     let job = jobs["jobs"][0]["id"].as_str().expect("an id").to_owned();
@@ -273,7 +275,11 @@ fn every_page(system: &System) -> Vec<Haystack> {
     .into();
     pages.push(format!("/jobs/{job}"));
     pages.push(format!("/backups/{backup}"));
-    let mut seen = web_pages(system.web_port(), token.trim(), &pages);
+    let port = system.web_port();
+    let mut seen = web_pages(port, &format!("token={}", token.trim()), &pages);
+    let password = given.text("web-password");
+    seen.extend(web_pages(port, &format!("name=admin&password={password}"), &pages));
+    seen.push(sign_in(port, &format!("name=root&password={password}")));
     seen.push(fetch(system.web_port(), "/"));
     seen.push(fetch(system.web_port(), "/sign-in"));
     seen
@@ -313,7 +319,7 @@ fn a_planted_secret_is_found_nowhere_but_where_it_belongs() {
     haystacks.extend(use_it_from_elsewhere(&system));
     let misplaced = Canary::new("misplaced");
     haystacks.extend(misconfigure(&system, &misplaced));
-    haystacks.extend(every_page(&system));
+    haystacks.extend(every_page(&system, &given));
     for page in ["/healthz", "/readyz", "/metrics"] {
         haystacks.push(fetch(system.probes_port(), page));
     }

@@ -11,6 +11,8 @@ use tests::{System, project, wait_for};
 
 const COMPONENTS: [&str; 5] = ["models", "configs", "ipfs", "blockchain", "mongodb"];
 
+const PASSWORD: &str = "correct horse battery";
+
 /// The page's users, a browser, and five components with a verified backup.
 struct Scene {
     system: System,
@@ -33,8 +35,13 @@ impl Scene {
         let sources: Vec<(&str, &Path)> =
             COMPONENTS.into_iter().zip(folders.iter().map(PathBuf::as_path)).collect();
         system.serve(&sources);
-        // As behind an Ingress: whatever leads past this path is found.
-        system.configure_controller("web: { path: /restore/ }\n");
+        // As behind an Ingress: whatever leads past this path is found. Kim has a password.
+        let password = system.root().join("kim");
+        fs::write(&password, format!("{PASSWORD}\n")).expect("written");
+        system.configure_controller(&format!(
+            "web: {{ path: /restore/, users: {{ kim: {{ role: viewer, password_file: {} }} }} }}\n",
+            password.display()
+        ));
         system.start_controller();
         system.invite();
         system.start_agent();
@@ -58,6 +65,7 @@ impl Scene {
         let url = format!("http://localhost:{}/restore", scene.system.web_port());
         scene.environment.push(("ROOT".to_owned(), scene.system.root().display().to_string()));
         scene.environment.push(("URL".to_owned(), url));
+        scene.environment.push(("PASSWORD".to_owned(), PASSWORD.to_owned()));
         for role in ["viewer", "operator", "admin"] {
             let made = scene.system.nsctl(&["token", "create", role, "--role", role]).expect(0);
             scene.environment.push((role.to_uppercase(), made.out.trim().to_owned()));

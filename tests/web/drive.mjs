@@ -5,7 +5,7 @@ import { strict as assert } from "node:assert";
 import { createServer, request } from "node:http";
 import { existsSync, mkdirSync, readFileSync } from "node:fs";
 
-const { PACKAGES, BROWSER, URL: ORIGIN, OPERATOR, VIEWER, ADMIN, BRIEF, BACKUP, JOB, SHOTS, ROOT, RESTARTED } = process.env;
+const { PACKAGES, BROWSER, URL: ORIGIN, OPERATOR, VIEWER, ADMIN, BRIEF, BACKUP, JOB, SHOTS, ROOT, RESTARTED, PASSWORD } = process.env;
 // Below which the page is: everything here goes by it.
 const BASE = new URL(ORIGIN).pathname;
 const require = createRequire(`${PACKAGES}/`);
@@ -33,8 +33,24 @@ async function fresh(options = {}) {
 
 async function signIn(page, token, to = "/") {
   await page.goto(ORIGIN + to);
+  await enter(page, token);
+}
+
+/** By an API token, at the sign-in: the form is folded where people have passwords. */
+async function enter(page, token) {
+  const form = page.locator("form", { has: page.locator("#token") });
+  if (!(await page.getByLabel("API token").isVisible())) {
+    await page.getByText("Sign in with an API token").click();
+  }
   await page.getByLabel("API token").fill(token);
-  await page.getByRole("button", { name: "Sign in" }).click();
+  await form.getByRole("button", { name: "Sign in" }).click();
+}
+
+async function byPassword(page, name, password) {
+  await page.goto(`${ORIGIN}/`);
+  await page.getByLabel("Name").fill(name);
+  await page.getByLabel("Password").fill(password);
+  await page.keyboard.press("Enter");
 }
 
 /** Looks with axe, at the widths of a phone and of a desk. */
@@ -174,6 +190,25 @@ const parts = {
     assert.equal(without, 403);
     assert.match(said, /form is of another session/);
 
+    // By name and password, too; a wrong one says no more than that.
+    const kim = await fresh();
+    for (const [name, password] of [["kim", "wrong horse 1"], ["lee", PASSWORD], ["kim", ""]]) {
+      await byPassword(kim, name, password);
+      if (password) {
+        await kim.getByRole("alert").getByText("the name or the password is not accepted").waitFor();
+      }
+      assert.equal(await kim.getByRole("navigation").count(), 0);
+    }
+    await accessible(kim);
+    await byPassword(kim, "kim", PASSWORD);
+    await kim.getByRole("heading", { level: 2, name: "Components" }).waitFor();
+    assert.equal(await kim.getByRole("navigation").getByRole("link", { name: "Restore" }).count(), 0);
+    assert.equal((await post(kim, `${BASE}/tokens`, `key=${await kim.locator("input[name=key]").first().inputValue()}&name=x&role=admin&days=1`))[0], 403);
+    await kim.getByRole("button", { name: "Sign out" }).click();
+    await kim.goto(`${ORIGIN}/jobs`);
+    await kim.getByLabel("Password").waitFor();
+    assert.deepEqual(kim.faults, []);
+
     // Another site (another port is one) sends a form with the browser that is signed in.
     await page.route("http://evil.localhost/**", (route) => route.fulfill({
       contentType: "text/html",
@@ -189,8 +224,7 @@ const parts = {
     const outside = `http://localhost:${server.address().port}${BASE}`;
     const guestOfProxy = await fresh();
     await guestOfProxy.goto(`${outside}/jobs/${JOB}`);
-    await guestOfProxy.getByLabel("API token").fill(OPERATOR);
-    await guestOfProxy.getByRole("button", { name: "Sign in" }).click();
+    await enter(guestOfProxy, OPERATOR);
     await guestOfProxy.locator("#log", { hasText: "restore complete" }).waitFor();
     assert.equal(guestOfProxy.url(), `${outside}/jobs/${JOB}`);
     await guestOfProxy.getByRole("link", { name: "Overview" }).click();
@@ -249,7 +283,7 @@ const parts = {
     await admin.getByRole("button", { name: "Revoke <i>ci" }).click();
     await admin.getByRole("cell", { name: "revoked" }).waitFor();
     await guest.goto(`${ORIGIN}/jobs`);
-    await guest.getByLabel("API token").waitFor();
+    await guest.getByLabel("Password").waitFor();
 
     // An invitation comes with what is to be typed, and can be taken back.
     await admin.goto(`${ORIGIN}/agents`);
@@ -303,10 +337,10 @@ const parts = {
     assert.deepEqual(admin.faults, []);
     await admin.getByRole("button", { name: "Sign out" }).click();
     await admin.goto(`${ORIGIN}/jobs`);
-    await admin.getByLabel("API token").waitFor();
+    await admin.getByLabel("Password").waitFor();
 
     // What has ended meanwhile lets nobody in any more, and says so by the sign-in.
-    for (let tries = 0; BRIEF && !(await brief.getByLabel("API token").isVisible()); tries += 1) {
+    for (let tries = 0; BRIEF && !(await brief.getByLabel("Password").isVisible()); tries += 1) {
       assert.ok(tries < 400, "the session ends with its token");
       await brief.waitForTimeout(100);
       await brief.goto(`${ORIGIN}/backups`);
@@ -326,8 +360,7 @@ const parts = {
     }
     // The sessions went with the controller; what was under way did not.
     await page.goto(job);
-    await page.getByLabel("API token").fill(OPERATOR);
-    await page.getByRole("button", { name: "Sign in" }).click();
+    await enter(page, OPERATOR);
     assert.equal(page.url(), job, "back at the page where one was");
     await ended(page);
     await page.getByText("Restored.").waitFor();

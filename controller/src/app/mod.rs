@@ -17,6 +17,7 @@ mod plan;
 mod retention;
 mod room;
 mod schedules;
+mod sign_in;
 mod storage_look;
 mod tokens;
 mod undo;

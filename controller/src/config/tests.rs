@@ -1,6 +1,7 @@
 use runtime::config::{Layers, Loaded, Origin, load};
 
 use super::*;
+use crate::identity::Role;
 
 fn from(text: &str, variables: &[(&str, &str)]) -> Result<Loaded<ControllerConfig>, String> {
     let folder = tempfile::tempdir().unwrap();
@@ -86,9 +87,12 @@ fn short_forms_reach_the_settings_they_stand_for() {
         ("NEURASHIELD_SLACK_WEBHOOK_URL_FILE", "/run/secrets/slack"),
         ("NEURASHIELD_DISCORD_WEBHOOK_URL", "https://discord.example/hunter2"),
         ("NEURASHIELD_WEBHOOK_URL", "https://example.org/hunter2"),
+        ("NEURASHIELD_WEB_PASSWORD", "hunter2 hunter2"),
     ];
     let loaded = from("", &variables).unwrap();
     let config = &loaded.settings;
+    assert_eq!(config.web.users["admin"].role, Role::Admin);
+    assert!(config.web.users().find("admin", "hunter2 hunter2").is_some());
     assert_eq!(config.retention.keep_within, Some(Duration::from_days(7)));
     assert_eq!(config.retention.keep_complete, 3);
     let Schedule::Backup(daily) = &config.schedules["daily"] else { panic!("daily is a backup") };

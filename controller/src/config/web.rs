@@ -1,7 +1,12 @@
-//! Under which names and where the web page is.
+//! Under which names and where the web page is, and who signs in to it by name and password.
 
-use runtime::config::Problem;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use runtime::config::{Problem, Secret, SecretSource};
 use serde::{Deserialize, Serialize};
+
+use crate::identity::{Role, SHORTEST_PASSWORD, User, Users};
 
 /// Under which names and where the web page is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,11 +18,31 @@ pub struct WebPage {
     /// Names by which browsers reach it, no port; beside IP addresses, `localhost`, the host's name and
     /// `grpc_names`.
     pub hosts: Vec<String>,
+    /// Who signs in by name and password; everybody else does by an API token. `admin` is there from the start
+    /// and has no password.
+    pub users: BTreeMap<String, WebUser>,
 }
+
+/// Somebody who signs in by name and password.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WebUser {
+    /// What they may do.
+    pub role: Role,
+    /// Their password.
+    #[serde(default)]
+    pub password: Option<Secret>,
+    /// A file that holds it; read at each sign-in.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+}
+
+/// There from the start, so that it only needs a password.
+const FIRST_USER: &str = "admin";
 
 impl Default for WebPage {
     fn default() -> Self {
-        Self { path: "/".to_owned(), hosts: Vec::new() }
+        Self { path: "/".to_owned(), hosts: Vec::new(), users: BTreeMap::new() }
     }
 }
 
@@ -32,13 +57,60 @@ impl WebPage {
         if let Some(place) = self.hosts.iter().position(|name| !super::is_host(name)) {
             return Err(Problem::new(format!("web.hosts[{place}]"), "write a DNS name, no port"));
         }
-        Ok(())
+        self.users.iter().try_for_each(|(name, user)| user.check(name))
+    }
+
+    /// Those who can sign in.
+    pub fn users(&self) -> Users {
+        let users = self.users.iter().filter_map(|(name, user)| {
+            let password = SecretSource::from_pair(user.password.as_ref(), user.password_file.as_ref())?;
+            Some(User { name: name.clone(), role: user.role, password })
+        });
+        Users::new(users.collect())
+    }
+}
+
+impl WebUser {
+    fn check(&self, name: &str) -> Result<(), Problem> {
+        let wrong = |what: &str| Err(Problem::new(format!("web.users.{name}"), what.to_owned()));
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "._@-".contains(c);
+        if name.is_empty() || name.len() > 64 || !name.chars().all(is_plain) {
+            return wrong("a name has 1 to 64 of a-z, A-Z, 0-9, '.', '_', '@' and '-'");
+        }
+        match (&self.password, &self.password_file) {
+            (Some(_), Some(_)) => wrong("set `password` or `password_file`, not both"),
+            (None, None) if name != FIRST_USER => wrong("give it a `password_file`, or a `password`"),
+            (Some(password), None) if password.expose().chars().count() < SHORTEST_PASSWORD => {
+                wrong(&format!("a password has at least {SHORTEST_PASSWORD} letters"))
+            }
+            (None, Some(file)) => super::absolute(&format!("web.users.{name}.password_file"), file),
+            _ => Ok(()),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_user_has_one_password_that_is_long_enough_and_the_first_one_need_not_have_any() {
+        let user = |password: Option<&str>, file: Option<&str>| WebUser {
+            role: Role::Viewer,
+            password: password.map(Secret::new),
+            password_file: file.map(PathBuf::from),
+        };
+        let takes = |name: &str, user: WebUser| user.check(name).is_ok();
+        assert!(takes("admin", user(None, None)) && !takes("kim", user(None, None)));
+        assert!(takes("kim@example.org", user(Some("correct horse"), None)));
+        assert!(takes("kim", user(None, Some("/run/secrets/kim"))));
+        assert!(!takes("kim", user(None, Some("secrets/kim"))));
+        assert!(!takes("kim", user(Some("short"), None)));
+        assert!(!takes("kim", user(Some("correct horse"), Some("/run/secrets/kim"))));
+        for name in ["", "k im", "<b>", "kim/lee"] {
+            assert!(!takes(name, user(Some("correct horse"), None)), "{name}");
+        }
+    }
 
     #[test]
     fn a_path_begins_and_ends_with_a_slash_and_has_nothing_odd() {

@@ -11,9 +11,11 @@ mod authority;
 mod bounds;
 mod certificate;
 mod enrolment;
+mod passing;
 mod role;
 mod server_certificate;
 mod sessions;
+mod users;
 
 pub use accounts::{Account, AccountRules, AccountTerms};
 pub use api_tokens::{ApiTokens, TokenRefused};
@@ -24,3 +26,4 @@ pub use enrolment::{Enrolment, Invitation, JoinRefused, Joined, Terms};
 pub use role::Role;
 pub use server_certificate::ServerCertificate;
 pub use sessions::Session;
+pub use users::{SHORTEST_PASSWORD, User, Users};

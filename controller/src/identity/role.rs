@@ -1,7 +1,10 @@
 //! What people and automation may do.
 
+use serde::{Deserialize, Serialize};
+
 /// A role: each one may do what those before it may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Role {
     /// See lists, states and health.
     Viewer,

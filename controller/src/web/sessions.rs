@@ -1,7 +1,8 @@
 //! Who is signed in.
 //!
 //! A session is a random number in the browser's cookie; here its SHA-256 leads to the API token that was
-//! shown. The token itself is asked about at every call, so a revoked one ends its sessions at once.
+//! shown, or that a name and a password have brought. The token itself is asked about at every call, so a revoked
+//! one ends its sessions at once.
 //! Sessions are in memory alone: after a restart of the controller one signs in again, and is back where
 //! one was.
 //!
@@ -22,7 +23,7 @@ use crate::identity::Role;
 /// Without a request for this long, a session ends.
 const IDLE: SignedDuration = SignedDuration::from_mins(60);
 /// However much it is used, it ends after this time.
-const LONGEST: SignedDuration = SignedDuration::from_hours(12);
+pub(super) const LONGEST: SignedDuration = SignedDuration::from_hours(12);
 /// With more, the one that was not used for the longest time ends.
 const MOST: usize = 1_000;
 
@@ -95,9 +96,9 @@ impl Sessions {
         Some(session.user.clone())
     }
 
-    /// Ends a session.
-    pub(super) fn end(&self, cookie: &str) {
-        self.lock().remove(&key_of(cookie));
+    /// Ends a session; whose it was.
+    pub(super) fn end(&self, cookie: &str) -> Option<User> {
+        self.lock().remove(&key_of(cookie)).map(|session| session.user)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Session>> {

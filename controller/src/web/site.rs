@@ -22,7 +22,7 @@ use proto::v1::retention_client::RetentionClient;
 use tonic::Code;
 
 use crate::app::App;
-use crate::identity::Role;
+use crate::identity::{Role, Users};
 use crate::rpc::{Inside, PageCaller};
 use crate::web::form::{Form, encode};
 use crate::web::guard::{self, Hosts};
@@ -44,6 +44,8 @@ pub(super) struct Site {
     pub(super) app: App,
     pub(super) inside: Inside,
     pub(super) sessions: Arc<Sessions>,
+    /// Who signs in by name and password.
+    pub(super) users: Arc<Users>,
     pub(super) uncovered: Arc<lists::Uncovered>,
     hosts: Arc<Hosts>,
     /// The path of the first page; it ends with a slash.
@@ -67,6 +69,7 @@ pub fn site(app: App) -> Router {
     let site = Site {
         inside: Inside::new(&app),
         sessions: Arc::default(),
+        users: Arc::new(app.config.web.users()),
         uncovered: Arc::default(),
         hosts: Arc::new(Hosts::new(hosts)),
         base: app.config.web.path.as_str().into(),

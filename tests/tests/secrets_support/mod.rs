@@ -158,9 +158,15 @@ pub(crate) fn fetch(port: u16, page: &str) -> Haystack {
     Haystack { name: format!("page {page} on port {port}"), bytes }
 }
 
+/// What the web page answers to this form of the sign-in.
+pub(crate) fn sign_in(port: u16, form: &str) -> Haystack {
+    let bytes = ask(port, "POST /sign-in", "Origin: http://localhost\r\n", form);
+    Haystack { name: "the sign-in's answer".to_owned(), bytes }
+}
+
 /// Signs in to the web page; every page of it as its user sees it.
-pub(crate) fn web_pages(port: u16, token: &str, pages: &[String]) -> Vec<Haystack> {
-    let entered = ask(port, "POST /sign-in", "Origin: http://localhost\r\n", &format!("token={token}"));
+pub(crate) fn web_pages(port: u16, form: &str, pages: &[String]) -> Vec<Haystack> {
+    let Haystack { bytes: entered, name } = sign_in(port, form);
     let text = String::from_utf8_lossy(&entered).into_owned();
     let cookie = text.lines().find_map(|line| line.strip_prefix("set-cookie: ")).expect("signed in");
     let cookie = cookie.split(';').next().expect("a pair");
@@ -170,7 +176,7 @@ pub(crate) fn web_pages(port: u16, token: &str, pages: &[String]) -> Vec<Haystac
         Haystack { name: format!("web page {page}"), bytes }
     };
     let mut seen: Vec<Haystack> = pages.iter().map(page).collect();
-    seen.push(Haystack { name: "the sign-in's answer".to_owned(), bytes: entered });
+    seen.push(Haystack { name, bytes: entered });
     seen
 }
 
