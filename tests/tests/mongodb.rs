@@ -360,3 +360,34 @@ fn a_connection_cut_while_a_collection_is_read_ends_the_backup_and_the_next_one_
     system.run(&["restore", "--timestamp", "latest", "--to", place.to_str().expect("UTF-8"), "--yes"]);
     assert_eq!(parsed(&place.join("database/shop/large.bson")), server.documents("shop", "large"));
 }
+
+#[test]
+fn a_kill_of_agent_or_controller_while_a_server_is_read_ends_in_a_whole_backup() {
+    let server = Server::start("9");
+    server.insert("shop", "large", (0..3_300).map(|i| doc! { "_id": i, "noise": noise(i, 1_000) }).collect());
+    let mut system = system(&uri(server.port), ", limits: { read: 1500kB }");
+    for killed in ["agent", "controller"] {
+        let job = system.start_job(&["backup"]);
+        wait_for("the collection to be read", 30, || {
+            let job = system.job(&job)?;
+            (job["parts"][0]["done_entries"].as_u64() >= Some(4)).then_some(())
+        });
+        match killed {
+            "agent" => {
+                system.kill_agent();
+                system.start_agent();
+            }
+            _ => {
+                system.kill_controller();
+                system.start_controller();
+            }
+        }
+        system.await_agent();
+        let ended = system.await_end(&job);
+        assert_eq!(ended["state"], "complete", "{killed}: {ended:#}");
+        let place = system.root().join(format!("without-{killed}"));
+        system.run(&["restore", "--timestamp", "latest", "--to", place.to_str().expect("UTF-8"), "--yes"]);
+        let came = parsed(&place.join("database/shop/large.bson"));
+        assert!(came == server.documents("shop", "large"), "{killed}: {} documents", came.len());
+    }
+}
