@@ -96,14 +96,19 @@ impl Freezing {
         Self { program: program("gethfreeze"), chaindata: data.join("geth/chaindata") }
     }
 
+    /// Opens it, and leaves `keep` blocks in the store.
+    pub(crate) fn run(&self, keep: u64) {
+        let said = Command::new(&self.program).arg(&self.chaindata).arg(keep.to_string()).output();
+        let said = said.expect("it runs");
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    }
+
     /// Block by block until `keep` are left in the store, while `work` is done.
     pub(crate) fn down_to(&self, keep: u64, work: impl FnOnce() -> Value) {
         thread::scope(|scope| {
             scope.spawn(|| {
                 for keep in (keep..keep + 20).rev() {
-                    let mut freeze = Command::new(&self.program);
-                    let said = freeze.arg(&self.chaindata).arg(keep.to_string()).output().expect("it runs");
-                    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+                    self.run(keep);
                 }
             });
             work();
