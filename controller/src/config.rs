@@ -141,7 +141,6 @@ schedules:
   daily: { backup: "0 1 * * *", components: all, catch_up: 6h, jitter: 0s }
   check: { verify: "0 5 * * *", depth: opened, wait_for_backup: 4h }
 retention: { keep_within: 30d, keep_complete: 3 }
-web: { users: { admin: { role: admin } } }
 "#;
 
     fn note_origins(&mut self, origin: &dyn Fn(&str) -> Origin) {

@@ -335,6 +335,8 @@ const parts = {
     await admin.getByText("is like that").waitFor();
     await accessible(admin);
     assert.deepEqual(admin.faults, []);
+    await admin.goto(`${ORIGIN}/audit`);
+    await admin.getByText("Web/SignIn").first().waitFor();
     await admin.getByRole("button", { name: "Sign out" }).click();
     await admin.goto(`${ORIGIN}/jobs`);
     await admin.getByLabel("Password").waitFor();

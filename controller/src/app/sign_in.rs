@@ -42,4 +42,12 @@ impl App {
         }
         Ok((token, record))
     }
+
+    /// Tells the audit log that somebody was refused; `name` only where it is somebody's.
+    pub async fn sign_in_denied(&self, name: &str, from: IpAddr) {
+        let from = from.to_canonical().to_string();
+        tracing::warn!(user = name, from, "a sign-in by password was refused");
+        let who = Who { kind: Kind::Nobody, id: String::new(), name: name.to_owned(), from };
+        self.audit.denied(&who, CALL, reason::TOKEN_REFUSED).await;
+    }
 }

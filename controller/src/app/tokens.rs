@@ -39,9 +39,10 @@ impl App {
         Ok((token, record))
     }
 
-    /// All tokens, the newest first.
+    /// All tokens: those of sign-ins by password, and those that were made; the newest first.
     pub async fn api_tokens(&self) -> Result<Vec<ApiTokenRecord>, Failure> {
-        self.tokens.list().await.map_err(|error| catalog_failure(&error))
+        let made = self.tokens.list().await.map_err(|error| catalog_failure(&error))?;
+        Ok(self.tokens.passing().into_iter().chain(made).collect())
     }
 
     /// Lets a token count no more, by its id or its name, and ends what its holders have open.

@@ -91,8 +91,7 @@ fn short_forms_reach_the_settings_they_stand_for() {
     ];
     let loaded = from("", &variables).unwrap();
     let config = &loaded.settings;
-    assert_eq!(config.web.users["admin"].role, Role::Admin);
-    assert!(config.web.users().find("admin", "hunter2 hunter2").is_some());
+    assert!(config.web.users().find("admin", "hunter2 hunter2").is_some_and(|user| user.role == Role::Admin));
     assert_eq!(config.retention.keep_within, Some(Duration::from_days(7)));
     assert_eq!(config.retention.keep_complete, 3);
     let Schedule::Backup(daily) = &config.schedules["daily"] else { panic!("daily is a backup") };
@@ -230,4 +229,16 @@ fn a_verification_has_a_budget_and_a_time_within_which_it_reads_everything() {
     assert!(error("verification: { budget: 0B }").contains("leave it out"));
     assert!(error("verification: { everything_within: 1h }").contains("a day or more"));
     assert!(error("verification: { budget: 200 }").contains("with its unit"));
+}
+
+#[test]
+fn a_variable_is_enough_for_a_password_whatever_the_file_says_of_the_page() {
+    for file in
+        ["", "web: { path: /restore/ }", "web: { users: { kim: { role: viewer, password: another horse } } }"]
+    {
+        let loaded = from(file, &[("NEURASHIELD_WEB_PASSWORD", "correct horse")]).expect(file);
+        let users = loaded.settings.web.users();
+        assert!(users.find("admin", "correct horse").is_some_and(|user| user.role == Role::Admin), "{file}");
+        assert_eq!(users.find("kim", "another horse").is_some(), file.contains("kim"));
+    }
 }

@@ -18,26 +18,23 @@ pub struct WebPage {
     /// Names by which browsers reach it, no port; beside IP addresses, `localhost`, the host's name and
     /// `grpc_names`.
     pub hosts: Vec<String>,
-    /// Who signs in by name and password; everybody else does by an API token. `admin` is there from the start
-    /// and has no password.
+    /// Who signs in by name and password; everybody else does by an API token.
     pub users: BTreeMap<String, WebUser>,
 }
 
 /// Somebody who signs in by name and password.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct WebUser {
-    /// What they may do.
-    pub role: Role,
+    /// What they may do; `admin` is an admin where nothing else is said.
+    pub role: Option<Role>,
     /// Their password.
-    #[serde(default)]
     pub password: Option<Secret>,
     /// A file that holds it; read at each sign-in.
-    #[serde(default)]
     pub password_file: Option<PathBuf>,
 }
 
-/// There from the start, so that it only needs a password.
+/// Needs nothing but a password, so that one variable is enough.
 const FIRST_USER: &str = "admin";
 
 impl Default for WebPage {
@@ -64,22 +61,29 @@ impl WebPage {
     pub fn users(&self) -> Users {
         let users = self.users.iter().filter_map(|(name, user)| {
             let password = SecretSource::from_pair(user.password.as_ref(), user.password_file.as_ref())?;
-            Some(User { name: name.clone(), role: user.role, password })
+            Some(User { name: name.clone(), role: user.role_of(name)?, password })
         });
         Users::new(users.collect())
     }
 }
 
 impl WebUser {
+    fn role_of(&self, name: &str) -> Option<Role> {
+        self.role.or((name == FIRST_USER).then_some(Role::Admin))
+    }
+
     fn check(&self, name: &str) -> Result<(), Problem> {
         let wrong = |what: &str| Err(Problem::new(format!("web.users.{name}"), what.to_owned()));
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "._@-".contains(c);
         if name.is_empty() || name.len() > 64 || !name.chars().all(is_plain) {
             return wrong("a name has 1 to 64 of a-z, A-Z, 0-9, '.', '_', '@' and '-'");
         }
+        if self.role_of(name).is_none() {
+            return wrong("give it a `role`: viewer, operator or admin");
+        }
         match (&self.password, &self.password_file) {
             (Some(_), Some(_)) => wrong("set `password` or `password_file`, not both"),
-            (None, None) if name != FIRST_USER => wrong("give it a `password_file`, or a `password`"),
+            (None, None) => wrong("give it a `password_file`, or a `password`"),
             (Some(password), None) if password.expose().chars().count() < SHORTEST_PASSWORD => {
                 wrong(&format!("a password has at least {SHORTEST_PASSWORD} letters"))
             }
@@ -94,14 +98,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_user_has_one_password_that_is_long_enough_and_the_first_one_need_not_have_any() {
+    fn a_user_has_a_role_and_one_password_that_is_long_enough() {
         let user = |password: Option<&str>, file: Option<&str>| WebUser {
-            role: Role::Viewer,
+            role: Some(Role::Viewer),
             password: password.map(Secret::new),
             password_file: file.map(PathBuf::from),
         };
         let takes = |name: &str, user: WebUser| user.check(name).is_ok();
-        assert!(takes("admin", user(None, None)) && !takes("kim", user(None, None)));
+        assert!(!takes("admin", user(None, None)) && !takes("kim", user(None, None)));
+        let without_role = WebUser { role: None, ..user(Some("correct horse"), None) };
+        assert!(takes("admin", without_role.clone()) && !takes("kim", without_role));
         assert!(takes("kim@example.org", user(Some("correct horse"), None)));
         assert!(takes("kim", user(None, Some("/run/secrets/kim"))));
         assert!(!takes("kim", user(None, Some("secrets/kim"))));

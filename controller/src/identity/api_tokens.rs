@@ -101,7 +101,9 @@ impl ApiTokens {
             last_used_at: None,
             created_by: "a password".to_owned(),
         };
-        self.passing.add(record.clone(), hash(&token), now);
+        if let Some(put_out) = self.passing.add(record.clone(), hash(&token), now) {
+            self.sessions.cut(put_out);
+        }
         (token, record)
     }
 
@@ -146,14 +148,23 @@ impl ApiTokens {
         Ok((record, session))
     }
 
-    /// All tokens, the newest first.
+    /// All tokens that somebody has, the newest first.
     pub async fn list(&self) -> Result<Vec<ApiTokenRecord>, CatalogError> {
         self.catalog.api_tokens().await
     }
 
+    /// Those of sign-ins by password, the newest first.
+    pub fn passing(&self) -> Vec<ApiTokenRecord> {
+        let mut all = self.passing.all();
+        all.sort_by_key(|record| std::cmp::Reverse(record.id.to_string()));
+        all
+    }
+
     /// Lets a token count no more, and ends what its holders have open.
     pub async fn revoke(&self, id: TokenId, now: Timestamp) -> Result<(), CatalogError> {
-        self.catalog.revoke_api_token(id, now).await?;
+        if !self.passing.revoke(id, now) {
+            self.catalog.revoke_api_token(id, now).await?;
+        }
         self.sessions.cut(id);
         Ok(())
     }

@@ -4,7 +4,7 @@
 //! short a one, nobody gets in by it; a wrong name and a wrong password look the same.
 
 use aws_lc_rs::{constant_time, digest};
-use runtime::config::SecretSource;
+use runtime::config::{Secret, SecretSource};
 
 use crate::identity::Role;
 
@@ -37,29 +37,43 @@ impl Users {
         self.0.is_empty()
     }
 
-    /// Who it is that has this name and this password.
+    /// Who it is that has this name and this password. Reads a file: not for a thread that must not wait.
     pub fn find(&self, name: &str, password: &str) -> Option<&User> {
         let given = sha256(password);
-        let is_it = |user: &&User| {
-            let known = match user.password.read() {
-                Ok(known) if known.expose().chars().count() >= SHORTEST_PASSWORD => known,
-                Ok(_) => {
-                    tracing::error!(
-                        user = user.name,
-                        "this password for the web page has fewer than {SHORTEST_PASSWORD} letters: it does not count"
-                    );
-                    return false;
-                }
-                Err(error) => {
-                    let error = proto::failure::chain(&error);
-                    tracing::error!(user = user.name, error, "the password for the web page cannot be read");
-                    return false;
-                }
-            };
-            let is_right = constant_time::verify_slices_are_equal(&given, &sha256(known.expose())).is_ok();
-            is_right && user.name == name
-        };
-        self.0.iter().find(is_it)
+        // For a name that is not there another one's password is read, so that both take their time.
+        let user = self.0.iter().find(|user| user.name == name).or(self.0.first())?;
+        let known = user
+            .known()
+            .map_err(|why| {
+                tracing::error!(user = user.name, why, "nobody can sign in to the web page by this name")
+            })
+            .ok()?;
+        let is_right = constant_time::verify_slices_are_equal(&given, &sha256(known.expose())).is_ok();
+        (is_right && user.name == name).then_some(user)
+    }
+
+    /// Says whose password does not count, and why.
+    pub fn tell_what_does_not_count(&self) {
+        for user in &self.0 {
+            if let Err(why) = user.known() {
+                tracing::error!(user = user.name, why, "nobody can sign in to the web page by this name");
+            }
+        }
+    }
+
+    /// True if somebody has this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|user| user.name == name)
+    }
+}
+
+impl User {
+    fn known(&self) -> Result<Secret, String> {
+        let known = self.password.read().map_err(|error| proto::failure::chain(&error))?;
+        match known.expose().chars().count() >= SHORTEST_PASSWORD {
+            true => Ok(known),
+            false => Err(format!("its password has fewer than {SHORTEST_PASSWORD} letters")),
+        }
     }
 }
 
@@ -69,8 +83,6 @@ fn sha256(text: &str) -> [u8; 32] {
 
 #[cfg(test)]
 mod tests {
-    use runtime::config::Secret;
-
     use super::*;
 
     fn user(name: &str, password: &str) -> User {

@@ -22,7 +22,7 @@ const MOST_WAITING: usize = 256;
 
 /// The failed attempts of the last minute.
 #[derive(Debug)]
-pub(super) struct Attempts {
+pub(crate) struct Attempts {
     failed: Mutex<Failed>,
     waiting: Semaphore,
 }
@@ -59,6 +59,22 @@ impl Attempts {
         }
     }
 
+    /// An attempt from `address` has failed; the next one waits ([`Attempts::due`]).
+    pub(crate) fn note(&self, address: IpAddr) {
+        self.count(network_of(address), Instant::now());
+    }
+
+    /// How long the next attempt from `address` has to wait before anything is looked at.
+    pub(crate) fn due(&self, address: IpAddr) -> Duration {
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        match failed.addresses.get(&network_of(address)) {
+            Some((count, last)) if last.elapsed() < FORGET => wait_after(*count),
+            Some(_) => Duration::ZERO,
+            None if failed.addresses.len() >= MOST_ADDRESSES => LONGEST,
+            None => Duration::ZERO,
+        }
+    }
+
     fn count(&self, address: IpAddr, now: Instant) -> Duration {
         let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         let is_full = failed.addresses.len() >= MOST_ADDRESSES && !failed.addresses.contains_key(&address);
@@ -70,12 +86,16 @@ impl Attempts {
             *count = 0;
         }
         (*count, *last) = (count.saturating_add(1), now);
-        FIRST.saturating_mul(1 << (*count - 1).min(16)).min(LONGEST)
+        wait_after(*count)
     }
 }
 
+fn wait_after(failures: u32) -> Duration {
+    FIRST.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LONGEST)
+}
+
 /// What one attacker has to itself: one IPv4 address, or 64 bits of IPv6.
-fn network_of(address: IpAddr) -> IpAddr {
+pub(crate) fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();

@@ -5,7 +5,7 @@
 
 mod agents;
 mod alerts;
-mod attempts;
+pub(crate) mod attempts;
 mod audit;
 mod backups;
 mod book;

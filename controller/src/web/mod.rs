@@ -17,6 +17,7 @@ mod jobs;
 mod lists;
 mod meter;
 mod overview;
+mod passwords;
 mod restore;
 mod retention;
 mod schedules;

@@ -6,7 +6,8 @@
 //! Sessions are in memory alone: after a restart of the controller one signs in again, and is back where
 //! one was.
 //!
-//! Must stay true: the number of sessions is bounded; a session ends after its idle and its absolute time;
+//! Must stay true: the number of sessions is bounded; a session ends after its idle and its absolute time, and with
+//! it the token that a password has brought;
 //! neither a cookie nor a token is ever logged.
 
 use std::collections::HashMap;
@@ -18,7 +19,7 @@ use jiff::{SignedDuration, Timestamp};
 use repository::ids::hex;
 use zeroize::Zeroizing;
 
-use crate::identity::Role;
+use crate::identity::{ApiTokens, Role};
 
 /// Without a request for this long, a session ends.
 const IDLE: SignedDuration = SignedDuration::from_mins(60);
@@ -65,20 +66,31 @@ impl Session {
 }
 
 /// All sessions.
-#[derive(Default)]
-pub(super) struct Sessions(Mutex<HashMap<Key, Session>>);
+pub(super) struct Sessions {
+    all: Mutex<HashMap<Key, Session>>,
+    /// Ends what a password has brought.
+    tokens: Option<ApiTokens>,
+}
 
 impl Sessions {
+    pub(super) fn new(tokens: ApiTokens) -> Self {
+        Self { all: Mutex::default(), tokens: Some(tokens) }
+    }
+
+    fn ended(&self, session: &Session) {
+        self.tokens.iter().for_each(|tokens| tokens.end_passing(&session.user.token));
+    }
+
     /// Begins a session; what its cookie has to hold.
     pub(super) fn begin(&self, name: String, role: Role, token: Zeroizing<String>, now: Timestamp) -> String {
         let (cookie, form_key) = (random(), random());
         let user = User { name, role, token: Arc::new(token), form_key };
         let mut all = self.lock();
-        all.retain(|_, session| session.counts(now));
+        all.extract_if(|_, session| !session.counts(now)).for_each(|(_, session)| self.ended(&session));
         if all.len() >= MOST
             && let Some(oldest) = all.iter().min_by_key(|(_, session)| session.used).map(|(key, _)| *key)
         {
-            all.remove(&oldest);
+            all.remove(&oldest).iter().for_each(|session| self.ended(session));
         }
         all.insert(key_of(&cookie), Session { user, begun: now, used: now });
         cookie
@@ -89,20 +101,20 @@ impl Sessions {
         let (mut all, key) = (self.lock(), key_of(cookie));
         let session = all.get_mut(&key)?;
         if !session.counts(now) {
-            all.remove(&key);
+            all.remove(&key).iter().for_each(|session| self.ended(session));
             return None;
         }
         session.used = now;
         Some(session.user.clone())
     }
 
-    /// Ends a session; whose it was.
-    pub(super) fn end(&self, cookie: &str) -> Option<User> {
-        self.lock().remove(&key_of(cookie)).map(|session| session.user)
+    /// Ends a session.
+    pub(super) fn end(&self, cookie: &str) {
+        self.lock().remove(&key_of(cookie)).iter().for_each(|session| self.ended(session));
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Session>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -121,13 +133,17 @@ fn key_of(cookie: &str) -> Key {
 mod tests {
     use super::*;
 
+    fn sessions() -> Sessions {
+        Sessions { all: Mutex::default(), tokens: None }
+    }
+
     fn begin(sessions: &Sessions, now: Timestamp) -> String {
         sessions.begin("kim".to_owned(), Role::Operator, Zeroizing::new("secret".to_owned()), now)
     }
 
     #[test]
     fn a_session_ends_when_it_is_idle_when_it_is_old_and_when_it_is_told_to() {
-        let (sessions, start) = (Sessions::default(), Timestamp::UNIX_EPOCH);
+        let (sessions, start) = (sessions(), Timestamp::UNIX_EPOCH);
         let minutes = |minutes| start + SignedDuration::from_mins(minutes);
         let cookie = begin(&sessions, start);
         assert!(sessions.find("another", start).is_none());
@@ -146,7 +162,7 @@ mod tests {
 
     #[test]
     fn there_are_so_many_sessions_at_most_and_the_one_unused_for_longest_goes() {
-        let (sessions, start) = (Sessions::default(), Timestamp::UNIX_EPOCH);
+        let (sessions, start) = (sessions(), Timestamp::UNIX_EPOCH);
         let first = begin(&sessions, start);
         let later = start + SignedDuration::from_secs(1);
         let others: Vec<String> = (0..MOST).map(|_| begin(&sessions, later)).collect();
@@ -157,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_form_of_another_session_is_not_taken_and_nothing_shows_a_token() {
-        let (sessions, now) = (Sessions::default(), Timestamp::UNIX_EPOCH);
+        let (sessions, now) = (sessions(), Timestamp::UNIX_EPOCH);
         let [one, other] = [(); 2].map(|()| {
             let cookie = begin(&sessions, now);
             sessions.find(&cookie, now).expect("signed in")

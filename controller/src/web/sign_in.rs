@@ -1,7 +1,7 @@
 //! Sign-in with an API token, or with a name and a password, and sign-out.
 //!
-//! Must stay true: whatever is not accepted goes through the gate, which refuses it, later with every failure,
-//! and tells the audit log.
+//! Must stay true: whatever is not accepted is in the audit log, and the next try from there is looked at or
+//! answered later ([`crate::web::passwords`], the gate).
 
 use askama::Template;
 use axum::body::Bytes;
@@ -10,11 +10,13 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::Response;
 use proto::Failure;
+use proto::failure::reason;
 use proto::v1::ListJobsRequest;
 use proto::v1::jobs_client::JobsClient;
 use tonic::Code;
 use zeroize::Zeroizing;
 
+use crate::catalog::ApiTokenRecord;
 use crate::web::form::Form;
 use crate::web::guard::is_loopback;
 use crate::web::sessions::LONGEST;
@@ -25,13 +27,29 @@ use crate::web::site::{Asked, COOKIE, Host, Site, address, cookie, redirect, ren
 struct SignIn {
     base: std::sync::Arc<str>,
     next: String,
-    refused: Option<Failure>,
+    refused: Option<Refused>,
     /// There are people with passwords.
     has_users: bool,
-    /// What was refused was a token.
-    by_token: bool,
     /// The browser will not keep the cookie that is about to be set.
     is_unsafe: bool,
+}
+
+/// What was tried and not accepted.
+struct Refused {
+    failure: Failure,
+    by_token: bool,
+    /// The name that was typed.
+    name: String,
+}
+
+impl SignIn {
+    fn token_was_refused(&self) -> bool {
+        self.refused.as_ref().is_some_and(|refused| refused.by_token)
+    }
+
+    fn name(&self) -> &str {
+        self.refused.as_ref().map_or("", |refused| &refused.name)
+    }
 }
 
 /// Where to go after the sign-in: a path of ours, or the first page.
@@ -42,11 +60,15 @@ fn next_of(site: &Site, wanted: &str) -> String {
     if is_ours { wanted.to_owned() } else { site.base.to_string() }
 }
 
-fn page(site: &Site, next: &str, refused: Option<Failure>, is_unsafe: bool, by_token: bool) -> Response {
+fn page(site: &Site, next: &str, refused: Option<Refused>, is_unsafe: bool) -> Response {
     let next = next_of(site, next);
-    let status = if refused.is_some() { StatusCode::UNAUTHORIZED } else { StatusCode::OK };
-    let has_users = !site.users.is_empty();
-    let page = SignIn { base: site.base.clone(), next, refused, has_users, by_token, is_unsafe };
+    let status = match refused.as_ref().map(|refused| refused.failure.code) {
+        None => StatusCode::OK,
+        Some(Code::Unavailable) => StatusCode::SERVICE_UNAVAILABLE,
+        Some(_) => StatusCode::UNAUTHORIZED,
+    };
+    let has_users = !site.passwords.is_empty();
+    let page = SignIn { base: site.base.clone(), next, refused, has_users, is_unsafe };
     match render(&page) {
         Ok(mut response) => {
             *response.status_mut() = status;
@@ -69,7 +91,7 @@ pub(super) async fn show(
     headers: HeaderMap,
 ) -> Response {
     let query = Form::parse(uri.query().unwrap_or_default().as_bytes());
-    page(&site, query.get("next"), None, is_unsafe(&headers, &host), false)
+    page(&site, query.get("next"), None, is_unsafe(&headers, &host))
 }
 
 /// The parts of a request that is not signed in yet.
@@ -91,65 +113,61 @@ pub(super) async fn enter(
 ) -> Response {
     let form = Form::parse(&body);
     let by_token = form.get("name").is_empty() && form.get("password").is_empty();
-    let refused =
-        |failure| page(&site, form.get("next"), Some(failure), is_unsafe(&parts.headers, &host), by_token);
-    let token = match by_token {
-        true => shown_token(&form),
-        false => match token_of_password(&site, &form, &parts).await {
-            Ok(token) => token,
-            Err(failure) => return refused(failure),
-        },
+    let entered = match by_token {
+        true => by_api_token(&site, &form, &parts).await,
+        false => by_password(&site, &form, &parts).await,
     };
-    let mut jobs = JobsClient::new(site.inside.with(&token, address(&parts)));
-    if let Err(status) = jobs.list_jobs(ListJobsRequest { limit: 1, before: String::new() }).await {
-        return refused(if by_token { Failure::from(status) } else { password_refused(status) });
-    }
-    let now = site.app.now();
-    let Ok((record, _call)) = site.app.tokens.authenticate(&token, now).await else {
-        return refused(Failure::new(
-            Code::Unauthenticated,
-            proto::failure::reason::TOKEN_REFUSED,
-            "the token has ended in this moment",
-        ));
+    let (record, token) = match entered {
+        Ok(entered) => entered,
+        Err(failure) => {
+            let refused = Refused { failure, by_token, name: form.get("name").trim().to_owned() };
+            return page(&site, form.get("next"), Some(refused), is_unsafe(&parts.headers, &host));
+        }
     };
-    let kept = site.sessions.begin(record.name, record.role, token, now);
     tracing::info!(role = record.role.word(), token = %record.id, "somebody signed in to the web page");
+    let kept = site.sessions.begin(record.name, record.role, token, site.app.now());
     let mut response = redirect(&next_of(&site, form.get("next")));
     set_cookie(&mut response, &format!("{COOKIE}={kept}; Path=/; Secure; HttpOnly; SameSite=Strict"));
     response
 }
 
-/// A token as it was typed, for the gate to judge.
-fn shown_token(form: &Form) -> Zeroizing<String> {
+type Entered = (ApiTokenRecord, Zeroizing<String>);
+
+/// The gate refuses what is not accepted, later with every failure, and tells the audit log.
+async fn by_api_token(site: &Site, form: &Form, parts: &Parts) -> Result<Entered, Failure> {
     let token = Zeroizing::new(form.get("token").trim().to_owned());
-    proto::api_token::ApiToken::parse(&token).map_or(token, |token| token.bearer())
+    let token = proto::api_token::ApiToken::parse(&token).map_or(token, |token| token.bearer());
+    let mut jobs = JobsClient::new(site.inside.with(&token, address(parts)));
+    jobs.list_jobs(ListJobsRequest { limit: 1, before: String::new() }).await?;
+    let authenticated = site.app.tokens.authenticate(&token, site.app.now()).await;
+    let (record, _call) = authenticated.map_err(|_| {
+        let what = "the token has ended in this moment";
+        Failure::new(Code::Unauthenticated, reason::TOKEN_REFUSED, what)
+    })?;
+    Ok((record, token))
 }
 
-/// The token that a name and a password bring; one that nobody has where they are not accepted.
-async fn token_of_password(site: &Site, form: &Form, parts: &Parts) -> Result<Zeroizing<String>, Failure> {
-    match site.users.find(form.get("name").trim(), form.get("password")) {
-        None => Ok(Zeroizing::default()),
-        Some(user) => Ok(site.app.sign_in(user, address(parts), LONGEST).await?.0.bearer()),
+async fn by_password(site: &Site, form: &Form, parts: &Parts) -> Result<Entered, Failure> {
+    let (name, from) = (form.get("name").trim(), address(parts));
+    let password = Zeroizing::new(form.get("password").to_owned());
+    if let Some(user) = site.passwords.check(name.to_owned(), password, from).await? {
+        let (token, record) = site.app.sign_in(&user, from, LONGEST).await?;
+        return Ok((record, token.bearer()));
     }
-}
-
-/// What the gate said of the token that nobody has, said of the name and the password.
-fn password_refused(status: tonic::Status) -> Failure {
-    let failure = Failure::from(status);
-    match failure.code {
-        Code::Unauthenticated => {
-            let what = "the name or the password is not accepted";
-            Failure::new(failure.code, proto::failure::reason::TOKEN_REFUSED, what)
-                .hint("they are set under `web.users` in the controller's configuration")
-        }
-        _ => failure,
-    }
+    // A name that nobody has may be somebody's password at the wrong place.
+    let tried = if site.passwords.has(name) { name } else { "" };
+    site.app.sign_in_denied(tried, from).await;
+    Err(Failure::new(
+        Code::Unauthenticated,
+        reason::TOKEN_REFUSED,
+        "the name or the password is not accepted",
+    )
+    .hint("they are set under `web.users` in the controller's configuration"))
 }
 
 pub(super) async fn leave(asked: Asked, headers: HeaderMap, body: Bytes) -> Response {
     let left = asked.form(&body).map(|_| {
-        let user = asked.site.sessions.end(cookie(&headers).unwrap_or_default());
-        user.iter().for_each(|user| asked.site.app.tokens.end_passing(&user.token));
+        asked.site.sessions.end(cookie(&headers).unwrap_or_default());
         let mut response = redirect(&format!("{}sign-in", asked.site.base));
         set_cookie(
             &mut response,

@@ -22,10 +22,11 @@ use proto::v1::retention_client::RetentionClient;
 use tonic::Code;
 
 use crate::app::App;
-use crate::identity::{Role, Users};
+use crate::identity::Role;
 use crate::rpc::{Inside, PageCaller};
 use crate::web::form::{Form, encode};
 use crate::web::guard::{self, Hosts};
+use crate::web::passwords::Passwords;
 use crate::web::sessions::{Sessions, User};
 use crate::web::{
     agents, alerts, backups, browse, jobs, lists, overview, restore, retention, schedules, sign_in, tokens,
@@ -45,7 +46,7 @@ pub(super) struct Site {
     pub(super) inside: Inside,
     pub(super) sessions: Arc<Sessions>,
     /// Who signs in by name and password.
-    pub(super) users: Arc<Users>,
+    pub(super) passwords: Arc<Passwords>,
     pub(super) uncovered: Arc<lists::Uncovered>,
     hosts: Arc<Hosts>,
     /// The path of the first page; it ends with a slash.
@@ -68,8 +69,8 @@ pub fn site(app: App) -> Router {
     let hosts = app.config.certificate_names().into_iter().chain(app.config.web.hosts.clone());
     let site = Site {
         inside: Inside::new(&app),
-        sessions: Arc::default(),
-        users: Arc::new(app.config.web.users()),
+        sessions: Arc::new(Sessions::new(app.tokens.clone())),
+        passwords: Passwords::new(app.config.web.users()),
         uncovered: Arc::default(),
         hosts: Arc::new(Hosts::new(hosts)),
         base: app.config.web.path.as_str().into(),
