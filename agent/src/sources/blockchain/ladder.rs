@@ -113,6 +113,10 @@ impl Ladder<'_> {
     }
 
     /// All of it in a moment in which nothing has changed.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "some milliseconds, so often at most, and the stop is asked for each time"
+    )]
     fn at_once(&self) -> Result<(Hold, Held), HoldError> {
         let began = Instant::now();
         let failed = || HoldError::io("its files cannot be looked at");
@@ -225,7 +229,11 @@ fn stamps(parts: &[Ready]) -> io::Result<Stamps> {
     Ok(stamps)
 }
 
-/// True if nothing was written just now.
+/// True if nothing was written just now: by the clock that stamps files.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "it is compared with the file system's own stamps, which no clock of ours makes"
+)]
 fn is_quiet(stamps: &Stamps) -> bool {
     let newest = stamps.values().map(|(_, _, seconds, nanos)| (*seconds, *nanos)).max();
     let newest = newest.map_or(Duration::ZERO, |(seconds, nanos)| {

@@ -152,7 +152,7 @@ fn plan(
         if let Some(described) = one.described {
             planned.push((path_of(&description)?, What::Blocks(vec![described])));
         }
-        let has_file = !is_view && !(one.blocks.is_empty() && contents.has_buckets(key));
+        let has_file = !is_view && (!one.blocks.is_empty() || !contents.has_buckets(key));
         if has_file {
             planned.push((path_of(&documents)?, What::Blocks(one.blocks.clone())));
         }

@@ -182,7 +182,8 @@ impl Plan {
         if let Some(of) = collection.strip_prefix(BUCKETS)
             && names.contains(of)
         {
-            // Its description is that of the time series.
+            // Its description is that of the time series, and so is its name for people.
+            self.collections.add(database, of, &listed);
             return self.add(&bson, Some(database), documents);
         }
         match kind.as_str() {

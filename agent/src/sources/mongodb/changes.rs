@@ -2,7 +2,7 @@
 //!
 //! Must stay true: a collection whose documents may be in an archive under neither of its names is told as missing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mongodb::bson::raw::RawDocument;
 
@@ -34,12 +34,22 @@ impl Collections {
         self.0.insert((database.to_owned(), collection.to_owned()), uuid);
     }
 
-    /// What has changed since `before`. What has the name of another is none of it: that name is read.
+    /// What has changed since `before`. What has the name of another that is gone is none of it: that name is read.
+    /// Where the other is still there under some name, the two have changed places, and either may have been read
+    /// twice or not at all.
     pub(super) fn since(&self, before: &Self) -> Changes {
         let mut was: BTreeMap<&[u8], &Name> = BTreeMap::new();
         was.extend(before.0.iter().filter_map(|(name, uuid)| Some((uuid.as_deref()?, name))));
         let mut changes = Changes::default();
-        for (name, uuid) in self.0.iter().filter(|(name, _)| !before.0.contains_key(*name)) {
+        let is: BTreeSet<&[u8]> = self.0.values().filter_map(Option::as_deref).collect();
+        let is_the_same_or_alone = |name: &Name, uuid: Option<&[u8]>| match before.0.get(name) {
+            None => false,
+            Some(old) => old.as_deref() == uuid || old.as_deref().is_none_or(|old| !is.contains(old)),
+        };
+        for (name, uuid) in &self.0 {
+            if is_the_same_or_alone(name, uuid.as_deref()) {
+                continue;
+            }
             match uuid.as_deref().and_then(|uuid| was.get(uuid)) {
                 Some(from) => changes.renamed.push(((*from).clone(), name.clone())),
                 None => changes.came.push(name.clone()),
@@ -119,5 +129,11 @@ mod tests {
         assert_eq!(told(false), fuzzy);
         assert_eq!(told(true), fuzzy[..3]);
         assert_eq!(before.since(&before), Changes::default());
+
+        // `a` and `b` have changed places: one of them may have been read twice.
+        let after = of(&[("a", 2), ("b", 1), ("c", 3), ("live", 4), ("next", 5)]);
+        let changes = after.since(&before);
+        assert_eq!(changes.renamed, [(name("b"), name("a")), (name("a"), name("b"))]);
+        assert_eq!((changes.came, changes.went), (Vec::new(), Vec::new()));
     }
 }

@@ -18,8 +18,11 @@ const TERMINATOR: [u8; 4] = [0xff; 4];
 const SHORTEST: u64 = 5;
 /// The longest document that a server keeps; it allows itself a little more in places.
 const LONGEST: u64 = (16 << 20) + (16 << 10);
-/// A name of a database or a collection is not longer, and a version neither.
-const LONGEST_NAME: usize = 1_024;
+/// A version is not longer.
+const LONGEST_VERSION: usize = 1_024;
+/// The names that servers take: a database's, and with a collection's behind it. Every path repeats them.
+const LONGEST_DATABASE: usize = 64;
+const LONGEST_NAME: usize = 255;
 /// So many collections are announced at most, and so many blocks are there: each takes memory.
 const MOST_COLLECTIONS: usize = 200_000;
 const MOST_BLOCKS: usize = 1_000_000;
@@ -93,8 +96,9 @@ impl Contents {
     fn head(&mut self, walk: &mut Walk<'_>) -> Result<(), NoStream> {
         let (_, head) = walk.document()?.ok_or(NoStream::Foreign)?;
         let head = RawDocument::from_bytes(&head).map_err(|_| NoStream::Foreign)?;
-        let text =
-            |key: &str| head.get_str(key).ok().filter(|text| text.len() <= LONGEST_NAME).map(str::to_owned);
+        let text = |key: &str| {
+            head.get_str(key).ok().filter(|text| text.len() <= LONGEST_VERSION).map(str::to_owned)
+        };
         if text("version").as_deref() != Some("0.1") {
             return Err(NoStream::Foreign);
         }
@@ -156,11 +160,12 @@ impl Contents {
     /// A collection that was announced, or the buckets of a time series that was.
     fn known(&mut self, key: (String, String)) -> Option<&mut Collection> {
         if !self.collections.contains_key(&key) {
-            let of = (key.0.clone(), key.1.strip_prefix(BUCKETS)?.to_owned());
-            let series = self.collections.get(&of)?;
-            if series.described.is_none() {
+            if self.collections.len() == MOST_COLLECTIONS {
                 return None;
             }
+            let of = (key.0.clone(), key.1.strip_prefix(BUCKETS)?.to_owned());
+            let series = self.collections.get(&of)?;
+            series.described?;
             self.collections.insert(key.clone(), Collection::default());
         }
         self.collections.get_mut(&key)
@@ -184,10 +189,13 @@ fn key_of(said: &RawDocument) -> Option<Result<(String, String), NoStream>> {
     let collection = said.get_str("collection").ok()?;
     let is_name = |name: &str| name.len() <= LONGEST_NAME && !name.contains('\0');
     // Only the log of operations belongs to no database.
-    let is_database = !database.contains('/') && !matches!(database, "." | "..");
+    let is_database = database.len() <= LONGEST_DATABASE
+        && !database.contains(['/', '\\'])
+        && !database.contains(char::is_control)
+        && !matches!(database, "." | "..");
     let is_log = database.is_empty() && collection == "oplog";
     if !is_name(database) || !is_name(collection) || !is_database || collection.is_empty() {
-        let shown = format!("{database}.{collection}").escape_debug().take(LONGEST_NAME).collect();
+        let shown = format!("{database}.{collection}").escape_debug().take(LONGEST_VERSION).collect();
         return Some(Err(NoStream::Name(shown)));
     }
     if database.is_empty() && !is_log {
