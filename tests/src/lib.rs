@@ -111,6 +111,7 @@ pub fn wait_for<T>(what: &str, seconds: u64, mut condition: impl FnMut() -> Opti
 }
 
 #[allow(clippy::disallowed_methods)] // between two looks at another process
-fn pause(milliseconds: u64) {
+/// Lets others go on for so long.
+pub fn pause(milliseconds: u64) {
     std::thread::sleep(std::time::Duration::from_millis(milliseconds));
 }

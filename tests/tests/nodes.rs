@@ -15,7 +15,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use serde_json::Value;
 use tests::{System, wait_for};
@@ -79,7 +78,7 @@ fn a_geth_in_archive_mode_keeps_every_block_that_was_there_before_any_of_twenty_
     let system = system(&data);
     let pay = || {
         geth.pay();
-        thread::sleep(Duration::from_millis(100));
+        tests::pause(100);
     };
     let heads = meanwhile(pay, || {
         wait_for("blocks", 30, || (geth.head().0 >= 3).then_some(()));
@@ -154,7 +153,7 @@ fn a_cometbft_chain_goes_on_from_a_backup_and_its_validator_signs_no_height_twic
         let height = meanwhile(
             || comet.put(),
             || {
-                thread::sleep(Duration::from_millis(700));
+                tests::pause(700);
                 let height = comet.height();
                 let manifest = backup(&system);
                 assert!(
@@ -191,7 +190,7 @@ fn a_cometbft_chain_goes_on_from_a_backup_and_its_validator_signs_no_height_twic
     let again = Comet::open(&home);
     let stands = wait_for("it runs", 30, || Some(again.height()).filter(|height| *height > 0));
     wait_for("it refuses to sign", 30, || again.log().contains("height regression").then_some(()));
-    thread::sleep(Duration::from_secs(2));
+    tests::pause(2_000);
     assert!(again.height() <= stands + 1, "a height was signed twice: {} after {stands}", again.height());
     assert!(Comet::signed(&home) >= signed);
     again.stop();

@@ -211,6 +211,7 @@ pub(crate) fn start(fake: &Fake, state: &Path, data: &Path, token: Option<String
             exclude_caches: false,
             one_file_system: true,
             profile: Default::default(),
+            quiesce: Vec::new(),
             imports: None,
             limits: Default::default(),
             window: None,

@@ -243,6 +243,10 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test that waits for a process, for a third of a second at most"
+    )]
     fn what_was_left_paused_goes_on_and_another_process_of_that_number_is_left_alone() {
         let state = tempfile::tempdir().expect("a folder");
         let mut child = Command::new("sleep").arg("60").spawn().expect("it starts");
