@@ -386,6 +386,10 @@ fn with_parity_damage_within_its_strength_is_mended_byte_for_byte() {
                 parity[at] ^= 0xff;
             }
         }
+        if objects == world.objects {
+            // Zeros in the place of zeros, or a bit that was flipped twice: no damage.
+            continue;
+        }
         let told = format!("seed {seed}, {path}");
         let store = load(&objects);
         let mut repository = Repository::open(Arc::new(store.clone())).expect("opens");
