@@ -68,6 +68,8 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), RunError
     runtime::memory::keep_few_heaps();
     allow_deep_folders();
     let state = StateFolder::open(&config.state)?;
+    // First of all: whatever keeps the agent from starting keeps nobody paused.
+    blockchain::thaw_left(&config.state);
     let key = AgentKey::open(&state)?;
     let identity = Identity::load(&state)?;
     let served = served(&config)?;
@@ -85,7 +87,6 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), RunError
         listed: RememberedBlobs::default(),
         unbroken: AtomicUsize::new(0),
     });
-    blockchain::thaw_left(&agent.config.state);
     for folder in
         agent.served.iter().filter(|served| served.kind == Kind::Blockchain).filter_map(Served::folder)
     {

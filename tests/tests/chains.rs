@@ -342,10 +342,24 @@ fn what_a_signer_has_signed_never_goes_back_and_no_height_is_taken_for_granted()
     );
     assert_eq!(fs::read(&state).expect("there"), live, "with what was signed");
     assert_eq!(fs::read(node.join("data/app")).expect("there"), b"one");
-    // The backup is ahead, and looks older.
-    validator.says(8, "two");
-    system.run(&RESTORE);
+    // The backup is ahead: the live one was set up anew or taken from somewhere, and says nothing of what was signed
+    // since the backup.
+    for height in [0, 8] {
+        validator.says(height, "two");
+        let refused = system.nsctl(&RESTORE);
+        assert_ne!(refused.code, 0);
+        let said = format!("{}{}", refused.out, refused.err);
+        assert!(said.contains("says less than the backup's"), "{said}");
+        assert_eq!(Validator::has(&node), (height.to_string(), 0, "two".into()));
+    }
+    system.run(&[&RESTORE[..], &["--signer-height", "3"]].concat());
     assert_eq!(Validator::has(&node), ("9".into(), 0, "one".into()));
+    // No chain is so high, and nothing is left as it was in the backup instead.
+    fs::write(node.join("data/app"), "two").expect("written");
+    let refused = system.nsctl(&[&RESTORE[..], &["--signer-height", "18446744073709551615"]].concat());
+    assert_ne!(refused.code, 0);
+    assert!(refused.err.contains("no chain has a height"), "{}", refused.err);
+    assert_eq!(fs::read(node.join("data/app")).expect("there"), b"two");
     // Another path is no signer's.
     validator.says(10, "two");
     system.run(&[&RESTORE[..], &["--path", "data/app"]].concat());
@@ -392,4 +406,7 @@ fn a_copy_of_a_validator_comes_without_its_key_unless_its_height_is_stated() {
     assert_eq!(Validator::has(&copy), ("20".into(), i64::from(i32::MAX), "one".into()));
     let (copy, _) = copied("key", &["--path", key]);
     assert!(copy.join(key).exists());
+    let (copy, said) = copied("pattern", &["--path", "config/*", "--path", "data/app"]);
+    assert!(said.contains("is a validator's key and is left out"), "{said}");
+    assert!(!copy.join(key).exists(), "it was not asked for by its name");
 }

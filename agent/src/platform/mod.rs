@@ -13,7 +13,7 @@ mod volumes;
 mod writers;
 
 pub(crate) use volumes::Volume;
-pub(crate) use writers::writers;
+pub(crate) use writers::{writers, writers_of};
 
 use std::path::Path;
 use std::time::Duration;

@@ -3,7 +3,9 @@
 //! Only what the agent may see: other users' processes not without privilege, and none of another
 //! namespace of processes.
 
+use std::collections::HashSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// More are not told.
@@ -47,6 +49,24 @@ fn writer(process: u32, folder: &Path) -> Option<Writer> {
     Some(Writer { process, program, file })
 }
 
+/// The processes that have one of these files (device, inode) open for writing, under whatever path they see it;
+/// this one aside.
+pub(crate) fn writers_of(files: &HashSet<(u64, u64)>) -> Vec<u32> {
+    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
+    let ids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let others = ids.filter(|id| *id != std::process::id());
+    let writes = |id: &u32| {
+        let home = PathBuf::from(format!("/proc/{id}"));
+        let Ok(open) = fs::read_dir(home.join("fd")) else { return false };
+        open.filter_map(Result::ok).any(|entry| {
+            let file = fs::metadata(entry.path()).ok().filter(|file| file.is_file());
+            file.is_some_and(|file| files.contains(&(file.dev(), file.ino())))
+                && is_for_writing(&home.join("fdinfo").join(entry.file_name()))
+        })
+    };
+    others.filter(writes).take(MAX).collect()
+}
+
 fn is_for_writing(info: &Path) -> bool {
     let text = fs::read_to_string(info).unwrap_or_default();
     let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
@@ -80,6 +100,14 @@ mod tests {
         let mut reader = shell("<");
         assert_eq!(writers(folder.path()), []);
         let mut writer = shell(">>");
+        let of_this = |path: &Path| {
+            let file = fs::metadata(path).expect("there");
+            writers_of(&HashSet::from([(file.dev(), file.ino())]))
+        };
+        assert_eq!(of_this(&file), [writer.id()]);
+        let other = folder.path().join("other");
+        fs::write(&other, "x").expect("written");
+        assert_eq!(of_this(&other), Vec::<u32>::new(), "another file of the folder is not looked for");
         let found = writers(folder.path());
         assert_eq!(found.iter().map(|one| one.process).collect::<Vec<_>>(), [writer.id()]);
         assert!(found[0].to_string().contains("file"), "{}", found[0]);

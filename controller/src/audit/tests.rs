@@ -287,15 +287,16 @@ async fn a_caller_who_hangs_up_leaves_the_denial_and_the_end_of_the_log_as_they_
         let (audit, who) = (&audit, who(from));
         async move {
             let denied = audit.denied(&who, "Jobs/StartBackup", "DENIED");
-            tokio::time::timeout(Duration::ZERO, denied).await.expect_err("it was not waited for");
+            tokio::time::timeout(Duration::ZERO, denied).await.is_err()
         }
     };
 
     // While another line is being written, and while its own is.
     let busy = audit.log.lock().await;
-    hang_up("10.0.0.1").await;
+    assert!(hang_up("10.0.0.1").await, "it was not waited for");
     tokio::task::yield_now().await;
     drop(busy);
+    // A thread that is quick may have written it before the first look.
     hang_up("10.0.0.2").await;
     tokio::task::yield_now().await;
     let entries = audit.list(None, 10).await.expect("listed");

@@ -175,7 +175,7 @@ fn request(form: &Form) -> PlanRestoreRequest {
             drop_others: form.has("drop_others"),
             to_namespace: form.get("to_namespace").trim().to_owned(),
             force_conflicts: form.has("force_conflicts"),
-            signer_height: form.get("signer_height").trim().parse().ok(),
+            signer_height: height(form.get("signer_height").trim()),
         }),
         folder: form.get("folder").trim().to_owned(),
         agent: form.get("agent").trim().to_owned(),
@@ -184,6 +184,11 @@ fn request(form: &Form) -> PlanRestoreRequest {
         without_safety_backup: form.has("without_safety_backup"),
         undo_of: form.get("undo_of").to_owned(),
     }
+}
+
+/// A stated height; what is no number is one that no chain has, so that the plan refuses it.
+fn height(text: &str) -> Option<u64> {
+    (!text.is_empty()).then(|| text.parse().unwrap_or(u64::MAX))
 }
 
 /// The same as fields of the next form.

@@ -18,6 +18,8 @@ pub(super) struct Manifest {
     pub(super) log: u64,
     /// Why it is not judged.
     pub(super) refused: Option<Refused>,
+    /// Edits may be missing at its end: that it does not list a table proves nothing.
+    pub(super) is_cut_off: bool,
 }
 
 /// Why the edits cannot be followed.

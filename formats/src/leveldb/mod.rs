@@ -193,6 +193,7 @@ impl ContentCheck for LeveldbCheck {
                 if matches!(damage, Some(Damage::Chunk(_) | Damage::TooLong(_) | Damage::Reused)) {
                     manifest.refused = Some(Refused::Damaged);
                 }
+                manifest.is_cut_off = damage == Some(Damage::CutOff);
                 self.remembered += (manifest.tables.len() + manifest.backings.len()) * ENTRY;
                 folder.manifests.insert(number, manifest);
                 judged
@@ -257,7 +258,7 @@ impl Folder {
     fn doubts(&self, folder: &[u8]) -> Vec<Finding> {
         let followed = self.followed().filter(|number| self.manifests.contains_key(number));
         let tables = followed.and_then(|number| self.manifests.get(&number));
-        let tables = tables.filter(|manifest| manifest.refused.is_none());
+        let tables = tables.filter(|manifest| manifest.refused.is_none() && !manifest.is_cut_off);
         let is_used = |name: &[u8]| match Named::of(name) {
             Some(Named::Manifest(number)) => followed.is_none_or(|followed| followed == number),
             Some(Named::Table(number)) => tables.is_none_or(|manifest| manifest.lists(number)),

@@ -4,11 +4,10 @@
 //! Must stay true: all that has to be of one moment is held within one: either nothing of it has changed from
 //! before the first to after the last, or nobody could write meanwhile. Where neither was had, that is told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -52,7 +51,6 @@ pub(super) struct Climbed {
 
 /// A folder that has to be held.
 pub(super) struct Ladder<'a> {
-    pub(super) root: &'a Path,
     pub(super) folder: &'a OwnedFd,
     pub(super) looked: &'a Looked,
     pub(super) way: &'a Way<'a>,
@@ -149,14 +147,20 @@ impl Ladder<'_> {
         for ready in parts.iter().filter(|ready| ready.part == Part::Store) {
             bracket::warm(&ready.live, &ready.held).map_err(HoldError::io("a store cannot be linked"))?;
         }
-        let paused = Paused::begin(self.root, self.way.state).map_err(HoldError::io("they do not pause"))?;
+        let failed = || HoldError::io("its files cannot be looked at");
+        let files = files(&parts).map_err(failed())?;
+        let paused = Paused::begin(files, self.way.state).map_err(HoldError::io("they do not pause"))?;
         let paused = paused.ok_or(HoldError::NobodySeen)?;
+        // Who is not seen from here may write all the same.
+        let before = stamps(&parts).map_err(failed())?;
         self.fill(&parts)?;
+        let has_moved = stamps(&parts).map_err(failed())? != before;
         let was_held = paused.still_holds();
         let time = paused.end();
-        match was_held {
-            true => Ok((hold, held(parts), time)),
-            false => Err(HoldError::TooLong),
+        match (was_held, has_moved) {
+            (true, false) => Ok((hold, held(parts), time)),
+            (true, true) => Err(HoldError::Unseen),
+            (false, _) => Err(HoldError::TooLong),
         }
     }
 
@@ -210,6 +214,21 @@ impl Climbed {
 
 fn held(parts: Vec<Ready>) -> Held {
     Arc::new(parts.into_iter().map(|ready| (ready.path, Arc::new(ready.held))).collect())
+}
+
+/// The device and the inode of every file.
+fn files(parts: &[Ready]) -> io::Result<HashSet<(u64, u64)>> {
+    let mut files = HashSet::new();
+    for Ready { live, .. } in parts {
+        for name in names(live.as_fd())?.into_iter().filter(|name| is_file(live, name)) {
+            match rustix::fs::statat(live, &*name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => drop(files.insert((stat.st_dev, stat.st_ino))),
+                Err(Errno::NOENT) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(files)
 }
 
 fn stamps(parts: &[Ready]) -> io::Result<Stamps> {

@@ -95,7 +95,7 @@ impl ChainSource {
         let profile = looked.profile(way.profile);
         let mut climbed = Climbed::default();
         if profile.holds_anything() && !looked.parts.is_empty() {
-            climbed = Ladder { root, folder: &folder, looked: &looked, way, cancel }.climb();
+            climbed = Ladder { folder: &folder, looked: &looked, way, cancel }.climb();
         }
         let Climbed { hold, held, quiesce, told } = climbed;
         if hold.is_some() {
@@ -128,6 +128,8 @@ enum HoldError {
     NobodySeen,
     #[error("it took longer than {} seconds, so who was paused went on", pause::LONGEST.as_secs())]
     TooLong,
+    #[error("somebody who is not seen from here wrote while the others were paused")]
+    Unseen,
     #[error("it was cancelled")]
     Cancelled,
 }

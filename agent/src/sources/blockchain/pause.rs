@@ -1,23 +1,25 @@
 //! Pausing who writes into a chain's folder: SIGSTOP, and SIGCONT moments later.
 //!
 //! Must stay true: whoever was paused goes on: by us, at the latest after [`LONGEST`]; by a guard, a process of
-//! its own, if the agent dies or hangs; by the agent's next start if both died. Only a process that has a file of
-//! the folder open for writing, and that nobody else had stopped, is paused. A number is taken for the process
+//! its own, if the agent dies or hangs; by the agent's next start if both died. Only a process that has one of the
+//! held files open for writing is paused, under whatever path it sees it; where one is stopped by somebody else, nobody
+//! is. A number is taken for the process
 //! that it meant only while that process's start is the same.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::signal::unix::{SignalKind, signal};
 
-use crate::platform::writers;
+use crate::platform::writers_of;
 
 /// So long writers are held at most.
 pub(super) const LONGEST: Duration = Duration::from_secs(2);
@@ -96,6 +98,7 @@ fn look(id: u32) -> Option<(char, u64)> {
 /// Writers that are paused for as long as this lives.
 pub(super) struct Paused {
     processes: Vec<Process>,
+    files: HashSet<(u64, u64)>,
     guard: Option<Child>,
     record: PathBuf,
     began: Instant,
@@ -103,17 +106,19 @@ pub(super) struct Paused {
 }
 
 impl Paused {
-    /// Pauses who writes in `folder`; none if nobody is seen there. `state` is the agent's folder.
+    /// Pauses who has one of `files` (device, inode) open for writing; none if nobody is seen. `state` is the agent's
+    /// folder.
     #[expect(clippy::disallowed_methods, reason = "a fifth of a millisecond, while others are held")]
-    pub(super) fn begin(folder: &Path, state: &Path) -> io::Result<Option<Self>> {
-        let processes = running(folder)?;
+    pub(super) fn begin(files: HashSet<(u64, u64)>, state: &Path) -> io::Result<Option<Self>> {
+        let processes = running(&files)?;
         if processes.is_empty() {
             return Ok(None);
         }
         let record = state.join(format!("{RECORD}{:016x}", crate::chance()));
         let words: Vec<String> = processes.iter().map(ToString::to_string).collect();
         write_durable(&record, &words.join("\n"))?;
-        let mut paused = Self { processes, guard: None, record, began: Instant::now(), is_over: false };
+        let mut paused =
+            Self { processes, files, guard: None, record, began: Instant::now(), is_over: false };
         paused.guard = Some(guarded(&words)?);
         paused.began = Instant::now();
         for process in &paused.processes {
@@ -126,15 +131,23 @@ impl Paused {
             thread::sleep(Duration::from_micros(200));
         }
         // One that was started meanwhile.
-        if running(folder)?.iter().any(|process| !paused.processes.contains(process)) {
+        if !paused.is_alone()? {
             return Err(io::Error::other("another process writes there meanwhile"));
         }
         Ok(Some(paused))
     }
 
-    /// True if they were held all the time until now, and not for too long.
+    /// True if nobody writes but who is paused.
+    fn is_alone(&self) -> io::Result<bool> {
+        let found = writers_of(&self.files);
+        Ok(found.len() <= MAX
+            && found.into_iter().filter_map(Process::of).all(|process| self.processes.contains(&process)))
+    }
+
+    /// True if they were held all the time until now, and not for too long, and nobody else has come.
     pub(super) fn still_holds(&self) -> bool {
-        self.began.elapsed() < LONGEST
+        self.is_alone().unwrap_or(false)
+            && self.began.elapsed() < LONGEST
             && self.processes.iter().all(|process| process.is_stopped() || process.state().is_none())
     }
 
@@ -165,14 +178,18 @@ impl Drop for Paused {
     }
 }
 
-/// Who writes in the folder and is not stopped already.
-fn running(folder: &Path) -> io::Result<Vec<Process>> {
-    let writers = writers(folder);
+/// Who has one of these files open for writing.
+fn running(files: &HashSet<(u64, u64)>) -> io::Result<Vec<Process>> {
+    let writers = writers_of(files);
     if writers.len() > MAX {
         return Err(io::Error::other(format!("more than {MAX} processes write there")));
     }
-    let found = writers.into_iter().filter_map(|writer| Process::of(writer.process));
-    Ok(found.filter(|process| process.state().is_some_and(|state| state != 'T' && state != 't')).collect())
+    let found: Vec<Process> = writers.into_iter().filter_map(Process::of).collect();
+    // Who stopped it lets it go on when they like.
+    if found.iter().any(|process| matches!(process.state(), Some('T' | 't'))) {
+        return Err(io::Error::other("somebody else has stopped a process that writes there"));
+    }
+    Ok(found)
 }
 
 fn guarded(words: &[String]) -> io::Result<Child> {
@@ -200,19 +217,45 @@ pub(crate) fn guard(words: &[OsString]) -> Option<ExitCode> {
     let [_, verb, processes @ ..] = words else { return None };
     (verb == VERB).then(|| {
         let processes: Vec<_> = processes.iter().filter_map(|word| Process::parse(word.to_str()?)).collect();
-        let (ended, end) = sync_channel(1);
-        thread::spawn(move || {
-            // Nobody ever writes there: whatever comes, it is the end.
-            let _ = io::stdin().read(&mut [0]);
-            let _ = ended.send(());
-        });
-        let told = io::stdout().write_all(READY).and_then(|()| io::stdout().flush());
-        if told.is_ok() {
-            let _ = end.recv_timeout(GUARD);
+        // Whatever ends it early, they go on all the same.
+        if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            runtime.block_on(until_the_end());
+            runtime.shutdown_background();
         }
         processes.iter().for_each(|process| process.go_on());
         ExitCode::SUCCESS
     })
+}
+
+/// Until the agent's end of the pipe is closed, a signal asks for an end, or it has been too long.
+async fn until_the_end() {
+    let asked = |kind| async move {
+        match signal(kind) {
+            Ok(mut asked) => drop(asked.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    let (ended, end) = tokio::sync::oneshot::channel();
+    thread::spawn(move || {
+        // Nobody ever writes there: whatever comes, it is the end.
+        let _ = io::stdin().read(&mut [0]);
+        let _ = ended.send(());
+    });
+    // The handlers of the signals are there before anybody relies on this process.
+    let told = async {
+        let told = io::stdout().write_all(READY).and_then(|()| io::stdout().flush());
+        if told.is_ok() {
+            let _ = end.await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = asked(SignalKind::terminate()) => {}
+        () = asked(SignalKind::interrupt()) => {}
+        () = asked(SignalKind::hangup()) => {}
+        () = tokio::time::sleep(GUARD) => {}
+        () = told => {}
+    }
 }
 
 /// Lets go on what an earlier run of the agent has left paused.
@@ -220,9 +263,18 @@ pub(crate) fn thaw_left(state: &Path) {
     let Ok(listed) = fs::read_dir(state) else { return };
     let records = listed.flatten().filter(|file| file.file_name().to_string_lossy().starts_with(RECORD));
     for record in records.map(|file| file.path()) {
-        let text = fs::read_to_string(&record).unwrap_or_default();
-        for process in text.lines().filter_map(Process::parse).filter(|process| process.is_stopped()) {
-            tracing::warn!(process = process.id, "an earlier run has left it paused; it goes on");
+        let text = match fs::read_to_string(&record) {
+            Ok(text) => text,
+            Err(error) => {
+                tracing::error!(file = %record.display(), %error, "what an earlier run has paused cannot be read");
+                continue;
+            }
+        };
+        for process in text.lines().filter_map(Process::parse).filter(|process| process.state().is_some()) {
+            if process.is_stopped() {
+                tracing::warn!(process = process.id, "an earlier run has left it paused; it goes on");
+            }
+            // Also one that was told to stop and has not come to it yet.
             process.go_on();
         }
         if let Err(error) = fs::remove_file(&record) {

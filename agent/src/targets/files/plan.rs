@@ -174,6 +174,9 @@ pub fn plan(facts: &Facts) -> RestorePlan {
         )),
         LiveState::Absent | LiveState::At(_) => None,
     }));
+    if !facts.signers.is_empty() && facts.signer_height.is_some_and(|height| i64::try_from(height).is_err()) {
+        plan.conflicts.push("no chain has a height like the one of --signer-height".to_owned());
+    }
     if facts.needed > facts.free_space {
         plan.conflicts.push(format!(
             "{} bytes are needed beside the live state and {} are free; make room, or restore fewer paths",

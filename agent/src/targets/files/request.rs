@@ -1,5 +1,6 @@
 //! What is to be restored, and to where.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -60,7 +61,11 @@ pub enum Selection {
 
 /// Patterns over archive paths. `*` and `?` stay within a name, `**` stands for any number of folders.
 #[derive(Debug, Clone)]
-pub struct PathPatterns(GlobSet);
+pub struct PathPatterns {
+    set: GlobSet,
+    /// Those that are a path and nothing else.
+    literals: HashSet<String>,
+}
 
 /// A pattern that cannot be understood.
 #[derive(Debug, thiserror::Error)]
@@ -77,18 +82,26 @@ impl PathPatterns {
     /// Patterns from the archive's root; a `/` at their start or end changes nothing.
     pub fn new(patterns: &[String]) -> Result<Self, WrongPathPattern> {
         let mut set = GlobSetBuilder::new();
+        let trimmed = patterns.iter().map(|pattern| pattern.trim_matches('/'));
+        let literals = trimmed.filter(|pattern| !pattern.contains(['*', '?', '[', '{', '\\']));
+        let literals = literals.map(str::to_owned).collect();
         for pattern in patterns {
             let wrong = |source| WrongPathPattern { pattern: pattern.clone(), source };
             let glob = GlobBuilder::new(pattern.trim_matches('/')).literal_separator(true).build();
             set.add(glob.map_err(wrong)?);
         }
         let wrong = |source| WrongPathPattern { pattern: patterns.join(" "), source };
-        set.build().map(Self).map_err(wrong)
+        set.build().map(|set| Self { set, literals }).map_err(wrong)
+    }
+
+    /// True if one of them is this path, letter by letter.
+    pub(super) fn spell(&self, path: &EntryPath) -> bool {
+        std::str::from_utf8(path.as_bytes()).is_ok_and(|path| self.literals.contains(path))
     }
 
     /// True if one of them names this path itself.
     pub(crate) fn names(&self, path: &EntryPath) -> bool {
-        self.0.is_match(Path::new(OsStr::from_bytes(path.as_bytes())))
+        self.set.is_match(Path::new(OsStr::from_bytes(path.as_bytes())))
     }
 }
 

@@ -73,7 +73,7 @@ pub(super) fn live(ground: &Ground, path: &EntryPath) -> LiveState {
 
 /// True if `path` is a key that stays out of this copy.
 pub(super) fn leaves_out(request: &RestoreRequest, path: &EntryPath) -> bool {
-    let is_named = matches!(&request.selection, Selection::Paths(patterns) if patterns.names(path));
+    let is_named = matches!(&request.selection, Selection::Paths(patterns) if patterns.spell(path));
     path.name() == Some(KEY)
         && matches!(request.place, Place::NewFolder { .. })
         && request.signer_height.is_none()
@@ -96,23 +96,35 @@ pub(super) fn keep_highest(
         })?;
         let live = read_live(ground, &path).map_err(failed("read", &path))?;
         let is_copy = matches!(request.place, Place::NewFolder { .. });
-        if live.is_none() && !is_copy && request.signer_height.is_none() {
-            return Err(RestoreError::refused(
-                &path,
-                "no live state is there any more, and no height was stated",
-            ));
+        let signed = live.as_deref().map(|live| {
+            Signed::of(live).ok_or_else(|| {
+                RestoreError::refused(&path, "the live one tells no height; mend it, or move it away")
+            })
+        });
+        let signed = signed.transpose()?;
+        // One that says less than the backup's is not its successor: a node was set up anew.
+        if !is_copy && request.signer_height.is_none() && signed.is_none_or(|signed| signed < of_backup) {
+            let what = match signed {
+                None => "no live state is there any more, and no height was stated",
+                Some(_) => {
+                    "the live state says less than the backup's, so it tells nothing of what was signed since; state the \
+                     network's newest height with --signer-height"
+                }
+            };
+            return Err(RestoreError::refused(&path, what));
         }
         let mut highest = (of_backup, None);
-        if let Some(live) = live {
-            let signed = Signed::of(&live).ok_or_else(|| {
-                RestoreError::refused(&path, "the live one tells no height; mend it, or move it away")
-            })?;
+        if let Some((live, signed)) = live.zip(signed) {
             if signed > highest.0 {
                 highest = (signed, Some(live));
             }
         }
         // Only a greater height: the same one is told by the state itself, with what was signed there.
-        if let Some(height) = request.signer_height.and_then(|height| i64::try_from(height).ok())
+        let stated = request.signer_height.map(i64::try_from).transpose();
+        let stated = stated.map_err(|_| {
+            RestoreError::refused(&path, "no chain has a height like the one that was stated")
+        })?;
+        if let Some(height) = stated
             && height > highest.0.0
         {
             // At this height it signs nothing any more, in no round.
