@@ -114,10 +114,10 @@ pub(super) fn keep_highest(
             return Err(RestoreError::refused(&path, what));
         }
         let mut highest = (of_backup, None);
-        if let Some((live, signed)) = live.zip(signed) {
-            if signed > highest.0 {
-                highest = (signed, Some(live));
-            }
+        if let Some((live, signed)) = live.zip(signed)
+            && signed > highest.0
+        {
+            highest = (signed, Some(live));
         }
         // Only a greater height: the same one is told by the state itself, with what was signed there.
         let stated = request.signer_height.map(i64::try_from).transpose();
