@@ -1,10 +1,9 @@
 //! Pausing who writes into a chain's folder: SIGSTOP, and SIGCONT moments later.
 //!
-//! Must stay true: whoever was paused goes on: by us, at the latest after [`LONGEST`]; by a guard, a process of
-//! its own, if the agent dies or hangs; by the agent's next start if both died. Only a process that has one of the
-//! held files open for writing is paused, under whatever path it sees it; where one is stopped by somebody else, nobody
-//! is. A number is taken for the process
-//! that it meant only while that process's start is the same.
+//! Must stay true: whoever was paused goes on: by us; by a guard, a process of its own, after [`GUARD`] or if the
+//! agent dies; by the agent's next start if both died. Only a process that has one of the held files open for writing
+//! is paused, under whatever path it sees it; where one is stopped by somebody else, nobody is. A number is taken for
+//! the process that it meant only while that process's start is the same.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -21,7 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::platform::writers_of;
 
-/// So long writers are held at most.
+/// A pause that took longer does not count: what was held meanwhile is given up.
 pub(super) const LONGEST: Duration = Duration::from_secs(2);
 /// The guard does not wait for longer.
 const GUARD: Duration = Duration::from_secs(3);
