@@ -134,7 +134,11 @@ impl Tasks {
             };
             let result = match cancel.is_cancelled() {
                 true => Err(cancelled()),
-                false => Box::pin(work_on(&context, task_id, work, &cancel)).await,
+                false => {
+                    let result = Box::pin(work_on(&context, task_id, work, &cancel)).await;
+                    runtime::memory::give_back();
+                    result
+                }
             };
             match result {
                 Ok(None) => tracing::info!("done"),

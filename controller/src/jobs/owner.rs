@@ -56,6 +56,7 @@ impl Owner {
             }
             remove_job_folder(&self.shared.settings.jobs_folder.join(id.to_string()));
             self.shared.settings.ended.notify_one();
+            runtime::memory::give_back();
         }
         drop(owned);
         self.shared.kick.notify_one();
