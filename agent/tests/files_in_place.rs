@@ -79,6 +79,25 @@ fn a_changed_folder_gets_its_archived_state_and_the_old_one_is_kept() {
 }
 
 #[test]
+fn the_archive_of_an_empty_folder_empties_it_and_says_so_before() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path().canonicalize().expect("a path");
+    let archive = Archive::of(&root);
+    let entries = || archive.entries.iter().cloned().map(Ok::<_, Malformed>);
+    for (files, removed) in [(&[][..], 0), (&[("came/x", "later")], 1)] {
+        write(&root, files);
+        let plan = plan(&survey(&in_place(&root, "x"), entries()).expect("it looks"));
+        assert_eq!((plan.removed_count, &plan.conflicts[..]), (removed, &[][..]));
+        let told = plan.remarks.iter().any(|remark| remark.contains("of an empty folder"));
+        assert_eq!(told, removed > 0, "{:?}", plan.remarks);
+        let report = archive.restore(&in_place(&root, "x")).expect("it is restored");
+        assert_eq!((report.overwritten, report.created, report.removed), (0, 0, removed));
+    }
+    assert!(!root.join("came").exists());
+    assert_eq!(read(root.join(".neurashield-x/old/came/x")), "later");
+}
+
+#[test]
 fn a_path_is_swapped_alone_and_its_missing_folders_are_made_as_archived() {
     let folder = tempfile::tempdir().expect("a folder");
     let root = folder.path();

@@ -159,7 +159,8 @@ pub fn plan(facts: &Facts) -> RestorePlan {
         free_space: facts.free_space,
         conflicts: facts.blocked.iter().filter_map(|(path, live)| conflict(path, *live)).collect(),
     };
-    if facts.created.count + facts.overwritten.count == 0 {
+    // The archive of an empty folder has its root, which a whole restore selects.
+    if facts.entries == 0 {
         plan.conflicts.push("nothing in the archive matches; look at its paths with `nsctl ls`".to_owned());
     }
     plan.conflicts.extend(facts.signers.iter().filter_map(|(path, live)| match live {
@@ -209,7 +210,12 @@ fn remarks(facts: &Facts) -> Vec<String> {
             .signer_height
             .map(|height| format!("{path} will say {height}, or what the backup says if that is more")),
     });
-    others.into_iter().chain(keys).chain(left_out).chain(states).collect()
+    let is_empty = facts.created.count + facts.overwritten.count == 0 && facts.removed.count > 0;
+    let empty = is_empty.then(|| {
+        "the archive is of an empty folder: all that is there now is moved away and nothing comes in its place"
+            .to_owned()
+    });
+    empty.into_iter().chain(others).chain(keys).chain(left_out).chain(states).collect()
 }
 
 /// What `bytes` of content take on a disk, with the entry itself.
@@ -413,7 +419,8 @@ mod tests {
     }
 
     fn facts(outermost: &[&str], live: &[(&str, LiveEntry)]) -> Facts {
-        let mut facts = Facts { bytes: 10, needed: 10, free_space: 10, ..Facts::default() };
+        let entries = outermost.len() as u64;
+        let mut facts = Facts { entries, bytes: 10, needed: 10, free_space: 10, ..Facts::default() };
         let mut live: BTreeMap<&str, LiveEntry> = live.iter().copied().collect();
         outermost.iter().for_each(|name| facts.meet(&path(name), true, live.remove(name)));
         live.iter().for_each(|(name, live)| facts.meet(&path(name), false, Some(*live)));

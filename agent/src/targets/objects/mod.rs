@@ -155,7 +155,8 @@ where
         let planned = Planned { path: entry.path.clone(), part, resource, target };
         look(wanted, planned, (&archived, content.size), &mut plan, &mut kept, tools)?;
     }
-    if plan.planned.is_empty() && plan.obstacles.is_empty() && plan.same == 0 {
+    let is_nothing = plan.planned.is_empty() && plan.obstacles.is_empty() && plan.same == 0;
+    if is_nothing && !wanted.is_everything() {
         plan.obstacles.push("nothing in the archive matches; look at its paths with `nsctl ls`".to_owned());
     }
     if kept > MOST_KEPT {

@@ -85,6 +85,11 @@ pub(crate) enum Part {
 }
 
 impl Wanted {
+    /// Whether nobody chose among what the archive has.
+    pub(crate) fn is_everything(&self) -> bool {
+        self.include.is_empty() && self.paths.is_none()
+    }
+
     /// What of this object is restored; none: it is not.
     pub(crate) fn part(&self, path: &EntryPath, name: &Name) -> Option<Part> {
         let is_chosen = self.paths.as_ref().is_none_or(|paths| {
