@@ -14,8 +14,9 @@ use crate::sources::{Problem, Stamp};
 pub(super) enum Order {
     /// An entry without content.
     Entry(Entry),
-    /// A file whose content the repository holds already.
-    Reused { metadata: Metadata, record: Record },
+    /// Files whose contents the repository holds already: many at once, since to wake the packer takes longer than
+    /// what it does with one.
+    Reused(Vec<(Metadata, Record)>),
     /// A file in the bundle that is being filled; its slice is never empty.
     Bundled { file: FileHead, offset: u32, length: u32 },
     /// The bundle is full.

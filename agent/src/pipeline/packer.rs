@@ -95,10 +95,13 @@ impl<'a> Packer<'a> {
     fn follow(&mut self, order: Order) -> Result<(), Stopped> {
         match order {
             Order::Entry(entry) => self.in_turn(Done::Plain(entry)),
-            Order::Reused { metadata, record } => {
-                let Record { path, stamp, trusted, read_on, content } = record;
-                let seen = Some(Seen { stamp, trusted, read_on });
-                self.in_turn(Done::File { path, metadata, size: stamp.size, content, seen })
+            Order::Reused(files) => {
+                for (metadata, record) in files {
+                    let Record { path, stamp, trusted, read_on, content } = record;
+                    let seen = Some(Seen { stamp, trusted, read_on });
+                    self.in_turn(Done::File { path, metadata, size: stamp.size, content, seen })?;
+                }
+                Ok(())
             }
             Order::Bundled { file, offset, length } => {
                 self.waiting.push(Waiting::Bundled { file, offset, length });

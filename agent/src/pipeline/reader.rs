@@ -26,6 +26,8 @@ use crate::sources::{
 const READ_BUFFER: usize = 2 * MAX_CHUNK;
 /// A file that changed while it was read is read so often.
 const ATTEMPTS: usize = 2;
+/// So many bytes of files that are not read are told the packer at once.
+const REUSED_AT_ONCE: usize = 16 << 10;
 /// About what an entry takes in memory beside its path.
 const ENTRY_BYTES: usize = 256;
 /// Room for a small file.
@@ -57,6 +59,9 @@ pub(super) struct Reader<'a> {
     chunker: Chunker,
     buffer: Vec<u8>,
     bundle: Option<Bundle>,
+    /// Files that are not read and that the packer was not told of, and how many bytes they take.
+    reused: Vec<(Metadata, Record)>,
+    reused_bytes: usize,
     check: Option<Box<dyn ContentCheck>>,
     /// Files of which there is no entry: a hard link to one of them would lead nowhere.
     lost: HashSet<EntryPath>,
@@ -127,6 +132,8 @@ impl<'a> Reader<'a> {
             chunker,
             buffer,
             bundle: None,
+            reused: Vec::new(),
+            reused_bytes: 0,
             check: None,
             lost: HashSet::new(),
             totals,
@@ -171,8 +178,18 @@ impl<'a> Reader<'a> {
         if self.cancel.is_cancelled() { Err(StageEnd::Failed(PipelineError::Cancelled)) } else { Ok(()) }
     }
 
-    fn order(&self, order: Order) -> Result<(), Stopped> {
+    /// Tells the packer, and before it what came before.
+    fn order(&mut self, order: Order) -> Result<(), Stopped> {
+        self.tell_reused()?;
         self.links.orders.send(order).map_err(|_| Stopped)
+    }
+
+    fn tell_reused(&mut self) -> Result<(), Stopped> {
+        if self.reused.is_empty() {
+            return Ok(());
+        }
+        self.reused_bytes = 0;
+        self.links.orders.send(Order::Reused(std::mem::take(&mut self.reused))).map_err(|_| Stopped)
     }
 
     fn entry(&mut self, entry: Entry) -> Result<(), StageEnd> {
@@ -232,7 +249,11 @@ impl<'a> Reader<'a> {
 
     fn reuse(&mut self, metadata: Metadata, record: Record) -> Result<(), StageEnd> {
         let bytes = weight(&record.path, &metadata) + record.content.pieces.len() * 40;
-        self.order(Order::Reused { metadata, record })?;
+        self.reused.push((metadata, record));
+        self.reused_bytes += bytes;
+        if self.reused_bytes > REUSED_AT_ONCE {
+            self.tell_reused()?;
+        }
         self.waits(bytes)
     }
 
@@ -431,7 +452,7 @@ impl<'a> Reader<'a> {
         self.waits(bytes)
     }
 
-    fn tell(&self, file: &ToRead, findings: &[Finding]) -> Result<(), Stopped> {
+    fn tell(&mut self, file: &ToRead, findings: &[Finding]) -> Result<(), Stopped> {
         for finding in findings {
             let (path, cause) = (file.path.clone(), finding.what.clone());
             self.order(Order::Problem(Problem { path, kind: ProblemKind::Suspect, cause }))?;
@@ -440,7 +461,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A content that changed under an unchanged stamp is worth a word: what writes it hides it from us.
-    fn compare(&self, file: &ToRead, measured: &Measured, seen: Option<Seen>) -> Result<(), Stopped> {
+    fn compare(&mut self, file: &ToRead, measured: &Measured, seen: Option<Seen>) -> Result<(), Stopped> {
         if let (true, Some(record), Some(seen)) = (file.is_recheck, &file.record, seen)
             && record.stamp == seen.stamp
             && record.content.id != measured.id

@@ -11,6 +11,7 @@ use repository::ids::BlobId;
 
 use super::disk::Disk;
 use super::error::{RestoreError, failed};
+use super::here::{Here, LiveFile};
 use super::incoming::{AHEAD_BLOBS, Incoming};
 use super::request::Tools;
 use crate::targets::BlobReader;
@@ -21,27 +22,44 @@ pub(super) struct ContentWriter<'a> {
     tools: Tools<'a>,
     blobs: &'a mut dyn BlobReader,
     last: Option<(BlobId, Bytes)>,
+    here: Here<'a>,
     /// Bytes written so far.
     pub(super) written: u64,
+    /// Of them those that were copied from what is live.
+    pub(super) from_here: u64,
+    /// Bytes that were told as written and have to be written once more.
+    again: u64,
 }
 
 impl<'a> ContentWriter<'a> {
-    pub(super) fn new(disk: Disk<'a>, tools: Tools<'a>, blobs: &'a mut dyn BlobReader) -> Self {
-        Self { disk, tools, blobs, last: None, written: 0 }
+    pub(super) fn new(
+        disk: Disk<'a>,
+        tools: Tools<'a>,
+        blobs: &'a mut dyn BlobReader,
+        here: Here<'a>,
+    ) -> Self {
+        Self { disk, tools, blobs, last: None, here, written: 0, from_here: 0, again: 0 }
     }
 
-    /// Writes `content` into the new and empty `file`; holes stay holes.
+    /// Writes the entry's `content` into the new and empty `file`; holes stay holes.
     pub(super) fn write<I, E>(
         &mut self,
         file: impl AsFd,
-        path: &EntryPath,
+        entry: &Entry,
         content: &FileContent,
-        incoming: &Incoming<I>,
+        incoming: &Incoming<'_, I>,
     ) -> Result<(), RestoreError>
     where
         I: Iterator<Item = Result<Entry, E>>,
         E: std::error::Error + Send + Sync + 'static,
     {
+        let path = &entry.path;
+        if let Some(live) = self.here.find(entry) {
+            if self.copy(&file, path, content, &live)? {
+                return Ok(());
+            }
+            self.disk.set_length(&file, 0).map_err(failed("set the length of", path))?;
+        }
         let ahead = || incoming.blobs_ahead();
         let mut sink = Sink::new(content, self.tools);
         match &content.pieces {
@@ -58,11 +76,52 @@ impl<'a> ContentWriter<'a> {
             }
         }
         let (id, length) = sink.finish(path)?;
-        if length < content.size {
-            self.disk.set_length(&file, content.size).map_err(failed("set the length of", path))?;
-        }
+        self.end_at(&file, path, length, content.size)?;
         if id != content.id {
             return Err(RestoreError::archive(path, "its content is not what was backed up"));
+        }
+        Ok(())
+    }
+
+    /// Copies what is live, and says whether it is the content.
+    fn copy(
+        &mut self,
+        file: impl AsFd,
+        path: &EntryPath,
+        content: &FileContent,
+        live: &LiveFile,
+    ) -> Result<bool, RestoreError> {
+        let Self { disk, tools, here, .. } = self;
+        let (mut sink, mut copied) = (Sink::new(content, *tools), 0);
+        let is_whole = here.read(live, content, |mut part| {
+            if tools.cancel.is_cancelled() {
+                return Err(RestoreError::Cancelled);
+            }
+            copied += part.len() as u64;
+            tools.progress.bytes_written(part.len() as u64);
+            while !part.is_empty() {
+                let (offset, piece) = sink.take(path, &mut part)?;
+                disk.write_at(&file, piece, offset).map_err(failed("write", path))?;
+            }
+            Ok(())
+        })?;
+        if is_whole {
+            let (id, length) = sink.finish(path)?;
+            if id == content.id {
+                self.end_at(&file, path, length, content.size)?;
+                self.written += copied;
+                self.from_here += copied;
+                return Ok(true);
+            }
+        }
+        self.again += copied;
+        Ok(false)
+    }
+
+    /// A hole at the end is made by the length alone.
+    fn end_at(&self, file: impl AsFd, path: &EntryPath, written: u64, size: u64) -> Result<(), RestoreError> {
+        if written < size {
+            self.disk.set_length(file, size).map_err(failed("set the length of", path))?;
         }
         Ok(())
     }
@@ -90,7 +149,9 @@ impl<'a> ContentWriter<'a> {
                 self.disk.write_at(&file, part, offset).map_err(failed("write", path))?;
             }
             self.written += u64::from(piece.length);
-            self.tools.progress.bytes_written(piece.length.into());
+            let told = self.again.min(piece.length.into());
+            self.again -= told;
+            self.tools.progress.bytes_written(u64::from(piece.length) - told);
         }
         Ok(())
     }

@@ -95,6 +95,8 @@ pub struct RestoreReport {
     pub entries: u64,
     /// Bytes of content written, holes not counted.
     pub bytes: u64,
+    /// Of them those that were not fetched: what is live had them.
+    pub bytes_from_here: u64,
     /// How many entries (with all below them) took the place of a live one.
     pub overwritten: u64,
     /// How many had no live one.

@@ -19,22 +19,26 @@ const AHEAD_ENTRIES: usize = 256;
 pub(super) const AHEAD_BLOBS: usize = 64;
 
 /// The entries, checked, with a look ahead.
-pub(super) struct Incoming<I> {
+pub(super) struct Incoming<'a, I> {
     entries: I,
     ended: bool,
     order: Order,
-    ahead: VecDeque<Entry>,
-    /// How many blobs the entries in `ahead` name.
+    /// Each with whether its content is likely to be fetched.
+    ahead: VecDeque<(Entry, bool)>,
+    is_fetched: Box<dyn FnMut(&Entry) -> bool + 'a>,
+    /// How many blobs the entries in `ahead` need.
     ahead_blobs: usize,
 }
 
-impl<I, E> Incoming<I>
+impl<'a, I, E> Incoming<'a, I>
 where
     I: Iterator<Item = Result<Entry, E>>,
     E: std::error::Error + Send + Sync + 'static,
 {
-    pub(super) fn new(entries: I) -> Self {
-        Self { entries, ended: false, order: Order::default(), ahead: VecDeque::new(), ahead_blobs: 0 }
+    /// Of what will be asked for, only blobs of entries are told in advance that `is_fetched` says yes to.
+    pub(super) fn new(entries: I, is_fetched: impl FnMut(&Entry) -> bool + 'a) -> Self {
+        let (order, ahead, is_fetched) = (Order::default(), VecDeque::new(), Box::new(is_fetched));
+        Self { entries, ended: false, order, ahead, is_fetched, ahead_blobs: 0 }
     }
 
     /// The next entry; `None` at the end.
@@ -44,8 +48,9 @@ where
                 Some(entry) => {
                     let entry = entry.map_err(|error| RestoreError::Entries(Box::new(error)))?;
                     self.check(&entry)?;
-                    self.ahead_blobs += blobs(&entry).count();
-                    self.ahead.push_back(entry);
+                    let is_fetched = (self.is_fetched)(&entry);
+                    self.ahead_blobs += if is_fetched { blobs(&entry).count() } else { 0 };
+                    self.ahead.push_back((entry, is_fetched));
                 }
                 None => {
                     self.ended = true;
@@ -55,16 +60,14 @@ where
                 }
             }
         }
-        let next = self.ahead.pop_front();
-        if let Some(entry) = &next {
-            self.ahead_blobs -= blobs(entry).count();
-        }
-        Ok(next)
+        let Some((next, is_fetched)) = self.ahead.pop_front() else { return Ok(None) };
+        self.ahead_blobs -= if is_fetched { blobs(&next).count() } else { 0 };
+        Ok(Some(next))
     }
 
     /// The blobs that the entries after the current one will need.
     pub(super) fn blobs_ahead(&self) -> impl Iterator<Item = BlobId> {
-        self.ahead.iter().flat_map(blobs)
+        self.ahead.iter().filter(|(_, is_fetched)| *is_fetched).flat_map(|(entry, _)| blobs(entry))
     }
 
     fn check(&mut self, entry: &Entry) -> Result<(), RestoreError> {

@@ -18,6 +18,7 @@ mod disk;
 mod error;
 mod ground;
 mod handles;
+mod here;
 mod incoming;
 mod journal;
 mod metadata;
@@ -52,7 +53,6 @@ use area::is_staging;
 use disk::{Disk, Subject};
 use error::failed;
 use ground::{Ground, LOST_AND_FOUND};
-use incoming::Incoming;
 use journal::{Journal, Line, Move, Plain, Story, Text};
 use recover::{kept_by_attempts, reap, tidy};
 use remove::names_in;
@@ -77,7 +77,7 @@ where
     let ground = Ground::prepare(request, &disk)?;
     let mut stage = Stage::new(disk, tools, request, allowance, &ground, blobs);
     let prepared = stage
-        .write_all(Incoming::new(entries))
+        .write_all(entries)
         .and_then(|()| tools.progress.staged().map_err(RestoreError::NotStopped))
         .and_then(|()| signer::keep_highest(&disk, request, &ground, &mut stage))
         .and_then(|()| plan_swap(disk, request, &ground, &mut stage));
@@ -110,6 +110,8 @@ where
     };
     report.entries = stage.entries;
     report.bytes = stage.bytes();
+    report.bytes_from_here = stage.bytes_from_here();
+    tracing::info!(bytes = report.bytes, of_what_is_live = report.bytes_from_here, "written");
     report.notes.extend(stage.notes.lines());
     clean_up(&disk, request, &ground, &stage, &mut report);
     keep_time(&disk, &stage, &story);

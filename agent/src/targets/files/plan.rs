@@ -254,7 +254,7 @@ where
     };
     let mut look = Look::begin(&ground, is_whole, &mut facts)?;
     let mut outermost: Option<EntryPath> = None;
-    let mut incoming = Incoming::new(entries);
+    let mut incoming = Incoming::new(entries, |_| false);
     while let Some(entry) = incoming.next()? {
         let below = outermost.as_ref().is_some_and(|outer| entry.path.is_within(outer));
         if !below && !request.selection.names(&entry.path) {

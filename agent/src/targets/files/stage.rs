@@ -22,6 +22,7 @@ use super::disk::{Disk, Subject};
 use super::error::{RestoreError, failed};
 use super::ground::{Ground, LOST_AND_FOUND};
 use super::handles::{Mounts, again, kind_of, open_below, open_folder_across};
+use super::here::Here;
 use super::incoming::Incoming;
 use super::journal::{Journal, Line, Move, Text};
 use super::metadata::{Notes, apply};
@@ -109,7 +110,7 @@ impl<'a> Stage<'a> {
             notes: Notes::default(),
             signers: Vec::new(),
             entries: 0,
-            writer: ContentWriter::new(disk, tools, blobs),
+            writer: ContentWriter::new(disk, tools, blobs, Here::new(ground)),
             selected: None,
             moved: None,
             chain: Vec::new(),
@@ -118,17 +119,23 @@ impl<'a> Stage<'a> {
         }
     }
 
+    /// Bytes of content that were not fetched, since they are live.
+    pub(super) fn bytes_from_here(&self) -> u64 {
+        self.writer.from_here
+    }
+
     /// Bytes of content written so far.
     pub(super) fn bytes(&self) -> u64 {
         self.writer.written
     }
 
     /// Writes all that is selected.
-    pub(super) fn write_all<I, E>(&mut self, mut incoming: Incoming<I>) -> Result<(), RestoreError>
+    pub(super) fn write_all<I, E>(&mut self, entries: I) -> Result<(), RestoreError>
     where
         I: Iterator<Item = Result<Entry, E>>,
         E: std::error::Error + Send + Sync + 'static,
     {
+        let mut incoming = Incoming::new(entries, fetches(self.request, self.ground));
         if !matches!(self.ground, Ground::Spread { .. }) {
             self.use_area(EntryPath::root())?;
         }
@@ -139,7 +146,7 @@ impl<'a> Stage<'a> {
             while self.chain.last().is_some_and(|(folder, _)| !entry.path.is_within(folder)) {
                 self.chain.pop();
             }
-            let is_selected = self.is_selected(&entry.path);
+            let is_selected = is_selected(self.request, &mut self.selected, &entry.path);
             if is_selected && signer::leaves_out(self.request, &entry.path) {
                 self.notes.key(&entry.path);
             } else if is_selected {
@@ -150,6 +157,9 @@ impl<'a> Stage<'a> {
             }
         }
         self.close_to(0)?;
+        if self.tools.cancel.is_cancelled() {
+            return Err(RestoreError::Cancelled);
+        }
         if self.selected.is_none() {
             let place = self.ground.root().display();
             return Err(RestoreError::refused(
@@ -160,18 +170,7 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    fn is_selected(&mut self, path: &EntryPath) -> bool {
-        if self.selected.as_ref().is_some_and(|selected| path.is_within(selected)) {
-            return true;
-        }
-        let selected = self.request.selection.names(path);
-        if selected {
-            self.selected = Some(path.clone());
-        }
-        selected
-    }
-
-    fn place<I, E>(&mut self, entry: &Entry, incoming: &Incoming<I>) -> Result<(), RestoreError>
+    fn place<I, E>(&mut self, entry: &Entry, incoming: &Incoming<'_, I>) -> Result<(), RestoreError>
     where
         I: Iterator<Item = Result<Entry, E>>,
         E: std::error::Error + Send + Sync + 'static,
@@ -308,7 +307,7 @@ impl<'a> Stage<'a> {
         Ok(self.areas.len() - 1)
     }
 
-    fn write_below<I, E>(&mut self, entry: &Entry, incoming: &Incoming<I>) -> Result<(), RestoreError>
+    fn write_below<I, E>(&mut self, entry: &Entry, incoming: &Incoming<'_, I>) -> Result<(), RestoreError>
     where
         I: Iterator<Item = Result<Entry, E>>,
         E: std::error::Error + Send + Sync + 'static,
@@ -385,7 +384,7 @@ impl<'a> Stage<'a> {
     }
 
     /// Writes one entry into its open folder; false if it was left out, which is noted.
-    fn write<I, E>(&mut self, entry: &Entry, incoming: &Incoming<I>) -> Result<bool, RestoreError>
+    fn write<I, E>(&mut self, entry: &Entry, incoming: &Incoming<'_, I>) -> Result<bool, RestoreError>
     where
         I: Iterator<Item = Result<Entry, E>>,
         E: std::error::Error + Send + Sync + 'static,
@@ -412,7 +411,7 @@ impl<'a> Stage<'a> {
         &mut self,
         entry: &Entry,
         kind: &EntryKind,
-        incoming: &Incoming<I>,
+        incoming: &Incoming<'_, I>,
     ) -> Result<bool, RestoreError>
     where
         I: Iterator<Item = Result<Entry, E>>,
@@ -464,7 +463,7 @@ impl<'a> Stage<'a> {
         &mut self,
         entry: &Entry,
         content: &FileContent,
-        incoming: &Incoming<I>,
+        incoming: &Incoming<'_, I>,
     ) -> Result<(), RestoreError>
     where
         I: Iterator<Item = Result<Entry, E>>,
@@ -473,7 +472,7 @@ impl<'a> Stage<'a> {
         let path = &entry.path;
         let file =
             self.disk.make_file(self.parent(), self.name(path)).map_err(failed("make the file", path))?;
-        self.writer.write(&file, path, content, incoming)?;
+        self.writer.write(&file, entry, content, incoming)?;
         if path.name() == Some(signer::STATE) {
             self.signers.push(path.clone());
         }
@@ -534,4 +533,22 @@ impl<'a> Stage<'a> {
         }
         Ok(None)
     }
+}
+
+/// Whether the request selects `path`; `last` is what was selected by itself before.
+fn is_selected(request: &RestoreRequest, last: &mut Option<EntryPath>, path: &EntryPath) -> bool {
+    if last.as_ref().is_some_and(|selected| path.is_within(selected)) {
+        return true;
+    }
+    let selected = request.selection.names(path);
+    if selected {
+        *last = Some(path.clone());
+    }
+    selected
+}
+
+/// Whether an entry's content will be asked of the repository: it is selected, and nothing live looks like it.
+fn fetches<'a>(request: &'a RestoreRequest, ground: &'a Ground) -> impl FnMut(&Entry) -> bool + 'a {
+    let (mut here, mut last) = (Here::new(ground), None);
+    move |entry| is_selected(request, &mut last, &entry.path) && here.find(entry).is_none()
 }

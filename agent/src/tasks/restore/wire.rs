@@ -104,7 +104,8 @@ pub(super) fn planned(plan: &v1::SourcePlan) -> Report {
 
 /// What the swap has to tell, in the report.
 pub(super) fn add(report: &mut Report, swapped: RestoreReport) {
-    let RestoreReport { entries, bytes, overwritten, created, removed, old, notes } = swapped;
+    let RestoreReport { entries, bytes, overwritten, created, removed, old, notes, bytes_from_here: _ } =
+        swapped;
     *report = Report {
         entries,
         bytes,
