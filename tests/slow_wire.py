@@ -21,7 +21,15 @@ def _open_tun(namespace):
     return device
 
 
-def _carry(source, target, delay, ended):
+def _carry(source, target, delay, ended, broken):
+    try:
+        _carry_on(source, target, delay, ended)
+    except OSError as error:
+        broken.append(error)
+        ended.set()
+
+
+def _carry_on(source, target, delay, ended):
     waiting, held = collections.deque(), 0
     while not ended.is_set():
         now = time.monotonic()
@@ -41,7 +49,7 @@ def _carry(source, target, delay, ended):
 def slow_wire(milliseconds):
     """Gives the words that run a program at each side: {'agent': ['ip', 'netns', 'exec', …], …}."""
     names = {side: f'bench-{side}-{os.getpid()}' for side in SIDES}
-    ended, threads, devices = threading.Event(), [], []
+    ended, threads, devices, broken = threading.Event(), [], [], []
     try:
         for side, name in names.items():
             subprocess.run(['ip', 'netns', 'add', name], check=True)
@@ -51,9 +59,11 @@ def slow_wire(milliseconds):
                           ['link', 'set', WIRE, 'mtu', str(MTU), 'txqueuelen', '2000', 'up']):
                 subprocess.run(there + words, check=True)
         for source, target in (devices, devices[::-1]):
-            threads.append(threading.Thread(target=_carry, args=(source, target, milliseconds / 1000, ended)))
+            threads.append(threading.Thread(target=_carry, args=(source, target, milliseconds / 1000, ended, broken)))
             threads[-1].start()
         yield {side: ['ip', 'netns', 'exec', name] for side, name in names.items()}
+        if broken:
+            raise broken[0]
     finally:
         ended.set()
         for thread in threads:

@@ -2,6 +2,7 @@
 
 mod files_support;
 
+use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
@@ -14,6 +15,7 @@ use agent::targets::files::{
 use agent::targets::{BlobError, BlobReader, CancelFlag};
 use bytes::Bytes;
 use files_support::*;
+use repository::archive::entry::{EntryKind, FileContent, Pieces};
 use repository::codec::Malformed;
 use repository::ids::BlobId;
 
@@ -79,22 +81,22 @@ fn a_changed_folder_gets_its_archived_state_and_the_old_one_is_kept() {
 }
 
 #[test]
-fn the_archive_of_an_empty_folder_empties_it_and_says_so_before() {
+fn the_archive_of_an_empty_folder_empties_none_in_which_something_is() {
     let folder = tempfile::tempdir().expect("a folder");
     let root = folder.path().canonicalize().expect("a path");
     let archive = Archive::of(&root);
     let entries = || archive.entries.iter().cloned().map(Ok::<_, Malformed>);
-    for (files, removed) in [(&[][..], 0), (&[("came/x", "later")], 1)] {
-        write(&root, files);
-        let plan = plan(&survey(&in_place(&root, "x"), entries()).expect("it looks"));
-        assert_eq!((plan.removed_count, &plan.conflicts[..]), (removed, &[][..]));
-        let told = plan.remarks.iter().any(|remark| remark.contains("of an empty folder"));
-        assert_eq!(told, removed > 0, "{:?}", plan.remarks);
-        let report = archive.restore(&in_place(&root, "x")).expect("it is restored");
-        assert_eq!((report.overwritten, report.created, report.removed), (0, 0, removed));
-    }
-    assert!(!root.join("came").exists());
-    assert_eq!(read(root.join(".neurashield-x/old/came/x")), "later");
+    let planned = || plan(&survey(&in_place(&root, "x"), entries()).expect("it looks"));
+    assert_eq!(planned().conflicts, Vec::<String>::new());
+    let report = archive.restore(&in_place(&root, "x")).expect("it has nothing to do");
+    assert_eq!((report.entries, report.overwritten, report.created, report.removed), (0, 0, 0, 0));
+
+    write(&root, &[("came/x", "later")]);
+    let [conflict] = &planned().conflicts[..] else { panic!("{:?}", planned().conflicts) };
+    assert!(
+        conflict.contains("holds nothing of this folder") && conflict.contains("1 entries"),
+        "{conflict}"
+    );
 }
 
 #[test]
@@ -253,10 +255,40 @@ fn what_is_live_and_the_same_is_not_fetched() {
     assert!(matches!(error, RestoreError::Blob { .. }), "{error:?}");
     assert_same(&look(root), &before);
     archive.blobs = all;
-    let report = archive.restore(&in_place(root, "three")).expect("it is restored");
+    let (request, cancel) = (in_place(root, "three"), CancelFlag::default());
+    let tools = Tools { id_key: &KEY, progress: &(), cancel: &cancel, steps: &NoFaults };
+    let mut blobs =
+        Noting { blobs: Blobs { blobs: &archive.blobs, hinted: Vec::new() }, hinted: HashSet::new() };
+    let entries = archive.entries.iter().cloned().map(Ok::<_, Malformed>);
+    let report =
+        restore(&request, archive.planned(&request), entries, &mut blobs, tools).expect("it is restored");
+    let of_sparse =
+        archive.entries.iter().find(|entry| entry.path.as_bytes() == b"a/sparse").expect("it is there");
+    let EntryKind::File(FileContent { pieces: Pieces::Listed(lists), .. }) = &of_sparse.kind else {
+        panic!("{of_sparse:?}")
+    };
+    assert!(!lists.is_empty() && !blobs.hinted.is_empty());
+    assert!(lists.iter().all(|list| !blobs.hinted.contains(list)), "nobody fetches ahead what is live");
     assert_same(&without_root_time(look(root)), &without_root_time(archived));
     assert_eq!(report.bytes_from_here, 3 << 19, "the sparse file alone");
     assert_eq!(report.bytes, 5 + 5 + 5 + 12_000_000 + (3 << 19));
+}
+
+/// Notes what it was told in advance.
+struct Noting<'a> {
+    blobs: Blobs<'a>,
+    hinted: HashSet<BlobId>,
+}
+
+impl BlobReader for Noting<'_> {
+    fn hint(&mut self, upcoming: &[BlobId]) {
+        self.hinted.extend(upcoming);
+        self.blobs.hint(upcoming);
+    }
+
+    fn blob(&mut self, id: &BlobId) -> Result<Bytes, BlobError> {
+        self.blobs.blob(id)
+    }
 }
 
 /// Asks the restore to stop when the first blob is fetched.

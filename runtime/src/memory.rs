@@ -37,7 +37,7 @@ pub fn keep_few_heaps() {
 
 /// Hands what is free in the heaps back to the system: to be called when a piece of large work has ended. Without it
 /// the gaps that the work's threads left stay with the process, and the next work's buffers lie on top of them (seen:
-/// 96 MiB kept after a restore on a slow disk). Does nothing where the allocator is another one than glibc's.
+/// 96 MiB kept after a restore on a slow disk). Walks all heaps, each locked meanwhile: not for a thread that others wait for. Does nothing where the allocator is another one than glibc's.
 pub fn give_back() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {

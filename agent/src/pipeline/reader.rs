@@ -3,10 +3,11 @@
 use std::collections::HashSet;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use repository::archive::entry::{Entry, EntryKind, Metadata};
+use repository::archive::entry::{Entry, EntryKind, Layout, Metadata};
 use repository::archive::path::EntryPath;
 use repository::check::{CheckedFile, ContentCheck, Feed, Finding};
 use repository::cut::{Chunker, MAX_CHUNK, SMALL_FILE};
+use repository::ids::BlobId;
 use tokio_util::sync::CancellationToken;
 
 use super::bundle::Bundle;
@@ -16,7 +17,7 @@ use super::orders::{Coming, FileHead, Job, Order, Seen};
 use super::progress::ArchiveProgress;
 use super::{ArchiveJob, Input, PipelineError, StageEnd, Stopped};
 use crate::cache::rules::{self, Verdict, Why};
-use crate::cache::{CacheReader, Record};
+use crate::cache::{CacheReader, Record, StoredContent};
 use crate::sources::{
     Body, Content, Item, Opened, Problem, ProblemKind, ReadError, SourceEntry, Stamp, StampClock,
 };
@@ -248,7 +249,10 @@ impl<'a> Reader<'a> {
     }
 
     fn reuse(&mut self, metadata: Metadata, record: Record) -> Result<(), StageEnd> {
-        let bytes = weight(&record.path, &metadata) + record.content.pieces.len() * 40;
+        let StoredContent { layout, pieces, lists, .. } = &record.content;
+        let extents = if let Layout::Sparse(extents) = layout { extents.len() } else { 0 };
+        let bytes =
+            weight(&record.path, &metadata) + pieces.len() * 40 + lists.len() * BlobId::LEN + extents * 16;
         self.reused.push((metadata, record));
         self.reused_bytes += bytes;
         if self.reused_bytes > REUSED_AT_ONCE {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use repository::ids::BlobId;
@@ -13,6 +14,8 @@ use crate::targets::{BlobError, BlobReader};
 
 /// The most hints that are kept.
 const MAX_HINTS: usize = 4_096;
+/// The controller ends a stream on which nothing is asked for an hour, or whose answers nobody takes for minutes.
+const KEEP_EVERY: Duration = Duration::from_secs(10);
 /// The most blobs that are asked for ahead, however small they are.
 const MAX_ASKED: usize = 256;
 
@@ -56,6 +59,8 @@ pub(crate) struct RemoteBlobs<S> {
     asked_bytes: usize,
     openers: Option<Openers>,
     kept: Kept,
+    /// When the other side last heard from us, or answers were taken.
+    heard: Instant,
 }
 
 impl<S: BlobStream> RemoteBlobs<S> {
@@ -63,7 +68,8 @@ impl<S: BlobStream> RemoteBlobs<S> {
         let (wanted, asked, coming) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
         let openers = window.beside.then(|| Openers::start(&map));
         let kept = Kept::new(window.kept);
-        Self { map, stream, window, wanted, asked, coming, asked_bytes: 0, openers, kept }
+        let heard = Instant::now();
+        Self { map, stream, window, wanted, asked, coming, asked_bytes: 0, openers, kept, heard }
     }
 
     /// Asks for what is wanted as far as the window reaches; for one blob in any case.
@@ -93,7 +99,8 @@ impl<S: BlobStream> RemoteBlobs<S> {
 
     /// The next blob in the order of the questions.
     fn receive(&mut self) -> Result<(usize, Bytes), BlobError> {
-        self.take_answers();
+        let most = self.openers.as_ref().map_or(1, Openers::most);
+        self.take_answers(most, true);
         let (index, coming) =
             self.coming.pop_front().expect("an answer is waited for only when something was asked");
         self.asked_bytes -= self.map.plain_length(index);
@@ -108,15 +115,14 @@ impl<S: BlobStream> RemoteBlobs<S> {
         Ok((index, plain))
     }
 
-    /// Waits for an answer where none is coming; of the others takes those that are here already, as many as
-    /// are worth opening at once.
-    fn take_answers(&mut self) {
-        let most = self.openers.as_ref().map_or(1, Openers::most);
+    /// Waits for an answer where none is coming, if it may; of the others takes those that are here already, up to
+    /// `most` at once.
+    fn take_answers(&mut self, most: usize, may_wait: bool) {
         while self.coming.len() < most
             && let Some(index) = self.asked.front().copied()
         {
             let address = self.map.address(index);
-            let answer = match self.coming.is_empty() {
+            let answer = match self.coming.is_empty() && may_wait {
                 true => self.stream.receive(address).map(Some),
                 false => self.stream.receive_now(address),
             };
@@ -143,7 +149,16 @@ impl<S: BlobStream> BlobReader for RemoteBlobs<S> {
         self.wanted.extend(upcoming.iter().take(MAX_HINTS).filter_map(|id| self.map.find(id)));
     }
 
+    fn meanwhile(&mut self) {
+        if self.heard.elapsed() >= KEEP_EVERY {
+            self.heard = Instant::now();
+            self.take_answers(usize::MAX, false);
+            self.stream.keep();
+        }
+    }
+
     fn blob(&mut self, id: &BlobId) -> Result<Bytes, BlobError> {
+        self.heard = Instant::now();
         let index = self.map.find(id).ok_or(BlobError::Missing(*id))?;
         if let Some(plain) = self.kept.get(index) {
             self.ask()?;

@@ -16,6 +16,7 @@ struct Counting {
     waiting: VecDeque<BlobAddress>,
     most_waiting: usize,
     asked: Vec<u32>,
+    kept: u32,
 }
 
 impl BlobStream for &mut Counting {
@@ -24,6 +25,10 @@ impl BlobStream for &mut Counting {
         self.asked.push(address.ordinal);
         self.most_waiting = self.most_waiting.max(self.waiting.len());
         Ok(())
+    }
+
+    fn keep(&mut self) {
+        self.kept += 1;
     }
 
     fn receive(&mut self, expected: BlobAddress) -> Result<Fetched, String> {
@@ -55,6 +60,26 @@ fn map(blobs: u32) -> (Arc<BlobMap>, Vec<BlobId>) {
     };
     builder.add(&segment).expect("a sound segment");
     (Arc::new(builder.finish()), ids)
+}
+
+#[test]
+fn who_asks_for_nothing_for_long_takes_what_came_and_says_that_he_goes_on() {
+    let (map, ids) = map(40);
+    let mut stream = Counting::default();
+    let mut blobs = RemoteBlobs::new(map, &mut stream, Window::DATA);
+    blobs.hint(&ids);
+    let _ = blobs.blob(&ids[0]).expect_err("its bytes are zeros");
+    blobs.meanwhile();
+    assert_eq!(blobs.stream.kept, 0, "not at once");
+    assert!(!blobs.asked.is_empty(), "more are asked for than are opened at once");
+    blobs.heard = Instant::now().checked_sub(KEEP_EVERY).expect("the machine runs for longer");
+    blobs.meanwhile();
+    assert_eq!((blobs.stream.kept, blobs.asked.len()), (1, 0));
+    // What came is handed out, and in its order.
+    for id in &ids[1..] {
+        let damaged = blobs.blob(id).expect_err("its bytes are zeros");
+        assert!(matches!(damaged, BlobError::Damaged { id: named, .. } if named == *id), "{damaged}");
+    }
 }
 
 #[test]

@@ -23,6 +23,8 @@ const REQUESTS: usize = 512;
 pub(crate) trait BlobStream: Send {
     /// Asks for a blob.
     fn ask(&mut self, address: BlobAddress) -> Result<(), String>;
+    /// Says that there is more to come, where nothing is asked for long.
+    fn keep(&mut self) {}
     /// The next answer; it must be the one for `expected`.
     fn receive(&mut self, expected: BlobAddress) -> Result<Fetched, String>;
     /// The same, if the answer is here already.
@@ -75,6 +77,11 @@ impl BlobStream for WireBlobs {
         };
         let request = v1::FetchBlobsRequest { task_id: String::new(), blobs: vec![blob] };
         self.requests.blocking_send(request).map_err(|_| "the stream of blobs has ended".to_owned())
+    }
+
+    fn keep(&mut self) {
+        // Where the stream has ended the next question says so.
+        let _ = self.requests.try_send(v1::FetchBlobsRequest::default());
     }
 
     fn receive(&mut self, expected: BlobAddress) -> Result<Fetched, String> {

@@ -19,6 +19,9 @@ pub trait BlobReader: Send {
     /// The blobs that will be asked for next, in this order. Only a hint: it lets the reader fetch ahead
     /// within its own limit of memory.
     fn hint(&mut self, upcoming: &[BlobId]);
+    /// Nothing is asked for, and the restore goes on with something else: called again and again meanwhile. What
+    /// was hinted at is taken as it comes, so that nobody on the other side waits in vain.
+    fn meanwhile(&mut self) {}
     /// The plaintext of a blob, its id already recomputed and found right.
     fn blob(&mut self, id: &BlobId) -> Result<Bytes, BlobError>;
 }

@@ -135,8 +135,11 @@ impl Tasks {
             let result = match cancel.is_cancelled() {
                 true => Err(cancelled()),
                 false => {
+                    let is_large = matches!(work, Work::Archive(_) | Work::Restore(_));
                     let result = Box::pin(work_on(&context, task_id, work, &cancel)).await;
-                    runtime::memory::give_back();
+                    if is_large {
+                        tokio::task::spawn_blocking(runtime::memory::give_back);
+                    }
                     result
                 }
             };

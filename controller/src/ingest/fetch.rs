@@ -23,7 +23,7 @@ const QUEUE: usize = 16;
 const BLOBS_AHEAD: usize = 8;
 /// Requests that may wait for the reading thread.
 const REQUESTS_AHEAD: usize = 64;
-/// A stream on which nothing is asked for this long is ended. Whoever restores a large file asks all the time.
+/// A stream on which nothing is asked for this long is ended. An agent that copies what is live says that more will come.
 const ASKED_AGAIN_WITHIN: Duration = Duration::from_secs(3_600);
 /// The most blobs that one request may name.
 const MAX_BLOBS: usize = 1_024;

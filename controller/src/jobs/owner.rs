@@ -56,10 +56,10 @@ impl Owner {
             }
             remove_job_folder(&self.shared.settings.jobs_folder.join(id.to_string()));
             self.shared.settings.ended.notify_one();
-            runtime::memory::give_back();
         }
         drop(owned);
         self.shared.kick.notify_one();
+        tokio::task::spawn_blocking(runtime::memory::give_back);
     }
 
     async fn run_to_end(&mut self, mail: &mut mpsc::Receiver<Mail>) -> Result<(), CatalogError> {

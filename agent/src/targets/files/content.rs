@@ -91,12 +91,13 @@ impl<'a> ContentWriter<'a> {
         content: &FileContent,
         live: &LiveFile,
     ) -> Result<bool, RestoreError> {
-        let Self { disk, tools, here, .. } = self;
+        let Self { disk, tools, here, blobs, .. } = self;
         let (mut sink, mut copied) = (Sink::new(content, *tools), 0);
         let is_whole = here.read(live, content, |mut part| {
             if tools.cancel.is_cancelled() {
                 return Err(RestoreError::Cancelled);
             }
+            blobs.meanwhile();
             copied += part.len() as u64;
             tools.progress.bytes_written(part.len() as u64);
             while !part.is_empty() {

@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt;
 
 use repository::archive::entry::{Entry, EntryKind, FileContent};
 use repository::archive::path::EntryPath;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 
 use super::ground::Ground;
 use super::handles::{Mounts, open_below, open_in};
@@ -40,21 +40,28 @@ impl<'a> Here<'a> {
         Self { ground, last: None, buffer: Vec::new() }
     }
 
-    /// The live file in the place of `entry`, if it has its size and time. What cannot be looked at is none.
+    /// Whether the live file in the place of `entry` has its size and time. What cannot be looked at has not.
+    pub(super) fn looks_alike(&mut self, entry: &Entry) -> bool {
+        let Some(name) = entry.path.name() else { return false };
+        let Some(folder) = self.folder(&entry.path.parent().unwrap_or_default()) else { return false };
+        let stat = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
+        stat.is_ok_and(|stat| is_alike(&stat, entry))
+    }
+
+    /// That file, opened.
     pub(super) fn find(&mut self, entry: &Entry) -> Option<LiveFile> {
-        let EntryKind::File(content) = &entry.kind else { return None };
-        let name = entry.path.name()?;
-        let folder = self.folder(&entry.path.parent().unwrap_or_default())?;
-        let stat = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
-        let is_alike = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
-            && u64::try_from(stat.st_size) == Ok(content.size)
-            && mtime(&stat) == entry.metadata.mtime;
-        if !is_alike || content.size == 0 {
+        if !self.looks_alike(entry) {
             return None;
         }
+        let name = entry.path.name()?;
+        let folder = self.folder(&entry.path.parent().unwrap_or_default())?;
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let file = open_in(folder, name, flags, Mode::empty()).ok()?;
-        Some(LiveFile { file: file.into() })
+        // That it was read is nobody's business, but only its owner may hide it.
+        let quietly = open_in(folder, name, flags | OFlags::NOATIME, Mode::empty());
+        let file = quietly.or_else(|_| open_in(folder, name, flags, Mode::empty())).ok()?;
+        // Somebody may have put something else there.
+        let stat = rustix::fs::fstat(&file).ok()?;
+        is_alike(&stat, entry).then(|| LiveFile { file: file.into() })
     }
 
     fn folder(&mut self, path: &EntryPath) -> Option<&OwnedFd> {
@@ -92,6 +99,14 @@ impl<'a> Here<'a> {
         }
         Ok(true)
     }
+}
+
+fn is_alike(stat: &Stat, entry: &Entry) -> bool {
+    let EntryKind::File(content) = &entry.kind else { return false };
+    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+        && content.size > 0
+        && u64::try_from(stat.st_size) == Ok(content.size)
+        && mtime(stat) == entry.metadata.mtime
 }
 
 fn read_some(file: &File, part: &mut [u8], offset: u64) -> io::Result<usize> {

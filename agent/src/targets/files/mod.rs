@@ -137,10 +137,7 @@ fn plan_swap<'a>(
     stage: &mut Stage<'a>,
 ) -> Result<(Journal<'a>, Story), RestoreError> {
     let mut story = Story::default();
-    let Some(mut journal) = stage.journal.take() else {
-        let cause = "there is nothing to restore: all that is selected are folders, which are there";
-        return Err(RestoreError::refused(ground.root().display(), cause));
-    };
+    let mut journal = stage.journal.take().expect("what is staged has one");
     story.moves = std::mem::take(&mut stage.moves);
     if let (Ground::Live { .. }, Selection::Whole) = (ground, &request.selection) {
         add_removals(stage, &mut story.moves)?;

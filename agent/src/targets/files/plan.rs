@@ -36,6 +36,10 @@ pub struct Facts {
     pub removed: Named,
     /// Live entries that cannot be moved, with what is in the way.
     pub blocked: Vec<(EntryPath, LiveEntry)>,
+    /// Whether all of the archive goes to a live folder, whose other entries are moved away.
+    pub is_whole_live: bool,
+    /// Entries below the root that really come: no sockets, and nothing of the file system's own.
+    pub comes: u64,
     /// Entries that are selected.
     pub entries: u64,
     /// Bytes of content that are selected, holes not counted.
@@ -159,10 +163,7 @@ pub fn plan(facts: &Facts) -> RestorePlan {
         free_space: facts.free_space,
         conflicts: facts.blocked.iter().filter_map(|(path, live)| conflict(path, *live)).collect(),
     };
-    // The archive of an empty folder has its root, which a whole restore selects.
-    if facts.entries == 0 {
-        plan.conflicts.push("nothing in the archive matches; look at its paths with `nsctl ls`".to_owned());
-    }
+    plan.conflicts.extend(nothing_comes(facts));
     plan.conflicts.extend(facts.signers.iter().filter_map(|(path, live)| match live {
         LiveState::Absent if facts.signer_height.is_none() => Some(format!(
             "{path} is not there: nobody knows here what its validator has signed since the backup, and it could sign \
@@ -185,6 +186,22 @@ pub fn plan(facts: &Facts) -> RestorePlan {
         ));
     }
     plan
+}
+
+/// Why nothing would be restored. A whole restore of an empty folder to an empty one has nothing to do; that it
+/// empties one in which something is may be a backup of a volume that was not mounted.
+fn nothing_comes(facts: &Facts) -> Option<String> {
+    let counted = facts.created.count + facts.overwritten.count;
+    match (facts.is_whole_live, facts.comes, facts.removed.count) {
+        (false, ..) if counted == 0 => {
+            Some("nothing in the archive matches; look at its paths with `nsctl ls`".to_owned())
+        }
+        (true, 0, removed) if removed > 0 => Some(format!(
+            "the backup holds nothing of this folder, in which {removed} entries are: leave it out (name others with \
+             --components), choose another backup, or empty the folder yourself if that is what it should be"
+        )),
+        _ => None,
+    }
 }
 
 fn remarks(facts: &Facts) -> Vec<String> {
@@ -210,12 +227,7 @@ fn remarks(facts: &Facts) -> Vec<String> {
             .signer_height
             .map(|height| format!("{path} will say {height}, or what the backup says if that is more")),
     });
-    let is_empty = facts.created.count + facts.overwritten.count == 0 && facts.removed.count > 0;
-    let empty = is_empty.then(|| {
-        "the archive is of an empty folder: all that is there now is moved away and nothing comes in its place"
-            .to_owned()
-    });
-    empty.into_iter().chain(others).chain(keys).chain(left_out).chain(states).collect()
+    others.into_iter().chain(keys).chain(left_out).chain(states).collect()
 }
 
 /// What `bytes` of content take on a disk, with the entry itself.
@@ -246,6 +258,7 @@ where
     let ground = Ground::find(&request.place)?;
     let mut facts = Facts { signer_height: request.signer_height, ..Facts::default() };
     let is_whole = matches!(request.selection, Selection::Whole);
+    facts.is_whole_live = is_whole && matches!(ground, Ground::Live { .. });
     let ours = rustix::process::geteuid().as_raw();
     facts.leaves = match &ground {
         Ground::New { .. } => "",
@@ -265,6 +278,8 @@ where
             continue;
         }
         facts.entries += 1;
+        let is_ours = entry.kind == EntryKind::Socket || entry.path.names().next() == Some(LOST_AND_FOUND);
+        facts.comes += u64::from(!entry.path.is_root() && !is_ours);
         look.at_signer(&entry, request, &mut facts);
         facts.of_others += u64::from(entry.metadata.uid != ours);
         for privilege in privileges(&entry) {

@@ -167,6 +167,10 @@ impl<'a> Stage<'a> {
                 "nothing in the archive matches the paths that were given",
             ));
         }
+        if self.journal.is_none() {
+            let cause = "there is nothing to restore: all that is selected are folders, which are there";
+            return Err(RestoreError::refused(self.ground.root().display(), cause));
+        }
         Ok(())
     }
 
@@ -550,5 +554,5 @@ fn is_selected(request: &RestoreRequest, last: &mut Option<EntryPath>, path: &En
 /// Whether an entry's content will be asked of the repository: it is selected, and nothing live looks like it.
 fn fetches<'a>(request: &'a RestoreRequest, ground: &'a Ground) -> impl FnMut(&Entry) -> bool + 'a {
     let (mut here, mut last) = (Here::new(ground), None);
-    move |entry| is_selected(request, &mut last, &entry.path) && here.find(entry).is_none()
+    move |entry| is_selected(request, &mut last, &entry.path) && !here.looks_alike(entry)
 }

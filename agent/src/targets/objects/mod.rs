@@ -127,10 +127,15 @@ where
 {
     let mut plan = Plan { obstacles: wanted.faults(), ..Plan::default() };
     let (mut kinds, mut taken, mut kept) = (BTreeMap::new(), BTreeSet::new(), 0);
+    // Files that are no objects: the archive is of another kind.
+    let mut others = 0_u64;
     for entry in checked(entries) {
         let entry = entry?;
         let EntryKind::File(content) = &entry.kind else { continue };
-        let Some(name) = Name::of_file(&entry.path) else { continue };
+        let Some(name) = Name::of_file(&entry.path) else {
+            others += 1;
+            continue;
+        };
         let Some(part) = wanted.part(&entry.path, &name) else { continue };
         let target = wanted.target(&name);
         if !taken.insert(target.clone()) {
@@ -156,7 +161,7 @@ where
         look(wanted, planned, (&archived, content.size), &mut plan, &mut kept, tools)?;
     }
     let is_nothing = plan.planned.is_empty() && plan.obstacles.is_empty() && plan.same == 0;
-    if is_nothing && !wanted.is_everything() {
+    if is_nothing && (others > 0 || !wanted.is_everything()) {
         plan.obstacles.push("nothing in the archive matches; look at its paths with `nsctl ls`".to_owned());
     }
     if kept > MOST_KEPT {
@@ -328,6 +333,9 @@ pub(crate) fn restore<E>(
 where
     E: std::error::Error + Send + Sync + 'static,
 {
+    if plan.planned.is_empty() && plan.same == 0 {
+        return Ok(Done::default());
+    }
     steps::reach(Step::AllStaged);
     progress.staged().map_err(ObjectsError::NotStopped)?;
     steps::reach(Step::SwapBegun);

@@ -36,7 +36,7 @@ use crate::steps::Step;
 use crate::targets::files::{
     self, InProduction, PathPatterns, Place, RestoreError, RestorePlan, RestoreRequest, Selection, Tools,
 };
-use crate::targets::{CancelFlag, Progress};
+use crate::targets::{BlobError, CancelFlag, Progress};
 
 /// What a restore would do, and what is in its way. Tries for real, and leaves nothing behind.
 pub(super) async fn plan(
@@ -462,6 +462,11 @@ fn not_restored(place: &str, error: &RestoreError) -> Failure {
         RestoreError::Refused { .. } => {
             failure(Code::FailedPrecondition, reason::OBSTACLES, "see to it, then plan again")
         }
+        RestoreError::Blob { source: BlobError::Fetch { .. }, .. } => failure(
+            Code::Unavailable,
+            reason::UNREACHABLE,
+            "see that the controller runs and can be reached, then restore once more; the live data is as it was",
+        ),
         RestoreError::Archive { .. } | RestoreError::Entries(_) | RestoreError::Blob { .. } => failure(
             Code::DataLoss,
             reason::DAMAGED,
