@@ -179,7 +179,20 @@ pub(crate) fn is_long() -> bool {
 
 /// Collections of all sorts, by what their files are called.
 pub(crate) fn fill(server: &Server) -> BTreeMap<(&'static str, String), String> {
-    let (collections, per) = if is_long() { (40, 500) } else { (8, 50) };
+    let mut files = fill_with(server, 8, 50);
+    // More than a small file and more than a batch: it is read as it comes.
+    server.insert("shop", "large", (0..1_200).map(|i| doc! { "_id": i, "noise": noise(i, 500) }).collect());
+    files.insert(("shop", "large".to_owned()), "large".to_owned());
+    files
+}
+
+/// So many collections with so many documents each, and some with odd names. The first has an index of each kind that
+/// the server knows.
+pub(crate) fn fill_with(
+    server: &Server,
+    collections: i32,
+    per: i32,
+) -> BTreeMap<(&'static str, String), String> {
     let mut files = BTreeMap::new();
     for n in 0..collections {
         let name = format!("c{n}");
@@ -194,27 +207,27 @@ pub(crate) fn fill(server: &Server) -> BTreeMap<(&'static str, String), String> 
         server.insert("odd", name, vec![doc! { "name": name }]);
         files.insert(("odd", name.to_owned()), file.to_owned());
     }
-    // More than a small file and more than a batch: it is read as it comes.
-    server.insert("shop", "large", (0..1_200).map(|i| doc! { "_id": i, "noise": noise(i, 500) }).collect());
-    files.insert(("shop", "large".to_owned()), "large".to_owned());
-    if is_long() {
-        let whole = |i: i32| doc! { "_id": i, "whole": "w".repeat((16 << 20) - 100) };
-        (0..2).for_each(|i| server.insert("shop", "sixteen", vec![whole(i)]));
-        files.insert(("shop", "sixteen".to_owned()), "sixteen".to_owned());
-    }
-    let indexes = vec![
+    server.run("shop", doc! { "createIndexes": "c0", "indexes": every_kind() });
+    files
+}
+
+/// An index of each kind that mongo-java-server knows.
+fn every_kind() -> Vec<Document> {
+    vec![
+        doc! { "key": { "n": 1 }, "name": "ascending" },
+        doc! { "key": { "d": -1 }, "name": "descending" },
         doc! { "key": { "n": 1, "_id": -1 }, "name": "compound" },
         doc! { "key": { "text": "text" }, "name": "words" },
         doc! { "key": { "u": 1 }, "name": "unique", "unique": true, "sparse": true },
+        doc! { "key": { "s": 1 }, "name": "sparse", "sparse": true },
         doc! { "key": { "t": 1 }, "name": "ttl", "expireAfterSeconds": 3_600 },
         doc! { "key": { "p": 1 }, "name": "partial", "partialFilterExpression": { "p": { "$gt": 1 } } },
         doc! { "key": { "h": "hashed" }, "name": "hashed" },
+        doc! { "key": { "f": "2d" }, "name": "flat" },
         doc! { "key": { "g": "2dsphere" }, "name": "sphere" },
         doc! { "key": { "hid": 1 }, "name": "hidden", "hidden": true },
         doc! { "key": { "c": 1 }, "name": "collated", "collation": { "locale": "en", "strength": 2 } },
-    ];
-    server.run("shop", doc! { "createIndexes": "c0", "indexes": indexes });
-    files
+    ]
 }
 
 pub(crate) fn noise(seed: i32, length: usize) -> String {
