@@ -22,6 +22,7 @@ pub mod decoders;
 mod hooks;
 mod kubernetes;
 mod limits;
+mod locks;
 mod nodes;
 mod pipeline;
 mod platform;
@@ -40,7 +41,9 @@ pub use state::has_joined;
 
 /// Is this process a guard of something that the agent has begun? Then it guards, and this is what it ends with.
 pub fn guard(words: &[std::ffi::OsString]) -> Option<std::process::ExitCode> {
-    hooks::guard(words).or_else(|| sources::blockchain::guard(words))
+    hooks::guard(words)
+        .or_else(|| sources::blockchain::guard(words))
+        .or_else(|| sources::mongodb::lock::guard(words))
 }
 
 /// A number that others cannot foresee well enough to come at the same moment; no secret.

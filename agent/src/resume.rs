@@ -66,7 +66,7 @@ pub(crate) fn end_at_server(
     let runs: BTreeMap<String, Run> = runs.into_iter().collect();
     let users = |id: &str| runs.get(id).map(|run| Users::resumed(agent, runtime.clone(), id, run.clone()));
     let holds = |id: &str| users(id).map_or(Ok(()), |users| users.start());
-    recover(server, &holds, &mut |id, how| {
+    recover(server, &agent.key.name(), &holds, &mut |id, how| {
         tracing::info!(restore = id, ?how, "ended a restore that was interrupted");
         if let Some(users) = users(id) {
             match how {

@@ -1,6 +1,7 @@
 //! The sources that this agent serves: what the configuration says, made usable.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use proto::{convert, v1};
 use repository::check::Subject;
@@ -16,7 +17,7 @@ use crate::sources::files::{Excludes, FilesSource, Rules, WrongPattern};
 use crate::sources::ipfs::IpfsSource;
 use crate::sources::mongodb::dump;
 use crate::sources::mongodb::folder::FolderSource;
-use crate::sources::mongodb::{self, History, MongoSource};
+use crate::sources::mongodb::{self, History, MongoSource, Terms, lock};
 use crate::sources::{Source, SourceError};
 use crate::targets::files::Place;
 
@@ -36,6 +37,7 @@ pub(crate) struct Served {
     quiesce: Vec<Rung>,
     cluster: KubernetesConfig,
     imports: Option<PathBuf>,
+    fsync_lock: Option<Duration>,
 }
 
 /// A configured source cannot be used.
@@ -84,6 +86,7 @@ impl Served {
             quiesce: config.quiesce.clone(),
             cluster: KubernetesConfig::default(),
             imports: config.imports.clone(),
+            fsync_lock: config.fsync_lock.map(runtime::config::Duration::get),
         })
     }
 
@@ -103,7 +106,7 @@ impl Served {
             }
             SourceData::Server { .. } => {
                 let uri = self.server().expect("the configuration has one of them");
-                Box::new(MongoSource::open(&uri, now, &self.history)?)
+                Box::new(MongoSource::open(&uri, now, &self.history, None)?)
             }
             SourceData::Objects { kubernetes } => {
                 Box::new(ObjectsSource::open(kubernetes, &self.cluster, now)?)
@@ -140,6 +143,18 @@ impl Served {
             }
             (Kind::Mongodb, SourceData::Folder { path }) => {
                 Ok(Box::new(FolderSource::open(path, self.rules(state)?)?))
+            }
+            (Kind::Mongodb, SourceData::Server { .. }) => {
+                let (uri, source) =
+                    (self.server().expect("the configuration has one of them"), self.file_name());
+                if !lock::unlock_left(state, Some(&source), &|_| Some(uri.clone())) {
+                    return Err(OpenError::Source(SourceError::Server {
+                        hint: "the agent's log names it: run db.fsyncUnlock() there if nobody can write to it",
+                        source: "an earlier run of the agent may have left it locked".into(),
+                    }));
+                }
+                let terms = self.fsync_lock.map(|longest| Terms { state: state.to_owned(), source, longest });
+                Ok(Box::new(MongoSource::open(&uri, now, &self.history, terms.as_ref())?))
             }
             _ => self.open(state, now),
         }

@@ -213,6 +213,7 @@ pub fn quiesce(wire: Option<&v1::Quiesce>) -> Option<Quiesce> {
     let by = match wire.by.as_str() {
         "bracket" => QuiescedBy::Bracket,
         "pause" => QuiescedBy::Pause,
+        "lock" => QuiescedBy::Lock,
         _ => return None,
     };
     Some(Quiesce { by, held_ms: wire.held_ms })
@@ -223,6 +224,7 @@ pub fn to_wire_quiesce(quiesce: Quiesce) -> v1::Quiesce {
     let by = match quiesce.by {
         QuiescedBy::Bracket => "bracket",
         QuiescedBy::Pause => "pause",
+        QuiescedBy::Lock => "lock",
     };
     v1::Quiesce { by: by.to_owned(), held_ms: quiesce.held_ms }
 }

@@ -6,6 +6,8 @@
 
 #[path = "mongodb/dump.rs"]
 mod dump;
+#[path = "mongodb/events.rs"]
+mod events;
 #[path = "mongodb/full.rs"]
 mod full;
 #[path = "mongodb/held.rs"]
@@ -14,14 +16,20 @@ mod held;
 mod import;
 #[path = "mongodb/journals.rs"]
 mod journals;
+#[path = "mongodb/locked.rs"]
+mod locked;
 #[path = "mongodb/peer.rs"]
 mod peer;
 #[path = "mongodb/restore.rs"]
 mod restore;
+#[path = "mongodb/sent.rs"]
+mod sent;
 #[path = "mongodb/server.rs"]
 mod server;
 #[path = "mongodb/stream.rs"]
 mod stream;
+#[path = "mongodb/wrong.rs"]
+mod wrong;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -33,9 +41,7 @@ use mongodb::bson::{RawDocumentBuf, Timestamp, doc};
 use peer::{Peer, TOO_OLD};
 use serde_json::Value;
 use server::{Server, fill, noise, system, uri};
-use tests::{Forwarder, Process, System, wait_for};
-
-const PASSWORD: &str = "hunter2-and-more";
+use tests::{Forwarder, System, wait_for};
 
 /// The documents of a `.bson` file, by the length that each begins with.
 fn parsed(file: &Path) -> Vec<Vec<u8>> {
@@ -278,67 +284,6 @@ fn a_scripted_server_with_users_a_view_and_a_time_series_becomes_the_folder_that
     for left in ["admin.system.users is not restored", "shop.t is not restored: a time series"] {
         assert!(plan.out.contains(left), "{left}: {}", plan.out);
     }
-}
-
-#[test]
-fn a_scripted_server_that_forbids_a_restore_or_whose_disk_is_full_says_so_and_nothing_live_is_renamed() {
-    const FORBIDDEN: i32 = 13;
-    const DISK_FULL: i32 = 14_031;
-    let peer = Peer::start();
-    let system = system(&uri(peer.port), "");
-    system.run(&["backup"]);
-    let restore = ["restore", "--timestamp", "latest", "--yes", "--no-safety-backup", "--include", "shop.a"];
-    let cases =
-        [("create", FORBIDDEN, "the user may not do that"), ("insert", DISK_FULL, "its disk is full")];
-    for (command, code, expected) in cases {
-        peer.refuse_change(command, code);
-        let refused = system.nsctl(&restore);
-        assert_eq!(refused.code, 1, "{command}: {}{}", refused.out, refused.err);
-        let said = format!("{}{}", refused.out, refused.err);
-        assert!(said.contains(expected), "{expected}:\n{said}");
-        let changes = peer.changes();
-        let of_live = |one: &&mongodb::bson::Document| {
-            one.get_str("renameCollection").is_ok_and(|from| !from.contains(".trial."))
-        };
-        assert_eq!(changes.iter().filter(of_live).count(), 0, "{changes:?}");
-        // Each is to be confirmed by most members, and has an end.
-        let is_bounded = |one: &mongodb::bson::Document| {
-            let concern = one.get_document("writeConcern").expect("a concern");
-            concern.get_str("w").is_ok_and(|word| word == "majority") && one.contains_key("maxTimeMS")
-        };
-        let quick = ["create", "renameCollection", "drop", "update"];
-        let quick = changes.iter().filter(|one| quick.iter().any(|name| one.contains_key(*name)));
-        assert!(quick.clone().count() > 1 && quick.clone().all(is_bounded), "{changes:?}");
-    }
-}
-
-#[test]
-fn a_server_that_cannot_be_read_is_a_clear_error_without_a_secret() {
-    let old = Server::start("6");
-    let fine = Server::start("9");
-    let nobody =
-        std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its number");
-    let cases = [
-        (format!("127.0.0.1:{}", nobody.port()), "no server answers at its address"),
-        (format!("127.0.0.1:{}", old.port), "its version is too old"),
-        (format!("127.0.0.1:{}", fine.port), "it refuses the user or the password"),
-        ("127.0.0.1:1/?tls=perhaps&x=".to_owned(), "the connection string cannot be understood"),
-    ];
-    let mut system = system("mongodb://nowhere", "");
-    for (hosts, expected) in cases {
-        let user = if expected.contains("old") { String::new() } else { format!("backup:{PASSWORD}@") };
-        let options = if hosts.contains('?') { "" } else { "/?serverSelectionTimeoutMS=1500" };
-        fs::write(system.root().join("uri"), format!("mongodb://{user}{hosts}{options}")).expect("written");
-        let failed = system.nsctl(&["backup"]);
-        assert_ne!(failed.code, 0, "{expected}: {}", failed.out);
-        let said = format!("{}{}", failed.out, failed.err);
-        assert!(said.contains(expected), "{expected}:\n{said}");
-        assert!(!said.contains(PASSWORD), "{said}");
-    }
-    for process in [Process::Agent, Process::Controller] {
-        assert!(!system.log(process).contains(PASSWORD), "{}", system.log(process));
-    }
-    system.kill_agent();
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The connection between agent and server of MongoDB, cut by a proxy in the load of a restore and between two renames.
-//! What was lost between two renames is waited for, half a minute each: this waits beside other tests.
+//! What was lost between two renames is waited for, half a minute each, and another agent that seems to have died for a
+//! minute: this waits beside other tests.
 
 #[allow(dead_code, reason = "other programs of tests use the rest")]
 #[path = "mongodb/held.rs"]
@@ -9,9 +10,12 @@ mod held;
 mod server;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use held::{Held, assert_nothing_is_lost, assert_same, assert_tidy, held, restore, small_shop, spoil};
-use server::{Server, impatient_uri, is_long, system_that_can_be_held};
+use mongodb::bson::doc;
+use server::{Server, impatient_uri, is_long, system, system_that_can_be_held, uri};
 use tests::{Forwarder, wait_for};
 
 #[test]
@@ -58,5 +62,49 @@ fn a_connection_cut_in_the_load_or_between_two_renames_leaves_all_as_it_was_or_i
         assert_same(&held(&server, &["shop"]), &before);
         system.run(&["backup"]);
     }
+    system.kill_agent();
+}
+
+#[test]
+fn a_restore_of_another_agent_that_goes_on_is_left_alone_and_ended_once_that_agent_is_gone() {
+    const JOURNALS: &str = "neurashield_restore";
+    let server = Server::start("9");
+    server.insert("shop", "orders", vec![doc! { "_id": 1 }]);
+    let before = held(&server, &["shop"]);
+    let mut system = system(&uri(server.port), "");
+    system.run(&["backup"]);
+    // As another agent would have it that is loading: it counts up a number.
+    let head =
+        doc! { "_id": "head", "phase": "loading", "databases": ["shop"], "owner": "another", "beat": 0_i64 };
+    server.insert(JOURNALS, "theirs-0", vec![head]);
+    let staged = "neurashield-restore.theirs-0.new.0";
+    server.insert("shop", staged, vec![doc! { "_id": 2 }]);
+    let count = || {
+        let count = doc! { "q": { "_id": "head" }, "u": { "$inc": { "beat": 1_i64 } } };
+        server.run(JOURNALS, doc! { "update": "theirs-0", "updates": [count] });
+    };
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                count();
+                std::thread::sleep(Duration::from_millis(200));
+            }
+        });
+        for command in [&["backup"][..], &restore(&["--no-safety-backup"])] {
+            let refused = system.nsctl(command);
+            let said = format!("{}{}", refused.out, refused.err);
+            assert_ne!(refused.code, 0, "{said}");
+            assert!(said.contains("another agent restores there (theirs-0)"), "{said}");
+            assert!(server.collections("shop").contains(&staged.to_owned()), "it is theirs");
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    // It has died: whoever comes next waits for a minute, and ends it.
+    system.run(&["backup"]);
+    assert_same(&held(&server, &["shop"]), &before);
+    assert_tidy(&server);
+    system.run(&restore(&["--no-safety-backup"]));
+    assert_same(&held(&server, &["shop"]), &before);
     system.kill_agent();
 }

@@ -1,6 +1,11 @@
 //! Backup, verification, restore in place and a copy under another name at the server that `MONGODB_URI` names, with
-//! what that server has. Beyond the gate: `MONGODB_URI=… tests/run mongodb-real`. Only the database
-//! `neurashield_test` and its copy are written to, and both are dropped before and after.
+//! what that server has; and what it was asked for, by the driver's events. Beyond the gate: `MONGODB_URI=… tests/run
+//! mongodb-real`. Only the database `neurashield_test` and its copy are written to, and both are dropped before and
+//! after. A server that cannot be read as of one instant is locked for at most a minute, if its user may do that.
+
+#[allow(dead_code, reason = "other programs of tests use the rest")]
+#[path = "mongodb/sent.rs"]
+mod sent;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -132,9 +137,11 @@ fn a_real_server_gives_and_takes_back_all_that_it_has() {
     assert!(before.len() > 3 && before["plain"].documents.len() == 500, "{:?}", before.keys());
 
     let mut system = System::prepare(&[]);
+    system.set_variable("NEURASHIELD_LOG", "info,neurashield_mongodb=trace");
+    system.set_variable("NEURASHIELD_LOG_FORMAT", "json");
     fs::write(system.root().join("uri"), &uri).expect("written");
     system.configure_agent(&format!(
-        "  - {{ component: database, kind: mongodb, name: mongodb, uri_file: {} }}\n",
+        "  - {{ component: database, kind: mongodb, name: mongodb, uri_file: {}, fsync_lock: 1m }}\n",
         system.root().join("uri").display()
     ));
     system.start_controller();
@@ -146,7 +153,25 @@ fn a_real_server_gives_and_takes_back_all_that_it_has() {
     assert!(job["state"] == "complete" || job["state"] == "incomplete", "{job:#}");
     let name = job["backup"].as_str().expect("a name");
     let shown = system.nsctl(&["show", name, "-o", "json"]).expect(0).json();
-    println!("its consistency: {}", shown["archives"][0]["consistency"]);
+    let consistency = shown["archives"][0]["consistency"].as_str().expect("a word");
+    println!("its consistency: {consistency}");
+    let commands = sent::sent(&system);
+    match consistency {
+        "snapshot" => sent::assert_of_one_instant(&commands),
+        "quiesced" => {
+            sent::assert_locked_once(&commands);
+            let now = runtime.block_on(async {
+                client.database("admin").run_command(doc! { "currentOp": 1, "$ownOps": true }).await
+            });
+            assert!(!now.expect("told").get_bool("fsyncLock").unwrap_or_default(), "it is locked still");
+        }
+        // What the server refused is told.
+        _ => assert!(job.to_string().contains("and it was not locked"), "{job:#}"),
+    }
+    let users = runtime.block_on(async { client.database("admin").list_collection_names().await });
+    if users.is_ok_and(|names| names.iter().any(|name| name == "system.users")) {
+        sent::assert_users_are_read(&commands);
+    }
     system.run(&["verify", "--timestamp", name, "--depth", "opened"]);
 
     let restore = ["restore", "--timestamp", name, "--yes", "--accept-doubts", "--no-safety-backup"];

@@ -53,6 +53,7 @@ pub fn discover(root: &Path) -> Discovery {
                 profile: Default::default(),
                 quiesce: USUAL_RUNGS.to_vec(),
                 imports: None,
+                fsync_lock: None,
                 limits: Limits::default(),
                 window: None,
                 hooks: Hooks::default(),

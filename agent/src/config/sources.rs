@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use runtime::config::{Problem, Secret};
+use runtime::config::{Duration, Problem, Secret};
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +39,9 @@ pub struct SourceConfig {
     /// Dumps below this folder may be imported as backups of this server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub imports: Option<PathBuf>,
+    /// A server that cannot be read as of one instant may be locked for so long at most, against all who write.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fsync_lock: Option<Duration>,
     /// How much its backups and restores may take.
     pub limits: Limits,
     /// When it may be backed up; none: at any time.
@@ -141,6 +144,12 @@ impl SourceConfig {
         if let Some(folder) = &self.imports {
             absolute(&format!("{path}.imports"), folder)?;
         }
+        if let Some(longest) = self.fsync_lock
+            && !(SHORTEST_LOCK..=LONGEST_LOCK).contains(&longest.get())
+        {
+            let path = format!("{path}.fsync_lock");
+            return Err(Problem::new(path, "writers are held for 1s at least and 30m at most"));
+        }
         for (place, pattern) in self.exclude.iter().enumerate() {
             Excludes::new(std::slice::from_ref(pattern)).map_err(|error| {
                 Problem::new(format!("{path}.exclude[{place}]"), format!("not a pattern: {}", error.why))
@@ -181,6 +190,7 @@ struct Written {
     profile: Option<Profile>,
     quiesce: Option<Vec<WrittenRung>>,
     imports: Option<PathBuf>,
+    fsync_lock: Option<Duration>,
     #[serde(default, rename = "container", deserialize_with = "refuse_container")]
     _container: (),
     rpc: Option<String>,
@@ -249,6 +259,9 @@ impl TryFrom<Written> for SourceConfig {
                 "only a source of kind mongodb has `imports` (the folder whose dumps may be imported)",
             );
         }
+        if written.fsync_lock.is_some() && (kind != Kind::Mongodb || !is_server) {
+            return Err("only a source of kind mongodb with `uri` or `uri_file` has `fsync_lock`");
+        }
         if written.kubernetes.is_some() && kind != Kind::Configs {
             return Err("only a source of kind configs has `kubernetes`");
         }
@@ -285,8 +298,8 @@ impl TryFrom<Written> for SourceConfig {
             (_, Some(path), files) if files.is_empty() => SourceData::Folder { path },
             _ => return Err("a source of this kind has `path` (a folder) and no `files`"),
         };
-        let Written { component, name, exclude, exclude_caches, imports, limits, window, hooks, .. } =
-            written;
+        let Written { component, name, exclude, exclude_caches, imports, fsync_lock, .. } = written;
+        let (limits, window, hooks) = (written.limits, written.window, written.hooks);
         let profile = written.profile.unwrap_or_default();
         let one_file_system = written.one_file_system.unwrap_or(true);
         Ok(Self {
@@ -300,6 +313,7 @@ impl TryFrom<Written> for SourceConfig {
             profile,
             quiesce,
             imports,
+            fsync_lock,
             limits,
             window,
             hooks,
@@ -329,6 +343,9 @@ fn are_usual(rungs: &[Rung]) -> bool {
 fn is_auto(profile: &Profile) -> bool {
     *profile == Profile::Auto
 }
+
+const SHORTEST_LOCK: std::time::Duration = std::time::Duration::from_secs(1);
+const LONGEST_LOCK: std::time::Duration = std::time::Duration::from_secs(30 * 60);
 
 const CONFIGS: &str = "a source of kind configs has `files` (a list of globs) or `kubernetes` (which objects of a \
                        cluster), one of them, and no `path`; for both, write two sources";

@@ -42,6 +42,7 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 
 use proto::Failure;
+use repository::backup::manifest::Quiesce;
 use repository::check::ContentCheck;
 use repository::content::IdKey;
 use repository::cut::GearKey;
@@ -93,6 +94,8 @@ pub(crate) struct Archived {
     pub(crate) problems: Problems,
     pub(crate) problems_blob: Option<BlobId>,
     pub(crate) refs: Refs,
+    /// How what writes into the source was met.
+    pub(crate) quiesce: Option<Quiesce>,
     /// To be committed when the controller has accepted the archive.
     pub(crate) cache: Option<PendingCache>,
 }
@@ -199,6 +202,7 @@ pub(crate) fn run(
         archived.counts.read_bytes = read.read_bytes;
         archived.counts.reused_files = read.reused_files;
         archived.counts.stored_bytes = stored_bytes;
+        archived.quiesce = read.quiesce;
         Ok(archived)
     })
 }

@@ -258,7 +258,7 @@ impl<'a> Packer<'a> {
         let cache = self.finish_cache();
         let Self { sealer, counts, problems, .. } = self;
         let refs = sealer.finish()?;
-        Ok(Archived { root, counts, problems, problems_blob, refs, cache })
+        Ok(Archived { root, counts, problems, problems_blob, refs, quiesce: None, cache })
     }
 
     fn finish_cache(&mut self) -> Option<PendingCache> {

@@ -5,6 +5,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use repository::archive::entry::{Entry, EntryKind, Layout, Metadata};
 use repository::archive::path::EntryPath;
+use repository::backup::manifest::Quiesce;
 use repository::check::{CheckedFile, ContentCheck, Feed, Finding};
 use repository::cut::{Chunker, MAX_CHUNK, SMALL_FILE};
 use repository::ids::BlobId;
@@ -47,6 +48,8 @@ pub(super) struct Links {
 pub(super) struct ReadTotals {
     pub(super) read_bytes: u64,
     pub(super) reused_files: u64,
+    /// How what writes into the source was met.
+    pub(super) quiesce: Option<Quiesce>,
 }
 
 /// Reads one source.
@@ -163,6 +166,7 @@ impl<'a> Reader<'a> {
                 }
             }
         }
+        self.totals.quiesce = source.quiesce();
         // Files that were not read again were not given to it.
         for Finding { path, what: cause, .. } in
             self.check.as_mut().map(|check| check.held_back()).unwrap_or_default()

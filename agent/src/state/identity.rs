@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use rcgen::{CertificateParams, KeyPair};
 use repository::ids::RepositoryId;
 use repository::pack::seal::SealingPublicKey;
+use repository::signed::Sha256;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -133,6 +134,11 @@ impl AgentKey {
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
         Ok(params.serialize_request(&self.pair)?.der().to_vec())
+    }
+
+    /// What others may know this state folder by: it lasts as long as the key.
+    pub(crate) fn name(&self) -> String {
+        Sha256::of(self.pair.public_key_raw()).to_string()
     }
 
     /// For the TLS of this process alone.

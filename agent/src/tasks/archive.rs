@@ -8,7 +8,7 @@ use proto::convert::{self, Invalid};
 use proto::failure::{chain, reason};
 use proto::v1::finish_archive_request::Part;
 use proto::{Failure, v1};
-use repository::backup::manifest::{Consistency, Quiesce};
+use repository::backup::manifest::Consistency;
 use repository::check::Subject;
 use repository::ids::DomainId;
 use runtime::steps;
@@ -31,6 +31,7 @@ use crate::served::{OpenError, Served};
 use crate::sources::SourceError;
 use crate::sources::mongodb::server::Server;
 use crate::steps::Step;
+use crate::targets::mongodb::RestoreError;
 
 /// How often an archive is made when blobs that it builds on are lost meanwhile.
 const RUNS: usize = 3;
@@ -129,7 +130,11 @@ fn end_restores(agent: &Agent, served: &Served) -> Result<(), Failure> {
     end_at_server(agent, &Handle::current(), &server, &mut Vec::new()).map_err(|error| {
         let what = format!("{} cannot be backed up between two steps of a restore", served.id);
         let failure = Failure::new(Code::FailedPrecondition, reason::OBSTACLES, what);
-        failure.because(chain(&error)).hint("see to that: the next backup tries again to end it")
+        let hint = match &error {
+            RestoreError::Server { source, .. } => source.hint,
+            _ => "see to that: the next backup tries again to end it",
+        };
+        failure.because(chain(&error)).hint(hint)
     })
 }
 
@@ -164,9 +169,6 @@ async fn list_blobs(
     Ok(blobs)
 }
 
-/// How far an archive is one point in time, and how that was come by.
-type Moment = (Consistency, Option<Quiesce>);
-
 /// Runs the pipeline on threads of its own; with the archive comes how far it is one point in time.
 async fn make(
     context: &TaskContext,
@@ -176,7 +178,7 @@ async fn make(
     order: &v1::StartArchive,
     progress: &Arc<ArchiveProgress>,
     cancel: &CancellationToken,
-) -> Result<(Archived, Moment), Failure> {
+) -> Result<(Archived, Consistency), Failure> {
     let uplink = WireUplink {
         runtime: Handle::current(),
         gateway: context.gateway.clone(),
@@ -199,7 +201,7 @@ async fn make(
             }
         };
         let mut source = opened.map_err(|error| not_opened(&served, &error))?;
-        let moment = (source.consistency(), source.quiesce());
+        let consistency = source.consistency();
         if let Some(pace) = &served.limits.read {
             source = Box::new(SlowSource::new(source, pace.clone(), Handle::current(), cancel.clone()));
         }
@@ -212,7 +214,7 @@ async fn make(
         let input = Input { source, check };
         let run = || pipeline::run(&job, input, caches, known, &uplink, &progress, &cancel);
         let archived = served.limits.at_its_priority(run).map_err(|error| not_made(&served, error))?;
-        Ok((archived, moment))
+        Ok((archived, consistency))
     })
     .await?
 }
@@ -221,10 +223,10 @@ async fn make(
 async fn finish(
     context: &TaskContext,
     task_id: &str,
-    (archived, moment): &(Archived, Moment),
+    (archived, consistency): &(Archived, Consistency),
     cancel: &CancellationToken,
 ) -> Result<usize, Failure> {
-    let summary = Part::Summary(summary(task_id, archived, *moment));
+    let summary = Part::Summary(summary(task_id, archived, *consistency));
     let refs = slices(Bytes::from(archived.refs.encode()), PART_BYTES).map(Part::Refs);
     let parts = std::iter::once(summary).chain(refs);
     let parts: Vec<_> = parts.map(|part| v1::FinishArchiveRequest { part: Some(part) }).collect();
@@ -252,8 +254,8 @@ async fn keep(cache: Option<PendingCache>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn summary(task_id: &str, archived: &Archived, (consistency, quiesce): Moment) -> v1::ArchiveSummary {
-    let Archived { root, counts, problems, problems_blob, .. } = archived;
+fn summary(task_id: &str, archived: &Archived, consistency: Consistency) -> v1::ArchiveSummary {
+    let Archived { root, counts, problems, problems_blob, quiesce, .. } = archived;
     let told = problems.kept().iter().take(TOLD_PROBLEMS).map(|problem| v1::EntryProblem {
         kind: i32::from(pipeline::problem_code(problem.kind)),
         path: problem.path.as_bytes().to_vec().into(),
@@ -336,6 +338,7 @@ mod tests {
             profile: Default::default(),
             quiesce: Vec::new(),
             imports: None,
+            fsync_lock: None,
             limits: Default::default(),
             window: None,
             hooks: Default::default(),

@@ -144,6 +144,7 @@ mod tests {
             profile: Default::default(),
             quiesce: Vec::new(),
             imports: None,
+            fsync_lock: None,
             limits: Limits::default(),
             window: None,
             hooks: Hooks::default(),

@@ -213,6 +213,7 @@ pub(crate) fn start(fake: &Fake, state: &Path, data: &Path, token: Option<String
             profile: Default::default(),
             quiesce: Vec::new(),
             imports: None,
+            fsync_lock: None,
             limits: Default::default(),
             window: None,
             hooks: Default::default(),

@@ -435,7 +435,7 @@ pub struct StartArchive {
     /// the name that it will have
     #[prost(string, tag = "8")]
     pub backup: ::prost::alloc::string::String,
-    /// a dump's folder, which is read instead of the source's server
+    /// a dump, a folder or a stream in a file, which is read instead of the source's server
     #[prost(string, tag = "9")]
     pub import: ::prost::alloc::string::String,
 }
@@ -535,7 +535,7 @@ pub struct ArchiveSummary {
 /// How what writes into a source was met.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Quiesce {
-    /// `bracket`, `pause`
+    /// `bracket`, `pause`, `lock`
     #[prost(string, tag = "1")]
     pub by: ::prost::alloc::string::String,
     /// how long it was held up
@@ -2249,7 +2249,7 @@ pub struct StartBackupRequest {
     /// repeating a request with the same id starts nothing new
     #[prost(string, tag = "3")]
     pub request_id: ::prost::alloc::string::String,
-    /// a folder at the agent that mongodump has written: it is backed up as the server
+    /// a folder or an archive file at the agent that mongodump has written: it is backed up as the server
     #[prost(string, tag = "4")]
     pub import: ::prost::alloc::string::String,
 }

@@ -56,6 +56,8 @@ pub enum QuiescedBy {
     Bracket,
     /// Processes were stopped and let go on.
     Pause,
+    /// The server was locked against writes.
+    Lock,
 }
 
 /// Figures of an archive.

@@ -1,15 +1,16 @@
-//! A scripted peer: it answers as a member of a replica set of MongoDB 7 would, as far as a backup asks, and
-//! keeps what it was asked. For what no engine here can do.
+//! A scripted peer: it answers as a member of a replica set of MongoDB 7 would, or as another server that it is told
+//! to be, as far as a backup asks, and keeps what it was asked. For what no engine here can do.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use mongodb::bson::spec::BinarySubtype;
-use mongodb::bson::{Binary, Document, RawDocumentBuf, Timestamp, doc};
+use mongodb::bson::{Binary, Document, RawDocumentBuf, Timestamp, doc, oid::ObjectId};
 
 const OP_REPLY: i32 = 1;
 const OP_QUERY: i32 = 2004;
@@ -17,6 +18,20 @@ const OP_MSG: i32 = 2013;
 /// The server no longer knows the instant.
 pub(crate) const TOO_OLD: i32 = 239;
 const HEADER: usize = 16;
+
+/// What a peer is.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum Role {
+    /// The only member of a set of MongoDB 7.
+    #[default]
+    Set,
+    /// No member of a set.
+    Alone,
+    /// The router of a cluster of MongoDB 4.4.
+    Router,
+    /// A member of a set of MongoDB 4.4 with these ports, of which the first is the primary.
+    Old(Vec<u16>),
+}
 
 /// The peer, with two collections of one document each.
 pub(crate) struct Peer {
@@ -36,6 +51,16 @@ struct Script {
     has_all: AtomicBool,
     /// What it has in `shop` each time that it is asked, by name and identity; the last one stays.
     lists: Mutex<VecDeque<Vec<(&'static str, u8)>>>,
+    role: Mutex<Role>,
+    /// How often it is locked, and by which number its process is known.
+    locks: Mutex<i64>,
+    process: AtomicU8,
+    /// It wants to know who asks, and refuses every password.
+    wants_users: AtomicBool,
+    /// What reads wait for.
+    holds_finds: AtomicBool,
+    /// Locks, unlocks, and what was read of `shop`, in their order.
+    sequence: Mutex<Vec<String>>,
     finds: Mutex<Vec<Document>>,
     changes: Mutex<Vec<Document>>,
 }
@@ -53,6 +78,42 @@ impl Peer {
             }
         });
         Self { port, script }
+    }
+
+    /// From now on it is this.
+    pub(crate) fn be(&self, role: Role) {
+        *self.script.role.lock().expect("nobody panics with it") = role;
+    }
+
+    /// From now on it refuses every password.
+    pub(crate) fn refuse_passwords(&self) {
+        self.script.wants_users.store(true, Ordering::Relaxed);
+    }
+
+    /// How often it is locked.
+    pub(crate) fn locks(&self) -> i64 {
+        *self.script.locks.lock().expect("nobody panics with it")
+    }
+
+    /// Somebody else locks it.
+    pub(crate) fn lock(&self) {
+        *self.script.locks.lock().expect("nobody panics with it") += 1;
+    }
+
+    /// As if its process had been started anew: nothing is locked.
+    pub(crate) fn restart(&self) {
+        self.script.process.fetch_add(1, Ordering::SeqCst);
+        *self.script.locks.lock().expect("nobody panics with it") = 0;
+    }
+
+    /// While this is so, what is read of `shop` is not answered.
+    pub(crate) fn hold_finds(&self, holds: bool) {
+        self.script.holds_finds.store(holds, Ordering::SeqCst);
+    }
+
+    /// Locks, unlocks, and what was read of `shop`, in their order, since this was last asked.
+    pub(crate) fn sequence(&self) -> Vec<String> {
+        std::mem::take(&mut self.script.sequence.lock().expect("nobody panics with it"))
     }
 
     /// From now on this collection is refused, and no other.
@@ -123,6 +184,42 @@ impl Script {
         }
     }
 
+    fn note(&self, what: &str) {
+        self.sequence.lock().expect("nobody panics with it").push(what.to_owned());
+    }
+
+    /// What it says of itself.
+    fn hello(&self, asked: &Document) -> Document {
+        let me = format!("127.0.0.1:{}", self.port);
+        let mut told = doc! {
+            "ismaster": true, "isWritablePrimary": true, "helloOk": true, "minWireVersion": 0, "maxWireVersion": 21,
+            "logicalSessionTimeoutMinutes": 30, "maxBsonObjectSize": 16 << 20,
+            "maxMessageSizeBytes": 48_000_000, "maxWriteBatchSize": 100_000, "ok": 1,
+        };
+        // The driver is not told, since it would ask without an end.
+        if asked.contains_key("isMaster") && asked.contains_key("$db") && !asked.contains_key("client") {
+            let id = ObjectId::from_bytes([self.process.load(Ordering::SeqCst); 12]);
+            told.insert("topologyVersion", doc! { "processId": id, "counter": 1_i64 });
+        }
+        match &*self.role.lock().expect("nobody panics with it") {
+            Role::Set => told.extend(doc! {
+                "setName": "rs0", "setVersion": 1, "hosts": [&me], "me": &me, "primary": &me,
+            }),
+            Role::Alone => {}
+            Role::Router => told.extend(doc! { "msg": "isdbgrid", "maxWireVersion": 9 }),
+            Role::Old(ports) => {
+                let hosts: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+                let is_primary = ports[0] == self.port;
+                told.extend(doc! {
+                    "setName": "rs0", "setVersion": 1, "hosts": &hosts, "me": &me, "primary": &hosts[0],
+                    "ismaster": is_primary, "isWritablePrimary": is_primary, "secondary": !is_primary,
+                    "maxWireVersion": 9,
+                });
+            }
+        }
+        told
+    }
+
     /// What it says of its collections.
     fn listed(&self, database: &str) -> Vec<Document> {
         let collection = |name: &str| doc! { "name": name, "type": "collection", "options": {} };
@@ -162,21 +259,62 @@ impl Script {
             doc! { "cursor": { "id": 0_i64, "ns": format!("{database}.x"), "firstBatch": documents }, "ok": 1 }
         };
         match command.to_lowercase().as_str() {
-            "hello" | "ismaster" => {
-                let me = format!("127.0.0.1:{}", self.port);
-                doc! {
-                    "ismaster": true, "isWritablePrimary": true, "helloOk": true, "setName": "rs0", "setVersion": 1,
-                    "hosts": [&me], "me": &me, "primary": &me, "minWireVersion": 0, "maxWireVersion": 21,
-                    "logicalSessionTimeoutMinutes": 30, "maxBsonObjectSize": 16 << 20,
-                    "maxMessageSizeBytes": 48_000_000, "maxWriteBatchSize": 100_000, "ok": 1,
+            "hello" | "ismaster" => self.hello(asked),
+            "fsync" if asked.get_bool("lock").unwrap_or_default() => {
+                self.note("fsync");
+                if let Some(code) = self.refused_changes.lock().expect("nobody panics with it").get("fsync") {
+                    return doc! { "ok": 0, "code": code, "codeName": "Scripted", "errmsg": "as scripted" };
                 }
+                let mut locks = self.locks.lock().expect("nobody panics with it");
+                *locks += 1;
+                doc! { "info": "now locked against writes", "lockCount": *locks, "ok": 1 }
+            }
+            "fsyncunlock" => {
+                self.note("fsyncUnlock");
+                let mut locks = self.locks.lock().expect("nobody panics with it");
+                if *locks == 0 {
+                    return doc! { "ok": 0, "code": 20, "codeName": "IllegalOperation", "errmsg": "not locked" };
+                }
+                *locks -= 1;
+                doc! { "info": "fsyncUnlock completed", "lockCount": *locks, "ok": 1 }
+            }
+            "currentop" => {
+                let mut told = doc! { "inprog": [], "ok": 1 };
+                if *self.locks.lock().expect("nobody panics with it") > 0 {
+                    told.insert("fsyncLock", true);
+                }
+                told
+            }
+            // By SCRAM, as a server does that knows the user: it shows its salt, and then the proof is wrong.
+            "saslstart" if self.wants_users.load(Ordering::Relaxed) => {
+                let said = asked.get_binary_generic("payload").expect("a payload");
+                let said = String::from_utf8_lossy(said);
+                let nonce = said.split("r=").nth(1).expect("a nonce");
+                let payload = format!("r={nonce}more,s=c2FsdHNhbHRzYWx0c2FsdHNhbHRzYWx0c2E=,i=4096");
+                let payload = Binary { subtype: BinarySubtype::Generic, bytes: payload.into_bytes() };
+                doc! { "conversationId": 1, "done": false, "payload": payload, "ok": 1 }
+            }
+            "saslcontinue" if self.wants_users.load(Ordering::Relaxed) => {
+                self.note("saslContinue");
+                doc! { "ok": 0, "code": 18, "codeName": "AuthenticationFailed", "errmsg": "Authentication failed." }
             }
             "buildinfo" => doc! { "version": "7.0.0", "ok": 1 },
+            name @ ("listdatabases" | "listcollections")
+                if self.refused_changes.lock().expect("nobody panics with it").contains_key(name) =>
+            {
+                doc! { "ok": 0, "code": 13, "codeName": "Unauthorized", "errmsg": "as scripted" }
+            }
             "listdatabases" => doc! { "databases": [{ "name": "admin" }, { "name": "shop" }], "ok": 1 },
             "listcollections" => cursor(self.listed(database)),
             "listindexes" => cursor(vec![doc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" }]),
             "find" => {
                 self.finds.lock().expect("nobody panics with it").push(asked.clone());
+                if database == "shop" {
+                    self.note(of.as_str().unwrap_or_default());
+                    while self.holds_finds.load(Ordering::SeqCst) {
+                        thread::sleep(Duration::from_millis(20));
+                    }
+                }
                 let is_fixed = asked
                     .get_document("readConcern")
                     .is_ok_and(|of| of.get_str("level").is_ok_and(|level| level == "snapshot"));

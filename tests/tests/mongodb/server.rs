@@ -135,6 +135,14 @@ pub(crate) fn system(uri: &str, more: &str) -> System {
     started(System::prepare(&[]), uri, more, "")
 }
 
+/// The same; its agent logs which commands it sends.
+pub(crate) fn system_that_tells(uri: &str, more: &str) -> System {
+    let mut system = System::prepare(&[]);
+    system.set_variable("NEURASHIELD_LOG", "info,neurashield_mongodb=trace");
+    system.set_variable("NEURASHIELD_LOG_FORMAT", "json");
+    started(system, uri, more, "")
+}
+
 /// The same for a test of failures.
 pub(crate) fn system_that_can_be_held(uri: &str, more: &str) -> System {
     started(System::prepare_held(&[]), uri, more, "")

@@ -70,7 +70,7 @@ impl Source for ChainSource {
         match self.quiesce.map(|quiesce| quiesce.by) {
             None => Consistency::Fuzzy,
             Some(QuiescedBy::Bracket) => Consistency::Bracketed,
-            Some(QuiescedBy::Pause) => Consistency::Quiesced,
+            Some(QuiescedBy::Pause | QuiescedBy::Lock) => Consistency::Quiesced,
         }
     }
 

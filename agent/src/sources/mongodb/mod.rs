@@ -6,9 +6,10 @@
 //! what stands in documents reach no error and no log. Memory is that of a few batches of documents, however
 //! large a collection is and however many there are ([`ahead`]).
 //!
-//! A replica set, or a cluster, is read as of one instant, by sessions of snapshots: `snapshot`. Of any other
-//! server, and of one whose history was too short the last time, the collections are read one after the other
-//! while they may be in use: `fuzzy`, and a problem says what remedies it (decision 26). Where nothing but the data
+//! A replica set, or a cluster, is read as of one instant, by sessions of snapshots: `snapshot`. Any other server, and
+//! one whose history was too short the last time, is locked meanwhile where the configuration allows that ([`lock`]):
+//! `quiesced`. Else the collections are read one after the other while they may be in use: `fuzzy`, and a problem says
+//! what remedies it (decisions 26 and 41). Where nothing but the data
 //! folder of a server is given, it is read as files while the server is stopped ([`folder`]).
 
 mod ahead;
@@ -17,11 +18,14 @@ mod catalog;
 mod changes;
 mod collection;
 pub(crate) mod dump;
+mod events;
 mod extjson;
 pub(crate) mod folder;
+pub(crate) mod lock;
 pub(crate) mod names;
 pub(crate) mod server;
 mod stream;
+mod trouble;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -29,7 +33,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use repository::archive::entry::{EntryKind, Metadata, Timestamp};
 use repository::archive::path::EntryPath;
-use repository::backup::manifest::Consistency;
+use repository::backup::manifest::{Consistency, Quiesce, QuiescedBy};
 use runtime::config::SecretSource;
 
 use super::{Body, Content, Item, Problem, ProblemKind, Source, SourceEntry, SourceError, Stamp, StampClock};
@@ -37,6 +41,8 @@ use ahead::Ahead;
 use catalog::{Planned, What};
 use changes::Collections;
 use collection::{Documents, Text};
+use lock::Locked;
+pub use lock::Terms;
 pub(crate) use names::without_user;
 use server::{Listing, Server};
 
@@ -47,9 +53,22 @@ const FOLDER_MODE: u32 = 0o700;
 const TOO_SHORT: &str = "its history was too short the last time: give the server a \
                          `minSnapshotHistoryWindowInSeconds` that is longer than a backup takes, and restart the agent";
 
-/// Whether a server's history was too short for a backup as of one instant, since the agent has started.
+const LOCK_TOO_SHORT: &str = "its lock was let go the last time before all was read: give `fsync_lock` more time, and \
+                              restart the agent";
+const SEE_TO_LOCK: &str = "the next attempt reads it fuzzy; to have it of one moment, give `fsync_lock` of the source more \
+                           time, then restart the agent";
+
+/// What did not last for a backup of this server, since the agent has started.
 #[derive(Debug, Clone, Default)]
-pub struct History(Arc<AtomicBool>);
+pub struct History(Arc<TooShort>);
+
+#[derive(Debug, Default)]
+struct TooShort {
+    /// The server's history.
+    history: AtomicBool,
+    /// Its lock.
+    lock: AtomicBool,
+}
 
 /// So many instants are tried where collections go or are renamed around each.
 const INSTANTS: usize = 4;
@@ -69,6 +88,9 @@ pub struct MongoSource {
     /// Why it is read fuzzy, until it is told.
     fuzzy: Option<String>,
     is_fixed: bool,
+    /// None once it was let go.
+    locked: Option<Locked>,
+    quiesce: Option<Quiesce>,
     history: History,
     planned: std::vec::IntoIter<Planned>,
     /// The collections that are read; none once what came and went meanwhile is known.
@@ -81,13 +103,18 @@ pub struct MongoSource {
 }
 
 impl MongoSource {
-    /// Connects to the server that `uri` names and lists what it holds, as of `now`. Blocks; belongs on a thread on which
-    /// the runtime can be waited for.
-    pub fn open(uri: &SecretSource, now: jiff::Timestamp, history: &History) -> Result<Self, SourceError> {
-        let server = Arc::new(Server::connect(uri)?);
+    /// Connects to the server that `uri` names and lists what it holds, as of `now`; locks it, if it may by `lock`. Blocks;
+    /// belongs on a thread on which the runtime can be waited for.
+    pub fn open(
+        uri: &SecretSource,
+        now: jiff::Timestamp,
+        history: &History,
+        lock: Option<&Terms>,
+    ) -> Result<Self, SourceError> {
+        let mut server = Arc::new(Server::connect(uri)?);
         let (mut planned, mut collections) = catalog::plan(&server)?;
         let mut told = Vec::new();
-        let fixed = match history.0.load(Ordering::Relaxed) {
+        let mut fixed = match history.0.history.load(Ordering::Relaxed) {
             true => Err(TOO_SHORT.to_owned()),
             false => server.fix_instant(),
         };
@@ -111,14 +138,42 @@ impl MongoSource {
                 })?;
             }
         }
+        let is_fixed = fixed.is_ok();
+        let mut locked = None;
+        if let (Err(why), Some(terms)) = (&fixed, lock) {
+            let begun = match history.0.lock.load(Ordering::Relaxed) {
+                true => Err(LOCK_TOO_SHORT.to_owned()),
+                false => Locked::begin(&server, uri, terms),
+            };
+            match begun {
+                Ok(begun) => {
+                    server = begun.server();
+                    (planned, collections) = catalog::plan(&server)?;
+                    (locked, fixed) = (Some(begun), Ok(()));
+                }
+                Err(no) => fixed = Err(format!("{why}; and it was not locked: {no}")),
+            }
+        }
         let planned = planned.into_iter();
-        let (is_fixed, history) = (fixed.is_ok(), history.clone());
+        let (quiesce, history) = (None, history.clone());
         let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
         let mtime = Timestamp { seconds: now.as_second(), nanoseconds: 0 };
         let metadata = Metadata { mode: FILE_MODE, uid, gid, mtime, xattrs: Vec::new() };
         let begun = VecDeque::new();
         let (fuzzy, collections) = (fixed.err(), Some(collections));
-        Ok(Self { server, fuzzy, is_fixed, history, planned, collections, told, begun, metadata })
+        Ok(Self {
+            server,
+            fuzzy,
+            is_fixed,
+            locked,
+            quiesce,
+            history,
+            planned,
+            collections,
+            told,
+            begun,
+            metadata,
+        })
     }
 
     /// Asks for what comes soon, and gives what comes next.
@@ -142,6 +197,30 @@ impl MongoSource {
         self.begun.pop_front()
     }
 
+    /// All was read: who writes goes on.
+    fn let_go(&mut self) -> Result<(), SourceError> {
+        let Some(locked) = self.locked.take() else { return Ok(()) };
+        let held = match locked.end() {
+            Ok(Some(held)) => held,
+            Ok(None) => return Err(self.was_written_to()),
+            // All was read while it was locked.
+            Err(cause) => {
+                self.told.push(Problem { path: EntryPath::root(), kind: ProblemKind::Suspect, cause });
+                return Ok(());
+            }
+        };
+        let held_ms = u64::try_from(held.as_millis()).unwrap_or(u64::MAX);
+        self.quiesce = Some(Quiesce { by: QuiescedBy::Lock, held_ms });
+        Ok(())
+    }
+
+    /// The lock was let go too early.
+    fn was_written_to(&self) -> SourceError {
+        self.history.0.lock.store(true, Ordering::Relaxed);
+        let source = "its lock was let go before all was read".into();
+        SourceError::Again { hint: SEE_TO_LOCK, source }
+    }
+
     fn file(&self, path: EntryPath, content: Box<dyn Content>) -> Item {
         let body = Body::File { stamp: self.stamp(0), clock: StampClock::Nobodys, content };
         Item::Entry(SourceEntry { path, metadata: self.metadata.clone(), body })
@@ -154,15 +233,26 @@ impl MongoSource {
 
 impl Source for MongoSource {
     fn consistency(&self) -> Consistency {
-        if self.is_fixed { Consistency::Snapshot } else { Consistency::Fuzzy }
+        match (self.is_fixed, self.locked.is_some() || self.quiesce.is_some()) {
+            (true, _) => Consistency::Snapshot,
+            (false, true) => Consistency::Quiesced,
+            (false, false) => Consistency::Fuzzy,
+        }
+    }
+
+    fn quiesce(&self) -> Option<Quiesce> {
+        self.quiesce
     }
 
     fn next(&mut self) -> Result<Option<Item>, SourceError> {
         if let Some(trouble) = self.server.gone() {
             if trouble.code == Some(server::TOO_OLD) {
-                self.history.0.store(true, Ordering::Relaxed);
+                self.history.0.history.store(true, Ordering::Relaxed);
             }
             return Err(trouble.into());
+        }
+        if self.locked.as_ref().is_some_and(|locked| !locked.still_holds()) {
+            return Err(self.was_written_to());
         }
         if let Some(why) = self.fuzzy.take() {
             tracing::warn!("a MongoDB server is read fuzzy: {why}");
@@ -180,6 +270,11 @@ impl Source for MongoSource {
         }
         let Some((Planned { path, what }, begun)) = self.next_begun() else {
             let Some(before) = self.collections.take() else { return Ok(None) };
+            // While it was locked nothing came or went.
+            if self.locked.is_some() {
+                self.let_go()?;
+                return Ok(self.told.pop().map(Item::Problem));
+            }
             self.told = catalog::collections(&self.server)?.since(&before).problems(self.is_fixed);
             return Ok(self.told.pop().map(Item::Problem));
         };

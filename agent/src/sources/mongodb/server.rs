@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use mongodb::Client;
 use mongodb::bson::{Document, RawDocumentBuf, Timestamp, doc};
 use mongodb::error::{Error, ErrorKind};
-use mongodb::options::{Acknowledgment, ClientOptions, ReadPreference, SelectionCriteria, WriteConcern};
+use mongodb::options::{
+    Acknowledgment, ClientOptions, ReadPreference, SelectionCriteria, ServerAddress, WriteConcern,
+};
 use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
 use runtime::config::SecretSource;
 use tokio::runtime::Handle;
@@ -16,6 +18,10 @@ use tokio_stream::StreamExt;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::ahead::Ahead;
+use super::events;
+pub(crate) use super::trouble::Trouble;
+use super::trouble::{FORBIDDEN, SEE_TO_ROLES, SEE_TO_SERVER};
+pub(super) use super::trouble::{TOO_OLD, explain};
 use crate::sources::SourceError;
 
 /// How long a server may be looked for.
@@ -30,37 +36,8 @@ const LOOK: Duration = Duration::from_millis(200);
 /// What the server knows us by, in its log and its list of operations.
 const NAME: &str = "neurashield-agent";
 
-const SEE_TO_URI: &str = "check the address, the TLS settings and the server; the agent's log says more";
-const SEE_TO_USER: &str = "check user, password and `authSource` in the connection string";
-const SEE_TO_RIGHTS: &str = "give the user the role `backup` in the database `admin`";
-const SEE_TO_ROLES: &str = "give the user the roles `backup` and `restore` in the database `admin`";
-/// The server's number for what the user may not do.
-const FORBIDDEN: i32 = 13;
-const SEE_TO_VERSION: &str = "use a server of version 4.4 or newer";
-const SEE_TO_HISTORY: &str = "the next attempt reads it fuzzy; to have one instant, give the server a \
-                              `minSnapshotHistoryWindowInSeconds` that is longer than a backup takes, then restart \
-                              the agent";
-/// The server's number for an instant that it no longer knows.
-pub(super) const TOO_OLD: i32 = 239;
-/// The server's number for a collection that was not the same at the instant.
-const UNSETTLED: i32 = 246;
 /// From this version of the protocol on (MongoDB 5.0) everything can be read as of one instant.
 const INSTANTS: i32 = 13;
-const SEE_TO_SERVER: &str = "see to the server, then back up again; the agent's log says more";
-
-/// The server does not give something.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{why}")]
-pub(crate) struct Trouble {
-    why: String,
-    pub(crate) hint: &'static str,
-    /// Nothing else would be given either.
-    pub(crate) is_connection: bool,
-    /// What was to be read is not there any more.
-    pub(super) is_vanished: bool,
-    /// The server's number for it, if it has answered.
-    pub(crate) code: Option<i32>,
-}
 
 /// Where the reading of a collection stands.
 pub(crate) struct Cursor(RawBatchCursor);
@@ -82,15 +59,6 @@ pub(crate) struct NotInserted {
     pub(crate) document: Option<RawDocumentBuf>,
 }
 
-impl From<Trouble> for SourceError {
-    fn from(trouble: Trouble) -> Self {
-        match trouble.code {
-            Some(TOO_OLD) => SourceError::Again { hint: trouble.hint, source: trouble.into() },
-            _ => SourceError::Server { hint: trouble.hint, source: trouble.into() },
-        }
-    }
-}
-
 /// A server that answers.
 pub(crate) struct Server {
     client: Client,
@@ -99,6 +67,8 @@ pub(crate) struct Server {
     gone: Mutex<Option<Trouble>>,
     /// As of which everything is read; none: as it is when its turn comes.
     instant: Mutex<Option<Timestamp>>,
+    addresses: Vec<ServerAddress>,
+    is_direct: bool,
     /// As the server gives it.
     pub(crate) version: String,
 }
@@ -111,6 +81,23 @@ impl Server {
 
     /// The same, looking for it for so long where the connection string does not say how long.
     pub(crate) fn connect_within(uri: &SecretSource, find: Duration) -> Result<Self, SourceError> {
+        Self::connect_by(uri, None, find)
+    }
+
+    /// To this member alone, whatever the others are.
+    pub(super) fn connect_member(
+        uri: &SecretSource,
+        member: ServerAddress,
+        find: Duration,
+    ) -> Result<Self, SourceError> {
+        Self::connect_by(uri, Some(member), find)
+    }
+
+    fn connect_by(
+        uri: &SecretSource,
+        member: Option<ServerAddress>,
+        find: Duration,
+    ) -> Result<Self, SourceError> {
         let not_given = |source: Box<dyn std::error::Error + Send + Sync>| SourceError::Server {
             hint: "check `uri` or `uri_file` of the source in the agent's configuration",
             source,
@@ -125,8 +112,15 @@ impl Server {
         let mut options =
             options.map_err(|_| not_given("the connection string cannot be understood".into()))?;
         options.app_name = Some(NAME.to_owned());
+        options.command_event_handler = events::handler();
         options.server_selection_timeout.get_or_insert(find);
         options.connect_timeout.get_or_insert(find);
+        if let Some(member) = member {
+            options.hosts = vec![member];
+            options.direct_connection = Some(true);
+            options.repl_set_name = None;
+        }
+        let (addresses, is_direct) = (options.hosts.clone(), options.direct_connection.unwrap_or_default());
         let client = Client::with_options(options)
             .map_err(|_| not_given("the options of the connection string do not fit together".into()))?;
         let mut server = Self {
@@ -134,6 +128,8 @@ impl Server {
             runtime,
             gone: Mutex::default(),
             instant: Mutex::default(),
+            addresses,
+            is_direct,
             version: String::new(),
         };
         let built = server.command("admin", doc! { "buildInfo": 1 })?;
@@ -141,9 +137,32 @@ impl Server {
         Ok(server)
     }
 
+    /// Those that the connection string names.
+    pub(super) fn addresses(&self) -> &[ServerAddress] {
+        &self.addresses
+    }
+
+    /// True if the connection string means one server, whatever else is in its set.
+    pub(super) fn is_direct(&self) -> bool {
+        self.is_direct
+    }
+
     /// Runs a command.
     pub(crate) fn command(&self, database: &str, command: Document) -> Result<Document, Trouble> {
         self.wait(self.client.database(database).run_command(command).into_future())
+    }
+
+    /// Runs a command again and again, whatever it answers, until what this returns is dropped.
+    pub(crate) fn repeat(&self, every: Duration, database: &str, command: Document) -> AbortOnDropHandle<()> {
+        let database = self.client.database(database);
+        AbortOnDropHandle::new(self.runtime.spawn(async move {
+            loop {
+                if let Err(error) = database.run_command(command.clone()).await {
+                    tracing::debug!(%error, "a MongoDB server does not take what it is told again and again");
+                }
+                tokio::time::sleep(every).await;
+            }
+        }))
     }
 
     /// All documents that a command lists, as they came.
@@ -363,18 +382,6 @@ impl Server {
     }
 }
 
-impl Trouble {
-    pub(crate) fn unfit(why: &str) -> Self {
-        Self {
-            why: why.to_owned(),
-            hint: SEE_TO_SERVER,
-            is_connection: false,
-            is_vanished: false,
-            code: None,
-        }
-    }
-}
-
 /// An answer, if it comes in time.
 pub(super) async fn within<T>(answer: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
     tokio::time::timeout(ANSWER, answer).await.unwrap_or_else(|_| {
@@ -409,72 +416,4 @@ pub(super) fn add_documents(batch: &RawBatch, held: &mut Vec<u8>) -> Result<(), 
         held.extend_from_slice(document.as_bytes());
     }
     Ok(())
-}
-
-/// The driver's error for people. Its own text may name collections, and this one may end in a manifest,
-/// which needs no key to be read: the text goes into the agent's log alone.
-pub(super) fn explain(error: &Error) -> Trouble {
-    let text = error.to_string();
-    let code = code_of(error);
-    match code {
-        // What a server says of it may quote a document.
-        Some(code) => {
-            let name = name_of(error);
-            tracing::warn!(code, name, "a MongoDB server does not give what was asked for");
-        }
-        None => tracing::warn!(%error, "a MongoDB server does not give what was asked for"),
-    }
-    let (why, hint, is_connection) = match &*error.kind {
-        ErrorKind::Authentication { .. } => ("it refuses the user or the password", SEE_TO_USER, true),
-        ErrorKind::IncompatibleServer { .. } => ("its version is too old", SEE_TO_VERSION, true),
-        _ if text.contains("wire version") => ("its version is too old", SEE_TO_VERSION, true),
-        ErrorKind::ServerSelection { .. } => ("no server answers at its address", SEE_TO_URI, true),
-        ErrorKind::Io(_) | ErrorKind::ConnectionPoolCleared { .. } => {
-            ("the connection to it is lost", SEE_TO_URI, true)
-        }
-        _ => match code {
-            Some(18) => ("it refuses the user or the password", SEE_TO_USER, true),
-            Some(FORBIDDEN) => ("the user may not read all of it", SEE_TO_RIGHTS, false),
-            Some(TOO_OLD) => {
-                ("its history does not reach back to the instant at which it was read", SEE_TO_HISTORY, true)
-            }
-            Some(50) => ("it has not come to it in time, and does not any more", SEE_TO_SERVER, false),
-            Some(UNSETTLED) => (
-                "it was made, dropped or renamed around the instant at which it was read",
-                SEE_TO_SERVER,
-                false,
-            ),
-            Some(26 | 175) => ("it was dropped or renamed while it was read", SEE_TO_SERVER, false),
-            Some(11_000) => ("two documents have the same key", SEE_TO_SERVER, false),
-            Some(14_031) => ("its disk is full", SEE_TO_SERVER, false),
-            Some(code) => {
-                let why = format!("it answers with the error {code}{}", name_of(error));
-                let hint = SEE_TO_SERVER;
-                return Trouble { why, hint, is_connection: false, is_vanished: false, code: Some(code) };
-            }
-            None => ("its answer cannot be understood", SEE_TO_SERVER, false),
-        },
-    };
-    Trouble { why: why.to_owned(), hint, is_connection, is_vanished: code == Some(26), code }
-}
-
-/// The server's number for what it refuses.
-fn code_of(error: &Error) -> Option<i32> {
-    match &*error.kind {
-        ErrorKind::Command(command) => Some(command.code),
-        ErrorKind::InsertMany(failed) => match (&failed.write_errors, &failed.write_concern_error) {
-            (Some(errors), _) if !errors.is_empty() => Some(errors[0].code),
-            (_, Some(error)) => Some(error.code),
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
-/// The server's word for it.
-fn name_of(error: &Error) -> String {
-    match &*error.kind {
-        ErrorKind::Command(command) if !command.code_name.is_empty() => format!(" ({})", command.code_name),
-        _ => String::new(),
-    }
 }

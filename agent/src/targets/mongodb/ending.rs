@@ -17,6 +17,7 @@ use runtime::steps;
 use super::error::{RestoreError, failed};
 use super::indexes::{self, Until};
 use super::journal::{Found, Journal, Move, Phase, not_understood};
+use super::owner::{self, Beating};
 use super::swap::Swap;
 use super::{UnderWay, plan};
 use crate::sources::mongodb::names::Staged;
@@ -42,9 +43,11 @@ pub(crate) enum Recovered {
 
 /// Ends, one way or the other, what restores whose processes have died have left in a server. `holds` starts
 /// what uses a restore whose swap is done; where it says no, the swap is taken back. `ended` hears of each at
-/// once: what comes to the next one does not change how this one has ended.
+/// once: what comes to the next one does not change how this one has ended. `us` is this agent: a restore that goes on
+/// at another one is not ended.
 pub(crate) fn recover(
     server: &Server,
+    us: &str,
     holds: &dyn Fn(&str) -> Result<(), String>,
     ended: &mut dyn FnMut(&str, Recovered),
 ) -> Result<(), RestoreError> {
@@ -52,7 +55,7 @@ pub(crate) fn recover(
     for id in Journal::ids(server)? {
         // Two tasks at one server would rename against each other.
         let _ending = Ending::begin(&id);
-        match recover_one(server, &id, holds) {
+        match recover_one(server, &id, us, holds) {
             Ok(Some(how)) => {
                 steps::reach(Step::RecoveryEnded);
                 ended(&id, how);
@@ -76,6 +79,7 @@ pub(crate) fn recover(
 fn recover_one(
     server: &Server,
     id: &str,
+    us: &str,
     holds: &dyn Fn(&str) -> Result<(), String>,
 ) -> Result<Option<Recovered>, RestoreError> {
     if UnderWay::has(id) {
@@ -93,6 +97,18 @@ fn recover_one(
         }
         Found::Nothing(away) => return Err(not_understood(id, &away)),
     };
+    let mut beating = None;
+    if let Some(owner) = journal.owner.clone() {
+        // What is left to drop is dropped by anybody.
+        if journal.phase != Phase::Built {
+            owner::take_over(server, id, &owner, us)?;
+            // Its owner may have gone on until it died.
+            let Found::Journal(now) = Journal::open(server, id)? else { return Ok(None) };
+            journal = now;
+            beating = Some(Beating::begin(server, id, us));
+        }
+    }
+    let _beating = beating;
     steps::reach(Step::RecoveryBegun);
     let moves = journal.moves()?;
     Ok(Some(match journal.phase {

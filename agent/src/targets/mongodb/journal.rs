@@ -8,6 +8,7 @@
 use mongodb::bson::{Bson, Document, doc};
 
 use super::error::{RestoreError, failed};
+use super::owner::{self, OWNER};
 use super::select::Name;
 use crate::sources::mongodb::names::{HEAD, JOURNALS, PHASES, Staged};
 use crate::sources::mongodb::server::Server;
@@ -112,6 +113,8 @@ impl Move {
 pub(super) struct Journal<'a> {
     server: &'a Server,
     pub(super) id: String,
+    /// Whose it is; none: an earlier release has written it.
+    pub(super) owner: Option<String>,
     pub(super) phase: Phase,
     /// In which something may be staged.
     pub(super) databases: Vec<String>,
@@ -119,9 +122,17 @@ pub(super) struct Journal<'a> {
 
 impl<'a> Journal<'a> {
     /// A new one: from here on something may be staged in these databases.
-    pub(super) fn begin(server: &'a Server, id: &str, databases: Vec<String>) -> Result<Self, RestoreError> {
-        let journal = Self { server, id: id.to_owned(), phase: Phase::Loading, databases };
-        let head = doc! { "_id": HEAD, "phase": Phase::Loading.word(), "databases": &journal.databases };
+    pub(super) fn begin(
+        server: &'a Server,
+        id: &str,
+        owner: &str,
+        databases: Vec<String>,
+    ) -> Result<Self, RestoreError> {
+        let owned = Some(owner.to_owned());
+        let journal = Self { server, id: id.to_owned(), owner: owned, phase: Phase::Loading, databases };
+        let head = doc! {
+            "_id": HEAD, "phase": Phase::Loading.word(), "databases": &journal.databases, OWNER: owner,
+        };
         journal.write(vec![head])?;
         match journal.is_alone() {
             Ok(()) => Ok(journal),
@@ -158,11 +169,16 @@ impl<'a> Journal<'a> {
 
     /// It is that far from now on.
     pub(super) fn go(&mut self, phase: Phase) -> Result<(), RestoreError> {
-        let set = doc! { "q": { "_id": HEAD }, "u": { "$set": { "phase": phase.word() } } };
+        let mut query = doc! { "_id": HEAD };
+        if let Some(owner) = &self.owner {
+            query.insert(OWNER, owner);
+        }
+        let set = doc! { "q": query, "u": { "$set": { "phase": phase.word() } } };
         let command = doc! { "update": &self.id, "updates": [set] };
         let told = self.server.change(JOURNALS, command, None).map_err(failed("write the journal"))?;
         if told.get_i32("n").ok() != Some(1) {
-            return Err(RestoreError::Refused("the journal of the restore is not there any more".to_owned()));
+            let gone = "the journal of the restore is not there any more, or is another agent's";
+            return Err(RestoreError::Refused(gone.to_owned()));
         }
         self.phase = phase;
         Ok(())
@@ -199,7 +215,8 @@ impl<'a> Journal<'a> {
         let head = head.unwrap_or_default();
         let databases = head.get_array("databases").into_iter().flatten();
         let databases = databases.filter_map(Bson::as_str).map(str::to_owned).collect();
-        Ok(Found::Journal(Self { server, id: id.to_owned(), phase, databases }))
+        let owner = owner::of(&head);
+        Ok(Found::Journal(Self { server, id: id.to_owned(), owner, phase, databases }))
     }
 
     /// What it says is renamed.

@@ -16,6 +16,7 @@ mod error;
 mod indexes;
 mod journal;
 mod load;
+mod owner;
 pub(crate) mod plan;
 pub(crate) mod select;
 mod swap;
@@ -42,6 +43,7 @@ use ending::{finish, swapped, tidy_or_log};
 use error::failed;
 use indexes::Until;
 use journal::{Journal, Move, Phase, What};
+use owner::Beating;
 use plan::{Live, Plan, Restored};
 use select::Name;
 
@@ -68,11 +70,11 @@ impl Drop for UnderWay {
     }
 }
 
-/// Carries out `plan` under the name `id` and returns when all of it is live for good. On an error what is live
-/// is as before, but for [`RestoreError::Interrupted`].
+/// Carries out `plan` under the name `id`, as a restore of the agent `owner`, and returns when all of it is live for
+/// good. On an error what is live is as before, but for [`RestoreError::Interrupted`].
 pub(crate) fn restore<E>(
     server: &Server,
-    id: &str,
+    (id, owner): (&str, &str),
     plan: &Plan,
     entries: impl Iterator<Item = Result<Entry, E>>,
     contents: &mut Contents<'_>,
@@ -84,7 +86,8 @@ where
     let _under_way = UnderWay::begin(id);
     let targets = plan.restored.iter().map(|one| &one.target).chain(&plan.removed);
     let databases: BTreeSet<String> = targets.map(|name| name.database.clone()).collect();
-    let mut journal = Journal::begin(server, id, databases.into_iter().collect())?;
+    let mut journal = Journal::begin(server, id, owner, databases.into_iter().collect())?;
+    let _beating = Beating::begin(server, id, owner);
     steps::reach(Step::StagingBegun);
     let staged = stage(server, id, plan, entries, contents, progress).and_then(|notes| {
         progress.staged().map_err(RestoreError::NotStopped)?;

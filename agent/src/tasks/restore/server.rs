@@ -101,7 +101,8 @@ pub(super) async fn run(
             let entries = entries.map_err(|error| not_readable(&error))?;
             let mut contents =
                 Contents { blobs: &mut documents, id_key: &archive.order.keys.id_key, cancel: &flag };
-            match mongodb::restore(&server, id, &plan, entries, &mut contents, &progress) {
+            let owner = agent.key.name();
+            match mongodb::restore(&server, (id, &owner), &plan, entries, &mut contents, &progress) {
                 Ok(report) => Ok(users.end(|kept| {
                     (kept.entries, kept.bytes) = (report.collections, report.bytes);
                     (kept.replaced, kept.created) = (report.replaced, report.created);

@@ -1,0 +1,207 @@
+//! A server that is locked while it is read. No engine here has `fsync`: each server is a scripted peer, which keeps what
+//! it was asked and how often it is locked.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+use tests::{Process, System, wait_for};
+
+use crate::archive;
+use crate::peer::{Peer, Role};
+use crate::server::{system, uri};
+
+const LOCK: &str = ", fsync_lock: 5m";
+
+fn manifest(system: &System) -> Value {
+    let shown = system.nsctl(&["show", "latest", "-o", "json"]).expect(0).json();
+    let name = shown["name"].as_str().expect("a name");
+    let path = system.repository().join(name).join("database/mongodb.json");
+    serde_json::from_slice(&fs::read(path).expect("a manifest")).expect("JSON")
+}
+
+/// The records of locks that the agent has.
+fn records(system: &System) -> usize {
+    let listed = fs::read_dir(system.root().join("agent")).expect("a folder").flatten();
+    listed.filter(|one| one.file_name().to_string_lossy().starts_with("locked-")).count()
+}
+
+/// The guards that this agent has started, or of an agent that is gone.
+fn guards(agent: u32) -> Vec<u32> {
+    let ids = fs::read_dir("/proc").expect("there").flatten();
+    let ids = ids.filter_map(|one| one.file_name().to_str()?.parse::<u32>().ok());
+    let is_guard = |id: &u32| {
+        let words = fs::read(Path::new("/proc").join(id.to_string()).join("cmdline")).unwrap_or_default();
+        let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+        let parent =
+            stat.rsplit(')').next().and_then(|rest| rest.split_ascii_whitespace().nth(1)?.parse().ok());
+        words.windows(10).any(|word| word == b"guard-lock") && parent == Some(agent)
+    };
+    ids.filter(is_guard).collect()
+}
+
+fn signal(process: u32, signal: &str) {
+    let sent =
+        std::process::Command::new("kill").args([&format!("-{signal}"), &process.to_string()]).status();
+    assert!(sent.expect("it runs").success());
+}
+
+/// Begins a backup, and returns once a collection is being read under the lock.
+fn begun_and_held(system: &System, peer: &Peer) -> String {
+    peer.hold_finds(true);
+    let job = system.start_job(&["backup"]);
+    wait_for("a collection to be read", 30, || peer.sequence().iter().any(|one| one == "a").then_some(()));
+    assert_eq!((peer.locks(), records(system)), (1, 1));
+    job
+}
+
+#[test]
+fn a_scripted_server_is_locked_while_it_is_read_where_that_is_allowed_and_the_manifest_says_for_how_long() {
+    let peer = Peer::start();
+    peer.be(Role::Alone);
+    let not_allowed = system(&uri(peer.port), "");
+    not_allowed.run(&["backup"]);
+    assert_eq!(archive(&not_allowed)["consistency"], "fuzzy");
+    assert_eq!(peer.sequence().len(), 2);
+    drop(not_allowed);
+
+    let system = system(&uri(peer.port), LOCK);
+    let job = system.run(&["backup"]);
+    assert!(!job.to_string().contains("fuzzy"), "{job:#}");
+    let sequence = peer.sequence();
+    assert_eq!(
+        (sequence.first().map(String::as_str), sequence.last().map(String::as_str)),
+        (Some("fsync"), Some("fsyncUnlock"))
+    );
+    assert_eq!(sequence.len(), 4, "{sequence:?}");
+    assert_eq!((peer.locks(), records(&system)), (0, 0));
+    let manifest = manifest(&system);
+    assert_eq!((&manifest["consistency"], &manifest["quiesce"]["by"]), (&"quiesced".into(), &"lock".into()));
+    let held = manifest["quiesce"]["held_ms"].as_u64().expect("a number");
+    assert!(held < 30_000, "{held}");
+    system.run(&["verify", "--depth", "opened"]);
+}
+
+#[test]
+fn of_a_scripted_set_the_secondary_is_locked_and_read_and_never_the_primary() {
+    let (primary, secondary) = (Peer::start(), Peer::start());
+    let ports = vec![primary.port, secondary.port];
+    for peer in [&primary, &secondary] {
+        peer.be(Role::Old(ports.clone()));
+    }
+    let system = system(&format!("mongodb://127.0.0.1:{}/?replicaSet=rs0", primary.port), LOCK);
+    system.run(&["backup"]);
+    assert_eq!(manifest(&system)["quiesce"]["by"], "lock");
+    assert_eq!((primary.sequence(), secondary.sequence().len()), (Vec::new(), 4));
+
+    // With no secondary that answers, the primary is read as it is.
+    secondary.be(Role::Router);
+    let job = system.run(&["backup"]).to_string();
+    assert!(job.contains("no secondary answers, and the primary of a set is not locked"), "{job}");
+    assert_eq!(primary.sequence().len(), 2);
+}
+
+#[test]
+fn a_scripted_server_that_may_not_be_locked_is_read_fuzzy_and_left_as_it_is() {
+    const FORBIDDEN: i32 = 13;
+    let peer = Peer::start();
+    let system = system(&uri(peer.port), LOCK);
+    let told = |role, expected: &str| {
+        peer.be(role);
+        let job = system.run(&["backup"]).to_string();
+        assert!(job.contains(expected), "{expected}: {job}");
+        assert_eq!(archive(&system)["consistency"], "fuzzy");
+        assert_eq!(records(&system), 0);
+        let mut sequence = peer.sequence();
+        // Collections are asked for side by side.
+        sequence.sort_unstable();
+        sequence
+    };
+    assert_eq!(told(Role::Router, "the router of a cluster is never locked"), ["a", "b"]);
+    peer.refuse_change("fsync", FORBIDDEN);
+    assert_eq!(told(Role::Alone, "give it the role `hostManager`"), ["a", "b", "fsync"]);
+    // What somebody else has locked is theirs to unlock.
+    peer.refuse_change("none", FORBIDDEN);
+    peer.lock();
+    assert_eq!(told(Role::Alone, "somebody else has locked it"), ["a", "b"]);
+    assert_eq!(peer.locks(), 1);
+}
+
+#[test]
+fn a_scripted_server_is_not_locked_for_longer_than_is_allowed_and_the_next_attempt_reads_it_fuzzy() {
+    let peer = Peer::start();
+    peer.be(Role::Alone);
+    let system = system(&uri(peer.port), ", fsync_lock: 2s");
+    let job = begun_and_held(&system, &peer);
+    wait_for("the lock to be let go", 15, || (peer.locks() == 0).then_some(()));
+    peer.hold_finds(false);
+    let ended = system.await_end(&job);
+    assert_eq!(ended["state"], "complete", "{ended:#}");
+    assert_eq!(archive(&system)["consistency"], "fuzzy");
+    assert!(ended.to_string().contains("its lock was let go the last time before all was read"), "{ended:#}");
+    assert_eq!((peer.locks(), records(&system), manifest(&system)["quiesce"].is_null()), (0, 0, true));
+}
+
+#[test]
+fn whoever_dies_while_a_scripted_server_is_locked_it_is_unlocked_once_and_by_the_agent_s_next_start_at_the_latest()
+ {
+    let peer = Peer::start();
+    peer.be(Role::Alone);
+    let mut system = system(&uri(peer.port), LOCK);
+    let unlocks = |peer: &Peer| peer.sequence().iter().filter(|one| *one == "fsyncUnlock").count();
+
+    // The agent: its guard sees it.
+    let job = begun_and_held(&system, &peer);
+    system.kill_agent();
+    wait_for("the guard to unlock", 15, || (peer.locks() == 0 && records(&system) == 0).then_some(()));
+    peer.hold_finds(false);
+    assert_eq!(unlocks(&peer), 1);
+    system.start_agent();
+    system.await_agent();
+    assert_eq!(system.await_end(&job)["state"], "complete");
+    assert_eq!(manifest(&system)["quiesce"]["by"], "lock");
+    peer.sequence();
+
+    // The guard: the agent unlocks, and what was read since is not called quiesced.
+    let job = begun_and_held(&system, &peer);
+    let guard = guards(system.pid(Process::Agent));
+    assert_eq!(guard.len(), 1);
+    signal(guard[0], "KILL");
+    wait_for("the agent to unlock", 15, || (peer.locks() == 0 && records(&system) == 0).then_some(()));
+    peer.hold_finds(false);
+    assert_eq!(unlocks(&peer), 1);
+    assert_eq!(system.await_end(&job)["state"], "complete");
+    assert_eq!(archive(&system)["consistency"], "fuzzy");
+
+    // Both: the next start does. One that was started anew meanwhile has nothing to unlock.
+    for is_restarted in [false, true] {
+        system.kill_agent();
+        system.start_agent();
+        system.await_agent();
+        peer.sequence();
+        let job = begun_and_held(&system, &peer);
+        let agent = system.pid(Process::Agent);
+        let guard = guards(agent);
+        // Neither sees the other's end.
+        signal(agent, "STOP");
+        signal(guard[0], "KILL");
+        system.kill_agent();
+        assert_eq!((peer.locks(), records(&system)), (1, 1));
+        if is_restarted {
+            peer.restart();
+            peer.lock();
+        }
+        peer.hold_finds(false);
+        peer.sequence();
+        system.start_agent();
+        wait_for("the record to go", 30, || (records(&system) == 0).then_some(()));
+        if is_restarted {
+            assert_eq!(peer.locks(), 1, "it is somebody else's");
+            peer.restart();
+        }
+        assert_eq!(peer.locks(), 0);
+        system.await_agent();
+        assert_eq!(system.await_end(&job)["state"], "complete");
+        assert_eq!((peer.locks(), records(&system)), (0, 0));
+    }
+}
