@@ -18,6 +18,24 @@ runtime::named_steps! {
         TaskTaken = "task-taken",
         /// The agent knows which blobs the repository holds.
         BlobsKnown = "blobs-known",
+        /// A folder for the links into a chain's stores is there; nothing is in it.
+        HoldBegun = "hold-begun",
+        /// All that has to fit together of a chain is held; nobody was paused for it.
+        HoldFilled = "hold-filled",
+        /// The tables of a chain's stores are linked; nobody is paused.
+        HoldLinked = "hold-linked",
+        /// It is on record who is going to be paused.
+        PauseNoted = "pause-noted",
+        /// The guard of a pause is there; nobody is paused.
+        PauseGuarded = "pause-guarded",
+        /// Who writes into a chain's stores is paused; nothing else of them is held than what was linked before.
+        PauseBegun = "pause-begun",
+        /// All of a chain is held; who writes is still paused.
+        PauseFilled = "pause-filled",
+        /// Who was paused was told to go on; guard and record are still there.
+        PauseTold = "pause-told",
+        /// The pause is over; nothing of the chain is read.
+        PauseEnded = "pause-ended",
         /// A segment is sealed; nothing of it is sent.
         SegmentSealed = "segment-sealed",
         /// The controller has answered for a segment.

@@ -3,6 +3,9 @@
 //!
 //! `NEURASHIELD_ENGINES=long` takes a hundred backups of a LevelDB, and as many of a Pebble.
 
+#[path = "chains/killed.rs"]
+mod killed;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -74,7 +77,10 @@ impl Writer {
 
 /// A system that backs up `folder` as a chain.
 fn system(folder: &Path, more: &str) -> System {
-    let mut system = System::prepare(&[]);
+    started(System::prepare(&[]), folder, more)
+}
+
+fn started(mut system: System, folder: &Path, more: &str) -> System {
     system.configure_agent(&format!(
         "  - {{ component: blockchain, kind: blockchain, name: chain, path: {}{more} }}\n",
         folder.display()

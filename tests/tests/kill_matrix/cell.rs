@@ -157,7 +157,7 @@ impl Cell {
                 scene.system.start_agent();
                 return Order::give(scene, &["backup"]);
             }
-            Scenario::Workloads => unreachable!("no fault of this matrix fits it"),
+            Scenario::Workloads | Scenario::Chain => unreachable!("no fault of this matrix fits it"),
             Scenario::Join => {
                 *scene = Scene::set(true);
                 scene.system.steps().ask(step);

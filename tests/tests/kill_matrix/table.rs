@@ -69,6 +69,8 @@ pub(crate) enum Scenario {
     Renewal,
     /// A restore around which workloads of a cluster are stopped: in the suite `kubernetes`.
     Workloads,
+    /// A backup of a chain that is written to: in the suite `engines`.
+    Chain,
 }
 
 impl Scenario {
@@ -178,6 +180,15 @@ pub(crate) const ROWS: &[(&str, Scenario, Answered)] = &[
     ("welcomed", S::Hello, Nobody),
     ("task-taken", S::Restore, Nobody),
     ("blobs-known", S::Backup, Nobody),
+    ("hold-begun", S::Chain, Nobody),
+    ("hold-filled", S::Chain, Nobody),
+    ("hold-linked", S::Chain, Nobody),
+    ("pause-noted", S::Chain, Nobody),
+    ("pause-guarded", S::Chain, Nobody),
+    ("pause-begun", S::Chain, Nobody),
+    ("pause-filled", S::Chain, Nobody),
+    ("pause-told", S::Chain, Nobody),
+    ("pause-ended", S::Chain, Nobody),
     ("segment-sealed", S::Backup, Nobody),
     ("segment-answered", S::Backup, Nobody),
     ("archive-made", S::Backup, Peer),
@@ -219,6 +230,7 @@ pub(crate) const ROWS: &[(&str, Scenario, Answered)] = &[
 pub(crate) fn why_not(scenario: Scenario, answered: Answered, fault: Fault) -> Option<&'static str> {
     match (scenario, fault, answered) {
         (S::Workloads, _, _) => Some("it takes a cluster: `kubernetes_restore` holds it"),
+        (S::Chain, _, _) => Some("it takes an engine that writes: `chains` holds it"),
         (_, Fault::AnswerLost, Nobody) => Some("a record follows, not an answer"),
         (S::NobodyServes, Fault::AgentKilled | Fault::StreamCut, _) => {
             Some("the agent is away: that is what the step is")

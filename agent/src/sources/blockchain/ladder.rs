@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use repository::archive::path::EntryPath;
 use repository::backup::manifest::{Quiesce, QuiescedBy};
+use runtime::steps;
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,7 @@ use super::hold::{Hold, is_file, names};
 use super::look::{self, Looked, Part, Profile};
 use super::pause::Paused;
 use super::{Held, HoldError, Way, bracket, copies, freezer};
+use crate::steps::Step;
 
 /// How a node's folder may be held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,7 +78,10 @@ impl Ladder<'_> {
         if may(Rung::Bracket) {
             let bracketed = if is_one_moment { self.each() } else { self.at_once() };
             match bracketed {
-                Ok((hold, held)) => return Climbed::by(hold, held, QuiescedBy::Bracket, Duration::ZERO),
+                Ok((hold, held)) => {
+                    steps::reach(Step::HoldFilled);
+                    return Climbed::by(hold, held, QuiescedBy::Bracket, Duration::ZERO);
+                }
                 Err(error) => why.push(error.to_string()),
             }
         }
@@ -147,16 +152,20 @@ impl Ladder<'_> {
         for ready in parts.iter().filter(|ready| ready.part == Part::Store) {
             bracket::warm(&ready.live, &ready.held).map_err(HoldError::io("a store cannot be linked"))?;
         }
+        steps::reach(Step::HoldLinked);
         let failed = || HoldError::io("its files cannot be looked at");
         let files = files(&parts).map_err(failed())?;
         let paused = Paused::begin(files, self.way.state).map_err(HoldError::io("they do not pause"))?;
         let paused = paused.ok_or(HoldError::NobodySeen)?;
+        steps::reach(Step::PauseBegun);
         // Who is not seen from here may write all the same.
         let before = stamps(&parts).map_err(failed())?;
         self.fill(&parts)?;
         let has_moved = stamps(&parts).map_err(failed())? != before;
         let was_held = paused.still_holds();
+        steps::reach(Step::PauseFilled);
         let time = paused.end();
+        steps::reach(Step::PauseEnded);
         match (was_held, has_moved) {
             (true, false) => Ok((hold, held(parts), time)),
             (true, true) => Err(HoldError::Unseen),
@@ -179,6 +188,7 @@ impl Ladder<'_> {
                 look::open(self.folder, path).map_err(HoldError::io("a part of it cannot be opened"))?;
             parts.push(Ready { path: path.clone(), part: *part, live, held });
         }
+        steps::reach(Step::HoldBegun);
         // Stores before freezers: a block is in the freezer before it goes from the store, so that what is held
         // later may have more and never less. Indexes before data, for the same reason.
         parts.sort_by_key(|ready| ready.part);

@@ -15,10 +15,12 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use runtime::steps;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::platform::writers_of;
+use crate::steps::Step;
 
 /// A pause that took longer does not count: what was held meanwhile is given up.
 pub(super) const LONGEST: Duration = Duration::from_secs(2);
@@ -116,9 +118,11 @@ impl Paused {
         let record = state.join(format!("{RECORD}{:016x}", crate::chance()));
         let words: Vec<String> = processes.iter().map(ToString::to_string).collect();
         write_durable(&record, &words.join("\n"))?;
+        steps::reach(Step::PauseNoted);
         let mut paused =
             Self { processes, files, guard: None, record, began: Instant::now(), is_over: false };
         paused.guard = Some(guarded(&words)?);
+        steps::reach(Step::PauseGuarded);
         paused.began = Instant::now();
         for process in &paused.processes {
             process.signal(Signal::STOP)?;
@@ -161,6 +165,7 @@ impl Paused {
             return;
         }
         self.processes.iter().for_each(|process| process.go_on());
+        steps::reach(Step::PauseTold);
         if let Some(mut guard) = self.guard.take() {
             drop(guard.stdin.take());
             let _ = guard.wait();
