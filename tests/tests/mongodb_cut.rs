@@ -11,12 +11,11 @@ mod server;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use held::{Held, assert_nothing_is_lost, assert_same, assert_tidy, held, restore, small_shop, spoil};
 use mongodb::bson::doc;
 use server::{Server, impatient_uri, is_long, system, system_that_can_be_held, uri};
-use tests::{Forwarder, wait_for};
+use tests::{Forwarder, pause, wait_for};
 
 #[test]
 fn a_connection_cut_in_the_load_or_between_two_renames_leaves_all_as_it_was_or_is_ended_by_the_next_task() {
@@ -88,7 +87,7 @@ fn a_restore_of_another_agent_that_goes_on_is_left_alone_and_ended_once_that_age
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 count();
-                std::thread::sleep(Duration::from_millis(200));
+                pause(200);
             }
         });
         for command in [&["backup"][..], &restore(&["--no-safety-backup"])] {

@@ -7,7 +7,6 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
 
 use mongodb::bson::spec::BinarySubtype;
 use mongodb::bson::{Binary, Document, RawDocumentBuf, Timestamp, doc, oid::ObjectId};
@@ -312,7 +311,7 @@ impl Script {
                 if database == "shop" {
                     self.note(of.as_str().unwrap_or_default());
                     while self.holds_finds.load(Ordering::SeqCst) {
-                        thread::sleep(Duration::from_millis(20));
+                        tests::pause(20);
                     }
                 }
                 let is_fixed = asked

@@ -6,9 +6,10 @@
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,8 @@ const VERB: &str = "guard-lock";
 /// How long after a try in vain the next one comes, and for how long there are tries.
 const AGAIN: Duration = Duration::from_secs(1);
 pub(super) const TRIES: Duration = Duration::from_secs(30 * 60);
+/// More reasons to end than there are.
+const ENDS: usize = 8;
 /// What it says.
 pub(super) const LOCKED: &str = "locked";
 pub(super) const REFUSED: &str = "refused ";
@@ -64,8 +67,9 @@ pub(super) fn start(orders: Orders<'_>) -> io::Result<Child> {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
-        .current_dir("/")
-        .spawn_in_its_own_group()?;
+        // What ends the agent by its terminal does not end the guard at the same moment.
+        .process_group(0)
+        .spawn()?;
     let order = Order {
         uri: orders.uri.expose().to_owned(),
         member: orders.member.to_owned(),
@@ -82,17 +86,6 @@ pub(super) fn start(orders: Orders<'_>) -> io::Result<Child> {
         return Err(error);
     }
     Ok(guard)
-}
-
-/// What ends the agent by its terminal does not end the guard at the same moment.
-trait OwnGroup {
-    fn spawn_in_its_own_group(&mut self) -> io::Result<Child>;
-}
-
-impl OwnGroup for Command {
-    fn spawn_in_its_own_group(&mut self) -> io::Result<Child> {
-        std::os::unix::process::CommandExt::process_group(self, 0).spawn()
-    }
 }
 
 /// Is this process a guard? Then it locks, waits, and unlocks.
@@ -130,7 +123,7 @@ fn act(order: &Order) -> Result<(), String> {
     }
     let taken = Owned::take(&order.record).map_err(|error| format!("its record is not free: {error}"))?;
     let record = taken.ok_or("its record has gone")?;
-    let (ends, end) = mpsc::channel();
+    let (ends, end) = mpsc::sync_channel(ENDS);
     listen(&ends);
     let server = member::connect(&SecretSource::Value(Secret::new(order.uri.clone())), &order.member)?;
     if member::is_locked(&server).map_err(|trouble| trouble.to_string())? {
@@ -173,14 +166,14 @@ fn unlock(server: &Server, order: &Order) -> bool {
 }
 
 /// Sends when the agent's end of the pipe is closed, or a signal asks for an end.
-fn listen(ends: &Sender<()>) {
+fn listen(ends: &SyncSender<()>) {
     for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
         let ends = ends.clone();
         // The handler is there before anything is locked.
         if let Ok(mut asked) = signal(kind) {
             tokio::spawn(async move {
                 asked.recv().await;
-                let _ = ends.send(());
+                let _ = ends.try_send(());
             });
         }
     }
@@ -188,7 +181,7 @@ fn listen(ends: &Sender<()>) {
     thread::spawn(move || {
         // Nobody ever writes there any more: whatever comes, it is the end.
         let _ = io::stdin().read(&mut [0]);
-        let _ = ends.send(());
+        let _ = ends.try_send(());
     });
 }
 
