@@ -30,6 +30,7 @@ mod restore;
 mod resume;
 mod run;
 mod served;
+mod signed;
 pub mod sources;
 mod state;
 pub mod steps;

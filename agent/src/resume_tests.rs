@@ -100,6 +100,7 @@ fn killed_in_its_swap(root: &Path, state: &StateFolder) {
         selection: Selection::Whole,
         keeps_older: false,
         signer_height: None,
+        signer_seen: None,
     };
     let (progress, cancel) = (OnRecord(state.restore("r-1")), CancelFlag::default());
     let steps = KilledAtRename(Cell::new(3));

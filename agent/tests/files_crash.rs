@@ -79,6 +79,7 @@ impl Case {
             selection: self.selection.clone(),
             keeps_older: false,
             signer_height: None,
+            signer_seen: None,
         }
     }
 
@@ -219,6 +220,7 @@ fn what_a_program_wrote_after_the_crash_is_kept_beside_the_new_state() {
         selection: Selection::Whole,
         keeps_older: false,
         signer_height: None,
+        signer_seen: None,
     };
     let killed = KilledAtRename { renames: Default::default(), at: 1 };
     let error = archive.restore_with(&request, &killed).expect_err("killed");
@@ -246,6 +248,7 @@ fn a_second_restore_ends_the_one_that_was_interrupted_first() {
         selection: Selection::Whole,
         keeps_older: false,
         signer_height: None,
+        signer_seen: None,
     };
     let killed = KilledAtRename { renames: Default::default(), at: 3 };
     archive.restore_with(&request("one"), &killed).expect_err("killed");
@@ -274,6 +277,7 @@ fn listed_and_killed(folder: &Path, at: u64) -> bool {
         selection: Selection::Whole,
         keeps_older: false,
         signer_height: None,
+        signer_seen: None,
     };
     let killed = KilledAtRename { renames: Default::default(), at };
     archive.restore_with(&request, &killed).is_err()
@@ -305,6 +309,7 @@ fn while_the_folder_with_the_journal_is_not_mounted_those_that_serve_it_are_left
             selection,
             keeps_older: false,
             signer_height: None,
+            signer_seen: None,
         };
         Archive::of(&base.join("source")).restore(&request).expect("another file is restored");
 

@@ -56,6 +56,7 @@ fn assert_refused(archive: &Archive) {
             selection: Selection::Whole,
             keeps_older: false,
             signer_height: None,
+            signer_seen: None,
         };
         let error = archive.restore(&request).expect_err("it is refused");
         assert!(matches!(error, RestoreError::Archive { .. }), "{error:?}");
@@ -175,6 +176,7 @@ fn in_place(root: &Path, id: &str) -> RestoreRequest {
         selection: Selection::Whole,
         keeps_older: false,
         signer_height: None,
+        signer_seen: None,
     }
 }
 
@@ -235,6 +237,7 @@ fn a_new_folder_behind_somebody_elses_link_is_refused() {
         selection: Selection::Whole,
         keeps_older: false,
         signer_height: None,
+        signer_seen: None,
     };
     let error = archive(vec![("a", None)]).restore(&request).expect_err("it is refused");
     let source = std::error::Error::source(&error).expect("a cause").to_string();
@@ -330,6 +333,7 @@ fn a_folder_that_somebody_puts_in_place_of_one_just_made_is_refused() {
             selection: Selection::Whole,
             keeps_older: false,
             signer_height: None,
+            signer_seen: None,
         };
         let steps = PutsAnother { parent: &live, name, planted, is_done: Cell::new(false) };
         let error = archive(vec![("a", None)]).restore_with(&request, &steps).expect_err("it is refused");

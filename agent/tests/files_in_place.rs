@@ -27,6 +27,7 @@ fn in_place(root: &Path, id: &str) -> RestoreRequest {
         selection: Selection::Whole,
         keeps_older: false,
         signer_height: None,
+        signer_seen: None,
     }
 }
 
@@ -206,6 +207,7 @@ fn listed_files_go_back_to_their_places_and_their_neighbours_stay() {
         selection: Selection::Whole,
         keeps_older: false,
         signer_height: None,
+        signer_seen: None,
     };
     let report = archive.restore(&request).expect("it is restored");
     assert_eq!((report.overwritten, report.created, report.removed), (3, 1, 0));

@@ -331,6 +331,7 @@ fn generated_hostile_archives_change_nothing_outside_of_the_target() {
             selection,
             keeps_older: false,
             signer_height: None,
+            signer_seen: None,
         };
         let ended = hostile.restore(&request, dice.once_in(2));
         match &ended {
@@ -486,6 +487,7 @@ fn a_thread_that_swaps_folders_for_links_achieves_nothing() {
                 selection,
                 keeps_older: false,
                 signer_height: None,
+                signer_seen: None,
             };
             match archive.restore_with(&request, &Paced(&steps)) {
                 Ok(_) => good += 1,
@@ -577,6 +579,7 @@ fn a_folder_that_is_swapped_for_a_link_before_any_step_achieves_nothing() {
                     selection,
                     keeps_older: false,
                     signer_height: None,
+                    signer_seen: None,
                 };
                 let to = from + 1 + from % 5;
                 let steps =

@@ -126,6 +126,7 @@ fn into(path: PathBuf) -> RestoreRequest {
         selection: Selection::Whole,
         keeps_older: false,
         signer_height: None,
+        signer_seen: None,
     }
 }
 
@@ -183,6 +184,7 @@ fn the_other_names_of_a_socket_are_left_out_with_it() {
             selection: Selection::Whole,
             keeps_older: false,
             signer_height: None,
+            signer_seen: None,
         };
         let report = archive.restore(&request).expect("it is restored");
         assert!(report.notes[0].contains("2 (first a)"), "{:?}", report.notes);
@@ -208,6 +210,7 @@ fn a_socket_is_kept_in_the_archive_and_left_out_with_a_note() {
         selection: Selection::Whole,
         keeps_older: false,
         signer_height: None,
+        signer_seen: None,
     };
     archive.restore(&request).expect("it is restored");
     assert!(root.join("socket").symlink_metadata().is_ok(), "a live socket is not taken away");

@@ -229,6 +229,12 @@ pub fn to_wire_quiesce(quiesce: Quiesce) -> v1::Quiesce {
     v1::Quiesce { by: by.to_owned(), held_ms: quiesce.held_ms }
 }
 
+/// How far a validator's key has signed: height, round and step; `None` where one of them cannot be.
+pub fn signed(wire: Option<v1::SignedHeight>) -> Option<(i64, i64, i32)> {
+    let v1::SignedHeight { height, round, step } = wire?;
+    (height >= 0 && round >= 0 && step >= 0).then_some((height, round, step))
+}
+
 /// A privilege in one word, for people, JSON and the catalog.
 pub fn privilege_word(privilege: v1::Privilege) -> &'static str {
     match privilege {

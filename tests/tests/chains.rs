@@ -5,6 +5,8 @@
 
 #[path = "chains/killed.rs"]
 mod killed;
+#[path = "chains/told.rs"]
+mod told;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -5,6 +5,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::Pace;
+use crate::signed::Signed;
 use crate::sources::{Body, Content, Item, Opened, ReadError, Source, SourceEntry, SourceError, Stamp};
 
 /// Gives what `inner` gives, its contents at a pace.
@@ -52,6 +53,14 @@ impl Source for SlowSource {
 
     fn quiesce(&self) -> Option<Quiesce> {
         self.inner.quiesce()
+    }
+
+    fn remarks(&self) -> Vec<String> {
+        self.inner.remarks()
+    }
+
+    fn signed(&self) -> Option<Signed> {
+        self.inner.signed()
     }
 }
 

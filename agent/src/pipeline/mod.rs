@@ -52,6 +52,7 @@ use repository::refs::Refs;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::{CacheReader, CacheWriter, Day, PendingCache};
+use crate::signed::Signed;
 use crate::sources::{Source, SourceError};
 
 use ledger::Ledger;
@@ -94,10 +95,20 @@ pub(crate) struct Archived {
     pub(crate) problems: Problems,
     pub(crate) problems_blob: Option<BlobId>,
     pub(crate) refs: Refs,
-    /// How what writes into the source was met.
-    pub(crate) quiesce: Option<Quiesce>,
+    pub(crate) told: Told,
     /// To be committed when the controller has accepted the archive.
     pub(crate) cache: Option<PendingCache>,
+}
+
+/// What a source says of itself when all of it was read.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    /// How what writes into it was met.
+    pub(crate) quiesce: Option<Quiesce>,
+    /// What it is that comes back.
+    pub(crate) remarks: Vec<String>,
+    /// How far its validator has signed.
+    pub(crate) signed: Option<Signed>,
 }
 
 /// Figures of one archive.
@@ -202,7 +213,7 @@ pub(crate) fn run(
         archived.counts.read_bytes = read.read_bytes;
         archived.counts.reused_files = read.reused_files;
         archived.counts.stored_bytes = stored_bytes;
-        archived.quiesce = read.quiesce;
+        archived.told = read.told;
         Ok(archived)
     })
 }

@@ -16,7 +16,7 @@ use repository::pack::blob::BlobKind;
 use super::orders::{Coming, FileHead, Order, Processed, Seen};
 use super::problems::Problems;
 use super::sealer::Sealer;
-use super::{ArchiveJob, Archived, Counts, Stopped};
+use super::{ArchiveJob, Archived, Counts, Stopped, Told};
 use crate::cache::{CacheWriter, PendingCache, Record, StoredContent};
 
 /// Builds the archive.
@@ -258,7 +258,7 @@ impl<'a> Packer<'a> {
         let cache = self.finish_cache();
         let Self { sealer, counts, problems, .. } = self;
         let refs = sealer.finish()?;
-        Ok(Archived { root, counts, problems, problems_blob, refs, quiesce: None, cache })
+        Ok(Archived { root, counts, problems, problems_blob, refs, told: Told::default(), cache })
     }
 
     fn finish_cache(&mut self) -> Option<PendingCache> {

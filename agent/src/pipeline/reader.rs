@@ -5,7 +5,6 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use repository::archive::entry::{Entry, EntryKind, Layout, Metadata};
 use repository::archive::path::EntryPath;
-use repository::backup::manifest::Quiesce;
 use repository::check::{CheckedFile, ContentCheck, Feed, Finding};
 use repository::cut::{Chunker, MAX_CHUNK, SMALL_FILE};
 use repository::ids::BlobId;
@@ -16,7 +15,7 @@ use super::contents::{ContentMeter, Measured};
 use super::ledger::Ledger;
 use super::orders::{Coming, FileHead, Job, Order, Seen};
 use super::progress::ArchiveProgress;
-use super::{ArchiveJob, Input, PipelineError, StageEnd, Stopped};
+use super::{ArchiveJob, Input, PipelineError, StageEnd, Stopped, Told};
 use crate::cache::rules::{self, Verdict, Why};
 use crate::cache::{CacheReader, Record, StoredContent};
 use crate::sources::{
@@ -44,12 +43,11 @@ pub(super) struct Links {
 }
 
 /// What the reader counts.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Default)]
 pub(super) struct ReadTotals {
     pub(super) read_bytes: u64,
     pub(super) reused_files: u64,
-    /// How what writes into the source was met.
-    pub(super) quiesce: Option<Quiesce>,
+    pub(super) told: Told,
 }
 
 /// Reads one source.
@@ -166,7 +164,8 @@ impl<'a> Reader<'a> {
                 }
             }
         }
-        self.totals.quiesce = source.quiesce();
+        self.totals.told =
+            Told { quiesce: source.quiesce(), remarks: source.remarks(), signed: source.signed() };
         // Files that were not read again were not given to it.
         for Finding { path, what: cause, .. } in
             self.check.as_mut().map(|check| check.held_back()).unwrap_or_default()

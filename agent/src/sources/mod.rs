@@ -19,6 +19,8 @@ use repository::archive::entry::{Layout, Metadata, Timestamp};
 use repository::archive::path::EntryPath;
 use repository::backup::manifest::{Consistency, Quiesce};
 
+use crate::signed::Signed;
+
 /// Yields what is to be backed up.
 pub trait Source: Send {
     /// The next item, in path order; `None` at the end. An error ends the archive: the source as a whole
@@ -30,6 +32,14 @@ pub trait Source: Send {
     }
     /// How what writes into it was met; none where nothing was done.
     fn quiesce(&self) -> Option<Quiesce> {
+        None
+    }
+    /// What it is that comes back, where that is not what was there: a line each, without names. Asked for at the end.
+    fn remarks(&self) -> Vec<String> {
+        Vec::new()
+    }
+    /// How far the validator has signed whose folder it is, if it is one's. Asked for at the end.
+    fn signed(&self) -> Option<Signed> {
         None
     }
 }

@@ -255,7 +255,7 @@ async fn keep(cache: Option<PendingCache>) -> Result<(), Failure> {
 }
 
 fn summary(task_id: &str, archived: &Archived, consistency: Consistency) -> v1::ArchiveSummary {
-    let Archived { root, counts, problems, problems_blob, quiesce, .. } = archived;
+    let Archived { root, counts, problems, problems_blob, told: of_source, .. } = archived;
     let told = problems.kept().iter().take(TOLD_PROBLEMS).map(|problem| v1::EntryProblem {
         kind: i32::from(pipeline::problem_code(problem.kind)),
         path: problem.path.as_bytes().to_vec().into(),
@@ -280,7 +280,12 @@ fn summary(task_id: &str, archived: &Archived, consistency: Consistency) -> v1::
         consistency: convert::to_wire_consistency(Some(consistency)).into(),
         problems: told.collect(),
         problems_blob: problems_blob.map(|id| id.as_bytes().to_vec()).unwrap_or_default().into(),
-        quiesce: quiesce.map(convert::to_wire_quiesce),
+        quiesce: of_source.quiesce.map(convert::to_wire_quiesce),
+        remarks: of_source.remarks.clone(),
+        signed: of_source.signed.map(|signed| {
+            let (height, round, step) = signed.parts();
+            v1::SignedHeight { height, round, step }
+        }),
     }
 }
 

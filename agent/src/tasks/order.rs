@@ -15,7 +15,7 @@ use tonic::Code;
 use crate::connection::Agent;
 use crate::served::Served;
 use crate::state::RepositoryPin;
-use crate::targets::files::{Allowance, Privilege, resolved};
+use crate::targets::files::{Allowance, Privilege, Signed, resolved};
 
 /// The keys of a domain from the wire.
 pub(super) fn domain_keys(wire: Option<&v1::DomainKeys>) -> Result<DomainKeys, Invalid> {
@@ -113,6 +113,8 @@ pub(super) struct RestoreOrder {
     pub(super) force_conflicts: bool,
     /// Of the folder of a validator.
     pub(super) signer_height: Option<u64>,
+    /// The highest that any backup has seen.
+    pub(super) signer_seen: Option<Signed>,
     pub(super) restore_id: String,
     pub(super) keeps_older: bool,
     pub(super) root: BlobId,
@@ -179,6 +181,8 @@ impl RestoreOrder {
             to_namespace: namespace(&to_namespace)?,
             force_conflicts,
             signer_height,
+            signer_seen: convert::signed(wire.signed)
+                .map(|(height, round, step)| Signed::new(height, round, step)),
             restore_id: restore_id(&wire.restore_id)?,
             keeps_older: wire.keeps_older,
             root: convert::id("root", &wire.root)?,

@@ -392,7 +392,8 @@ impl App {
                 .hint("see to that, then restore again")
         };
         let id = random_end(&task.to_string()).to_owned();
-        let (context, order) = order(self.depot.clone(), record, place, id).await.map_err(failed)?;
+        let (context, order) =
+            order(self.depot.clone(), &self.catalog, record, place, id).await.map_err(failed)?;
         let message = Message::PlanRestore(PlanRestore { task_id: task.to_string(), order: Some(order) });
         let running = self.fleet.begin(agent, task, TaskContext::Restore(Arc::new(context)), message);
         let running = running.map_err(|_away| away())?;

@@ -35,6 +35,7 @@ const TABLES: &[(&str, Carried)] = &[
     ("sources", Carried::Whole),
     ("source_owners", Carried::Whole),
     ("refused_sources", Carried::Whole),
+    ("signed_heights", Carried::Whole),
     ("agent_keys", Carried::Whole),
     ("invitations", Carried::Whole),
     ("api_tokens", Carried::Whole),

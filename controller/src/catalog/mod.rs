@@ -17,6 +17,7 @@ mod outbox;
 mod owners;
 mod proofs;
 mod schedules;
+mod signed;
 mod tokens;
 
 use std::path::{Path, PathBuf};

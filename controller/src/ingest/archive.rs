@@ -34,6 +34,8 @@ const REFS_WITHIN: Duration = Duration::from_secs(600);
 const MAX_MISSING: usize = 1_000;
 /// The most problems that a job shows.
 const MAX_PROBLEMS: usize = 100;
+/// The most remarks that a manifest takes.
+const MAX_REMARKS: usize = 8;
 const QUEUE: usize = 16;
 /// A message with several segments is sent when their ids are longer than this, in bytes.
 const TABLES_TOGETHER: usize = 256 << 10;
@@ -220,6 +222,7 @@ fn read_summary(
         reason: incomplete.then(|| format!("{} entries could not be read", counts.unreadable)),
         consistency: convert::consistency(summary.consistency()),
         quiesce: convert::quiesce(summary.quiesce.as_ref()),
+        remarks: summary.remarks.iter().take(MAX_REMARKS).map(|remark| plain(remark)).collect(),
         domain: task.domain.domain,
         root: Some(convert::id("root", &summary.root)?),
         problems: problems_blob,
@@ -233,6 +236,11 @@ fn read_summary(
     Ok((manifest, summary.problems.iter().take(MAX_PROBLEMS).filter_map(problem).collect()))
 }
 
+/// A line of bounded length.
+fn plain(text: &str) -> String {
+    text.chars().take(500).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 /// A problem for people; one of a kind that this program does not know is left out.
 fn problem(wire: &v1::EntryProblem) -> Option<Problem> {
     let kind = match wire.kind() {
@@ -243,7 +251,6 @@ fn problem(wire: &v1::EntryProblem) -> Option<Problem> {
         Kind::LeftOut => ProblemKind::LeftOut,
         Kind::Suspect => ProblemKind::Suspect,
     };
-    let plain = |c: char| if c.is_control() { ' ' } else { c };
-    let cause = wire.cause.chars().take(500).map(plain).collect();
+    let cause = plain(&wire.cause);
     Some(Problem { kind, path: wire.path.iter().take(4_096).copied().collect(), cause })
 }

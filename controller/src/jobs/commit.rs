@@ -95,6 +95,7 @@ fn failed(job: &Job, part: &Part, keys: &KeyRing, now: jiff::Timestamp) -> Archi
         reason: Some(part.reason.clone().unwrap_or_else(|| "it was cancelled".to_owned())),
         consistency: None,
         quiesce: None,
+        remarks: Vec::new(),
         domain: keys.domain_keys(&part.source).domain,
         root: None,
         problems: None,

@@ -79,7 +79,7 @@ async fn begin(
     let record = record.ok_or_else(|| failed(format!("there is no backup {backup}")))?;
     let id = restore_id(attempt.job.id, attempt.part);
     let (context, mut order) =
-        order(shared.depot.clone(), record, place.clone(), id).await.map_err(failed)?;
+        order(shared.depot.clone(), &shared.catalog, record, place.clone(), id).await.map_err(failed)?;
     // A safety backup has neither what its source excludes nor what was written after it: the state that the
     // restore has replaced outlives its undo.
     order.keeps_older = matches!(attempt.job.order, Order::Restore { undo_of: Some(_), .. });
@@ -100,6 +100,7 @@ async fn begin(
 /// What the agent is told to plan or to do.
 pub(crate) async fn order(
     depot: Arc<Depot>,
+    catalog: &Catalog,
     backup: BackupRecord,
     place: RestorePlace,
     restore_id: String,
@@ -116,6 +117,8 @@ pub(crate) async fn order(
     let read = reading.await.map_err(|error| error.to_string())?;
     let (root, domain) = read.map_err(|error| proto::failure::chain(&error))?;
     let root = root.ok_or_else(|| "the archive holds nothing".to_owned())?;
+    let signed = catalog.signed(&place.source).await.map_err(|error| proto::failure::chain(&error))?;
+    let signed = signed.map(|(height, round, step)| v1::SignedHeight { height, round, step });
     let source = proto::convert::to_wire_source(&place.source);
     let order = RestoreOrder {
         source: Some(source.clone()),
@@ -126,6 +129,7 @@ pub(crate) async fn order(
         root: root.as_bytes().to_vec().into(),
         domain: Some(crate::rpc::wire::domain_keys(&domain)),
         keeps_older: false,
+        signed,
     };
     Ok((RestoreTask { backup, source: place.source }, order))
 }

@@ -13,8 +13,8 @@ use proto::{Failure, convert};
 use runtime::steps;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::app::App;
-use crate::fleet::{ArchiveTask, RestoreTask, TaskContext};
+use crate::app::{App, catalog_failure};
+use crate::fleet::{ArchiveTask, Ended, RestoreTask, TaskContext};
 use crate::identity::AgentCertificate;
 use crate::ids::TaskId;
 use crate::ingest::{self, Allowance, Place, Work};
@@ -142,8 +142,14 @@ impl AgentGateway for GatewayService {
             allowance.check_entries(entries, self.app.now())?;
             let places = allowance.places(Work::End).await;
             let repository = self.app.depot.repository().clone();
+            let (source, signed) = (task.source.clone(), proto::convert::signed(summary.signed));
             let (answer, ended) =
                 ingest::finish_archive(repository, task, summary, stream, places, self.app.now()).await?;
+            // Before the archive counts: what is known of a validator is never less than what backups have of it.
+            if let (Some(signed), Some(Ended::Archived { .. })) = (signed, &ended) {
+                let kept = self.app.catalog.saw_signed(&source, signed).await;
+                kept.map_err(|error| catalog_failure(&error))?;
+            }
             if let Some(ended) = ended
                 && !self.app.fleet.end(agent.agent, id, ended)
             {

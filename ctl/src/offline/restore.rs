@@ -153,6 +153,7 @@ impl Work {
             selection: self.selection.clone(),
             keeps_older: false,
             signer_height: self.signer_height,
+            signer_seen: None,
         };
         let facts = survey(&request, pages.entries()?).map_err(|error| trouble(source, &error))?;
         let plan = files::plan(&facts);

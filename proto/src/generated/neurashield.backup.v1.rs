@@ -531,6 +531,22 @@ pub struct ArchiveSummary {
     /// unset: nothing was done about who writes
     #[prost(message, optional, tag = "7")]
     pub quiesce: ::core::option::Option<Quiesce>,
+    /// what it is that comes back, without names; for the manifest
+    #[prost(string, repeated, tag = "8")]
+    pub remarks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// unset: no validator's state lies in the source, or more than one
+    #[prost(message, optional, tag = "9")]
+    pub signed: ::core::option::Option<SignedHeight>,
+}
+/// How far a validator's key has signed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SignedHeight {
+    #[prost(int64, tag = "1")]
+    pub height: i64,
+    #[prost(int64, tag = "2")]
+    pub round: i64,
+    #[prost(int32, tag = "3")]
+    pub step: i32,
 }
 /// How what writes into a source was met.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -670,6 +686,9 @@ pub struct RestoreOrder {
     /// what earlier restores there have kept of older states stays
     #[prost(bool, tag = "8")]
     pub keeps_older: bool,
+    /// the highest that any backup of the source has seen; unset: none has
+    #[prost(message, optional, tag = "9")]
+    pub signed: ::core::option::Option<SignedHeight>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PlanRestore {

@@ -114,6 +114,9 @@ pub struct ArchiveManifest {
     /// How that was come by, where the agent did it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quiesce: Option<Quiesce>,
+    /// What it is that comes back, where that is not what was there: a line each, without names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
     /// The domain of its blobs.
     pub domain: DomainId,
     /// Its page table; none if it failed.

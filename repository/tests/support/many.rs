@@ -159,6 +159,7 @@ impl Source {
             reason: None,
             consistency: Some(Consistency::Fuzzy),
             quiesce: None,
+            remarks: Vec::new(),
             domain: self.keys.domain,
             root: Some(root),
             problems: None,

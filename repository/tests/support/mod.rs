@@ -124,6 +124,7 @@ pub fn drafted(sealer: Sealer<'_>, root: BlobId, counts: Counts) -> Archive {
         reason: None,
         consistency: Some(Consistency::Fuzzy),
         quiesce: None,
+        remarks: Vec::new(),
         domain,
         root: Some(root),
         problems: None,

@@ -219,6 +219,7 @@ impl Bench {
             selection: Selection::Whole,
             keeps_older: false,
             signer_height: None,
+            signer_seen: None,
         };
         let (id_key, cancel) = (&self.domain.id_key, CancelFlag::default());
         let tools = Tools { id_key, progress: &(), cancel: &cancel, steps: &NoFaults };

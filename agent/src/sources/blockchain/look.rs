@@ -19,6 +19,8 @@ use super::hold::names;
 const MAX_DEPTH: usize = 12;
 /// Folders that are looked into.
 const MAX_FOLDERS: usize = 20_000;
+/// So many files are remembered that say how far a validator has signed.
+const MAX_SIGNERS: usize = 2;
 
 /// How a node's folder is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -74,7 +76,8 @@ pub(super) enum Part {
 #[derive(Debug, Default)]
 pub(super) struct Looked {
     pub(super) parts: BTreeMap<EntryPath, Part>,
-    has_signer: bool,
+    /// What says how far a validator has signed.
+    pub(super) signers: Vec<EntryPath>,
     has_options: bool,
 }
 
@@ -83,7 +86,7 @@ impl Looked {
     pub(super) fn profile(&self, wanted: Profile) -> Profile {
         let has = |part| self.parts.values().any(|is| *is == part);
         match wanted {
-            Profile::Auto if self.has_signer => Profile::Cometbft,
+            Profile::Auto if !self.signers.is_empty() => Profile::Cometbft,
             Profile::Auto if has(Part::Freezer) => Profile::Geth,
             Profile::Auto if has(Part::Store) && self.has_options => Profile::Pebble,
             Profile::Auto if has(Part::Store) => Profile::Leveldb,
@@ -125,7 +128,12 @@ pub(super) fn look(root: &OwnedFd) -> io::Result<Looked> {
             let bytes = name.to_bytes();
             match bytes {
                 b"CURRENT" => is_named = true,
-                b"priv_validator_state.json" => (looked.has_signer, has_files) = (true, true),
+                b"priv_validator_state.json" => {
+                    has_files = true;
+                    if looked.signers.len() < MAX_SIGNERS {
+                        looked.signers.extend(path.join(bytes));
+                    }
+                }
                 _ if bytes.starts_with(b"marker.manifest.") => is_named = true,
                 _ if bytes.starts_with(b"MANIFEST-") => lists = true,
                 _ if bytes.starts_with(b"OPTIONS-") => looked.has_options = true,

@@ -28,7 +28,8 @@ pub(crate) use pause::thaw_left;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use repository::archive::path::EntryPath;
@@ -38,8 +39,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::files::{FilesSource, Rules};
 use super::{Item, Problem, ProblemKind, Source, SourceError};
+use crate::signed::Signed;
 use hold::Hold;
 use ladder::{Climbed, Ladder};
+
+/// What a manifest says of a geth: nobody can tell by its files in which mode it runs.
+const GOES_BACK: &str = "if geth ran in its default mode while this was read, it starts on it as after a crash: it goes \
+                         back to the last state that was on the disk, and makes or fetches the later blocks anew; not \
+                         with --gcmode archive, nor if it was stopped before";
 
 /// Folders whose files are read from where they are held.
 pub(crate) type Held = Arc<BTreeMap<EntryPath, Arc<OwnedFd>>>;
@@ -48,6 +55,9 @@ pub(crate) type Held = Arc<BTreeMap<EntryPath, Arc<OwnedFd>>>;
 pub(crate) struct ChainSource {
     files: FilesSource,
     quiesce: Option<Quiesce>,
+    is_geth: bool,
+    /// The one file that says how far a validator has signed.
+    signer: Option<PathBuf>,
     // After the files, which are read from there.
     _hold: Option<Hold>,
 }
@@ -77,6 +87,15 @@ impl Source for ChainSource {
     fn quiesce(&self) -> Option<Quiesce> {
         self.quiesce
     }
+
+    fn remarks(&self) -> Vec<String> {
+        if self.is_geth { vec![GOES_BACK.to_owned()] } else { Vec::new() }
+    }
+
+    /// As it is now: no less than what was archived.
+    fn signed(&self) -> Option<Signed> {
+        Signed::at(self.signer.as_deref()?)
+    }
 }
 
 impl ChainSource {
@@ -105,7 +124,11 @@ impl ChainSource {
         let mut files = FilesSource::folder(root, rules)?;
         let problem = |cause| Problem { path: EntryPath::root(), kind: ProblemKind::Suspect, cause };
         files.tell(told.map(problem).into_iter().collect());
-        Ok(Self { files, quiesce, _hold: hold })
+        let signer = match looked.signers.as_slice() {
+            [one] => Some(root.join(std::ffi::OsStr::from_bytes(one.as_bytes()))),
+            _ => None,
+        };
+        Ok(Self { files, quiesce, is_geth: profile == Profile::Geth, signer, _hold: hold })
     }
 }
 

@@ -19,7 +19,7 @@ use super::handles::{kind_of, open_below};
 use super::incoming::Incoming;
 use super::remove::{Names, names_in};
 use super::request::{Place, RestoreRequest, Selection};
-use super::signer::{self, LiveState};
+use super::signer::{self, LiveState, Signed};
 
 /// More names than this are counted and not listed.
 pub const MAX_NAMED: usize = 10_000;
@@ -54,6 +54,8 @@ pub struct Facts {
     pub signers: Vec<(EntryPath, LiveState)>,
     /// Up to which height a validator has signed, as the operator has stated.
     pub signer_height: Option<u64>,
+    /// The highest that any backup has seen.
+    pub signer_seen: Option<Signed>,
     /// Validators' keys that would come to another place.
     pub second_keys: Named,
     /// The same, left out.
@@ -174,6 +176,13 @@ pub fn plan(facts: &Facts) -> RestorePlan {
             "{path} does not say what its validator has signed: {cause}; mend it, or move it away and state the height \
              with --signer-height"
         )),
+        LiveState::At(live) if facts.signer_height.is_none() && facts.signer_seen.is_some_and(|seen| seen > *live) => {
+            Some(format!(
+                "{path} says less than the backup's, or than another backup has seen of its validator: nobody knows \
+                 here what was signed since; look up the newest height of its network, and state it with \
+                 --signer-height"
+            ))
+        }
         LiveState::Absent | LiveState::At(_) => None,
     }));
     if !facts.signers.is_empty() && facts.signer_height.is_some_and(|height| i64::try_from(height).is_err()) {
@@ -256,7 +265,8 @@ where
     E: std::error::Error + Send + Sync + 'static,
 {
     let ground = Ground::find(&request.place)?;
-    let mut facts = Facts { signer_height: request.signer_height, ..Facts::default() };
+    let mut facts =
+        Facts { signer_height: request.signer_height, signer_seen: request.signer_seen, ..Facts::default() };
     let is_whole = matches!(request.selection, Selection::Whole);
     facts.is_whole_live = is_whole && matches!(ground, Ground::Live { .. });
     let ours = rustix::process::geteuid().as_raw();

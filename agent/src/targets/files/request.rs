@@ -10,6 +10,7 @@ use repository::archive::path::EntryPath;
 use repository::content::IdKey;
 
 use super::disk::Steps;
+use super::signer::Signed;
 use crate::targets::{CancelFlag, Progress};
 
 /// A restore of one archive.
@@ -25,6 +26,8 @@ pub struct RestoreRequest {
     pub keeps_older: bool,
     /// Up to which height a validator's key has signed, as the operator states.
     pub signer_height: Option<u64>,
+    /// The highest that any backup of the source has seen.
+    pub signer_seen: Option<Signed>,
 }
 
 /// Where a restore goes.

@@ -1,9 +1,9 @@
 //! A validator's state and its key. `priv_validator_state.json` of CometBFT says what the key has signed last;
 //! a validator that starts on an older one can sign a height twice, and is punished for it.
 //!
-//! Must stay true: what becomes live never says less than what is live, than what the archive has, and than what
-//! the operator has stated; it is looked at when what uses the folder has been stopped, so that nothing is signed
-//! any more. A copy in another place has no key, unless somebody asks for it.
+//! Must stay true: what becomes live never says less than what is live, than what the archive has, than what any backup
+//! of the source has seen, and than what the operator has stated; it is looked at when what uses the folder has been
+//! stopped, so that nothing is signed any more. A copy in another place has no key, unless somebody asks for it.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -11,7 +11,6 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use repository::archive::path::EntryPath;
 use rustix::fs::{FileType, Mode, OFlags};
-use serde_json::Value;
 
 use super::disk::{Disk, Subject};
 use super::error::{RestoreError, failed};
@@ -19,34 +18,15 @@ use super::ground::Ground;
 use super::handles::{kind_of, open_below, open_in};
 use super::request::{Place, RestoreRequest, Selection};
 use super::stage::Stage;
+use crate::signed::MAX_STATE;
+pub use crate::signed::Signed;
 
 /// What a validator's key has signed last.
 pub(super) const STATE: &[u8] = b"priv_validator_state.json";
 /// The key.
 pub(super) const KEY: &[u8] = b"priv_validator_key.json";
-/// Longer is no state.
-const MAX_STATE: u64 = 64 << 10;
 /// The last step of a round: its precommit.
 const LAST_STEP: i64 = 3;
-
-/// How far a key has signed: height, round, step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Signed(pub(super) i64, i64, i64);
-
-impl Signed {
-    fn of(state: &[u8]) -> Option<Self> {
-        let state: Value = serde_json::from_slice(state).ok()?;
-        // CometBFT writes 64 bits as text.
-        let number = |name: &str| match state.get(name) {
-            None => Some(0),
-            Some(Value::String(text)) => text.parse::<i64>().ok(),
-            Some(value) => value.as_i64(),
-        };
-        state.get("height")?;
-        let signed = Self(number("height")?, number("round")?, number("step")?);
-        (signed.0 >= 0 && signed.1 >= 0 && signed.2 >= 0).then_some(signed)
-    }
-}
 
 /// What lies where a state is to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,13 +82,15 @@ pub(super) fn keep_highest(
             })
         });
         let signed = signed.transpose()?;
-        // One that says less than the backup's is not its successor: a node was set up anew.
-        if !is_copy && request.signer_height.is_none() && signed.is_none_or(|signed| signed < of_backup) {
+        let seen = request.signer_seen.filter(|_| !is_copy || request.signer_height.is_some());
+        // One that says less than a backup's is not its successor: a node was set up anew.
+        let known = seen.map_or(of_backup, |seen| seen.max(of_backup));
+        if !is_copy && request.signer_height.is_none() && signed.is_none_or(|signed| signed < known) {
             let what = match signed {
                 None => "no live state is there any more, and no height was stated",
                 Some(_) => {
-                    "the live state says less than the backup's, so it tells nothing of what was signed since; state the \
-                     network's newest height with --signer-height"
+                    "the live state says less than the backup's, or than another backup has seen, so it tells nothing of \
+                     what was signed since; state the network's newest height with --signer-height"
                 }
             };
             return Err(RestoreError::refused(&path, what));
@@ -127,10 +109,12 @@ pub(super) fn keep_highest(
         if let Some(height) = stated
             && height > highest.0.0
         {
-            // At this height it signs nothing any more, in no round.
-            let (round, step) = (i32::MAX, LAST_STEP);
-            let state = serde_json::json!({ "height": height.to_string(), "round": round, "step": step });
-            highest = (Signed(height, round.into(), step), Some(format!("{state:#}").into_bytes()));
+            highest = closed(height);
+        }
+        if let Some(seen) = seen
+            && seen > highest.0
+        {
+            highest = closed(seen.0);
         }
         if let (Signed(height, ..), Some(bytes)) = highest {
             replace(disk, &folder, &name, &bytes).map_err(failed("write", &path))?;
@@ -138,6 +122,13 @@ pub(super) fn keep_highest(
         }
     }
     Ok(())
+}
+
+/// At this height it signs nothing any more, in no round.
+fn closed(height: i64) -> (Signed, Option<Vec<u8>>) {
+    let (round, step) = (i32::MAX, LAST_STEP);
+    let state = serde_json::json!({ "height": height.to_string(), "round": round, "step": step });
+    (Signed(height, round.into(), step), Some(format!("{state:#}").into_bytes()))
 }
 
 /// Nothing that exists is opened for writing: it is made anew, with the same owner and rights.

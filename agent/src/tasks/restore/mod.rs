@@ -241,8 +241,9 @@ impl Archive {
             })?),
         };
         let (restore_id, keeps_older) = (order.restore_id.clone(), order.keeps_older);
-        let signer_height = order.signer_height;
-        let request = RestoreRequest { restore_id, place, selection, keeps_older, signer_height };
+        let (signer_height, signer_seen) = (order.signer_height, order.signer_seen);
+        let request =
+            RestoreRequest { restore_id, place, selection, keeps_older, signer_height, signer_seen };
         let of = context.agent.served.iter().find(|served| served.id == order.source);
         let pace = of.and_then(|served| served.limits.download.clone());
         let map = Arc::new(open_archive(context, task_id, &order, cancel).await?);
