@@ -17,3 +17,4 @@ pub mod steps;
 pub mod telemetry;
 pub mod tls;
 mod version;
+pub mod xattr;

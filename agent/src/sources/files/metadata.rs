@@ -29,14 +29,17 @@ impl XattrReader {
     /// Those of the entry `name` in `folder` (`.` for the folder itself), names sorted. A symbolic link
     /// is not followed. A file system without extended attributes has none.
     pub(crate) fn read(&mut self, folder: BorrowedFd<'_>, name: &CStr) -> Xattrs {
-        let path = handle_path(folder, name);
-        let length = match rustix::fs::llistxattr(&path, &mut self.names[..]) {
+        let listed = runtime::xattr::list_at(folder, name, &mut self.names)
+            .map(|listed| listed.map_err(Errno::from_raw_os_error));
+        let path = || handle_path(folder, name);
+        let listed = listed.unwrap_or_else(|| rustix::fs::llistxattr(path(), &mut self.names[..]));
+        let length = match listed {
+            Ok(0) => return (Vec::new(), None),
             Ok(length) => length,
             Err(Errno::NOTSUP | Errno::NOSYS) => return (Vec::new(), None),
             Err(error) => return (Vec::new(), Some(error)),
         };
-        let mut found = Vec::new();
-        let mut unread = None;
+        let (path, mut found, mut unread) = (path(), Vec::new(), None);
         for name in self.names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
             match rustix::fs::lgetxattr(&path, name, &mut self.value[..]) {
                 Ok(length) => found.push((name.to_vec(), self.value[..length].to_vec())),
