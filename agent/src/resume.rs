@@ -83,9 +83,10 @@ pub(crate) fn end_at_server(
 pub(crate) fn start_again(users: &Users<'_>, id: &str) {
     let troubles = users.start_again();
     troubles.iter().for_each(|trouble| tracing::error!(restore = id, "{trouble}"));
-    match (troubles.is_empty() && !users.is_applying()) || users.is_old() {
-        true => users.forget(),
-        false => users.remember(),
+    match (users.is_old(), users.is_applying()) {
+        (true, _) => users.forget(),
+        (false, true) => users.remember(),
+        (false, false) => users.settle(),
     }
 }
 

@@ -130,10 +130,7 @@ pub(super) async fn run(
                 Err(error @ RestoreError::Interrupted { .. }) => Err(not_restored(&place, &error)),
                 Err(error) => {
                     let troubles = users.start_again();
-                    match troubles.is_empty() {
-                        true => users.forget(),
-                        false => users.remember(),
-                    }
+                    users.settle();
                     let failure = not_restored(&place, &error);
                     Err(match troubles.is_empty() {
                         true => failure,

@@ -114,10 +114,7 @@ pub(super) async fn run(
                 Err(error @ RestoreError::Interrupted(_)) => Err(archive.not_restored(&error)),
                 Err(error) => {
                     let troubles = users.start_again();
-                    match troubles.is_empty() {
-                        true => users.forget(),
-                        false => users.remember(),
-                    }
+                    users.settle();
                     let failure = archive.not_restored(&error);
                     Err(match troubles.is_empty() {
                         true => failure,

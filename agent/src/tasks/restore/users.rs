@@ -187,8 +187,8 @@ impl<'a> Users<'a> {
                     if let Err(error) = self.platform.stop(application).await {
                         tracing::error!(application = application.name, %error, "cannot be stopped");
                         troubles.push(format!(
-                            "{} could not be stopped ({error}) and may run on what is there no more: \
-                             restart it by hand",
+                            "{} could not be stopped ({error}): restart it by hand if it holds on to files of \
+                             before",
                             application.name
                         ));
                     }
@@ -236,6 +236,15 @@ impl<'a> Users<'a> {
     pub(crate) fn is_old(&self) -> bool {
         let now = self.clock.now();
         self.lock().report.steps.first().is_none_or(|first| now.duration_since(first.at) > TRIED_FOR)
+    }
+
+    /// The restore has changed nothing: its record goes where all runs that it had stopped, and stays otherwise.
+    pub(crate) fn settle(&self) {
+        let all_run = self.lock().stopped.iter().all(|one| one.state == Stopping::Untouched);
+        match all_run {
+            true => self.forget(),
+            false => self.remember(),
+        }
     }
 
     /// What could not be started again stays on record: the next start of the agent tries once more.
