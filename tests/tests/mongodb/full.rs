@@ -99,8 +99,7 @@ fn twenty_thousand_documents_of_a_server_in_use_are_dropped_and_come_back_each_w
     assert_tidy(&server);
     // What was acknowledged before the backup began is there, and nothing that was never written.
     let came = server.documents(BUSY, "written");
-    let id =
-        |one: &Vec<u8>| RawDocument::from_bytes(one).and_then(|one| Ok(one.get_i32("_id"))).expect("BSON");
+    let id = |one: &Vec<u8>| RawDocument::from_bytes(one).map(|one| one.get_i32("_id")).expect("BSON");
     let ids: BTreeSet<i32> = came.iter().map(|one| id(one).expect("a number")).collect();
     assert!(
         ids.len() == came.len() && (0..acknowledged).all(|n| ids.contains(&n)),
