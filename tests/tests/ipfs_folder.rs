@@ -10,7 +10,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 
 use serde_json::{Value, json};
 use tests::ipfs::{Node, look_into_car};
@@ -59,7 +59,7 @@ struct Busy {
 impl Busy {
     fn start(folder: &Path) -> Self {
         let mut child = kubo("busy", folder).stderr(Stdio::inherit()).spawn().expect("it starts");
-        let (send, lines) = channel();
+        let (send, lines) = sync_channel(64);
         let said = BufReader::new(child.stdout.take().expect("piped"));
         std::thread::spawn(move || said.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
         let mut busy = Self { child, lines, added: BTreeMap::new() };
@@ -282,9 +282,6 @@ fn each_damage_is_named(system: &System, node: &Path, all: &Value) {
 /// node collects amid a backup is in it.
 #[test]
 fn a_kill_amid_a_backup_leaves_nothing_and_what_is_collected_meanwhile_is_in_it() {
-    if !is_long() {
-        return;
-    }
     let folder = tempfile::tempdir().expect("a folder");
     let node = folder.path().join("ipfs");
     let made = make(&node);

@@ -71,8 +71,11 @@ fn whole(table: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// A table of LevelDB without its end, and where in it the blocks with its entries lie.
-pub(super) fn data_blocks(table: &[u8]) -> Result<(&[u8], Vec<(usize, usize)>), String> {
+/// A table without its end, and where in it the blocks with its entries lie: offset and length.
+pub(super) type Blocks<'a> = (&'a [u8], Vec<(usize, usize)>);
+
+/// Where a table of LevelDB has its entries.
+pub(super) fn data_blocks(table: &[u8]) -> Result<Blocks<'_>, String> {
     let blocks_end = table.len().checked_sub(FOOTER).ok_or("it is shorter than the end of a table")?;
     let (body, footer) = table.split_at(blocks_end);
     if !footer.ends_with(&MAGIC) {

@@ -85,7 +85,7 @@ impl Shards {
             let (folder, file) = block_file(cid);
             let at = CString::new(folder).ok().and_then(|folder| self.linked.get(&folder));
             let stat = at.map(|at| format!("{}/{file}", at.to_string_lossy()));
-            !stat.is_some_and(|path| rustix::fs::statat(&above, path, AtFlags::SYMLINK_NOFOLLOW).is_ok())
+            stat.is_none_or(|path| rustix::fs::statat(&above, path, AtFlags::SYMLINK_NOFOLLOW).is_err())
         };
         if !usual || self.linked.is_empty() {
             return Vec::new();
