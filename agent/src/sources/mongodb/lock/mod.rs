@@ -2,7 +2,7 @@
 //!
 //! Must stay true: only where the configuration allows it, never a router, never longer than it says. A record lies in
 //! the agent's state before the lock is asked for ([`record`]); a process of its own has the lock and lets it go
-//! whatever becomes of the agent ([`guard`]); where that process dies, the agent unlocks at once; where both die, the
+//! whatever becomes of the agent ([`mod@guard`]); where that process dies, the agent unlocks at once; where both die, the
 //! agent's next start does ([`unlock_left`]). What the machine of the agent takes down with it, or a network that does
 //! not come back, nobody can unlock but a person: decision 41.
 
