@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use mongodb::bson::{doc, rawdoc};
 use tests::{Process, wait_for};
@@ -245,6 +246,8 @@ fn what_somebody_goes_on_writing_between_two_renames_is_kept_and_told_and_is_not
             while !stop.load(Ordering::Relaxed) && written < 5_000 {
                 server.insert("shop", "c0", vec![doc! { "_id": format!("came {written}") }]);
                 written += 1;
+                // Who leaves no moment between two writes makes the restore go back, as it may.
+                std::thread::sleep(Duration::from_millis(10));
             }
             written
         });
