@@ -5,7 +5,6 @@ mod alert;
 mod audit;
 mod backup;
 mod browse;
-mod car;
 mod completions;
 mod config;
 mod debug;

@@ -10,7 +10,6 @@ use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::{AtFlags, FlockOperation, Gid, Mode, OFlags, RawDir, SeekFrom, Timestamps, Uid};
@@ -24,28 +23,8 @@ pub(crate) fn is_hold(name: &[u8]) -> bool {
     name.starts_with(PREFIX.as_bytes())
 }
 
-/// A folder of which the files are read from where they are held.
-#[derive(Debug, Clone)]
-pub(crate) enum HeldFolder {
-    /// There.
-    Open(Arc<OwnedFd>),
-    /// In this folder, under this name: of those that are too many to be open all at once.
-    Named(Arc<OwnedFd>, Box<CStr>),
-}
-
-impl HeldFolder {
-    pub(crate) fn open(&self) -> rustix::io::Result<Arc<OwnedFd>> {
-        match self {
-            Self::Open(folder) => Ok(Arc::clone(folder)),
-            Self::Named(above, name) => {
-                rustix::fs::openat(above, &**name, FOLDER, Mode::empty()).map(Arc::new)
-            }
-        }
-    }
-}
-
 /// A folder of links and copies; it goes with this.
-pub(in crate::sources) struct Hold {
+pub(super) struct Hold {
     root: OwnedFd,
     name: CString,
     /// Open for as long as it is locked.
@@ -54,7 +33,7 @@ pub(in crate::sources) struct Hold {
 }
 
 impl Hold {
-    pub(in crate::sources) fn make(root: &OwnedFd) -> io::Result<Self> {
+    pub(super) fn make(root: &OwnedFd) -> io::Result<Self> {
         let root = rustix::fs::openat(root, c".", FOLDER, Mode::empty())?;
         let name = format!("{PREFIX}{:016x}", crate::chance());
         let name = CString::new(name).expect("a number has no NUL");
@@ -74,28 +53,16 @@ impl Hold {
 
     /// An empty folder in it.
     pub(super) fn folder(&self) -> io::Result<OwnedFd> {
-        Ok(self.named_folder()?.1)
-    }
-
-    /// An empty folder in it, with its name.
-    pub(in crate::sources) fn named_folder(&self) -> io::Result<(CString, OwnedFd)> {
         let name = self.folders.fetch_add(1, Ordering::Relaxed).to_string();
-        let name = CString::new(name).expect("a number has no NUL");
-        rustix::fs::mkdirat(&self.folder, &*name, Mode::RWXU)?;
-        let folder = rustix::fs::openat(&self.folder, &*name, FOLDER, Mode::empty())?;
-        Ok((name, folder))
-    }
-
-    /// It is open for as long as this is, too.
-    pub(in crate::sources) fn handle(&self) -> io::Result<OwnedFd> {
-        self.folder.try_clone()
+        rustix::fs::mkdirat(&self.folder, name.as_str(), Mode::RWXU)?;
+        Ok(rustix::fs::openat(&self.folder, name.as_str(), FOLDER, Mode::empty())?)
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
         if let Err(error) = remove(&self.root, &self.name, &self.folder) {
-            tracing::warn!(%error, "links into a source's folder stay until the agent's next start");
+            tracing::warn!(%error, "links into a chain's folder stay until the agent's next start");
         }
     }
 }
@@ -137,7 +104,7 @@ fn remove(root: &OwnedFd, name: &CStr, folder: &OwnedFd) -> io::Result<()> {
 }
 
 /// The names in a folder as they are now, sorted.
-pub(in crate::sources) fn names(folder: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
+pub(super) fn names(folder: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
     rustix::fs::seek(folder, SeekFrom::Start(0))?;
     let mut buffer = vec![MaybeUninit::uninit(); 64 << 10];
     let mut listing = RawDir::new(folder, &mut buffer);
@@ -154,7 +121,7 @@ pub(in crate::sources) fn names(folder: BorrowedFd<'_>) -> io::Result<Vec<CStrin
 }
 
 /// Links `name`; false if it is not there any more.
-pub(in crate::sources) fn link(live: &OwnedFd, held: &OwnedFd, name: &CStr) -> io::Result<bool> {
+pub(super) fn link(live: &OwnedFd, held: &OwnedFd, name: &CStr) -> io::Result<bool> {
     match rustix::fs::linkat(live, name, held, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::EXIST) => Ok(true),
         Err(Errno::NOENT) => Ok(false),
@@ -200,7 +167,7 @@ pub(super) fn forget(held: &OwnedFd, name: &CStr) -> io::Result<()> {
 }
 
 /// True if `name` is a regular file.
-pub(in crate::sources) fn is_file(folder: &OwnedFd, name: &CStr) -> bool {
+pub(super) fn is_file(folder: &OwnedFd, name: &CStr) -> bool {
     use rustix::fs::FileType;
     let stat = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
     stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)

@@ -89,20 +89,18 @@ pub(super) async fn stream(
     Ok(Exit::Done)
 }
 
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
 }
 
 /// An archive's tar file as it comes, for a thread that reads.
-pub(super) struct Pieces {
+struct Pieces {
     coming: mpsc::Receiver<Result<Bytes, tonic::Status>>,
     held: Bytes,
 }
 
 impl Pieces {
-    pub(super) async fn of(client: Client, request: v1::ExportArchiveRequest) -> Result<Self, Trouble> {
+    async fn of(client: Client, request: v1::ExportArchiveRequest) -> Result<Self, Trouble> {
         let mut data = client.backups().export_archive(request).await?.into_inner();
         let (pieces, coming) = mpsc::channel(AHEAD);
         tokio::spawn(async move {
