@@ -247,7 +247,7 @@ fn what_somebody_goes_on_writing_between_two_renames_is_kept_and_told_and_is_not
                 server.insert("shop", "c0", vec![doc! { "_id": format!("came {written}") }]);
                 written += 1;
                 // Who leaves no moment between two writes makes the restore go back, as it may.
-                std::thread::sleep(Duration::from_millis(10));
+                std::thread::park_timeout(Duration::from_millis(10));
             }
             written
         });
