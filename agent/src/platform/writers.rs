@@ -50,7 +50,7 @@ fn writer(process: u32, folder: &Path) -> Option<Writer> {
 }
 
 /// The processes that have one of these files (device, inode) open for writing, under whatever path they see it;
-/// this one aside.
+/// this one aside. Who asks keeps the files from being removed: their numbers would become other files'.
 pub(crate) fn writers_of(files: &HashSet<(u64, u64)>) -> Vec<u32> {
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
     let ids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());

@@ -170,7 +170,7 @@ fn is_whole(held: &OwnedFd) -> io::Result<bool> {
 }
 
 /// Never changed once it is written.
-fn is_table(name: &CStr) -> bool {
+pub(super) fn is_table(name: &CStr) -> bool {
     [&b".ldb"[..], b".sst"].iter().any(|end| name.to_bytes().ends_with(end))
 }
 

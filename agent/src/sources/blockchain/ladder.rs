@@ -4,7 +4,7 @@
 //! Must stay true: all that has to be of one moment is held within one: either nothing of it has changed from
 //! before the first to after the last, or nobody could write meanwhile. Where neither was had, that is told.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::hold::{Hold, is_file, names};
 use super::look::{self, Looked, Part, Profile};
-use super::pause::Paused;
+use super::pause::{Paused, Watched};
 use super::{Held, HoldError, Way, bracket, copies, freezer};
 use crate::steps::Step;
 
@@ -154,8 +154,8 @@ impl Ladder<'_> {
         }
         steps::reach(Step::HoldLinked);
         let failed = || HoldError::io("its files cannot be looked at");
-        let files = files(&parts).map_err(failed())?;
-        let paused = Paused::begin(files, self.way.state).map_err(HoldError::io("they do not pause"))?;
+        let watched = watched(&parts).map_err(failed())?;
+        let paused = Paused::begin(watched, self.way.state).map_err(HoldError::io("they do not pause"))?;
         let paused = paused.ok_or(HoldError::NobodySeen)?;
         steps::reach(Step::PauseBegun);
         // Who is not seen from here may write all the same.
@@ -226,19 +226,17 @@ fn held(parts: Vec<Ready>) -> Held {
     Arc::new(parts.into_iter().map(|ready| (ready.path, Arc::new(ready.held))).collect())
 }
 
-/// The device and the inode of every file.
-fn files(parts: &[Ready]) -> io::Result<HashSet<(u64, u64)>> {
-    let mut files = HashSet::new();
-    for Ready { live, .. } in parts {
-        for name in names(live.as_fd())?.into_iter().filter(|name| is_file(live, name)) {
-            match rustix::fs::statat(live, &*name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => drop(files.insert((stat.st_dev, stat.st_ino))),
-                Err(Errno::NOENT) => {}
-                Err(error) => return Err(error.into()),
+/// What is open for writing at whoever writes: tables of a store are written once, and that is long over.
+fn watched(parts: &[Ready]) -> io::Result<Watched> {
+    let mut watched = Watched::default();
+    for Ready { live, part, .. } in parts {
+        for name in names(live.as_fd())? {
+            if !(*part == Part::Store && bracket::is_table(&name)) {
+                watched.add(live, &name)?;
             }
         }
     }
-    Ok(files)
+    Ok(watched)
 }
 
 fn stamps(parts: &[Ready]) -> io::Result<Stamps> {

@@ -6,9 +6,10 @@
 //! the process that it meant only while that process's start is the same.
 
 use std::collections::HashSet;
-use std::ffi::OsString;
+use std::ffi::{CStr, OsString};
 use std::fs;
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -16,6 +17,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use runtime::steps;
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -35,6 +38,8 @@ const READY: &[u8] = b"ready\n";
 const RECORD: &str = "paused-";
 /// More writers than these are no node.
 const MAX: usize = 9;
+/// Nor are more files that may be written: a freezer has a hundred or two, and a process may open a thousand.
+const MAX_FILES: usize = 500;
 
 /// A process, and not the next one of that number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,10 +101,46 @@ fn look(id: u32) -> Option<(char, u64)> {
     Some((state, after.nth(18)?.parse().ok()?))
 }
 
+/// Files by which who writes is known. Each is kept open, by its name alone: the number of a file that is gone would
+/// soon be another file's, and whoever writes that one would be paused.
+#[derive(Default)]
+pub(super) struct Watched {
+    numbers: HashSet<(u64, u64)>,
+    kept: Vec<OwnedFd>,
+}
+
+impl Watched {
+    /// Adds the file `name`, if it is there and is one.
+    pub(super) fn add(&mut self, folder: &OwnedFd, name: &CStr) -> io::Result<()> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(folder, name, flags, Mode::empty()) {
+            Ok(file) => file,
+            Err(Errno::NOENT) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let stat = rustix::fs::fstat(&file)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Ok(());
+        }
+        if self.kept.len() >= MAX_FILES {
+            return Err(io::Error::other(format!(
+                "more than {MAX_FILES} files may be open for writing in it"
+            )));
+        }
+        self.numbers.insert((stat.st_dev, stat.st_ino));
+        self.kept.push(file);
+        Ok(())
+    }
+
+    fn writers(&self) -> Vec<u32> {
+        writers_of(&self.numbers)
+    }
+}
+
 /// Writers that are paused for as long as this lives.
 pub(super) struct Paused {
     processes: Vec<Process>,
-    files: HashSet<(u64, u64)>,
+    watched: Watched,
     guard: Option<Child>,
     record: PathBuf,
     began: Instant,
@@ -107,11 +148,11 @@ pub(super) struct Paused {
 }
 
 impl Paused {
-    /// Pauses who has one of `files` (device, inode) open for writing; none if nobody is seen. `state` is the agent's
+    /// Pauses who has one of the files open for writing; none if nobody is seen. `state` is the agent's
     /// folder.
     #[expect(clippy::disallowed_methods, reason = "a fifth of a millisecond, while others are held")]
-    pub(super) fn begin(files: HashSet<(u64, u64)>, state: &Path) -> io::Result<Option<Self>> {
-        let processes = running(&files)?;
+    pub(super) fn begin(watched: Watched, state: &Path) -> io::Result<Option<Self>> {
+        let processes = running(&watched)?;
         if processes.is_empty() {
             return Ok(None);
         }
@@ -120,7 +161,7 @@ impl Paused {
         write_durable(&record, &words.join("\n"))?;
         steps::reach(Step::PauseNoted);
         let mut paused =
-            Self { processes, files, guard: None, record, began: Instant::now(), is_over: false };
+            Self { processes, watched, guard: None, record, began: Instant::now(), is_over: false };
         paused.guard = Some(guarded(&words)?);
         steps::reach(Step::PauseGuarded);
         paused.began = Instant::now();
@@ -142,7 +183,7 @@ impl Paused {
 
     /// True if nobody writes but who is paused.
     fn is_alone(&self) -> io::Result<bool> {
-        let found = writers_of(&self.files);
+        let found = self.watched.writers();
         Ok(found.len() <= MAX
             && found.into_iter().filter_map(Process::of).all(|process| self.processes.contains(&process)))
     }
@@ -183,8 +224,8 @@ impl Drop for Paused {
 }
 
 /// Who has one of these files open for writing.
-fn running(files: &HashSet<(u64, u64)>) -> io::Result<Vec<Process>> {
-    let writers = writers_of(files);
+fn running(watched: &Watched) -> io::Result<Vec<Process>> {
+    let writers = watched.writers();
     if writers.len() > MAX {
         return Err(io::Error::other(format!("more than {MAX} processes write there")));
     }
@@ -297,6 +338,31 @@ fn write_durable(path: &Path, text: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_number_of_a_watched_file_stays_its_own_when_the_file_is_removed() {
+        let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).expect("a folder");
+        let opened = fs::File::open(folder.path()).expect("opened").into();
+        let made = |name: &str| fs::File::create(folder.path().join(name)).expect("made");
+        let mut watched = Watched::default();
+        for round in 0..50 {
+            let (old, new) = (format!("old-{round}"), format!("new-{round}"));
+            drop(made(&old));
+            let name = std::ffi::CString::new(old.clone()).expect("a name");
+            watched.add(&opened, &name).expect("watched");
+            fs::remove_file(folder.path().join(&old)).expect("removed");
+            // A file system gives the number that has become free to the next file, which this process of its own
+            // has open for writing.
+            let mut other = Command::new("sleep").arg("60").stdout(made(&new)).spawn().expect("it starts");
+            let seen = watched.writers();
+            other.kill().expect("killed");
+            other.wait().expect("reaped");
+            assert_eq!(seen, [0; 0], "round {round}");
+        }
+        watched.add(&opened, c"never-there").expect("nothing to watch");
+        watched.add(&opened, c".").expect("no file");
+        assert_eq!(watched.kept.len(), 50);
+    }
 
     #[test]
     #[expect(
