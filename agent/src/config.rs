@@ -5,10 +5,12 @@
 
 mod applications;
 mod discovery;
+mod environment;
 mod hooks;
 mod kubernetes;
 mod limits;
 mod look_here;
+mod node;
 mod sources;
 
 use std::collections::BTreeSet;
@@ -19,11 +21,13 @@ use serde::{Deserialize, Serialize};
 
 pub use applications::{ApplicationConfig, DockerConfig};
 pub use discovery::{Discovery, Place, discover};
+pub use environment::Environment;
 pub use hooks::{Hook, Hooks, OnFailure};
 pub(crate) use kubernetes::IN_CLUSTER;
 pub use kubernetes::{KubernetesConfig, ObjectKind, Objects};
 pub use limits::{Limits, WindowConfig};
 pub use look_here::LookHere;
+pub use node::NodeRpc;
 pub use sources::{Kind, SourceConfig, SourceData};
 
 /// Where the file lies unless told otherwise.

@@ -83,7 +83,7 @@ pub(crate) fn end_at_start(agent: &Agent, runtime: &Handle, served: &Served) -> 
 /// Takes away what the last process has left at each node, as soon as that answers.
 pub(crate) async fn reap_at_start(agent: Arc<Agent>, stop: CancellationToken) {
     let state: PathBuf = agent.config.state.clone();
-    let nodes = agent.served.iter().filter_map(|one| Some((one.file_name(), one.node()?.to_owned())));
+    let nodes = agent.served.iter().filter_map(|one| Some((one.file_name(), one.node()?.clone())));
     let mut left: Vec<_> = nodes.filter(|(source, _)| hold::is_any_left(&state, source)).collect();
     let runtime = Handle::current();
     while !left.is_empty() {

@@ -88,8 +88,11 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), RunError
         listed: RememberedBlobs::default(),
         unbroken: AtomicUsize::new(0),
     });
-    for folder in
-        agent.served.iter().filter(|served| served.kind == Kind::Blockchain).filter_map(Served::folder)
+    for folder in agent
+        .served
+        .iter()
+        .filter(|served| matches!(served.kind, Kind::Blockchain | Kind::Ipfs))
+        .filter_map(Served::folder)
     {
         blockchain::reap(folder);
     }
@@ -138,7 +141,8 @@ fn allow_deep_folders() {
 /// The configured sources, or those found in the usual places.
 fn served(config: &AgentConfig) -> Result<Vec<Served>, WrongSource> {
     if !config.sources.is_empty() {
-        let served = |source| Ok(Served::new(source)?.of_cluster(&config.kubernetes));
+        let served =
+            |source| Ok(Served::new(source)?.of_cluster(&config.kubernetes).of_engine(&config.docker));
         return config.sources.iter().map(served).collect();
     }
     let found = discover(Path::new("/"));

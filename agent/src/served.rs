@@ -9,12 +9,15 @@ use repository::names::{InvalidName, SourceId};
 use runtime::config::SecretSource;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Hooks, Kind, KubernetesConfig, Objects, SourceConfig, SourceData};
+use crate::config::{
+    DockerConfig, Hooks, Kind, KubernetesConfig, NodeRpc, Objects, SourceConfig, SourceData,
+};
 use crate::limits::SourceLimits;
 use crate::sources::blockchain::{ChainSource, Profile, Rung, Way};
-use crate::sources::configs::ObjectsSource;
+use crate::sources::configs::{EnvironmentSource, ObjectsSource};
 use crate::sources::files::{Excludes, FilesSource, Rules, WrongPattern};
 use crate::sources::ipfs::IpfsSource;
+use crate::sources::ipfs::volume::VolumeSource;
 use crate::sources::mongodb::dump;
 use crate::sources::mongodb::folder::FolderSource;
 use crate::sources::mongodb::{self, History, MongoSource, Terms, lock};
@@ -38,6 +41,8 @@ pub(crate) struct Served {
     cluster: KubernetesConfig,
     imports: Option<PathBuf>,
     fsync_lock: Option<Duration>,
+    /// The socket of the Docker Engine.
+    engine: PathBuf,
 }
 
 /// A configured source cannot be used.
@@ -87,12 +92,18 @@ impl Served {
             cluster: KubernetesConfig::default(),
             imports: config.imports.clone(),
             fsync_lock: config.fsync_lock.map(runtime::config::Duration::get),
+            engine: DockerConfig::default().socket,
         })
     }
 
     /// Its objects are those of the cluster that this means.
     pub(crate) fn of_cluster(self, cluster: &KubernetesConfig) -> Self {
         Self { cluster: cluster.clone(), ..self }
+    }
+
+    /// Its containers are those of the engine that this means.
+    pub(crate) fn of_engine(self, engine: &DockerConfig) -> Self {
+        Self { engine: engine.socket.clone(), ..self }
     }
 
     /// Begins to read it; the agent's own `state` folder is never a part of it. Blocks, within the runtime.
@@ -111,6 +122,7 @@ impl Served {
             SourceData::Objects { kubernetes } => {
                 Box::new(ObjectsSource::open(kubernetes, &self.cluster, now)?)
             }
+            SourceData::Environment { env } => Box::new(EnvironmentSource::open(env, &self.engine, now)),
             SourceData::Node { rpc, path } => {
                 Box::new(IpfsSource::open(rpc, path.as_deref(), state, self.file_name(), now)?)
             }
@@ -124,6 +136,7 @@ impl Served {
             SourceData::Folder { .. }
             | SourceData::Listed { .. }
             | SourceData::Objects { .. }
+            | SourceData::Environment { .. }
             | SourceData::Node { .. } => None,
         }
     }
@@ -140,6 +153,10 @@ impl Served {
             (Kind::Blockchain, SourceData::Folder { path }) => {
                 let way = Way { profile: self.profile, rungs: &self.quiesce, state };
                 Ok(Box::new(ChainSource::open(path, self.rules(state)?, &way, cancel)?))
+            }
+            (Kind::Ipfs, SourceData::Folder { path }) => {
+                let way = Way { profile: Profile::Auto, rungs: &self.quiesce, state };
+                Ok(Box::new(VolumeSource::open(path, self.rules(state)?, &way, cancel)?))
             }
             (Kind::Mongodb, SourceData::Folder { path }) => {
                 Ok(Box::new(FolderSource::open(path, self.rules(state)?)?))
@@ -179,15 +196,10 @@ impl Served {
     }
 
     fn rules(&self, state: &Path) -> Result<Rules, WrongPattern> {
-        // What an IPFS node keeps while it runs tells of nothing that a backup could bring back.
-        let running: &[&str] =
-            if self.kind == Kind::Ipfs { &["/repo.lock", "/api", "/gateway"] } else { &[] };
-        let exclude: Vec<String> =
-            running.iter().map(|name| (*name).to_owned()).chain(self.exclude.iter().cloned()).collect();
         Ok(Rules {
             caches: self.exclude_caches,
             one_file_system: self.one_file_system,
-            ..Rules::from(Excludes::new(&exclude)?).leave_out(state)
+            ..Rules::from(Excludes::new(&self.exclude)?).leave_out(state)
         })
     }
 
@@ -196,7 +208,10 @@ impl Served {
         match &self.data {
             SourceData::Folder { path } => Some(Place::InPlace { root: path.clone() }),
             SourceData::Listed { .. } => Some(Place::Listed { root: PathBuf::from("/") }),
-            SourceData::Server { .. } | SourceData::Objects { .. } | SourceData::Node { .. } => None,
+            SourceData::Server { .. }
+            | SourceData::Objects { .. }
+            | SourceData::Environment { .. }
+            | SourceData::Node { .. } => None,
         }
     }
 
@@ -208,8 +223,8 @@ impl Served {
         }
     }
 
-    /// The address of the node, if it is one.
-    pub(crate) fn node(&self) -> Option<&str> {
+    /// How the node is reached, if it is one.
+    pub(crate) fn node(&self) -> Option<&NodeRpc> {
         match &self.data {
             SourceData::Node { rpc, .. } => Some(rpc),
             _ => None,
@@ -233,6 +248,7 @@ impl Served {
             SourceData::Listed { .. }
             | SourceData::Server { .. }
             | SourceData::Objects { .. }
+            | SourceData::Environment { .. }
             | SourceData::Node { .. } => None,
         }
     }
@@ -249,7 +265,10 @@ impl Served {
                 roots.dedup();
                 roots
             }
-            SourceData::Server { .. } | SourceData::Objects { .. } | SourceData::Node { .. } => Vec::new(),
+            SourceData::Server { .. }
+            | SourceData::Objects { .. }
+            | SourceData::Environment { .. }
+            | SourceData::Node { .. } => Vec::new(),
         }
     }
 
@@ -261,7 +280,8 @@ impl Served {
             SourceData::Objects { kubernetes } => {
                 format!("the namespaces {}", kubernetes.namespaces.join(", "))
             }
-            SourceData::Node { rpc, .. } => rpc.clone(),
+            SourceData::Environment { env } => env.location(),
+            SourceData::Node { rpc, .. } => rpc.rpc.clone(),
             SourceData::Server { uri: Some(uri), .. } => mongodb::without_user(uri.expose()),
             SourceData::Server { uri_file, .. } => {
                 let file = uri_file.as_deref().unwrap_or(Path::new("`uri`"));
@@ -277,6 +297,7 @@ impl Served {
             SourceData::Folder { .. }
             | SourceData::Server { .. }
             | SourceData::Objects { .. }
+            | SourceData::Environment { .. }
             | SourceData::Node { .. } => self.location(),
             SourceData::Listed { files } => format!("each of the {} listed paths", files.len()),
         }

@@ -27,6 +27,11 @@ pub trait ContentCheck: Send {
     fn fails_verification(&self) -> bool {
         true
     }
+    /// True if a backup with a file that is broken is incomplete, and the file is read again each time: what it
+    /// judges by is part of the file, so a broken one is none.
+    fn makes_incomplete(&self) -> bool {
+        false
+    }
     /// No more files come, and not all were given: what it has not told yet of those that were.
     fn held_back(&mut self) -> Vec<Finding> {
         Vec::new()

@@ -156,6 +156,19 @@ impl Node {
     }
 }
 
+/// What a reader that shares no code with ours finds in a CAR: its roots, how many blocks, what is missing below.
+pub fn look_into_car(file: &Path) -> (BTreeSet<String>, u64, Vec<String>) {
+    let output = Command::new("python3").arg(crate::project().join("tests/car.py")).arg(file).output();
+    let output = output.expect("python3 runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let texts = |name: &str| {
+        let all = found[name].as_array().cloned().unwrap_or_default();
+        all.into_iter().map(|one| one.as_str().expect("text").to_owned()).collect::<Vec<_>>()
+    };
+    (texts("roots").into_iter().collect(), found["blocks"].as_u64().expect("a number"), texts("missing"))
+}
+
 /// Answers some calls itself, and passes the others on.
 pub struct Between {
     port: u16,

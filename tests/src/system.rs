@@ -197,6 +197,14 @@ impl System {
         self.environment.push((name.to_owned(), value.to_owned()));
     }
 
+    /// In place of what was configured for it by a line with `part` in it, this is; it counts from its next start on.
+    pub fn reconfigure_agent(&self, part: &str, line: &str) {
+        let file = self.root().join("agent.yaml");
+        let text = fs::read_to_string(&file).expect("it is there");
+        let kept: String = text.lines().filter(|is| !is.contains(part)).map(|is| format!("{is}\n")).collect();
+        fs::write(&file, kept + line).expect("written");
+    }
+
     /// The agent's clock is so many seconds ahead when it is started next; `None`: it is right.
     pub fn set_agent_ahead(&mut self, seconds: Option<u64>) {
         self.agent_is_ahead = seconds;

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
-use tests::ipfs::{Between, Filled, Lie, Node, RAW, fill, noise, system};
+use tests::ipfs::{Between, Filled, Lie, Node, RAW, fill, look_into_car, noise, system};
 use tests::{Process, System, wait_for};
 
 fn is_long() -> bool {
@@ -64,6 +64,16 @@ fn what_a_node_keeps_is_backed_up_in_use_and_comes_back_into_it_whatever_is_kill
         assert!(listed.contains(shown), "{shown}: {listed}");
     }
     system.nsctl(&["verify", "--depth", "opened"]).expect(0);
+    // As one CAR, with what is pinned and the files as its roots.
+    let car = system.root().join("all.car");
+    system
+        .nsctl(&["export", "latest", "ipfs", "--format", "car", "-o", car.to_str().expect("UTF-8")])
+        .expect(0);
+    let (roots, blocks, missing) = look_into_car(&car);
+    let mut expected = filled.pins();
+    expected.insert(tests::ipfs::canonical(first["FilesRoot"].as_str().expect("a CID")));
+    assert_eq!((roots, missing), (expected, Vec::new()));
+    assert!(blocks <= first["Blocks"].as_u64().expect("a number") && blocks > 10, "{blocks}");
     let config = system.nsctl(&["cat", "latest", "ipfs", "config.json"]).expect(0).out;
     assert!(config.contains("PeerID") && !config.contains("PrivKey"), "{config}");
 

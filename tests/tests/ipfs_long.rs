@@ -130,13 +130,24 @@ fn a_node_that_lies_is_found_out() {
     system.nsctl(&["backup"]).expect(0);
 
     // To a folder: the file of blocks is one that a node takes.
-    let place = system.root().join("restored");
+    let (place, car) = (system.root().join("restored"), system.root().join("all.car"));
+    system.run(&["backup"]);
+    system
+        .nsctl(&["export", "latest", "ipfs", "--format", "car", "-o", car.to_str().expect("UTF-8")])
+        .expect(0);
     system.run(&["restore", "--timestamp", "latest", "--to", place.to_str().expect("UTF-8"), "--yes"]);
     let restored = place.join("ipfs");
     let target = fs::read_link(restored.join("mfs/top")).expect("a link");
     assert!(target.starts_with("/ipfs/"), "{target:?}");
     node.wipe();
     node.import(&restored.join("blocks.car"));
+    for (cid, content) in &filled.pinned {
+        assert!(node.cat(cid) == *content, "{cid} gives something else");
+    }
+    // The export as CAR brings the pins along.
+    node.wipe();
+    node.import(&car);
+    assert!(node.pins("recursive").is_superset(&filled.pins()));
     for (cid, content) in &filled.pinned {
         assert!(node.cat(cid) == *content, "{cid} gives something else");
     }

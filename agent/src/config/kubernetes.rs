@@ -87,6 +87,9 @@ pub struct Objects {
     /// These Secrets and no others, for whoever may not list all of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub secret_names: Vec<String>,
+    /// What containers of pods with these labels are given as environment, by their specs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pod_env: bool,
     /// Other kinds, beside ConfigMaps.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kinds: Vec<ObjectKind>,

@@ -6,10 +6,9 @@ use runtime::config::{Duration, Problem, Secret};
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 
-use super::{Hooks, Limits, Objects, WindowConfig, absolute, check_name};
+use super::{Environment, Hooks, Limits, NodeRpc, Objects, WindowConfig, absolute, check_name};
 use crate::sources::blockchain::{Profile, Rung};
 use crate::sources::files::Excludes;
-use crate::sources::ipfs::rpc::authority;
 
 /// One source that this agent serves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,10 +107,16 @@ pub enum SourceData {
         /// Which.
         kubernetes: Objects,
     },
+    /// Environments of processes.
+    Environment {
+        /// Whose.
+        env: Environment,
+    },
     /// An IPFS node, asked for what it keeps.
     Node {
-        /// The address of its RPC.
-        rpc: String,
+        /// How its RPC is reached.
+        #[serde(flatten)]
+        rpc: NodeRpc,
         /// The folder of its repository, for the keys that the RPC does not give.
         #[serde(skip_serializing_if = "Option::is_none")]
         path: Option<PathBuf>,
@@ -127,11 +132,12 @@ impl SourceConfig {
             SourceData::Server { uri_file: Some(file), .. } => absolute(&format!("{path}.uri_file"), file)?,
             SourceData::Server { .. } => {}
             SourceData::Objects { kubernetes } => kubernetes.check(&format!("{path}.kubernetes"))?,
+            SourceData::Environment { env } => env.check(&format!("{path}.env"))?,
             SourceData::Node { rpc, path: folder } => {
                 if let Some(folder) = folder {
                     absolute(&format!("{path}.path"), folder)?;
                 }
-                authority(rpc).map_err(|why| Problem::new(format!("{path}.rpc"), why))?;
+                rpc.check(path)?;
             }
             SourceData::Listed { files } => {
                 for (place, file) in files.iter().enumerate() {
@@ -194,10 +200,12 @@ struct Written {
     #[serde(default, rename = "container", deserialize_with = "refuse_container")]
     _container: (),
     rpc: Option<String>,
+    rpc_auth: Option<Secret>,
+    rpc_auth_file: Option<PathBuf>,
+    rpc_ca: Option<PathBuf>,
     uri: Option<Secret>,
     uri_file: Option<PathBuf>,
-    #[serde(default, rename = "env", deserialize_with = "refuse_env")]
-    _env: (),
+    env: Option<Environment>,
     kubernetes: Option<Objects>,
 }
 
@@ -234,10 +242,17 @@ impl TryFrom<Written> for SourceConfig {
         if written.rpc.is_some() && kind != Kind::Ipfs {
             return Err("only a source of kind ipfs has `rpc`");
         }
+        let has_auth = written.rpc_auth.is_some() || written.rpc_auth_file.is_some();
+        if written.rpc.is_none() && (has_auth || written.rpc_ca.is_some()) {
+            return Err("`rpc_auth`, `rpc_auth_file` and `rpc_ca` are of use with `rpc` alone");
+        }
+        if written.rpc_auth.is_some() && written.rpc_auth_file.is_some() {
+            return Err("a source has one of `rpc_auth` and `rpc_auth_file`");
+        }
         let quiesce = match (&written.quiesce, kind) {
             (None, _) => USUAL_RUNGS.to_vec(),
-            (Some(_), other) if other != Kind::Blockchain => {
-                return Err("only a source of kind blockchain has `quiesce`");
+            (Some(_), other) if other != Kind::Blockchain && (other != Kind::Ipfs || is_server) => {
+                return Err("only a source of kind blockchain, or the folder of an IPFS node, has `quiesce`");
             }
             (Some(rungs), _) => rungs.iter().map(|rung| rung.served()).collect::<Result<_, _>>()?,
         };
@@ -265,9 +280,24 @@ impl TryFrom<Written> for SourceConfig {
         if written.kubernetes.is_some() && kind != Kind::Configs {
             return Err("only a source of kind configs has `kubernetes`");
         }
+        if written.env.is_some() && kind != Kind::Configs {
+            return Err("only a source of kind configs has `env`");
+        }
         let data = match (kind, written.path, written.files) {
+            (Kind::Configs, None, files)
+                if files.is_empty() && written.env.is_some() && written.kubernetes.is_none() =>
+            {
+                SourceData::Environment { env: written.env.expect("it was looked at") }
+            }
+            (Kind::Configs, _, _) if written.env.is_some() => return Err(CONFIGS),
             (Kind::Ipfs, path, files) if files.is_empty() && written.rpc.is_some() => {
-                SourceData::Node { rpc: written.rpc.unwrap_or_default(), path }
+                let rpc = NodeRpc {
+                    rpc: written.rpc.unwrap_or_default(),
+                    rpc_auth: written.rpc_auth,
+                    rpc_auth_file: written.rpc_auth_file,
+                    rpc_ca: written.rpc_ca,
+                };
+                SourceData::Node { rpc, path }
             }
             (Kind::Ipfs, None, _) => {
                 return Err(
@@ -347,8 +377,8 @@ fn is_auto(profile: &Profile) -> bool {
 const SHORTEST_LOCK: std::time::Duration = std::time::Duration::from_secs(1);
 const LONGEST_LOCK: std::time::Duration = std::time::Duration::from_secs(30 * 60);
 
-const CONFIGS: &str = "a source of kind configs has `files` (a list of globs) or `kubernetes` (which objects of a \
-                       cluster), one of them, and no `path`; for both, write two sources";
+const CONFIGS: &str = "a source of kind configs has `files` (a list of globs), `kubernetes` (which objects of a \
+                       cluster) or `env` (whose environment), one of them, and no `path`; for both, write two sources";
 const MONGODB: &str = "a source of kind mongodb has one of `uri`, `uri_file` (a server that is asked) and `path` (the \
                        data folder of a server that is stopped meanwhile), and no `files`";
 const WHOLE_DATABASE: &str = "the data folder of a database has neither `exclude` nor `exclude_caches`: it is of use only \
@@ -366,5 +396,4 @@ macro_rules! refusals {
 refusals! {
     refuse_container: "a node is paused by its processes, where the agent sees them; leave the key out, and let \
                        hooks stop a node that needs it";
-    refuse_env: "list the files of the environment under `files` instead, e.g. /etc/app/.env";
 }

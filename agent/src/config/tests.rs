@@ -83,7 +83,7 @@ fn sources_can_be_written_in_the_environment() {
 #[test]
 fn what_this_release_cannot_serve_is_refused_by_key_with_what_to_do_instead() {
     let folder = "component: x, name: x, path: /x";
-    let keys = [("container: geth", "container"), ("env: true", "env")];
+    let keys = [("container: geth", "container")];
     for (written, key) in keys {
         let error = source_error(&format!("{{ {folder}, kind: blockchain, {written} }}"));
         assert!(error.starts_with("agent.yaml:3:"), "{error}");
@@ -188,20 +188,59 @@ fn an_ipfs_node_is_named_by_its_rpc_and_its_folder_alone_is_read_as_files() {
         loaded.map(|loaded| loaded.settings.sources[0].data.clone())
     };
     let rpc = "http://127.0.0.1:5001";
-    let node = |path: Option<&str>| SourceData::Node { rpc: rpc.to_owned(), path: path.map(Into::into) };
+    let node = |path: Option<&str>| SourceData::Node { rpc: NodeRpc::at(rpc), path: path.map(Into::into) };
     assert_eq!(data(&format!("rpc: \"{rpc}\"")), Ok(node(None)));
     assert_eq!(data(&format!("rpc: \"{rpc}\", path: /data/ipfs")), Ok(node(Some("/data/ipfs"))));
     assert_eq!(data("path: /data/ipfs"), Ok(SourceData::Folder { path: "/data/ipfs".into() }));
     let refused = [
-        ("rpc: \"https://h:5001\"", "sources[0].rpc: must be http://HOST:PORT"),
+        ("rpc: \"ftp://h:5001\"", "sources[0].rpc: must be http://HOST:PORT or https://HOST:PORT"),
+        ("rpc: \"http://h:5001\", rpc_auth: hunter2", "sources[0].rpc_auth: must be bearer:TOKEN"),
+        ("rpc: \"http://h:5001\", rpc_auth: \"bearer:x\", rpc_auth_file: /x", "one of `rpc_auth`"),
+        ("rpc: \"http://h:5001\", rpc_auth_file: x", "sources[0].rpc_auth_file: write an absolute path"),
+        ("rpc: \"http://h:5001\", rpc_ca: /x", "sources[0].rpc_ca: is of use with https:// alone"),
+        ("rpc: \"http://h:5001\", quiesce: [pause]", "or the folder of an IPFS node, has `quiesce`"),
+        ("path: /data/ipfs, rpc_auth: \"bearer:hunter2\"", "are of use with `rpc` alone"),
         ("rpc: \"http://h:5001\", path: data", "sources[0].path: write an absolute path"),
         ("rpc: \"http://h:5001\", exclude: [x]", "has no `exclude`"),
         ("exclude: [x]", "`rpc` (the node's address), `path` (its folder), or both"),
     ];
     for (more, told) in refused {
         let error = data(more).unwrap_err();
-        assert!(error.contains(told), "{more}: {error}");
+        assert!(error.contains(told) && !error.contains("hunter2"), "{more}: {error}");
     }
+    let variables = [("NEURASHIELD_SOURCES__0__RPC_AUTH", "bearer:hunter2")];
+    let loaded = from(&format!("{head}, rpc: \"https://h:5001\" }}\n"), &variables).expect("it is loaded");
+    let SourceData::Node { rpc, .. } = &loaded.settings.sources[0].data else { panic!("a node") };
+    assert!(rpc.rpc_auth.is_some() && rpc.is_secure());
+    assert!(!format!("{:?}{}", loaded.settings, loaded.show(true)).contains("hunter2"));
+    assert!(data("path: /data/ipfs, quiesce: [bracket]").is_ok());
+}
+
+#[test]
+fn an_environment_is_named_by_whose_it_is() {
+    let env = |env: &str| {
+        let source = format!("{{ component: configs, name: env, kind: configs, env: {env} }}");
+        from(&format!("controller: https://c:8443\nsources:\n  - {source}\n"), &[])
+    };
+    let loaded =
+        env("{ agent: true, containers: [web], container_labels: [app=shop] }").expect("it is loaded");
+    let SourceData::Environment { env: of } = &loaded.settings.sources[0].data else {
+        panic!("an environment")
+    };
+    let all = "the environment of the agent, of the container web, of containers labelled app=shop";
+    assert_eq!(of.location(), all);
+    for (wrong, told) in [
+        ("{}", "sources[0].env: say whose"),
+        ("{ containers: [\"a/b\"] }", "sources[0].env.containers[0]: this is no name"),
+        ("{ container_labels: [\"=x\"] }", "sources[0].env.container_labels[0]: write KEY"),
+    ] {
+        let error = env(wrong).map(drop).unwrap_err();
+        assert!(error.contains(told), "{wrong}: {error}");
+    }
+    let error = source_error("{ component: x, name: x, kind: files, path: /x, env: { agent: true } }");
+    assert!(error.contains("only a source of kind configs has `env`"), "{error}");
+    let error = source_error("{ component: x, name: x, kind: configs, files: [/x], env: { agent: true } }");
+    assert!(error.contains("one of them"), "{error}");
 }
 
 #[test]

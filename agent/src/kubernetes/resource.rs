@@ -36,6 +36,10 @@ impl Resource {
         Self::new("", "v1", "Namespace", "namespaces")
     }
 
+    pub(crate) fn pods() -> Self {
+        Self::new("", "v1", "Pod", "pods")
+    }
+
     pub(crate) fn secrets() -> Self {
         Self::new("", "v1", "Secret", "secrets")
     }

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use repository::archive::entry::{Entry, EntryKind, Layout, Metadata};
 use repository::archive::path::EntryPath;
-use repository::check::{CheckedFile, ContentCheck, Feed, Finding};
+use repository::check::{CheckedFile, ContentCheck, Feed, Finding, Severity};
 use repository::cut::{Chunker, MAX_CHUNK, SMALL_FILE};
 use repository::ids::BlobId;
 use tokio_util::sync::CancellationToken;
@@ -415,7 +415,8 @@ impl<'a> Reader<'a> {
         placed: Placed,
         stamp: Option<Stamp>,
     ) -> Result<(), StageEnd> {
-        let trusted = |stamp: &Stamp| rules::old_enough(stamp, file.clock, self.job.read_start);
+        let is_lost = self.is_lost(&measured.findings);
+        let trusted = |stamp: &Stamp| !is_lost && rules::old_enough(stamp, file.clock, self.job.read_start);
         let seen = stamp.map(|stamp| Seen { stamp, trusted: trusted(&stamp), read_on: self.job.today });
         if seen.is_none() {
             let cause = "it was written to while it was read, both times".to_owned();
@@ -459,10 +460,18 @@ impl<'a> Reader<'a> {
         self.waits(bytes)
     }
 
+    /// True if the file is none any more, by what the check has found.
+    fn is_lost(&self, findings: &[Finding]) -> bool {
+        self.check.as_ref().is_some_and(|check| check.makes_incomplete())
+            && findings.iter().any(|finding| finding.severity == Severity::Broken)
+    }
+
     fn tell(&mut self, file: &ToRead, findings: &[Finding]) -> Result<(), Stopped> {
         for finding in findings {
             let (path, cause) = (file.path.clone(), finding.what.clone());
-            self.order(Order::Problem(Problem { path, kind: ProblemKind::Suspect, cause }))?;
+            let is_lost = self.is_lost(std::slice::from_ref(finding));
+            let kind = if is_lost { ProblemKind::Unreadable } else { ProblemKind::Suspect };
+            self.order(Order::Problem(Problem { path, kind, cause }))?;
         }
         Ok(())
     }

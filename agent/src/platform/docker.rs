@@ -1,7 +1,7 @@
 //! Containers, by the Docker Engine's API over its Unix socket: list, stop, start, look.
 //!
 //! Paths without a version, which every engine serves by its newest: an engine of 2026 refuses the versions
-//! that one of 2022 had. Six calls with few fields each do not need a client library of their own.
+//! that one of 2022 had. Seven calls with few fields each do not need a client library of their own.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -150,6 +150,17 @@ impl Docker {
         })
     }
 
+    /// All that is known of one. What it was made with is in it, so nothing of the answer is part of an error.
+    pub(super) async fn inspect(&self, id: &str) -> Result<serde_json::Value, PlatformError> {
+        let path = format!("/containers/{id}/json");
+        let (status, body) = self.ask(Method::GET, &path, ANSWER).await?;
+        if !status.is_success() {
+            return Err(refused(&path, status, &body));
+        }
+        let unclear = |_| PlatformError::Docker(format!("answers {path} in an unknown way"));
+        serde_json::from_slice(&body).map_err(unclear)
+    }
+
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, PlatformError> {
         let (status, body) = self.ask(Method::GET, path, ANSWER).await?;
         if !status.is_success() {
@@ -217,6 +228,14 @@ impl Container {
     pub(super) fn is_called(&self, wanted: &str) -> bool {
         let names = self.names.iter().any(|name| name.trim_start_matches('/') == wanted);
         names || (wanted.len() >= 12 && self.id.starts_with(wanted))
+    }
+
+    /// True if it has the label `KEY`, or `KEY=VALUE`.
+    pub(super) fn has_label(&self, wanted: &str) -> bool {
+        match wanted.split_once('=') {
+            Some((key, value)) => self.labels.get(key).is_some_and(|is| is == value),
+            None => self.labels.contains_key(wanted),
+        }
     }
 
     pub(super) fn runs(&self) -> bool {

@@ -6,12 +6,14 @@
 
 mod command;
 mod docker;
+mod environments;
 mod kubernetes;
 mod namespaces;
 mod order;
 mod volumes;
 mod writers;
 
+pub(crate) use environments::{Environments, Given};
 pub(crate) use volumes::Volume;
 pub(crate) use writers::{writers, writers_of};
 

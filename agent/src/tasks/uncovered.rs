@@ -40,6 +40,7 @@ pub(super) fn find(
         SourceData::Listed { .. }
         | SourceData::Server { .. }
         | SourceData::Objects { .. }
+        | SourceData::Environment { .. }
         | SourceData::Node { .. } => None,
     });
     let others = usual.unserved.iter().map(|place| (place.component, &place.path, false));
@@ -97,7 +98,7 @@ pub(super) fn roots(served: &Served) -> Vec<PathBuf> {
         SourceData::Folder { path } => vec![path.clone()],
         SourceData::Listed { files } => files.iter().map(PathBuf::from).collect(),
         SourceData::Node { path, .. } => path.iter().cloned().collect(),
-        SourceData::Server { .. } | SourceData::Objects { .. } => Vec::new(),
+        SourceData::Server { .. } | SourceData::Objects { .. } | SourceData::Environment { .. } => Vec::new(),
     }
 }
 

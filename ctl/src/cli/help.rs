@@ -118,6 +118,7 @@ Examples:
 pub(crate) const EXPORT: &str = "\
 Examples:
   nsctl export latest models -o models.tar
+  nsctl export latest ipfs --format car -o all.car
   nsctl export latest configs -o - | tar -t";
 
 pub(crate) const IMPORT: &str = "\

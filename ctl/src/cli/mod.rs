@@ -470,6 +470,8 @@ pub(crate) struct Export {
 pub(crate) enum ExportFormat {
     /// A tar file
     Tar,
+    /// Of an IPFS node: the CAR that `ipfs dag import` reads
+    Car,
     /// Of a MongoDB server: the folder that `mongorestore --dir` reads
     Mongodump,
     /// Of a MongoDB server: the stream that `mongorestore --archive` reads

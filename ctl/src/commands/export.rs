@@ -9,7 +9,7 @@ use std::path::Path;
 use proto::v1;
 use tonic::Streaming;
 
-use super::{dump, source};
+use super::{car, dump, source};
 use crate::cli::{Export, ExportFormat};
 use crate::client::Client;
 use crate::output::Voice;
@@ -32,6 +32,7 @@ pub(super) async fn run(client: Client, wanted: Export, voice: Voice) -> Ended {
         v1::ExportArchiveRequest { backup: wanted.timestamp, source: Some(source(&wanted.component)) };
     match wanted.format {
         ExportFormat::Tar => {}
+        ExportFormat::Car => return car::run(client, request, &wanted.output, voice).await,
         ExportFormat::Mongodump => return dump::folder(client, request, &wanted.output, voice).await,
         ExportFormat::MongodumpArchive => return dump::stream(client, request, &wanted.output, voice).await,
     }

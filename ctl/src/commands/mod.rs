@@ -5,6 +5,7 @@ mod alert;
 mod audit;
 mod backup;
 mod browse;
+mod car;
 mod completions;
 mod config;
 mod debug;

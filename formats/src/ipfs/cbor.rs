@@ -46,8 +46,34 @@ pub(super) fn links(bytes: &[u8]) -> Result<Vec<Cid>, Unreadable> {
     if rest.is_empty() { Ok(links) } else { Err(WRONG) }
 }
 
+/// Passes over the next item with all that is in it.
+pub(super) fn skip(rest: &mut &[u8]) -> Result<(), Unreadable> {
+    let mut due = 1_u64;
+    while due > 0 {
+        due -= 1;
+        let (major, number) = head(rest)?;
+        match major {
+            2 | 3 => {
+                let length = usize::try_from(number).map_err(|_| WRONG)?;
+                *rest = rest.get(length..).ok_or(WRONG)?;
+            }
+            4 | 5 => {
+                let items = number.checked_mul(u64::from(major) - 3).ok_or(WRONG)?;
+                due = due.checked_add(items).ok_or(WRONG)?;
+            }
+            6 => due += 1,
+            _ => {}
+        }
+        // Each item takes a byte at least.
+        if due > rest.len() as u64 {
+            return Err(WRONG);
+        }
+    }
+    Ok(())
+}
+
 /// The kind of the next item, and its number, length or count. Lengths that come later are not DAG-CBOR.
-fn head(rest: &mut &[u8]) -> Result<(u8, u64), Unreadable> {
+pub(super) fn head(rest: &mut &[u8]) -> Result<(u8, u64), Unreadable> {
     let (first, behind) = rest.split_first().ok_or(WRONG)?;
     let width = match first & 31 {
         24 => 1,

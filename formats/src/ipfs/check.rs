@@ -2,13 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 
-use cid::multibase::Base;
 use repository::check::{CheckedFile, ContentCheck, Finding, Severity};
 
-use super::block::{Cid, Hash, Key, Verdict, key, reading, verify};
+use super::block::{Cid, Key, Verdict, key, reading, verify};
 use super::car::CarReader;
+use super::folder::FolderCheck;
 use super::links::links;
-use super::{BLOCKS, DIRECT, MAX_BLOCK, RECURSIVE};
+use super::{BLOCKS, DIRECT, RECURSIVE};
 
 /// Blocks that are remembered, to see whether one is missing: 16 bytes for each one.
 const MOST_BLOCKS: usize = 8 << 20;
@@ -31,6 +31,7 @@ pub struct IpfsCheck {
     single: HashMap<Key, Single>,
     single_links: usize,
     is_whole: bool,
+    folder: FolderCheck,
 }
 
 #[derive(Default)]
@@ -45,8 +46,8 @@ enum Now {
     #[default]
     Nothing,
     Blocks(Box<Blocks>),
-    /// A file of a repository: one block, which the file's name names.
-    Block(Vec<u8>, Hash, Vec<u8>),
+    /// A file of a repository's folder.
+    Folder,
 }
 
 struct Blocks {
@@ -68,15 +69,9 @@ impl Default for IpfsCheck {
             single: HashMap::new(),
             single_links: 0,
             is_whole: true,
+            folder: FolderCheck::default(),
         }
     }
-}
-
-/// The hash in the path of a block in a repository: `blocks/XX/CIQ….data`.
-fn named_by(path: &[u8]) -> Option<Hash> {
-    let name = path.strip_prefix(b"blocks/")?.rsplit(|byte| *byte == b'/').next()?.strip_suffix(b".data")?;
-    let bytes = Base::Base32Upper.decode(std::str::from_utf8(name).ok()?).ok()?;
-    Hash::from_bytes(&bytes).ok()
 }
 
 impl IpfsCheck {
@@ -133,6 +128,7 @@ impl IpfsCheck {
 
 impl ContentCheck for IpfsCheck {
     fn file(&mut self, file: CheckedFile<'_>) -> bool {
+        self.now = Now::Nothing;
         if file.path == BLOCKS.as_bytes() {
             let blocks = Blocks {
                 reader: CarReader::default(),
@@ -145,9 +141,9 @@ impl ContentCheck for IpfsCheck {
             self.now = Now::Blocks(Box::new(blocks));
             return true;
         }
-        if let Some(hash) = named_by(file.path).filter(|_| file.length <= MAX_BLOCK as u64) {
-            self.now = Now::Block(file.path.to_vec(), hash, Vec::with_capacity(file.length as usize));
-            return true;
+        if FolderCheck::is_of(file.path) {
+            self.now = Now::Folder;
+            return self.folder.file(file);
         }
         let below = |folder: &str| {
             let name = file.path.strip_prefix(folder.as_bytes())?.strip_prefix(b"/")?;
@@ -169,10 +165,7 @@ impl ContentCheck for IpfsCheck {
                 Now::Blocks(blocks) => blocks,
                 _ => return false,
             },
-            Now::Block(.., held) => {
-                held.extend_from_slice(bytes);
-                return held.len() <= MAX_BLOCK;
-            }
+            Now::Folder => return self.folder.bytes(bytes),
             Now::Nothing => return false,
         };
         let Blocks { reader, path, findings, wrong, ended, is_after_root } = &mut *blocks;
@@ -205,12 +198,9 @@ impl ContentCheck for IpfsCheck {
     fn file_end(&mut self) -> Vec<Finding> {
         let Blocks { reader, path, mut findings, wrong, ended, .. } = match std::mem::take(&mut self.now) {
             Now::Blocks(blocks) => *blocks,
-            Now::Block(path, hash, held) => {
-                // How it is read does not matter for what its bytes are.
-                let verdict = verify(&Cid::new_v1(super::codec::RAW, hash), &held);
-                let what = "the block is not what its name says".to_owned();
-                let wrong = Finding { path, what, severity: Severity::Broken };
-                return (verdict == Verdict::Wrong).then_some(wrong).into_iter().collect();
+            Now::Folder => {
+                self.now = Now::Folder;
+                return self.folder.file_end();
             }
             Now::Nothing => return Vec::new(),
         };
@@ -228,8 +218,24 @@ impl ContentCheck for IpfsCheck {
         findings
     }
 
+    fn is_undecided(&self) -> bool {
+        matches!(self.now, Now::Folder) && self.folder.is_undecided()
+    }
+
+    fn makes_incomplete(&self) -> bool {
+        true
+    }
+
+    fn held_back(&mut self) -> Vec<Finding> {
+        self.folder.held_back()
+    }
+
     /// What the node lacked is lacking here; that the backup is incomplete was told when it was made.
     fn end(&mut self) -> Vec<Finding> {
+        let of_folder = self.folder.end();
+        if !of_folder.is_empty() {
+            return of_folder;
+        }
         self.follow_single();
         let what = match (self.is_whole, self.wanted.len()) {
             (true, 0) => return Vec::new(),
@@ -298,15 +304,6 @@ mod tests {
             car(&[&root, &one]).len()
         );
         assert_eq!(found(&whole[..whole.len() - 1], &[]), [cut.as_str(), missing]);
-        // In a repository's folder each block is a file.
-        let hash = Base::Base32Upper.encode(one.0.hash().to_bytes());
-        let path = format!("blocks/XX/{hash}.data");
-        for (bytes, told) in [(&b"one"[..], 0), (b"onE", 1), (b"", 1)] {
-            let mut check = IpfsCheck::default();
-            assert!(check.file(CheckedFile { path: path.as_bytes(), length: 3, is_proven: false }));
-            check.bytes(bytes);
-            assert_eq!(check.file_end().len(), told);
-        }
         assert!(found(b"no car", &[])[0].contains("it is no file of blocks"));
     }
 

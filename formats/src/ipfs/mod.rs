@@ -11,13 +11,18 @@ mod car;
 mod cbor;
 mod check;
 mod dag_pb;
+mod folder;
+mod index;
 mod links;
 mod trail;
 
 pub use block::{Cid, Key, Verdict, held_by_name, is_followed, is_leaf, key, named, reading, verify};
 pub use car::{CarReader, Section, WrongCar, header, section_head};
 pub use check::IpfsCheck;
+pub use cid::Version;
 pub use dag_pb::{Directory, Node, node};
+pub use folder::{block_at, block_file};
+pub use index::{IndexReader, MAX_INDEX_FILE, Pinned};
 pub use links::{Unreadable, links};
 pub use trail::{Next, Trail};
 

@@ -15,10 +15,13 @@ mod manifest;
 mod table;
 #[cfg(test)]
 mod tests;
+mod writes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use repository::check::{CheckedFile, ContentCheck, Finding, Severity};
+
+pub use writes::{Write, log_writes, table_writes};
 
 use log::{Damage, Log};
 use manifest::{Manifest, Refused};
@@ -57,6 +60,14 @@ pub fn listed(bytes: &[u8]) -> Listed {
             Listed::Tables(manifest.tables)
         }
     }
+}
+
+/// The number of the oldest log that is not done with, by a whole MANIFEST; logs before it count no more.
+pub fn first_log(bytes: &[u8]) -> u64 {
+    let (mut log, mut manifest) = (Log::default(), Manifest::default());
+    log.bytes(bytes, &mut |record| manifest.edit(record));
+    log.end(&mut |record| manifest.edit(record));
+    manifest.log
 }
 
 /// Looks into the LevelDB folders of an archive.

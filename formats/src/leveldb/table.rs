@@ -71,8 +71,27 @@ fn whole(table: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
+/// A table without its end, and where in it the blocks with its entries lie: offset and length.
+pub(super) type Blocks<'a> = (&'a [u8], Vec<(usize, usize)>);
+
+/// Where a table of LevelDB has its entries.
+pub(super) fn data_blocks(table: &[u8]) -> Result<Blocks<'_>, String> {
+    let blocks_end = table.len().checked_sub(FOOTER).ok_or("it is shorter than the end of a table")?;
+    let (body, footer) = table.split_at(blocks_end);
+    if !footer.ends_with(&MAGIC) {
+        return Err("its end is not that of a table: it is cut off or damaged".to_owned());
+    }
+    let mut rest = footer;
+    let (_, index) = handle(&mut rest).zip(handle(&mut rest)).ok_or("its end names no index")?;
+    Ok((body, handles(body, index, "index")?))
+}
+
 /// A block's bytes as they are packed, and how they are.
-fn block<'a>(body: &'a [u8], (at, length): (usize, usize), what: &str) -> Result<(&'a [u8], u8), String> {
+pub(super) fn block<'a>(
+    body: &'a [u8],
+    (at, length): (usize, usize),
+    what: &str,
+) -> Result<(&'a [u8], u8), String> {
     let outside = || format!("its {what} at byte {at} reaches beyond its end");
     let end = at.checked_add(length).and_then(|end| end.checked_add(TRAILER)).ok_or_else(outside)?;
     let whole = body.get(at..end).ok_or_else(outside)?;

@@ -9,7 +9,7 @@ use super::{PlatformError, failed};
 use crate::kubernetes::{Chosen, Cluster, Place, Resource, text_at};
 
 fn resource() -> Resource {
-    Resource::new("", "v1", "Pod", "pods")
+    Resource::pods()
 }
 
 /// A pod as the API gives it. Environments stand in it: it is not shown.

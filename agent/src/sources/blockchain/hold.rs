@@ -10,6 +10,7 @@ use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::{AtFlags, FlockOperation, Gid, Mode, OFlags, RawDir, SeekFrom, Timestamps, Uid};
@@ -23,8 +24,28 @@ pub(crate) fn is_hold(name: &[u8]) -> bool {
     name.starts_with(PREFIX.as_bytes())
 }
 
+/// A folder of which the files are read from where they are held.
+#[derive(Debug, Clone)]
+pub(crate) enum HeldFolder {
+    /// There.
+    Open(Arc<OwnedFd>),
+    /// In this folder, under this name: of those that are too many to be open all at once.
+    Named(Arc<OwnedFd>, Box<CStr>),
+}
+
+impl HeldFolder {
+    pub(crate) fn open(&self) -> rustix::io::Result<Arc<OwnedFd>> {
+        match self {
+            Self::Open(folder) => Ok(Arc::clone(folder)),
+            Self::Named(above, name) => {
+                rustix::fs::openat(above, &**name, FOLDER, Mode::empty()).map(Arc::new)
+            }
+        }
+    }
+}
+
 /// A folder of links and copies; it goes with this.
-pub(super) struct Hold {
+pub(in crate::sources) struct Hold {
     root: OwnedFd,
     name: CString,
     /// Open for as long as it is locked.
@@ -33,7 +54,7 @@ pub(super) struct Hold {
 }
 
 impl Hold {
-    pub(super) fn make(root: &OwnedFd) -> io::Result<Self> {
+    pub(in crate::sources) fn make(root: &OwnedFd) -> io::Result<Self> {
         let root = rustix::fs::openat(root, c".", FOLDER, Mode::empty())?;
         let name = format!("{PREFIX}{:016x}", crate::chance());
         let name = CString::new(name).expect("a number has no NUL");
@@ -53,16 +74,28 @@ impl Hold {
 
     /// An empty folder in it.
     pub(super) fn folder(&self) -> io::Result<OwnedFd> {
+        Ok(self.named_folder()?.1)
+    }
+
+    /// An empty folder in it, with its name.
+    pub(in crate::sources) fn named_folder(&self) -> io::Result<(CString, OwnedFd)> {
         let name = self.folders.fetch_add(1, Ordering::Relaxed).to_string();
-        rustix::fs::mkdirat(&self.folder, name.as_str(), Mode::RWXU)?;
-        Ok(rustix::fs::openat(&self.folder, name.as_str(), FOLDER, Mode::empty())?)
+        let name = CString::new(name).expect("a number has no NUL");
+        rustix::fs::mkdirat(&self.folder, &*name, Mode::RWXU)?;
+        let folder = rustix::fs::openat(&self.folder, &*name, FOLDER, Mode::empty())?;
+        Ok((name, folder))
+    }
+
+    /// It is open for as long as this is, too.
+    pub(in crate::sources) fn handle(&self) -> io::Result<OwnedFd> {
+        self.folder.try_clone()
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
         if let Err(error) = remove(&self.root, &self.name, &self.folder) {
-            tracing::warn!(%error, "links into a chain's folder stay until the agent's next start");
+            tracing::warn!(%error, "links into a source's folder stay until the agent's next start");
         }
     }
 }
@@ -104,7 +137,7 @@ fn remove(root: &OwnedFd, name: &CStr, folder: &OwnedFd) -> io::Result<()> {
 }
 
 /// The names in a folder as they are now, sorted.
-pub(super) fn names(folder: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
+pub(in crate::sources) fn names(folder: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
     rustix::fs::seek(folder, SeekFrom::Start(0))?;
     let mut buffer = vec![MaybeUninit::uninit(); 64 << 10];
     let mut listing = RawDir::new(folder, &mut buffer);
@@ -121,7 +154,7 @@ pub(super) fn names(folder: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
 }
 
 /// Links `name`; false if it is not there any more.
-pub(super) fn link(live: &OwnedFd, held: &OwnedFd, name: &CStr) -> io::Result<bool> {
+pub(in crate::sources) fn link(live: &OwnedFd, held: &OwnedFd, name: &CStr) -> io::Result<bool> {
     match rustix::fs::linkat(live, name, held, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::EXIST) => Ok(true),
         Err(Errno::NOENT) => Ok(false),
@@ -167,7 +200,7 @@ pub(super) fn forget(held: &OwnedFd, name: &CStr) -> io::Result<()> {
 }
 
 /// True if `name` is a regular file.
-pub(super) fn is_file(folder: &OwnedFd, name: &CStr) -> bool {
+pub(in crate::sources) fn is_file(folder: &OwnedFd, name: &CStr) -> bool {
     use rustix::fs::FileType;
     let stat = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
     stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::hold::{Hold, is_file, names};
+use super::hold::{HeldFolder, Hold, is_file, names};
 use super::look::{self, Looked, Part, Profile};
 use super::pause::{Paused, Watched};
 use super::{Held, HoldError, Way, bracket, copies, freezer};
@@ -44,19 +44,19 @@ const COARSE: Duration = Duration::from_millis(20);
 
 /// What is held, how, and what is to be told.
 #[derive(Default)]
-pub(super) struct Climbed {
-    pub(super) hold: Option<Hold>,
-    pub(super) held: Held,
-    pub(super) quiesce: Option<Quiesce>,
-    pub(super) told: Option<String>,
+pub(in crate::sources) struct Climbed {
+    pub(in crate::sources) hold: Option<Hold>,
+    pub(in crate::sources) held: Held,
+    pub(in crate::sources) quiesce: Option<Quiesce>,
+    pub(in crate::sources) told: Option<String>,
 }
 
 /// A folder that has to be held.
-pub(super) struct Ladder<'a> {
-    pub(super) folder: &'a OwnedFd,
-    pub(super) looked: &'a Looked,
-    pub(super) way: &'a Way<'a>,
-    pub(super) cancel: &'a CancellationToken,
+pub(in crate::sources) struct Ladder<'a> {
+    pub(in crate::sources) folder: &'a OwnedFd,
+    pub(in crate::sources) looked: &'a Looked,
+    pub(in crate::sources) way: &'a Way<'a>,
+    pub(in crate::sources) cancel: &'a CancellationToken,
 }
 
 /// One of its parts, and where it is held.
@@ -71,7 +71,7 @@ struct Ready {
 type Stamps = BTreeMap<(EntryPath, CString), (u64, i64, i64, i64)>;
 
 impl Ladder<'_> {
-    pub(super) fn climb(&self) -> Climbed {
+    pub(in crate::sources) fn climb(&self) -> Climbed {
         let may = |rung| self.way.rungs.contains(&rung);
         let mut why = Vec::new();
         let is_one_moment = self.looked.is_one_moment(self.way.profile);
@@ -223,7 +223,7 @@ impl Climbed {
 }
 
 fn held(parts: Vec<Ready>) -> Held {
-    Arc::new(parts.into_iter().map(|ready| (ready.path, Arc::new(ready.held))).collect())
+    Arc::new(parts.into_iter().map(|ready| (ready.path, HeldFolder::Open(Arc::new(ready.held)))).collect())
 }
 
 /// What is open for writing at whoever writes: tables of a store are written once, and that is long over.

@@ -63,7 +63,7 @@ impl std::fmt::Display for Profile {
 
 /// A folder whose files have to fit together, in the order in which they are held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Part {
+pub(in crate::sources) enum Part {
     /// Of LevelDB or Pebble.
     Store,
     /// Of geth's freezer.
@@ -74,8 +74,8 @@ pub(super) enum Part {
 
 /// What was found.
 #[derive(Debug, Default)]
-pub(super) struct Looked {
-    pub(super) parts: BTreeMap<EntryPath, Part>,
+pub(in crate::sources) struct Looked {
+    pub(in crate::sources) parts: BTreeMap<EntryPath, Part>,
     /// What says how far a validator has signed.
     pub(super) signers: Vec<EntryPath>,
     has_options: bool,
@@ -105,6 +105,17 @@ impl Looked {
             _ => wanted != Profile::Auto || stores < 2,
         }
     }
+}
+
+/// True if the open folder is a store of LevelDB or Pebble.
+pub(in crate::sources) fn is_store(folder: &OwnedFd) -> io::Result<bool> {
+    let (mut is_named, mut lists) = (false, false);
+    for name in names(folder.as_fd())? {
+        let name = name.to_bytes();
+        is_named |= name == b"CURRENT" || name.starts_with(b"marker.manifest.");
+        lists |= name.starts_with(b"MANIFEST-");
+    }
+    Ok(is_named && lists)
 }
 
 /// Looks at the open folder and all below it.
@@ -162,13 +173,13 @@ fn may_be_folder(name: &[u8]) -> bool {
     ![&b".ldb"[..], b".sst", b".log", b".cdat", b".rdat", b".data"].iter().any(|end| name.ends_with(end))
 }
 
-fn is_folder(folder: &OwnedFd, name: &CString) -> bool {
+pub(in crate::sources) fn is_folder(folder: &OwnedFd, name: &CString) -> bool {
     let stat = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
     stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
 }
 
 /// Opens a folder below `root`, through no link.
-pub(super) fn open(root: &OwnedFd, path: &EntryPath) -> io::Result<OwnedFd> {
+pub(in crate::sources) fn open(root: &OwnedFd, path: &EntryPath) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut at = rustix::fs::openat(root, c".", flags, Mode::empty())?;
     for name in path.as_bytes().split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {

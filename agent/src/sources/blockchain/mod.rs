@@ -14,12 +14,12 @@
 mod bracket;
 mod copies;
 mod freezer;
-mod hold;
-mod ladder;
-mod look;
+pub(in crate::sources) mod hold;
+pub(in crate::sources) mod ladder;
+pub(in crate::sources) mod look;
 mod pause;
 
-pub(crate) use hold::{is_hold, reap};
+pub(crate) use hold::{HeldFolder, is_hold, reap};
 pub(crate) use ladder::Rung;
 pub(crate) use look::Profile;
 pub(crate) use pause::guard;
@@ -27,7 +27,6 @@ pub(crate) use pause::thaw_left;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,7 +48,7 @@ const GOES_BACK: &str = "if geth ran in its default mode while this was read, it
                          with --gcmode archive, nor if it was stopped before";
 
 /// Folders whose files are read from where they are held.
-pub(crate) type Held = Arc<BTreeMap<EntryPath, Arc<OwnedFd>>>;
+pub(crate) type Held = Arc<BTreeMap<EntryPath, HeldFolder>>;
 
 /// Reads a node's folder.
 pub(crate) struct ChainSource {

@@ -8,7 +8,10 @@
 //! Must stay true: what may not be listed or read makes the archive incomplete and is named with the right that
 //! is missing; what is left out is told; what is in an object reaches no error and no log.
 
+mod environment;
+mod pods;
 mod tidy;
+mod variables;
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,12 +21,14 @@ use repository::archive::path::EntryPath;
 use serde_json::Value;
 use tokio::runtime::Handle;
 
+use super::ipfs::Text;
 use super::{
     Body, Content, Item, Opened, Problem, ProblemKind, ReadError, Source, SourceEntry, SourceError, Stamp,
     StampClock,
 };
 use crate::config::{KubernetesConfig, Objects};
 use crate::kubernetes::{Chosen, Cluster, Place, Resource, Trouble, text_at};
+pub(crate) use environment::EnvironmentSource;
 pub(crate) use tidy::tidied;
 
 /// All objects lie below this folder.
@@ -66,6 +71,12 @@ enum Step {
         namespace: String,
         resource: Resource,
     },
+    /// What the containers of a pod are given.
+    Pod {
+        namespace: String,
+        name: String,
+        changed: Timestamp,
+    },
     Object {
         namespace: String,
         resource: Resource,
@@ -106,6 +117,9 @@ impl ObjectsSource {
                 }
                 Err(trouble) => return Err(not_read(trouble)),
             }
+        }
+        if self.chosen.pod_env {
+            kinds.push(Resource::pods());
         }
         kinds.sort_by_key(Resource::full_kind);
         let mut namespaces = self.chosen.namespaces.clone();
@@ -162,14 +176,16 @@ impl ObjectsSource {
         };
         match self.runtime.block_on(self.cluster.list_metadata(&resource, &namespace, &chosen, of)) {
             Ok(mut names) => {
-                // In the order of their files, which is not that of their names.
-                names.sort_by_key(|(name, _)| format!("{name}{SUFFIX}"));
+                // In the order of their files, which is not that of their names; what is kept of a pod is a folder.
+                let suffix = if resource == Resource::pods() { "" } else { SUFFIX };
+                names.sort_by_key(|(name, _)| format!("{name}{suffix}"));
                 names.dedup_by(|one, other| one.0 == other.0);
-                let of = |(name, changed)| Step::Object {
-                    namespace: namespace.clone(),
-                    resource: resource.clone(),
-                    name,
-                    changed,
+                let of = |(name, changed)| match resource == Resource::pods() {
+                    true => Step::Pod { namespace: namespace.clone(), name, changed },
+                    false => {
+                        let (namespace, resource) = (namespace.clone(), resource.clone());
+                        Step::Object { namespace, resource, name, changed }
+                    }
                 };
                 steps.extend(names.into_iter().map(of));
                 if is_secrets {
@@ -182,6 +198,38 @@ impl ObjectsSource {
                 steps.push(Step::Item(unreadable(folder, &trouble)));
             }
             Err(trouble) => return Err(not_read(trouble)),
+        }
+        self.put_first(steps);
+        Ok(())
+    }
+
+    /// The folder of a pod with a file for each of its containers.
+    fn pod(&mut self, namespace: &str, name: &str, changed: Timestamp) -> Result<(), SourceError> {
+        let resource = Resource::pods();
+        let above = path_of(&[FOLDER, namespace, &resource.full_kind()]);
+        let Ok(folder) = above.join(name.as_bytes()) else { return Ok(()) };
+        let place = Place { resource: &resource, namespace, name };
+        let pod = match self.runtime.block_on(self.cluster.get(&place)) {
+            Ok(Some(pod)) => pod,
+            Ok(None) => {
+                let cause = "it was gone when it was asked for".to_owned();
+                self.put_first(vec![Step::Item(problem(folder, ProblemKind::Vanished, cause))]);
+                return Ok(());
+            }
+            Err(trouble @ (Trouble::Forbidden { .. } | Trouble::Refused { .. })) => {
+                self.put_first(vec![Step::Item(unreadable(folder, &trouble))]);
+                return Ok(());
+            }
+            Err(trouble) => return Err(not_read(trouble)),
+        };
+        let mut steps = vec![Step::Item(self.folder(folder.clone()))];
+        for (file, bytes) in pods::files(&pod) {
+            let Ok(path) = folder.join(file.as_bytes()) else { continue };
+            let stamp = Stamp { inode: 0, size: 0, mtime: changed, ctime: changed };
+            let content = Box::new(Text::new(bytes, stamp));
+            let metadata = Metadata { mtime: changed, ..self.metadata.clone() };
+            let body = Body::File { stamp, clock: StampClock::Nobodys, content };
+            steps.push(Step::Item(Item::Entry(SourceEntry { path, metadata, body })));
         }
         self.put_first(steps);
         Ok(())
@@ -250,6 +298,7 @@ impl Source for ObjectsSource {
                 None => return Ok(None),
                 Some(Step::Item(item)) => return Ok(Some(item)),
                 Some(Step::Kind { namespace, resource }) => self.list(namespace, resource)?,
+                Some(Step::Pod { namespace, name, changed }) => self.pod(&namespace, &name, changed)?,
                 Some(Step::Object { namespace, resource, name, changed }) => {
                     let file = format!("{name}{SUFFIX}");
                     let folder = path_of(&[FOLDER, &namespace, &resource.full_kind()]);

@@ -222,7 +222,7 @@ impl Walk {
             Wanted::Only(names) => (Names::Listed(names.into_iter()), None),
             Wanted::Whole => match (self.closed(&path, &folder, &stat, device), self.rules.held.get(&path)) {
                 (Some((kept, problem)), _) => (kept, Some(problem)),
-                (None, Some(held)) => (Names::Held(Box::new(HeldNames::new(Arc::clone(held)))), None),
+                (None, Some(held)) => (Names::Held(Box::new(HeldNames::new(held.open()?))), None),
                 (None, None) => {
                     let mut pages = NamePages::new();
                     pages.read(folder.as_fd(), self.limits)?;

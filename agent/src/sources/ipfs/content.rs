@@ -15,14 +15,14 @@ use crate::sources::{Content, Opened, ReadError, Stamp};
 const UNKNOWN: u64 = i64::MAX as u64;
 
 /// A file whose bytes are known.
-pub(super) struct Text {
+pub(crate) struct Text {
     bytes: Vec<u8>,
     read: usize,
     stamp: Stamp,
 }
 
 impl Text {
-    pub(super) fn new(bytes: Vec<u8>, stamp: Stamp) -> Self {
+    pub(crate) fn new(bytes: Vec<u8>, stamp: Stamp) -> Self {
         let stamp = Stamp { size: bytes.len() as u64, ..stamp };
         Self { bytes, read: 0, stamp }
     }

@@ -22,6 +22,10 @@ pub(crate) mod rpc;
 pub(crate) mod keystore;
 
 mod content;
+mod shards;
+mod spec;
+mod tls;
+pub(crate) mod volume;
 pub(crate) mod walk;
 
 use std::collections::VecDeque;
@@ -35,7 +39,9 @@ use repository::backup::manifest::Consistency;
 use serde_json::{Value, json};
 
 use super::{Body, Content, Item, Problem, ProblemKind, Source, SourceEntry, SourceError, Stamp, StampClock};
-use content::{BlocksFile, Text};
+use crate::config::NodeRpc;
+use content::BlocksFile;
+pub(crate) use content::Text;
 use files::{Files, Shown};
 use hold::Hold;
 use keystore::Found;
@@ -133,7 +139,7 @@ impl IpfsSource {
     /// Asks the node at `address` what it keeps, as of now. `folder` is the node's own, if it can be read; `state` is
     /// the agent's. Blocks, within the runtime.
     pub(crate) fn open(
-        address: &str,
+        address: &NodeRpc,
         folder: Option<&Path>,
         state: &Path,
         source: String,

@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use formats::ipfs::{Cid, MAX_BLOCK};
-use http::{Request, StatusCode, header};
+use http::{HeaderValue, Request, StatusCode, header};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{self, Incoming};
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::Receiver;
@@ -24,6 +25,8 @@ use tokio::time::timeout;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::tls;
+use crate::config::NodeRpc;
 use crate::sources::SourceError;
 
 type Body = BoxBody<Bytes, std::io::Error>;
@@ -153,8 +156,10 @@ impl Trouble {
     /// What to do.
     pub(crate) fn hint(&self) -> &'static str {
         match self.kind {
-            Kind::Gone | Kind::NotAllowed => {
-                "check that the node runs and that `rpc` is the address of its RPC, then try again"
+            Kind::Gone => "check that the node runs and that `rpc` is the address of its RPC, then try again",
+            Kind::NotAllowed => {
+                "check that `rpc` is the address of its RPC, and that `rpc_auth` is what it asks for and may call this \
+                 (AllowedPaths in its API.Authorizations), then try again"
             }
             Kind::Refused | Kind::NotKnown => "see to the node, then try again; the agent's log says more",
         }
@@ -170,7 +175,10 @@ impl From<Trouble> for SourceError {
 /// A node, by the address of its RPC.
 #[derive(Debug)]
 pub(crate) struct Rpc {
+    address: NodeRpc,
     authority: String,
+    /// What it asks for; an error where that cannot be had.
+    authorization: Result<Option<HeaderValue>, Trouble>,
     runtime: Handle,
     idle: Mutex<Vec<SendRequest<Body>>>,
 }
@@ -212,10 +220,12 @@ struct Coming {
 }
 
 impl Rpc {
-    /// The node at `address`, e.g. `http://127.0.0.1:5001`; nothing is asked yet. Belongs into the runtime.
-    pub(crate) fn new(address: &str) -> Self {
-        let authority = authority(address).expect("the configuration was checked");
-        Self { authority, runtime: Handle::current(), idle: Mutex::default() }
+    /// The node at `address`; nothing is asked yet. Belongs into the runtime; reads the file with its secret.
+    pub(crate) fn new(address: &NodeRpc) -> Self {
+        let authority = address.authority().expect("the configuration was checked");
+        let authorization = address.authorization().map_err(|why| Trouble { why, kind: Kind::NotAllowed });
+        let (runtime, idle) = (Handle::current(), Mutex::default());
+        Self { address: address.clone(), authority, authorization, runtime, idle }
     }
 
     /// The runtime that waits for the node.
@@ -316,6 +326,9 @@ impl Rpc {
     /// Sends a call and waits for the beginning of its answer.
     async fn ask(&self, Call(call): &Call, file: Option<SentFile>) -> Result<Coming, Trouble> {
         let mut request = Request::post(call).header(header::HOST, &self.authority);
+        if let Some(authorization) = self.authorization.clone()? {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
         let taken = file.as_ref().map(|file| Arc::clone(&file.taken));
         if let Some(SentFile { boundary, .. }) = &file {
             request =
@@ -380,6 +393,18 @@ impl Rpc {
         let stream = connected.map_err(|_| Trouble::lost(nobody))?.map_err(|_| Trouble::lost(nobody))?;
         // What waits for an answer is small.
         let _ = stream.set_nodelay(true);
+        if !self.address.is_secure() {
+            return self.shaken(stream).await;
+        }
+        let secured = timeout(FIND, tls::secure(&self.address, &self.authority, stream)).await;
+        self.shaken(secured.map_err(|_| Trouble::lost(nobody))?.map_err(|why| Trouble::lost(&why))?).await
+    }
+
+    async fn shaken(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> Result<SendRequest<Body>, Trouble> {
+        let nobody = "nothing answers at its address";
         let shaken = timeout(FIND, hyper::client::conn::http1::handshake(TokioIo::new(stream))).await;
         let (sender, connection) =
             shaken.map_err(|_| Trouble::lost(nobody))?.map_err(|_| Trouble::lost(nobody))?;
@@ -443,7 +468,10 @@ fn refused(call: &str, status: StatusCode, said: &[u8]) -> Trouble {
     let command = call.split('?').next().unwrap_or_default().trim_start_matches("/api/v0/");
     tracing::debug!(command, %status, message, "an IPFS node refuses");
     match status {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+        StatusCode::UNAUTHORIZED => {
+            Trouble { why: format!("it asks for another `rpc_auth` at {command}"), kind: Kind::NotAllowed }
+        }
+        StatusCode::FORBIDDEN => {
             Trouble { why: format!("it does not let us call {command}"), kind: Kind::NotAllowed }
         }
         StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => {
@@ -453,32 +481,9 @@ fn refused(call: &str, status: StatusCode, said: &[u8]) -> Trouble {
     }
 }
 
-/// Host and port of the address of an RPC.
-pub(crate) fn authority(address: &str) -> Result<String, &'static str> {
-    const SHAPE: &str = "must be http://HOST:PORT";
-    let authority = address.strip_prefix("http://").ok_or(SHAPE)?.trim_end_matches('/');
-    let (host, port) = authority.rsplit_once(':').ok_or(SHAPE)?;
-    let host_is_fine = !host.is_empty() && !host.contains(['/', '@', '?', '#', ' ']);
-    match host_is_fine && port.parse::<u16>().is_ok_and(|port| port > 0) {
-        true => Ok(authority.to_owned()),
-        false => Err(SHAPE),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_address_is_a_host_and_a_port() {
-        assert_eq!(authority("http://127.0.0.1:5001/").as_deref(), Ok("127.0.0.1:5001"));
-        assert_eq!(authority("http://[::1]:5001").as_deref(), Ok("[::1]:5001"));
-        for wrong in
-            ["https://a:1", "a:1", "http://a", "http://u:p@a:1", "http://a:1/x", "http://a:0", "http://:1"]
-        {
-            assert!(authority(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn no_file_can_hold_what_ends_it() {

@@ -208,6 +208,16 @@ struct Archive {
     cancel: CancellationToken,
 }
 
+/// Nobody can give a process that runs another environment.
+fn not_by_itself(served: &Served) -> Failure {
+    let what = format!("what {} holds cannot be put back by itself", served.id);
+    let failure = Failure::new(Code::FailedPrecondition, reason::OBSTACLES, what);
+    failure.because("a process has the environment that it was started with").hint(
+        "restore it to a folder (`--to FOLDER`), and follow what each file says: `env_file` of Compose, `EnvironmentFile` \
+         of systemd",
+    )
+}
+
 impl Archive {
     async fn open(
         context: &TaskContext,
@@ -222,8 +232,7 @@ impl Archive {
                 let served = order::served(&context.agent, source)?;
                 let component = source.component.to_string();
                 is_database = served.database().is_some();
-                let place =
-                    served.place().ok_or_else(|| Failure::internal("files do not go into a server"))?;
+                let place = served.place().ok_or_else(|| not_by_itself(served))?;
                 (place, served.location(), Some(component), served.folder().map(Path::to_owned))
             }
             Into::Folder(path) => {

@@ -89,18 +89,20 @@ pub(super) async fn stream(
     Ok(Exit::Done)
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
 }
 
 /// An archive's tar file as it comes, for a thread that reads.
-struct Pieces {
+pub(super) struct Pieces {
     coming: mpsc::Receiver<Result<Bytes, tonic::Status>>,
     held: Bytes,
 }
 
 impl Pieces {
-    async fn of(client: Client, request: v1::ExportArchiveRequest) -> Result<Self, Trouble> {
+    pub(super) async fn of(client: Client, request: v1::ExportArchiveRequest) -> Result<Self, Trouble> {
         let mut data = client.backups().export_archive(request).await?.into_inner();
         let (pieces, coming) = mpsc::channel(AHEAD);
         tokio::spawn(async move {

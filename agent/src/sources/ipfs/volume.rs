@@ -1,0 +1,253 @@
+//! The folder of a node's repository, also of one that runs: its index first, held at one moment, its blocks after.
+//!
+//! Blocks never change, so links keep them, whatever garbage collection does to their names. They are linked before
+//! the index is held, so that little is left to do after it, and what is new is linked then. A look at the index
+//! behind that tells whether all that it had kept is kept still: then nothing that it needs can have been collected
+//! before it was linked.
+//!
+//! Must stay true: `bracketed` is claimed for that alone. What could not be held, or looked at, is told.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use formats::ipfs::{IndexReader, MAX_INDEX_FILE, Pinned};
+use repository::archive::path::EntryPath;
+use repository::backup::manifest::{Consistency, Quiesce, QuiescedBy};
+use rustix::fs::{Mode, OFlags};
+use tokio_util::sync::CancellationToken;
+
+use super::shards::Shards;
+use super::spec::Spec;
+use crate::sources::blockchain::hold::{Hold, names};
+use crate::sources::blockchain::ladder::{Climbed, Ladder};
+use crate::sources::blockchain::look::{Looked, Part, is_folder, is_store, open};
+use crate::sources::blockchain::{HeldFolder, Way};
+use crate::sources::files::{FilesSource, Rules};
+use crate::sources::{Item, Problem, ProblemKind, Source, SourceError};
+
+/// So often the index is held until all that it keeps is kept behind the blocks, too.
+const ATTEMPTS: usize = 5;
+/// An index with more bytes is not looked through for its pins.
+const MAX_INDEX: u64 = 2 << 30;
+/// Where Kubo keeps the index.
+const INDEX: &str = "datastore";
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// Reads a repository's folder.
+pub(crate) struct VolumeSource {
+    files: FilesSource,
+    quiesce: Option<Quiesce>,
+    // After the files, which are read from there.
+    _holds: Vec<Hold>,
+}
+
+impl Source for VolumeSource {
+    fn next(&mut self) -> Result<Option<Item>, SourceError> {
+        loop {
+            match self.files.next()? {
+                Some(Item::Entry(entry)) if is_running(entry.path.as_bytes()) => {}
+                Some(Item::Problem(problem)) if is_running(problem.path.as_bytes()) => {}
+                other => return Ok(other),
+            }
+        }
+    }
+
+    fn consistency(&self) -> Consistency {
+        match self.quiesce.map(|quiesce| quiesce.by) {
+            None => Consistency::Fuzzy,
+            Some(QuiescedBy::Bracket) => Consistency::Bracketed,
+            Some(QuiescedBy::Pause | QuiescedBy::Lock) => Consistency::Quiesced,
+        }
+    }
+
+    fn quiesce(&self) -> Option<Quiesce> {
+        self.quiesce
+    }
+}
+
+/// True for what a node keeps while it runs: it tells of nothing that a backup could bring back, and a node does not
+/// start where some of it is left.
+fn is_running(path: &[u8]) -> bool {
+    let is_below = |folder: &[u8]| path.strip_prefix(folder).is_some_and(|rest| rest.starts_with(b"/"));
+    matches!(path, b"repo.lock" | b"api" | b"gateway") || is_below(b"repo.lock") || is_below(b"blocks/.temp")
+}
+
+/// What was held, and what is to be told.
+#[derive(Default)]
+struct Kept {
+    holds: Vec<Hold>,
+    held: BTreeMap<EntryPath, HeldFolder>,
+    quiesce: Option<Quiesce>,
+    told: Vec<Problem>,
+}
+
+impl VolumeSource {
+    /// Holds what has to fit together in the folder `root`, which is then read by `rules`. Blocks.
+    pub(crate) fn open(
+        root: &Path,
+        mut rules: Rules,
+        way: &Way<'_>,
+        cancel: &CancellationToken,
+    ) -> Result<Self, SourceError> {
+        let failed =
+            |error: io::Error| SourceError::Open { folder: root.display().to_string(), source: error };
+        let flags = FOLDER.difference(OFlags::NOFOLLOW);
+        let folder = rustix::fs::open(root, flags, Mode::empty()).map_err(|error| failed(error.into()))?;
+        let kept = Repository { folder: &folder, way, cancel }.keep().map_err(failed)?;
+        tracing::info!(folder = %root.display(), quiesce = ?kept.quiesce, "looked at the node's folder");
+        rules.held = Arc::new(kept.held);
+        let mut files = FilesSource::folder(root, rules)?;
+        files.tell(kept.told);
+        Ok(Self { files, quiesce: kept.quiesce, _holds: kept.holds })
+    }
+}
+
+struct Repository<'a> {
+    folder: &'a OwnedFd,
+    way: &'a Way<'a>,
+    cancel: &'a CancellationToken,
+}
+
+impl Repository<'_> {
+    fn keep(&self) -> io::Result<Kept> {
+        let mut kept = Kept::default();
+        let spec = Spec::of(self.folder)?;
+        kept.told.extend(spec.told());
+        let stores = self.stores()?;
+        if stores.is_empty() {
+            kept.suspect(
+                EntryPath::root(),
+                "it has no index of a kind that can be held (LevelDB or Pebble), so it is read as it is: stop the \
+                 node for its backup, by hooks",
+            );
+            return Ok(kept);
+        }
+        let mut looked = Looked::default();
+        looked.parts.extend(stores.iter().map(|store| (store.clone(), Part::Store)));
+        let index =
+            || Ladder { folder: self.folder, looked: &looked, way: self.way, cancel: self.cancel }.climb();
+        let blocks = match open(self.folder, &spec.blocks) {
+            Ok(blocks) => blocks,
+            // Its blocks are in a store, too.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                kept.take(index());
+                return Ok(kept);
+            }
+            Err(error) => return Err(error),
+        };
+        let mut shards = match Shards::link(self.folder, &spec.blocks, blocks, self.cancel) {
+            Ok(shards) => shards,
+            Err(error) => {
+                kept.take(index());
+                kept.quiesce = None;
+                let why = format!(
+                    "its blocks cannot be linked, so garbage collection may take some meanwhile: {error}"
+                );
+                kept.suspect(spec.blocks.clone(), &why);
+                return Ok(kept);
+            }
+        };
+        let (mut climbed, mut why) = (Climbed::default(), String::new());
+        for _ in 0..ATTEMPTS {
+            climbed = index();
+            shards.link_new(self.cancel)?;
+            if climbed.quiesce.is_none() {
+                break;
+            }
+            match self.pinned(&climbed, &stores) {
+                Err(error) => {
+                    why = format!("its pins cannot be looked at ({error})");
+                    break;
+                }
+                Ok(first) => match self.pinned(&index(), &stores) {
+                    Ok(second) if first.is_kept_by(&second) => {
+                        kept.told.extend(shards.lacking(&first));
+                        kept.take(climbed);
+                        kept.with(shards)?;
+                        return Ok(kept);
+                    }
+                    Ok(_) => "pins or files of it were taken away meanwhile".clone_into(&mut why),
+                    Err(error) => why = format!("its pins cannot be looked at again ({error})"),
+                },
+            }
+        }
+        kept.take(climbed);
+        kept.quiesce = None;
+        kept.with(shards)?;
+        if !why.is_empty() {
+            let why = format!("{why}, so it is not known whether garbage collection took some of its blocks");
+            kept.suspect(spec.blocks.clone(), &why);
+        }
+        Ok(kept)
+    }
+
+    /// The folders in it that are stores.
+    fn stores(&self) -> io::Result<Vec<EntryPath>> {
+        let mut stores = Vec::new();
+        for name in names(self.folder.as_fd())? {
+            let Ok(path) = EntryPath::root().join(name.to_bytes()) else { continue };
+            if is_folder(self.folder, &name) && is_store(&open(self.folder, &path)?)? {
+                stores.push(path);
+            }
+        }
+        Ok(stores)
+    }
+
+    /// What the index that is held keeps.
+    fn pinned(&self, climbed: &Climbed, stores: &[EntryPath]) -> Result<Pinned, String> {
+        match stores {
+            [store] if store.as_bytes() == INDEX.as_bytes() => {}
+            _ => return Err("they are not where Kubo keeps them".to_owned()),
+        }
+        if self.cancel.is_cancelled() {
+            return Err("it was cancelled".to_owned());
+        }
+        let held = climbed.held.get(&stores[0]).ok_or("the index is not held")?;
+        let read = || -> io::Result<IndexReader> {
+            let folder = held.open()?;
+            let (mut reader, mut total) = (IndexReader::default(), 0);
+            for name in names(folder.as_fd())?.iter().filter(|name| IndexReader::wants(name.to_bytes())) {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+                let file = File::from(rustix::fs::openat(&*folder, &**name, flags, Mode::empty())?);
+                let length = file.metadata()?.len();
+                total += length;
+                if length > MAX_INDEX_FILE || total > MAX_INDEX {
+                    reader.unclear("its index is too large to be looked through");
+                    break;
+                }
+                let mut bytes = Vec::new();
+                file.take(MAX_INDEX_FILE).read_to_end(&mut bytes)?;
+                reader.file(name.to_bytes(), &bytes);
+            }
+            Ok(reader)
+        };
+        read().map_err(|error| error.to_string())?.finish()
+    }
+}
+
+impl Kept {
+    fn suspect(&mut self, path: EntryPath, cause: &str) {
+        self.told.push(Problem { path, kind: ProblemKind::Suspect, cause: cause.to_owned() });
+    }
+
+    fn take(&mut self, climbed: Climbed) {
+        let Climbed { hold, held, quiesce, told } = climbed;
+        self.holds.extend(hold);
+        self.held.extend(held.iter().map(|(path, held)| (path.clone(), held.clone())));
+        self.quiesce = quiesce;
+        if let Some(told) = told {
+            self.suspect(EntryPath::root(), &told);
+        }
+    }
+
+    fn with(&mut self, shards: Shards) -> io::Result<()> {
+        let (hold, held) = shards.into_held()?;
+        self.holds.push(hold);
+        self.held.extend(held);
+        Ok(())
+    }
+}

@@ -1,0 +1,171 @@
+//! What was written into a LevelDB: the entries of its tables and of its logs, each with its number.
+//!
+//! Must stay true: the bytes are hostile, and what a block unpacks to has a limit.
+
+use std::borrow::Cow;
+
+use super::log::{Damage, Log};
+use super::table::{block, data_blocks};
+use super::varint;
+
+/// What a block of a table may unpack to.
+const MAX_UNPACKED: usize = 64 << 20;
+
+/// One entry. Of several with one key that with the highest number counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Write<'a> {
+    /// What it is called.
+    pub key: &'a [u8],
+    /// In which order it was written.
+    pub number: u64,
+    /// None: it was removed.
+    pub value: Option<&'a [u8]>,
+}
+
+/// Gives every entry of a whole table to `each`; an error says what is wrong with the table.
+pub fn table_writes(table: &[u8], mut each: impl FnMut(Write<'_>)) -> Result<(), String> {
+    let unreadable = || "a block of it cannot be read".to_owned();
+    let (body, places) = data_blocks(table)?;
+    for place in places {
+        let list = match block(body, place, "block")? {
+            (plain, 0) => Cow::Borrowed(plain),
+            (packed, 1) => match snap::raw::decompress_len(packed) {
+                Ok(length) if length <= MAX_UNPACKED => {
+                    Cow::Owned(snap::raw::Decoder::new().decompress_vec(packed).map_err(|_| unreadable())?)
+                }
+                _ => return Err(unreadable()),
+            },
+            _ => return Err("a block of it is packed in a way that is not known here".to_owned()),
+        };
+        entries(&list, &mut each).ok_or_else(unreadable)?;
+    }
+    Ok(())
+}
+
+/// What it has in common with the key before, the rest of its key, its value; a key ends in number and kind.
+fn entries(list: &[u8], each: &mut impl FnMut(Write<'_>)) -> Option<()> {
+    let (before, count) = list.split_last_chunk::<4>()?;
+    let restarts = usize::try_from(u32::from_le_bytes(*count)).ok()?.checked_mul(4)?;
+    let mut rest = before.get(..before.len().checked_sub(restarts)?)?;
+    let mut key = Vec::new();
+    while !rest.is_empty() {
+        let shared = usize::try_from(varint(&mut rest)?).ok()?;
+        let own = usize::try_from(varint(&mut rest)?).ok()?;
+        let length = usize::try_from(varint(&mut rest)?).ok()?;
+        let (own, after) = rest.split_at_checked(own)?;
+        let (value, after) = after.split_at_checked(length)?;
+        rest = after;
+        if shared > key.len() {
+            return None;
+        }
+        key.truncate(shared);
+        key.extend_from_slice(own);
+        let (name, end) = key.split_last_chunk::<8>()?;
+        let end = u64::from_le_bytes(*end);
+        let value = match end & 0xff {
+            0 => None,
+            1 => Some(value),
+            _ => return None,
+        };
+        each(Write { key: name, number: end >> 8, value });
+    }
+    Some(())
+}
+
+/// Gives every entry of a whole log to `each`. Its end may be cut off, as after a crash: then what stands before
+/// counts.
+pub fn log_writes(bytes: &[u8], mut each: impl FnMut(Write<'_>)) -> Result<(), String> {
+    let (mut log, mut is_fine) = (Log::default(), true);
+    let mut take = |record: &[u8]| is_fine &= batch(record, &mut each).is_some();
+    log.bytes(bytes, &mut take);
+    let damage = log.end(&mut take);
+    match damage {
+        Some(Damage::Chunk(at)) => Err(format!("its record at byte {at} does not match its checksum")),
+        Some(Damage::TooLong(at)) => Err(format!("its record at byte {at} is too long")),
+        Some(Damage::Reused) => Err("another engine wrote it".to_owned()),
+        None | Some(Damage::CutOff) if is_fine => Ok(()),
+        None | Some(Damage::CutOff) => Err("a record of it cannot be read".to_owned()),
+    }
+}
+
+/// Entries that were written together, numbered from the first on.
+fn batch(record: &[u8], each: &mut impl FnMut(Write<'_>)) -> Option<()> {
+    let (first, rest) = record.split_first_chunk::<8>()?;
+    let (count, mut rest) = rest.split_first_chunk::<4>()?;
+    let first = u64::from_le_bytes(*first);
+    for at in 0..u64::from(u32::from_le_bytes(*count)) {
+        let (kind, after) = rest.split_first()?;
+        rest = after;
+        let key = text(&mut rest)?;
+        let value = match kind {
+            0 => None,
+            1 => Some(text(&mut rest)?),
+            _ => return None,
+        };
+        each(Write { key, number: first.checked_add(at)?, value });
+    }
+    rest.is_empty().then_some(())
+}
+
+fn text<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = usize::try_from(varint(rest)?).ok()?;
+    let (text, after) = rest.split_at_checked(length)?;
+    *rest = after;
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn file(name: &str) -> Vec<u8> {
+        std::fs::read(format!("{}/tests/leveldb/{name}", env!("CARGO_MANIFEST_DIR"))).expect("it is there")
+    }
+
+    #[test]
+    fn what_goleveldb_wrote_is_read_from_tables_and_logs() {
+        let mut all: BTreeMap<Vec<u8>, (u64, bool)> = BTreeMap::new();
+        let mut add = |write: Write<'_>| {
+            let now = (write.number, write.value.is_some());
+            let held = all.entry(write.key.to_vec()).or_insert(now);
+            *held = now.max(*held);
+        };
+        for name in ["000003.ldb", "000005.ldb", "000007.ldb", "000009.ldb"] {
+            table_writes(&file(name), &mut add).unwrap_or_else(|why| panic!("{name}: {why}"));
+        }
+        for name in ["000008.log", "000010.log"] {
+            log_writes(&file(name), &mut add).unwrap_or_else(|why| panic!("{name}: {why}"));
+        }
+        assert!(all.len() > 10, "{}", all.len());
+        assert!(all.values().all(|(number, _)| *number > 0));
+    }
+
+    #[test]
+    fn a_damage_is_told_and_a_log_that_is_cut_off_counts_as_far_as_it_goes() {
+        let mut table = file("000005.ldb");
+        let at = table.len() / 3;
+        table[at] ^= 1;
+        assert!(table_writes(&table, |_| ()).is_err());
+        let log = file("000008.log");
+        let count = |bytes: &[u8]| {
+            let mut count = 0;
+            log_writes(bytes, |_| count += 1).map(|()| count)
+        };
+        let whole = count(&log).expect("whole");
+        assert!(count(&log[..log.len() - 1]).expect("cut off") < whole);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_fail(bytes: Vec<u8>) {
+            let _ = table_writes(&bytes, |_| ());
+            let _ = log_writes(&bytes, |_| ());
+            let _ = entries(&bytes, &mut |_| ());
+            let _ = batch(&bytes, &mut |_| ());
+        }
+    }
+}
