@@ -224,6 +224,14 @@ fn each_damage_is_named(system: &System, node: &Path, all: &Value) {
     let files: BTreeMap<String, u64> = serde_json::from_value(all["files"].clone()).expect("files");
     let pins: Vec<String> = serde_json::from_value(all["pins"].clone()).expect("pins");
     let told = |answer: tests::Answer| format!("{}{}", answer.out, answer.err);
+    let whole = system.run(&["backup"])["backup"].as_str().expect("its name").to_owned();
+    // What is damaged already does not keep a node from being restored over, and its safety backup is one.
+    let mended = || {
+        let restore = ["restore", "--timestamp", &whole, "--yes"];
+        let shown = told(system.nsctl(&restore).expect(0));
+        assert!(shown.contains("first what is replaced is backed up"), "{shown}");
+        opened(node, all).expect("Kubo opens what is restored");
+    };
     // A bit in a block: each backup is incomplete, since the block is none.
     let (root, _) = files.iter().next().expect("there are files");
     let file = file_of(node, root);
@@ -244,12 +252,14 @@ fn each_damage_is_named(system: &System, node: &Path, all: &Value) {
             .nsctl(&["export", backup, "ipfs", "--format", "car", "-o", car.to_str().expect("UTF-8")])
             .expect(INCOMPLETE),
     );
-    assert!(shown.contains("is not what its name says") && shown.contains("lacks 1 "), "{shown}");
+    assert!(shown.contains("is not what its name says") && shown.contains("lacks 2 "), "{shown}");
+    mended();
     // One that is pinned and gone.
     fs::remove_file(&file).expect("removed");
     let shown = told(system.nsctl(&["backup"]).expect(INCOMPLETE));
     assert!(shown.contains("does not have the block") && shown.contains(root.as_str()), "{shown}");
-    fs::write(&file, &good).expect("written");
+    mended();
+    parts_that_lack(system, node, root);
     system.nsctl(&["backup"]).expect(0);
     if !is_long() {
         return;
@@ -276,6 +286,51 @@ fn each_damage_is_named(system: &System, node: &Path, all: &Value) {
     fs::write(&table, &good).expect("written");
     system.nsctl(&["backup"]).expect(0);
     system.nsctl(&["verify", "--depth", "opened"]).expect(0);
+}
+
+/// A node without its blocks, or without its index, is no whole one, and of no moment.
+fn parts_that_lack(system: &System, node: &Path, root: &str) {
+    let incomplete = |what: &str| {
+        let job = system.nsctl(&["backup", "-o", "json"]).expect(INCOMPLETE).json();
+        let problems = job["parts"][0]["problems"].to_string();
+        assert!(problems.contains(what), "{what}: {problems}");
+        let name = job["backup"].as_str().expect("its name");
+        let archive = system.nsctl(&["show", name, "-o", "json"]).expect(0).json()["archives"][0].clone();
+        assert_eq!(archive["consistency"], "fuzzy", "{what}: {archive:#}");
+        problems
+    };
+    let [blocks, index, spec] = ["blocks", "datastore", "datastore_spec"].map(|name| node.join(name));
+    let away = |name: &str| system.root().join(name);
+    fs::rename(&blocks, away("blocks")).expect("moved");
+    assert!(incomplete("the folder of its blocks is not there").contains(root));
+    std::os::unix::fs::symlink(away("blocks"), &blocks).expect("linked");
+    incomplete("the folder of its blocks is a link");
+    fs::remove_file(&blocks).expect("removed");
+    // An empty folder is no better.
+    fs::create_dir(&blocks).expect("made");
+    assert_eq!(backed_up_without_blocks(system, root), "bracketed");
+    fs::remove_dir(&blocks).expect("removed");
+    fs::rename(away("blocks"), &blocks).expect("moved");
+    fs::rename(&index, away("datastore")).expect("moved");
+    incomplete("its index is not there");
+    std::os::unix::fs::symlink(away("datastore"), &index).expect("linked");
+    incomplete("its index is a link");
+    fs::remove_file(&index).expect("removed");
+    fs::rename(away("datastore"), &index).expect("moved");
+    let text = fs::read_to_string(&spec).expect("read");
+    fs::write(&spec, text.replace("levelds", "badgerds")).expect("written");
+    incomplete("badgerds");
+    fs::write(&spec, text).expect("written");
+}
+
+/// Its consistency; it is incomplete.
+fn backed_up_without_blocks(system: &System, root: &str) -> String {
+    let job = system.nsctl(&["backup", "-o", "json"]).expect(INCOMPLETE).json();
+    let problems = job["parts"][0]["problems"].to_string();
+    assert!(problems.contains("does not have the block") && problems.contains(root), "{problems}");
+    let name = job["backup"].as_str().expect("its name");
+    let shown = system.nsctl(&["show", name, "-o", "json"]).expect(0).json();
+    shown["archives"][0]["consistency"].as_str().expect("it is told").to_owned()
 }
 
 /// Who is killed amid a backup leaves links, which the next start takes away; the node's folder is as it was. What a

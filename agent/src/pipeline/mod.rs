@@ -78,6 +78,8 @@ pub(crate) struct ArchiveJob {
     pub(crate) read_start: i64,
     /// Threads that compress; none: one for each core.
     pub(crate) threads: Option<NonZeroUsize>,
+    /// It is of what a restore is about to replace.
+    pub(crate) is_before_restore: bool,
 }
 
 /// The caches that an archive reads and writes.

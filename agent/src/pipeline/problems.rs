@@ -28,7 +28,7 @@ pub(crate) struct Problems {
 impl Problems {
     pub(super) fn add(&mut self, mut problem: Problem) {
         let count = match problem.kind {
-            ProblemKind::Unreadable => &mut self.unreadable,
+            ProblemKind::Unreadable | ProblemKind::Damaged => &mut self.unreadable,
             ProblemKind::Vanished => &mut self.vanished,
             ProblemKind::Changed => &mut self.changed,
             ProblemKind::LeftOut => &mut self.left_out,
@@ -68,7 +68,7 @@ impl Problems {
 /// As stored, and as on the wire.
 pub(crate) fn code(kind: ProblemKind) -> u8 {
     match kind {
-        ProblemKind::Unreadable => 1,
+        ProblemKind::Unreadable | ProblemKind::Damaged => 1,
         ProblemKind::Vanished => 2,
         ProblemKind::Changed => 3,
         ProblemKind::LeftOut => 4,

@@ -149,7 +149,12 @@ impl<'a> Reader<'a> {
         while let Some(item) = source.next().map_err(|error| StageEnd::Failed(error.into()))? {
             self.go_on()?;
             match item {
-                Item::Problem(problem) => self.order(Order::Problem(problem))?,
+                Item::Problem(mut problem) => {
+                    if problem.kind == ProblemKind::Damaged {
+                        problem.kind = self.of_damage();
+                    }
+                    self.order(Order::Problem(problem))?;
+                }
                 Item::Entry(SourceEntry { path, metadata, body }) => {
                     self.progress.add_entry();
                     match body {
@@ -466,11 +471,17 @@ impl<'a> Reader<'a> {
             && findings.iter().any(|finding| finding.severity == Severity::Broken)
     }
 
+    /// What is damaged already makes an archive incomplete; but one that is made before a restore holds all that
+    /// there is to lose, and the restore is what mends it.
+    fn of_damage(&self) -> ProblemKind {
+        if self.job.is_before_restore { ProblemKind::Suspect } else { ProblemKind::Unreadable }
+    }
+
     fn tell(&mut self, file: &ToRead, findings: &[Finding]) -> Result<(), Stopped> {
         for finding in findings {
             let (path, cause) = (file.path.clone(), finding.what.clone());
             let is_lost = self.is_lost(std::slice::from_ref(finding));
-            let kind = if is_lost { ProblemKind::Unreadable } else { ProblemKind::Suspect };
+            let kind = if is_lost { self.of_damage() } else { ProblemKind::Suspect };
             self.order(Order::Problem(Problem { path, kind, cause }))?;
         }
         Ok(())

@@ -149,6 +149,9 @@ pub enum ProblemKind {
     LeftOut,
     /// It is archived as it is, and is not what its name says: what uses it may not take it. Told, no more.
     Suspect,
+    /// Content that is damaged or missing at the source itself: the archive is incomplete, unless it is made before
+    /// a restore, which loses nothing by it. Told as [`Self::Unreadable`] or as [`Self::Suspect`].
+    Damaged,
 }
 
 /// A single file could not be read.

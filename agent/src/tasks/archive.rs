@@ -104,6 +104,7 @@ async fn archive(
             today: Day(u32::try_from(now.as_second() / SECONDS_PER_DAY).unwrap_or(0)),
             read_start: now.as_second(),
             threads: served.limits.threads,
+            is_before_restore: wire.before_restore,
         };
         let made = make(context, served, job, known, wire, &progress, cancel);
         let made = telling(&context.up, tell, made);

@@ -20,6 +20,7 @@ use crate::ids::{AgentId, JobId, TaskId};
 use crate::jobs::job::{Job, JobFailure, MONGODB, Part, PartResult};
 use crate::jobs::leases;
 use crate::jobs::runner::{Attempt, Shared, lock};
+use crate::jobs::safety::Safety;
 use crate::jobs::state::{Event, Level, TaskEnd};
 use crate::steps::Step;
 
@@ -195,6 +196,7 @@ async fn begin(attempt: &Attempt, task: TaskId, agent: AgentId) -> Result<(Runni
         job_id: attempt.job.id.to_string(),
         backup: attempt.job.backup.as_ref().map(ToString::to_string).unwrap_or_default(),
         import: import(&attempt.job),
+        before_restore: Safety::of_order(&attempt.job.order).is_some(),
     });
     let context = ArchiveTask {
         source: part.source.clone(),

@@ -14,10 +14,11 @@ use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
 use formats::ipfs::{
-    BLOCKS, CarReader, Cid, IndexReader, Key, MAX_BLOCK, MAX_INDEX_FILE, RECURSIVE, Verdict, block_at, codec,
-    header, key, links, section_head, verify,
+    BLOCKS, CarReader, Cid, DIRECT, IndexReader, IpfsCheck, Key, MAX_BLOCK, MAX_INDEX_FILE, RECURSIVE,
+    Verdict, block_at, codec, header, key, links, section_head, verify,
 };
 use proto::v1;
+use repository::check::{CheckedFile, ContentCheck};
 
 use super::dump::{Pieces, blocking};
 use super::export::{cannot_write, create};
@@ -77,8 +78,11 @@ fn ended(written: &Written) -> Ended {
             Exit::Incomplete,
             format!("the CAR lacks {count} things that the backup should hold"),
         )
-        .because("they are damaged in the backup, see above")
-        .hint("`nsctl verify --depth opened` names all damage; take another backup for them")),
+        .because("they are damaged or missing in the backup, see above")
+        .hint(
+            "`nsctl verify --depth opened` names all damage; take another backup for them. A pin of which a block is \
+             missing is not imported",
+        )),
     }
 }
 
@@ -198,8 +202,10 @@ fn called(raw: &Cid, read_as: Option<(u64, bool)>) -> Cid {
     }
 }
 
+/// Learns what is pinned and how blocks are read; what a verification would miss is told.
 fn look(tar: impl Read, written: &mut Written) -> io::Result<Known> {
     let (mut known, mut index, mut has_index) = (Known::default(), IndexReader::default(), false);
+    let mut check = IpfsCheck::default();
     let mut tar = tar::Archive::new(tar);
     for entry in tar.entries()? {
         let mut entry = entry?;
@@ -207,16 +213,28 @@ fn look(tar: impl Read, written: &mut Written) -> io::Result<Known> {
         if path == BLOCKS.as_bytes() {
             known.has_car = true;
             // The root of the files is what its header names.
-            let (mut reader, mut start) = (CarReader::default(), Vec::new());
-            (&mut entry).take(2 << 20).read_to_end(&mut start)?;
-            reader.read(&start, |_| false).map_err(io::Error::other)?;
+            let (mut reader, mut buffer) = (CarReader::default(), vec![0; 2 << 20]);
+            let mut wants = check.file(CheckedFile { path: &path, length: entry.size(), is_proven: false });
+            loop {
+                let count = entry.read(&mut buffer)?;
+                if count == 0 {
+                    break;
+                }
+                if reader.root().is_none() {
+                    reader.read(&buffer[..count], |_| false).map_err(io::Error::other)?;
+                }
+                wants = wants && check.bytes(&buffer[..count]);
+            }
+            check.file_end();
             known.roots.extend(reader.root());
         } else if let Some(name) = path.strip_prefix(RECURSIVE.as_bytes()) {
+            given(&mut check, &path, &[]);
             let name = name.strip_prefix(b"/").and_then(|name| std::str::from_utf8(name).ok());
             known.roots.extend(name.and_then(|name| name.parse::<Cid>().ok()));
         } else if let Some(raw) = block_at(&path) {
             known.has_folder = true;
             let block = whole(&mut entry)?;
+            given(&mut check, &path, &block);
             if known.there.len() < MOST_BLOCKS {
                 known.there.insert(key(&SECRET, &raw));
             }
@@ -232,8 +250,14 @@ fn look(tar: impl Read, written: &mut Written) -> io::Result<Known> {
             } else {
                 entry.read_to_end(&mut bytes)?;
                 index.file(name, &bytes);
+                given(&mut check, &path, &bytes);
             }
+        } else if path.starts_with(DIRECT.as_bytes()) {
+            given(&mut check, &path, &[]);
         }
+    }
+    for finding in check.end() {
+        written.lacks(finding.to_string());
     }
     if known.has_folder && !known.has_car {
         match if has_index { index.finish() } else { Err("it has no index".to_owned()) } {
@@ -250,6 +274,14 @@ fn look(tar: impl Read, written: &mut Written) -> io::Result<Known> {
         }
     }
     Ok(known)
+}
+
+/// A whole file for the check. What it says of a false block is said when the block is left out.
+fn given(check: &mut IpfsCheck, path: &[u8], bytes: &[u8]) {
+    if check.file(CheckedFile { path, length: bytes.len() as u64, is_proven: false }) {
+        check.bytes(bytes);
+        check.file_end();
+    }
 }
 
 impl Known {

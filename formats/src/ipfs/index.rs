@@ -18,8 +18,11 @@ const FILES: &[u8] = b"/local/filesroot";
 pub const MAX_INDEX_FILE: u64 = 64 << 20;
 /// What is kept of all files together.
 const MAX_KEPT: usize = 512 << 20;
+const TOO_MANY: &str = "it holds too many pins to be looked at";
 /// What an entry takes beside its bytes, about.
 const ENTRY: usize = 96;
+/// A longer key is no pin's: Kubo's are of some forty bytes.
+const MAX_KEY: usize = 1 << 10;
 
 /// What a repository's index says is to be kept.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -33,15 +36,14 @@ pub struct Pinned {
 }
 
 /// Reads the files of an index, each as a whole, in any order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct IndexReader {
     tables: BTreeMap<u64, Entries>,
     logs: BTreeMap<u64, Entries>,
-    /// The length of each table that is there.
-    lengths: BTreeMap<u64, u64>,
     manifests: BTreeMap<Vec<u8>, (Listed, u64)>,
     current: Option<Vec<u8>>,
     kept: usize,
+    most: usize,
     unclear: Option<String>,
 }
 
@@ -72,7 +74,25 @@ fn named(name: &[u8]) -> Option<Named> {
     }
 }
 
+impl Default for IndexReader {
+    fn default() -> Self {
+        Self::within(MAX_KEPT)
+    }
+}
+
 impl IndexReader {
+    fn within(most: usize) -> Self {
+        Self {
+            tables: BTreeMap::new(),
+            logs: BTreeMap::new(),
+            manifests: BTreeMap::new(),
+            current: None,
+            kept: 0,
+            most,
+            unclear: None,
+        }
+    }
+
     /// True if a file of this name, without its folder, is to be given to [`IndexReader::file`].
     pub fn wants(name: &[u8]) -> bool {
         named(name).is_some()
@@ -80,23 +100,40 @@ impl IndexReader {
 
     /// A file with all its bytes.
     pub fn file(&mut self, name: &[u8], bytes: &[u8]) {
-        let Some(named) = named(name) else { return };
+        let Some(named) = named(name).filter(|_| self.unclear.is_none()) else { return };
         let mut entries = Entries::new();
+        let (mut kept, most, mut wrong) = (self.kept, self.most, None);
+        let weight = |key: &[u8], value: Option<&[u8]>| ENTRY + key.len() + value.map_or(0, <[u8]>::len);
+        // What is read is hostile: a table of some megabytes may unpack to many times of that.
         let mut add = |write: Write<'_>| {
-            if write.key.starts_with(PINS) || write.key == FILES {
-                let is_newer = entries.get(write.key).is_none_or(|(number, _)| *number <= write.number);
-                if is_newer {
-                    let now = (write.number, write.value.map(<[u8]>::to_vec));
-                    entries.insert(write.key.to_vec(), now);
-                }
+            let Write { key, number, value } = write;
+            if wrong.is_some() || !(key.starts_with(PINS) || key == FILES) {
+                return;
+            }
+            let before = entries.get(key);
+            if before.is_some_and(|(before, _)| *before > number) {
+                return;
+            }
+            kept -= before.map_or(0, |(_, before)| weight(key, before.as_deref()));
+            kept += weight(key, value);
+            if key.len() > MAX_KEY {
+                wrong = Some("the key of one of its pins is too long to be one");
+            } else if kept > most {
+                wrong = Some(TOO_MANY);
+            } else {
+                entries.insert(key.to_vec(), (number, value.map(<[u8]>::to_vec)));
             }
         };
         let read = match &named {
             Named::Table(_) => leveldb::table_writes(bytes, &mut add),
             Named::Log(_) => leveldb::log_writes(bytes, &mut add),
             Named::Manifest => {
-                let listed = (leveldb::listed(bytes), leveldb::first_log(bytes));
-                self.manifests.insert(name.to_vec(), listed);
+                let listed = leveldb::listed(bytes);
+                if let Listed::Tables(tables) = &listed {
+                    kept += ENTRY * (1 + tables.len());
+                    wrong = (kept > most).then_some(TOO_MANY);
+                }
+                self.manifests.insert(name.to_vec(), (listed, leveldb::first_log(bytes)));
                 Ok(())
             }
             Named::Current => {
@@ -104,17 +141,14 @@ impl IndexReader {
                 Ok(())
             }
         };
-        let of = |(key, (_, value)): (&Vec<u8>, &(u64, Option<Vec<u8>>))| {
-            ENTRY + key.len() + value.as_ref().map_or(0, Vec::len)
-        };
-        self.kept += entries.iter().map(of).sum::<usize>();
-        if self.kept > MAX_KEPT {
-            (self.tables, self.logs) = Default::default();
-            self.unclear("it holds too many pins to be looked at");
+        self.kept = kept;
+        if let Some(why) = wrong {
+            (self.tables, self.logs, self.kept) = Default::default();
+            self.unclear(why);
+            return;
         }
         match named {
             Named::Table(number) => {
-                self.lengths.insert(number, bytes.len() as u64);
                 // One that is left over may be anything.
                 if read.is_ok() {
                     self.tables.insert(number, entries);
@@ -246,7 +280,12 @@ mod tests {
         for (key, value) in writes {
             batch.push(u8::from(value.is_some()));
             for text in std::iter::once(*key).chain(*value) {
-                batch.push(text.len() as u8);
+                let mut length = text.len();
+                while length > 0x7f {
+                    batch.push(length as u8 | 0x80);
+                    length >>= 7;
+                }
+                batch.push(length as u8);
                 batch.extend(text);
             }
         }
@@ -299,5 +338,30 @@ mod tests {
         }
         let cut = log(7, &[(b"/pins/pin/9", Some(b"no pin"))]);
         assert!(read(&[all[0], ("000005.log", &cut), all[3], all[4]]).expect_err("no pin").contains("pin"));
+    }
+
+    #[test]
+    fn an_index_with_too_much_in_it_is_not_looked_at_and_takes_no_more_memory_than_it_may() {
+        let pin = pin_of(&name_of(codec::RAW, b"a"), 0);
+        let keys: Vec<Vec<u8>> = (0..9).map(|n| format!("/pins/pin/{n}").into_bytes()).collect();
+        let pins: Vec<(&[u8], Option<&[u8]>)> = keys.iter().map(|key| (&**key, Some(&*pin))).collect();
+        let long = [PINS, &[b'x'; MAX_KEY][..]].concat();
+        let each = ENTRY + keys[0].len() + pin.len();
+        let read = |most: usize, log: &[u8]| {
+            let mut reader = IndexReader::within(most);
+            reader.file(b"CURRENT", b"MANIFEST-000001\n");
+            reader.file(b"MANIFEST-000001", &record(&[2, 2]));
+            reader.file(b"000002.log", log);
+            assert!(reader.kept <= most, "{} of {most}", reader.kept);
+            reader.finish()
+        };
+        let room = ENTRY + 9 * each;
+        assert_eq!(read(room, &log(1, &pins)).expect("there is room").recursive.len(), 1);
+        assert_eq!(read(room - 1, &log(1, &pins)), Err(TOO_MANY.to_owned()));
+        // One that is written again takes no more.
+        let again: Vec<_> = pins.iter().chain(&pins).copied().collect();
+        assert!(read(room, &log(1, &again)).is_ok());
+        let why = read(MAX_KEPT, &log(1, &[(&long, Some(&pin))])).expect_err("no pin has such a key");
+        assert!(why.contains("too long"), "{why}");
     }
 }

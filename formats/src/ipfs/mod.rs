@@ -21,7 +21,7 @@ pub use car::{CarReader, Section, WrongCar, header, section_head};
 pub use check::IpfsCheck;
 pub use cid::Version;
 pub use dag_pb::{Directory, Node, node};
-pub use folder::{block_at, block_file};
+pub use folder::{Sharding, block_at, block_file};
 pub use index::{IndexReader, MAX_INDEX_FILE, Pinned};
 pub use links::{Unreadable, links};
 pub use trail::{Next, Trail};

@@ -74,7 +74,8 @@ fn whole(table: &[u8]) -> Result<(), String> {
 /// A table without its end, and where in it the blocks with its entries lie: offset and length.
 pub(super) type Blocks<'a> = (&'a [u8], Vec<(usize, usize)>);
 
-/// Where a table of LevelDB has its entries.
+/// Where a table of LevelDB has its entries: each block once, one behind the other. An index that lists one twice
+/// would have it read as often as it likes.
 pub(super) fn data_blocks(table: &[u8]) -> Result<Blocks<'_>, String> {
     let blocks_end = table.len().checked_sub(FOOTER).ok_or("it is shorter than the end of a table")?;
     let (body, footer) = table.split_at(blocks_end);
@@ -83,7 +84,15 @@ pub(super) fn data_blocks(table: &[u8]) -> Result<Blocks<'_>, String> {
     }
     let mut rest = footer;
     let (_, index) = handle(&mut rest).zip(handle(&mut rest)).ok_or("its end names no index")?;
-    Ok((body, handles(body, index, "index")?))
+    let places = handles(body, index, "index")?;
+    let mut next = Some(0);
+    for (at, length) in &places {
+        if Some(*at) != next {
+            return Err(format!("its index does not go on at byte {at}"));
+        }
+        next = at.checked_add(*length).and_then(|end| end.checked_add(TRAILER));
+    }
+    Ok((body, places))
 }
 
 /// A block's bytes as they are packed, and how they are.

@@ -159,6 +159,45 @@ mod tests {
         assert!(count(&log[..log.len() - 1]).expect("cut off") < whole);
     }
 
+    #[test]
+    fn an_index_that_lists_a_block_twice_is_refused() {
+        let table = file("000005.ldb");
+        let (body, places) = data_blocks(&table).expect("a table");
+        let number = |mut number: usize| {
+            let mut bytes = Vec::new();
+            while number > 0x7f {
+                bytes.push(number as u8 | 0x80);
+                number >>= 7;
+            }
+            bytes.push(number as u8);
+            bytes
+        };
+        let handle = |(at, length): (usize, usize)| [number(at), number(length)].concat();
+        let listing = |places: &[(usize, usize)]| {
+            let mut index = Vec::new();
+            for place in places {
+                let value = handle(*place);
+                index.extend([&[0, 0, value.len() as u8][..], &value].concat());
+            }
+            index.extend([0; 4]);
+            let at = (body.len(), index.len());
+            index.push(0);
+            let sum = super::super::masked(&index).to_le_bytes();
+            let mut footer = [handle((0, 0)), handle(at)].concat();
+            footer.resize(40, 0);
+            [body, &index, &sum, &footer, &table[table.len() - 8..]].concat()
+        };
+        let count = |table: &[u8]| {
+            let mut count = 0;
+            table_writes(table, |_| count += 1).map(|()| count)
+        };
+        assert_eq!(count(&listing(&places)), count(&table));
+        for wrong in [vec![places[0]; 1000], places[1..].to_vec()] {
+            let why = count(&listing(&wrong)).expect_err("not one behind the other");
+            assert!(why.contains("does not go on"), "{why}");
+        }
+    }
+
     proptest! {
         #[test]
         fn no_bytes_make_it_fail(bytes: Vec<u8>) {

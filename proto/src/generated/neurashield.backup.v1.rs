@@ -438,6 +438,9 @@ pub struct StartArchive {
     /// a dump, a folder or a stream in a file, which is read instead of the source's server
     #[prost(string, tag = "9")]
     pub import: ::prost::alloc::string::String,
+    /// of what a restore replaces: content that is damaged already is told, and does not
+    #[prost(bool, tag = "10")]
+    pub before_restore: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListBlobsRequest {

@@ -137,6 +137,7 @@ impl Bench {
             today: self.today,
             read_start: self.read_start,
             threads: None,
+            is_before_restore: false,
         }
     }
 

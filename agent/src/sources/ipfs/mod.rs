@@ -112,7 +112,8 @@ impl Shared {
 
     fn ended(&mut self, mut walk: Walk) {
         for told in std::mem::take(&mut walk.told) {
-            self.problem(&format!("blocks/{}", told.cid), ProblemKind::Unreadable, told.cause);
+            let kind = if told.is_damage { ProblemKind::Damaged } else { ProblemKind::Unreadable };
+            self.problem(&format!("blocks/{}", told.cid), kind, told.cause);
         }
         if walk.untold() > 0 {
             let cause = format!("{} more blocks are missing or false", walk.untold());

@@ -14,6 +14,7 @@ use repository::archive::path::EntryPath;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use tokio_util::sync::CancellationToken;
 
+use super::spec::Flat;
 use crate::sources::blockchain::HeldFolder;
 use crate::sources::blockchain::hold::{Hold, link, names};
 use crate::sources::blockchain::look::is_folder;
@@ -76,29 +77,11 @@ impl Shards {
         Ok(())
     }
 
-    /// What is to be told of pins whose first block is not there, by how Kubo shards its blocks unless it is told
-    /// otherwise; where it is sharded in another way, nothing.
-    pub(super) fn lacking(&self, pinned: &Pinned) -> Vec<Problem> {
-        let Ok(above) = self.hold.handle() else { return Vec::new() };
-        let usual = self.linked.keys().all(|name| name.to_bytes().len() == 2);
-        let lacks = |cid: &Cid| {
-            let (folder, file) = block_file(cid);
-            let at = CString::new(folder).ok().and_then(|folder| self.linked.get(&folder));
-            let stat = at.map(|at| format!("{}/{file}", at.to_string_lossy()));
-            stat.is_none_or(|path| rustix::fs::statat(&above, path, AtFlags::SYMLINK_NOFOLLOW).is_err())
-        };
-        if !usual || self.linked.is_empty() {
-            return Vec::new();
-        }
-        let mut lacking: Vec<&Cid> =
-            pinned.roots().filter(|cid| held_by_name(cid).is_none()).filter(|cid| lacks(cid)).collect();
-        lacking.dedup();
-        let more = lacking.len().saturating_sub(MOST_TOLD);
-        let tell = |cause| Problem { path: self.path.clone(), kind: ProblemKind::Unreadable, cause };
-        let each = lacking.iter().take(MOST_TOLD);
-        let each = each.map(|cid| tell(format!("the node does not have the block {cid}, which it keeps")));
-        let more = (more > 0).then(|| tell(format!("{more} more blocks that it keeps are not there")));
-        each.chain(more).collect()
+    /// True if this block is linked. What cannot be looked at is not.
+    pub(super) fn has(&self, folder: &str, file: &str) -> bool {
+        let at = CString::new(folder).ok().and_then(|folder| self.linked.get(&folder));
+        let path = at.map(|at| format!("{}/{file}", at.to_string_lossy()));
+        self.hold.handle().is_ok_and(|above| path.is_some_and(|path| is_there(&above, &path)))
     }
 
     /// Where the files of each folder are to be read from, for as long as the hold is there.
@@ -110,6 +93,37 @@ impl Shards {
         });
         Ok((self.hold, held.collect()))
     }
+}
+
+/// What is to be told of pins whose first block is not there, as `has` says of its folder and its file.
+pub(super) fn lacking(pinned: &Pinned, flat: &Flat, has: impl Fn(&str, &str) -> bool) -> Vec<Problem> {
+    let tell = |kind, cause| Problem { path: flat.path.clone(), kind, cause };
+    let Some(sharding) = flat.sharding else {
+        let cause =
+            "in which folder which block lies is not known here, so it was not looked whether what it keeps \
+                     is there"
+                .to_owned();
+        return vec![tell(ProblemKind::Unreadable, cause)];
+    };
+    let lacks = |cid: &Cid| {
+        let (folder, file) = block_file(cid, sharding);
+        !has(&folder, &file)
+    };
+    let mut lacking: Vec<&Cid> =
+        pinned.roots().filter(|cid| held_by_name(cid).is_none()).filter(|cid| lacks(cid)).collect();
+    lacking.sort_unstable();
+    lacking.dedup();
+    let more = lacking.len().saturating_sub(MOST_TOLD);
+    let tell = |cause| tell(ProblemKind::Damaged, cause);
+    let each = lacking.iter().take(MOST_TOLD);
+    let each = each.map(|cid| tell(format!("the node does not have the block {cid}, which it keeps")));
+    let more = (more > 0).then(|| tell(format!("{more} more blocks that it keeps are not there")));
+    each.chain(more).collect()
+}
+
+/// True if there is a file at this path below the folder.
+pub(super) fn is_there(folder: &OwnedFd, path: &str) -> bool {
+    rustix::fs::statat(folder, path, AtFlags::SYMLINK_NOFOLLOW).is_ok()
 }
 
 fn is_block(name: &CStr) -> bool {

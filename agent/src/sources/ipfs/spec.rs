@@ -1,82 +1,114 @@
 //! `datastore_spec` of a repository: which of its folders hold what.
 //!
-//! Must stay true: what lies outside of the folder, or is of an engine that is not known here, is told.
+//! Must stay true: a part that lies outside of the folder, or is of an engine that is not known here, makes the
+//! backup incomplete: whether it is in it, and of one moment, cannot be said.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 
+use formats::ipfs::Sharding;
 use repository::archive::path::EntryPath;
 use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
 use serde_json::Value;
 
 use crate::sources::{Problem, ProblemKind};
 
 /// A longer one is none.
 const MAX: u64 = 64 << 10;
-/// Engines whose folders can be held, and blocks as files.
-const KNOWN: [&str; 3] = ["levelds", "pebbleds", "flatfs"];
+const NAME: &str = "datastore_spec";
 
 /// Where a repository keeps its blocks, and what cannot be had.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Spec {
-    /// The folder in which each block is a file.
-    pub(super) blocks: EntryPath,
+    /// The folder in which each block is a file; none: its blocks are in a store.
+    pub(super) blocks: Option<Flat>,
+    /// The folders that are stores of LevelDB or Pebble.
+    pub(super) stores: Vec<EntryPath>,
     outside: Vec<String>,
     unknown: Vec<String>,
     is_there: bool,
 }
 
+/// A folder of flatfs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Flat {
+    pub(super) path: EntryPath,
+    /// None: it is not known here.
+    pub(super) sharding: Option<Sharding>,
+}
+
 impl Spec {
-    pub(super) fn of(folder: &OwnedFd) -> io::Result<Self> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let text = match rustix::fs::openat(folder, c"datastore_spec", flags, Mode::empty()) {
-            Err(Errno::NOENT) => None,
-            opened => {
-                let mut text = Vec::new();
-                File::from(opened?).take(MAX).read_to_end(&mut text)?;
-                Some(text)
-            }
+    pub(super) fn of(folder: &OwnedFd) -> Self {
+        let read = || -> io::Result<Vec<u8>> {
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let file = rustix::fs::openat(folder, NAME, flags, Mode::empty())?;
+            let mut text = Vec::new();
+            File::from(file).take(MAX).read_to_end(&mut text)?;
+            Ok(text)
         };
-        Ok(Self::read(text.as_deref()))
+        Self::read(read().ok().as_deref())
     }
 
     fn read(text: Option<&[u8]>) -> Self {
-        let usual = EntryPath::new(b"blocks").expect("it is a path");
-        let mut spec = Self { blocks: usual, outside: Vec::new(), unknown: Vec::new(), is_there: false };
-        let Some(Ok(value)) = text.map(serde_json::from_slice::<Value>) else { return spec };
-        spec.is_there = true;
+        let (outside, unknown) = (Vec::new(), Vec::new());
+        let Some(Ok(value)) = text.map(serde_json::from_slice::<Value>) else {
+            let usual = Flat { path: path("blocks"), sharding: Some(Sharding::USUAL) };
+            let stores = vec![path("datastore")];
+            return Self { blocks: Some(usual), stores, outside, unknown, is_there: false };
+        };
+        let mut spec = Self { blocks: None, stores: Vec::new(), outside, unknown, is_there: true };
         let mut left = vec![&value];
         while let Some(value) = left.pop() {
+            let below = left.len();
             left.extend(value.get("child"));
             left.extend(value.get("mounts").and_then(Value::as_array).into_iter().flatten());
-            let text = |name| value.get(name).and_then(Value::as_str);
-            let (Some(path), Some(kind)) = (text("path"), text("type")) else { continue };
-            if !KNOWN.contains(&kind) {
-                spec.unknown.push(kind.to_owned());
-            }
-            match EntryPath::new(path.as_bytes()) {
-                Ok(path) if kind == "flatfs" => spec.blocks = path,
-                Ok(_) => {}
-                Err(_) => spec.outside.push(path.to_owned()),
+            if left.len() == below {
+                spec.leaf(value);
             }
         }
         spec
     }
 
+    /// A part that has none below it.
+    fn leaf(&mut self, value: &Value) {
+        let text = |name| value.get(name).and_then(Value::as_str);
+        let (Some(kind), Some(at)) = (text("type"), text("path")) else {
+            self.unknown.push(text("type").unwrap_or("an engine that it does not name").to_owned());
+            return;
+        };
+        let Ok(path) = EntryPath::new(at.as_bytes()) else {
+            self.outside.push(at.to_owned());
+            return;
+        };
+        match kind {
+            "flatfs" if self.blocks.is_none() => {
+                let sharding = text("shardFunc").map_or(Some(Sharding::USUAL), Sharding::read);
+                self.blocks = Some(Flat { path, sharding });
+            }
+            "levelds" | "pebbleds" => self.stores.push(path),
+            "flatfs" => self.unknown.push("a second flatfs".to_owned()),
+            _ => self.unknown.push(kind.to_owned()),
+        }
+    }
+
+    /// True if all of the repository is in the folder, in ways that are known here.
+    pub(super) fn is_known(&self) -> bool {
+        self.outside.is_empty() && self.unknown.is_empty()
+    }
+
     pub(super) fn told(&self) -> Vec<Problem> {
-        let path = EntryPath::new(b"datastore_spec").expect("it is a path");
-        let tell = |kind, cause| Problem { path: path.clone(), kind, cause };
-        let outside = self.outside.iter().map(|path| {
-            let cause = format!("the node keeps a part of it in {path}, which is not in this folder");
+        let tell = |kind, cause| Problem { path: path(NAME), kind, cause };
+        let outside = self.outside.iter().map(|at| {
+            let cause = format!("the node keeps a part of it in {at:?}, which is not in this folder");
             tell(ProblemKind::Unreadable, cause)
         });
         let unknown = self.unknown.iter().map(|kind| {
             let cause = format!(
-                "the node keeps a part of it by {kind}, which is read as it is: stop the node for it"
+                "the node keeps a part of it by {kind:?}, which is not known here: it cannot be said that it is in \
+                 the backup; back up what the node keeps by its RPC (`rpc`)"
             );
-            tell(ProblemKind::Suspect, cause)
+            tell(ProblemKind::Unreadable, cause)
         });
         let none = (!self.is_there).then(|| {
             let cause = "it is missing or cannot be read: no node opens this folder".to_owned();
@@ -84,6 +116,10 @@ impl Spec {
         });
         outside.chain(unknown).chain(none).collect()
     }
+}
+
+fn path(path: &str) -> EntryPath {
+    EntryPath::new(path.as_bytes()).expect("it is a path")
 }
 
 #[cfg(test)]
@@ -94,15 +130,24 @@ mod tests {
     fn what_lies_elsewhere_or_is_of_another_engine_is_told() {
         let usual = r#"{"mounts":[{"mountpoint":"/blocks","path":"blocks","shardFunc":"/repo/flatfs/shard/v1/next-to-last/2","type":"flatfs"},{"mountpoint":"/","path":"datastore","type":"levelds"}],"type":"mount"}"#;
         let spec = Spec::read(Some(usual.as_bytes()));
-        assert_eq!((spec.blocks.to_string().as_str(), spec.told().len()), ("blocks", 0));
-        let other = r#"{"type":"mount","mounts":[{"child":{"path":"b","type":"flatfs"},"type":"measure"},{"path":"/elsewhere","type":"levelds"},{"path":"badger","type":"badgerds"}]}"#;
+        assert_eq!((spec.told().len(), spec.is_known()), (0, true));
+        assert_eq!(Spec { is_there: true, ..Spec::read(None) }, spec);
+        let other = r#"{"type":"mount","mounts":[{"child":{"path":"b","type":"flatfs","shardFunc":"odd"},"type":"measure"},{"path":"/elsewhere","type":"levelds"},{"path":"badger","type":"badgerds"},{"type":"s3ds","bucket":"x"},{"path":"c","type":"flatfs"}]}"#;
         let spec = Spec::read(Some(other.as_bytes()));
-        assert_eq!(spec.blocks.to_string(), "b");
-        let told = format!("{:?}", spec.told());
-        assert!(
-            told.contains("in /elsewhere") && told.contains("badgerds") && told.contains("Unreadable"),
-            "{told}"
-        );
+        let flat = spec.blocks.clone().expect("one of the two");
+        assert!(spec.stores.is_empty() && !spec.is_known(), "{spec:?}");
+        let told = spec.told();
+        assert!(told.iter().all(|problem| problem.kind == ProblemKind::Unreadable), "{told:?}");
+        let told = format!("{told:?}");
+        for what in ["/elsewhere", "badgerds", "s3ds", "a second flatfs"] {
+            assert!(told.contains(what), "{what}: {told}");
+        }
+        assert!(flat.path == path("c") || flat.sharding.is_none(), "{flat:?}");
+        // A part that says nothing of itself is no less unknown.
+        for nothing in ["{}", r#"{"type":"mount"}"#, r#"{"type":"mount","mounts":[]}"#, r#"{"path":"x"}"#] {
+            let spec = Spec::read(Some(nothing.as_bytes()));
+            assert!(!spec.is_known() && spec.told().len() == 1, "{nothing}: {spec:?}");
+        }
         assert_eq!(Spec::read(None).told().len(), 1);
         assert_eq!(Spec::read(Some(b"[")).told().len(), 1);
     }

@@ -18,9 +18,10 @@ use formats::ipfs::{IndexReader, MAX_INDEX_FILE, Pinned};
 use repository::archive::path::EntryPath;
 use repository::backup::manifest::{Consistency, Quiesce, QuiescedBy};
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
 
-use super::shards::Shards;
+use super::shards::{Shards, is_there, lacking};
 use super::spec::Spec;
 use crate::sources::blockchain::hold::{Hold, names};
 use crate::sources::blockchain::ladder::{Climbed, Ladder};
@@ -112,81 +113,122 @@ struct Repository<'a> {
     cancel: &'a CancellationToken,
 }
 
+/// The blocks of a repository.
+enum Blocks {
+    /// They are in a store.
+    InStore,
+    Linked(Shards),
+    /// They are there and cannot be linked.
+    Live(OwnedFd),
+    /// They are not there.
+    Lost,
+}
+
 impl Repository<'_> {
     fn keep(&self) -> io::Result<Kept> {
         let mut kept = Kept::default();
-        let spec = Spec::of(self.folder)?;
-        kept.told.extend(spec.told());
-        let stores = self.stores()?;
-        if stores.is_empty() {
-            kept.suspect(
-                EntryPath::root(),
-                "it has no index of a kind that can be held (LevelDB or Pebble), so it is read as it is: stop the \
-                 node for its backup, by hooks",
-            );
+        if !self.is_repository() {
+            kept.suspect(EntryPath::root(), "it is no repository of an IPFS node: it is read as it is");
             return Ok(kept);
         }
+        let spec = Spec::of(self.folder);
+        kept.told.extend(spec.told());
+        let stores = self.stores(&spec, &mut kept)?;
         let mut looked = Looked::default();
         looked.parts.extend(stores.iter().map(|store| (store.clone(), Part::Store)));
         let index =
             || Ladder { folder: self.folder, looked: &looked, way: self.way, cancel: self.cancel }.climb();
-        let blocks = match open(self.folder, &spec.blocks) {
-            Ok(blocks) => blocks,
-            // Its blocks are in a store, too.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                kept.take(index());
-                return Ok(kept);
-            }
-            Err(error) => return Err(error),
-        };
-        let mut shards = match Shards::link(self.folder, &spec.blocks, blocks, self.cancel) {
-            Ok(shards) => shards,
-            Err(error) => {
-                kept.take(index());
-                kept.quiesce = None;
-                let why = format!(
-                    "its blocks cannot be linked, so garbage collection may take some meanwhile: {error}"
-                );
-                kept.suspect(spec.blocks.clone(), &why);
-                return Ok(kept);
-            }
-        };
-        let (mut climbed, mut why) = (Climbed::default(), String::new());
+        let mut blocks = self.blocks(&spec, &mut kept);
+        // What is not of the whole repository is of no moment.
+        let mut is_whole = spec.is_known() && spec.stores.iter().all(|store| stores.contains(store));
+        is_whole &= !stores.is_empty() && matches!(blocks, Blocks::InStore | Blocks::Linked(_));
+        let mut climbed = Climbed::default();
+        let mut first = Err(String::new());
+        let mut why = None;
         for _ in 0..ATTEMPTS {
             climbed = index();
-            shards.link_new(self.cancel)?;
-            if climbed.quiesce.is_none() {
+            if let Blocks::Linked(shards) = &mut blocks {
+                shards.link_new(self.cancel)?;
+            }
+            is_whole &= climbed.quiesce.is_some();
+            first = self.pinned(&climbed, &spec);
+            // What is in a store is of the index's own moment.
+            if !is_whole || matches!(blocks, Blocks::InStore) {
                 break;
             }
-            match self.pinned(&climbed, &stores) {
+            match &first {
                 Err(error) => {
-                    why = format!("its pins cannot be looked at ({error})");
+                    why = Some(format!("its pins cannot be looked at ({error})"));
                     break;
                 }
-                Ok(first) => match self.pinned(&index(), &stores) {
+                Ok(first) => match self.pinned(&index(), &spec) {
                     Ok(second) if first.is_kept_by(&second) => {
-                        kept.told.extend(shards.lacking(&first));
-                        kept.take(climbed);
-                        kept.with(shards)?;
-                        return Ok(kept);
+                        why = None;
+                        break;
                     }
-                    Ok(_) => "pins or files of it were taken away meanwhile".clone_into(&mut why),
-                    Err(error) => why = format!("its pins cannot be looked at again ({error})"),
+                    Ok(_) => why = Some("pins or files of it were taken away meanwhile".to_owned()),
+                    Err(error) => why = Some(format!("its pins cannot be looked at again ({error})")),
                 },
             }
         }
         kept.take(climbed);
-        kept.quiesce = None;
-        kept.with(shards)?;
-        if !why.is_empty() {
-            let why = format!("{why}, so it is not known whether garbage collection took some of its blocks");
-            kept.suspect(spec.blocks.clone(), &why);
+        if !is_whole || why.is_some() {
+            kept.quiesce = None;
+        }
+        let Some(flat) = &spec.blocks else { return Ok(kept) };
+        let unread = || first.as_ref().err().map(|error| format!("its pins cannot be looked at ({error})"));
+        if let Some(why) = why.or_else(unread) {
+            let why = format!("{why}, so it is not known whether some of the blocks that it keeps are gone");
+            kept.suspect(flat.path.clone(), &why);
+        }
+        if let Ok(pinned) = &first {
+            kept.told.extend(match &blocks {
+                Blocks::Linked(shards) => lacking(pinned, flat, |folder, file| shards.has(folder, file)),
+                Blocks::Live(live) => {
+                    lacking(pinned, flat, |folder, file| is_there(live, &format!("{folder}/{file}")))
+                }
+                Blocks::Lost | Blocks::InStore => lacking(pinned, flat, |_, _| false),
+            });
+        }
+        if let Blocks::Linked(shards) = blocks {
+            kept.with(shards)?;
         }
         Ok(kept)
     }
 
-    /// The folders in it that are stores.
-    fn stores(&self) -> io::Result<Vec<EntryPath>> {
+    /// True if something of a node's is in it: else a node has never been here, and there is nothing to claim.
+    fn is_repository(&self) -> bool {
+        ["datastore_spec", "version", "config", INDEX, "blocks"]
+            .iter()
+            .any(|name| is_there(self.folder, name))
+    }
+
+    /// Links the blocks, or tells why not.
+    fn blocks(&self, spec: &Spec, kept: &mut Kept) -> Blocks {
+        let Some(flat) = &spec.blocks else { return Blocks::InStore };
+        let live = match open(self.folder, &flat.path) {
+            Ok(live) => live,
+            Err(error) => {
+                kept.lacks(&flat.path, "the folder of its blocks", &error);
+                return Blocks::Lost;
+            }
+        };
+        let linked =
+            live.try_clone().and_then(|live| Shards::link(self.folder, &flat.path, live, self.cancel));
+        linked.map_or_else(
+            |error| {
+                let why = format!(
+                    "its blocks cannot be linked, so garbage collection may take some meanwhile: {error}"
+                );
+                kept.suspect(flat.path.clone(), &why);
+                Blocks::Live(live)
+            },
+            Blocks::Linked,
+        )
+    }
+
+    /// The folders in it that are stores; of one that should be there it is told if it is not.
+    fn stores(&self, spec: &Spec, kept: &mut Kept) -> io::Result<Vec<EntryPath>> {
         let mut stores = Vec::new();
         for name in names(self.folder.as_fd())? {
             let Ok(path) = EntryPath::root().join(name.to_bytes()) else { continue };
@@ -194,19 +236,29 @@ impl Repository<'_> {
                 stores.push(path);
             }
         }
+        for path in spec.stores.iter().filter(|path| !stores.contains(path)).cloned().collect::<Vec<_>>() {
+            match open(self.folder, &path) {
+                Err(error) => kept.lacks(&path, "its index", &error),
+                Ok(store) if is_store(&store)? => stores.push(path),
+                Ok(_) => {
+                    let cause = "it is the node's index and no store of LevelDB or Pebble: no node opens it";
+                    kept.tell(path, ProblemKind::Damaged, cause.to_owned());
+                }
+            }
+        }
         Ok(stores)
     }
 
     /// What the index that is held keeps.
-    fn pinned(&self, climbed: &Climbed, stores: &[EntryPath]) -> Result<Pinned, String> {
-        match stores {
-            [store] if store.as_bytes() == INDEX.as_bytes() => {}
+    fn pinned(&self, climbed: &Climbed, spec: &Spec) -> Result<Pinned, String> {
+        let store = match spec.stores.as_slice() {
+            [store] if store.as_bytes() == INDEX.as_bytes() => store,
             _ => return Err("they are not where Kubo keeps them".to_owned()),
-        }
+        };
         if self.cancel.is_cancelled() {
             return Err("it was cancelled".to_owned());
         }
-        let held = climbed.held.get(&stores[0]).ok_or("the index is not held")?;
+        let held = climbed.held.get(store).ok_or("the index is not held")?;
         let read = || -> io::Result<IndexReader> {
             let folder = held.open()?;
             let (mut reader, mut total) = (IndexReader::default(), 0);
@@ -230,8 +282,29 @@ impl Repository<'_> {
 }
 
 impl Kept {
+    fn tell(&mut self, path: EntryPath, kind: ProblemKind, cause: String) {
+        self.told.push(Problem { path, kind, cause });
+    }
+
     fn suspect(&mut self, path: EntryPath, cause: &str) {
-        self.told.push(Problem { path, kind: ProblemKind::Suspect, cause: cause.to_owned() });
+        self.tell(path, ProblemKind::Suspect, cause.to_owned());
+    }
+
+    /// A folder that the repository needs cannot be opened.
+    fn lacks(&mut self, path: &EntryPath, what: &str, error: &io::Error) {
+        let (kind, cause) = match Errno::from_io_error(error) {
+            Some(Errno::NOENT) => (ProblemKind::Damaged, format!("{what} is not there")),
+            // Where a link leads to may be anywhere.
+            Some(Errno::NOTDIR | Errno::LOOP) => {
+                let cause = format!(
+                    "{what} is a link or a file, and what it leads to is not in the backup: put the folder itself \
+                     there (a bind mount will do), or back up by the RPC (`rpc`)"
+                );
+                (ProblemKind::Unreadable, cause)
+            }
+            _ => (ProblemKind::Unreadable, format!("{what} cannot be read: {error}")),
+        };
+        self.tell(path.clone(), kind, cause);
     }
 
     fn take(&mut self, climbed: Climbed) {

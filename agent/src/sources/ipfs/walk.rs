@@ -50,6 +50,8 @@ pub(super) enum State {
 pub(super) struct Told {
     pub(super) cid: Cid,
     pub(super) cause: String,
+    /// It is damaged or missing at the node itself, as far as the node can be believed.
+    pub(super) is_damage: bool,
 }
 
 /// What came of a walk.
@@ -157,7 +159,7 @@ impl<B: Blocks> Walk<B> {
         }
         let block = key(&self.secret, cid);
         let Some(state) = self.blocks.get(&block).copied() else {
-            self.lost(cid, "the node does not have this block");
+            self.lost(cid, "the node does not have this block", true);
             return Ok(());
         };
         // How it links, where that is known.
@@ -204,14 +206,14 @@ impl<B: Blocks> Walk<B> {
             Ok(bytes) => bytes,
             Err(trouble) if trouble.is_of_each() => return Err(trouble),
             Err(trouble) => {
-                self.lost(cid, &format!("the node does not give this block: {trouble}"));
+                self.lost(cid, &format!("the node does not give this block: {trouble}"), false);
                 return Ok(None);
             }
         };
         match verify(cid, &bytes) {
             Verdict::Right => Ok(Some(bytes)),
             Verdict::Wrong => {
-                self.lost(cid, "the node gives bytes for this block that are not what its name says");
+                self.lost(cid, "the node gives bytes for this block that are not what its name says", true);
                 Ok(None)
             }
             Verdict::Unknown => {
@@ -248,17 +250,21 @@ impl<B: Blocks> Walk<B> {
     }
 
     /// The block is not to be had.
-    fn lost(&mut self, cid: &Cid, cause: &str) {
+    fn lost(&mut self, cid: &Cid, cause: &str, is_damage: bool) {
         if self.tally.wrong < MOST_MISSING {
             self.blocks.insert(key(&self.secret, cid), State::Told);
         }
-        self.tell(cid, cause);
+        self.note(cid, cause, is_damage);
     }
 
     fn tell(&mut self, cid: &Cid, cause: &str) {
+        self.note(cid, cause, false);
+    }
+
+    fn note(&mut self, cid: &Cid, cause: &str, is_damage: bool) {
         self.tally.wrong += 1;
         if self.told.len() < MOST_TOLD {
-            self.told.push(Told { cid: *cid, cause: cause.to_owned() });
+            self.told.push(Told { cid: *cid, cause: cause.to_owned(), is_damage });
         }
     }
 
