@@ -122,7 +122,9 @@ impl Served {
             SourceData::Objects { kubernetes } => {
                 Box::new(ObjectsSource::open(kubernetes, &self.cluster, now)?)
             }
-            SourceData::Environment { env } => Box::new(EnvironmentSource::open(env, &self.engine, now)),
+            SourceData::Environment { env } => {
+                Box::new(EnvironmentSource::open(env, &self.engine, now, &CancellationToken::new()))
+            }
             SourceData::Node { rpc, path } => {
                 Box::new(IpfsSource::open(rpc, path.as_deref(), state, self.file_name(), now)?)
             }
@@ -157,6 +159,9 @@ impl Served {
             (Kind::Ipfs, SourceData::Folder { path }) => {
                 let way = Way { profile: Profile::Auto, rungs: &self.quiesce, state };
                 Ok(Box::new(VolumeSource::open(path, self.rules(state)?, &way, cancel)?))
+            }
+            (_, SourceData::Environment { env }) => {
+                Ok(Box::new(EnvironmentSource::open(env, &self.engine, now, cancel)))
             }
             (Kind::Mongodb, SourceData::Folder { path }) => {
                 Ok(Box::new(FolderSource::open(path, self.rules(state)?)?))

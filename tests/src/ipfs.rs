@@ -53,8 +53,9 @@ impl Node {
     /// What a call answers.
     pub fn call(&self, call: &str, more: &[&str]) -> Vec<u8> {
         let address = format!("http://127.0.0.1:{}/api/v0/{call}", self.port);
+        // It collects garbage among thousands of pins for minutes.
         let output =
-            Command::new("curl").args(["-sS", "-m", "60", "-X", "POST", &address]).args(more).output();
+            Command::new("curl").args(["-sS", "-m", "600", "-X", "POST", &address]).args(more).output();
         let output = output.expect("curl runs");
         assert!(output.status.success(), "{call}: {}", String::from_utf8_lossy(&output.stderr));
         output.stdout

@@ -28,7 +28,8 @@ fn engine(socket: &Path) {
                     r#"[{"Id":"aaaaaaaaaaaaaaaa","Names":["/web"],"Labels":{"app":"shop"},"State":"running"}]"#
                 }
                 "/containers/aaaaaaaaaaaaaaaa/json" => {
-                    r#"{"State":{"Running":true},"Config":{"Env":["MODE=fast and good","PASSWORD=it's hunter2 $x"]}}"#
+                    r#"{"State":{"Running":true},"Config":{"Env":["MODE=fast and good","PASSWORD=it's hunter2 $x",
+                        "TWO=it's\ntwo \"x\" `y` \\z"]}}"#
                 }
                 _ => "{}",
             };
@@ -83,12 +84,16 @@ fn environments_are_files_of_a_backup_and_come_back_with_what_to_do() {
     let own = fs::read_to_string(files.join("agent.env")).expect("it is there");
     assert!(own.contains("SHOP_LEVEL='deep\nand \"wide\"'\n") && !own.contains("NEURASHIELD_"), "{own}");
     // A shell reads what was there.
-    let read = std::process::Command::new("sh")
-        .args(["-c", ". \"$0\"; printf %s \"$PASSWORD\""])
-        .arg(files.join("containers/web.env"))
-        .output()
-        .expect("sh runs");
-    assert_eq!(String::from_utf8_lossy(&read.stdout), "it's hunter2 $x");
+    for (name, value) in [("PASSWORD", "it's hunter2 $x"), ("TWO", "it's\ntwo \"x\" `y` \\z")] {
+        let read = std::process::Command::new("sh")
+            .args(["-c", &format!(". \"$0\"; printf %s \"${name}\"")])
+            .arg(files.join("containers/web.env"))
+            .output()
+            .expect("sh runs");
+        assert_eq!(String::from_utf8_lossy(&read.stdout), value);
+    }
+    // What takes lines as they are is not promised to.
+    assert!(web.contains("`docker run --env-file` takes"), "{web}");
 
     // One that is named and is not there makes the backup incomplete.
     system.reconfigure_agent("kind: configs", &env(", containers: [gone]"));

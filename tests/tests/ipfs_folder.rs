@@ -260,6 +260,15 @@ fn each_damage_is_named(system: &System, node: &Path, all: &Value) {
     assert!(shown.contains("does not have the block") && shown.contains(root.as_str()), "{shown}");
     mended();
     parts_that_lack(system, node, root);
+    // The end of the index, in the midst of its last record.
+    let mut logs = fs::read_dir(node.join("datastore")).expect("listed").flatten().map(|entry| entry.path());
+    let log = logs.find(|path| path.extension().is_some_and(|end| end == "log")).expect("a log");
+    let good = fs::read(&log).expect("it is there");
+    assert!(good.len() > 9, "{}", good.len());
+    fs::write(&log, &good[..good.len() - 1]).expect("written");
+    let shown = told(system.nsctl(&["backup"]).expect(INCOMPLETE));
+    assert!(shown.contains("last record is cut off"), "{shown}");
+    fs::write(&log, &good).expect("written");
     system.nsctl(&["backup"]).expect(0);
     if !is_long() {
         return;
@@ -279,8 +288,8 @@ fn each_damage_is_named(system: &System, node: &Path, all: &Value) {
     let table = index.find(|path| path.extension().is_some_and(|end| end == "ldb")).expect("a table");
     let good = fs::read(&table).expect("it is there");
     fs::write(&table, &good[..good.len() / 2]).expect("written");
-    let shown = told(system.nsctl(&["backup"]).expect(0));
-    assert!(shown.contains("datastore"), "{shown}");
+    let shown = told(system.nsctl(&["backup"]).expect(INCOMPLETE));
+    assert!(shown.contains("datastore") && shown.contains("no pins of it can be read"), "{shown}");
     let shown = told(system.nsctl(&["verify", "--depth", "opened"]).expect(DAMAGED));
     assert!(shown.contains("datastore/"), "{shown}");
     fs::write(&table, &good).expect("written");
@@ -320,6 +329,14 @@ fn parts_that_lack(system: &System, node: &Path, root: &str) {
     let text = fs::read_to_string(&spec).expect("read");
     fs::write(&spec, text.replace("levelds", "badgerds")).expect("written");
     incomplete("badgerds");
+    // In another folder, as the specification may have it.
+    let other = text.replace(r#""path":"blocks""#, r#""path":"flat""#);
+    assert_ne!(other, text);
+    fs::write(&spec, other).expect("written");
+    fs::rename(&blocks, node.join("flat")).expect("moved");
+    system.nsctl(&["backup"]).expect(0);
+    system.nsctl(&["verify", "--depth", "opened"]).expect(0);
+    fs::rename(node.join("flat"), &blocks).expect("moved");
     fs::write(&spec, text).expect("written");
 }
 

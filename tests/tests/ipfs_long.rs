@@ -26,6 +26,25 @@ fn a_backup_that_lacks_a_block_takes_no_good_files_away() {
     assert_eq!(node.pins("recursive"), filled.pins());
 }
 
+/// What it lacks already is no reason not to restore over it.
+#[test]
+fn a_node_that_lacks_a_block_is_mended_by_a_restore() {
+    let node = Node::start();
+    let filled = fill(&node, 10);
+    let system = system(node.port());
+    system.run(&["backup"]);
+    let whole = system.nsctl(&["show", "latest", "-o", "json"]).expect(0).json();
+    let name = whole["name"].as_str().expect("its name");
+    node.call(&format!("block/rm?arg={}&force=true", filled.leaf), &[]);
+    system.nsctl(&["backup"]).expect(3);
+    let restored = system.nsctl(&["restore", "--timestamp", name, "--yes"]).expect(0);
+    let shown = format!("{}{}", restored.out, restored.err);
+    assert!(shown.contains("first what is replaced is backed up"), "{shown}");
+    assert!(!node.call(&format!("block/get?arg={}&offline=true", filled.leaf), &[]).is_empty());
+    assert_eq!(node.pins("recursive"), filled.pins());
+    system.nsctl(&["backup"]).expect(0);
+}
+
 #[test]
 fn files_that_somebody_changes_amid_the_restore_are_put_back_but_for_these() {
     let node = Node::start();

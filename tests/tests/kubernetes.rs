@@ -28,7 +28,10 @@ fn the_chart_is_clean_and_an_api_server_takes_every_object_that_it_can_make() {
   - name: node
     kind: DaemonSet
     hostPaths: [{ host: /var/lib/app, path: /host/app, readOnly: true }]
-    config: { sources: [{ component: models, kind: files, name: app, path: /host/app }] }
+    config:
+      sources:
+        - { component: models, kind: files, name: app, path: /host/app }
+        - { component: configs, kind: configs, name: shop, kubernetes: { namespaces: [shop], pod_env: true } }
     workloads: [shop]
     rights: [{ namespace: shop, rules: [{ apiGroups: [""], resources: [configmaps], verbs: [get, list] }] }]
     egress: [{ ports: [{ port: 27017, protocol: TCP }] }]
@@ -88,6 +91,7 @@ prometheusRule: { enabled: true }
     for (ours, shipped) in [
         ("backup-agent-models-workloads", "neurashield-agent-workloads"),
         ("backup-agent-node-own-pod", "neurashield-agent-own-pod"),
+        ("backup-agent-node-pod-env", "neurashield-agent-pod-env"),
     ] {
         assert_eq!(
             rules_of(&cluster, "Role", ours, &all),

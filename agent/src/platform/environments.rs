@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::PlatformError;
 use super::docker::Docker;
 
-/// More containers are not looked into.
+/// More containers are not looked into, which is told.
 const MOST: usize = 10_000;
 
 /// Which containers.
@@ -36,7 +36,8 @@ impl Environments<'_> {
             self.names.iter().any(|name| container.is_called(name))
                 || (!self.labels.is_empty() && self.labels.iter().all(|label| container.has_label(label)))
         };
-        for container in containers.iter().filter(is_chosen).take(MOST) {
+        let chosen: Vec<_> = containers.iter().filter(is_chosen).collect();
+        for container in chosen.iter().take(MOST) {
             let variables = match docker.inspect(&container.id).await {
                 Ok(inspected) => variables(&inspected).ok_or_else(|| {
                     format!("the Docker Engine does not say what {} was made with", container.name())
@@ -51,12 +52,22 @@ impl Environments<'_> {
         }
         given.sort_by_key(|given| format!("{}.env", given.name));
         given.dedup_by(|one, other| one.name == other.name);
+        given.extend(beyond(&chosen, MOST).map(|cause| Given { name: String::new(), variables: Err(cause) }));
         if given.is_empty() {
             let cause = format!("no container has the labels {}", self.labels.join(", "));
             given.push(Given { name: String::new(), variables: Err(cause) });
         }
         Ok(given)
     }
+}
+
+/// What is to be told of those that are too many.
+fn beyond<T>(chosen: &[T], most: usize) -> Option<String> {
+    let more = chosen.len().checked_sub(most).filter(|more| *more > 0)?;
+    Some(format!(
+        "{more} more containers are chosen and not in it: no more than {most} are looked into; choose fewer by \
+         `container_labels`, in several sources"
+    ))
 }
 
 /// An engine gives null where there are none.
@@ -100,6 +111,13 @@ mod tests {
                     .expect("said");
             }
         });
+    }
+
+    #[test]
+    fn containers_that_are_too_many_are_told() {
+        let chosen: Vec<_> = (0..12).collect();
+        assert_eq!(beyond(&chosen, 12), None);
+        assert!(beyond(&chosen, 10).is_some_and(|why| why.starts_with("2 more containers")));
     }
 
     fn asked(names: &[&str], labels: &[&str], questions: usize) -> Vec<Given> {

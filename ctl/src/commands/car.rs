@@ -15,7 +15,7 @@ use std::path::Path;
 
 use formats::ipfs::{
     BLOCKS, CarReader, Cid, DIRECT, IndexReader, IpfsCheck, Key, MAX_BLOCK, MAX_INDEX_FILE, RECURSIVE,
-    Verdict, block_at, codec, header, key, links, section_head, verify,
+    Verdict, block_at, codec, header, held_by_name, key, linked, section_head, verify,
 };
 use proto::v1;
 use repository::check::{CheckedFile, ContentCheck};
@@ -239,7 +239,7 @@ fn look(tar: impl Read, written: &mut Written) -> io::Result<Known> {
                 known.there.insert(key(&SECRET, &raw));
             }
             if verify(&raw, &block) != Verdict::Wrong {
-                let ways = WAYS.iter().filter_map(|way| links(&Cid::new_v1(*way, *raw.hash()), &block).ok());
+                let ways = WAYS.iter().filter_map(|way| linked(&Cid::new_v1(*way, *raw.hash()), &block).ok());
                 ways.flatten().for_each(|link| known.link(&link));
             }
         } else if let Some(name) = path.strip_prefix(INDEX).filter(|name| IndexReader::wants(name)) {
@@ -260,11 +260,20 @@ fn look(tar: impl Read, written: &mut Written) -> io::Result<Known> {
         written.lacks(finding.to_string());
     }
     if known.has_folder && !known.has_car {
-        match if has_index { index.finish() } else { Err("it has no index".to_owned()) } {
+        match if has_index {
+            index.finish().map_err(|error| error.why)
+        } else {
+            Err("it has no index".to_owned())
+        } {
             Ok(pinned) => {
-                pinned.roots().for_each(|cid| known.link(cid));
+                for cid in pinned.roots() {
+                    known.link(cid);
+                    let within = held_by_name(cid).and_then(|bytes| linked(cid, bytes).ok());
+                    within.into_iter().flatten().for_each(|cid| known.link(&cid));
+                }
                 known.roots.extend(pinned.recursive);
-                let is_there = |cid: &Cid| known.there.contains(&key(&SECRET, cid));
+                let is_there =
+                    |cid: &Cid| held_by_name(cid).is_some() || known.there.contains(&key(&SECRET, cid));
                 let files = pinned.files.filter(is_there);
                 known.roots.extend(files);
             }

@@ -4,10 +4,10 @@ use std::collections::{HashMap, HashSet};
 
 use repository::check::{CheckedFile, ContentCheck, Finding, Severity};
 
-use super::block::{Cid, Key, Verdict, key, reading, verify};
+use super::block::{Cid, Key, Verdict, held_by_name, key, reading, verify};
 use super::car::CarReader;
 use super::folder::FolderCheck;
-use super::links::links;
+use super::links::linked;
 use super::{BLOCKS, DIRECT, RECURSIVE};
 
 /// Blocks that are remembered, to see whether one is missing: 16 bytes for each one.
@@ -96,7 +96,7 @@ impl IpfsCheck {
         let its_key = key(&SECRET, cid);
         self.wanted.remove(&its_key);
         self.seen.insert(its_key);
-        let linked = links(cid, block).unwrap_or_default();
+        let linked = linked(cid, block).unwrap_or_default();
         if is_single {
             let links: Vec<_> =
                 linked.iter().map(|link| (key(&SECRET, link), reading(&SECRET, link))).collect();
@@ -150,8 +150,12 @@ impl ContentCheck for IpfsCheck {
             std::str::from_utf8(name).ok()?.parse::<Cid>().ok()
         };
         if let Some(cid) = below(RECURSIVE) {
-            self.needs(&cid);
-        } else if let Some(block) = below(DIRECT).map(|cid| key(&SECRET, &cid))
+            match held_by_name(&cid) {
+                Some(bytes) => linked(&cid, bytes).unwrap_or_default().iter().for_each(|cid| self.needs(cid)),
+                None => self.needs(&cid),
+            }
+        } else if let Some(block) =
+            below(DIRECT).filter(|cid| held_by_name(cid).is_none()).map(|cid| key(&SECRET, &cid))
             && !self.seen.contains(&block)
         {
             self.wanted.insert(block);

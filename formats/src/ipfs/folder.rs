@@ -13,7 +13,7 @@ use repository::check::{CheckedFile, ContentCheck, Finding, Severity};
 
 use super::block::{Cid, Hash, Key, Verdict, held_by_name, is_followed, is_leaf, key, reading, verify};
 use super::index::{IndexReader, MAX_INDEX_FILE};
-use super::links::links;
+use super::links::linked;
 use super::{MAX_BLOCK, codec};
 use crate::leveldb::LeveldbCheck;
 
@@ -24,7 +24,6 @@ const MOST_LINKS: usize = 256 << 20;
 /// What is told of each kind.
 const MOST_TOLD: usize = 100;
 const SECRET: [u8; 32] = [0; 32];
-const BLOCKS: &[u8] = b"blocks/";
 const INDEX: &[u8] = b"datastore/";
 /// How a block with links may be read.
 const WAYS: [u64; 3] = [codec::DAG_PB, codec::DAG_CBOR, codec::DAG_JSON];
@@ -53,61 +52,20 @@ enum Now {
     Index(Vec<u8>, Option<Vec<u8>>, bool),
 }
 
-/// The hash in the path of a block: `blocks/XX/CIQ….data`.
+/// The hash in the path of a block: `blocks/XX/CIQ….data`, or in another folder, as `datastore_spec` may have it.
 fn named_by(path: &[u8]) -> Option<Hash> {
-    let name = path.strip_prefix(BLOCKS)?.rsplit(|byte| *byte == b'/').next()?.strip_suffix(b".data")?;
+    let mut parts = path.rsplit(|byte| *byte == b'/');
+    let name = parts.next()?.strip_suffix(b".data")?;
+    // The folder of its shard, in that of all.
+    parts.next().zip(parts.next())?;
     let bytes = Base::Base32Upper.decode(std::str::from_utf8(name).ok()?).ok()?;
-    Hash::from_bytes(&bytes).ok()
+    // A name that holds its bytes needs no file.
+    Hash::from_bytes(&bytes).ok().filter(|hash| hash.code() != 0 && hash.digest().len() >= 16)
 }
 
 /// The block at this path of a repository's folder, as raw bytes.
 pub fn block_at(path: &[u8]) -> Option<Cid> {
     named_by(path).map(|hash| Cid::new_v1(codec::RAW, hash))
-}
-
-/// By which characters of its name a block lies in which folder; flatfs fills up with `_`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sharding {
-    /// The first ones.
-    Prefix(usize),
-    /// The last ones.
-    Suffix(usize),
-    /// Those before the last one.
-    NextToLast(usize),
-}
-
-impl Sharding {
-    /// Kubo's own, unless it is told otherwise.
-    pub const USUAL: Self = Self::NextToLast(2);
-
-    /// As `datastore_spec` and `SHARDING` have it: `/repo/flatfs/shard/v1/next-to-last/2`.
-    pub fn read(text: &str) -> Option<Self> {
-        let (kind, count) = text.trim().strip_prefix("/repo/flatfs/shard/v1/")?.split_once('/')?;
-        let count = count.parse().ok().filter(|count| (1..=64).contains(count))?;
-        match kind {
-            "prefix" => Some(Self::Prefix(count)),
-            "suffix" => Some(Self::Suffix(count)),
-            "next-to-last" => Some(Self::NextToLast(count)),
-            _ => None,
-        }
-    }
-
-    fn folder(self, name: &str) -> String {
-        let (Self::Prefix(count) | Self::Suffix(count) | Self::NextToLast(count)) = self;
-        let fill = "_".repeat(count + 1);
-        let (text, at) = match self {
-            Self::Prefix(_) => (format!("{name}{fill}"), 0),
-            Self::Suffix(_) => (format!("{fill}{name}"), name.len() + 1),
-            Self::NextToLast(_) => (format!("{fill}{name}"), name.len()),
-        };
-        text.chars().skip(at).take(count).collect()
-    }
-}
-
-/// The folder and the file of a block.
-pub fn block_file(cid: &Cid, sharding: Sharding) -> (String, String) {
-    let name = Base::Base32Upper.encode(cid.hash().to_bytes());
-    (sharding.folder(&name), format!("{name}.data"))
 }
 
 /// The CIDs of the block with this hash that people look for: as raw bytes, and as `ipfs add` names it.
@@ -230,7 +188,7 @@ impl FolderCheck {
         self.seen.insert(key(&SECRET, &Cid::new_v1(codec::RAW, *hash)));
         for way in WAYS {
             let cid = Cid::new_v1(way, *hash);
-            let Ok(linked) = links(&cid, block) else { continue };
+            let Ok(linked) = linked(&cid, block) else { continue };
             if linked.is_empty() {
                 continue;
             }
@@ -258,7 +216,13 @@ impl FolderCheck {
             return found;
         }
         let pinned = match std::mem::take(&mut self.index).finish() {
-            Ok(pinned) => pinned,
+            Ok(pinned) => {
+                if pinned.is_cut_off {
+                    let what = "the end of its index is cut off: what was pinned last may lack".to_owned();
+                    found.push(told(what));
+                }
+                pinned
+            }
             Err(why) => {
                 let what =
                     format!("it was not checked that no block is missing: its pins cannot be read: {why}");
@@ -309,7 +273,11 @@ impl Walk<'_> {
     }
 
     fn below(&mut self, root: &Cid) {
-        let mut left = vec![*root];
+        // A name that holds its bytes leads on like a block.
+        let mut left = match held_by_name(root) {
+            Some(bytes) => linked(root, bytes).unwrap_or_else(|_| vec![*root]),
+            None => vec![*root],
+        };
         while let Some(cid) = left.pop() {
             let read = reading(&SECRET, &cid);
             if !self.met.insert(read) {
@@ -337,24 +305,12 @@ impl Walk<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipfs::{named, node};
+    use crate::ipfs::{Sharding, block_file, named, node};
 
     #[test]
     fn a_false_block_and_one_that_a_pin_needs_are_named() {
         let leaf = named(codec::RAW, b"one");
         let path = |cid: &Cid| format!("blocks/XX/{}", block_file(cid, Sharding::USUAL).1);
-        let empty: Cid = "QmUNLLsPACCz1vLxQVkXqqLX5R1X345qqfHbsf67hvA3Nn".parse().expect("a CID");
-        let at = ("X3".to_owned(), "CIQFTFEEHEDF6KLBT32BFAGLXEZL4UWFNWM4LFTLMXQBCERZ6CMLX3Y.data".to_owned());
-        assert_eq!(block_file(&empty, Sharding::USUAL), at);
-        for (text, folder) in [("next-to-last/3", "LX3"), ("suffix/2", "3Y"), ("prefix/5", "CIQFT")] {
-            let sharding = Sharding::read(&format!("/repo/flatfs/shard/v1/{text}\n")).expect("it is known");
-            assert_eq!(block_file(&empty, sharding).0, folder);
-        }
-        assert_eq!(Sharding::NextToLast(2).folder("A"), "__");
-        assert_eq!(Sharding::Suffix(2).folder("A"), "_A");
-        for unknown in ["/repo/flatfs/shard/v1/last/2", "/repo/flatfs/shard/v1/prefix/0", "next-to-last/2"] {
-            assert_eq!(Sharding::read(unknown), None, "{unknown}");
-        }
         let mut check = FolderCheck::default();
         let mut give = |path: &str, bytes: &[u8]| {
             let wants = check.file(CheckedFile { path: path.as_bytes(), length: 3, is_proven: false });
@@ -370,6 +326,14 @@ mod tests {
         }
         let long = vec![0; MAX_BLOCK + 7];
         assert_eq!(give(&path(&leaf), &long)[0].severity, Severity::Told);
+        // In another folder, too; what is called otherwise is none.
+        let name = block_file(&leaf, Sharding::USUAL).1;
+        assert!(FolderCheck::is_of(format!("other/XX/{name}").as_bytes()));
+        for none in
+            [format!("XX/{name}"), "blocks/XX/AAAA.data".to_owned(), "blocks/XX/table.data".to_owned()]
+        {
+            assert!(!FolderCheck::is_of(none.as_bytes()), "{none}");
+        }
         // Links are those of the way in which something leads to it.
         let other = named(codec::RAW, b"two");
         let above = node(&[("1", leaf), ("2", other)], &[8, 1]);
@@ -381,6 +345,19 @@ mod tests {
         walk.below(&Cid::new_v1(codec::RAW, *above_cid.hash()));
         assert_eq!(walk.count, 0);
         walk.below(&above_cid);
-        assert_eq!(walk.told("a pin"), [format!("the block {other}, which a pin needs, is not in it")]);
+        let missing = [format!("the block {other}, which a pin needs, is not in it")];
+        assert_eq!(walk.told("a pin"), missing);
+        // A name that holds its bytes leads on, among links and as a pin.
+        let inner = node(&[("2", other)], b"");
+        let identity = Cid::new_v1(codec::DAG_PB, Hash::wrap(0, &inner).expect("short"));
+        let above = node(&[("i", identity)], b"");
+        let above_cid = named(codec::DAG_PB, &above);
+        check.came(above_cid.hash(), &above);
+        for root in [identity, above_cid] {
+            let mut walk =
+                Walk { check: &check, met: HashSet::new(), missing: Vec::new(), count: 0, unknown: 0 };
+            walk.below(&root);
+            assert_eq!((walk.unknown, walk.told("a pin")), (0, missing.to_vec()), "{root}");
+        }
     }
 }

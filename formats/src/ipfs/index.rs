@@ -6,7 +6,7 @@
 //! Must stay true: an entry counts only if the MANIFEST lists its table, or its log is not done with: what a table
 //! holds that is left over may have been removed since. What cannot be followed is said, never guessed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::block::Cid;
 use super::cbor;
@@ -33,6 +33,29 @@ pub struct Pinned {
     pub direct: Vec<Cid>,
     /// The root of the files, once there is one.
     pub files: Option<Cid>,
+    /// The last record of it is cut off, as after a crash or by damage: what was pinned last may lack.
+    pub is_cut_off: bool,
+    /// The number of the write of each of them, sorted. LevelDB gives none twice.
+    written: Vec<u64>,
+}
+
+/// The pins of an index cannot be said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoPins {
+    /// What is in the way.
+    pub why: String,
+    /// It is damaged or not whole; else it is more, or something else, than is looked at here.
+    pub is_damage: bool,
+}
+
+impl std::fmt::Display for NoPins {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        to.write_str(&self.why)
+    }
+}
+
+fn damaged(why: impl Into<String>) -> NoPins {
+    NoPins { why: why.into(), is_damage: true }
 }
 
 /// Reads the files of an index, each as a whole, in any order.
@@ -44,7 +67,9 @@ pub struct IndexReader {
     current: Option<Vec<u8>>,
     kept: usize,
     most: usize,
-    unclear: Option<String>,
+    unclear: Option<NoPins>,
+    /// Logs whose end is cut off.
+    cut: BTreeSet<u64>,
 }
 
 /// What was written, with its number; none: it was removed.
@@ -90,6 +115,7 @@ impl IndexReader {
             kept: 0,
             most,
             unclear: None,
+            cut: BTreeSet::new(),
         }
     }
 
@@ -126,7 +152,11 @@ impl IndexReader {
         };
         let read = match &named {
             Named::Table(_) => leveldb::table_writes(bytes, &mut add),
-            Named::Log(_) => leveldb::log_writes(bytes, &mut add),
+            Named::Log(number) => leveldb::log_writes(bytes, &mut add).map(|is_whole| {
+                if !is_whole {
+                    self.cut.insert(*number);
+                }
+            }),
             Named::Manifest => {
                 let listed = leveldb::listed(bytes);
                 if let Listed::Tables(tables) = &listed {
@@ -156,7 +186,8 @@ impl IndexReader {
             }
             Named::Log(number) => {
                 if let Err(why) = read {
-                    self.unclear(&format!("{}: {why}", String::from_utf8_lossy(name)));
+                    let why = format!("{}: {why}", String::from_utf8_lossy(name));
+                    self.unclear.get_or_insert_with(|| damaged(why));
                 }
                 self.logs.insert(number, entries);
             }
@@ -166,19 +197,39 @@ impl IndexReader {
 
     /// A file that is too long, or was not given.
     pub fn unclear(&mut self, why: &str) {
-        self.unclear.get_or_insert_with(|| why.to_owned());
+        self.unclear.get_or_insert_with(|| NoPins { why: why.to_owned(), is_damage: false });
     }
 
     /// What is to be kept; or why that cannot be said.
-    pub fn finish(mut self) -> Result<Pinned, String> {
+    pub fn finish(mut self) -> Result<Pinned, NoPins> {
         if let Some(why) = self.unclear {
             return Err(why);
         }
-        let current = self.current.ok_or("it is no LevelDB: there is no CURRENT")?;
-        let (listed, first_log) =
-            self.manifests.remove(&current).ok_or("the MANIFEST that CURRENT names is not there")?;
-        let Listed::Tables(tables) = listed else {
-            return Err("its MANIFEST cannot be followed".to_owned());
+        let current = self.current.ok_or_else(|| damaged("it is no LevelDB: there is no CURRENT"))?;
+        let (listed, first_log) = self
+            .manifests
+            .remove(&current)
+            .ok_or_else(|| damaged("the MANIFEST that CURRENT names is not there"))?;
+        let tables = match listed {
+            Listed::Tables(tables) => tables,
+            Listed::CutOff => return Err(damaged("its MANIFEST is cut off or damaged")),
+            Listed::Unknown => {
+                let why = "its MANIFEST is one that cannot be followed here".to_owned();
+                return Err(NoPins { why, is_damage: false });
+            }
+        };
+        let logs = self.logs.split_off(&first_log);
+        // The engine makes a log before it names it.
+        if first_log > 0 && !logs.contains_key(&first_log) {
+            return Err(damaged(format!("its log {first_log:06}, with what was written last, is not there")));
+        }
+        let last = logs.last_key_value().map(|(number, _)| *number);
+        let mut cut = self.cut.range(first_log..).copied();
+        let is_cut_off = match (cut.next(), last) {
+            (None, _) => false,
+            // What was being written when everything stopped is in the last one.
+            (first, last) if first == last => true,
+            (Some(number), _) => return Err(damaged(format!("its log {number:06} is cut off"))),
         };
         let mut all = Entries::new();
         let mut add = |entries: Entries| {
@@ -190,24 +241,29 @@ impl IndexReader {
             }
         };
         for table in tables.keys() {
-            add(self.tables.remove(table).ok_or_else(|| format!("its table {table:06} cannot be read"))?);
+            let unread = || damaged(format!("its table {table:06} is not there or cannot be read"));
+            add(self.tables.remove(table).ok_or_else(unread)?);
         }
-        for (_, entries) in self.logs.into_iter().filter(|(number, _)| *number >= first_log) {
-            add(entries);
-        }
-        let mut pinned = Pinned::default();
-        for (key, value) in all.into_iter().filter_map(|(key, (_, value))| Some((key, value?))) {
+        logs.into_values().for_each(add);
+        let mut pinned = Pinned { is_cut_off, ..Pinned::default() };
+        for (key, (number, value)) in all {
+            let Some(value) = value else { continue };
+            pinned.written.push(number);
             if key == FILES {
-                pinned.files =
-                    Some(Cid::try_from(value.as_slice()).map_err(|_| "its root of the files is none")?);
+                let root = Cid::try_from(value.as_slice());
+                pinned.files = Some(root.map_err(|_| damaged("its root of the files is none"))?);
                 continue;
             }
-            match pin(&value).ok_or("a pin of it cannot be read")? {
+            match pin(&value).ok_or_else(|| damaged("a pin of it cannot be read"))? {
                 (cid, 0) => pinned.recursive.push(cid),
                 (cid, 1) => pinned.direct.push(cid),
-                _ => return Err("a pin of it is of a kind that is not known here".to_owned()),
+                _ => {
+                    let why = "a pin of it is of a kind that is not known here".to_owned();
+                    return Err(NoPins { why, is_damage: false });
+                }
             }
         }
+        pinned.written.sort_unstable();
         for pins in [&mut pinned.recursive, &mut pinned.direct] {
             pins.sort_unstable();
             pins.dedup();
@@ -222,12 +278,10 @@ impl Pinned {
         self.recursive.iter().chain(&self.direct).chain(&self.files)
     }
 
-    /// True if all of it is in `later`, too: then nothing that it needs has become garbage between the two.
+    /// True if all of it is in `later`, too, and was there all the time: then nothing that it needs has become
+    /// garbage between the two. What was removed and put back since has another number.
     pub fn is_kept_by(&self, later: &Self) -> bool {
-        let is_in = |pins: &[Cid], later: &[Cid]| pins.iter().all(|pin| later.binary_search(pin).is_ok());
-        is_in(&self.recursive, &later.recursive)
-            && is_in(&self.direct, &later.direct)
-            && (self.files.is_none() || self.files == later.files)
+        self.written.iter().all(|number| later.written.binary_search(number).is_ok())
     }
 }
 
@@ -254,114 +308,4 @@ fn pin(bytes: &[u8]) -> Option<(Cid, u64)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ipfs::{codec, named as name_of};
-
-    fn pin_of(cid: &Cid, mode: u8) -> Vec<u8> {
-        let mut bytes = vec![0xa4];
-        for (name, value) in [
-            ("cid", [&[0x58, cid.to_bytes().len() as u8][..], &cid.to_bytes()].concat()),
-            ("mode", vec![mode]),
-            ("name", b"\x64mine".to_vec()),
-            ("metadata", b"\xa1\x61a\x82\x01\x02".to_vec()),
-        ] {
-            bytes.push(0x60 | name.len() as u8);
-            bytes.extend(name.as_bytes());
-            bytes.extend(value);
-        }
-        bytes
-    }
-
-    /// A log of goleveldb's: one record in one chunk.
-    fn log(first: u64, writes: &[(&[u8], Option<&[u8]>)]) -> Vec<u8> {
-        let mut batch = first.to_le_bytes().to_vec();
-        batch.extend((writes.len() as u32).to_le_bytes());
-        for (key, value) in writes {
-            batch.push(u8::from(value.is_some()));
-            for text in std::iter::once(*key).chain(*value) {
-                let mut length = text.len();
-                while length > 0x7f {
-                    batch.push(length as u8 | 0x80);
-                    length >>= 7;
-                }
-                batch.push(length as u8);
-                batch.extend(text);
-            }
-        }
-        record(&batch)
-    }
-
-    fn record(payload: &[u8]) -> Vec<u8> {
-        let mut summed = vec![1];
-        summed.extend(payload);
-        let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &summed) as u32;
-        let sum = sum.rotate_right(15).wrapping_add(0xa282_ead8);
-        let length = (payload.len() as u16).to_le_bytes();
-        [&sum.to_le_bytes()[..], &length, &summed].concat()
-    }
-
-    #[test]
-    fn pins_are_those_that_were_not_removed_and_logs_that_are_done_with_do_not_count() {
-        let [a, b, c] = ["a", "b", "c"].map(|name| name_of(codec::RAW, name.as_bytes()));
-        let (one, two) = (pin_of(&a, 0), pin_of(&b, 1));
-        let first = log(1, &[(b"/pins/pin/1", Some(&one)), (b"/pins/pin/2", Some(&two))]);
-        let root = c.to_bytes();
-        let second = log(3, &[(FILES, Some(&root)), (b"/other", Some(b"x"))]);
-        let third = log(5, &[(b"/pins/pin/1", None)]);
-        // The first log that counts is 2.
-        let manifest = record(&[2, 2]);
-        let read = |files: &[(&str, &[u8])]| {
-            let mut reader = IndexReader::default();
-            files.iter().for_each(|(name, bytes)| reader.file(name.as_bytes(), bytes));
-            reader.finish()
-        };
-        let all: [(&str, &[u8]); 5] = [
-            ("000002.log", &first),
-            ("000003.log", &second),
-            ("000004.log", &third),
-            ("CURRENT", b"MANIFEST-000001\n"),
-            ("MANIFEST-000001", &manifest),
-        ];
-        let pinned = read(&all).expect("read");
-        assert_eq!(pinned, Pinned { recursive: vec![], direct: vec![b], files: Some(c) });
-        let before = read(&[all[0], all[1], all[3], all[4]]).expect("read");
-        assert_eq!((before.recursive.as_slice(), before.roots().count()), (&[a][..], 3));
-        assert!(pinned.is_kept_by(&before) && !before.is_kept_by(&pinned));
-        // One that is done with.
-        let old = read(&[("000001.log", &first), all[1], all[3], all[4]]).expect("read");
-        assert_eq!(old, Pinned { files: Some(c), ..Pinned::default() });
-        for lacking in [3, 4] {
-            let mut files = all.to_vec();
-            files.remove(lacking);
-            assert!(read(&files).is_err(), "{lacking}");
-        }
-        let cut = log(7, &[(b"/pins/pin/9", Some(b"no pin"))]);
-        assert!(read(&[all[0], ("000005.log", &cut), all[3], all[4]]).expect_err("no pin").contains("pin"));
-    }
-
-    #[test]
-    fn an_index_with_too_much_in_it_is_not_looked_at_and_takes_no_more_memory_than_it_may() {
-        let pin = pin_of(&name_of(codec::RAW, b"a"), 0);
-        let keys: Vec<Vec<u8>> = (0..9).map(|n| format!("/pins/pin/{n}").into_bytes()).collect();
-        let pins: Vec<(&[u8], Option<&[u8]>)> = keys.iter().map(|key| (&**key, Some(&*pin))).collect();
-        let long = [PINS, &[b'x'; MAX_KEY][..]].concat();
-        let each = ENTRY + keys[0].len() + pin.len();
-        let read = |most: usize, log: &[u8]| {
-            let mut reader = IndexReader::within(most);
-            reader.file(b"CURRENT", b"MANIFEST-000001\n");
-            reader.file(b"MANIFEST-000001", &record(&[2, 2]));
-            reader.file(b"000002.log", log);
-            assert!(reader.kept <= most, "{} of {most}", reader.kept);
-            reader.finish()
-        };
-        let room = ENTRY + 9 * each;
-        assert_eq!(read(room, &log(1, &pins)).expect("there is room").recursive.len(), 1);
-        assert_eq!(read(room - 1, &log(1, &pins)), Err(TOO_MANY.to_owned()));
-        // One that is written again takes no more.
-        let again: Vec<_> = pins.iter().chain(&pins).copied().collect();
-        assert!(read(room, &log(1, &again)).is_ok());
-        let why = read(MAX_KEPT, &log(1, &[(&long, Some(&pin))])).expect_err("no pin has such a key");
-        assert!(why.contains("too long"), "{why}");
-    }
-}
+mod tests;

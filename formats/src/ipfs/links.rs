@@ -28,6 +28,20 @@ pub fn links(cid: &Cid, bytes: &[u8]) -> Result<Vec<Cid>, Unreadable> {
     Ok(links.into_iter().filter(|link| held_by_name(link).is_none() || !is_leaf(link)).collect())
 }
 
+/// As [`links`], but of the blocks that there are: instead of a name that holds its bytes comes what those link to.
+pub fn linked(cid: &Cid, bytes: &[u8]) -> Result<Vec<Cid>, Unreadable> {
+    // A name within a name is shorter than that, so this ends soon.
+    let (mut blocks, mut left) = (Vec::new(), links(cid, bytes)?);
+    left.reverse();
+    while let Some(link) = left.pop() {
+        match held_by_name(&link) {
+            None => blocks.push(link),
+            Some(bytes) => left.extend(links(&link, bytes)?.into_iter().rev()),
+        }
+    }
+    Ok(blocks)
+}
+
 /// Links of DAG-JSON: `{"/": "a CID"}`.
 fn json(bytes: &[u8]) -> Result<Vec<Cid>, Unreadable> {
     let wrong = Unreadable("it is not DAG-JSON");
@@ -70,5 +84,12 @@ mod tests {
         let identity = Cid::new_v1(codec::RAW, Hash::wrap(0, b"tiny").expect("short"));
         let pb = dag_pb::node(&[("i", identity)], b"");
         assert_eq!(links(&named(codec::DAG_PB, &pb), &pb), Ok(vec![]));
+        // But one with links leads to blocks.
+        let inner = dag_pb::node(&[("o", other), ("i", identity)], b"");
+        let identity = Cid::new_v1(codec::DAG_PB, Hash::wrap(0, &inner).expect("short"));
+        let pb = dag_pb::node(&[("x", leaf), ("i", identity), ("y", leaf)], b"");
+        assert_eq!(links(&named(codec::DAG_PB, &pb), &pb), Ok(vec![leaf, identity, leaf]));
+        assert_eq!(linked(&named(codec::DAG_PB, &pb), &pb), Ok(vec![leaf, other, leaf]));
+        assert_eq!(linked(&identity, &inner), Ok(vec![other]));
     }
 }

@@ -14,6 +14,7 @@ mod dag_pb;
 mod folder;
 mod index;
 mod links;
+mod sharding;
 mod trail;
 
 pub use block::{Cid, Key, Verdict, held_by_name, is_followed, is_leaf, key, named, reading, verify};
@@ -21,9 +22,10 @@ pub use car::{CarReader, Section, WrongCar, header, section_head};
 pub use check::IpfsCheck;
 pub use cid::Version;
 pub use dag_pb::{Directory, Node, node};
-pub use folder::{Sharding, block_at, block_file};
-pub use index::{IndexReader, MAX_INDEX_FILE, Pinned};
-pub use links::{Unreadable, links};
+pub use folder::block_at;
+pub use index::{IndexReader, MAX_INDEX_FILE, NoPins, Pinned};
+pub use links::{Unreadable, linked, links};
+pub use sharding::{Sharding, block_file};
 pub use trail::{Next, Trail};
 
 /// The codecs whose links are known.

@@ -72,9 +72,9 @@ fn entries(list: &[u8], each: &mut impl FnMut(Write<'_>)) -> Option<()> {
     Some(())
 }
 
-/// Gives every entry of a whole log to `each`. Its end may be cut off, as after a crash: then what stands before
+/// Gives every entry of a whole log to `each`; false if its end is cut off, as after a crash: then what stands before
 /// counts.
-pub fn log_writes(bytes: &[u8], mut each: impl FnMut(Write<'_>)) -> Result<(), String> {
+pub fn log_writes(bytes: &[u8], mut each: impl FnMut(Write<'_>)) -> Result<bool, String> {
     let (mut log, mut is_fine) = (Log::default(), true);
     let mut take = |record: &[u8]| is_fine &= batch(record, &mut each).is_some();
     log.bytes(bytes, &mut take);
@@ -83,7 +83,7 @@ pub fn log_writes(bytes: &[u8], mut each: impl FnMut(Write<'_>)) -> Result<(), S
         Some(Damage::Chunk(at)) => Err(format!("its record at byte {at} does not match its checksum")),
         Some(Damage::TooLong(at)) => Err(format!("its record at byte {at} is too long")),
         Some(Damage::Reused) => Err("another engine wrote it".to_owned()),
-        None | Some(Damage::CutOff) if is_fine => Ok(()),
+        None | Some(Damage::CutOff) if is_fine => Ok(damage.is_none()),
         None | Some(Damage::CutOff) => Err("a record of it cannot be read".to_owned()),
     }
 }
@@ -138,7 +138,7 @@ mod tests {
             table_writes(&file(name), &mut add).unwrap_or_else(|why| panic!("{name}: {why}"));
         }
         for name in ["000008.log", "000010.log"] {
-            log_writes(&file(name), &mut add).unwrap_or_else(|why| panic!("{name}: {why}"));
+            assert_eq!(log_writes(&file(name), &mut add), Ok(true), "{name}");
         }
         assert!(all.len() > 10, "{}", all.len());
         assert!(all.values().all(|(number, _)| *number > 0));
@@ -153,10 +153,11 @@ mod tests {
         let log = file("000008.log");
         let count = |bytes: &[u8]| {
             let mut count = 0;
-            log_writes(bytes, |_| count += 1).map(|()| count)
+            log_writes(bytes, |_| count += 1).map(|is_whole| (count, is_whole))
         };
-        let whole = count(&log).expect("whole");
-        assert!(count(&log[..log.len() - 1]).expect("cut off") < whole);
+        let (whole, is_whole) = count(&log).expect("whole");
+        let (less, is_cut) = count(&log[..log.len() - 1]).expect("cut off");
+        assert!(is_whole && !is_cut && less < whole);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::path::Path;
 use repository::archive::entry::{EntryKind, Metadata, Timestamp};
 use repository::archive::path::EntryPath;
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
 use super::variables::Lines;
 use crate::config::Environment;
@@ -32,8 +33,13 @@ pub(crate) struct EnvironmentSource {
 }
 
 impl EnvironmentSource {
-    /// Reads them; the Docker Engine is asked at `socket`. Blocks, within the runtime.
-    pub(crate) fn open(chosen: &Environment, socket: &Path, now: jiff::Timestamp) -> Self {
+    /// Reads them; the Docker Engine is asked at `socket`, until `cancel` is cancelled. Blocks, within the runtime.
+    pub(crate) fn open(
+        chosen: &Environment,
+        socket: &Path,
+        now: jiff::Timestamp,
+        cancel: &CancellationToken,
+    ) -> Self {
         let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
         let mtime = Timestamp { seconds: now.as_second(), nanoseconds: 0 };
         let metadata = Metadata { mode: 0o600, uid, gid, mtime, xattrs: Vec::new() };
@@ -46,9 +52,13 @@ impl EnvironmentSource {
         if !chosen.containers.is_empty() || !chosen.container_labels.is_empty() {
             source.folder(CONTAINERS);
             let asked = Environments { names: &chosen.containers, labels: &chosen.container_labels };
-            match Handle::current().block_on(asked.ask(socket)) {
-                Ok(given) => source.containers(given),
-                Err(error) => source.problem(CONTAINERS, ProblemKind::Unreadable, error.to_string()),
+            let given = cancel.run_until_cancelled(asked.ask(socket));
+            match Handle::current().block_on(given) {
+                None => {
+                    source.problem(CONTAINERS, ProblemKind::Unreadable, "it was cancelled".to_owned());
+                }
+                Some(Ok(given)) => source.containers(given),
+                Some(Err(error)) => source.problem(CONTAINERS, ProblemKind::Unreadable, error.to_string()),
             }
         }
         source
@@ -93,7 +103,8 @@ impl EnvironmentSource {
             let mut lines = Lines::new(&[
                 &format!("What the container {name} was made with, variables of its image among it."),
                 "Nothing puts it back by itself: a container has the environment that it was made with. Name this",
-                "file as env_file of the service in Compose, or --env-file of `docker run`, and make the container anew.",
+                "file as env_file of the service in Compose, and make the container anew. `docker run --env-file` takes",
+                "lines as they are, quotes too: there, lines with quotes have to be given by -e.",
             ]);
             let mut odd = 0;
             for variable in variables {
@@ -148,4 +159,27 @@ impl Source for EnvironmentSource {
 
 fn path_of(path: &str) -> Option<EntryPath> {
     if path.is_empty() { Some(EntryPath::root()) } else { EntryPath::new(path.as_bytes()).ok() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_is_cancelled_does_not_wait_for_an_engine_that_says_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let socket = folder.path().join("docker.sock");
+        let _silent = std::os::unix::net::UnixListener::bind(&socket).expect("bound");
+        let chosen = Environment { containers: vec!["web".to_owned()], ..Environment::default() };
+        let cancel = CancellationToken::new();
+        cancel.cancel();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let opened = runtime.spawn_blocking(move || {
+            EnvironmentSource::open(&chosen, &socket, jiff::Timestamp::UNIX_EPOCH, &cancel)
+        });
+        let source = runtime.block_on(opened).expect("it ends");
+        let is_told =
+            |item: &Item| matches!(item, Item::Problem(problem) if problem.cause.contains("cancelled"));
+        assert!(source.coming.iter().any(is_told));
+    }
 }

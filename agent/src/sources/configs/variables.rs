@@ -1,4 +1,7 @@
-//! Variables of an environment as the lines of a file that Compose and shells read. Pure.
+//! Variables of an environment as the lines of a file that Compose, systemd and shells read. Pure.
+//!
+//! `docker run --env-file` knows no quotes: it takes what is behind the `=` as it is, so a value that is quoted here
+//! is another one there, and one of several lines cannot be given so.
 //!
 //! Must stay true: what a line gives is the value, byte for byte; no value stands in a comment that is not one.
 
@@ -52,8 +55,6 @@ fn quoted(value: &str) -> String {
     for c in value.chars() {
         match c {
             '"' | '\\' | '$' | '`' => text.extend(['\\', c]),
-            '\n' => text.push_str("\\n"),
-            '\r' => text.push_str("\\r"),
             other => text.push(other),
         }
     }
@@ -81,7 +82,7 @@ mod tests {
         assert!(!lines.variable("1A", "x") && !lines.variable("", "x") && !lines.variable("a b", "x"));
         let text = String::from_utf8(lines.into_bytes()).expect("text");
         let expected = "# said TWICE=1\nA=plain-1.2\nB=\nC='two words # and $more'\nD=\"it's \\\"so\\\" \\\\ \
-                        \\$HOME\"\nE='one\ntwo'\nF=\"it's\\ntwo\"\n";
+                        \\$HOME\"\nE='one\ntwo'\nF=\"it's\ntwo\"\n";
         assert_eq!(text, expected);
     }
 }

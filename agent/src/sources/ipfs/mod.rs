@@ -22,6 +22,7 @@ pub(crate) mod rpc;
 pub(crate) mod keystore;
 
 mod content;
+mod plain;
 mod shards;
 mod spec;
 mod tls;

@@ -25,6 +25,7 @@ use tokio::time::timeout;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::plain::{Reach, reach};
 use super::tls;
 use crate::config::NodeRpc;
 use crate::sources::SourceError;
@@ -180,6 +181,8 @@ pub(crate) struct Rpc {
     /// What it asks for; an error where that cannot be had.
     authorization: Result<Option<HeaderValue>, Trouble>,
     runtime: Handle,
+    /// That a secret goes without TLS was said.
+    is_warned: AtomicBool,
     idle: Mutex<Vec<SendRequest<Body>>>,
 }
 
@@ -225,7 +228,8 @@ impl Rpc {
         let authority = address.authority().expect("the configuration was checked");
         let authorization = address.authorization().map_err(|why| Trouble { why, kind: Kind::NotAllowed });
         let (runtime, idle) = (Handle::current(), Mutex::default());
-        Self { address: address.clone(), authority, authorization, runtime, idle }
+        let is_warned = AtomicBool::new(false);
+        Self { address: address.clone(), authority, authorization, runtime, is_warned, idle }
     }
 
     /// The runtime that waits for the node.
@@ -394,10 +398,38 @@ impl Rpc {
         // What waits for an answer is small.
         let _ = stream.set_nodelay(true);
         if !self.address.is_secure() {
+            self.may_see_secret(&stream)?;
             return self.shaken(stream).await;
         }
         let secured = timeout(FIND, tls::secure(&self.address, &self.authority, stream)).await;
         self.shaken(secured.map_err(|_| Trouble::lost(nobody))?.map_err(|why| Trouble::lost(&why))?).await
+    }
+
+    /// Whether a secret may go there without TLS, if there is one.
+    fn may_see_secret(&self, stream: &TcpStream) -> Result<(), Trouble> {
+        if !matches!(self.authorization, Ok(Some(_))) {
+            return Ok(());
+        }
+        let address = stream.peer_addr().map_err(|_| Trouble::lost("nothing answers at its address"))?.ip();
+        match reach(address) {
+            Reach::Own => Ok(()),
+            Reach::Private => {
+                if !self.is_warned.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(
+                        rpc = %self.address.rpc,
+                        "`rpc_auth` goes over the network without TLS: whoever listens there has it; use https://"
+                    );
+                }
+                Ok(())
+            }
+            Reach::Public => {
+                let why = format!(
+                    "`rpc_auth` would go without TLS to {address}, an address that is not of a private network: use \
+                     https:// in `rpc`"
+                );
+                Err(Trouble { why, kind: Kind::NotAllowed })
+            }
+        }
     }
 
     async fn shaken(

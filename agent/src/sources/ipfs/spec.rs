@@ -19,12 +19,14 @@ const MAX: u64 = 64 << 10;
 const NAME: &str = "datastore_spec";
 
 /// Where a repository keeps its blocks, and what cannot be had.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Default)]
 pub(super) struct Spec {
     /// The folder in which each block is a file; none: its blocks are in a store.
     pub(super) blocks: Option<Flat>,
     /// The folders that are stores of LevelDB or Pebble.
     pub(super) stores: Vec<EntryPath>,
+    /// One of them is of Pebble.
+    pub(super) has_pebble: bool,
     outside: Vec<String>,
     unknown: Vec<String>,
     is_there: bool,
@@ -51,13 +53,12 @@ impl Spec {
     }
 
     fn read(text: Option<&[u8]>) -> Self {
-        let (outside, unknown) = (Vec::new(), Vec::new());
         let Some(Ok(value)) = text.map(serde_json::from_slice::<Value>) else {
             let usual = Flat { path: path("blocks"), sharding: Some(Sharding::USUAL) };
             let stores = vec![path("datastore")];
-            return Self { blocks: Some(usual), stores, outside, unknown, is_there: false };
+            return Self { blocks: Some(usual), stores, ..Self::default() };
         };
-        let mut spec = Self { blocks: None, stores: Vec::new(), outside, unknown, is_there: true };
+        let mut spec = Self { is_there: true, ..Self::default() };
         let mut left = vec![&value];
         while let Some(value) = left.pop() {
             let below = left.len();
@@ -86,7 +87,10 @@ impl Spec {
                 let sharding = text("shardFunc").map_or(Some(Sharding::USUAL), Sharding::read);
                 self.blocks = Some(Flat { path, sharding });
             }
-            "levelds" | "pebbleds" => self.stores.push(path),
+            "levelds" | "pebbleds" => {
+                self.has_pebble |= kind == "pebbleds";
+                self.stores.push(path);
+            }
             "flatfs" => self.unknown.push("a second flatfs".to_owned()),
             _ => self.unknown.push(kind.to_owned()),
         }

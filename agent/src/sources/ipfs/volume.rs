@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use formats::ipfs::{IndexReader, MAX_INDEX_FILE, Pinned};
+use formats::ipfs::{IndexReader, MAX_INDEX_FILE, NoPins, Pinned};
 use repository::archive::path::EntryPath;
 use repository::backup::manifest::{Consistency, Quiesce, QuiescedBy};
 use rustix::fs::{Mode, OFlags};
@@ -41,6 +41,8 @@ const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOF
 /// Reads a repository's folder.
 pub(crate) struct VolumeSource {
     files: FilesSource,
+    /// Where blocks are written.
+    temp: Option<EntryPath>,
     quiesce: Option<Quiesce>,
     // After the files, which are read from there.
     _holds: Vec<Hold>,
@@ -50,8 +52,8 @@ impl Source for VolumeSource {
     fn next(&mut self) -> Result<Option<Item>, SourceError> {
         loop {
             match self.files.next()? {
-                Some(Item::Entry(entry)) if is_running(entry.path.as_bytes()) => {}
-                Some(Item::Problem(problem)) if is_running(problem.path.as_bytes()) => {}
+                Some(Item::Entry(entry)) if self.is_running(&entry.path) => {}
+                Some(Item::Problem(problem)) if self.is_running(&problem.path) => {}
                 other => return Ok(other),
             }
         }
@@ -70,23 +72,26 @@ impl Source for VolumeSource {
     }
 }
 
-/// True for what a node keeps while it runs: it tells of nothing that a backup could bring back, and a node does not
-/// start where some of it is left.
-fn is_running(path: &[u8]) -> bool {
-    let is_below = |folder: &[u8]| path.strip_prefix(folder).is_some_and(|rest| rest.starts_with(b"/"));
-    matches!(path, b"repo.lock" | b"api" | b"gateway") || is_below(b"repo.lock") || is_below(b"blocks/.temp")
-}
-
 /// What was held, and what is to be told.
 #[derive(Default)]
 struct Kept {
     holds: Vec<Hold>,
+    temp: Option<EntryPath>,
     held: BTreeMap<EntryPath, HeldFolder>,
     quiesce: Option<Quiesce>,
     told: Vec<Problem>,
 }
 
 impl VolumeSource {
+    /// True for what a node keeps while it runs: it tells of nothing that a backup could bring back, and a node does
+    /// not start where some of it is left.
+    fn is_running(&self, path: &EntryPath) -> bool {
+        let path = path.as_bytes();
+        let is_below = |folder: &[u8]| path.strip_prefix(folder).is_some_and(|rest| rest.starts_with(b"/"));
+        let is_written = self.temp.as_ref().is_some_and(|temp| is_below(temp.as_bytes()));
+        matches!(path, b"repo.lock" | b"api" | b"gateway") || is_below(b"repo.lock") || is_written
+    }
+
     /// Holds what has to fit together in the folder `root`, which is then read by `rules`. Blocks.
     pub(crate) fn open(
         root: &Path,
@@ -103,7 +108,7 @@ impl VolumeSource {
         rules.held = Arc::new(kept.held);
         let mut files = FilesSource::folder(root, rules)?;
         files.tell(kept.told);
-        Ok(Self { files, quiesce: kept.quiesce, _holds: kept.holds })
+        Ok(Self { files, temp: kept.temp, quiesce: kept.quiesce, _holds: kept.holds })
     }
 }
 
@@ -132,6 +137,7 @@ impl Repository<'_> {
             return Ok(kept);
         }
         let spec = Spec::of(self.folder);
+        kept.temp = spec.blocks.as_ref().and_then(|flat| flat.path.join(b".temp").ok());
         kept.told.extend(spec.told());
         let stores = self.stores(&spec, &mut kept)?;
         let mut looked = Looked::default();
@@ -143,7 +149,7 @@ impl Repository<'_> {
         let mut is_whole = spec.is_known() && spec.stores.iter().all(|store| stores.contains(store));
         is_whole &= !stores.is_empty() && matches!(blocks, Blocks::InStore | Blocks::Linked(_));
         let mut climbed = Climbed::default();
-        let mut first = Err(String::new());
+        let mut first = Err(NoPins { why: String::new(), is_damage: false });
         let mut why = None;
         for _ in 0..ATTEMPTS {
             climbed = index();
@@ -159,7 +165,13 @@ impl Repository<'_> {
             match &first {
                 Err(error) => {
                     why = Some(format!("its pins cannot be looked at ({error})"));
-                    break;
+                    if !error.is_damage {
+                        break;
+                    }
+                }
+                // One that is being written may have its end in the next moment.
+                Ok(first) if first.is_cut_off => {
+                    why = Some("its index ends in the midst of a record".to_owned())
                 }
                 Ok(first) => match self.pinned(&index(), &spec) {
                     Ok(second) if first.is_kept_by(&second) => {
@@ -171,6 +183,7 @@ impl Repository<'_> {
                 },
             }
         }
+        let is_held = climbed.quiesce.is_some();
         kept.take(climbed);
         if !is_whole || why.is_some() {
             kept.quiesce = None;
@@ -180,6 +193,19 @@ impl Repository<'_> {
         if let Some(why) = why.or_else(unread) {
             let why = format!("{why}, so it is not known whether some of the blocks that it keeps are gone");
             kept.suspect(flat.path.clone(), &why);
+        }
+        let damage = match &first {
+            // What is held at one moment is what the node itself would find.
+            Err(error) if error.is_damage && is_held => Some(format!("no pins of it can be read: {error}")),
+            Ok(first) if first.is_cut_off => Some(
+                "its last record is cut off, as by a crash or by damage: what was pinned last may lack; start the node \
+                 and stop it, which writes it anew"
+                    .to_owned(),
+            ),
+            _ => None,
+        };
+        if let (Some(damage), Some(index)) = (damage, spec.stores.first()) {
+            kept.tell(index.clone(), ProblemKind::Damaged, damage);
         }
         if let Ok(pinned) = &first {
             kept.told.extend(match &blocks {
@@ -250,15 +276,16 @@ impl Repository<'_> {
     }
 
     /// What the index that is held keeps.
-    fn pinned(&self, climbed: &Climbed, spec: &Spec) -> Result<Pinned, String> {
+    fn pinned(&self, climbed: &Climbed, spec: &Spec) -> Result<Pinned, NoPins> {
+        let unclear = |why: &str| NoPins { why: why.to_owned(), is_damage: false };
         let store = match spec.stores.as_slice() {
-            [store] if store.as_bytes() == INDEX.as_bytes() => store,
-            _ => return Err("they are not where Kubo keeps them".to_owned()),
+            [store] if store.as_bytes() == INDEX.as_bytes() && !spec.has_pebble => store,
+            _ => return Err(unclear("they are not where Kubo keeps them")),
         };
         if self.cancel.is_cancelled() {
-            return Err("it was cancelled".to_owned());
+            return Err(unclear("it was cancelled"));
         }
-        let held = climbed.held.get(store).ok_or("the index is not held")?;
+        let held = climbed.held.get(store).ok_or_else(|| unclear("the index is not held"))?;
         let read = || -> io::Result<IndexReader> {
             let folder = held.open()?;
             let (mut reader, mut total) = (IndexReader::default(), 0);
@@ -277,7 +304,7 @@ impl Repository<'_> {
             }
             Ok(reader)
         };
-        read().map_err(|error| error.to_string())?.finish()
+        read().map_err(|error| unclear(&error.to_string()))?.finish()
     }
 }
 

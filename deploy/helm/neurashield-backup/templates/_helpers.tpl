@@ -168,7 +168,7 @@ projected:
 {{- end }}
 {{- end }}
 
-{{- /* The rules of `neurashield-agent-workloads` and `neurashield-agent-own-pod` in deploy/manifests/agent-roles.yaml,
+{{- /* The rules of `neurashield-agent-workloads`, `…-pod-env` and `…-own-pod` in deploy/manifests/agent-roles.yaml,
        which a test holds against these. */}}
 {{- define "backup.workloadRules" -}}
 [{ "apiGroups": ["apps"], "resources": ["deployments", "statefulsets"], "verbs": ["get", "list", "patch"] },
@@ -178,6 +178,9 @@ projected:
  { "apiGroups": ["apps"], "resources": ["replicasets"], "verbs": ["get"] },
  { "apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["get", "list"] },
  { "apiGroups": ["autoscaling"], "resources": ["horizontalpodautoscalers"], "verbs": ["list"] }]
+{{- end }}
+{{- define "backup.podEnvRules" -}}
+[{ "apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"] }]
 {{- end }}
 {{- define "backup.ownPodRules" -}}
 [{ "apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"] },
