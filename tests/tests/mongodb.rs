@@ -28,6 +28,8 @@ mod sent;
 mod server;
 #[path = "mongodb/stream.rs"]
 mod stream;
+#[path = "mongodb/taken.rs"]
+mod taken;
 #[path = "mongodb/wrong.rs"]
 mod wrong;
 

@@ -62,6 +62,7 @@ pub(crate) struct NotInserted {
 /// A server that answers.
 pub(crate) struct Server {
     client: Client,
+    options: ClientOptions,
     runtime: Handle,
     /// Set when the connection fails in the middle of a collection: the archive ends there.
     gone: Mutex<Option<Trouble>>,
@@ -121,10 +122,11 @@ impl Server {
             options.repl_set_name = None;
         }
         let (addresses, is_direct) = (options.hosts.clone(), options.direct_connection.unwrap_or_default());
-        let client = Client::with_options(options)
+        let client = Client::with_options(options.clone())
             .map_err(|_| not_given("the options of the connection string do not fit together".into()))?;
         let mut server = Self {
             client,
+            options,
             runtime,
             gone: Mutex::default(),
             instant: Mutex::default(),
@@ -152,17 +154,27 @@ impl Server {
         self.wait(self.client.database(database).run_command(command).into_future())
     }
 
-    /// Runs a command again and again, whatever it answers, until what this returns is dropped.
-    pub(crate) fn repeat(&self, every: Duration, database: &str, command: Document) -> AbortOnDropHandle<()> {
-        let database = self.client.database(database);
-        AbortOnDropHandle::new(self.runtime.spawn(async move {
-            loop {
-                if let Err(error) = database.run_command(command.clone()).await {
-                    tracing::debug!(%error, "a MongoDB server does not take what it is told again and again");
-                }
-                tokio::time::sleep(every).await;
-            }
-        }))
+    /// Runs a command again and again, as often as the first time says and each for no longer than the second, until what
+    /// this returns is dropped. `heard` is told what `now` said before, and the answer, if there was one. It has
+    /// connections of its own: it waits for nobody.
+    pub(crate) fn repeat<T: Send + 'static>(
+        &self,
+        (every, longest): (Duration, Duration),
+        database: &str,
+        command: Document,
+        now: fn() -> T,
+        heard: impl Fn(T, Option<&Document>) + Send + 'static,
+    ) -> AbortOnDropHandle<()> {
+        let mut options = self.options.clone();
+        options.server_selection_timeout = Some(longest);
+        let _within = self.runtime.enter();
+        let client = Client::with_options(options).unwrap_or_else(|_| self.client.clone());
+        let database = client.database(database);
+        let ask = move || {
+            let (database, command) = (database.clone(), command.clone());
+            async move { database.run_command(command).await }
+        };
+        AbortOnDropHandle::new(self.runtime.spawn(again(every, longest, ask, now, heard)))
     }
 
     /// All documents that a command lists, as they came.
@@ -382,6 +394,29 @@ impl Server {
     }
 }
 
+/// Asks again and again. An answer that does not come keeps no other.
+async fn again<T: Send + 'static, Answer: Future<Output = Result<Document, Error>>>(
+    every: Duration,
+    longest: Duration,
+    ask: impl Fn() -> Answer,
+    now: fn() -> T,
+    heard: impl Fn(T, Option<&Document>),
+) {
+    loop {
+        let sent = now();
+        let answer = tokio::time::timeout(longest, ask()).await;
+        match &answer {
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a MongoDB server does not take what it is told again and again");
+            }
+            Err(_) => tracing::debug!("a MongoDB server does not answer what it is told again and again"),
+            Ok(Ok(_)) => {}
+        }
+        heard(sent, answer.ok().and_then(Result::ok).as_ref());
+        tokio::time::sleep(every).await;
+    }
+}
+
 /// An answer, if it comes in time.
 pub(super) async fn within<T>(answer: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
     tokio::time::timeout(ANSWER, answer).await.unwrap_or_else(|_| {
@@ -416,4 +451,31 @@ pub(super) fn add_documents(batch: &RawBatch, held: &mut Vec<u8>) -> Result<(), 
         held.extend_from_slice(document.as_bytes());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_that_never_comes_keeps_no_later_one() {
+        let (asked, told) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+        let ask = || {
+            let is_first = asked.fetch_add(1, Ordering::Relaxed) == 0;
+            async move {
+                if is_first {
+                    std::future::pending::<()>().await;
+                }
+                Ok(doc! { "n": 1 })
+            }
+        };
+        let heard = |(), answer: Option<&Document>| told.lock().expect("free").push(answer.is_some());
+        let (soon, later) = (Duration::from_millis(20), Duration::from_secs(2));
+        let asking = again(soon, soon, ask, || (), heard);
+        assert!(tokio::time::timeout(later, asking).await.is_err());
+        let told = told.into_inner().expect("free");
+        assert!(!told[0] && told.iter().any(|is_answer| *is_answer), "{told:?}");
+    }
 }

@@ -17,9 +17,10 @@ use runtime::steps;
 use super::error::{RestoreError, failed};
 use super::indexes::{self, Until};
 use super::journal::{Found, Journal, Move, Phase, not_understood};
-use super::owner::{self, Beating};
+use super::owner;
+use super::select::Name;
 use super::swap::Swap;
-use super::{UnderWay, plan};
+use super::{UnderWay, fence, plan};
 use crate::sources::mongodb::names::Staged;
 use crate::sources::mongodb::server::{CHANGE, Server};
 use crate::steps::Step;
@@ -97,20 +98,38 @@ fn recover_one(
         }
         Found::Nothing(away) => return Err(not_understood(id, &away)),
     };
-    let mut beating = None;
-    if let Some(owner) = journal.owner.clone() {
-        // What is left to drop is dropped by anybody.
-        if journal.phase != Phase::Built {
-            owner::take_over(server, id, &owner, us)?;
-            // Its owner may have gone on until it died.
-            let Found::Journal(now) = Journal::open(server, id)? else { return Ok(None) };
-            journal = now;
-            beating = Some(Beating::begin(server, id, us));
+    match fence::is_over(journal.fenced_at) {
+        None => {}
+        Some(false) => return Ok(None),
+        Some(true) => {
+            let mut swap = Swap::look(server, &journal)?;
+            fence::lift(&mut swap, &journal.fences)?;
+            swap.tidy(&[Staged::Old, Staged::New], &[])?;
+            journal.end()?;
+            return Ok(None);
         }
     }
-    let _beating = beating;
+    let mut is_taken = false;
+    // What is left to drop is dropped by anybody.
+    if let Some(owner) = journal.owner.clone().filter(|_| journal.phase != Phase::Built) {
+        is_taken = owner::take_over(server, id, &owner, us)?;
+        // Its owner may have gone on until it died.
+        let Found::Journal(now) = Journal::open(server, id)? else { return Ok(None) };
+        journal = now;
+        journal.hold();
+    }
     steps::reach(Step::RecoveryBegun);
     let moves = journal.moves()?;
+    if is_taken {
+        let late = fence::of_late(&Swap::look(server, &journal)?, journal.phase, &moves);
+        journal.fence(late)?;
+        // What is put in the way now stays there; what is to lie aside first is fenced when it goes.
+        let fences = journal.fences.clone();
+        let came =
+            |name: &Name| Staged::of(&name.collection).is_some_and(|(_, staged, _)| staged == Staged::Came);
+        let came: Vec<Name> = fences.into_iter().filter(came).collect();
+        fence::put(&mut Swap::look(server, &journal)?, &came, &[])?;
+    }
     Ok(Some(match journal.phase {
         Phase::Loading => {
             tidy(server, &journal, &[Staged::New])?;
@@ -210,7 +229,7 @@ fn forward(
     journal: &Journal<'_>,
     moves: &[Move],
 ) -> (Vec<String>, Result<(), RestoreError>) {
-    let mut swap = match look(server, journal) {
+    let mut swap = match Swap::look(server, journal) {
         Ok(swap) => swap,
         Err(error) => return (Vec::new(), Err(error)),
     };
@@ -245,7 +264,7 @@ fn take_back(
 ) -> Result<Vec<String>, RestoreError> {
     journal.go(Phase::Undoing)?;
     steps::reach(Step::UndoBegun);
-    let mut swap = look(server, journal)?;
+    let mut swap = Swap::look(server, journal)?;
     swap.back(moves)?;
     let notes = swap.notes;
     steps::reach(Step::UndoDurable);
@@ -305,14 +324,13 @@ fn expire(server: &Server, step: &Move, until: Until<'_>) -> Result<(), RestoreE
     server.change(&name.database, command, None).map(|_| ()).map_err(failed(format!("let {name} expire")))
 }
 
-fn look<'a>(server: &'a Server, journal: &'a Journal<'_>) -> Result<Swap<'a>, RestoreError> {
-    Swap::look(server, &journal.id, journal.databases.iter().map(String::as_str))
-}
-
+/// Drops what is staged under these words, and the journal; but for what a late owner is to find taken.
 fn tidy(server: &Server, journal: &Journal<'_>, words: &[Staged]) -> Result<(), RestoreError> {
-    look(server, journal)?.tidy(words)?;
+    let mut swap = Swap::look(server, journal)?;
+    fence::put(&mut swap, &journal.fences, words)?;
+    swap.tidy(words, &journal.fences)?;
     steps::reach(Step::StagingTidied);
-    journal.end()
+    if journal.fences.is_empty() { journal.end() } else { journal.rest(fence::now()) }
 }
 
 #[cfg(test)]

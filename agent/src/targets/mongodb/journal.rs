@@ -8,11 +8,16 @@
 use mongodb::bson::{Bson, Document, doc};
 
 use super::error::{RestoreError, failed};
-use super::owner::{self, OWNER};
+use super::owner::{self, CLAIMED, Lease, OWNER};
 use super::select::Name;
 use crate::sources::mongodb::names::{HEAD, JOURNALS, PHASES, Staged};
 use crate::sources::mongodb::server::Server;
 
+/// The keys of a name, and of a head that says what is kept taken.
+const DATABASE: &str = "database";
+const COLLECTION: &str = "collection";
+const FENCES: &str = "fences";
+const FENCED: &str = "fenced_at";
 /// Moves that are written at once.
 const BATCH: usize = 500;
 
@@ -71,12 +76,23 @@ pub(super) enum What {
     View { new: Option<Document>, old: Option<Document> },
 }
 
+impl Name {
+    fn to_document(&self) -> Document {
+        doc! { DATABASE: &self.database, COLLECTION: &self.collection }
+    }
+
+    fn from_document(document: &Document) -> Option<Self> {
+        let text = |key| document.get_str(key).ok().map(str::to_owned);
+        Some(Self { database: text(DATABASE)?, collection: text(COLLECTION)? })
+    }
+}
+
 impl Move {
     fn to_document(&self) -> Document {
         let mut document = doc! {
             "_id": self.number,
-            "database": &self.name.database,
-            "collection": &self.name.collection,
+            DATABASE: &self.name.database,
+            COLLECTION: &self.name.collection,
             "expiring": &self.expiring,
         };
         if let Some(expires) = &self.expires {
@@ -91,7 +107,6 @@ impl Move {
     }
 
     fn from_document(document: &Document) -> Option<Self> {
-        let text = |key| document.get_str(key).ok().map(str::to_owned);
         let expiring = document.get_array("expiring").ok()?.iter();
         let definition = |view: &Document, key| view.get_document(key).ok().cloned();
         let what = match (document.get_bool("replaces"), document.get_document("view")) {
@@ -101,7 +116,7 @@ impl Move {
         };
         Some(Self {
             number: document.get_i32("_id").ok()?,
-            name: Name { database: text("database")?, collection: text("collection")? },
+            name: Name::from_document(document)?,
             what,
             expiring: expiring.filter_map(Bson::as_document).cloned().collect(),
             expires: document.get("expires").cloned(),
@@ -118,6 +133,11 @@ pub(super) struct Journal<'a> {
     pub(super) phase: Phase,
     /// In which something may be staged.
     pub(super) databases: Vec<String>,
+    /// What a late owner may still rename to ([`super::fence`]), and since when these names are taken.
+    pub(super) fences: Vec<Name>,
+    pub(super) fenced_at: Option<i64>,
+    /// Held by its owner while it renames.
+    pub(super) lease: Option<Lease>,
 }
 
 impl<'a> Journal<'a> {
@@ -129,18 +149,35 @@ impl<'a> Journal<'a> {
         databases: Vec<String>,
     ) -> Result<Self, RestoreError> {
         let owned = Some(owner.to_owned());
-        let journal = Self { server, id: id.to_owned(), owner: owned, phase: Phase::Loading, databases };
+        let mut journal = Self {
+            server,
+            id: id.to_owned(),
+            owner: owned,
+            phase: Phase::Loading,
+            databases,
+            fences: Vec::new(),
+            fenced_at: None,
+            lease: None,
+        };
         let head = doc! {
             "_id": HEAD, "phase": Phase::Loading.word(), "databases": &journal.databases, OWNER: owner,
         };
         journal.write(vec![head])?;
         match journal.is_alone() {
-            Ok(()) => Ok(journal),
+            Ok(()) => {
+                journal.hold();
+                Ok(journal)
+            }
             Err(refused) => {
                 journal.end()?;
                 Err(refused)
             }
         }
+    }
+
+    /// From here on its owner counts, as long as this lives.
+    pub(super) fn hold(&mut self) {
+        self.lease = self.owner.as_ref().map(|owner| Lease::begin(self.server, &self.id, owner));
     }
 
     /// Another one at the same server, that of a second component say, would take this one for left over. One that has
@@ -161,6 +198,8 @@ impl<'a> Journal<'a> {
 
     /// What is going to be renamed, and then that it is: from the return on the swap begins.
     pub(super) fn swap(&mut self, moves: &[Move]) -> Result<(), RestoreError> {
+        // What is written to a journal that another agent has ended would make it anew.
+        self.lease.as_ref().map_or(Ok(()), |lease| lease.check(self.server))?;
         for batch in moves.chunks(BATCH) {
             self.write(batch.iter().map(Move::to_document).collect())?;
         }
@@ -169,18 +208,36 @@ impl<'a> Journal<'a> {
 
     /// It is that far from now on.
     pub(super) fn go(&mut self, phase: Phase) -> Result<(), RestoreError> {
+        self.update(doc! { "$set": { "phase": phase.word() } })?;
+        self.phase = phase;
+        Ok(())
+    }
+
+    /// It was taken over: its late owner may still rename to these names.
+    pub(super) fn fence(&mut self, names: Vec<Name>) -> Result<(), RestoreError> {
+        let new = names.into_iter().filter(|name| !self.fences.contains(name)).collect::<Vec<_>>();
+        self.fences.extend(new);
+        let fences: Vec<Document> = self.fences.iter().map(Name::to_document).collect();
+        self.update(doc! { "$set": { FENCES: fences }, "$unset": { CLAIMED: true } })
+    }
+
+    /// Nothing is left but names that are kept taken since `now`, in milliseconds.
+    pub(super) fn rest(&self, now: i64) -> Result<(), RestoreError> {
+        self.update(doc! { "$set": { "phase": Phase::Built.word(), FENCED: now } })
+    }
+
+    fn update(&self, change: Document) -> Result<(), RestoreError> {
         let mut query = doc! { "_id": HEAD };
         if let Some(owner) = &self.owner {
             query.insert(OWNER, owner);
         }
-        let set = doc! { "q": query, "u": { "$set": { "phase": phase.word() } } };
-        let command = doc! { "update": &self.id, "updates": [set] };
+        let change = doc! { "q": query, "u": change };
+        let command = doc! { "update": &self.id, "updates": [change] };
         let told = self.server.change(JOURNALS, command, None).map_err(failed("write the journal"))?;
         if told.get_i32("n").ok() != Some(1) {
             let gone = "the journal of the restore is not there any more, or is another agent's";
             return Err(RestoreError::Refused(gone.to_owned()));
         }
-        self.phase = phase;
         Ok(())
     }
 
@@ -216,7 +273,11 @@ impl<'a> Journal<'a> {
         let databases = head.get_array("databases").into_iter().flatten();
         let databases = databases.filter_map(Bson::as_str).map(str::to_owned).collect();
         let owner = owner::of(&head);
-        Ok(Found::Journal(Self { server, id: id.to_owned(), owner, phase, databases }))
+        let fences = head.get_array(FENCES).into_iter().flatten();
+        let fences = fences.filter_map(|one| Name::from_document(one.as_document()?)).collect();
+        let fenced_at = head.get_i64(FENCED).ok();
+        let (id, lease) = (id.to_owned(), None);
+        Ok(Found::Journal(Self { server, id, owner, phase, databases, fences, fenced_at, lease }))
     }
 
     /// What it says is renamed.

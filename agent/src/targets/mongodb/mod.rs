@@ -13,6 +13,7 @@
 pub(crate) mod archive;
 mod ending;
 mod error;
+mod fence;
 mod indexes;
 mod journal;
 mod load;
@@ -43,7 +44,6 @@ use ending::{finish, swapped, tidy_or_log};
 use error::failed;
 use indexes::Until;
 use journal::{Journal, Move, Phase, What};
-use owner::Beating;
 use plan::{Live, Plan, Restored};
 use select::Name;
 
@@ -87,7 +87,6 @@ where
     let targets = plan.restored.iter().map(|one| &one.target).chain(&plan.removed);
     let databases: BTreeSet<String> = targets.map(|name| name.database.clone()).collect();
     let mut journal = Journal::begin(server, id, owner, databases.into_iter().collect())?;
-    let _beating = Beating::begin(server, id, owner);
     steps::reach(Step::StagingBegun);
     let staged = stage(server, id, plan, entries, contents, progress).and_then(|notes| {
         progress.staged().map_err(RestoreError::NotStopped)?;

@@ -2,7 +2,8 @@
 //!
 //! What is to be done follows from the journal and from the names that are there, and every step may be
 //! repeated: whoever is killed between two renames is followed by one who goes on, or goes back. Must stay
-//! true: nothing that was live is dropped before all is live for good; what came in between is kept and told.
+//! true: nothing that was live is dropped before all is live for good; what came in between is kept and told; nothing
+//! is renamed or defined by whoever may have lost the restore to another agent ([`super::owner`]).
 
 use std::collections::BTreeSet;
 
@@ -11,7 +12,8 @@ use proto::failure::chain;
 use runtime::steps;
 
 use super::error::{RestoreError, failed};
-use super::journal::{Move, What};
+use super::journal::{Journal, Move, What};
+use super::owner::Lease;
 use super::select::Name;
 use crate::sources::mongodb::names::Staged;
 use crate::sources::mongodb::server::{Server, Trouble};
@@ -28,29 +30,27 @@ const AGAIN: i32 = 10_000_000;
 
 /// The names of a server, as they are now.
 pub(super) struct Swap<'a> {
-    server: &'a Server,
-    id: &'a str,
+    pub(super) server: &'a Server,
+    pub(super) id: &'a str,
     there: BTreeSet<Name>,
+    /// Renames wait for it.
+    lease: Option<&'a Lease>,
     /// What people should know.
     pub(super) notes: Vec<String>,
 }
 
 impl<'a> Swap<'a> {
-    /// Looks at what there is in these databases.
-    pub(super) fn look<'d>(
-        server: &'a Server,
-        id: &'a str,
-        databases: impl IntoIterator<Item = &'d str>,
-    ) -> Result<Self, RestoreError> {
+    /// Looks at what there is in the databases of a journal.
+    pub(super) fn look(server: &'a Server, journal: &'a Journal<'_>) -> Result<Self, RestoreError> {
         let mut there = BTreeSet::new();
-        for database in databases {
+        for database in &journal.databases {
             let listed = server.list(database, doc! { "listCollections": 1, "nameOnly": true });
             for one in listed.map_err(failed(format!("list the collections of {database}")))? {
                 let collection = one.get_str("name").unwrap_or_default().to_owned();
                 there.insert(Name { database: database.to_owned(), collection });
             }
         }
-        Ok(Self { server, id, there, notes: Vec::new() })
+        Ok(Self { server, id: &journal.id, there, lease: journal.lease.as_ref(), notes: Vec::new() })
     }
 
     /// Makes all of it live, from wherever it stands.
@@ -103,14 +103,15 @@ impl<'a> Swap<'a> {
         }
     }
 
-    /// Drops what is staged under these words. What cannot be dropped keeps nothing else; it is named by the error,
+    /// Drops what is staged under these words but for `fences`. What cannot be dropped keeps nothing else; it is named by the error,
     /// and is for the next time. A lost connection ends it.
-    pub(super) fn tidy(&mut self, words: &[Staged]) -> Result<(), RestoreError> {
+    pub(super) fn tidy(&mut self, words: &[Staged], fences: &[Name]) -> Result<(), RestoreError> {
         let ours = |name: &&Name| {
             Staged::of(&name.collection)
                 .is_some_and(|(id, staged, _)| id == self.id && words.contains(&staged))
         };
-        let ours: Vec<Name> = self.there.iter().filter(ours).cloned().collect();
+        let ours: Vec<Name> =
+            self.there.iter().filter(ours).filter(|name| !fences.contains(name)).cloned().collect();
         let mut left = Vec::new();
         for name in &ours {
             match self.drop(name) {
@@ -160,6 +161,7 @@ impl<'a> Swap<'a> {
             if self.has(&step.name) {
                 self.set_aside(step)?;
             }
+            self.check()?;
             match self.try_rename(from, &step.name) {
                 // Somebody wrote to it just now.
                 Err(trouble) if trouble.code == Some(EXISTS) => drop(self.there.insert(step.name.clone())),
@@ -202,6 +204,7 @@ impl<'a> Swap<'a> {
             false => doc! { "create": &name.collection },
         };
         let is_there = self.has(name);
+        self.check()?;
         command.extend(definition.clone().into_iter().filter(|(key, _)| !(is_there && key == "collation")));
         self.server
             .change(&name.database, command, None)
@@ -210,7 +213,7 @@ impl<'a> Swap<'a> {
         Ok(())
     }
 
-    fn drop(&mut self, name: &Name) -> Result<(), RestoreError> {
+    pub(super) fn drop(&mut self, name: &Name) -> Result<(), RestoreError> {
         if self.has(name) {
             let dropped = self.server.change(&name.database, doc! { "drop": &name.collection }, None);
             dropped.map_err(failed(format!("drop {name}")))?;
@@ -225,6 +228,7 @@ impl<'a> Swap<'a> {
             None => drop(self.there.remove(&step.name)),
             Some(true) => {
                 self.there.insert(step.name.clone());
+                self.check()?;
                 self.drop(&step.name)?;
             }
             Some(false) => self.set_aside(step)?,
@@ -240,7 +244,13 @@ impl<'a> Swap<'a> {
         Ok(listed.first().and_then(|one| Document::try_from(&**one).ok()))
     }
 
+    /// It is still ours to rename.
+    pub(super) fn check(&self) -> Result<(), RestoreError> {
+        self.lease.map_or(Ok(()), |lease| lease.check(self.server))
+    }
+
     fn rename(&mut self, from: &Name, to: &Name) -> Result<(), RestoreError> {
+        self.check()?;
         self.try_rename(from, to).map_err(failed(format!("rename {from} to {to}")))
     }
 
@@ -256,7 +266,17 @@ impl<'a> Swap<'a> {
         self.there.contains(name)
     }
 
-    fn staged(&self, step: &Move, staged: Staged) -> Name {
+    /// It is there no more.
+    pub(super) fn went(&mut self, name: &Name) {
+        self.there.remove(name);
+    }
+
+    /// It is there now.
+    pub(super) fn came(&mut self, name: &Name) {
+        self.there.insert(name.clone());
+    }
+
+    pub(super) fn staged(&self, step: &Move, staged: Staged) -> Name {
         let database = step.name.database.clone();
         Name { database, collection: staged.name(self.id, step.number) }
     }
