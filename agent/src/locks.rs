@@ -8,11 +8,12 @@ use tokio_util::sync::CancellationToken;
 use crate::connection::Agent;
 use crate::sources::mongodb::lock;
 
-/// How long after a try in vain the next one comes.
+/// How long after a look the next one comes.
 const AGAIN: Duration = Duration::from_secs(20);
 
-/// Unlocks what the last process has left locked at each server, as soon as that answers.
-pub(crate) async fn unlock_at_start(agent: Arc<Agent>, stop: CancellationToken) {
+/// Unlocks what was left locked at each server, by the last process or by this one, as soon as that answers; for as long
+/// as the agent lives.
+pub(crate) async fn unlock_left(agent: Arc<Agent>, stop: CancellationToken) {
     loop {
         let agent = agent.clone();
         let tried = tokio::task::spawn_blocking(move || {
@@ -23,12 +24,9 @@ pub(crate) async fn unlock_at_start(agent: Arc<Agent>, stop: CancellationToken) 
             lock::unlock_left(&agent.config.state, None, &uri_of)
         });
         // A try in vain has its own limits: nobody waits for it at a stop.
-        let is_all = tokio::select! {
+        tokio::select! {
             () = stop.cancelled() => return,
-            tried = tried => tried.expect("looking for locks does not panic"),
-        };
-        if is_all {
-            return;
+            tried = tried => drop(tried.expect("looking for locks does not panic")),
         }
         tokio::select! {
             () = stop.cancelled() => return,

@@ -12,7 +12,7 @@ use crate::chance;
 use crate::config::{AgentConfig, Kind, discover};
 use crate::connection::{Agent, keep_connected};
 use crate::hooks;
-use crate::locks::unlock_at_start;
+use crate::locks::unlock_left;
 use crate::nodes::reap_at_start;
 use crate::pipeline::RememberedBlobs;
 use crate::platform::Platform;
@@ -98,7 +98,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), RunError
     }
     resume(agent.clone(), &shutdown.token()).await;
     hooks::run_those_owed(agent.state.hooks(), &agent.served, &shutdown.token()).await;
-    shutdown.spawn("locks at servers", unlock_at_start(agent.clone(), shutdown.token()));
+    shutdown.spawn("locks at servers", unlock_left(agent.clone(), shutdown.token()));
     shutdown.spawn("holds at nodes", reap_at_start(agent.clone(), shutdown.token()));
     let stop = shutdown.clone();
     let connection = shutdown.spawn("connection", async move {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tests::{Process, System, wait_for};
 
 use crate::archive;
-use crate::peer::{Peer, Role};
+use crate::peer::{Lock, Peer, Role};
 use crate::server::{system, uri};
 
 const LOCK: &str = ", fsync_lock: 5m";
@@ -120,6 +120,18 @@ fn a_scripted_server_that_may_not_be_locked_is_read_fuzzy_and_left_as_it_is() {
     assert_eq!(told(Role::Router, "the router of a cluster is never locked"), ["a", "b"]);
     peer.refuse_change("fsync", FORBIDDEN);
     assert_eq!(told(Role::Alone, "give it the role `hostManager`"), ["a", "b", "fsync"]);
+    // To lock and to unlock are two rights.
+    peer.refuse_change("none", FORBIDDEN);
+    peer.give_rights(&["fsync"]);
+    assert_eq!(told(Role::Alone, "has not the right `unlock`"), ["a", "b"]);
+    peer.give_rights(&["fsync", "unlock"]);
+    // The only member that is listed is not the only one there is.
+    peer.hide_members(1);
+    let only = || Role::Old(vec![peer.port]);
+    assert_eq!(told(only(), "its set has other members, hidden ones"), ["a", "b"]);
+    peer.hide_members(0);
+    peer.refuse_change("replsetgetstatus", FORBIDDEN);
+    assert_eq!(told(only(), "give the user the role `clusterMonitor`"), ["a", "b"]);
     // What somebody else has locked is theirs to unlock.
     peer.refuse_change("none", FORBIDDEN);
     peer.lock();
@@ -148,8 +160,6 @@ fn whoever_dies_while_a_scripted_server_is_locked_it_is_unlocked_once_and_by_the
     let peer = Peer::start();
     peer.be(Role::Alone);
     let mut system = system(&uri(peer.port), LOCK);
-    let unlocks = |peer: &Peer| peer.sequence().iter().filter(|one| *one == "fsyncUnlock").count();
-
     // The agent: its guard sees it.
     let job = begun_and_held(&system, &peer);
     system.kill_agent();
@@ -203,5 +213,125 @@ fn whoever_dies_while_a_scripted_server_is_locked_it_is_unlocked_once_and_by_the
         system.await_agent();
         assert_eq!(system.await_end(&job)["state"], "complete");
         assert_eq!((peer.locks(), records(&system)), (0, 0));
+    }
+}
+
+fn unlocks(peer: &Peer) -> usize {
+    peer.sequence().iter().filter(|one| *one == "fsyncUnlock").count()
+}
+
+#[test]
+fn a_lock_of_a_scripted_server_whose_answer_is_lost_is_undone_whenever_it_comes() {
+    let peer = Peer::start();
+    peer.be(Role::Alone);
+    let system = system(&uri(peer.port), LOCK);
+    let comes = || {
+        wait_for("it to be unlocked", 15, || (peer.locks() == 0 && records(&system) == 0).then_some(()));
+        assert_eq!(unlocks(&peer), 1);
+    };
+    // Its connection goes.
+    peer.at_lock(Lock::Unanswered);
+    system.run(&["backup"]);
+    assert_eq!(archive(&system)["consistency"], "fuzzy");
+    assert_eq!((peer.locks(), records(&system)), (0, 1));
+    // Nothing is asked for once more meanwhile.
+    let job = system.run(&["backup"]).to_string();
+    assert!(job.contains("an earlier lock of it may not have been let go"), "{job}");
+    assert_eq!(records(&system), 1);
+    peer.sequence();
+    peer.lock();
+    comes();
+
+    // Its guard dies, and it comes once nobody waits for the answer any more.
+    peer.at_lock(Lock::Late);
+    let job = system.start_job(&["backup"]);
+    wait_for("the lock to be asked for", 30, || {
+        peer.sequence().iter().any(|one| one == "fsync").then_some(())
+    });
+    signal(guards(system.pid(Process::Agent))[0], "KILL");
+    assert_eq!(system.await_end(&job)["state"], "complete");
+    assert_eq!(archive(&system)["consistency"], "fuzzy");
+    assert_eq!((peer.locks(), records(&system)), (0, 1));
+    peer.sequence();
+    peer.at_lock(Lock::Taken);
+    comes();
+    system.run(&["backup"]);
+    assert_eq!(manifest(&system)["quiesce"]["by"], "lock");
+}
+
+#[test]
+fn what_somebody_else_has_locked_at_a_scripted_server_is_never_unlocked() {
+    let peer = Peer::start();
+    peer.be(Role::Alone);
+    let mut system = system(&uri(peer.port), LOCK);
+    // Who dies before it has asked has locked nothing.
+    system.kill_agent();
+    peer.lock();
+    let intended = serde_json::json!({
+        "source": "any", "member": format!("127.0.0.1:{}", peer.port), "process": "", "stage": "intended",
+    });
+    fs::write(system.root().join("agent/locked-00"), intended.to_string()).expect("written");
+    system.start_agent();
+    wait_for("the record to go", 30, || (records(&system) == 0).then_some(()));
+    assert_eq!((peer.locks(), unlocks(&peer)), (1, 0));
+    peer.unlock();
+    system.await_agent();
+
+    // Two lock at once: ours is taken back, and the other one is told.
+    peer.at_lock(Lock::Shared);
+    system.run(&["backup"]);
+    assert_eq!(archive(&system)["consistency"], "fuzzy");
+    wait_for("ours to be taken back", 15, || (records(&system) == 0).then_some(()));
+    assert_eq!((peer.locks(), unlocks(&peer)), (1, 1));
+    let told = "stays locked: somebody else has locked it, too";
+    wait_for("it to be told", 5, || system.log(Process::Agent).contains(told).then_some(()));
+    peer.unlock();
+
+    // And the answer to that is lost: another one might be theirs.
+    peer.lose_unlocks(true);
+    system.run(&["backup"]);
+    let told = "two had locked it, and the answer to our unlock was lost";
+    wait_for("it to be told", 15, || system.log(Process::Agent).contains(told).then_some(()));
+    peer.lose_unlocks(false);
+    tests::pause(2_500);
+    assert_eq!((peer.locks(), unlocks(&peer), records(&system)), (1, 1, 1));
+}
+
+#[test]
+fn a_lock_of_a_scripted_server_that_was_gone_in_the_middle_is_not_called_quiesced_though_all_was_read() {
+    let peer = Peer::start();
+    peer.be(Role::Alone);
+    let mut system = system(&uri(peer.port), LOCK);
+    for what in
+        ["unlocked by another", "restarted", "restarted and locked by another", "its guard told to end"]
+    {
+        let job = begun_and_held(&system, &peer);
+        match what {
+            "unlocked by another" => peer.unlock(),
+            "restarted" => peer.restart(),
+            "its guard told to end" => {
+                signal(guards(system.pid(Process::Agent))[0], "TERM");
+                wait_for("it to unlock", 15, || (peer.locks() == 0).then_some(()));
+            }
+            _ => {
+                peer.restart();
+                peer.lock();
+            }
+        }
+        peer.hold_finds(false);
+        let ended = system.await_end(&job);
+        assert_eq!(ended["state"], "complete", "{what}: {ended:#}");
+        assert_eq!(archive(&system)["consistency"], "fuzzy", "{what}");
+        assert!(manifest(&system)["quiesce"].is_null(), "{what}");
+        wait_for("the record to go", 15, || (records(&system) == 0).then_some(()));
+        if what == "restarted and locked by another" {
+            assert_eq!(peer.locks(), 1, "{what}");
+            peer.unlock();
+        }
+        assert_eq!(unlocks(&peer), usize::from(what == "its guard told to end"), "{what}");
+        // It does not lock any more before it is started anew.
+        system.kill_agent();
+        system.start_agent();
+        system.await_agent();
     }
 }

@@ -32,6 +32,19 @@ pub(crate) enum Role {
     Old(Vec<u16>),
 }
 
+/// What becomes of a lock that is asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) enum Lock {
+    #[default]
+    Taken,
+    /// Somebody else has locked it just before.
+    Shared,
+    /// The connection goes, and it does not come to it yet.
+    Unanswered,
+    /// It is held back until something else is said, and taken then, whoever has left meanwhile.
+    Late,
+}
+
 /// The peer, with two collections of one document each.
 pub(crate) struct Peer {
     pub(crate) port: u16,
@@ -54,6 +67,13 @@ struct Script {
     /// How often it is locked, and by which number its process is known.
     locks: Mutex<i64>,
     process: AtomicU8,
+    lock: Mutex<Lock>,
+    /// An unlock is carried out, and its connection goes.
+    loses_unlocks: AtomicBool,
+    /// What its user may do to it; none: it has no users.
+    rights: Mutex<Option<Vec<&'static str>>>,
+    /// So many members of its set are hidden.
+    hidden: AtomicU8,
     /// It wants to know who asks, and refuses every password.
     wants_users: AtomicBool,
     /// What reads wait for.
@@ -97,6 +117,31 @@ impl Peer {
     /// Somebody else locks it.
     pub(crate) fn lock(&self) {
         *self.script.locks.lock().expect("nobody panics with it") += 1;
+    }
+
+    /// From now on this becomes of a lock that is asked for.
+    pub(crate) fn at_lock(&self, lock: Lock) {
+        *self.script.lock.lock().expect("nobody panics with it") = lock;
+    }
+
+    /// From now on an unlock is carried out and not answered.
+    pub(crate) fn lose_unlocks(&self, loses: bool) {
+        self.script.loses_unlocks.store(loses, Ordering::SeqCst);
+    }
+
+    /// From now on it has a user who may do this to it, and nothing else.
+    pub(crate) fn give_rights(&self, rights: &[&'static str]) {
+        *self.script.rights.lock().expect("nobody panics with it") = Some(rights.to_vec());
+    }
+
+    /// From now on its set has so many hidden members.
+    pub(crate) fn hide_members(&self, count: u8) {
+        self.script.hidden.store(count, Ordering::SeqCst);
+    }
+
+    /// Somebody else takes one lock away.
+    pub(crate) fn unlock(&self) {
+        *self.script.locks.lock().expect("nobody panics with it") -= 1;
     }
 
     /// As if its process had been started anew: nothing is locked.
@@ -170,7 +215,11 @@ impl Script {
                 from + u32::from_le_bytes(body[from..from + 4].try_into().expect("four bytes")) as usize;
             let asked = RawDocumentBuf::from_bytes(body[from..end].to_vec()).expect("a document");
             let asked = Document::try_from(&*asked).expect("a document");
-            let answer = RawDocumentBuf::try_from(self.answer(&asked)).expect("a document").into_bytes();
+            let answer = self.answer(&asked);
+            if answer.is_empty() {
+                return;
+            }
+            let answer = RawDocumentBuf::try_from(answer).expect("a document").into_bytes();
             let (code, before): (i32, Vec<u8>) = match code {
                 OP_MSG => (OP_MSG, vec![0; 5]),
                 _ => (OP_REPLY, [&[0; 16][..], &1_i32.to_le_bytes()].concat()),
@@ -251,6 +300,7 @@ impl Script {
         }
     }
 
+    /// What it answers; nothing: the connection goes.
     fn answer(&self, asked: &Document) -> Document {
         let (command, of) = asked.iter().next().expect("a command");
         let database = asked.get_str("$db").unwrap_or("admin");
@@ -264,8 +314,20 @@ impl Script {
                 if let Some(code) = self.refused_changes.lock().expect("nobody panics with it").get("fsync") {
                     return doc! { "ok": 0, "code": code, "codeName": "Scripted", "errmsg": "as scripted" };
                 }
+                let becomes = || *self.lock.lock().expect("nobody panics with it");
+                let mut by = 1;
+                match becomes() {
+                    Lock::Taken => {}
+                    Lock::Shared => by = 2,
+                    Lock::Unanswered => return Document::new(),
+                    Lock::Late => {
+                        while becomes() == Lock::Late {
+                            tests::pause(20);
+                        }
+                    }
+                }
                 let mut locks = self.locks.lock().expect("nobody panics with it");
-                *locks += 1;
+                *locks += by;
                 doc! { "info": "now locked against writes", "lockCount": *locks, "ok": 1 }
             }
             "fsyncunlock" => {
@@ -275,7 +337,29 @@ impl Script {
                     return doc! { "ok": 0, "code": 20, "codeName": "IllegalOperation", "errmsg": "not locked" };
                 }
                 *locks -= 1;
+                if self.loses_unlocks.load(Ordering::SeqCst) {
+                    return Document::new();
+                }
                 doc! { "info": "fsyncUnlock completed", "lockCount": *locks, "ok": 1 }
+            }
+            "connectionstatus" => {
+                let rights = self.rights.lock().expect("nobody panics with it").clone();
+                let users = rights.iter().map(|_| doc! { "user": "backup", "db": "admin" });
+                let users = users.collect::<Vec<_>>();
+                let privileges =
+                    doc! { "resource": { "cluster": true }, "actions": rights.unwrap_or_default() };
+                let info = doc! { "authenticatedUsers": users, "authenticatedUserPrivileges": [privileges] };
+                doc! { "authInfo": info, "ok": 1 }
+            }
+            name @ "replsetgetstatus"
+                if self.refused_changes.lock().expect("nobody panics with it").contains_key(name) =>
+            {
+                doc! { "ok": 0, "code": 13, "codeName": "Unauthorized", "errmsg": "as scripted" }
+            }
+            "replsetgetstatus" => {
+                let members = (0..=i32::from(self.hidden.load(Ordering::SeqCst)))
+                    .map(|n| doc! { "_id": n, "state": if n == 0 { 1 } else { 2 } });
+                doc! { "set": "rs0", "members": members.collect::<Vec<_>>(), "ok": 1 }
             }
             "currentop" => {
                 let mut told = doc! { "inprog": [], "ok": 1 };

@@ -2,14 +2,15 @@
 //!
 //! Must stay true: it unlocks when it is asked to, when the agent dies, when it is itself asked to end, and when the time
 //! is up, whichever comes first; and it goes on trying until the server is unlocked, or until nobody could mean it any
-//! more.
+//! more. Its record says that it has asked before it asks, and every end before that ends the record. Only a lock that
+//! was there whenever it looked, and at the end, was held: it says so in one word, and in others all else.
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,15 +18,17 @@ use runtime::config::{Secret, SecretSource};
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::member;
-use super::record::Owned;
+use super::member::{self, Asked, Is};
+use super::record::{Owned, Stage, now};
+use super::release::{self, Came};
 use crate::sources::mongodb::events;
 use crate::sources::mongodb::server::Server;
 
 /// The guard's hidden verb.
 const VERB: &str = "guard-lock";
-/// How long after a try in vain the next one comes, and for how long there are tries.
-const AGAIN: Duration = Duration::from_secs(1);
+/// How often it looks whether the server is still locked.
+const LOOK: Duration = Duration::from_secs(1);
+/// For how long it tries to unlock.
 pub(super) const TRIES: Duration = Duration::from_secs(30 * 60);
 /// More reasons to end than there are.
 const ENDS: usize = 8;
@@ -33,10 +36,13 @@ const ENDS: usize = 8;
 pub(super) const LOCKED: &str = "locked";
 pub(super) const REFUSED: &str = "refused ";
 pub(super) const UNLOCKED: &str = "unlocked ";
+pub(super) const LOST: &str = "lost ";
+pub(super) const STUCK: &str = "stuck ";
 pub(super) const SENT: &str = "sent ";
 /// Why it has unlocked.
 pub(super) const ASKED: &str = "asked";
 const LATE: &str = "late";
+const SIGNAL: &str = "signal";
 
 /// What the guard is told by its input, which no list of processes shows.
 #[derive(Serialize, Deserialize)]
@@ -122,58 +128,123 @@ fn act(order: &Order) -> Result<(), String> {
         events::tell_to(|command| say(&format!("{SENT}{command}")));
     }
     let taken = Owned::take(&order.record).map_err(|error| format!("its record is not free: {error}"))?;
-    let record = taken.ok_or("its record has gone")?;
+    let mut record = taken.ok_or("its record has gone")?;
     let (ends, end) = mpsc::sync_channel(ENDS);
     listen(&ends);
-    let server = member::connect(&SecretSource::Value(Secret::new(order.uri.clone())), &order.member)?;
-    if member::is_locked(&server).map_err(|trouble| trouble.to_string())? {
-        record.end();
-        return Err("somebody else has locked it".to_owned());
-    }
-    let began = Instant::now();
-    if let Err((why, may_be_locked)) = member::lock(&server) {
-        say(&format!("{REFUSED}{why}"));
-        if !may_be_locked || unlock(&server, order) {
+    let server = match ready(order, &mut record) {
+        Ok(server) => server,
+        Err(why) => {
+            // Nothing was asked for.
             record.end();
+            return Err(why);
         }
-        return Ok(());
+    };
+    let began = Instant::now();
+    let stage = match member::lock(&server) {
+        Asked::Locked => Stage::Held,
+        Asked::Shared => {
+            say(&format!("{REFUSED}somebody else has locked it, too"));
+            Stage::Shared
+        }
+        Asked::Refused(why) => {
+            record.end();
+            return Err(why);
+        }
+        Asked::Unknown(why) => {
+            say(&format!("{REFUSED}{why}"));
+            return give_back(&server, record, (None, &end));
+        }
+    };
+    // If it cannot be written, it says that it was asked for: that is unlocked as well.
+    if let Err(error) = record.set(stage) {
+        say(&format!("cannot write its record: {error}"));
+    }
+    if stage == Stage::Shared {
+        return give_back(&server, record, (None, &end));
     }
     say(LOCKED);
-    let left = Duration::from_millis(order.longest_ms).saturating_sub(began.elapsed());
-    let why = match end.recv_timeout(left) {
-        Err(RecvTimeoutError::Timeout) => LATE,
-        Ok(()) | Err(RecvTimeoutError::Disconnected) => ASKED,
-    };
-    if unlock(&server, order) {
-        record.end();
-        say(&format!("{UNLOCKED}{} {why}", began.elapsed().as_millis()));
+    match hold(&server, order, (began, &end)) {
+        Ok(why) => give_back(&server, record, (Some((began, why)), &end)),
+        Err(why) => {
+            record.end();
+            say(&format!("{LOST}{why}"));
+            Ok(())
+        }
+    }
+}
+
+/// Connects and sees that nothing is in the way. From the return on it may be locked.
+fn ready(order: &Order, record: &mut Owned) -> Result<Server, String> {
+    let server = member::connect(&SecretSource::Value(Secret::new(order.uri.clone())), &order.member)?;
+    match member::look(&server, &order.process).map_err(|trouble| trouble.to_string())? {
+        Is::Free => {}
+        Is::Locked => return Err("somebody else has locked it".to_owned()),
+        Is::Another => return Err("it was started anew".to_owned()),
+    }
+    let unwritten = |error| format!("its record cannot be written: {error}");
+    record.set(Stage::Asked(now())).map_err(unwritten)?;
+    Ok(server)
+}
+
+/// Until it is to be let go: why. An error: it was let go by somebody else, and it is nothing to unlock.
+fn hold(
+    server: &Server,
+    order: &Order,
+    (began, end): (Instant, &Receiver<&'static str>),
+) -> Result<&'static str, String> {
+    let longest = Duration::from_millis(order.longest_ms);
+    loop {
+        let left = longest.saturating_sub(began.elapsed());
+        match end.recv_timeout(left.min(LOOK)) {
+            Ok(why) => return Ok(why),
+            Err(RecvTimeoutError::Disconnected) => return Ok(ASKED),
+            Err(RecvTimeoutError::Timeout) if left.is_zero() => return Ok(LATE),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        match member::look(server, &order.process) {
+            Ok(Is::Locked) => {}
+            Ok(Is::Free) => return Err("somebody else has unlocked it".to_owned()),
+            Ok(Is::Another) => return Err("it was started anew".to_owned()),
+            // It is looked at again at the end.
+            Err(trouble) => say(&format!("cannot be looked at: {trouble}")),
+        }
+    }
+}
+
+/// Unlocks, until that is done or was tried for too long: then the agent goes on. Says what came of it.
+fn give_back(
+    server: &Server,
+    record: Owned,
+    (held, end): (Option<(Instant, &str)>, &Receiver<&'static str>),
+) -> Result<(), String> {
+    // Who is told to end does not wait for what may never come: the agent's next start does.
+    let is_over = || end.try_iter().any(|why| why == SIGNAL);
+    match release::until(server, record, TRIES, &say, &is_over) {
+        Some(Came::Released(stays)) => {
+            if stays {
+                say("stays locked: somebody else has locked it, too");
+            }
+            if let Some((began, why)) = held {
+                say(&format!("{UNLOCKED}{} {why}", began.elapsed().as_millis()));
+            }
+        }
+        Some(Came::Lost(why)) => say(&format!("{LOST}{why}")),
+        Some(Came::Person(what)) => say(&format!("{STUCK}{what}")),
+        Some(Came::Waits) => {}
+        None => say(&format!("{STUCK}that was tried for too long")),
     }
     Ok(())
 }
 
-/// Until it is unlocked, or it has been tried for too long: then the agent's next start goes on.
-#[expect(clippy::disallowed_methods, reason = "a process that does nothing else")]
-fn unlock(server: &Server, order: &Order) -> bool {
-    let began = Instant::now();
-    loop {
-        match member::unlock(server, &order.process) {
-            Ok(()) => return true,
-            Err(_) if began.elapsed() > TRIES => return false,
-            Err(trouble) => say(&format!("tries to unlock: {trouble}")),
-        }
-        thread::sleep(AGAIN);
-    }
-}
-
 /// Sends when the agent's end of the pipe is closed, or a signal asks for an end.
-fn listen(ends: &SyncSender<()>) {
+fn listen(ends: &SyncSender<&'static str>) {
     for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
         let ends = ends.clone();
         // The handler is there before anything is locked.
         if let Ok(mut asked) = signal(kind) {
             tokio::spawn(async move {
                 asked.recv().await;
-                let _ = ends.try_send(());
+                let _ = ends.try_send(SIGNAL);
             });
         }
     }
@@ -181,7 +252,7 @@ fn listen(ends: &SyncSender<()>) {
     thread::spawn(move || {
         // Nobody ever writes there any more: whatever comes, it is the end.
         let _ = io::stdin().read(&mut [0]);
-        let _ = ends.try_send(());
+        let _ = ends.try_send(ASKED);
     });
 }
 

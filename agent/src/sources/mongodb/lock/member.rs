@@ -1,7 +1,8 @@
 //! Which member of a server's set is locked, and what it says of its lock.
 //!
-//! Must stay true: a router is never locked; neither is the primary of a set that has another member; one that somebody
-//! else has locked is left alone. What is unlocked is the process that was locked, and not the next one at its address.
+//! Must stay true: a router is never locked; neither is the primary of a set that has another member, hidden ones
+//! included, nor a secondary that is behind; one that somebody else has locked is left alone, and so is one that the user
+//! could not unlock. What is unlocked is the process that was locked, and not the next one at its address.
 
 use std::time::Duration;
 
@@ -15,9 +16,16 @@ use crate::sources::mongodb::server::{Server, Trouble};
 const FIND: Duration = Duration::from_secs(5);
 /// How long a server may wait for its writers before it is locked, where it heeds that.
 const TAKE: i32 = 20_000;
+/// A secondary that is further behind is not what anybody means by a backup of now.
+const BEHIND_MS: i64 = 60_000;
 /// The server's number for what the user may not do, and for an unlock of what is not locked.
-const FORBIDDEN: i32 = 13;
-const NOT_LOCKED: i32 = 20;
+pub(super) const FORBIDDEN: i32 = 13;
+pub(super) const NOT_LOCKED: i32 = 20;
+/// Its numbers for what it had begun and has not ended: nobody knows what came of it.
+const BROKEN_OFF: [i32; 8] = [50, 91, 189, 262, 11_600, 11_601, 11_602, 13_436];
+/// The state of an arbiter among a set's members: it has no data.
+const ARBITER: i64 = 7;
+const HOST_MANAGER: &str = "give it the role `hostManager` in the database `admin`";
 
 /// A member that may be locked.
 pub(super) struct Member {
@@ -27,36 +35,129 @@ pub(super) struct Member {
     pub(super) process: String,
 }
 
+/// What a server is to who has locked it.
+#[derive(Debug, PartialEq)]
+pub(super) enum Is {
+    Locked,
+    Free,
+    /// Another process than the one that was locked.
+    Another,
+}
+
+/// What came of a wish to lock.
+pub(super) enum Asked {
+    Locked,
+    /// Somebody else has locked it, too.
+    Shared,
+    /// It is not locked by us.
+    Refused(String),
+    /// It may be locked, or become so.
+    Unknown(String),
+}
+
 /// Connects to the member that is to be locked: a secondary, or the only member there is; else this says why there is
 /// none.
 pub(super) fn choose(server: &Server, uri: &SecretSource) -> Result<Member, String> {
-    let role = role(server).map_err(|trouble| trouble.to_string())?;
-    if role.get_str("msg").is_ok_and(|word| word == "isdbgrid") {
+    let set = role(server).map_err(|trouble| trouble.to_string())?;
+    if is_router(&set) {
         return Err("the router of a cluster is never locked".to_owned());
     }
-    let listed = |key| role.get_array(key).into_iter().flatten().filter_map(Bson::as_str).map(str::to_owned);
+    let listed = |key| set.get_array(key).into_iter().flatten().filter_map(Bson::as_str).map(str::to_owned);
     let members: Vec<String> = listed("hosts").chain(listed("passives")).collect();
     let own: Vec<String> = server.addresses().iter().map(ToString::to_string).collect();
-    let candidates = match (role.get_str("setName").is_ok(), own.as_slice()) {
+    let is_set = set.get_str("setName").is_ok();
+    let candidates = match (is_set, own.as_slice()) {
         // The connection string says which.
         (true, [one]) if server.is_direct() => vec![one.clone()],
         (true, _) => members.clone(),
         (false, [one]) => vec![one.clone()],
         (false, _) => return Err("the connection string names several servers that are no set".to_owned()),
     };
-    let is_alone = members.len() < 2;
+    let mut why = "no secondary answers, and the primary of a set is not locked".to_owned();
     for address in candidates {
         let Ok(member) = connect(uri, &address) else { continue };
         let Ok(role) = self::role(&member) else { continue };
         let is = |key| role.get_bool(key).unwrap_or_default();
-        if is("arbiterOnly") || role.get_str("msg").is_ok_and(|word| word == "isdbgrid") {
+        if is("arbiterOnly") || is_router(&role) {
             continue;
         }
-        if is("secondary") || (is_alone && (is("ismaster") || is("isWritablePrimary"))) {
-            return Ok(Member { server: member, address, process: process(&role) });
+        let may = if is("secondary") {
+            is_up_to_date(&set, &role, &address)
+        } else if members.len() < 2 && (is("ismaster") || is("isWritablePrimary")) {
+            if is_set { is_alone(&member) } else { Ok(()) }
+        } else {
+            continue;
+        };
+        match may.and_then(|()| may_lock(&member)) {
+            Ok(()) => return Ok(Member { server: member, address, process: process(&role) }),
+            Err(refused) => why = refused,
         }
     }
-    Err("no secondary answers, and the primary of a set is not locked".to_owned())
+    Err(why)
+}
+
+/// A secondary that is delayed on purpose or behind shows no present.
+fn is_up_to_date(set: &Document, role: &Document, address: &str) -> Result<(), String> {
+    let delay = ["secondaryDelaySecs", "slaveDelay"].into_iter().find_map(|key| number(role, key));
+    if delay.is_some_and(|delay| delay > 0) {
+        return Err(format!("the secondary {address} is delayed, and the primary of a set is not locked"));
+    }
+    let written = |of: &Document| {
+        let last = of.get_document("lastWrite").and_then(|last| last.get_datetime("lastWriteDate"));
+        last.ok().map(|last| last.timestamp_millis())
+    };
+    match (written(set), written(role)) {
+        (Some(first), Some(own)) if first.saturating_sub(own) > BEHIND_MS => Err(format!(
+            "the secondary {address} is more than {} seconds behind, and the primary of a set is not locked",
+            BEHIND_MS / 1_000
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Hidden members are in no list that everybody gets.
+fn is_alone(server: &Server) -> Result<(), String> {
+    let status = server.command("admin", doc! { "replSetGetStatus": 1 }).map_err(|trouble| {
+        format!(
+            "whether its set has hidden members is not known ({trouble}): give the user the role `clusterMonitor` in \
+             the database `admin`"
+        )
+    })?;
+    let members = status.get_array("members").into_iter().flatten().filter_map(Bson::as_document);
+    match members.filter(|member| number(member, "state") != Some(ARBITER)).count() {
+        1 => Ok(()),
+        _ => Err(
+            "its set has other members, hidden ones, and the primary of a set is not locked: name one by \
+                  `directConnection=true`"
+                .to_owned(),
+        ),
+    }
+}
+
+/// Who cannot unlock does not lock: these are two rights.
+pub(super) fn may_lock(server: &Server) -> Result<(), String> {
+    let status = server.command("admin", doc! { "connectionStatus": 1, "showPrivileges": true });
+    let status =
+        status.map_err(|trouble| format!("whether the user may unlock it is not known: {trouble}"))?;
+    let told = status.get_document("authInfo").ok();
+    let list = |key| told.and_then(|told| told.get_array(key).ok()).into_iter().flatten();
+    if list("authenticatedUsers").next().is_none() {
+        // A server without users asks nobody.
+        return Ok(());
+    }
+    let may = |action: &str| {
+        list("authenticatedUserPrivileges").filter_map(Bson::as_document).any(|privilege| {
+            let of = privilege.get_document("resource");
+            let fits = |key| of.clone().is_ok_and(|of| of.get_bool(key).unwrap_or_default());
+            let actions = privilege.get_array("actions").into_iter().flatten();
+            (fits("cluster") || fits("anyResource"))
+                && actions.filter_map(Bson::as_str).any(|one| one == action)
+        })
+    };
+    match ["fsync", "unlock"].into_iter().find(|action| !may(action)) {
+        None => Ok(()),
+        Some(action) => Err(format!("the user has not the right `{action}`: {HOST_MANAGER}")),
+    }
 }
 
 /// Connects to this member alone.
@@ -70,10 +171,24 @@ fn role(server: &Server) -> Result<Document, Trouble> {
     server.command("admin", doc! { "isMaster": 1 })
 }
 
+fn is_router(role: &Document) -> bool {
+    role.get_str("msg").is_ok_and(|word| word == "isdbgrid")
+}
+
 /// What its process is called: another one after each start.
 fn process(role: &Document) -> String {
     let id = role.get_document("topologyVersion").and_then(|version| version.get_object_id("processId"));
     id.map(|id| id.to_hex()).unwrap_or_default()
+}
+
+/// What it is now to who has locked the process `of`.
+pub(super) fn look(server: &Server, of: &str) -> Result<Is, Trouble> {
+    let is_locked = is_locked(server)?;
+    // Asked last: what was seen before is of this process or an earlier one.
+    if !of.is_empty() && process(&role(server)?) != of {
+        return Ok(Is::Another);
+    }
+    Ok(if is_locked { Is::Locked } else { Is::Free })
 }
 
 /// True if nobody may write there.
@@ -82,42 +197,54 @@ pub(super) fn is_locked(server: &Server) -> Result<bool, Trouble> {
     Ok(told.get_bool("fsyncLock").unwrap_or_default())
 }
 
-/// Locks it. The error says whether it may be locked all the same.
-pub(super) fn lock(server: &Server) -> Result<(), (String, bool)> {
+/// Locks it.
+pub(super) fn lock(server: &Server) -> Asked {
     let answer = server.command("admin", doc! { "fsync": 1, "lock": true, "maxTimeMS": TAKE });
     match answer {
         Ok(answer) => match number(&answer, "lockCount") {
-            None | Some(1) => Ok(()),
-            Some(_) => Err(("somebody else has locked it, too".to_owned(), true)),
+            None | Some(1) => Asked::Locked,
+            Some(_) => Asked::Shared,
         },
-        Err(trouble) if trouble.code == Some(FORBIDDEN) => Err((
-            "the user may not lock it: give it the role `hostManager` in the database `admin`".to_owned(),
-            false,
-        )),
-        Err(trouble) => Err((trouble.to_string(), trouble.code.is_none())),
+        Err(trouble) if trouble.code == Some(FORBIDDEN) => {
+            Asked::Refused(format!("the user may not lock it: {HOST_MANAGER}"))
+        }
+        Err(trouble) => match trouble.code {
+            Some(code) if !BROKEN_OFF.contains(&code) => Asked::Refused(trouble.to_string()),
+            _ => Asked::Unknown(trouble.to_string()),
+        },
     }
 }
 
-/// Lets writers go on, and looks whether they do. One that was started anew since has no lock.
-pub(super) fn unlock(server: &Server, of: &str) -> Result<(), Trouble> {
-    let now = process(&role(server)?);
-    if (!of.is_empty() && now != of) || !is_locked(server)? {
-        return Ok(());
+/// Takes one lock away. True if it stays locked all the same: by somebody else.
+pub(super) fn unlock(server: &Server) -> Result<bool, Trouble> {
+    let answer = server.command("admin", doc! { "fsyncUnlock": 1 })?;
+    match number(&answer, "lockCount") {
+        Some(0) => Ok(false),
+        Some(_) => Ok(true),
+        // It was answered: if it cannot be looked at now, or is locked, that is nothing to unlock.
+        None => Ok(is_locked(server).unwrap_or_default()),
     }
-    let others = match server.command("admin", doc! { "fsyncUnlock": 1 }) {
-        Ok(answer) => number(&answer, "lockCount").unwrap_or_default(),
-        Err(trouble) if trouble.code == Some(NOT_LOCKED) => 0,
-        Err(trouble) => return Err(trouble),
-    };
-    if others > 0 {
-        tracing::warn!("a MongoDB server stays locked: somebody else has locked it, too");
-    } else if is_locked(server)? {
-        return Err(Trouble::unfit("it is still locked"));
-    }
-    Ok(())
 }
 
 fn number(answer: &Document, key: &str) -> Option<i64> {
     let value = answer.get(key)?;
     value.as_i64().or(value.as_i32().map(i64::from)).or(value.as_f64().map(|number| number as i64))
+}
+
+#[cfg(test)]
+mod tests {
+    use mongodb::bson::DateTime;
+
+    use super::*;
+
+    #[test]
+    fn a_secondary_that_is_delayed_or_behind_is_not_locked() {
+        let at = |ms| doc! { "lastWrite": { "lastWriteDate": DateTime::from_millis(ms) } };
+        assert_eq!(is_up_to_date(&at(100_000), &at(40_000), "m"), Ok(()));
+        let behind = is_up_to_date(&at(100_001), &at(40_000), "m").expect_err("it is behind");
+        assert!(behind.contains("60 seconds behind"), "{behind}");
+        let delayed = is_up_to_date(&doc! {}, &doc! { "secondaryDelaySecs": 3_600_i64 }, "m");
+        assert!(delayed.expect_err("it is delayed").contains("delayed"));
+        assert_eq!(is_up_to_date(&doc! {}, &doc! {}, "m"), Ok(()));
+    }
 }

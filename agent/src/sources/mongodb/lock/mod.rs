@@ -3,14 +3,17 @@
 //! Must stay true: only where the configuration allows it, never a router, never longer than it says. A record lies in
 //! the agent's state before the lock is asked for ([`record`]); a process of its own has the lock and lets it go
 //! whatever becomes of the agent ([`mod@guard`]); where that process dies, the agent unlocks at once; where both die, the
-//! agent's next start does ([`unlock_left`]). What the machine of the agent takes down with it, or a network that does
-//! not come back, nobody can unlock but a person: decision 41.
+//! agent's next start does ([`unlock_left`]), by the same rules ([`release`]). What the machine of the agent takes down
+//! with it, or a network that does not come back, nobody can unlock but a person: decision 41.
 
+mod container;
 mod guard;
 mod member;
 mod record;
+mod release;
 
-use std::io::{BufRead, BufReader};
+use std::collections::BTreeSet;
+use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -22,15 +25,37 @@ use runtime::config::SecretSource;
 use super::events;
 use super::server::Server;
 pub(crate) use guard::guard;
-use record::{Owned, Record};
+use record::{Owned, Record, Stage};
+use release::Came;
 
 /// How long it may take until a server is locked or says why not, and until it is unlocked again.
 const BEGIN: Duration = Duration::from_secs(60);
 const END: Duration = Duration::from_secs(60);
 /// How long a drop waits for that.
 const GLANCE: Duration = Duration::from_secs(5);
-/// How long after a try in vain the next one comes.
-const AGAIN: Duration = Duration::from_secs(1);
+
+/// The records that locks of this process look after themselves.
+static LOOKED_AFTER: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+/// A record that is looked after, for as long as this lives.
+struct LookedAfter(PathBuf);
+
+impl LookedAfter {
+    fn begin(record: PathBuf) -> Self {
+        LOOKED_AFTER.lock().unwrap_or_else(PoisonError::into_inner).insert(record.clone());
+        Self(record)
+    }
+
+    fn has(record: &Path) -> bool {
+        LOOKED_AFTER.lock().unwrap_or_else(PoisonError::into_inner).contains(record)
+    }
+}
+
+impl Drop for LookedAfter {
+    fn drop(&mut self) {
+        LOOKED_AFTER.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0);
+    }
+}
 
 /// What a server may be locked for.
 #[derive(Debug, Clone)]
@@ -91,6 +116,7 @@ pub(super) struct Locked {
 impl Locked {
     /// Locks a member of the server's set. Else this says why not.
     pub(super) fn begin(server: &Server, uri: &SecretSource, terms: &Terms) -> Result<Self, String> {
+        container::outlives()?;
         if Record::all(&terms.state).iter().any(|(_, record)| record.source == terms.source) {
             return Err("an earlier lock of it may not have been let go".to_owned());
         }
@@ -99,19 +125,25 @@ impl Locked {
             return Err("somebody else has locked it".to_owned());
         }
         let (address, process) = (member.address, member.process);
-        let record =
-            Record { source: terms.source.clone(), member: address.clone(), process: process.clone() };
-        let unwritten = |error| format!("the record of a lock cannot be written: {error}");
-        let record = record.write(&terms.state).map_err(unwritten)?;
         let secret = uri.read().map_err(|error| error.to_string())?;
+        let intended = Record {
+            source: terms.source.clone(),
+            member: address.clone(),
+            process: process.clone(),
+            stage: Stage::Intended,
+        };
+        let looked_after = LookedAfter::begin(Record::place(&terms.state));
+        let record = looked_after.0.clone();
+        let unwritten = |error| format!("the record of a lock cannot be written: {error}");
+        drop(intended.write(&record).map_err(unwritten)?);
         let orders = guard::Orders {
             uri: &secret,
             member: &address,
             process: &process,
-            record: record.clone(),
+            record,
             longest: terms.longest,
         };
-        let started = guard::start(orders).inspect_err(|_| drop(std::fs::remove_file(&record)));
+        let started = guard::start(orders).inspect_err(|_| drop(std::fs::remove_file(&looked_after.0)));
         let mut guard = started.map_err(|error| format!("the guard of a lock does not start: {error}"))?;
         let input = guard.stdin.take();
         let server = Arc::new(member.server);
@@ -119,8 +151,7 @@ impl Locked {
         let watched = Watched {
             shared: Arc::clone(&shared),
             server: Arc::clone(&server),
-            record,
-            process,
+            record: looked_after,
             began: Instant::now(),
         };
         thread::spawn(move || watched.watch(guard));
@@ -174,8 +205,7 @@ impl Drop for Locked {
 struct Watched {
     shared: Arc<Shared>,
     server: Arc<Server>,
-    record: PathBuf,
-    process: String,
+    record: LookedAfter,
     began: Instant,
 }
 
@@ -195,80 +225,127 @@ impl Watched {
             {
                 let held = Duration::from_millis(held.parse().unwrap_or_default());
                 self.shared.set(Now::Over(held, why == guard::ASKED));
+            } else if let Some(why) = line.strip_prefix(guard::LOST) {
+                self.lost(why);
+            } else if let Some(what) = line.strip_prefix(guard::STUCK) {
+                self.stuck(what);
             } else {
                 tracing::warn!("the guard of a locked MongoDB server {line}");
             }
         }
         let _ = guard.wait();
-        if self.record.exists() {
-            tracing::warn!("the guard of a locked MongoDB server has died: unlocks it");
-            let freed = release(&self.server, &self.record, &self.process, guard::TRIES);
-            let held = self.began.elapsed();
-            self.shared.set(if freed { Now::Over(held, false) } else { Now::Stuck });
+        let record = &self.record.0;
+        if record.exists() && self.shared.get() != Now::Stuck {
+            tracing::warn!("the guard of a locked MongoDB server has died: sees that it is unlocked");
+            if self.shared.get() == Now::Beginning {
+                // What it has asked for may take long to come.
+                self.shared.set(Now::Refused("its guard has died".to_owned()));
+            }
+            let tell = |what: &str| tracing::error!("a locked MongoDB server: the agent {what}");
+            match release::after(&self.server, record, guard::TRIES, &tell) {
+                Some(Came::Released(stays)) => {
+                    if stays {
+                        tracing::warn!("a MongoDB server stays locked: somebody else has locked it, too");
+                    }
+                    self.over();
+                }
+                Some(Came::Lost(why)) => self.lost(why),
+                Some(Came::Person(what)) => self.stuck(&what),
+                Some(Came::Waits) | None => self.stuck("that was tried for too long"),
+            }
         } else if matches!(self.shared.get(), Now::Beginning | Now::Held) {
             self.shared.set(Now::Refused("its guard has died".to_owned()));
         }
     }
-}
 
-/// Unlocks what a record is of, and ends the record; false if that was not had in time.
-#[expect(clippy::disallowed_methods, reason = "a thread that does nothing else; it has an end")]
-fn release(server: &Server, record: &Path, process: &str, longest: Duration) -> bool {
-    let began = Instant::now();
-    loop {
-        match Owned::take(record) {
-            Ok(None) => return true,
-            Ok(Some(owned)) => match member::unlock(server, process) {
-                Ok(()) => {
-                    owned.end();
-                    return true;
-                }
-                Err(trouble) => tracing::error!("a locked MongoDB server cannot be unlocked: {trouble}"),
-            },
-            // Its guard is at it.
-            Err(_) => {}
+    /// It is let go, and was not asked to be.
+    fn over(&self) {
+        if !matches!(self.shared.get(), Now::Refused(_)) {
+            self.shared.set(Now::Over(self.began.elapsed(), false));
         }
-        if began.elapsed() > longest {
-            return false;
-        }
-        thread::sleep(AGAIN);
+    }
+
+    fn lost(&self, why: &str) {
+        tracing::warn!("a MongoDB server that was to be locked while it is read was not, to the end: {why}");
+        self.over();
+    }
+
+    fn stuck(&self, what: &str) {
+        tracing::error!("a MongoDB server may stay locked: {what}; then remove {}", self.record.0.display());
+        self.shared.set(Now::Stuck);
     }
 }
 
 /// Unlocks what earlier runs have left locked, of the source `source` alone if it is given. `uri_of` says how a source's
-/// server is reached. False if something may still be locked. Blocks, within the runtime.
+/// server is reached. False if something may be locked now. Blocks, within the runtime.
 pub(crate) fn unlock_left(
     state: &Path,
     source: Option<&str>,
     uri_of: &dyn Fn(&str) -> Option<SecretSource>,
 ) -> bool {
-    let mut is_all = true;
-    for (path, record) in Record::all(state) {
-        if source.is_some_and(|source| source != record.source) {
-            continue;
+    let left = Record::all(state).into_iter();
+    let left = left.filter(|(_, record)| source.is_none_or(|source| source == record.source));
+    // Each is tried, whatever comes of one.
+    left.map(|(path, record)| unlock_one(&path, &record, uri_of)).fold(true, |is_all, freed| is_all && freed)
+}
+
+fn unlock_one(path: &Path, record: &Record, uri_of: &dyn Fn(&str) -> Option<SecretSource>) -> bool {
+    // Somebody is at it: it is nothing to wait for where it is only seen that no late lock comes.
+    let is_late = matches!(record.stage, Stage::Asked(_));
+    if LookedAfter::has(path) {
+        return is_late;
+    }
+    let mut owned = match Owned::take(path) {
+        Ok(Some(owned)) => owned,
+        Ok(None) => return true,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return is_late,
+        Err(error) => {
+            tracing::error!(file = %path.display(), %error, "the record of a lock cannot be read");
+            return false;
         }
-        let Record { source, member, process } = record;
-        let server = match uri_of(&source) {
-            Some(uri) => member::connect(&uri, &member),
-            None => Err("the agent's configuration no longer has its source".to_owned()),
-        };
-        let freed = server.map(|server| release(&server, &path, &process, GLANCE));
-        match freed {
-            Ok(true) => {
-                tracing::warn!(source, member, "a MongoDB server is no longer locked by an earlier run")
-            }
-            Ok(false) => is_all = false,
-            Err(why) => {
-                is_all = false;
-                tracing::error!(
-                    source,
-                    member,
-                    "an earlier run may have left a MongoDB server locked, and it cannot be looked at ({why}): run \
-                     db.fsyncUnlock() there if nobody can write to it, then remove {}",
-                    path.display()
-                );
-            }
+    };
+    let Record { source, member, .. } = owned.record().clone();
+    if owned.record().stage == Stage::Intended {
+        owned.end();
+        return true;
+    }
+    let server = match uri_of(&source) {
+        Some(uri) => member::connect(&uri, &member),
+        None => Err("the agent's configuration no longer has its source".to_owned()),
+    };
+    let tried = server.and_then(|server| {
+        release::once(&server, &mut owned).map_err(|trouble| format!("it is not unlocked: {trouble}"))
+    });
+    match tried {
+        Ok(Came::Released(stays)) => {
+            tracing::warn!(
+                source,
+                member,
+                stays_locked_by_another = stays,
+                "unlocked what an earlier run has locked"
+            );
+            owned.end();
+            true
+        }
+        Ok(Came::Lost(why)) => {
+            tracing::warn!(
+                source,
+                member,
+                "a MongoDB server is not locked by an earlier run any more: {why}"
+            );
+            owned.end();
+            true
+        }
+        Ok(Came::Waits) => true,
+        Ok(Came::Person(why)) | Err(why) => {
+            tracing::error!(
+                source,
+                member,
+                "an earlier run may have left a MongoDB server locked ({why}): run db.fsyncUnlock() there if nobody can \
+                 write to it, then remove {}",
+                path.display()
+            );
+            false
         }
     }
-    is_all
 }

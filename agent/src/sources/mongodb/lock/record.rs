@@ -1,16 +1,36 @@
 //! What the agent's state knows of servers that it has locked.
 //!
-//! Must stay true: a record is durable before anything is locked, and goes only once that is unlocked. Who unlocks has
-//! it to themselves meanwhile: an unlock that comes twice would be somebody else's.
+//! Must stay true: a record is durable before anything is locked, says how far that went, and goes only once nothing of
+//! it can be locked any more. Who unlocks has it to themselves meanwhile: an unlock that comes twice would be somebody
+//! else's. A record is there whole or not at all.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
 /// Records lie in the agent's state folder under this and a number.
 const NAMED: &str = "locked-";
+
+/// How far a lock is.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Stage {
+    /// Nothing was asked for: what is locked is somebody else's.
+    Intended,
+    /// It was asked for at this second since 1970, and there is no answer: it may still come to the server.
+    Asked(u64),
+    /// The server has said that it is locked, by us alone.
+    Held,
+    /// The server has said that somebody else has locked it, too.
+    Shared,
+    /// An unlock was sent while it was locked by two, and there is no answer: another one might be somebody else's.
+    Doubtful,
+}
 
 /// What is locked.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -19,43 +39,83 @@ pub(super) struct Record {
     pub(super) source: String,
     pub(super) member: String,
     pub(super) process: String,
+    /// An earlier release did not write it.
+    #[serde(default = "long_ago")]
+    pub(super) stage: Stage,
+}
+
+fn long_ago() -> Stage {
+    Stage::Asked(0)
+}
+
+/// Seconds since 1970.
+pub(super) fn now() -> u64 {
+    SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs()
 }
 
 impl Record {
-    /// Writes it durably; returns where.
-    pub(super) fn write(&self, state: &Path) -> io::Result<PathBuf> {
-        let path = state.join(format!("{NAMED}{:016x}", crate::chance()));
-        let mut file = File::create_new(&path)?;
-        file.write_all(&serde_json::to_vec(self)?)?;
-        file.sync_all()?;
-        File::open(state)?.sync_all()?;
-        Ok(path)
+    /// Where the next one lies.
+    pub(super) fn place(state: &Path) -> PathBuf {
+        state.join(format!("{NAMED}{:016x}", crate::chance()))
     }
 
-    /// All that are there. One that cannot be read is told.
+    /// Writes it durably, in the place of what is there. Returns the file, locked.
+    pub(super) fn write(&self, path: &Path) -> io::Result<File> {
+        let next = beside(path);
+        let mut file = File::create(&next)?;
+        file.try_lock()?;
+        file.write_all(&serde_json::to_vec(self)?)?;
+        file.sync_all()?;
+        fs::rename(&next, path)?;
+        if let Some(state) = path.parent() {
+            File::open(state)?.sync_all()?;
+        }
+        Ok(file)
+    }
+
+    /// All that are there. One that cannot be understood, and one that cannot be read now, is told; the first goes.
     pub(super) fn all(state: &Path) -> Vec<(PathBuf, Self)> {
-        let Ok(listed) = fs::read_dir(state) else { return Vec::new() };
+        let listed = match fs::read_dir(state) {
+            Ok(listed) => listed,
+            Err(error) => {
+                tracing::error!(folder = %state.display(), %error, "the records of locks cannot be listed");
+                return Vec::new();
+            }
+        };
         let named = listed.flatten().filter(|file| file.file_name().to_string_lossy().starts_with(NAMED));
-        let read = |path: PathBuf| {
-            let record = fs::read(&path).and_then(|text| Ok(serde_json::from_slice(&text)?));
-            match record {
+        let read = |path: PathBuf| match fs::read(&path) {
+            Ok(text) => match serde_json::from_slice(&text) {
                 Ok(record) => Some((path, record)),
-                // It was not written to its end: nothing was locked.
+                // An earlier release did not write it to its end: nothing was locked.
                 Err(error) => {
-                    tracing::warn!(file = %path.display(), %error, "the record of a lock cannot be read; it goes");
+                    tracing::warn!(file = %path.display(), %error, "the record of a lock is none; it goes");
                     let _ = fs::remove_file(&path);
                     None
                 }
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                tracing::error!(file = %path.display(), %error, "the record of a lock cannot be read; it stays");
+                None
             }
         };
         named.filter_map(|file| read(file.path())).collect()
     }
 }
 
+/// Where a record is written before it has its name.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    path.with_file_name(name)
+}
+
 /// A record that nobody else looks after.
 pub(super) struct Owned {
     path: PathBuf,
-    _file: File,
+    record: Record,
+    /// All files that it was while it is owned: whoever has opened one of them does not get it.
+    files: Vec<File>,
 }
 
 impl Owned {
@@ -67,11 +127,32 @@ impl Owned {
             Err(error) => return Err(error),
         };
         file.try_lock()?;
-        // Who had it before may have ended it.
-        Ok(path.exists().then(|| Self { path: path.to_owned(), _file: file }))
+        // Who had it before may have ended it, or written it anew.
+        let there = match fs::metadata(path) {
+            Ok(there) => there,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if there.ino() != file.metadata()?.ino() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let record = serde_json::from_slice(&fs::read(path)?)?;
+        Ok(Some(Self { path: path.to_owned(), record, files: vec![file] }))
     }
 
-    /// It is unlocked.
+    pub(super) fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// It is that far from now on, durably.
+    pub(super) fn set(&mut self, stage: Stage) -> io::Result<()> {
+        let record = Record { stage, ..self.record.clone() };
+        self.files.push(record.write(&self.path)?);
+        self.record = record;
+        Ok(())
+    }
+
+    /// Nothing of it can be locked any more.
     pub(super) fn end(self) {
         if let Err(error) = fs::remove_file(&self.path) {
             tracing::warn!(file = %self.path.display(), %error, "the record of a lock stays");
@@ -83,18 +164,39 @@ impl Owned {
 mod tests {
     use super::*;
 
+    fn record() -> Record {
+        Record { source: "a+b".into(), member: "h:1".into(), process: String::new(), stage: Stage::Intended }
+    }
+
     #[test]
-    fn a_record_is_one_task_s_at_a_time_and_one_that_is_torn_goes() {
+    fn a_record_is_one_task_s_at_a_time_also_while_it_is_written_anew() {
         let state = tempfile::tempdir().expect("a folder");
-        let record = Record { source: "a+b".into(), member: "h:1".into(), process: String::new() };
-        let path = record.write(state.path()).expect("written");
-        fs::write(state.path().join("locked-torn"), "{\"source\":").expect("written");
-        let all = Record::all(state.path());
-        assert!(all.len() == 1 && all[0].0 == path && all[0].1.member == "h:1", "{all:?}");
-        assert!(!state.path().join("locked-torn").exists());
-        let mine = Owned::take(&path).expect("free").expect("there");
+        let path = Record::place(state.path());
+        drop(record().write(&path).expect("written"));
+        let opened = File::open(&path).expect("there");
+        let mut mine = Owned::take(&path).expect("free").expect("there");
         assert!(Owned::take(&path).is_err());
+        for stage in [Stage::Asked(7), Stage::Held, Stage::Shared, Stage::Doubtful] {
+            mine.set(stage).expect("written");
+            assert!(opened.try_lock().is_err() && Owned::take(&path).is_err());
+            let all = Record::all(state.path());
+            assert!(all.len() == 1 && all[0].0 == path && all[0].1.stage == stage, "{all:?}");
+        }
         mine.end();
         assert!(Owned::take(&path).expect("gone").is_none());
+        assert_eq!(fs::read_dir(state.path()).expect("a folder").count(), 0);
+    }
+
+    #[test]
+    fn a_record_goes_only_if_it_is_none_and_one_of_an_earlier_release_may_be_a_lock() {
+        let state = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| state.path().join(name);
+        fs::write(at("locked-torn"), "{\"source\":").expect("written");
+        // What is a folder cannot be read.
+        fs::create_dir(at("locked-unread")).expect("made");
+        fs::write(at("locked-old"), r#"{"source":"s","member":"m","process":"p"}"#).expect("written");
+        let all = Record::all(state.path());
+        assert!(all.len() == 1 && all[0].1.stage == Stage::Asked(0), "{all:?}");
+        assert!(!at("locked-torn").exists() && at("locked-unread").exists());
     }
 }
