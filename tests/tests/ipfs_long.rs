@@ -17,7 +17,7 @@ fn a_backup_that_lacks_a_block_takes_no_good_files_away() {
     let backup = job["backup"].as_str().expect("its name");
     node.wipe();
     node.write("/good", b"good");
-    let restored = system.nsctl(&["restore", "--timestamp", backup, "--yes"]);
+    let restored = system.nsctl(&["restore", "--timestamp", backup, "--accept-doubts", "--yes"]);
     let shown = format!("{}{}", restored.out, restored.err);
     assert!(shown.contains("the files are left as they are") && shown.contains(&filled.leaf), "{shown}");
     assert_eq!(node.names(), BTreeSet::from(["good".to_owned()]));
@@ -37,11 +37,14 @@ fn a_node_that_lacks_a_block_is_mended_by_a_restore() {
     let name = whole["name"].as_str().expect("its name");
     node.call(&format!("block/rm?arg={}&force=true", filled.leaf), &[]);
     system.nsctl(&["backup"]).expect(3);
+    // Something to replace, or there is nothing to be backed up before.
+    node.write("/other", b"other");
     let restored = system.nsctl(&["restore", "--timestamp", name, "--yes"]).expect(0);
     let shown = format!("{}{}", restored.out, restored.err);
     assert!(shown.contains("first what is replaced is backed up"), "{shown}");
     assert!(!node.call(&format!("block/get?arg={}&offline=true", filled.leaf), &[]).is_empty());
     assert_eq!(node.pins("recursive"), filled.pins());
+    assert_eq!(node.names(), BTreeSet::from(["docs".to_owned(), "top".to_owned()]));
     system.nsctl(&["backup"]).expect(0);
 }
 

@@ -152,6 +152,7 @@ impl Repository<'_> {
         let mut first = Err(NoPins { why: String::new(), is_damage: false });
         let mut why = None;
         for _ in 0..ATTEMPTS {
+            why = None;
             climbed = index();
             if let Blocks::Linked(shards) = &mut blocks {
                 shards.link_new(self.cancel)?;
@@ -159,7 +160,8 @@ impl Repository<'_> {
             is_whole &= climbed.quiesce.is_some();
             first = self.pinned(&climbed, &spec);
             // What is in a store is of the index's own moment.
-            if !is_whole || matches!(blocks, Blocks::InStore) {
+            let is_damaged = matches!(&first, Err(error) if error.is_damage);
+            if !is_damaged && (!is_whole || matches!(blocks, Blocks::InStore)) {
                 break;
             }
             match &first {
@@ -183,7 +185,6 @@ impl Repository<'_> {
                 },
             }
         }
-        let is_held = climbed.quiesce.is_some();
         kept.take(climbed);
         if !is_whole || why.is_some() {
             kept.quiesce = None;
@@ -195,8 +196,8 @@ impl Repository<'_> {
             kept.suspect(flat.path.clone(), &why);
         }
         let damage = match &first {
-            // What is held at one moment is what the node itself would find.
-            Err(error) if error.is_damage && is_held => Some(format!("no pins of it can be read: {error}")),
+            // However often it is looked at: it is what the node itself would find.
+            Err(error) if error.is_damage => Some(format!("no pins of it can be read: {error}")),
             Ok(first) if first.is_cut_off => Some(
                 "its last record is cut off, as by a crash or by damage: what was pinned last may lack; start the node \
                  and stop it, which writes it anew"
@@ -275,7 +276,7 @@ impl Repository<'_> {
         Ok(stores)
     }
 
-    /// What the index that is held keeps.
+    /// What the index keeps, as it is held.
     fn pinned(&self, climbed: &Climbed, spec: &Spec) -> Result<Pinned, NoPins> {
         let unclear = |why: &str| NoPins { why: why.to_owned(), is_damage: false };
         let store = match spec.stores.as_slice() {
@@ -285,9 +286,12 @@ impl Repository<'_> {
         if self.cancel.is_cancelled() {
             return Err(unclear("it was cancelled"));
         }
-        let held = climbed.held.get(store).ok_or_else(|| unclear("the index is not held"))?;
         let read = || -> io::Result<IndexReader> {
-            let folder = held.open()?;
+            // One that is damaged is not held: then it is looked at where it is.
+            let folder = match climbed.held.get(store) {
+                Some(held) => held.open()?,
+                None => Arc::new(open(self.folder, store)?),
+            };
             let (mut reader, mut total) = (IndexReader::default(), 0);
             for name in names(folder.as_fd())?.iter().filter(|name| IndexReader::wants(name.to_bytes())) {
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
