@@ -37,6 +37,7 @@ fn archive(component: &str) -> ArchiveRecord {
         outcome: Outcome::Complete,
         reason: None,
         consistency: None,
+        signed: None,
         counts,
         manifest: Sha256([0; 32]),
         refs: None,

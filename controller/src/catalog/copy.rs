@@ -301,6 +301,13 @@ const IN_ORDER: [&str; 4] = [
     "DROP TABLE decided",
 ];
 
+/// What is known of a validator never goes back, whichever copy it is from.
+const HIGHEST_SIGNED: &str = "INSERT INTO main.signed_heights (component, name, height, round, step)
+     SELECT component, name, height, round, step FROM other.signed_heights WHERE true
+     ON CONFLICT (component, name) DO UPDATE SET
+         height = excluded.height, round = excluded.round, step = excluded.step
+     WHERE (excluded.height, excluded.round, excluded.step) > (height, round, step)";
+
 async fn add_history(writer: &mut SqliteConnection) -> Result<Vec<JobId>, CatalogError> {
     const TAKEN: [(&str, &str); 4] = [
         ("jobs", "ended = 1"),
@@ -328,6 +335,7 @@ async fn add_history(writer: &mut SqliteConnection) -> Result<Vec<JobId>, Catalo
     for sql in IN_ORDER {
         sqlx::query(sql).execute(&mut *change).await?;
     }
+    sqlx::query(HIGHEST_SIGNED).execute(&mut *change).await?;
     let ended: Vec<String> =
         sqlx::query_scalar("SELECT id FROM other.jobs WHERE ended = 1").fetch_all(&mut *change).await?;
     change.commit().await?;

@@ -10,7 +10,7 @@ use proto::v1::entry_problem::Kind;
 use proto::v1::finish_archive_request::Part;
 use proto::v1::{self, ArchiveSummary, FinishArchiveRequest, FinishArchiveResponse};
 use proto::{Failure, convert};
-use repository::backup::manifest::{ArchiveManifest, FORMAT, Outcome};
+use repository::backup::manifest::{ArchiveManifest, FORMAT, Outcome, SignedHeight};
 use repository::ids::BlobId;
 use repository::ingest::BlobTable;
 use repository::listed::ListMark;
@@ -223,6 +223,11 @@ fn read_summary(
         consistency: convert::consistency(summary.consistency()),
         quiesce: convert::quiesce(summary.quiesce.as_ref()),
         remarks: summary.remarks.iter().take(MAX_REMARKS).map(|remark| plain(remark)).collect(),
+        signed: convert::signed(summary.signed).map(|(height, round, step)| SignedHeight {
+            height,
+            round,
+            step,
+        }),
         domain: task.domain.domain,
         root: Some(convert::id("root", &summary.root)?),
         problems: problems_blob,

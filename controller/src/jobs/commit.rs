@@ -96,6 +96,7 @@ fn failed(job: &Job, part: &Part, keys: &KeyRing, now: jiff::Timestamp) -> Archi
         consistency: None,
         quiesce: None,
         remarks: Vec::new(),
+        signed: None,
         domain: keys.domain_keys(&part.source).domain,
         root: None,
         problems: None,

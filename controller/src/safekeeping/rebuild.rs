@@ -12,11 +12,11 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use repository::backup::listing::Listing;
-use repository::backup::manifest::{BackupRecord, Outcome};
+use repository::backup::manifest::{BackupRecord, Outcome, SignedHeight};
 use repository::catalog_copy::CatalogCopy;
 use repository::error::RepositoryError;
 use repository::keys::KeyRing;
-use repository::names::BackupName;
+use repository::names::{BackupName, SourceId};
 use repository::repo::Repository;
 use tokio::task::JoinError;
 use zeroize::Zeroizing;
@@ -174,6 +174,7 @@ async fn fill(
         }
     };
     catalog.replace_backups(&listing.backups).await?;
+    remember_signed(&catalog, &listing.backups).await?;
     catalog.forget_lost_verifications().await?;
     add_history(wanted, folder, &catalog, &listing.backups[at.min(listing.backups.len())..], rebuilt).await?;
     settle(&catalog, listing, wanted.now).await?;
@@ -304,6 +305,20 @@ async fn add(folder: &Rebuilding, catalog: &Catalog, copy: &CatalogCopy) -> Resu
     let jobs = catalog.add_history_of(&file).await?;
     Catalog::delete(&file)?;
     Ok(jobs)
+}
+
+/// How far validators have signed is in the copy as of when that was made, and in the manifests of all that is there.
+async fn remember_signed(catalog: &Catalog, backups: &[BackupRecord]) -> Result<(), CatalogError> {
+    let mut highest: HashMap<&SourceId, SignedHeight> = HashMap::new();
+    for archive in backups.iter().flat_map(|record| &record.archives) {
+        let Some(signed) = archive.signed else { continue };
+        let known = highest.entry(&archive.source).or_insert(signed);
+        *known = signed.max(*known);
+    }
+    for (source, SignedHeight { height, round, step }) in highest {
+        catalog.saw_signed(source, (height, round, step)).await?;
+    }
+    Ok(())
 }
 
 /// Ends the jobs that were alive when the copy was made, and adds those that only manifests tell of.

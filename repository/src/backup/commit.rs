@@ -268,6 +268,7 @@ impl Staged<'_> {
             outcome: manifest.outcome,
             reason: manifest.reason,
             consistency: manifest.consistency,
+            signed: manifest.signed,
             counts: manifest.counts,
             manifest: manifest_sum,
             refs: refs_sum,

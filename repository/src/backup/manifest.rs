@@ -60,6 +60,17 @@ pub enum QuiescedBy {
     Lock,
 }
 
+/// How far a validator has signed, in the order in which it signs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SignedHeight {
+    /// The height, from 0.
+    pub height: i64,
+    /// The round at that height, from 0.
+    pub round: i64,
+    /// The step in that round: 1 to 3; 0 before the first.
+    pub step: i32,
+}
+
 /// Figures of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -117,6 +128,9 @@ pub struct ArchiveManifest {
     /// What it is that comes back, where that is not what was there: a line each, without names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remarks: Vec<String>,
+    /// How far the source's validator had signed, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed: Option<SignedHeight>,
     /// The domain of its blobs.
     pub domain: DomainId,
     /// Its page table; none if it failed.
@@ -151,6 +165,9 @@ pub struct ArchiveRecord {
     pub reason: Option<String>,
     /// How far it is one point in time.
     pub consistency: Option<Consistency>,
+    /// How far the source's validator had signed, if it has one: a controller without a state folder learns it here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed: Option<SignedHeight>,
     /// Figures.
     pub counts: Counts,
     /// SHA-256 of the manifest.

@@ -160,6 +160,7 @@ impl Source {
             consistency: Some(Consistency::Fuzzy),
             quiesce: None,
             remarks: Vec::new(),
+            signed: None,
             domain: self.keys.domain,
             root: Some(root),
             problems: None,

@@ -125,6 +125,7 @@ pub fn drafted(sealer: Sealer<'_>, root: BlobId, counts: Counts) -> Archive {
         consistency: Some(Consistency::Fuzzy),
         quiesce: None,
         remarks: Vec::new(),
+        signed: None,
         domain,
         root: Some(root),
         problems: None,
