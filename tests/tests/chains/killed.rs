@@ -56,6 +56,11 @@ fn killed_at(system: &mut System, node: &Path, writers: &[Writer], step: &str, d
     system.steps().ask(step);
     let job = system.start_job(&["backup"]);
     wait_for(&format!("{step} to be reached"), 30, || system.steps().reached(step));
+    // What is killed here has to be there.
+    if ["pause-begun", "pause-filled"].contains(&step) {
+        assert!(writers.iter().all(Writer::is_stopped), "somebody goes on at {what}");
+        assert_eq!(guards(system.pid(Process::Agent)).len(), 1, "{what}");
+    }
     if dies == Dies::WithItsGuard {
         let agent = system.pid(Process::Agent);
         signal(agent, "STOP");

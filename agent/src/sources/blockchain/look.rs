@@ -141,7 +141,9 @@ pub(super) fn look(root: &OwnedFd) -> io::Result<Looked> {
                 b"CURRENT" => is_named = true,
                 b"priv_validator_state.json" => {
                     has_files = true;
-                    if looked.signers.len() < MAX_SIGNERS {
+                    // Copies that cosmovisor has made before an upgrade are nobody's state.
+                    let is_copy = path.names().any(|name| name.starts_with(b"data-backup-"));
+                    if !is_copy && looked.signers.len() < MAX_SIGNERS {
                         looked.signers.extend(path.join(bytes));
                     }
                 }

@@ -42,6 +42,9 @@ use crate::signed::Signed;
 use hold::Hold;
 use ladder::{Climbed, Ladder};
 
+/// What people should know of a folder in which several files say how far a validator has signed.
+const SEVERAL: &str = "several of its files say how far a validator has signed, so none of it is remembered: before one of \
+                       them is restored where its live file is lost, look up its height";
 /// What a manifest says of a geth: nobody can tell by its files in which mode it runs.
 const GOES_BACK: &str = "if geth ran in its default mode while this was read, it starts on it as after a crash: it goes \
                          back to the last state that was on the disk, and makes or fetches the later blocks anew; not \
@@ -55,8 +58,9 @@ pub(crate) struct ChainSource {
     files: FilesSource,
     quiesce: Option<Quiesce>,
     is_geth: bool,
-    /// The one file that says how far a validator has signed.
-    signer: Option<PathBuf>,
+    /// The one file that says how far a validator has signed, and what it said before all was read.
+    signer: Option<(PathBuf, Option<Signed>)>,
+    has_several_signers: bool,
     // After the files, which are read from there.
     _hold: Option<Hold>,
 }
@@ -88,12 +92,15 @@ impl Source for ChainSource {
     }
 
     fn remarks(&self) -> Vec<String> {
-        if self.is_geth { vec![GOES_BACK.to_owned()] } else { Vec::new() }
+        let geth = self.is_geth.then_some(GOES_BACK);
+        let several = self.has_several_signers.then_some(SEVERAL);
+        geth.into_iter().chain(several).map(str::to_owned).collect()
     }
 
-    /// As it is now: no less than what was archived.
+    /// As it is now, or was before: no less than what was archived, also of a node that was set up anew meanwhile.
     fn signed(&self) -> Option<Signed> {
-        Signed::at(self.signer.as_deref()?)
+        let (path, before) = self.signer.as_ref()?;
+        Signed::at(path).max(*before)
     }
 }
 
@@ -124,10 +131,15 @@ impl ChainSource {
         let problem = |cause| Problem { path: EntryPath::root(), kind: ProblemKind::Suspect, cause };
         files.tell(told.map(problem).into_iter().collect());
         let signer = match looked.signers.as_slice() {
-            [one] => Some(root.join(std::ffi::OsStr::from_bytes(one.as_bytes()))),
+            [one] => {
+                let path = root.join(std::ffi::OsStr::from_bytes(one.as_bytes()));
+                let before = Signed::at(&path);
+                Some((path, before))
+            }
             _ => None,
         };
-        Ok(Self { files, quiesce, is_geth: profile == Profile::Geth, signer, _hold: hold })
+        let (is_geth, has_several_signers) = (profile == Profile::Geth, looked.signers.len() > 1);
+        Ok(Self { files, quiesce, is_geth, signer, has_several_signers, _hold: hold })
     }
 }
 

@@ -102,6 +102,11 @@ impl PathPatterns {
         std::str::from_utf8(path.as_bytes()).is_ok_and(|path| self.literals.contains(path))
     }
 
+    /// True if one of them is a path to something of this name, letter by letter.
+    pub(super) fn spell_a(&self, name: &[u8]) -> bool {
+        self.literals.iter().any(|path| path.as_bytes().rsplit(|byte| *byte == b'/').next() == Some(name))
+    }
+
     /// True if one of them names this path itself.
     pub(crate) fn names(&self, path: &EntryPath) -> bool {
         self.set.is_match(Path::new(OsStr::from_bytes(path.as_bytes())))

@@ -82,7 +82,9 @@ pub(super) fn keep_highest(
             })
         });
         let signed = signed.transpose()?;
-        let seen = request.signer_seen.filter(|_| !is_copy || request.signer_height.is_some());
+        // A copy without the key signs nothing.
+        let takes_key = matches!(&request.selection, Selection::Paths(patterns) if patterns.spell_a(KEY));
+        let seen = request.signer_seen.filter(|_| !is_copy || request.signer_height.is_some() || takes_key);
         // One that says less than a backup's is not its successor: a node was set up anew.
         let known = seen.map_or(of_backup, |seen| seen.max(of_backup));
         if !is_copy && request.signer_height.is_none() && signed.is_none_or(|signed| signed < known) {
