@@ -26,3 +26,11 @@ pub fn check_of(subject: &Subject<'_>) -> Option<Box<dyn ContentCheck>> {
         _ => None,
     }
 }
+
+/// The same for a backup, which is not asked at its end what is missing.
+pub fn check_of_backup(subject: &Subject<'_>) -> Option<Box<dyn ContentCheck>> {
+    match subject.kind {
+        "ipfs" => Some(Box::new(ipfs::IpfsCheck::of_each_alone())),
+        _ => check_of(subject),
+    }
+}

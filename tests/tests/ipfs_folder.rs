@@ -326,6 +326,21 @@ fn parts_that_lack(system: &System, node: &Path, root: &str) {
     assert_eq!(backed_up_without_blocks(system, root), "bracketed");
     fs::remove_dir(&blocks).expect("removed");
     fs::rename(away("blocks"), &blocks).expect("moved");
+    // A shard of them on another disk.
+    let shard = file_of(node, root).parent().expect("a folder").to_owned();
+    fs::rename(&shard, away("shard")).expect("moved");
+    std::os::unix::fs::symlink(away("shard"), &shard).expect("linked");
+    assert!(incomplete("but a link to elsewhere").contains(root));
+    fs::remove_file(&shard).expect("removed");
+    fs::rename(away("shard"), &shard).expect("moved");
+    // What is no part of it is in no way, however it looks.
+    let other = node.join("datastore.bak");
+    fs::create_dir(&other).expect("made");
+    fs::write(other.join("CURRENT"), "MANIFEST-000001\n").expect("written");
+    fs::write(other.join("MANIFEST-000001"), "none").expect("written");
+    assert_eq!(system.run(&["backup"])["state"], "complete");
+    assert_eq!(archive(system)["consistency"], "bracketed");
+    fs::remove_dir_all(&other).expect("removed");
     fs::rename(&index, away("datastore")).expect("moved");
     incomplete("its index is not there");
     std::os::unix::fs::symlink(away("datastore"), &index).expect("linked");

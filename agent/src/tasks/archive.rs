@@ -211,7 +211,7 @@ async fn make(
         );
         let caches = Caches { old: CacheReader::open(&place, &owner), new: new.ok() };
         let component = served.id.component.as_str();
-        let check = formats::check_of(&Subject { kind: served.kind.as_str(), component, now });
+        let check = formats::check_of_backup(&Subject { kind: served.kind.as_str(), component, now });
         let input = Input { source, check };
         let run = || pipeline::run(&job, input, caches, known, &uplink, &progress, &cancel);
         let archived = served.limits.at_its_priority(run).map_err(|error| not_made(&served, error))?;

@@ -75,6 +75,11 @@ impl Default for IpfsCheck {
 }
 
 impl IpfsCheck {
+    /// One that compares blocks with their names, and remembers none of them: for who does not ask what is missing.
+    pub fn of_each_alone() -> Self {
+        Self { is_whole: false, folder: FolderCheck::of_each_alone(), ..Self::default() }
+    }
+
     /// Something that is kept with all below it needs this block.
     fn needs(&mut self, cid: &Cid) {
         if let Some(single) = self.single.get_mut(&reading(&SECRET, cid)) {

@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet};
 use cid::multibase::Base;
 use repository::check::{CheckedFile, ContentCheck, Finding, Severity};
 
-use super::block::{Cid, Hash, Key, Verdict, held_by_name, is_followed, is_leaf, key, reading, verify};
+use super::block::{Cid, Hash, Key, Verdict, held_by_name, is_leaf, key, reading, verify};
 use super::index::{IndexReader, MAX_INDEX_FILE};
 use super::links::linked;
 use super::{MAX_BLOCK, codec};
@@ -36,7 +36,8 @@ pub(super) struct FolderCheck {
     index: IndexReader,
     has_index: bool,
     is_of_store: bool,
-    seen: HashSet<Key>,
+    /// The blocks that are there, and in which of [`WAYS`] each can be read: a bit for each.
+    seen: HashMap<Key, u8>,
     /// By how a block is read, the CIDs that it links to, each after its length.
     links: HashMap<Key, Box<[u8]>>,
     link_bytes: usize,
@@ -79,6 +80,11 @@ fn called(hash: &Hash) -> String {
 }
 
 impl FolderCheck {
+    /// One that looks at each file and remembers none.
+    pub(super) fn of_each_alone() -> Self {
+        Self { is_too_much: true, ..Self::default() }
+    }
+
     /// True if a file at this path is of such a folder.
     pub(super) fn is_of(path: &[u8]) -> bool {
         named_by(path).is_some() || path.starts_with(INDEX)
@@ -94,7 +100,7 @@ impl FolderCheck {
             )
         } else if let Some(name) = file.path.strip_prefix(INDEX) {
             let is_of_store = self.stores.file(file);
-            let held = IndexReader::wants(name) && file.length <= MAX_INDEX_FILE;
+            let held = IndexReader::wants(name) && file.length <= MAX_INDEX_FILE && !self.is_too_much;
             if IndexReader::wants(name) {
                 self.has_index = true;
                 if !held {
@@ -148,7 +154,10 @@ impl FolderCheck {
                 let told = |what, severity| vec![Finding { path: path.clone(), what, severity }];
                 if block.len() > MAX_BLOCK {
                     let what = format!("the block {} is too long to be checked", called(&hash));
-                    self.is_too_much = true;
+                    // It is there; what it links to is not looked at.
+                    if self.seen.len() < MOST_BLOCKS {
+                        self.seen.insert(key(&SECRET, &Cid::new_v1(codec::RAW, hash)), 0);
+                    }
                     return told(what, Severity::Told);
                 }
                 // How it is read does not matter for what its bytes are.
@@ -185,10 +194,14 @@ impl FolderCheck {
         if self.is_too_much {
             return;
         }
-        self.seen.insert(key(&SECRET, &Cid::new_v1(codec::RAW, *hash)));
-        for way in WAYS {
+        let mut ways = 0;
+        for (at, way) in WAYS.into_iter().enumerate() {
             let cid = Cid::new_v1(way, *hash);
-            let Ok(linked) = linked(&cid, block) else { continue };
+            let Ok(mut linked) = linked(&cid, block) else { continue };
+            ways |= 1 << at;
+            // Whoever makes a block may link to the same as often as there is room.
+            linked.sort_unstable();
+            linked.dedup();
             if linked.is_empty() {
                 continue;
             }
@@ -202,6 +215,7 @@ impl FolderCheck {
             self.link_bytes += held.len();
             self.links.insert(reading(&SECRET, &cid), held.into_boxed_slice());
         }
+        self.seen.insert(key(&SECRET, &Cid::new_v1(codec::RAW, *hash)), ways);
     }
 
     /// What is missing of what is kept.
@@ -262,9 +276,9 @@ struct Walk<'a> {
     unknown: u64,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
     fn alone(&mut self, cid: &Cid) {
-        if held_by_name(cid).is_none() && !self.check.seen.contains(&key(&SECRET, cid)) {
+        if held_by_name(cid).is_none() && !self.check.seen.contains_key(&key(&SECRET, cid)) {
             self.count += 1;
             if self.missing.len() < MOST_TOLD {
                 self.missing.push(*cid);
@@ -272,26 +286,46 @@ impl Walk<'_> {
         }
     }
 
+    /// What waits is as deep as the graph, never as wide.
     fn below(&mut self, root: &Cid) {
+        let mut left = Vec::new();
         // A name that holds its bytes leads on like a block.
-        let mut left = match held_by_name(root) {
-            Some(bytes) => linked(root, bytes).unwrap_or_else(|_| vec![*root]),
-            None => vec![*root],
-        };
-        while let Some(cid) = left.pop() {
-            let read = reading(&SECRET, &cid);
-            if !self.met.insert(read) {
+        match held_by_name(root).map(|bytes| linked(root, bytes)) {
+            None => left.push(self.visit(root)),
+            Some(Err(_)) => self.unknown += 1,
+            Some(Ok(links)) => left.extend(links.iter().map(|link| self.visit(link))),
+        }
+        while let Some(rest) = left.last_mut() {
+            let Some((length, after)) = rest.split_first() else {
+                left.pop();
                 continue;
-            }
-            self.alone(&cid);
-            self.unknown += u64::from(!is_leaf(&cid) && !is_followed(&cid));
-            let mut rest = self.check.links.get(&read).map_or(&[][..], |links| links);
-            while let Some((length, after)) = rest.split_first() {
-                let (link, after) = after.split_at(usize::from(*length).min(after.len()));
-                rest = after;
-                left.extend(Cid::try_from(link));
+            };
+            let (link, after) = after.split_at(usize::from(*length).min(after.len()));
+            *rest = after;
+            if let Ok(link) = Cid::try_from(link) {
+                let links = self.visit(&link);
+                left.push(links);
             }
         }
+    }
+
+    /// The links of a block that was not met, or none.
+    fn visit(&mut self, cid: &Cid) -> &'a [u8] {
+        let read = reading(&SECRET, cid);
+        if !self.met.insert(read) {
+            return &[];
+        }
+        self.alone(cid);
+        let way = WAYS.iter().position(|way| *way == cid.codec());
+        let is_read = match (way, self.check.seen.get(&key(&SECRET, cid))) {
+            (Some(way), Some(ways)) => ways & 1 << way != 0,
+            // It was told.
+            (Some(_), None) => true,
+            (None, _) => is_leaf(cid),
+        };
+        self.unknown += u64::from(!is_read);
+        let check = self.check;
+        check.links.get(&read).map_or(&[], |links| links)
     }
 
     fn told(self, who: &str) -> Vec<String> {
@@ -353,6 +387,12 @@ mod tests {
         let above = node(&[("i", identity)], b"");
         let above_cid = named(codec::DAG_PB, &above);
         check.came(above_cid.hash(), &above);
+        // A block that is there and cannot be read in the way in which it is linked.
+        let unread = named(codec::RAW, b"\xff\xff");
+        check.came(unread.hash(), b"\xff\xff");
+        let mut walk = Walk { check: &check, met: HashSet::new(), missing: Vec::new(), count: 0, unknown: 0 };
+        walk.below(&Cid::new_v1(codec::DAG_PB, *unread.hash()));
+        assert_eq!((walk.unknown, walk.count), (1, 0));
         for root in [identity, above_cid] {
             let mut walk =
                 Walk { check: &check, met: HashSet::new(), missing: Vec::new(), count: 0, unknown: 0 };

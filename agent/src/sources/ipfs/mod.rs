@@ -22,6 +22,7 @@ pub(crate) mod rpc;
 pub(crate) mod keystore;
 
 mod content;
+mod parts;
 mod plain;
 mod shards;
 mod spec;
@@ -116,9 +117,14 @@ impl Shared {
             let kind = if told.is_damage { ProblemKind::Damaged } else { ProblemKind::Unreadable };
             self.problem(&format!("blocks/{}", told.cid), kind, told.cause);
         }
-        if walk.untold() > 0 {
-            let cause = format!("{} more blocks are missing or false", walk.untold());
-            self.problem(BLOCKS, ProblemKind::Unreadable, cause);
+        let walk::Untold { damaged, others } = walk.untold;
+        for (count, kind, what) in [
+            (damaged, ProblemKind::Damaged, "are missing or false"),
+            (others, ProblemKind::Unreadable, "are not given, or lead where nobody can follow"),
+        ] {
+            if count > 0 {
+                self.problem(BLOCKS, kind, format!("{count} more blocks {what}"));
+            }
         }
         let Tally { unprotected, .. } = walk.tally;
         if unprotected > 0 {

@@ -11,12 +11,12 @@ use std::sync::Arc;
 
 use formats::ipfs::{Cid, Pinned, block_file, held_by_name};
 use repository::archive::path::EntryPath;
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use tokio_util::sync::CancellationToken;
 
 use super::spec::Flat;
 use crate::sources::blockchain::HeldFolder;
-use crate::sources::blockchain::hold::{Hold, link, names};
+use crate::sources::blockchain::hold::{Hold, is_file, link, names};
 use crate::sources::blockchain::look::is_folder;
 use crate::sources::{Problem, ProblemKind};
 
@@ -31,6 +31,8 @@ pub(super) struct Shards {
     live: OwnedFd,
     /// Where those of each folder are linked, by its name.
     linked: BTreeMap<CString, CString>,
+    /// What is neither a folder nor a file where one should be: how many, and the first one.
+    odd: Option<(u64, EntryPath)>,
 }
 
 impl Shards {
@@ -42,7 +44,7 @@ impl Shards {
         cancel: &CancellationToken,
     ) -> io::Result<Self> {
         let hold = Hold::make(root)?;
-        let mut shards = Self { hold, path: path.clone(), live, linked: BTreeMap::new() };
+        let mut shards = Self { hold, path: path.clone(), live, linked: BTreeMap::new(), odd: None };
         shards.link_new(cancel)?;
         Ok(shards)
     }
@@ -50,12 +52,19 @@ impl Shards {
     /// Links those that have come since.
     pub(super) fn link_new(&mut self, cancel: &CancellationToken) -> io::Result<()> {
         let above = self.hold.handle()?;
+        self.odd = None;
         for name in names(self.live.as_fd())? {
             if cancel.is_cancelled() {
                 return Err(io::Error::other("it was cancelled"));
             }
             // `.temp` is where blocks are written.
-            if name.to_bytes().starts_with(b".") || !is_folder(&self.live, &name) {
+            if name.to_bytes().starts_with(b".") {
+                continue;
+            }
+            if !is_folder(&self.live, &name) {
+                if !is_file(&self.live, &name) && is_there(&self.live, &name) {
+                    self.is_odd(&name, None);
+                }
                 continue;
             }
             let live = rustix::fs::openat(&self.live, &*name, FOLDER, Mode::empty())?;
@@ -69,19 +78,46 @@ impl Shards {
             };
             let there = names(held.as_fd())?;
             for block in names(live.as_fd())?.iter().filter(|block| is_block(block)) {
-                if there.binary_search(block).is_err() {
+                if there.binary_search(block).is_ok() {
+                    continue;
+                }
+                if is_file(&live, block) {
                     link(&live, &held, block)?;
+                } else if is_there(&live, block) {
+                    self.is_odd(&name, Some(block));
                 }
             }
         }
         Ok(())
     }
 
+    pub(super) fn path(&self) -> &EntryPath {
+        &self.path
+    }
+
+    fn is_odd(&mut self, folder: &CStr, block: Option<&CStr>) {
+        let folder = self.path.join(folder.to_bytes()).unwrap_or_default();
+        let path = block.and_then(|block| folder.join(block.to_bytes()).ok()).unwrap_or(folder);
+        let (count, _) = self.odd.get_or_insert((0, path));
+        *count += 1;
+    }
+
+    /// What is to be told of what is a link where a block, or a folder of them, should be.
+    pub(super) fn oddities(&self) -> Option<Problem> {
+        let (count, path) = self.odd.clone()?;
+        let cause = format!(
+            "it is no file, or no folder, of blocks but a link to elsewhere or the like, as {} others: what it leads \
+             to is not in the backup",
+            count - 1
+        );
+        Some(Problem { path, kind: ProblemKind::Unreadable, cause })
+    }
+
     /// True if this block is linked. What cannot be looked at is not.
     pub(super) fn has(&self, folder: &str, file: &str) -> bool {
         let at = CString::new(folder).ok().and_then(|folder| self.linked.get(&folder));
         let path = at.map(|at| format!("{}/{file}", at.to_string_lossy()));
-        self.hold.handle().is_ok_and(|above| path.is_some_and(|path| is_there(&above, &path)))
+        self.hold.handle().is_ok_and(|above| path.is_some_and(|path| is_block_at(&above, &path)))
     }
 
     /// Where the files of each folder are to be read from, for as long as the hold is there.
@@ -121,9 +157,15 @@ pub(super) fn lacking(pinned: &Pinned, flat: &Flat, has: impl Fn(&str, &str) -> 
     each.chain(more).collect()
 }
 
-/// True if there is a file at this path below the folder.
-pub(super) fn is_there(folder: &OwnedFd, path: &str) -> bool {
+/// True if there is something at this path below the folder.
+pub(super) fn is_there(folder: &OwnedFd, path: impl rustix::path::Arg) -> bool {
     rustix::fs::statat(folder, path, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+}
+
+/// True if there is a file at this path below the folder.
+pub(super) fn is_block_at(folder: &OwnedFd, path: &str) -> bool {
+    let stat = rustix::fs::statat(folder, path, AtFlags::SYMLINK_NOFOLLOW);
+    stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
 }
 
 fn is_block(name: &CStr) -> bool {

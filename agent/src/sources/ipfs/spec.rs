@@ -30,6 +30,8 @@ pub(super) struct Spec {
     outside: Vec<String>,
     unknown: Vec<String>,
     is_there: bool,
+    /// It is there, and does not say where what is.
+    cannot_be_read: bool,
 }
 
 /// A folder of flatfs.
@@ -49,14 +51,20 @@ impl Spec {
             File::from(file).take(MAX).read_to_end(&mut text)?;
             Ok(text)
         };
-        Self::read(read().ok().as_deref())
+        match read() {
+            Ok(text) => Self::read(Some(&text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::read(None),
+            // Whatever stands in it.
+            Err(_) => Self::read(Some(&[])),
+        }
     }
 
-    fn read(text: Option<&[u8]>) -> Self {
+    pub(super) fn read(text: Option<&[u8]>) -> Self {
         let Some(Ok(value)) = text.map(serde_json::from_slice::<Value>) else {
             let usual = Flat { path: path("blocks"), sharding: Some(Sharding::USUAL) };
             let stores = vec![path("datastore")];
-            return Self { blocks: Some(usual), stores, ..Self::default() };
+            let cannot_be_read = text.is_some();
+            return Self { blocks: Some(usual), stores, cannot_be_read, ..Self::default() };
         };
         let mut spec = Self { is_there: true, ..Self::default() };
         let mut left = vec![&value];
@@ -98,7 +106,7 @@ impl Spec {
 
     /// True if all of the repository is in the folder, in ways that are known here.
     pub(super) fn is_known(&self) -> bool {
-        self.outside.is_empty() && self.unknown.is_empty()
+        self.outside.is_empty() && self.unknown.is_empty() && !self.cannot_be_read
     }
 
     pub(super) fn told(&self) -> Vec<Problem> {
@@ -115,8 +123,11 @@ impl Spec {
             tell(ProblemKind::Unreadable, cause)
         });
         let none = (!self.is_there).then(|| {
-            let cause = "it is missing or cannot be read: no node opens this folder".to_owned();
-            tell(ProblemKind::Suspect, cause)
+            let (kind, what) = match self.cannot_be_read {
+                true => (ProblemKind::Unreadable, "it cannot be read, so it is not known where what is"),
+                false => (ProblemKind::Damaged, "it is missing: no node opens this folder"),
+            };
+            tell(kind, what.to_owned())
         });
         outside.chain(unknown).chain(none).collect()
     }

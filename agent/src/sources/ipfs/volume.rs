@@ -21,11 +21,12 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
 
-use super::shards::{Shards, is_there, lacking};
+use super::parts::{Stamps, elsewhere, stamps};
+use super::shards::{Shards, is_block_at, is_there, lacking};
 use super::spec::Spec;
 use crate::sources::blockchain::hold::{Hold, names};
 use crate::sources::blockchain::ladder::{Climbed, Ladder};
-use crate::sources::blockchain::look::{Looked, Part, is_folder, is_store, open};
+use crate::sources::blockchain::look::{Looked, Part, is_store, open};
 use crate::sources::blockchain::{HeldFolder, Way};
 use crate::sources::files::{FilesSource, Rules};
 use crate::sources::{Item, Problem, ProblemKind, Source, SourceError};
@@ -43,6 +44,8 @@ pub(crate) struct VolumeSource {
     files: FilesSource,
     /// Where blocks are written.
     temp: Option<EntryPath>,
+    /// What is looked at once all was read.
+    after: Option<(OwnedFd, After)>,
     quiesce: Option<Quiesce>,
     // After the files, which are read from there.
     _holds: Vec<Hold>,
@@ -54,6 +57,10 @@ impl Source for VolumeSource {
             match self.files.next()? {
                 Some(Item::Entry(entry)) if self.is_running(&entry.path) => {}
                 Some(Item::Problem(problem)) if self.is_running(&problem.path) => {}
+                None => {
+                    let told = self.after.take().and_then(|(folder, after)| after.told(&folder));
+                    return Ok(told.map(Item::Problem));
+                }
                 other => return Ok(other),
             }
         }
@@ -72,11 +79,44 @@ impl Source for VolumeSource {
     }
 }
 
+/// What is not held and has to be the same when all was read.
+enum After {
+    /// The files of an index that is read where it is.
+    Index(EntryPath, Stamps),
+    /// Pins whose blocks may be collected meanwhile: the folder of those, the index, what it kept.
+    Pins(EntryPath, EntryPath, Pinned),
+}
+
+impl After {
+    fn told(self, folder: &OwnedFd) -> Option<Problem> {
+        let (path, cause) = match self {
+            Self::Index(path, before) => match stamps(folder, &path) {
+                Ok(now) if now == before => return None,
+                _ => (
+                    path,
+                    "it was written to while it was read, and could not be held: a copy that lacks pins opens without \
+                     a word; let the agent make folders there, or stop the node for its backup, by hooks",
+                ),
+            },
+            Self::Pins(path, index, before) => match pins_in(folder, &index) {
+                Ok(now) if before.is_kept_by(&now) => return None,
+                _ => (
+                    path,
+                    "pins of the index that is in the backup went while their blocks were read, which could not be \
+                     linked before: some may have been collected",
+                ),
+            },
+        };
+        Some(Problem { path, kind: ProblemKind::Unreadable, cause: cause.to_owned() })
+    }
+}
+
 /// What was held, and what is to be told.
 #[derive(Default)]
 struct Kept {
     holds: Vec<Hold>,
     temp: Option<EntryPath>,
+    after: Option<After>,
     held: BTreeMap<EntryPath, HeldFolder>,
     quiesce: Option<Quiesce>,
     told: Vec<Problem>,
@@ -103,18 +143,21 @@ impl VolumeSource {
             |error: io::Error| SourceError::Open { folder: root.display().to_string(), source: error };
         let flags = FOLDER.difference(OFlags::NOFOLLOW);
         let folder = rustix::fs::open(root, flags, Mode::empty()).map_err(|error| failed(error.into()))?;
-        let kept = Repository { folder: &folder, way, cancel }.keep().map_err(failed)?;
+        let one_file_system = rules.one_file_system;
+        let mut kept = Repository { folder: &folder, way, one_file_system, cancel }.keep().map_err(failed)?;
+        let after = kept.after.take().map(|after| (folder, after));
         tracing::info!(folder = %root.display(), quiesce = ?kept.quiesce, "looked at the node's folder");
         rules.held = Arc::new(kept.held);
         let mut files = FilesSource::folder(root, rules)?;
         files.tell(kept.told);
-        Ok(Self { files, temp: kept.temp, quiesce: kept.quiesce, _holds: kept.holds })
+        Ok(Self { files, temp: kept.temp, after, quiesce: kept.quiesce, _holds: kept.holds })
     }
 }
 
 struct Repository<'a> {
     folder: &'a OwnedFd,
     way: &'a Way<'a>,
+    one_file_system: bool,
     cancel: &'a CancellationToken,
 }
 
@@ -133,7 +176,10 @@ impl Repository<'_> {
     fn keep(&self) -> io::Result<Kept> {
         let mut kept = Kept::default();
         if !self.is_repository() {
-            kept.suspect(EntryPath::root(), "it is no repository of an IPFS node: it is read as it is");
+            // Where a node's folder was, nothing of it is left, or nothing is mounted.
+            let kind = if self.is_empty()? { ProblemKind::Damaged } else { ProblemKind::Suspect };
+            let cause = "there is no repository of an IPFS node in it: it is read as it is";
+            kept.tell(EntryPath::root(), kind, cause.to_owned());
             return Ok(kept);
         }
         let spec = Spec::of(self.folder);
@@ -146,7 +192,10 @@ impl Repository<'_> {
             || Ladder { folder: self.folder, looked: &looked, way: self.way, cancel: self.cancel }.climb();
         let mut blocks = self.blocks(&spec, &mut kept);
         // What is not of the whole repository is of no moment.
-        let mut is_whole = spec.is_known() && spec.stores.iter().all(|store| stores.contains(store));
+        let elsewhere = elsewhere(self.folder, &spec, self.one_file_system);
+        let mut is_whole =
+            elsewhere.is_empty() && spec.is_known() && spec.stores.iter().all(|store| stores.contains(store));
+        kept.told.extend(elsewhere);
         is_whole &= !stores.is_empty() && matches!(blocks, Blocks::InStore | Blocks::Linked(_));
         let mut climbed = Climbed::default();
         let mut first = Err(NoPins { why: String::new(), is_damage: false });
@@ -155,7 +204,12 @@ impl Repository<'_> {
             why = None;
             climbed = index();
             if let Blocks::Linked(shards) = &mut blocks {
-                shards.link_new(self.cancel)?;
+                if let Err(error) = shards.link_new(self.cancel) {
+                    // What is not linked is not in it: those that are there are read from their links alone.
+                    let cause = format!("blocks that have just come could not be linked: {error}");
+                    kept.tell(shards.path().clone(), ProblemKind::Unreadable, cause);
+                    is_whole = false;
+                }
             }
             is_whole &= climbed.quiesce.is_some();
             first = self.pinned(&climbed, &spec);
@@ -185,10 +239,28 @@ impl Repository<'_> {
                 },
             }
         }
+        if let Blocks::Linked(shards) = &blocks
+            && let Some(odd) = shards.oddities()
+        {
+            kept.told.push(odd);
+            is_whole = false;
+        }
+        let unheld = stores.iter().find(|store| !climbed.held.contains_key(*store)).cloned();
         kept.take(climbed);
         if !is_whole || why.is_some() {
             kept.quiesce = None;
         }
+        let is_loose = matches!(blocks, Blocks::Live(_)) || why.is_some();
+        kept.after = match (unheld, &first, &spec.blocks, spec.stores.first()) {
+            (Some(index), ..) => {
+                let stamps = stamps(self.folder, &index).unwrap_or_default();
+                Some(After::Index(index, stamps))
+            }
+            (None, Ok(pinned), Some(flat), Some(index)) if is_loose => {
+                Some(After::Pins(flat.path.clone(), index.clone(), pinned.clone()))
+            }
+            _ => None,
+        };
         let Some(flat) = &spec.blocks else { return Ok(kept) };
         let unread = || first.as_ref().err().map(|error| format!("its pins cannot be looked at ({error})"));
         if let Some(why) = why.or_else(unread) {
@@ -212,7 +284,7 @@ impl Repository<'_> {
             kept.told.extend(match &blocks {
                 Blocks::Linked(shards) => lacking(pinned, flat, |folder, file| shards.has(folder, file)),
                 Blocks::Live(live) => {
-                    lacking(pinned, flat, |folder, file| is_there(live, &format!("{folder}/{file}")))
+                    lacking(pinned, flat, |folder, file| is_block_at(live, &format!("{folder}/{file}")))
                 }
                 Blocks::Lost | Blocks::InStore => lacking(pinned, flat, |_, _| false),
             });
@@ -225,9 +297,12 @@ impl Repository<'_> {
 
     /// True if something of a node's is in it: else a node has never been here, and there is nothing to claim.
     fn is_repository(&self) -> bool {
-        ["datastore_spec", "version", "config", INDEX, "blocks"]
-            .iter()
-            .any(|name| is_there(self.folder, name))
+        let names = ["datastore_spec", "version", "config", "keystore", INDEX, "blocks"];
+        names.iter().any(|name| is_there(self.folder, *name))
+    }
+
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(names(self.folder.as_fd())?.iter().all(|name| name.to_bytes() == b"lost+found"))
     }
 
     /// Links the blocks, or tells why not.
@@ -257,13 +332,7 @@ impl Repository<'_> {
     /// The folders in it that are stores; of one that should be there it is told if it is not.
     fn stores(&self, spec: &Spec, kept: &mut Kept) -> io::Result<Vec<EntryPath>> {
         let mut stores = Vec::new();
-        for name in names(self.folder.as_fd())? {
-            let Ok(path) = EntryPath::root().join(name.to_bytes()) else { continue };
-            if is_folder(self.folder, &name) && is_store(&open(self.folder, &path)?)? {
-                stores.push(path);
-            }
-        }
-        for path in spec.stores.iter().filter(|path| !stores.contains(path)).cloned().collect::<Vec<_>>() {
+        for path in spec.stores.iter().cloned() {
             match open(self.folder, &path) {
                 Err(error) => kept.lacks(&path, "its index", &error),
                 Ok(store) if is_store(&store)? => stores.push(path),
@@ -286,30 +355,39 @@ impl Repository<'_> {
         if self.cancel.is_cancelled() {
             return Err(unclear("it was cancelled"));
         }
-        let read = || -> io::Result<IndexReader> {
+        match climbed.held.get(store) {
+            Some(held) => read_pins(&*held.open().map_err(|error| unclear(&error.to_string()))?),
             // One that is damaged is not held: then it is looked at where it is.
-            let folder = match climbed.held.get(store) {
-                Some(held) => held.open()?,
-                None => Arc::new(open(self.folder, store)?),
-            };
-            let (mut reader, mut total) = (IndexReader::default(), 0);
-            for name in names(folder.as_fd())?.iter().filter(|name| IndexReader::wants(name.to_bytes())) {
-                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-                let file = File::from(rustix::fs::openat(&*folder, &**name, flags, Mode::empty())?);
-                let length = file.metadata()?.len();
-                total += length;
-                if length > MAX_INDEX_FILE || total > MAX_INDEX {
-                    reader.unclear("its index is too large to be looked through");
-                    break;
-                }
-                let mut bytes = Vec::new();
-                file.take(MAX_INDEX_FILE).read_to_end(&mut bytes)?;
-                reader.file(name.to_bytes(), &bytes);
-            }
-            Ok(reader)
-        };
-        read().map_err(|error| unclear(&error.to_string()))?.finish()
+            None => pins_in(self.folder, store),
+        }
     }
+}
+
+/// What the index at `path` keeps, read where it is.
+fn pins_in(root: &OwnedFd, path: &EntryPath) -> Result<Pinned, NoPins> {
+    let folder = open(root, path).map_err(|error| NoPins { why: error.to_string(), is_damage: false })?;
+    read_pins(&folder)
+}
+
+fn read_pins(folder: &OwnedFd) -> Result<Pinned, NoPins> {
+    let read = || -> io::Result<IndexReader> {
+        let (mut reader, mut total) = (IndexReader::default(), 0);
+        for name in names(folder.as_fd())?.iter().filter(|name| IndexReader::wants(name.to_bytes())) {
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let file = File::from(rustix::fs::openat(folder, &**name, flags, Mode::empty())?);
+            let length = file.metadata()?.len();
+            total += length;
+            if length > MAX_INDEX_FILE || total > MAX_INDEX {
+                reader.unclear("its index is too large to be looked through");
+                break;
+            }
+            let mut bytes = Vec::new();
+            file.take(MAX_INDEX_FILE).read_to_end(&mut bytes)?;
+            reader.file(name.to_bytes(), &bytes);
+        }
+        Ok(reader)
+    };
+    read().map_err(|error| NoPins { why: error.to_string(), is_damage: false })?.finish()
 }
 
 impl Kept {
@@ -328,8 +406,8 @@ impl Kept {
             // Where a link leads to may be anywhere.
             Some(Errno::NOTDIR | Errno::LOOP) => {
                 let cause = format!(
-                    "{what} is a link or a file, and what it leads to is not in the backup: put the folder itself \
-                     there (a bind mount will do), or back up by the RPC (`rpc`)"
+                    "{what} is a link or a file, and what it leads to is not in the backup: move the folder itself \
+                     there, or back up by the RPC (`rpc`)"
                 );
                 (ProblemKind::Unreadable, cause)
             }

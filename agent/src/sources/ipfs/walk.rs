@@ -54,6 +54,14 @@ pub(super) struct Told {
     pub(super) is_damage: bool,
 }
 
+/// How many blocks are wrong and were not told of one by one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Untold {
+    /// As [`Told::is_damage`].
+    pub(super) damaged: u64,
+    pub(super) others: u64,
+}
+
 /// What came of a walk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Tally {
@@ -76,6 +84,7 @@ pub(super) struct Walk<B = Ahead> {
     /// And whether its links are followed.
     roots: std::vec::IntoIter<(Cid, bool)>,
     pub(super) told: Vec<Told>,
+    pub(super) untold: Untold,
     pub(super) tally: Tally,
 }
 
@@ -108,6 +117,7 @@ impl<B: Blocks> Walk<B> {
             trail: Trail::default(),
             roots: roots.into_iter(),
             told: Vec::new(),
+            untold: Untold::default(),
             tally: Tally::default(),
         }
     }
@@ -206,7 +216,9 @@ impl<B: Blocks> Walk<B> {
             Ok(bytes) => bytes,
             Err(trouble) if trouble.is_of_each() => return Err(trouble),
             Err(trouble) => {
-                self.lost(cid, &format!("the node does not give this block: {trouble}"), false);
+                // As Kubo says it where it looks at the hash itself (`HashOnRead`).
+                let is_false = trouble.to_string().contains("different hash than requested");
+                self.lost(cid, &format!("the node does not give this block: {trouble}"), is_false);
                 return Ok(None);
             }
         };
@@ -265,12 +277,11 @@ impl<B: Blocks> Walk<B> {
         self.tally.wrong += 1;
         if self.told.len() < MOST_TOLD {
             self.told.push(Told { cid: *cid, cause: cause.to_owned(), is_damage });
+        } else if is_damage {
+            self.untold.damaged += 1;
+        } else {
+            self.untold.others += 1;
         }
-    }
-
-    /// How many blocks are wrong and were not told of one by one.
-    pub(super) fn untold(&self) -> u64 {
-        self.tally.wrong.saturating_sub(MOST_TOLD as u64)
     }
 
     /// Asks for what is next.
