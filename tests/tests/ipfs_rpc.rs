@@ -120,6 +120,11 @@ fn a_node_behind_https_and_a_secret_is_backed_up_and_the_secret_is_seen_by_nobod
     for cid in filled.pinned.keys() {
         assert!(listed.contains(cid.as_str()), "{cid}: {listed}");
     }
+    let tar = folder.path().join("all.tar");
+    system.nsctl(&["export", "latest", "ipfs", "-o", tar.to_str().expect("UTF-8")]).expect(0);
+    let bytes = std::fs::read(&tar).expect("read");
+    let is_in = |text: &str| bytes.windows(text.len()).any(|part| part == text.as_bytes());
+    assert!(is_in("config.json") && !is_in(TOKEN), "the secret is in a backup");
     // The file is read anew for each run.
     write(&folder.path().join("auth"), "bearer:wr0ng-t0ken");
     let refused = |system: &System, told: &str| {

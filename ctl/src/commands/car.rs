@@ -104,12 +104,20 @@ impl Written {
     }
 }
 
+/// In which of [`WAYS`] something links to a block, a bit for each; anybody's block may link to any other in any way.
+#[derive(Debug, Clone, Copy, Default)]
+struct ReadAs {
+    ways: u8,
+    /// By a name of version 0, too.
+    is_old: bool,
+}
+
 /// What the first look at an archive gives.
 #[derive(Debug, Default)]
 struct Known {
     roots: BTreeSet<Cid>,
-    /// How blocks are read that something links to, and true if their names are of version 0.
-    read_as: HashMap<Key, (u64, bool)>,
+    /// How blocks are read that something links to.
+    read_as: HashMap<Key, ReadAs>,
     /// The blocks of a folder that are there.
     there: HashSet<Key>,
     has_car: bool,
@@ -165,7 +173,7 @@ fn write(first: impl Read, second: impl Read, to: &mut dyn Write) -> io::Result<
         } else if let Some(raw) = block_at(&path).filter(|_| !known.has_car) {
             let block = whole(&mut entry)?;
             let read_as = known.read_as.get(&key(&SECRET, &raw)).copied();
-            section(&mut written, &called(&raw, read_as), &block, &mut put)?;
+            section(&mut written, &called(&raw, read_as.unwrap_or_default(), &block), &block, &mut put)?;
         }
     }
     Ok(written)
@@ -191,13 +199,14 @@ fn section(
     Ok(())
 }
 
-/// The name of a block that is read so.
-fn called(raw: &Cid, read_as: Option<(u64, bool)>) -> Cid {
-    match read_as {
-        Some((codec::DAG_PB, true)) => {
-            Cid::new_v0(*raw.hash()).unwrap_or(Cid::new_v1(codec::DAG_PB, *raw.hash()))
-        }
-        Some((codec, _)) => Cid::new_v1(codec, *raw.hash()),
+/// The name of a block that is linked to so: a node that imports it reads each block as it is named, and ends at one
+/// that it cannot read, so a way that it cannot be read in does not count.
+fn called(raw: &Cid, ReadAs { ways, is_old }: ReadAs, block: &[u8]) -> Cid {
+    let linked_so = WAYS.iter().enumerate().filter(|(at, _)| ways & 1 << at != 0);
+    let names = linked_so.map(|(_, way)| Cid::new_v1(*way, *raw.hash()));
+    match names.into_iter().find(|name| linked(name, block).is_ok()) {
+        Some(name) if is_old && name.codec() == codec::DAG_PB => Cid::new_v0(*raw.hash()).unwrap_or(name),
+        Some(name) => name,
         None => *raw,
     }
 }
@@ -294,17 +303,14 @@ fn given(check: &mut IpfsCheck, path: &[u8], bytes: &[u8]) {
 }
 
 impl Known {
-    /// Something leads to this block in this way. What is read as something else than bytes is that.
+    /// Something leads to this block in this way.
     fn link(&mut self, cid: &Cid) {
         let its_key = key(&SECRET, cid);
-        let is_old = cid.version() == formats::ipfs::Version::V0;
-        let now = (cid.codec(), is_old);
-        if self.read_as.len() >= MOST_BLOCKS {
-            return;
-        }
-        let held = self.read_as.entry(its_key).or_insert(now);
-        if held.0 == codec::RAW {
-            *held = now;
+        let Some(at) = WAYS.iter().position(|way| *way == cid.codec()) else { return };
+        if self.read_as.len() < MOST_BLOCKS || self.read_as.contains_key(&its_key) {
+            let held = self.read_as.entry(its_key).or_default();
+            held.ways |= 1 << at;
+            held.is_old |= cid.version() == formats::ipfs::Version::V0;
         }
     }
 }
@@ -314,4 +320,32 @@ fn whole(entry: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut block = Vec::new();
     entry.take(MAX_BLOCK as u64 + 1).read_to_end(&mut block)?;
     Ok(block)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use formats::ipfs::{named, node};
+
+    #[test]
+    fn a_block_is_named_in_no_way_in_which_it_cannot_be_read() {
+        let folder = node(&[("a", named(codec::RAW, b"a"))], &[8, 1]);
+        let right = named(codec::DAG_PB, &folder);
+        let raw = Cid::new_v1(codec::RAW, *right.hash());
+        let mut known = Known::default();
+        let now = |known: &Known| {
+            let read_as = known.read_as.get(&key(&SECRET, &raw)).copied().unwrap_or_default();
+            called(&raw, read_as, &folder)
+        };
+        // Somebody's block links to it as something that it is not.
+        for codec in [codec::RAW, codec::DAG_JSON, codec::DAG_CBOR] {
+            known.link(&Cid::new_v1(codec, *right.hash()));
+            assert_eq!(now(&known), raw);
+        }
+        known.link(&right);
+        assert_eq!(now(&known), right);
+        let old = Cid::new_v0(*right.hash()).expect("of SHA-256");
+        known.link(&old);
+        assert_eq!(now(&known), old);
+    }
 }
