@@ -8,7 +8,7 @@ use bytes::Bytes;
 use repository::ids::BlobId;
 
 use super::fetch::{BlobStream, Fetched};
-use super::map::{BlobMap, OpenError};
+use super::map::{BlobMap, OpenError, Proven};
 use super::openers::{Openers, Opening};
 use crate::targets::{BlobError, BlobReader};
 
@@ -28,13 +28,18 @@ pub(crate) struct Window {
     pub(crate) kept: usize,
     /// Opened by threads of their own.
     pub(crate) beside: bool,
+    pub(crate) proven: Proven,
 }
 
 impl Window {
-    /// For the contents of files.
-    pub(crate) const DATA: Window = Window { ahead: 32 << 20, kept: 64 << 20, beside: true };
+    /// For data.
+    pub(crate) const DATA: Window =
+        Window { ahead: 32 << 20, kept: 64 << 20, beside: true, proven: Proven::ById };
+    /// For whoever recomputes the id of each content.
+    pub(crate) const CONTENTS: Window = Window { proven: Proven::ByContent, ..Window::DATA };
     /// For pages, which are read in order and once.
-    pub(crate) const PAGES: Window = Window { ahead: 4 << 20, kept: 8 << 20, beside: false };
+    pub(crate) const PAGES: Window =
+        Window { ahead: 4 << 20, kept: 8 << 20, beside: false, proven: Proven::ById };
 }
 
 /// An answer on its way to whoever restores.
@@ -66,7 +71,7 @@ pub(crate) struct RemoteBlobs<S> {
 impl<S: BlobStream> RemoteBlobs<S> {
     pub(crate) fn new(map: Arc<BlobMap>, stream: S, window: Window) -> Self {
         let (wanted, asked, coming) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
-        let openers = window.beside.then(|| Openers::start(&map));
+        let openers = window.beside.then(|| Openers::start(&map, window.proven));
         let kept = Kept::new(window.kept);
         let heard = Instant::now();
         Self { map, stream, window, wanted, asked, coming, asked_bytes: 0, openers, kept, heard }
@@ -132,7 +137,7 @@ impl<S: BlobStream> RemoteBlobs<S> {
             let coming = match (answer, &self.openers) {
                 (Ok(Fetched::Sealed(sealed)), Some(openers)) => Coming::Opening(openers.open(index, sealed)),
                 (Ok(Fetched::Sealed(sealed)), None) => {
-                    Coming::Opened(self.map.open(index, sealed).map(Bytes::from))
+                    Coming::Opened(self.map.open(index, sealed, self.window.proven).map(Bytes::from))
                 }
                 (Ok(Fetched::Problem(cause)), _) => Coming::Failed(BlobError::Damaged { id, cause }),
                 (Ok(Fetched::Missing), _) => Coming::Failed(BlobError::Missing(id)),

@@ -98,7 +98,7 @@ fn no_more_is_asked_for_than_the_window_holds() {
     let (map, ids) = map(100);
     let mut stream = Counting::default();
     let mut blobs =
-        RemoteBlobs::new(map, &mut stream, Window { ahead: 10 * 1024, kept: 1 << 20, beside: true });
+        RemoteBlobs::new(map, &mut stream, Window { ahead: 10 * 1024, kept: 1 << 20, ..Window::DATA });
     blobs.hint(&ids);
     blobs.blob(&ids[0]).expect_err("its bytes are zeros");
     assert_eq!(stream.most_waiting, 10);

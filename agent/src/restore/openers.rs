@@ -1,6 +1,6 @@
 //! Threads that open blobs for a restore: unsealing, decompressing and hashing take longer than writing.
 //!
-//! Must stay true: a blob's bytes leave here only under the id that was recomputed for them; no more blobs wait
+//! Must stay true: a blob's bytes leave here only as proven as was asked for ([`Proven`]); no more blobs wait
 //! here than were asked for within the restore's window; the threads end with what they serve.
 
 use std::num::NonZeroUsize;
@@ -10,7 +10,7 @@ use std::thread;
 
 use bytes::Bytes;
 
-use super::map::{BlobMap, OpenError};
+use super::map::{BlobMap, OpenError, Proven};
 
 /// More threads than this would wait for the one that writes.
 const MOST: usize = 4;
@@ -33,13 +33,13 @@ pub(super) struct Openers {
 
 impl Openers {
     /// Starts a thread for each core, up to some.
-    pub(super) fn start(map: &Arc<BlobMap>) -> Self {
+    pub(super) fn start(map: &Arc<BlobMap>, proven: Proven) -> Self {
         let count = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(MOST);
         let (jobs, taken) = sync_channel(count);
         let taken = Arc::new(Mutex::new(taken));
         for _ in 0..count {
             let (map, taken) = (Arc::clone(map), Arc::clone(&taken));
-            thread::spawn(move || open(&map, &taken));
+            thread::spawn(move || open(&map, &taken, proven));
         }
         Self { jobs, count }
     }
@@ -57,11 +57,11 @@ impl Openers {
     }
 }
 
-fn open(map: &BlobMap, jobs: &Mutex<Receiver<Job>>) {
+fn open(map: &BlobMap, jobs: &Mutex<Receiver<Job>>, proven: Proven) {
     loop {
         let next = jobs.lock().expect("nobody panics while waiting for a blob").recv();
         let Ok(Job { index, sealed, reply }) = next else { return };
         // A restore that has ended wants no answer.
-        let _ = reply.send(map.open(index, sealed).map(Bytes::from));
+        let _ = reply.send(map.open(index, sealed, proven).map(Bytes::from));
     }
 }

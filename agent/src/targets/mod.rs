@@ -22,7 +22,8 @@ pub trait BlobReader: Send {
     /// Nothing is asked for, and the restore goes on with something else: called again and again meanwhile. What
     /// was hinted at is taken as it comes, so that nobody on the other side waits in vain.
     fn meanwhile(&mut self) {}
-    /// The plaintext of a blob, its id already recomputed and found right.
+    /// The plaintext of a blob: that which was sealed under this id. That it has this id is left to whoever computes
+    /// the id of each whole content of it, where the reader was made for that.
     fn blob(&mut self, id: &BlobId) -> Result<Bytes, BlobError>;
 }
 

@@ -3,6 +3,8 @@
 //! A sample from the middle decides whether compression is tried at all: weights, encrypted and already
 //! compressed data would cost most of a backup's time and give nothing.
 
+use std::cell::RefCell;
+
 use zstd::bulk;
 use zstd::zstd_safe::CompressionLevel;
 
@@ -56,6 +58,12 @@ fn is_worth_it(plain: usize, compressed: usize) -> bool {
     compressed + plain / WORTH <= plain
 }
 
+thread_local! {
+    /// Its tables are worth keeping, too.
+    static DECOMPRESSOR: RefCell<bulk::Decompressor<'static>> =
+        RefCell::new(bulk::Decompressor::new().expect("there is memory for it"));
+}
+
 /// The plaintext, which must be exactly `plain_length` bytes. Memory is bounded by `plain_length`, which
 /// must itself be within [`MAX_PLAIN`].
 pub fn decompress(codec: Codec, stored: Vec<u8>, plain_length: u32) -> Result<Vec<u8>, Malformed> {
@@ -65,7 +73,8 @@ pub fn decompress(codec: Codec, stored: Vec<u8>, plain_length: u32) -> Result<Ve
     }
     let plaintext = match codec {
         Codec::Raw => stored,
-        Codec::Zstd => bulk::decompress(&stored, plain_length as usize)
+        Codec::Zstd => DECOMPRESSOR
+            .with_borrow_mut(|decompressor| decompressor.decompress(&stored, plain_length as usize))
             .map_err(|_| malformed("it does not decompress to its length"))?,
     };
     if plaintext.len() == plain_length as usize {

@@ -206,7 +206,7 @@ impl Bench {
             map.add(&opened).expect("a sound segment");
             segments.insert(id, segment);
         }
-        RemoteBlobs::new(Arc::new(map.finish()), Shelf { segments, asked: VecDeque::new() }, Window::DATA)
+        RemoteBlobs::new(Arc::new(map.finish()), Shelf { segments, asked: VecDeque::new() }, Window::CONTENTS)
     }
 
     /// Restores the archive to a new folder and compares it with the data folder, byte for byte.

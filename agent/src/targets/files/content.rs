@@ -1,20 +1,39 @@
-//! Writes the content of a regular file from its pieces, and proves that it is the right one.
+//! Gets the content of a regular file, from what is live or from its pieces, has it written, and proves that it is the
+//! right one.
+//!
+//! Must stay true: a file is done only when the bytes that were written have the content's id.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use bytes::Bytes;
-use repository::archive::entry::{Entry, Extent, FileContent, Piece, Pieces};
+use repository::archive::entry::{Entry, FileContent, Metadata, Piece, Pieces};
 use repository::archive::page::decode_pieces;
 use repository::archive::path::EntryPath;
-use repository::content::ContentHasher;
-use repository::ids::BlobId;
+use repository::ids::{BlobId, ContentId};
 
 use super::disk::Disk;
 use super::error::{RestoreError, failed};
 use super::here::{Here, LiveFile};
 use super::incoming::{AHEAD_BLOBS, Incoming};
 use super::request::Tools;
+use super::sink::Sink;
+use super::writing::{Ended, Writing};
 use crate::targets::BlobReader;
+
+/// A file whose content is written: what is left to do.
+pub(super) struct Written {
+    pub(super) file: OwnedFd,
+    pub(super) path: EntryPath,
+    pub(super) metadata: Metadata,
+}
+
+/// What a file that is being written must become.
+struct Expected {
+    path: EntryPath,
+    metadata: Metadata,
+    id: ContentId,
+    size: u64,
+}
 
 /// Fetches blobs, and keeps the last one: neighbours of a bundle follow each other.
 pub(super) struct ContentWriter<'a> {
@@ -29,6 +48,7 @@ pub(super) struct ContentWriter<'a> {
     pub(super) from_here: u64,
     /// Bytes that were told as written and have to be written once more.
     again: u64,
+    writing: Writing<Expected>,
 }
 
 impl<'a> ContentWriter<'a> {
@@ -38,32 +58,44 @@ impl<'a> ContentWriter<'a> {
         blobs: &'a mut dyn BlobReader,
         here: Here<'a>,
     ) -> Self {
-        Self { disk, tools, blobs, last: None, here, written: 0, from_here: 0, again: 0 }
+        Self {
+            disk,
+            tools,
+            blobs,
+            last: None,
+            here,
+            written: 0,
+            from_here: 0,
+            again: 0,
+            writing: Writing::new(),
+        }
     }
 
-    /// Writes the entry's `content` into the new and empty `file`; holes stay holes.
+    /// Has the entry's `content` written into the new and empty `file`; holes stay holes. If it is not done at once,
+    /// [`Self::written`] gives it back later.
     pub(super) fn write<I, E>(
         &mut self,
-        file: impl AsFd,
+        file: OwnedFd,
         entry: &Entry,
-        content: &FileContent,
+        (content, metadata): (&FileContent, Metadata),
         incoming: &Incoming<'_, I>,
-    ) -> Result<(), RestoreError>
+    ) -> Result<Option<Written>, RestoreError>
     where
         I: Iterator<Item = Result<Entry, E>>,
         E: std::error::Error + Send + Sync + 'static,
     {
         let path = &entry.path;
+        let expected = Expected { path: path.clone(), metadata, id: content.id, size: content.size };
         if let Some(live) = self.here.find(entry) {
-            if self.copy(&file, path, content, &live)? {
-                return Ok(());
+            if let Some(content) = self.copy(&file, path, content, &live)? {
+                return self.check(Ended { file, content }, expected).map(Some);
             }
             self.disk.set_length(&file, 0).map_err(failed("set the length of", path))?;
         }
         let ahead = || incoming.blobs_ahead();
-        let mut sink = Sink::new(content, self.tools);
+        self.writing.begin(file, path.clone(), Sink::new(content, self.tools.id_key))?;
         match &content.pieces {
-            Pieces::Inline(pieces) => self.pieces(&file, path, pieces, &mut sink, ahead)?,
+            Pieces::Inline(pieces) => self.pieces(path, pieces, ahead)?,
             Pieces::Listed(lists) => {
                 for (n, list) in lists.iter().enumerate() {
                     let lists_ahead = || lists[n + 1..].iter().copied();
@@ -71,28 +103,44 @@ impl<'a> ContentWriter<'a> {
                     let pieces = decode_pieces(&bytes).map_err(|error| {
                         RestoreError::archive(path, format!("its list of pieces: {error}"))
                     })?;
-                    self.pieces(&file, path, &pieces, &mut sink, lists_ahead)?;
+                    self.pieces(path, &pieces, lists_ahead)?;
                 }
             }
         }
-        let (id, length) = sink.finish(path)?;
-        self.end_at(&file, path, length, content.size)?;
-        if id != content.id {
-            return Err(RestoreError::archive(path, "its content is not what was backed up"));
-        }
-        Ok(())
+        self.writing.end(expected)?;
+        Ok(None)
     }
 
-    /// Copies what is live, and says whether it is the content.
+    /// The next file that is written, in the order in which they were begun; waits for it where too many are open, and
+    /// where `all` are wanted.
+    pub(super) fn written(&mut self, all: bool) -> Result<Option<Written>, RestoreError> {
+        let next = self.writing.next(all)?;
+        next.map(|(ended, expected)| self.check(ended, expected)).transpose()
+    }
+
+    fn check(&self, ended: Ended, expected: Expected) -> Result<Written, RestoreError> {
+        let Expected { path, metadata, id, size } = expected;
+        let (found, length) = ended.content;
+        if length < size {
+            // A hole at the end is made by the length alone.
+            self.disk.set_length(&ended.file, size).map_err(failed("set the length of", &path))?;
+        }
+        if found != id {
+            return Err(RestoreError::archive(&path, "its content is not what was backed up"));
+        }
+        Ok(Written { file: ended.file, path, metadata })
+    }
+
+    /// Copies what is live; if it is the content, its id and where its last byte ends.
     fn copy(
         &mut self,
         file: impl AsFd,
         path: &EntryPath,
         content: &FileContent,
         live: &LiveFile,
-    ) -> Result<bool, RestoreError> {
+    ) -> Result<Option<(ContentId, u64)>, RestoreError> {
         let Self { disk, tools, here, blobs, .. } = self;
-        let (mut sink, mut copied) = (Sink::new(content, *tools), 0);
+        let (mut sink, mut copied) = (Sink::new(content, tools.id_key), 0);
         let is_whole = here.read(live, content, |mut part| {
             if tools.cancel.is_cancelled() {
                 return Err(RestoreError::Cancelled);
@@ -109,30 +157,19 @@ impl<'a> ContentWriter<'a> {
         if is_whole {
             let (id, length) = sink.finish(path)?;
             if id == content.id {
-                self.end_at(&file, path, length, content.size)?;
                 self.written += copied;
                 self.from_here += copied;
-                return Ok(true);
+                return Ok(Some((id, length)));
             }
         }
         self.again += copied;
-        Ok(false)
-    }
-
-    /// A hole at the end is made by the length alone.
-    fn end_at(&self, file: impl AsFd, path: &EntryPath, written: u64, size: u64) -> Result<(), RestoreError> {
-        if written < size {
-            self.disk.set_length(file, size).map_err(failed("set the length of", path))?;
-        }
-        Ok(())
+        Ok(None)
     }
 
     fn pieces<A: Iterator<Item = BlobId>>(
         &mut self,
-        file: impl AsFd,
         path: &EntryPath,
         pieces: &[Piece],
-        sink: &mut Sink,
         ahead: impl Fn() -> A,
     ) -> Result<(), RestoreError> {
         for (n, piece) in pieces.iter().enumerate() {
@@ -142,13 +179,11 @@ impl<'a> ContentWriter<'a> {
             let bytes =
                 self.blob(path, &piece.blob, pieces[n + 1..].iter().map(|p| p.blob).chain(ahead()))?;
             let end = piece.offset as usize + piece.length as usize;
-            let Some(mut slice) = bytes.get(piece.offset as usize..end) else {
+            if end > bytes.len() {
                 return Err(RestoreError::archive(path, "a piece of it lies outside of its blob"));
-            };
-            while !slice.is_empty() {
-                let (offset, part) = sink.take(path, &mut slice)?;
-                self.disk.write_at(&file, part, offset).map_err(failed("write", path))?;
             }
+            let pen = self.disk.pen().map_err(failed("write", path))?;
+            self.writing.piece(pen, &piece.blob, &bytes, piece.offset as usize..end)?;
             self.written += u64::from(piece.length);
             let told = self.again.min(piece.length.into());
             self.again -= told;
@@ -182,52 +217,5 @@ impl<'a> ContentWriter<'a> {
             self.blobs.blob(id).map_err(|source| RestoreError::Blob { path: path.clone(), source })?;
         self.last = Some((*id, bytes.clone()));
         Ok(bytes)
-    }
-}
-
-/// Lays a stream of data into a file's extents, and hashes it on the way.
-struct Sink {
-    hasher: ContentHasher,
-    size: u64,
-    /// Not yet full, the next one last; of it `filled` bytes are done.
-    extents: Vec<Extent>,
-    filled: u64,
-    /// Where the last written byte ends.
-    length: u64,
-}
-
-impl Sink {
-    fn new(content: &FileContent, tools: Tools<'_>) -> Self {
-        let mut extents = content.layout.extents(content.size);
-        extents.reverse();
-        Self { hasher: ContentHasher::new(tools.id_key), size: content.size, extents, filled: 0, length: 0 }
-    }
-
-    /// Where the next bytes go, and as many of `data` as go there.
-    fn take<'d>(&mut self, path: &EntryPath, data: &mut &'d [u8]) -> Result<(u64, &'d [u8]), RestoreError> {
-        let Some(extent) = self.extents.last().copied() else {
-            return Err(RestoreError::archive(path, "its pieces are longer than the file"));
-        };
-        let room = usize::try_from(extent.length - self.filled).unwrap_or(usize::MAX);
-        let (part, rest) = data.split_at(data.len().min(room));
-        *data = rest;
-        let offset = extent.offset + self.filled;
-        self.hasher.data(part);
-        self.filled += part.len() as u64;
-        self.length = offset + part.len() as u64;
-        if self.filled == extent.length {
-            self.hasher.extent_ends(extent);
-            self.extents.pop();
-            self.filled = 0;
-        }
-        Ok((offset, part))
-    }
-
-    /// Which content it was, and where its last byte ended.
-    fn finish(self, path: &EntryPath) -> Result<(repository::ids::ContentId, u64), RestoreError> {
-        if !self.extents.is_empty() {
-            return Err(RestoreError::archive(path, "its pieces are shorter than the file"));
-        }
-        Ok((self.hasher.finish(self.size), self.length))
     }
 }

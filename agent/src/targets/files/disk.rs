@@ -145,17 +145,14 @@ impl<'a> Disk<'a> {
     }
 
     /// Writes all of `bytes` at `offset`.
-    pub(super) fn write_at(&self, file: impl AsFd, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+    pub(super) fn write_at(&self, file: impl AsFd, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.pen()?.write_at(file, bytes, offset)
+    }
+
+    /// For one write that is made by another thread.
+    pub(super) fn pen(&self) -> io::Result<Pen> {
         self.steps.before("write")?;
-        while !bytes.is_empty() {
-            let count = rustix::io::retry_on_intr(|| rustix::io::pwrite(&file, bytes, offset))?;
-            if count == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
-            }
-            bytes = &bytes[count..];
-            offset += count as u64;
-        }
-        Ok(())
+        Ok(Pen(()))
     }
 
     /// Sets the file's length.
@@ -272,6 +269,24 @@ impl<'a> Disk<'a> {
             Subject::Name(folder, name) => {
                 rustix::fs::utimensat(folder, name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
             }
+        }
+        Ok(())
+    }
+}
+
+/// A write that may be made.
+pub(super) struct Pen(());
+
+impl Pen {
+    /// Writes all of `bytes` at `offset`.
+    pub(super) fn write_at(&self, file: impl AsFd, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let count = rustix::io::retry_on_intr(|| rustix::io::pwrite(&file, bytes, offset))?;
+            if count == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            bytes = &bytes[count..];
+            offset += count as u64;
         }
         Ok(())
     }

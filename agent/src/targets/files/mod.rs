@@ -28,8 +28,10 @@ mod recover;
 mod remove;
 mod request;
 mod signer;
+mod sink;
 mod stage;
 mod swap;
+mod writing;
 
 pub use allowance::{Allowance, Privilege};
 pub use disk::{InProduction, NoFaults, Steps};

@@ -17,7 +17,7 @@ use rustix::fs::FileType;
 
 use super::allowance::{Allowance, Privilege};
 use super::area::{Area, below, free_name};
-use super::content::ContentWriter;
+use super::content::{ContentWriter, Written};
 use super::disk::{Disk, Subject};
 use super::error::{RestoreError, failed};
 use super::ground::{Ground, LOST_AND_FOUND};
@@ -156,6 +156,7 @@ impl<'a> Stage<'a> {
                 self.chain.push((entry.path, entry.metadata));
             }
         }
+        self.finish_files(true)?;
         self.close_to(0)?;
         if self.tools.cancel.is_cancelled() {
             return Err(RestoreError::Cancelled);
@@ -476,13 +477,27 @@ impl<'a> Stage<'a> {
         let path = &entry.path;
         let file =
             self.disk.make_file(self.parent(), self.name(path)).map_err(failed("make the file", path))?;
-        self.writer.write(&file, entry, content, incoming)?;
         if path.name() == Some(signer::STATE) {
             self.signers.push(path.clone());
         }
-        let subject = Subject::Handle(file.as_fd());
         let metadata = self.permitted(path, &entry.kind, &entry.metadata);
-        apply(&self.disk, subject, false, path, &metadata, &mut self.notes)
+        if let Some(written) = self.writer.write(file, entry, (content, metadata), incoming)? {
+            self.finish_file(&written)?;
+        }
+        self.finish_files(false)
+    }
+
+    /// Gives files that are written their metadata.
+    fn finish_files(&mut self, all: bool) -> Result<(), RestoreError> {
+        while let Some(written) = self.writer.written(all)? {
+            self.finish_file(&written)?;
+        }
+        Ok(())
+    }
+
+    fn finish_file(&mut self, written: &Written) -> Result<(), RestoreError> {
+        let Written { file, path, metadata } = written;
+        apply(&self.disk, Subject::Handle(file.as_fd()), false, path, metadata, &mut self.notes)
     }
 
     fn special(&self, path: &EntryPath, kind: FileType, device: u64) -> std::io::Result<()> {

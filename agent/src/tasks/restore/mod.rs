@@ -98,7 +98,7 @@ pub(super) async fn run(
     let archive = Archive::open(context, &task_id, order.as_ref(), cancel).await?;
     let pages = archive.blobs(context, Window::PAGES).await?;
     let pages_to_plan = archive.blobs(context, Window::PAGES).await?;
-    let mut data = archive.blobs(context, Window::DATA).await?;
+    let mut data = archive.blobs(context, Window::CONTENTS).await?;
     let counters = Arc::new(Counters::default());
     let flag = CancelFlag::default();
     let _passed_on = pass_on(cancel.clone(), flag.clone());
