@@ -1,8 +1,9 @@
-//! Threads that open blobs before they are asked for: reading, unsealing, decompressing and hashing take longer
-//! than whatever is done with the bytes.
+//! Threads that open blobs before they are asked for: reading, unsealing and decompressing take longer than whatever
+//! is done with the bytes.
 //!
 //! Must stay true: nothing depends on it. A blob that does not come from here, for whatever reason, is opened
-//! by whoever wants it, and he tells what is wrong with it. Never more than `most` blobs, none of them
+//! by whoever wants it, and he tells what is wrong with it. The id of data is left to whoever recomputes the id of
+//! the whole content ([`Proven::ByContent`]). Never more than `most` blobs, none of them
 //! larger than [`MAX_PLAIN`], are under way or wait to be asked for; when it is dropped, its threads have ended.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -17,7 +18,7 @@ use crate::index::BlobPlace;
 use crate::ingest::lock;
 use crate::layout;
 use crate::pack::seal::{BlobCipher, SegmentContext};
-use crate::read::open_blob;
+use crate::read::{Proven, open_blob};
 use crate::side_by_side::workers;
 use crate::store::Store;
 
@@ -132,7 +133,8 @@ fn open(store: &dyn Store, id_key: &IdKey, jobs: &Mutex<Receiver<Job>>, now: &At
         let length = u64::from(place.line.stored_length);
         let sealed = store.read_range(&layout::pack(&place.pack), place.offset, length).ok();
         let opened = sealed.and_then(|sealed| {
-            open_blob(&context, &cipher, place.address.ordinal, &place.line, sealed, id_key).ok()
+            let ordinal = place.address.ordinal;
+            open_blob(&context, &cipher, ordinal, &place.line, sealed, id_key, Proven::ByContent).ok()
         });
         // Whoever asked may have forgotten it.
         let _ = reply.send(opened);

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use repository::ids::BlobId;
+use repository::read::{OpenError, Proven};
 
 use super::fetch::{BlobStream, Fetched};
-use super::map::{BlobMap, OpenError, Proven};
+use super::map::BlobMap;
 use super::openers::{Openers, Opening};
 use crate::targets::{BlobError, BlobReader};
 

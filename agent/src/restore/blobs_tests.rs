@@ -33,7 +33,7 @@ impl BlobStream for &mut Counting {
 
     fn receive(&mut self, expected: BlobAddress) -> Result<Fetched, String> {
         assert_eq!(self.waiting.pop_front(), Some(expected), "answers come in the order of the questions");
-        Ok(Fetched::Sealed(vec![0; 1024 + 16]))
+        Ok(Fetched::Sealed(vec![0; 1024 + 16].into()))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
 use proto::v1::agent_gateway_client::AgentGatewayClient;
 use proto::{Failure, v1};
 use repository::refs::BlobAddress;
@@ -37,7 +38,7 @@ pub(crate) trait BlobStream: Send {
 #[derive(Debug)]
 pub(crate) enum Fetched {
     /// The blob.
-    Sealed(Vec<u8>),
+    Sealed(Bytes),
     /// No pack holds it.
     Missing,
     /// It cannot be had for another reason.
@@ -119,7 +120,7 @@ impl WireBlobs {
             pace.pass_blocking(answer.sealed.len(), &self.runtime, &self.cancel);
         }
         match answer.problem.as_str() {
-            "" => Ok(Fetched::Sealed(Vec::from(answer.sealed))),
+            "" => Ok(Fetched::Sealed(answer.sealed)),
             "missing" => Ok(Fetched::Missing),
             other => Ok(Fetched::Problem(other.chars().filter(|c| !c.is_control()).take(500).collect())),
         }

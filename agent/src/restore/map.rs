@@ -1,13 +1,13 @@
 //! Where each blob of an archive lies, and what opens it.
 
+use bytes::Bytes;
 use proto::convert::{self, Invalid};
 use proto::v1;
-use repository::codec::Malformed;
 use repository::content::IdKey;
-use repository::cut::decompress;
 use repository::ids::{BlobId, DomainId, RepositoryId, SegmentId};
-use repository::pack::blob::{BlobKind, BlobLine, Codec, MAX_PLAIN, blob_id};
-use repository::pack::seal::{BlobCipher, SealBroken, SegmentContext, SegmentKey};
+use repository::pack::blob::{BlobKind, BlobLine, Codec, MAX_PLAIN};
+use repository::pack::seal::{BlobCipher, SegmentContext, SegmentKey};
+use repository::read::{OpenError, Proven, open_blob};
 use repository::refs::BlobAddress;
 
 /// What the archive belongs to.
@@ -39,27 +39,6 @@ struct Located {
     line: BlobLine,
     segment: u32,
     ordinal: u32,
-}
-
-/// How it is proven that a blob's plaintext is the right one. That it is what was sealed under this id is proven in any
-/// case: the id is part of what the seal holds for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Proven {
-    /// Its id is recomputed.
-    ById,
-    /// Of data, whoever takes it recomputes the id of the whole content that it is a piece of; of all else, its id is.
-    ByContent,
-}
-
-/// A sealed blob is not what it should be.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum OpenError {
-    #[error(transparent)]
-    Seal(#[from] SealBroken),
-    #[error(transparent)]
-    Malformed(#[from] Malformed),
-    #[error("its content has another id")]
-    Id,
 }
 
 impl BlobMapBuilder {
@@ -132,15 +111,9 @@ impl BlobMap {
     }
 
     /// The plaintext of the blob with this index.
-    pub(crate) fn open(&self, index: usize, sealed: Vec<u8>, proven: Proven) -> Result<Vec<u8>, OpenError> {
+    pub(crate) fn open(&self, index: usize, sealed: Bytes, proven: Proven) -> Result<Vec<u8>, OpenError> {
         let Located { line, segment, ordinal } = &self.lines[index];
         let (context, cipher) = &self.segments[*segment as usize];
-        let stored = context.open(cipher, *ordinal, line, sealed)?;
-        let plain = decompress(line.codec, stored, line.plain_length)?;
-        let is_left_to_content = proven == Proven::ByContent && line.kind == BlobKind::Data;
-        match is_left_to_content || blob_id(&self.keys.id_key, line.kind, &plain) == line.id {
-            true => Ok(plain),
-            false => Err(OpenError::Id),
-        }
+        open_blob(context, cipher, *ordinal, line, sealed.into(), &self.keys.id_key, proven)
     }
 }

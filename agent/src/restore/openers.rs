@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use bytes::Bytes;
+use repository::read::{OpenError, Proven};
 
-use super::map::{BlobMap, OpenError, Proven};
+use super::map::BlobMap;
 
 /// More threads than this would wait for the one that writes.
 const MOST: usize = 4;
@@ -21,7 +22,7 @@ pub(super) type Opening = Receiver<Result<Bytes, OpenError>>;
 /// A sealed blob to be opened.
 struct Job {
     index: usize,
-    sealed: Vec<u8>,
+    sealed: Bytes,
     reply: SyncSender<Result<Bytes, OpenError>>,
 }
 
@@ -50,7 +51,7 @@ impl Openers {
     }
 
     /// Gives a blob to the next thread that is free.
-    pub(super) fn open(&self, index: usize, sealed: Vec<u8>) -> Opening {
+    pub(super) fn open(&self, index: usize, sealed: Bytes) -> Opening {
         let (reply, opening) = sync_channel(1);
         self.jobs.send(Job { index, sealed, reply }).expect("the threads end after what sends to them");
         opening

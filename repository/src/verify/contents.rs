@@ -1,7 +1,8 @@
 //! The deepest look: every entry, every file's content, every blob, as a restore would need them.
 //!
 //! Must stay true: whatever a restore would refuse is a finding here. Contents are hashed over their
-//! pieces in order, so that not only each piece is right but also what they make together.
+//! pieces in order, so that not only each piece is right but also what they make together; a piece whose own id is
+//! wrong is told, too.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -100,6 +101,8 @@ struct Walk {
     /// A page could not be read, so the counts are not the archive's.
     has_gaps: bool,
     opened: HashSet<BlobId>,
+    /// Of contents that are not what they should be: which of them is to blame shows by their ids.
+    doubted: HashSet<BlobId>,
 }
 
 impl Contents<'_> {
@@ -127,6 +130,7 @@ impl Contents<'_> {
             let findings = if is_all { check.end() } else { check.held_back() };
             self.check.add(findings);
         }
+        walk.opened.retain(|blob| !walk.doubted.contains(blob));
         self.all_blobs(refs, &walk.opened)?;
         let Checking { broken, told, more, .. } = self.check;
         self.findings.extend(broken);
@@ -285,13 +289,13 @@ impl Contents<'_> {
     ) -> Result<bool, RepositoryError> {
         let reads_all = trust == Trust::Nothing;
         let Some(mut check) = self.check.check.take() else {
-            return if reads_all { self.is_content_right(content, (None, true), walk) } else { Ok(true) };
+            return if reads_all { self.is_content_proven(content, (None, true), walk) } else { Ok(true) };
         };
         let is_proven = trust == Trust::All || (trust == Trust::Bytes && !check.reads_little());
         let wants_it = check.file(CheckedFile { path: path.as_bytes(), length: content.size, is_proven });
         let mut feed = wants_it.then(|| Feed::new(check.as_mut(), path.as_bytes()));
         let is_right = match reads_all || wants_it {
-            true => self.is_content_right(content, (feed.as_mut(), reads_all), walk),
+            true => self.is_content_proven(content, (feed.as_mut(), reads_all), walk),
             false => Ok(true),
         };
         let found = feed.map(|feed| feed.end(content.size)).unwrap_or_default();
@@ -301,6 +305,19 @@ impl Contents<'_> {
             self.check.add(found);
         }
         is_right
+    }
+
+    fn is_content_proven(
+        &mut self,
+        content: &FileContent,
+        how: (Option<&mut Feed<'_>>, bool),
+        walk: &mut Walk,
+    ) -> Result<bool, RepositoryError> {
+        let is_right = self.is_content_right(content, how, walk)?;
+        if !is_right {
+            walk.doubted.extend(self.reader.pieces(&content.pieces)?.iter().map(|piece| piece.blob));
+        }
+        Ok(is_right)
     }
 
     fn is_content_right(

@@ -15,7 +15,7 @@ use crate::ingest::{PackVerdict, lock};
 use crate::keys::KeyRing;
 use crate::layout;
 use crate::pack::seal::BlobCipher;
-use crate::read::open_blob;
+use crate::read::{Proven, open_blob};
 use crate::store::{Store, StoreError};
 
 /// A read that fails once may have met a hiccup on the way; one that fails so often is the storage's answer.
@@ -114,7 +114,7 @@ pub(crate) fn each_blob(
             let sound = read.filter(|sealed| {
                 cipher.as_ref().is_some_and(|cipher| {
                     let context = &table.header.context;
-                    open_blob(context, cipher, ordinal, line, sealed.clone(), &id_key).is_ok()
+                    open_blob(context, cipher, ordinal, line, sealed.clone(), &id_key, Proven::ById).is_ok()
                 })
             });
             drop(alone);

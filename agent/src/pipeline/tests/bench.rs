@@ -247,7 +247,7 @@ impl BlobStream for Shelf {
         assert_eq!(self.asked.pop_front(), Some(expected));
         let segment = &self.segments[&expected.segment];
         let (offset, length) = segment.table.body_range(expected.ordinal).expect("it is there");
-        Ok(Fetched::Sealed(segment.body[offset as usize..][..length as usize].to_vec()))
+        Ok(Fetched::Sealed(segment.body[offset as usize..][..length as usize].to_vec().into()))
     }
 }
 
