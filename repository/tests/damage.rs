@@ -70,6 +70,29 @@ fn is_spare(path: &Path) -> bool {
 }
 
 #[test]
+fn what_was_sealed_under_the_id_of_other_bytes_is_found_and_blamed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (repository, keys) = init(LocalStore::open_or_make(folder.path()).expect("a store"));
+    let (files, domain) = (files(), keys.domain_keys(&source()));
+    let lie = noise("a lie", files["one"].len());
+    let archive = archive_with_lie(&repository, &domain, &files, (&files["one"], &lie));
+    send(&repository, &domain, &archive.segments).expect("sent");
+    let name = repository.reserve_name(at(0), &Default::default()).expect("free");
+    let now = name.time();
+    repository.commit(&draft(name, "job-1", archive.draft), &keys, now, &Unfenced).expect("committed");
+    let sound = Sound { folder, keys };
+    assert_eq!(verdict(&sound, Depth::Hashed), Vec::<String>::new());
+    let found = verdict(&sound, Depth::Opened);
+    assert!(found.iter().any(|line| line.contains("one")), "the file is named: {found:?}");
+    let id = repository::pack::blob::blob_id(
+        &domain.id_key,
+        repository::pack::blob::BlobKind::Data,
+        &files["one"],
+    );
+    assert!(found.iter().any(|line| line.contains(&id.to_string())), "so is the blob: {found:?}");
+}
+
+#[test]
 fn every_lost_file_is_noticed() {
     let sound = sound();
     assert_eq!(verdict(&sound, Depth::Opened), Vec::<String>::new());

@@ -76,6 +76,18 @@ pub fn archive_reusing(
     Ok(archive_by(sealer, files))
 }
 
+/// The same by whoever seals `lie` under the id of `truth`, of which all else tells.
+pub fn archive_with_lie(
+    repository: &Repository,
+    keys: &DomainKeys,
+    files: &Files,
+    (truth, lie): (&[u8], &[u8]),
+) -> Archive {
+    let mut sealer = Sealer::new(repository, keys, 4);
+    sealer.lie = Some((truth.to_vec(), lie.to_vec()));
+    archive_by(sealer, files)
+}
+
 fn archive_by(mut sealer: Sealer<'_>, files: &Files) -> Archive {
     let keys = sealer.keys;
     let mut pages = PageBuilder::new(&keys.id_key);
@@ -150,6 +162,8 @@ pub struct Sealer<'a> {
     /// What is not sealed again, with the number of blobs in its segment.
     there: HashMap<BlobId, (BlobAddress, u32)>,
     reused: Vec<(BlobAddress, u32)>,
+    /// Bytes, and what is sealed in their place.
+    lie: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl<'a> Sealer<'a> {
@@ -164,6 +178,7 @@ impl<'a> Sealer<'a> {
             refs: Vec::new(),
             there,
             reused,
+            lie: None,
         }
     }
 
@@ -181,7 +196,8 @@ impl<'a> Sealer<'a> {
             self.open.len() - 1
         });
         let (_, builder, count) = &mut self.open[at];
-        let ordinal = builder.add(id, kind, Codec::Raw, plain.len() as u32, plain);
+        let lie = self.lie.as_ref().filter(|(truth, _)| truth == plain).map(|(_, lie)| &lie[..]);
+        let ordinal = builder.add(id, kind, Codec::Raw, plain.len() as u32, lie.unwrap_or(plain));
         self.refs.push(BlobAddress { segment: builder.id(), ordinal });
         *count += 1;
         if *count == self.per_segment {
