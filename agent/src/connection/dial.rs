@@ -2,16 +2,22 @@
 
 use std::time::Duration;
 
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioIo;
 use proto::Failure;
 use proto::failure::reason;
+use tokio::io::BufReader;
 use tonic::Code;
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity as TlsIdentity};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity as TlsIdentity};
+use tower::ServiceExt;
 
 /// Bulk data goes in messages of this many bytes.
 pub(crate) const PART_BYTES: usize = 512 << 10;
 /// The longest message that is taken: the largest blob and some.
 pub(crate) const MAX_MESSAGE: usize = 80 << 20;
 
+/// What is read at once where much comes: TLS asks for four kibibytes at a time.
+const READ_AHEAD: usize = 64 << 10;
 const FRAME: u32 = 1 << 20;
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
@@ -52,6 +58,17 @@ pub(super) fn endpoint(
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE_ANSWER)
         .keep_alive_while_idle(true))
+}
+
+/// A connection of its own for bulk data, made when it is used first.
+pub(super) fn bulk(endpoint: &Endpoint) -> Channel {
+    let mut tcp = HttpConnector::new();
+    // TLS is put on it by the endpoint.
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(CONNECT));
+    let read_ahead = |tcp: TokioIo<_>| TokioIo::new(BufReader::with_capacity(READ_AHEAD, tcp.into_inner()));
+    endpoint.connect_with_connector_lazy(tcp.map_response(read_ahead))
 }
 
 /// The controller at `address` was not reached.

@@ -101,7 +101,7 @@ async fn open(agent: &Agent, identity: &Identity) -> Result<Opened, Failure> {
     let shown = Shown { certificate: &identity.certificate, key: &key };
     let endpoint = dial::endpoint(address, &identity.ca_certificate, Some(&shown))?;
     let channel = endpoint.connect().await.map_err(|error| dial::unreachable(address, &error))?;
-    let bulk = AgentGatewayClient::new(endpoint.connect_lazy()).max_decoding_message_size(MAX_MESSAGE);
+    let bulk = AgentGatewayClient::new(dial::bulk(&endpoint)).max_decoding_message_size(MAX_MESSAGE);
     let (up, outgoing) = UpQueue::new();
     up.send(Up::Hello(hello(agent))).await;
     let mut gateway = AgentGatewayClient::new(channel);
