@@ -34,8 +34,15 @@ pub(super) struct Ended {
     pub(super) content: (ContentId, u64),
 }
 
+/// A file that is being written.
+struct Open {
+    file: OwnedFd,
+    path: EntryPath,
+    sink: Sink,
+}
+
 enum Work {
-    Begin { file: OwnedFd, path: EntryPath, sink: Sink },
+    Begin(Box<Open>),
     Piece(Pen, Bytes),
     End,
 }
@@ -80,7 +87,7 @@ impl<T> Writing<T> {
     /// The next pieces belong to this file.
     pub(super) fn begin(&mut self, file: OwnedFd, path: EntryPath, sink: Sink) -> Result<(), RestoreError> {
         self.files += 1;
-        self.add(Work::Begin { file, path, sink })
+        self.add(Work::Begin(Box::new(Open { file, path, sink })))
     }
 
     /// The next piece of the file: `range` of a blob.
@@ -189,12 +196,13 @@ fn write(batches: &Receiver<Vec<Work>>, done: &SyncSender<Done>) {
     }
 }
 
-fn write_batch(batch: Vec<Work>, current: &mut Option<(OwnedFd, EntryPath, Sink)>) -> Done {
+fn write_batch(batch: Vec<Work>, current: &mut Option<Box<Open>>) -> Done {
     let mut ended = Vec::new();
     for work in batch {
         match (work, &mut *current) {
-            (Work::Begin { file, path, sink }, current) => *current = Some((file, path, sink)),
-            (Work::Piece(pen, bytes), Some((file, path, sink))) => {
+            (Work::Begin(open), current) => *current = Some(open),
+            (Work::Piece(pen, bytes), Some(open)) => {
+                let Open { file, path, sink } = &mut **open;
                 let mut rest = &bytes[..];
                 while !rest.is_empty() {
                     let (offset, part) = sink.take(path, &mut rest)?;
@@ -202,7 +210,7 @@ fn write_batch(batch: Vec<Work>, current: &mut Option<(OwnedFd, EntryPath, Sink)
                 }
             }
             (Work::End, current) => {
-                let (file, path, sink) = current.take().expect("what ends was begun");
+                let Open { file, path, sink } = *current.take().expect("what ends was begun");
                 ended.push(Ended { file, content: sink.finish(&path)? });
             }
             (Work::Piece(..), None) => unreachable!("a piece belongs to what was begun"),
