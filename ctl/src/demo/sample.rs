@@ -12,12 +12,13 @@ use rustix::fs::XattrFlags;
 
 const MIB: usize = 1 << 20;
 
-/// The five components, and the kind of source each is served as.
+/// The five components, and the kind of source each is served as. What stands for a database and for an IPFS node is no
+/// store of an engine: looked into as one, it would be found to lack what makes one.
 pub(super) const COMPONENTS: [(&str, &str); 5] = [
     ("database", "files"),
     ("models", "files"),
     ("blockchain", "blockchain"),
-    ("ipfs", "ipfs"),
+    ("ipfs", "files"),
     ("configs", "configs"),
 ];
 

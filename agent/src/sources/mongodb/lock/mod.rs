@@ -285,8 +285,12 @@ pub(crate) fn unlock_left(
 ) -> bool {
     let left = Record::all(state).into_iter();
     let left = left.filter(|(_, record)| source.is_none_or(|source| source == record.source));
+    let mut is_all = true;
     // Each is tried, whatever comes of one.
-    left.map(|(path, record)| unlock_one(&path, &record, uri_of)).fold(true, |is_all, freed| is_all && freed)
+    for (path, record) in left {
+        is_all &= unlock_one(&path, &record, uri_of);
+    }
+    is_all
 }
 
 fn unlock_one(path: &Path, record: &Record, uri_of: &dyn Fn(&str) -> Option<SecretSource>) -> bool {
