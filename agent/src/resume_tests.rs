@@ -99,6 +99,7 @@ fn killed_in_its_swap(root: &Path, state: &StateFolder) {
         place,
         selection: Selection::Whole,
         keeps_older: false,
+        stays: None,
         signer_height: None,
         signer_seen: None,
     };
