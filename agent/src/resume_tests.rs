@@ -39,6 +39,7 @@ async fn finish_restores_as(config: crate::config::AgentConfig, state: StateFold
         instance: [0; 16],
         listed: crate::pipeline::RememberedBlobs::default(),
         unbroken: Default::default(),
+        retrying: Default::default(),
     });
     resume(agent.clone(), &CancellationToken::new()).await;
     Arc::into_inner(agent).expect("nobody else has it").state
@@ -202,7 +203,10 @@ fn stopped_container(at: &Path, stopped_at: Timestamp) -> StateFolder {
     let stopped = vec![Stopped { application, state: Stopping::Stopped }];
     let mut report = Report::default();
     report.did("stopped", stopped_at, "db");
-    state.runs().keep("r-1", &Run { report, stopped, server: None, applying: false }).expect("kept");
+    state
+        .runs()
+        .keep("r-1", &Run { report, stopped, server: None, applying: false, is_over: false })
+        .expect("kept");
     state
 }
 
