@@ -84,7 +84,7 @@ enum After {
     /// The files of an index that is read where it is.
     Index(EntryPath, Stamps),
     /// Pins whose blocks may be collected meanwhile: the folder of those, the index, what it kept.
-    Pins(EntryPath, EntryPath, Pinned),
+    Pins(EntryPath, EntryPath, Box<Pinned>),
 }
 
 impl After {
@@ -203,13 +203,13 @@ impl Repository<'_> {
         for _ in 0..ATTEMPTS {
             why = None;
             climbed = index();
-            if let Blocks::Linked(shards) = &mut blocks {
-                if let Err(error) = shards.link_new(self.cancel) {
-                    // What is not linked is not in it: those that are there are read from their links alone.
-                    let cause = format!("blocks that have just come could not be linked: {error}");
-                    kept.tell(shards.path().clone(), ProblemKind::Unreadable, cause);
-                    is_whole = false;
-                }
+            if let Blocks::Linked(shards) = &mut blocks
+                && let Err(error) = shards.link_new(self.cancel)
+            {
+                // What is not linked is not in it: those that are there are read from their links alone.
+                let cause = format!("blocks that have just come could not be linked: {error}");
+                kept.tell(shards.path().clone(), ProblemKind::Unreadable, cause);
+                is_whole = false;
             }
             is_whole &= climbed.quiesce.is_some();
             first = self.pinned(&climbed, &spec);
@@ -257,7 +257,7 @@ impl Repository<'_> {
                 Some(After::Index(index, stamps))
             }
             (None, Ok(pinned), Some(flat), Some(index)) if is_loose => {
-                Some(After::Pins(flat.path.clone(), index.clone(), pinned.clone()))
+                Some(After::Pins(flat.path.clone(), index.clone(), Box::new(pinned.clone())))
             }
             _ => None,
         };
