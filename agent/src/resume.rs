@@ -4,8 +4,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -23,9 +22,6 @@ use crate::tasks::Users;
 /// How long a server is looked for at which a restore was under way, and any other.
 const PATIENCE: Duration = Duration::from_secs(60);
 const GLANCE: Duration = Duration::from_secs(2);
-/// Between two tries to start what could not be started again: at first, and at last.
-const FIRST_PAUSE: Duration = Duration::from_secs(5);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10 * 60);
 
 /// Ends what a crash has left, unless `stop` comes before it could begin: then the next start does.
 pub(crate) async fn resume(agent: Arc<Agent>, stop: &CancellationToken) {
@@ -94,49 +90,6 @@ pub(crate) fn start_again(users: &Users<'_>, id: &str) {
     }
 }
 
-/// Starts what restores that are over have stopped and could not start again, by and by, until it runs or a day has
-/// gone by; until `stop`.
-pub(crate) async fn keep_starting(agent: Arc<Agent>, stop: CancellationToken) {
-    let mut pause = FIRST_PAUSE;
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(pause) => {}
-        }
-        let (agent, runtime) = (agent.clone(), Handle::current());
-        let tried = tokio::task::spawn_blocking(move || start_those_on_record(&agent, &runtime));
-        let left = tokio::select! {
-            () = stop.cancelled() => return,
-            left = tried => left,
-        };
-        pause = match left {
-            Ok(true) => LONGEST_PAUSE.min(pause * 2),
-            Ok(false) | Err(_) => FIRST_PAUSE,
-        };
-    }
-}
-
-/// True if something is still not started. While a restore has something stopped, nothing is tried.
-fn start_those_on_record(agent: &Agent, runtime: &Handle) -> bool {
-    let on_record = || {
-        let mut runs = agent.state.runs().all().unwrap_or_default();
-        runs.retain(|(_, run)| run.is_over);
-        runs
-    };
-    if on_record().is_empty() {
-        return false;
-    }
-    let _nobody_stops = agent.retrying.lock().unwrap_or_else(PoisonError::into_inner);
-    if agent.unbroken.load(Ordering::Relaxed) > 0 {
-        return true;
-    }
-    for (id, run) in on_record() {
-        tracing::info!(restore = id, "tries once more to start what could not be started again");
-        start_again(&Users::resumed(agent, runtime.clone(), &id, run), &id);
-    }
-    !on_record().is_empty()
-}
-
 /// What the cluster knows that this agent has stopped, and the agent does not: its state was lost.
 fn start_those_left(agent: &Agent, runtime: &Handle, known: &BTreeSet<String>) {
     let left = match runtime.block_on(agent.platform.left_in_cluster()) {
@@ -198,7 +151,6 @@ impl<'a> Resume<'a> {
         for (id, run) in self.runs {
             // Nobody has looked where it swapped if that is not served any more.
             let is_left = |server: &String| left_at.contains(server) || !served.contains(server);
-            let is_left = |server: &String| !run.is_over && is_left(server);
             if left.contains(&id) || run.server.as_ref().is_some_and(is_left) {
                 tracing::error!(restore = id, "what it stopped is not started: its swap could not be ended");
                 continue;

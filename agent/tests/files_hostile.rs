@@ -55,7 +55,6 @@ fn assert_refused(archive: &Archive) {
             place,
             selection: Selection::Whole,
             keeps_older: false,
-            stays: None,
             signer_height: None,
             signer_seen: None,
         };
@@ -176,7 +175,6 @@ fn in_place(root: &Path, id: &str) -> RestoreRequest {
         place,
         selection: Selection::Whole,
         keeps_older: false,
-        stays: None,
         signer_height: None,
         signer_seen: None,
     }
@@ -238,7 +236,6 @@ fn a_new_folder_behind_somebody_elses_link_is_refused() {
         place,
         selection: Selection::Whole,
         keeps_older: false,
-        stays: None,
         signer_height: None,
         signer_seen: None,
     };
@@ -335,7 +332,6 @@ fn a_folder_that_somebody_puts_in_place_of_one_just_made_is_refused() {
             place,
             selection: Selection::Whole,
             keeps_older: false,
-            stays: None,
             signer_height: None,
             signer_seen: None,
         };

@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use agent::sources::files::{Excludes, FilesSource, Rules};
+use agent::sources::files::{Excludes, FilesSource};
 use agent::targets::files::{
     NoFaults, PathPatterns, Place, RestoreError, RestoreRequest, Selection, Tools, plan, preflight, recover,
     restore, survey,
@@ -16,7 +16,6 @@ use agent::targets::{BlobError, BlobReader, CancelFlag};
 use bytes::Bytes;
 use files_support::*;
 use repository::archive::entry::{EntryKind, FileContent, Pieces};
-use repository::archive::path::EntryPath;
 use repository::codec::Malformed;
 use repository::ids::BlobId;
 
@@ -27,7 +26,6 @@ fn in_place(root: &Path, id: &str) -> RestoreRequest {
         place,
         selection: Selection::Whole,
         keeps_older: false,
-        stays: None,
         signer_height: None,
         signer_seen: None,
     }
@@ -100,103 +98,6 @@ fn the_archive_of_an_empty_folder_empties_none_in_which_something_is() {
         conflict.contains("holds nothing of this folder") && conflict.contains("1 entries"),
         "{conflict}"
     );
-}
-
-#[test]
-fn what_the_source_leaves_out_stays_and_the_plan_names_it() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let root = folder.path();
-    write(
-        root,
-        &[("a/b/data", "then"), ("a/file", "then"), ("was.tmp", "then"), ("cache/CACHEDIR.TAG", TAG)],
-    );
-    let archived = look(root);
-    let (archive, exclude) = (Archive::of(root), ["*.tmp".to_owned(), "keys/".to_owned()]);
-    let mut rules = Rules::from(Excludes::new(&exclude).expect("patterns"));
-    rules.caches = true;
-    let excluded = ["a/b/x.tmp", "a/keys/one", "cache/found", "keys/two", "y.tmp"];
-    write(root, &[("a/b/data", "now"), ("was.tmp", "now"), ("new/z.tmp", "now"), ("new/more", "now")]);
-    write(root, &excluded.map(|path| (path, "only here")));
-    // In the archive it is a file.
-    fs::remove_file(root.join("a/file")).expect("it goes");
-    write(root, &[("a/file/in.tmp", "now")]);
-
-    let request = RestoreRequest { stays: Some(rules), ..in_place(root, "x") };
-    let entries = archive.entries.iter().cloned().map(Ok::<_, Malformed>);
-    let planned = plan(&survey(&request, entries).expect("it looks"));
-    let names = |paths: &[EntryPath]| paths.iter().map(ToString::to_string).collect::<Vec<_>>();
-    assert_eq!(names(&planned.overwritten), ["a", "cache", "was.tmp"]);
-    assert_eq!(names(&planned.removed), ["new"], "what is excluded is not removed");
-    let [stay, go] = &planned.remarks[..] else { panic!("{:?}", planned.remarks) };
-    assert!(
-        stay.starts_with("5 entries") && stay.ends_with("a/b/x.tmp, a/keys, cache/found, keys, y.tmp"),
-        "{stay}"
-    );
-    assert!(go.starts_with("3 entries") && go.ends_with("a/file/in.tmp, new/z.tmp, was.tmp"), "{go}");
-    assert_eq!(planned.leaves, "what the source excludes");
-
-    let report = archive.restore(&request).expect("it is restored");
-    assert_eq!((report.overwritten, report.created, report.removed), (3, 0, 1));
-    for path in excluded {
-        assert_eq!(read(root.join(path)), "only here", "{path}");
-    }
-    assert_eq!(
-        [read(root.join("a/b/data")), read(root.join("a/file")), read(root.join("was.tmp"))],
-        ["then"; 3]
-    );
-    assert_eq!(read(report.old[0].join("new/z.tmp")), "now");
-    let in_b = |tree: &Tree| tree[Path::new("a/b")].mtime;
-    assert_eq!(in_b(&look(root)), in_b(&archived), "what is carried along leaves the folder's time");
-
-    // Paths: the same holds inside of what they name, and nothing else is touched.
-    write(root, &[("a/b/data", "later")]);
-    let request = RestoreRequest { stays: request.stays, ..paths(root, "y", &["a/b"]) };
-    archive.restore(&request).expect("it is restored");
-    assert_eq!(
-        (read(root.join("a/b/data")), read(root.join("a/b/x.tmp"))),
-        ("then".into(), "only here".into())
-    );
-}
-
-const TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55";
-
-#[test]
-fn when_a_restore_of_paths_is_taken_back_what_it_has_made_goes() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let root = folder.path();
-    write(root, &[("a/x", "then"), ("a/y", "then"), ("b/c/z", "then")]);
-    let wanted = Archive::of(root);
-    fs::remove_file(root.join("a/y")).expect("it goes");
-    fs::remove_dir_all(root.join("b")).expect("it goes");
-    write(root, &[("a/x", "now"), ("a/other", "now")]);
-    let (safety, before) = (Archive::of(root), look(root));
-
-    wanted.restore(&paths(root, "one", &["a/[xy]", "b/c/z"])).expect("it is restored");
-    assert_eq!([read(root.join("a/x")), read(root.join("a/y")), read(root.join("b/c/z"))], ["then"; 3]);
-    write(root, &[("later", "of somebody")]);
-
-    let undo = RestoreRequest { keeps_older: true, ..paths(root, "two", &["a/[xy]", "b/c/z"]) };
-    let entries = safety.entries.iter().cloned().map(Ok::<_, Malformed>);
-    let planned = plan(&survey(&undo, entries).expect("it looks"));
-    let names = |paths: &[EntryPath]| paths.iter().map(ToString::to_string).collect::<Vec<_>>();
-    assert_eq!(
-        (names(&planned.removed), names(&planned.overwritten)),
-        (vec!["a/y".into(), "b".into()], vec!["a/x".into()])
-    );
-    let report = safety.restore(&undo).expect("it is taken back");
-    assert_eq!((report.overwritten, report.created, report.removed), (1, 0, 2));
-    assert_eq!(read(root.join("later")), "of somebody", "what no path names stays");
-    fs::remove_file(root.join("later")).expect("it goes");
-    let told = |look: Tree| {
-        look.into_iter().map(|(path, fact)| (path, fact.kind, fact.mode, fact.content)).collect::<Vec<_>>()
-    };
-    assert_eq!(told(look(root)), told(before.clone()));
-
-    // One that has made all that it has brought: nothing of it is in the safety backup.
-    wanted.restore(&paths(root, "three", &["b/c/z"])).expect("it is restored");
-    let undo = RestoreRequest { keeps_older: true, ..paths(root, "four", &["b/c/z"]) };
-    safety.restore(&undo).expect("it is taken back");
-    assert_eq!(told(look(root)), told(before));
 }
 
 #[test]
@@ -305,7 +206,6 @@ fn listed_files_go_back_to_their_places_and_their_neighbours_stay() {
         place: Place::Listed { root: "/".into() },
         selection: Selection::Whole,
         keeps_older: false,
-        stays: None,
         signer_height: None,
         signer_seen: None,
     };

@@ -330,7 +330,6 @@ fn generated_hostile_archives_change_nothing_outside_of_the_target() {
             place: place(&mut dice, &live),
             selection,
             keeps_older: false,
-            stays: None,
             signer_height: None,
             signer_seen: None,
         };
@@ -487,7 +486,6 @@ fn a_thread_that_swaps_folders_for_links_achieves_nothing() {
                 place,
                 selection,
                 keeps_older: false,
-                stays: None,
                 signer_height: None,
                 signer_seen: None,
             };
@@ -580,7 +578,6 @@ fn a_folder_that_is_swapped_for_a_link_before_any_step_achieves_nothing() {
                     place,
                     selection,
                     keeps_older: false,
-                    stays: None,
                     signer_height: None,
                     signer_seen: None,
                 };

@@ -31,9 +31,6 @@ pub(crate) struct Run {
     /// One thing after the other is being applied there: nothing but the same order once more ends that.
     #[serde(default)]
     pub(crate) applying: bool,
-    /// It is over, and nothing is left to do but to start what could not be started again.
-    #[serde(default)]
-    pub(crate) is_over: bool,
 }
 
 impl Run {
@@ -135,14 +132,6 @@ impl Runs {
         self.drop(id)
     }
 
-    /// The same, and what `run` says to be stopped is still to be started.
-    pub(crate) fn end_and_start_later(&self, id: &str, report: &Report, run: &Run) -> io::Result<()> {
-        self.keep(id, run)?;
-        write(&self.ended.join(id), report)?;
-        self.forget_oldest();
-        Ok(())
-    }
-
     /// The restore is over and has changed nothing: it may be tried again.
     pub(crate) fn drop(&self, id: &str) -> io::Result<()> {
         match std::fs::remove_file(self.running.join(id)) {
@@ -190,13 +179,7 @@ mod tests {
         for name in [Runs::RUNNING, Runs::ENDED] {
             std::fs::create_dir(folder.path().join(name)).expect("made");
         }
-        let run = Run {
-            report: Report::default(),
-            stopped: Vec::new(),
-            server: None,
-            applying: false,
-            is_over: false,
-        };
+        let run = Run { report: Report::default(), stopped: Vec::new(), server: None, applying: false };
         runs.keep("r-0", &run).expect("kept");
         assert_eq!(runs.all().expect("listed"), [("r-0".to_owned(), run)]);
         let report = |entries| Report { entries, ..Report::default() };

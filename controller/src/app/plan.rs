@@ -3,7 +3,7 @@
 //! Must stay true: nothing is restored that was not planned and confirmed; a plan is made anew before it is
 //! carried out, and one that no longer says the same is refused.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::digest;
@@ -157,9 +157,7 @@ impl App {
         let mut asking = JoinSet::new();
         for (at, place) in places.iter().enumerate() {
             let (app, record, place) = (self.clone(), record.clone(), place.clone());
-            let is_undo = taken_back.is_some();
-            asking
-                .spawn(async move { app.ask_for_plan(record, place, is_undo).await.map(|plan| (at, plan)) });
+            asking.spawn(async move { app.ask_for_plan(record, place).await.map(|plan| (at, plan)) });
         }
         let mut plans = Vec::new();
         while let Some(answer) = asking.join_next().await {
@@ -182,14 +180,10 @@ impl App {
         let fetch_bytes = self.fetch_bytes(&record, &places).await?;
         let doubts = self.doubts(&record, &archives).await?;
         let replaces = |plan: &&SourcePlan| plan.in_place && plan.replaced_count + plan.removed_count > 0;
-        // What was not there before is taken back by a backup that does not have it.
-        let makes_some = |plan: &SourcePlan, place: &RestorePlace| {
-            plan.in_place && plan.created_count > 0 && goes_by_undo(place)
-        };
         let mut safety_components: Vec<Component> = match request.without_safety_backup {
             true => Vec::new(),
             false => (sources.iter().zip(&places))
-                .filter(|(plan, place)| replaces(plan) || makes_some(plan, place))
+                .filter(|(plan, _)| replaces(plan))
                 .map(|(_, place)| place.source.component.clone())
                 .collect(),
         };
@@ -200,14 +194,11 @@ impl App {
             remarks
                 .push("what is replaced is NOT backed up before: it cannot be taken back later".to_owned());
         }
-        // A folder is what it was; other collections of a server stay, and so do listed files and objects.
-        let in_part = places
-            .iter()
-            .any(|place| place.kind == MONGODB || (!place.globs.is_empty() && !goes_by_undo(place)));
+        // A folder that was restored as a whole is one again; other collections of a server stay.
+        let in_part = places.iter().any(|place| place.kind == MONGODB || !place.globs.is_empty());
         if request.undo_of.is_some() && in_part {
             remarks.push("entries that the restore has created stay".to_owned());
         }
-        remarks.extend(stopped_more_than_once(&sources, &places));
         let estimated_seconds = self.estimate(sources.iter().map(|plan| plan.bytes).sum()).await?;
         let seen = Seen { backup: &record.name, doubts: &doubts, safety: &safety_components };
         let digest = digest_of(&seen, &places, &sources);
@@ -387,12 +378,7 @@ impl App {
         }
     }
 
-    async fn ask_for_plan(
-        &self,
-        record: BackupRecord,
-        place: RestorePlace,
-        is_undo: bool,
-    ) -> Result<SourcePlan, Failure> {
+    async fn ask_for_plan(&self, record: BackupRecord, place: RestorePlace) -> Result<SourcePlan, Failure> {
         let what = format!("the restore of {} cannot be planned", place.source);
         let (agent, task) = (place.agent, TaskId::fresh());
         let away = || {
@@ -406,9 +392,8 @@ impl App {
                 .hint("see to that, then restore again")
         };
         let id = random_end(&task.to_string()).to_owned();
-        let (context, mut order) =
+        let (context, order) =
             order(self.depot.clone(), &self.catalog, record, place, id).await.map_err(failed)?;
-        order.keeps_older = is_undo;
         let message = Message::PlanRestore(PlanRestore { task_id: task.to_string(), order: Some(order) });
         let running = self.fleet.begin(agent, task, TaskContext::Restore(Arc::new(context)), message);
         let running = running.map_err(|_away| away())?;
@@ -427,32 +412,6 @@ impl App {
             .map_err(|error| thread_died(&error))?
             .map_err(|error| repository_failure("the archive cannot be opened", &error))
     }
-}
-
-/// True if the undo of a restore of paths removes what that restore has made there: in folders it does.
-fn goes_by_undo(place: &RestorePlace) -> bool {
-    const CONFIGS: &str = "configs";
-    !place.globs.is_empty() && place.kind != MONGODB && place.kind != CONFIGS
-}
-
-/// Programs that use several of the places: each place is swapped by itself, with its own stop and start.
-fn stopped_more_than_once(sources: &[SourcePlan], places: &[RestorePlace]) -> Option<String> {
-    let mut stops: BTreeMap<(AgentId, &str), usize> = BTreeMap::new();
-    for (plan, place) in sources.iter().zip(places).filter(|(plan, _)| plan.in_place) {
-        for one in plan.stops.iter().filter(|one| one.running) {
-            *stops.entry((place.agent, one.name.as_str())).or_default() += 1;
-        }
-    }
-    let mut names: Vec<&str> =
-        stops.iter().filter(|(_, count)| **count > 1).map(|((_, name), _)| *name).collect();
-    names.dedup();
-    (!names.is_empty()).then(|| {
-        format!(
-            "stopped and started for each place, one after the other, so that it runs in between on what is restored in part: \
-             {}; stop it yourself before, and start it after, where it does not bear that",
-            names.join(", ")
-        )
-    })
 }
 
 fn sealed_bytes(

@@ -152,7 +152,6 @@ impl Work {
             place: Place::NewFolder { path: archive.folder.clone() },
             selection: self.selection.clone(),
             keeps_older: false,
-            stays: None,
             signer_height: self.signer_height,
             signer_seen: None,
         };

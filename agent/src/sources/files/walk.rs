@@ -308,6 +308,8 @@ impl Walk {
                 }
                 FileType::Symlink => match rustix::fs::readlinkat(&folder, &*name, Vec::new()) {
                     Ok(target) => Body::Plain(EntryKind::Symlink { target: target.into_bytes() }),
+                    // Something else has its name now: the link is gone.
+                    Err(Errno::INVAL) => return self.failed(path, Errno::NOENT),
                     Err(error) => return self.failed(path, error),
                 },
                 kind => match special(kind, stat) {

@@ -118,6 +118,11 @@ impl<'a> ContentWriter<'a> {
         next.map(|(ended, expected)| self.check(ended, expected)).transpose()
     }
 
+    /// Writes nothing more.
+    pub(super) fn stop(&mut self) {
+        self.writing.stop();
+    }
+
     fn check(&self, ended: Ended, expected: Expected) -> Result<Written, RestoreError> {
         let Expected { path, metadata, id, size } = expected;
         let (found, length) = ended.content;

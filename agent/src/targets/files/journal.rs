@@ -2,7 +2,7 @@
 //!
 //! One JSON object a line, in `.neurashield-<id>/journal`; a line without its end does not count. The
 //! order: `begin`, an `area` before anything is made in a further folder, then (all is staged and durable)
-//! every `move` and what `stays`, then `swapping`, which is the point of no return: before it a crash means that the staging
+//! every `move`, then `swapping`, which is the point of no return: before it a crash means that the staging
 //! is removed, after it that the swap is finished. `undoing` turns it round; `done` and `undone` end it.
 //! Lines are made durable at `begin`, each `area`, `swapping`, `undoing` and the end.
 //!
@@ -49,8 +49,6 @@ pub(super) enum Line {
         /// Whether there is a new one.
         put: bool,
     },
-    /// What lies here in area 0 is in no archive and stays live: it is carried into what takes its folder's place.
-    Stays(Text),
     /// The swap starts.
     Swapping,
     /// The swap is being taken back.
@@ -139,8 +137,6 @@ pub(super) struct Story {
     pub(super) areas: Vec<Vec<u8>>,
     /// What is swapped, in order.
     pub(super) moves: Vec<Move>,
-    /// What is carried through the swap, or stays at the top; all in area 0.
-    pub(super) stays: Vec<EntryPath>,
     /// The root folder's metadata, new and old.
     pub(super) root: Option<(Metadata, Metadata)>,
     state: Option<State>,
@@ -167,7 +163,6 @@ impl Story {
                 let path = EntryPath::new(&path.bytes()?).ok().filter(|_| area <= self.areas.len())?;
                 self.moves.push(Move { area, path, put });
             }
-            Line::Stays(path) => self.stays.push(EntryPath::new(&path.bytes()?).ok()?),
             Line::Swapping => self.state = Some(State::Swapping),
             Line::Undoing => self.state = Some(State::Undoing),
             Line::Done => self.state = Some(State::Done),

@@ -30,7 +30,6 @@ mod request;
 mod signer;
 mod sink;
 mod stage;
-mod stays;
 mod swap;
 mod writing;
 
@@ -87,6 +86,7 @@ where
     let (mut journal, story) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
+            stage.stop_writing();
             tidy_or_log(&disk, &stage);
             return Err(error);
         }
@@ -142,10 +142,6 @@ fn plan_swap<'a>(
     let mut story = Story::default();
     let mut journal = stage.journal.take().expect("what is staged has one");
     story.moves = std::mem::take(&mut stage.moves);
-    let strays = stage.live.strays(&request.selection);
-    story.moves.extend(strays.iter().map(|path| Move { area: 0, path: path.clone(), put: false }));
-    let is_whole = matches!(request.selection, Selection::Whole);
-    story.stays = stage.live.fates(is_whole, &request.selection, &strays).stays;
     if let (Ground::Live { .. }, Selection::Whole) = (ground, &request.selection) {
         add_removals(stage, &mut story.moves)?;
         let root = &stage.areas[0].root;
@@ -164,12 +160,10 @@ fn plan_swap<'a>(
         path: Text::new(path.as_bytes()),
         put: *put,
     });
-    let stays = story.stays.iter().map(|path| Line::Stays(Text::new(path.as_bytes())));
     let root = story.root.as_ref();
     let root = root.map(|(new, old)| Line::Root { new: Plain::from(new), old: Plain::from(old) });
     // All of it is durable before the line that lets it be believed.
-    let written =
-        journal.write(moves.chain(stays).chain(root)).and_then(|()| journal.write([Line::Swapping]));
+    let written = journal.write(moves.chain(root)).and_then(|()| journal.write([Line::Swapping]));
     written.map_err(failed("write the journal in", stage.areas[0].path.display()))?;
     Ok((journal, story))
 }
@@ -208,10 +202,7 @@ fn came_since(root: &area::Area, story: &Story) -> Result<Vec<Move>, RestoreErro
         let Ok(path) = EntryPath::new(&name) else { continue };
         let is_socket =
             || handles::kind_of(&root.root, &name).map(|kind| kind == Some(rustix::fs::FileType::Socket));
-        let stays = *name == *LOST_AND_FOUND
-            || is_staging(&name)
-            || put.contains(&path)
-            || story.stays.binary_search(&path).is_ok();
+        let stays = *name == *LOST_AND_FOUND || is_staging(&name) || put.contains(&path);
         // A socket is in no archive: one that was there before may be there still.
         if !stays && !is_socket().map_err(failed("look at", &path))? {
             came.push(Move { area: 0, path, put: true });
@@ -230,10 +221,7 @@ fn add_removals(stage: &Stage<'_>, moves: &mut Vec<Move>) -> Result<(), RestoreE
         let name = name.map_err(not_listed)?;
         let path =
             EntryPath::new(&name).map_err(|error| RestoreError::refused("a name", error.to_string()))?;
-        let kept = *name == *LOST_AND_FOUND
-            || is_staging(&name)
-            || stage.left_alone.contains(&path)
-            || stage.live.leaves_out(&path);
+        let kept = *name == *LOST_AND_FOUND || is_staging(&name) || stage.left_alone.contains(&path);
         if !kept && moves[..put].binary_search_by(|step| step.path.cmp(&path)).is_err() {
             moves.push(Move { area: 0, path, put: false });
         }

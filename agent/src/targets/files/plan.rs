@@ -20,7 +20,6 @@ use super::incoming::Incoming;
 use super::remove::{Names, names_in};
 use super::request::{Place, RestoreRequest, Selection};
 use super::signer::{self, LiveState, Signed};
-use super::stays;
 
 /// More names than this are counted and not listed.
 pub const MAX_NAMED: usize = 10_000;
@@ -35,10 +34,6 @@ pub struct Facts {
     pub overwritten: Named,
     /// Live entries that the archive lacks and that are moved away.
     pub removed: Named,
-    /// Live entries that the source leaves out of its backups, and that stay.
-    pub stay: Named,
-    /// The same, that go with the folder that they lie in, or are in the archive all the same.
-    pub go: Named,
     /// Live entries that cannot be moved, with what is in the way.
     pub blocked: Vec<(EntryPath, LiveEntry)>,
     /// Whether all of the archive goes to a live folder, whose other entries are moved away.
@@ -207,7 +202,7 @@ pub fn plan(facts: &Facts) -> RestorePlan {
 fn nothing_comes(facts: &Facts) -> Option<String> {
     let counted = facts.created.count + facts.overwritten.count;
     match (facts.is_whole_live, facts.comes, facts.removed.count) {
-        (false, _, removed) if counted + removed == 0 => {
+        (false, ..) if counted == 0 => {
             Some("nothing in the archive matches; look at its paths with `nsctl ls`".to_owned())
         }
         (true, 0, removed) if removed > 0 => Some(format!(
@@ -241,22 +236,7 @@ fn remarks(facts: &Facts) -> Vec<String> {
             .signer_height
             .map(|height| format!("{path} will say {height}, or what the backup says if that is more")),
     });
-    let stay = named(&facts.stay, "that the source excludes, or that no backup has, stay as they are");
-    let go = named(
-        &facts.go,
-        "that the source excludes are not kept live, since the backup has another entry there, or not the folder \
-         that they lie in; they are kept with the replaced state, and are in no backup",
-    );
-    others.into_iter().chain(stay).chain(go).chain(keys).chain(left_out).chain(states).collect()
-}
-
-/// How many there are, and the first of them.
-fn named(named: &Named, what: &str) -> Option<String> {
-    const TOLD: usize = 10;
-    let first: Vec<String> = named.paths.iter().take(TOLD).map(EntryPath::to_string).collect();
-    let more = named.count.saturating_sub(first.len() as u64);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    (named.count > 0).then(|| format!("{} entries {what}: {}{more}", named.count, first.join(", ")))
+    others.into_iter().chain(keys).chain(left_out).chain(states).collect()
 }
 
 /// What `bytes` of content take on a disk, with the entry itself.
@@ -292,16 +272,13 @@ where
     let ours = rustix::process::geteuid().as_raw();
     facts.leaves = match &ground {
         Ground::New { .. } => "",
-        Ground::Live { .. } if is_whole && request.stays.is_some() => "what the source excludes",
         Ground::Live { .. } if is_whole => "",
         Ground::Live { .. } | Ground::Spread { .. } => "everything else that is there",
     };
-    let live = stays::Live::look(&ground, request)?;
-    let mut look = Look::begin(&ground, is_whole, live, &mut facts)?;
+    let mut look = Look::begin(&ground, is_whole, &mut facts)?;
     let mut outermost: Option<EntryPath> = None;
     let mut incoming = Incoming::new(entries, |_| false);
     while let Some(entry) = incoming.next()? {
-        look.not_archived.meet(&entry);
         let below = outermost.as_ref().is_some_and(|outer| entry.path.is_within(outer));
         if !below && !request.selection.names(&entry.path) {
             continue;
@@ -338,7 +315,6 @@ where
             facts.needed = facts.needed.saturating_add(on_disk(content.data_length()));
         }
     }
-    look.at_the_rest(request, &mut facts)?;
     look.finish(&mut facts)?;
     Ok(facts)
 }
@@ -352,19 +328,12 @@ struct Look<'a> {
     ground: &'a Ground,
     /// For a whole restore into a live folder: its names that have not been passed yet.
     live: Option<Peekable<Names>>,
-    /// What is live and may be in no archive.
-    not_archived: stays::Live,
     /// The folders that listed files go to.
     folders: BTreeSet<PathBuf>,
 }
 
 impl<'a> Look<'a> {
-    fn begin(
-        ground: &'a Ground,
-        is_whole: bool,
-        not_archived: stays::Live,
-        facts: &mut Facts,
-    ) -> Result<Self, RestoreError> {
+    fn begin(ground: &'a Ground, is_whole: bool, facts: &mut Facts) -> Result<Self, RestoreError> {
         let root = ground.handle();
         let shown = || ground.root().display();
         facts.free_space = free_space(root).map_err(failed("look at", shown()))?;
@@ -374,7 +343,7 @@ impl<'a> Look<'a> {
             }
             _ => None,
         };
-        Ok(Self { ground, live: live.map(Iterator::peekable), not_archived, folders: BTreeSet::new() })
+        Ok(Self { ground, live: live.map(Iterator::peekable), folders: BTreeSet::new() })
     }
 
     /// Looks at the place of `path`, which is swapped as a whole.
@@ -407,23 +376,6 @@ impl<'a> Look<'a> {
         Ok(())
     }
 
-    /// Once all of the archive has gone by: what a restore of these paths has made, and what the source leaves out.
-    fn at_the_rest(&self, request: &RestoreRequest, facts: &mut Facts) -> Result<(), RestoreError> {
-        let strays = self.not_archived.strays(&request.selection);
-        for path in &strays {
-            let name = path.name().unwrap_or_default();
-            let parent = path.parent().unwrap_or_default();
-            let live = open_below(self.ground.handle(), &parent, self.ground.mounts())
-                .and_then(|folder| live_entry(&folder, name));
-            facts.meet(path, false, live.map_err(failed("look at", path))?);
-        }
-        let is_whole = matches!(request.selection, Selection::Whole);
-        let fates = self.not_archived.fates(is_whole, &request.selection, &strays);
-        fates.stays.iter().for_each(|path| facts.stay.add(path));
-        fates.goes.iter().for_each(|path| facts.go.add(path));
-        Ok(())
-    }
-
     /// Looks what is live where a validator's state goes, and whether its key comes to another place.
     fn at_signer(&self, entry: &Entry, request: &RestoreRequest, facts: &mut Facts) {
         let is_copy = matches!(request.place, Place::NewFolder { .. });
@@ -445,8 +397,7 @@ impl<'a> Look<'a> {
         while let Some(next) = live.next_if(is_before) {
             let next = next.map_err(failed("read the folder", self.ground.root().display()))?;
             let Ok(path) = EntryPath::new(&next) else { continue };
-            let stays = *next == *LOST_AND_FOUND || is_staging(&next) || self.not_archived.leaves_out(&path);
-            if !stays && name != Some(&*next) {
+            if *next != *LOST_AND_FOUND && !is_staging(&next) && name != Some(&*next) {
                 let live = live_entry(self.ground.handle(), &next).map_err(failed("look at", &path))?;
                 facts.meet(&path, false, live);
             }

@@ -17,13 +17,6 @@ pub(super) struct Names {
     pages: NamePages,
 }
 
-impl Names {
-    /// What it holds in memory.
-    pub(super) fn pages(&mut self) -> &mut NamePages {
-        &mut self.pages
-    }
-}
-
 /// Names in `folder`.
 pub(super) fn names_in(folder: impl AsFd) -> io::Result<Names> {
     Ok(Names { listing: again(folder)?, pages: NamePages::new() })

@@ -11,7 +11,6 @@ use repository::content::IdKey;
 
 use super::disk::Steps;
 use super::signer::Signed;
-use crate::sources::files::Rules;
 use crate::targets::{CancelFlag, Progress};
 
 /// A restore of one archive.
@@ -23,11 +22,8 @@ pub struct RestoreRequest {
     pub place: Place,
     /// What of the archive.
     pub selection: Selection,
-    /// What earlier restores there have kept of older states stays: this one takes one of them back. Of
-    /// [`Selection::Paths`] what the patterns name and the archive lacks goes, since that restore has made it.
+    /// What earlier restores there have kept of older states stays: this one takes one of them back.
     pub keeps_older: bool,
-    /// What the source leaves out of its backups, and so stays live in a folder that is restored in place.
-    pub stays: Option<Rules>,
     /// Up to which height a validator's key has signed, as the operator states.
     pub signer_height: Option<u64>,
     /// The highest that any backup of the source has seen.

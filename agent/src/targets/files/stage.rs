@@ -29,7 +29,6 @@ use super::metadata::{Notes, apply};
 use super::recover::recover_at;
 use super::request::{RestoreRequest, Selection, Tools};
 use super::signer;
-use super::stays::Live;
 use crate::steps::Step;
 use crate::targets::BlobReader;
 
@@ -60,8 +59,6 @@ pub(super) struct Stage<'a> {
     pub(super) left_alone: BTreeSet<EntryPath>,
     /// Sockets and devices that were left out: their other names are left out, too.
     left_out: BTreeMap<EntryPath, EntryKind>,
-    /// What is live and may be in no archive.
-    pub(super) live: Live,
     pub(super) notes: Notes,
     /// Validators' states that were staged.
     pub(super) signers: Vec<EntryPath>,
@@ -110,7 +107,6 @@ impl<'a> Stage<'a> {
             root: None,
             left_alone: BTreeSet::new(),
             left_out: BTreeMap::new(),
-            live: Live::default(),
             notes: Notes::default(),
             signers: Vec::new(),
             entries: 0,
@@ -121,6 +117,11 @@ impl<'a> Stage<'a> {
             open: Vec::new(),
             bottom: None,
         }
+    }
+
+    /// Writes nothing more: what is there may be removed.
+    pub(super) fn stop_writing(&mut self) {
+        self.writer.stop();
     }
 
     /// Bytes of content that were not fetched, since they are live.
@@ -139,7 +140,6 @@ impl<'a> Stage<'a> {
         I: Iterator<Item = Result<Entry, E>>,
         E: std::error::Error + Send + Sync + 'static,
     {
-        self.live = Live::look(self.ground, self.request)?;
         let mut incoming = Incoming::new(entries, fetches(self.request, self.ground));
         if !matches!(self.ground, Ground::Spread { .. }) {
             self.use_area(EntryPath::root())?;
@@ -148,7 +148,6 @@ impl<'a> Stage<'a> {
             if self.tools.cancel.is_cancelled() {
                 return Err(RestoreError::Cancelled);
             }
-            self.live.meet(&entry);
             while self.chain.last().is_some_and(|(folder, _)| !entry.path.is_within(folder)) {
                 self.chain.pop();
             }
@@ -167,7 +166,7 @@ impl<'a> Stage<'a> {
         if self.tools.cancel.is_cancelled() {
             return Err(RestoreError::Cancelled);
         }
-        if self.selected.is_none() && self.live.strays(&self.request.selection).is_empty() {
+        if self.selected.is_none() {
             let place = self.ground.root().display();
             return Err(RestoreError::refused(
                 place,

@@ -2,12 +2,14 @@
 //!
 //! Must stay true: pieces are written in the order in which they come; a file is given back, in the order in which they
 //! were begun, only when all of it is written; what waits is bounded in bytes (each blob counted whole, since a piece
-//! keeps all of it) and in files (each is open); after an error nothing more is written; when this goes, so has the
-//! thread.
+//! keeps all of it), in pieces and in files (each is open); after an error nothing more is written, and whoever cleans
+//! up stops it first; when this goes, so has the thread.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
@@ -22,6 +24,8 @@ use super::sink::Sink;
 /// So much goes to the thread at once: waking it costs more than writing a small file.
 const BATCH_BYTES: usize = 1 << 20;
 const BATCH_FILES: usize = 32;
+/// One blob may be what a file is made of, again and again.
+const BATCH_PIECES: usize = 256;
 /// So many batches wait for it.
 const QUEUE: usize = 2;
 /// The most files that are open at a time.
@@ -68,6 +72,7 @@ struct Thread {
     /// None: it is asked to end.
     batches: Option<SyncSender<Vec<Work>>>,
     done: Receiver<Done>,
+    is_over: Arc<AtomicBool>,
     handle: Option<JoinHandle<()>>,
 }
 
@@ -123,7 +128,9 @@ impl<T> Writing<T> {
 
     fn add(&mut self, work: Work) -> Result<(), RestoreError> {
         self.batch.push(work);
-        if self.bytes >= BATCH_BYTES || self.files >= BATCH_FILES {
+        let is_full =
+            self.bytes >= BATCH_BYTES || self.files >= BATCH_FILES || self.batch.len() >= BATCH_PIECES;
+        if is_full {
             self.hand_over()?;
         }
         Ok(())
@@ -139,8 +146,15 @@ impl<T> Writing<T> {
         if batches.send(batch).is_err() {
             // It has met an error, and said so.
             self.take_done()?;
+            return Err(gone());
         }
         Ok(())
+    }
+
+    /// Writes nothing more, and returns when nothing is being written.
+    pub(super) fn stop(&mut self) {
+        self.thread = None;
+        self.batch.clear();
     }
 
     /// Takes what is done already.
@@ -159,7 +173,7 @@ impl<T> Writing<T> {
         }
         while self.ended.len() < self.waiting.len() {
             let thread = self.thread.as_ref().expect("it has something to write");
-            let done = thread.done.recv().expect("it says what has become of each batch");
+            let done = thread.done.recv().map_err(|_| gone())?;
             self.ended.extend(done?);
         }
         Ok(())
@@ -171,23 +185,37 @@ impl Thread {
         let (batches, coming) = sync_channel(QUEUE);
         // Room for all that may be unread: it never waits for whoever waits for it.
         let (done, said) = sync_channel(QUEUE + 2);
-        let handle = thread::spawn(move || write(&coming, &done));
-        Self { batches: Some(batches), done: said, handle: Some(handle) }
+        let is_over = Arc::new(AtomicBool::new(false));
+        let is_asked_to_end = Arc::clone(&is_over);
+        let handle = thread::spawn(move || write(&coming, &done, &is_asked_to_end));
+        Self { batches: Some(batches), done: said, is_over, handle: Some(handle) }
     }
 }
 
 impl Drop for Thread {
     fn drop(&mut self) {
         self.batches = None;
+        self.is_over.store(true, Ordering::Relaxed);
         // One that has panicked has said so.
         let _ = self.handle.take().map(JoinHandle::join);
     }
 }
 
+/// It ends only when it is asked to, or after an error that it has told.
+fn gone() -> RestoreError {
+    RestoreError::refused(
+        "the staging folder",
+        "the thread that writes has died: this is a fault of the program",
+    )
+}
+
 /// Until nothing more comes, or something has failed.
-fn write(batches: &Receiver<Vec<Work>>, done: &SyncSender<Done>) {
+fn write(batches: &Receiver<Vec<Work>>, done: &SyncSender<Done>, is_over: &AtomicBool) {
     let mut current = None;
     for batch in batches {
+        if is_over.load(Ordering::Relaxed) {
+            return;
+        }
         let ended = write_batch(batch, &mut current);
         let has_failed = ended.is_err();
         if done.send(ended).is_err() || has_failed {
@@ -253,8 +281,7 @@ mod tests {
     fn files_come_back_in_order_and_no_more_are_open_than_may_be() {
         let folder = tempfile::tempdir().expect("a folder");
         let blob = Bytes::from((0..=255).cycle().take(300_000).collect::<Vec<u8>>());
-        let id = BlobId::new([1; 32]);
-        let (mut writing, mut back) = (Writing::new(), 0);
+        let (mut writing, mut back, mut blobs) = (Writing::new(), 0, 0);
         // Small ones, some without a byte, and a large one of many batches among them.
         let lengths: Vec<usize> =
             (0..1_000).map(|n| if n == 500 { 30_000_000 } else { n % 7 * 1_000 }).collect();
@@ -263,7 +290,9 @@ mod tests {
             let mut left = *length;
             while left > 0 {
                 let part = left.min(blob.len());
-                writing.piece(pen(), &id, &blob, 0..part).expect("taken");
+                // Of the large one, each piece is of a blob of its own.
+                blobs += u8::from(*length > blob.len());
+                writing.piece(pen(), &BlobId::new([blobs; 32]), &blob, 0..part).expect("taken");
                 left -= part;
             }
             writing.end(n).expect("ended");

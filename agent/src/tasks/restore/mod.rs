@@ -18,7 +18,6 @@ use proto::failure::reason;
 use proto::{Failure, v1};
 use repository::archive::path::EntryPath;
 use repository::content::IdKey;
-use repository::names::SourceId;
 use runtime::steps;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -31,7 +30,6 @@ use crate::limits::Pace;
 use crate::platform::{Found, Other, writers};
 use crate::restore::{ArchiveEntries, ArchiveKeys, BlobMap, BlobMapBuilder, RemoteBlobs, Window, WireBlobs};
 use crate::served::Served;
-use crate::sources::files::Rules;
 use crate::sources::mongodb::folder::is_in_use;
 use crate::state::RestoreRecord;
 use crate::steps::Step;
@@ -250,12 +248,8 @@ impl Archive {
         };
         let (restore_id, keeps_older) = (order.restore_id.clone(), order.keeps_older);
         let (signer_height, signer_seen) = (order.signer_height, order.signer_seen);
-        let stays = match &order.into {
-            Into::Served(source) => stays(&context.agent, source)?,
-            Into::Folder(_) => None,
-        };
         let request =
-            RestoreRequest { restore_id, place, selection, keeps_older, stays, signer_height, signer_seen };
+            RestoreRequest { restore_id, place, selection, keeps_older, signer_height, signer_seen };
         let of = context.agent.served.iter().find(|served| served.id == order.source);
         let pace = of.and_then(|served| served.limits.download.clone());
         let map = Arc::new(open_archive(context, task_id, &order, cancel).await?);
@@ -342,13 +336,6 @@ impl Archive {
                 .await?;
         Ok(RemoteBlobs::new(Arc::clone(&self.map), stream, window))
     }
-}
-
-/// What this source leaves out of its backups, if it may leave out anything.
-fn stays(agent: &Agent, source: &SourceId) -> Result<Option<Rules>, Failure> {
-    order::served(agent, source)?
-        .stays(&agent.config.state)
-        .map_err(|error| Failure::invalid("what the source excludes cannot be understood").caused_by(&error))
 }
 
 async fn open_archive(

@@ -18,7 +18,7 @@ use crate::connection::Agent;
 use crate::platform::{Application, Found, Platform, writers};
 use crate::state::{Report, Run, Runs, Stopped, Stopping};
 
-/// For so long after it was stopped, what could not be started is tried again.
+/// For so long after it was stopped, each start of the agent tries to start what could not be started.
 const TRIED_FOR: SignedDuration = SignedDuration::from_hours(24);
 
 /// What uses the place of one restore. Blocks: it belongs to the restore's own thread.
@@ -33,8 +33,6 @@ pub(crate) struct Users<'a> {
     expected: Vec<String>,
     /// Counted while something is stopped: the connection may end, this may not.
     unbroken: &'a AtomicUsize,
-    /// Held while somebody tries to start what an earlier restore has stopped.
-    retrying: &'a Mutex<()>,
     is_unbroken: AtomicBool,
 }
 
@@ -49,7 +47,7 @@ impl Drop for Users<'_> {
 impl<'a> Users<'a> {
     /// Those of a restore that begins.
     pub(crate) fn of(agent: &'a Agent, runtime: Handle, id: &str, report: Report) -> Self {
-        let run = Run { report, stopped: Vec::new(), server: None, applying: false, is_over: false };
+        let run = Run { report, stopped: Vec::new(), server: None, applying: false };
         Self::resumed(agent, runtime, id, run)
     }
 
@@ -89,7 +87,6 @@ impl<'a> Users<'a> {
             run: Mutex::new(run),
             expected: Vec::new(),
             unbroken: &agent.unbroken,
-            retrying: &agent.retrying,
             is_unbroken: AtomicBool::new(false),
         }
     }
@@ -98,8 +95,6 @@ impl<'a> Users<'a> {
     /// stopped is for [`Users::start_again`].
     pub(crate) fn stop(&self, component: Option<&str>, folder: Option<PathBuf>) -> Result<(), String> {
         if !self.is_unbroken.swap(true, Ordering::Relaxed) {
-            // What is just being started is up, or not, before it is looked for.
-            let _nobody_starts = self.retrying.lock().unwrap_or_else(PoisonError::into_inner);
             self.unbroken.fetch_add(1, Ordering::Relaxed);
         }
         let found = match component {
@@ -121,8 +116,6 @@ impl<'a> Users<'a> {
             state: Stopping::Untouched,
         };
         run.stopped = running.into_iter().map(untouched).collect();
-        // Of an attempt before this one.
-        run.is_over = false;
         self.keep(&run)?;
         for at in (0..run.stopped.len()).rev() {
             let application = run.stopped[at].application.clone();
@@ -213,7 +206,7 @@ impl<'a> Users<'a> {
                 Err(error) => {
                     tracing::error!(application = application.name, %error, "cannot be started again");
                     troubles.push(format!(
-                        "{} is not started again ({error}): the agent tries on for a day; see to it, or start it by hand",
+                        "{} is not started again ({error}): start it by hand",
                         application.name
                     ));
                 }
@@ -247,25 +240,14 @@ impl<'a> Users<'a> {
 
     /// The restore has changed nothing: its record goes where all runs that it had stopped, and stays otherwise.
     pub(crate) fn settle(&self) {
-        match self.all_run() {
+        let all_run = self.lock().stopped.iter().all(|one| one.state == Stopping::Untouched);
+        match all_run {
             true => self.forget(),
-            false => self.leave_to_start(),
+            false => self.remember(),
         }
     }
 
-    /// True if what was stopped was started again.
-    fn all_run(&self) -> bool {
-        self.lock().stopped.iter().all(|one| one.state == Stopping::Untouched)
-    }
-
-    /// The restore is over, and something that it stopped is not: it is tried again, by and by
-    /// ([`crate::resume::keep_starting`]).
-    fn leave_to_start(&self) {
-        self.lock().is_over = true;
-        self.remember();
-    }
-
-    /// What could not be started again stays on record.
+    /// What could not be started again stays on record: the next start of the agent tries once more.
     pub(crate) fn remember(&self) {
         if let Err(error) = self.keep(&self.lock()) {
             tracing::error!(restore = self.id, "{error}");
@@ -277,21 +259,11 @@ impl<'a> Users<'a> {
         let now = self.clock.now();
         self.lock().report.did("undone", now, cause);
         let troubles = self.start_again();
-        let change = |report: &mut Report| {
+        self.end(|report| {
             report.old.clear();
             report.notes.extend(troubles);
             report.undone = Some(cause.to_owned());
-        };
-        if self.all_run() {
-            return self.end(change);
-        }
-        let mut run = self.lock();
-        change(&mut run.report);
-        run.is_over = true;
-        if let Err(error) = self.runs.end_and_start_later(&self.id, &run.report, &run) {
-            tracing::error!(restore = self.id, %error, "how a restore ended cannot be kept");
-        }
-        run.report.clone()
+        })
     }
 
     fn applications(&self) -> Vec<Application> {
