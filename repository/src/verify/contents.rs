@@ -313,11 +313,14 @@ impl Contents<'_> {
         how: (Option<&mut Feed<'_>>, bool),
         walk: &mut Walk,
     ) -> Result<bool, RepositoryError> {
-        let is_right = self.is_content_right(content, how, walk)?;
-        if !is_right {
-            walk.doubted.extend(self.reader.pieces(&content.pieces)?.iter().map(|piece| piece.blob));
+        let proven = self.is_content_right(content, how, walk);
+        // Where a piece is gone or does not open, nothing has proven the others either.
+        if !matches!(proven, Ok(true))
+            && let Ok(pieces) = self.reader.pieces(&content.pieces)
+        {
+            walk.doubted.extend(pieces.iter().map(|piece| piece.blob));
         }
-        Ok(is_right)
+        proven
     }
 
     fn is_content_right(
