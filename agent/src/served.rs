@@ -169,14 +169,11 @@ impl Served {
             (Kind::Mongodb, SourceData::Server { .. }) => {
                 let (uri, source) =
                     (self.server().expect("the configuration has one of them"), self.file_name());
-                if !lock::unlock_left(state, Some(&source), &|_| Some(uri.clone())) {
-                    return Err(OpenError::Source(SourceError::Server {
-                        hint: "the agent's log names it: run db.fsyncUnlock() there if nobody can write to it",
-                        source: "an earlier run of the agent may have left it locked".into(),
-                    }));
-                }
+                let left = lock::unlock_before(state, &source, &uri);
                 let terms = self.fsync_lock.map(|longest| Terms { state: state.to_owned(), source, longest });
-                Ok(Box::new(MongoSource::open(&uri, now, &self.history, terms.as_ref())?))
+                let mut source = MongoSource::open(&uri, now, &self.history, terms.as_ref())?;
+                source.tell(left);
+                Ok(Box::new(source))
             }
             _ => self.open(state, now),
         }

@@ -3,12 +3,13 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Instant, SystemTime};
 
 use serde_json::Value;
 use tests::{Process, System, wait_for};
 
 use crate::archive;
-use crate::peer::{Lock, Peer, Role};
+use crate::peer::{Lock, Peer, Role, Unlock};
 use crate::server::{system, uri};
 
 const LOCK: &str = ", fsync_lock: 5m";
@@ -94,6 +95,17 @@ fn of_a_scripted_set_the_secondary_is_locked_and_read_and_never_the_primary() {
     assert_eq!(manifest(&system)["quiesce"]["by"], "lock");
     assert_eq!((primary.sequence(), secondary.sequence().len()), (Vec::new(), 4));
 
+    // By a connection string that means the secondary alone, the primary is known by what the secondary says of it.
+    let of_one = uri(secondary.port);
+    for (ms, expected) in [(60_000, "quiesced"), (60_001, "fuzzy")] {
+        secondary.be_behind(ms);
+        secondary.sequence();
+        let system = crate::server::system(&of_one, LOCK);
+        let job = system.run(&["backup"]).to_string();
+        assert_eq!(archive(&system)["consistency"], expected, "{job}");
+        assert_eq!(job.contains("is more than 60 seconds behind"), expected == "fuzzy", "{job}");
+    }
+
     // With no secondary that answers, the primary is read as it is.
     secondary.be(Role::Router);
     let job = system.run(&["backup"]).to_string();
@@ -132,8 +144,18 @@ fn a_scripted_server_that_may_not_be_locked_is_read_fuzzy_and_left_as_it_is() {
     peer.hide_members(0);
     peer.refuse_change("replsetgetstatus", FORBIDDEN);
     assert_eq!(told(only(), "give the user the role `clusterMonitor`"), ["a", "b"]);
-    // What somebody else has locked is theirs to unlock.
+    // Who has locked is not to be seen: without a count an unlock whose answer is lost could be anybody's.
     peer.refuse_change("none", FORBIDDEN);
+    peer.be_silent(true);
+    let expected = "how many unlocks it has carried out is not known (the user may not read all of it): give the user \
+                    the role `clusterMonitor`";
+    assert_eq!(told(Role::Alone, expected), ["a", "b"]);
+    peer.be_silent(false);
+    // Every writer would wait behind the lock for as long.
+    peer.be_held_up(true);
+    assert_eq!(told(Role::Alone, "a client's update has held what a lock waits for"), ["a", "b"]);
+    peer.be_held_up(false);
+    // What somebody else has locked is theirs to unlock.
     peer.lock();
     assert_eq!(told(Role::Alone, "somebody else has locked it"), ["a", "b"]);
     assert_eq!(peer.locks(), 1);
@@ -242,7 +264,8 @@ fn a_lock_of_a_scripted_server_whose_answer_is_lost_is_undone_whenever_it_comes(
     peer.lock();
     comes();
 
-    // Its guard dies, and it comes once nobody waits for the answer any more.
+    // Its guard dies, and it comes once nobody waits for the answer any more. It says already that it is locked: an unlock
+    // would wait behind it.
     peer.at_lock(Lock::Late);
     let job = system.start_job(&["backup"]);
     wait_for("the lock to be asked for", 30, || {
@@ -251,8 +274,8 @@ fn a_lock_of_a_scripted_server_whose_answer_is_lost_is_undone_whenever_it_comes(
     signal(guards(system.pid(Process::Agent))[0], "KILL");
     assert_eq!(system.await_end(&job)["state"], "complete");
     assert_eq!(archive(&system)["consistency"], "fuzzy");
-    assert_eq!((peer.locks(), records(&system)), (0, 1));
-    peer.sequence();
+    tests::pause(2_500);
+    assert_eq!((peer.locks(), records(&system), unlocks(&peer)), (0, 1, 0));
     peer.at_lock(Lock::Taken);
     comes();
     system.run(&["backup"]);
@@ -277,6 +300,23 @@ fn what_somebody_else_has_locked_at_a_scripted_server_is_never_unlocked() {
     peer.unlock();
     system.await_agent();
 
+    // Nor has one whose lock was asked for so long ago that it cannot come any more; a younger one may come yet.
+    system.kill_agent();
+    let asked = |age: u64| {
+        let now = SystemTime::UNIX_EPOCH.elapsed().expect("it is later").as_secs();
+        serde_json::json!({
+            "source": "database+mongodb", "member": format!("127.0.0.1:{}", peer.port), "process": "",
+            "stage": { "asked": now - age }, "unlocks": 0,
+        })
+    };
+    fs::write(system.root().join("agent/locked-01"), asked(21 * 60).to_string()).expect("written");
+    fs::write(system.root().join("agent/locked-02"), asked(19 * 60).to_string()).expect("written");
+    system.start_agent();
+    wait_for("one record to go", 30, || (records(&system) == 1).then_some(()));
+    assert!(system.root().join("agent/locked-02").exists());
+    fs::remove_file(system.root().join("agent/locked-02")).expect("it is there");
+    system.await_agent();
+
     // Two lock at once: ours is taken back, and the other one is told.
     peer.at_lock(Lock::Shared);
     system.run(&["backup"]);
@@ -287,14 +327,100 @@ fn what_somebody_else_has_locked_at_a_scripted_server_is_never_unlocked() {
     wait_for("it to be told", 5, || system.log(Process::Agent).contains(told).then_some(()));
     peer.unlock();
 
-    // And the answer to that is lost: another one might be theirs.
-    peer.lose_unlocks(true);
+    // And the answer to that is lost: another one would be theirs.
+    peer.at_unlock(Unlock::Lost);
     system.run(&["backup"]);
-    let told = "two had locked it, and the answer to our unlock was lost";
-    wait_for("it to be told", 15, || system.log(Process::Agent).contains(told).then_some(()));
-    peer.lose_unlocks(false);
+    wait_for("it to be told", 15, || (doubts(&system) > 0).then_some(()));
+    peer.at_unlock(Unlock::Answered);
     tests::pause(2_500);
     assert_eq!((peer.locks(), unlocks(&peer), records(&system)), (1, 1, 1));
+}
+
+/// How often the log has told that only a person can say what is to be done.
+fn doubts(system: &System) -> usize {
+    const TOLD: &str =
+        "the answer to our unlock was lost, one was carried out, and it is locked all the same";
+    system.log(Process::Agent).matches(TOLD).count()
+}
+
+#[test]
+fn a_look_at_a_scripted_server_that_hangs_keeps_it_locked_for_no_longer() {
+    let peer = Peer::start();
+    peer.be(Role::Alone);
+    let system = system(&uri(peer.port), LOCK);
+    let job = begun_and_held(&system, &peer);
+    peer.hang_looks(1);
+    wait_for("a look to hang", 10, || (peer.hanging() == 0).then_some(()));
+    let began = Instant::now();
+    peer.hold_finds(false);
+    wait_for("the lock to be let go", 15, || (peer.locks() == 0).then_some(()));
+    assert!(began.elapsed().as_secs() < 4, "{:?}", began.elapsed());
+    assert_eq!(system.await_end(&job)["state"], "complete");
+    assert_eq!(manifest(&system)["quiesce"]["by"], "lock");
+}
+
+#[test]
+fn the_answer_to_an_unlock_of_a_scripted_server_is_lost_and_no_lock_of_another_is_taken() {
+    let peer = Peer::start();
+    peer.be(Role::Alone);
+    let system = system(&uri(peer.port), LOCK);
+    // It has not come: it is sent again, and that is told.
+    let job = begun_and_held(&system, &peer);
+    peer.at_unlock(Unlock::Dropped);
+    peer.hold_finds(false);
+    wait_for("the unlock to be sent", 15, || (unlocks(&peer) > 0).then_some(()));
+    peer.at_unlock(Unlock::Answered);
+    wait_for("it to be unlocked", 15, || (peer.locks() == 0 && records(&system) == 0).then_some(()));
+    assert_eq!(system.await_end(&job)["state"], "complete");
+    assert!(system.log(Process::Agent).contains("the server has not carried out the first unlock"));
+    assert_eq!(manifest(&system)["quiesce"]["by"], "lock");
+    peer.sequence();
+
+    // It has come late, and somebody else has locked meanwhile: nothing is sent beside it.
+    let job = begun_and_held(&system, &peer);
+    peer.at_unlock(Unlock::Late);
+    peer.hold_finds(false);
+    wait_for("the unlock to be sent", 15, || (unlocks(&peer) > 0).then_some(()));
+    tests::pause(3_000);
+    assert_eq!((peer.locks(), unlocks(&peer)), (1, 0));
+    peer.lock();
+    peer.at_unlock(Unlock::Answered);
+    wait_for("it to be told", 15, || (doubts(&system) > 0).then_some(()));
+    assert_eq!((peer.locks(), unlocks(&peer), records(&system)), (1, 0, 1));
+    assert_eq!(system.await_end(&job)["state"], "complete");
+    // Whoever has locked it unlocks it: then there is nothing more to ask.
+    peer.unlock();
+    system.run(&["backup"]);
+    assert_eq!((peer.locks(), records(&system)), (0, 0));
+    peer.sequence();
+
+    // It was carried out, and somebody else had locked it meanwhile.
+    const LEFT: &str = "an earlier run may have left a MongoDB server locked";
+    let told_of = |system: &System| system.log(Process::Agent).matches(LEFT).count();
+    let (before, told_before) = (doubts(&system), told_of(&system));
+    let job = begun_and_held(&system, &peer);
+    peer.lock();
+    peer.at_unlock(Unlock::Lost);
+    peer.hold_finds(false);
+    wait_for("it to be told", 15, || (doubts(&system) > before).then_some(()));
+    peer.at_unlock(Unlock::Answered);
+    assert_eq!(system.await_end(&job)["state"], "complete");
+    assert_eq!((peer.locks(), unlocks(&peer), records(&system)), (1, 1, 1));
+    // What is locked is read well: what is not known is told by each backup, and by the log once.
+    for _ in 0..2 {
+        let told = system.run(&["backup"]).to_string();
+        assert!(told.contains("an earlier lock of it may not have been undone"), "{told}");
+        assert_eq!(archive(&system)["consistency"], "fuzzy");
+    }
+    assert_eq!(told_of(&system), told_before + 1);
+    assert_eq!((peer.locks(), unlocks(&peer), records(&system)), (1, 0, 1));
+    peer.unlock();
+    let told = system.run(&["backup"]).to_string();
+    assert!(!told.contains("an earlier lock of it"), "{told}");
+    assert_eq!(
+        (peer.locks(), records(&system), manifest(&system)["quiesce"]["by"].as_str()),
+        (0, 0, Some("lock"))
+    );
 }
 
 #[test]

@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
 use mongodb::bson::spec::BinarySubtype;
-use mongodb::bson::{Binary, Document, RawDocumentBuf, Timestamp, doc, oid::ObjectId};
+use mongodb::bson::{Binary, Bson, DateTime, Document, RawDocumentBuf, Timestamp, doc, oid::ObjectId};
 
 const OP_REPLY: i32 = 1;
 const OP_QUERY: i32 = 2004;
@@ -17,6 +17,7 @@ const OP_MSG: i32 = 2013;
 /// The server no longer knows the instant.
 pub(crate) const TOO_OLD: i32 = 239;
 const HEADER: usize = 16;
+const JOURNALS: &str = "neurashield_restore";
 
 /// What a peer is.
 #[derive(Debug, Clone, Default)]
@@ -45,6 +46,19 @@ pub(crate) enum Lock {
     Late,
 }
 
+/// What becomes of an unlock.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) enum Unlock {
+    #[default]
+    Answered,
+    /// It is carried out, and the connection goes.
+    Lost,
+    /// The connection goes, and it never comes.
+    Dropped,
+    /// The connection goes, and it is worked on until something else is said, and carried out then.
+    Late,
+}
+
 /// The peer, with two collections of one document each.
 pub(crate) struct Peer {
     pub(crate) port: u16,
@@ -68,10 +82,21 @@ struct Script {
     locks: Mutex<i64>,
     process: AtomicU8,
     lock: Mutex<Lock>,
-    /// An unlock is carried out, and its connection goes.
-    loses_unlocks: AtomicBool,
+    unlock: Mutex<Unlock>,
+    /// How many unlocks it has carried out.
+    unlocks: AtomicI64,
+    /// The locks and unlocks that it works on.
+    pending: Mutex<Vec<&'static str>>,
+    /// A client's operation has been in the way of a lock for long.
+    is_held_up: AtomicBool,
+    /// So many looks are not answered for long.
+    hanging: AtomicI64,
+    /// What its user may not be told of it.
+    is_silent: AtomicBool,
     /// What its user may do to it; none: it has no users.
     rights: Mutex<Option<Vec<&'static str>>>,
+    /// When its set's primary has written last, in milliseconds; it has written itself at 0.
+    written: AtomicI64,
     /// So many members of its set are hidden.
     hidden: AtomicU8,
     /// It wants to know who asks, and refuses every password.
@@ -80,12 +105,26 @@ struct Script {
     holds_finds: AtomicBool,
     /// Locks, unlocks, and what was read of `shop`, in their order.
     sequence: Mutex<Vec<String>>,
+    /// Of the last journal of a restore.
+    head: Mutex<Option<Document>>,
     finds: Mutex<Vec<Document>>,
     changes: Mutex<Vec<Document>>,
 }
 
 impl Peer {
     pub(crate) fn start() -> Self {
+        Self::start_by(|script, stream| script.serve(stream))
+    }
+
+    /// One that speaks TLS.
+    pub(crate) fn start_with_tls(config: Arc<rustls::ServerConfig>) -> Self {
+        Self::start_by(move |script, stream| {
+            let connection = rustls::ServerConnection::new(Arc::clone(&config)).expect("a connection");
+            script.serve(rustls::StreamOwned::new(connection, stream));
+        })
+    }
+
+    fn start_by(serve: impl Fn(&Arc<Script>, TcpStream) + Clone + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("its number").port();
         let script = Arc::new(Script { port, ..Script::default() });
@@ -93,7 +132,8 @@ impl Peer {
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let (stream, script) = (stream.expect("a connection"), Arc::clone(&shared));
-                thread::spawn(move || script.serve(stream));
+                let serve = serve.clone();
+                thread::spawn(move || serve(&script, stream));
             }
         });
         Self { port, script }
@@ -124,9 +164,29 @@ impl Peer {
         *self.script.lock.lock().expect("nobody panics with it") = lock;
     }
 
-    /// From now on an unlock is carried out and not answered.
-    pub(crate) fn lose_unlocks(&self, loses: bool) {
-        self.script.loses_unlocks.store(loses, Ordering::SeqCst);
+    /// From now on this becomes of an unlock.
+    pub(crate) fn at_unlock(&self, unlock: Unlock) {
+        *self.script.unlock.lock().expect("nobody panics with it") = unlock;
+    }
+
+    /// From now on an operation of a client is in the way of a lock.
+    pub(crate) fn be_held_up(&self, is_held_up: bool) {
+        self.script.is_held_up.store(is_held_up, Ordering::SeqCst);
+    }
+
+    /// The next looks, so many, are not answered for a minute.
+    pub(crate) fn hang_looks(&self, looks: i64) {
+        self.script.hanging.store(looks, Ordering::SeqCst);
+    }
+
+    /// How many of these are still to come.
+    pub(crate) fn hanging(&self) -> i64 {
+        self.script.hanging.load(Ordering::SeqCst)
+    }
+
+    /// From now on its user may not ask how it is.
+    pub(crate) fn be_silent(&self, is_silent: bool) {
+        self.script.is_silent.store(is_silent, Ordering::SeqCst);
     }
 
     /// From now on it has a user who may do this to it, and nothing else.
@@ -139,14 +199,20 @@ impl Peer {
         self.script.hidden.store(count, Ordering::SeqCst);
     }
 
+    /// From now on its set's primary is so far ahead of it.
+    pub(crate) fn be_behind(&self, ms: i64) {
+        self.script.written.store(ms, Ordering::SeqCst);
+    }
+
     /// Somebody else takes one lock away.
     pub(crate) fn unlock(&self) {
-        *self.script.locks.lock().expect("nobody panics with it") -= 1;
+        self.script.unlock();
     }
 
     /// As if its process had been started anew: nothing is locked.
     pub(crate) fn restart(&self) {
         self.script.process.fetch_add(1, Ordering::SeqCst);
+        self.script.unlocks.store(0, Ordering::SeqCst);
         *self.script.locks.lock().expect("nobody panics with it") = 0;
     }
 
@@ -193,7 +259,7 @@ impl Peer {
 
 impl Script {
     /// Until the driver hangs up.
-    fn serve(&self, mut stream: TcpStream) {
+    fn serve(self: &Arc<Self>, mut stream: impl Read + Write) {
         loop {
             let mut header = [0; HEADER];
             if stream.read_exact(&mut header).is_err() {
@@ -226,10 +292,21 @@ impl Script {
             };
             let length = i32::try_from(HEADER + before.len() + answer.len()).expect("short");
             let header = [length, 1, id, code].map(i32::to_le_bytes).concat();
-            if stream.write_all(&[header, before, answer].concat()).is_err() {
+            if stream.write_all(&[header, before, answer].concat()).and_then(|()| stream.flush()).is_err() {
                 return;
             }
         }
+    }
+
+    /// Takes a lock away; how many stay. None: it is not locked.
+    fn unlock(&self) -> Option<i64> {
+        let mut locks = self.locks.lock().expect("nobody panics with it");
+        if *locks == 0 {
+            return None;
+        }
+        *locks -= 1;
+        self.unlocks.fetch_add(1, Ordering::SeqCst);
+        Some(*locks)
     }
 
     fn note(&self, what: &str) {
@@ -261,7 +338,7 @@ impl Script {
                 told.extend(doc! {
                     "setName": "rs0", "setVersion": 1, "hosts": &hosts, "me": &me, "primary": &hosts[0],
                     "ismaster": is_primary, "isWritablePrimary": is_primary, "secondary": !is_primary,
-                    "maxWireVersion": 9,
+                    "maxWireVersion": 9, "lastWrite": { "lastWriteDate": DateTime::from_millis(0) },
                 });
             }
         }
@@ -301,7 +378,7 @@ impl Script {
     }
 
     /// What it answers; nothing: the connection goes.
-    fn answer(&self, asked: &Document) -> Document {
+    fn answer(self: &Arc<Self>, asked: &Document) -> Document {
         let (command, of) = asked.iter().next().expect("a command");
         let database = asked.get_str("$db").unwrap_or("admin");
         let cursor = |documents: Vec<Document>| {
@@ -321,9 +398,11 @@ impl Script {
                     Lock::Shared => by = 2,
                     Lock::Unanswered => return Document::new(),
                     Lock::Late => {
+                        self.pending.lock().expect("nobody panics with it").push("fsync");
                         while becomes() == Lock::Late {
                             tests::pause(20);
                         }
+                        self.pending.lock().expect("nobody panics with it").retain(|one| *one != "fsync");
                     }
                 }
                 let mut locks = self.locks.lock().expect("nobody panics with it");
@@ -332,15 +411,40 @@ impl Script {
             }
             "fsyncunlock" => {
                 self.note("fsyncUnlock");
-                let mut locks = self.locks.lock().expect("nobody panics with it");
-                if *locks == 0 {
-                    return doc! { "ok": 0, "code": 20, "codeName": "IllegalOperation", "errmsg": "not locked" };
+                let becomes = *self.unlock.lock().expect("nobody panics with it");
+                match becomes {
+                    Unlock::Dropped => return Document::new(),
+                    Unlock::Late => {
+                        let script = Arc::clone(self);
+                        script.pending.lock().expect("nobody panics with it").push("fsyncUnlock");
+                        thread::spawn(move || {
+                            while *script.unlock.lock().expect("nobody panics with it") == Unlock::Late {
+                                tests::pause(20);
+                            }
+                            let mut pending = script.pending.lock().expect("nobody panics with it");
+                            script.unlock();
+                            pending.retain(|one| *one != "fsyncUnlock");
+                        });
+                        return Document::new();
+                    }
+                    Unlock::Answered | Unlock::Lost => {}
                 }
-                *locks -= 1;
-                if self.loses_unlocks.load(Ordering::SeqCst) {
+                let Some(locks) = self.unlock() else {
+                    return doc! { "ok": 0, "code": 20, "codeName": "IllegalOperation", "errmsg": "not locked" };
+                };
+                if becomes == Unlock::Lost {
                     return Document::new();
                 }
-                doc! { "info": "fsyncUnlock completed", "lockCount": *locks, "ok": 1 }
+                doc! { "info": "fsyncUnlock completed", "lockCount": locks, "ok": 1 }
+            }
+            "serverstatus" if self.is_silent.load(Ordering::SeqCst) => {
+                doc! { "ok": 0, "code": 13, "codeName": "Unauthorized", "errmsg": "as scripted" }
+            }
+            "serverstatus" => {
+                // Those that were refused are among all of them.
+                let total = self.unlocks.load(Ordering::SeqCst) + 2;
+                let commands = doc! { "fsyncUnlock": { "total": total, "failed": 2_i64 } };
+                doc! { "metrics": { "commands": commands }, "ok": 1 }
             }
             "connectionstatus" => {
                 let rights = self.rights.lock().expect("nobody panics with it").clone();
@@ -357,13 +461,30 @@ impl Script {
                 doc! { "ok": 0, "code": 13, "codeName": "Unauthorized", "errmsg": "as scripted" }
             }
             "replsetgetstatus" => {
+                let written = DateTime::from_millis(self.written.load(Ordering::SeqCst));
                 let members = (0..=i32::from(self.hidden.load(Ordering::SeqCst)))
-                    .map(|n| doc! { "_id": n, "state": if n == 0 { 1 } else { 2 } });
+                    .map(|n| doc! { "_id": n, "state": if n == 0 { 1 } else { 2 }, "optimeDate": written });
                 doc! { "set": "rs0", "members": members.collect::<Vec<_>>(), "ok": 1 }
             }
+            "currentop" if asked.contains_key("$or") => {
+                let long = doc! {
+                    "op": "update", "client": "10.0.0.1:1", "secs_running": 60_i64, "locks": { "Global": "w" },
+                };
+                let long = if self.is_held_up.load(Ordering::SeqCst) { vec![long] } else { Vec::new() };
+                doc! { "inprog": long, "ok": 1 }
+            }
             "currentop" => {
-                let mut told = doc! { "inprog": [], "ok": 1 };
-                if *self.locks.lock().expect("nobody panics with it") > 0 {
+                if self.hanging.load(Ordering::SeqCst) > 0 {
+                    self.hanging.fetch_sub(1, Ordering::SeqCst);
+                    tests::pause(60_000);
+                    return Document::new();
+                }
+                let pending = self.pending.lock().expect("nobody panics with it").clone();
+                let one = |name: &&str| doc! { "appName": "neurashield-agent", "command": { *name: 1 } };
+                let inprog: Vec<Document> = pending.iter().map(one).collect();
+                let mut told = doc! { "inprog": inprog, "ok": 1 };
+                // One that waits for its writers says already that it is locked.
+                if *self.locks.lock().expect("nobody panics with it") > 0 || pending.contains(&"fsync") {
                     told.insert("fsyncLock", true);
                 }
                 told
@@ -381,6 +502,12 @@ impl Script {
                 self.note("saslContinue");
                 doc! { "ok": 0, "code": 18, "codeName": "AuthenticationFailed", "errmsg": "Authentication failed." }
             }
+            // By a certificate: whose it is, TLS has seen.
+            "authenticate" => {
+                let mechanism = asked.get_str("mechanism").expect("a word");
+                self.note(&format!("{mechanism} of {database}"));
+                doc! { "dbname": "$external", "user": "CN=backup", "ok": 1 }
+            }
             "buildinfo" => doc! { "version": "7.0.0", "ok": 1 },
             name @ ("listdatabases" | "listcollections")
                 if self.refused_changes.lock().expect("nobody panics with it").contains_key(name) =>
@@ -390,6 +517,10 @@ impl Script {
             "listdatabases" => doc! { "databases": [{ "name": "admin" }, { "name": "shop" }], "ok": 1 },
             "listcollections" => cursor(self.listed(database)),
             "listindexes" => cursor(vec![doc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" }]),
+            // A journal is kept, as far as it is asked for: its head.
+            "find" if database == JOURNALS && asked.contains_key("filter") => {
+                cursor(self.head.lock().expect("nobody panics with it").clone().into_iter().collect())
+            }
             "find" => {
                 self.finds.lock().expect("nobody panics with it").push(asked.clone());
                 if database == "shop" {
@@ -419,6 +550,12 @@ impl Script {
             name @ ("create" | "insert" | "update" | "createindexes" | "dropindexes" | "renamecollection"
             | "drop") => {
                 self.changes.lock().expect("nobody panics with it").push(asked.clone());
+                let documents =
+                    asked.get_array("documents").into_iter().flatten().filter_map(Bson::as_document);
+                let head = documents.filter(|_| database == JOURNALS).find(|one| one.contains_key("phase"));
+                if let Some(head) = head {
+                    *self.head.lock().expect("nobody panics with it") = Some(head.clone());
+                }
                 let is_trial = of.as_str().is_some_and(|of| of.contains(".trial."));
                 let refused = self.refused_changes.lock().expect("nobody panics with it");
                 match refused.get(name) {

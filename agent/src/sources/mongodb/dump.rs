@@ -22,6 +22,7 @@ use crate::sources::{Body, Item, Problem, ProblemKind, Source, SourceError};
 const WHAT: &str = "the dump cannot be imported";
 const SEE_TO_DUMP: &str = "make the dump anew by `mongodump --out DIR` or `--archive=FILE`, without --gzip, and import \
                            that; nothing was backed up";
+const UNPACK: &str = "unpack it (`gunzip -r DIR`, or `gunzip < FILE` into another file), and import that; nothing was backed up";
 const SEE_TO_IMPORTS: &str = "name the folder that holds the dumps as `imports` of the source in the agent's configuration, \
                               and give a dump below it";
 /// Bytes that are looked through at once.
@@ -99,6 +100,7 @@ pub(crate) fn open(
 pub(super) fn refused(why: NoDump) -> SourceError {
     let hint = match &why {
         NoDump::NotAllowed | NoDump::Elsewhere(_) => SEE_TO_IMPORTS,
+        NoDump::Compressed(_) | NoDump::Stream(NoStream::Compressed) => UNPACK,
         _ => SEE_TO_DUMP,
     };
     SourceError::Unfit { what: WHAT, hint, source: why.into() }

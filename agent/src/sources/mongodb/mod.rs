@@ -176,6 +176,12 @@ impl MongoSource {
         })
     }
 
+    /// Tells this of the server, whatever is read of it.
+    pub(crate) fn tell(&mut self, cause: Option<String>) {
+        let problem = |cause| Problem { path: EntryPath::root(), kind: ProblemKind::Suspect, cause };
+        self.told.extend(cause.map(problem));
+    }
+
     /// Asks for what comes soon, and gives what comes next.
     fn next_begun(&mut self) -> Option<(Planned, Begun)> {
         while self.begun.len() < AHEAD

@@ -1,5 +1,7 @@
 //! The connection: made once, asked with a limit of time, its errors told without a secret.
 
+mod repeat;
+
 use std::future::IntoFuture;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,14 +29,14 @@ use crate::sources::SourceError;
 /// How long a server may be looked for.
 const FIND: Duration = Duration::from_secs(10);
 /// How long one answer may take. Less than a cancelled task has for its end.
-const ANSWER: Duration = Duration::from_secs(45);
+pub(crate) const ANSWER: Duration = Duration::from_secs(45);
 /// How long the server may work on a change that is no index. Well under an answer's time: a change whose answer
 /// was not waited for any longer does not take effect any more.
 pub(crate) const CHANGE: Duration = Duration::from_secs(30);
 /// How often somebody who waits for long looks whether they still should.
 const LOOK: Duration = Duration::from_millis(200);
 /// What the server knows us by, in its log and its list of operations.
-const NAME: &str = "neurashield-agent";
+pub(super) const NAME: &str = "neurashield-agent";
 
 /// From this version of the protocol on (MongoDB 5.0) everything can be read as of one instant.
 const INSTANTS: i32 = 13;
@@ -154,27 +156,16 @@ impl Server {
         self.wait(self.client.database(database).run_command(command).into_future())
     }
 
-    /// Runs a command again and again, as often as the first time says and each for no longer than the second, until what
-    /// this returns is dropped. `heard` is told what `now` said before, and the answer, if there was one. It has
-    /// connections of its own: it waits for nobody.
-    pub(crate) fn repeat<T: Send + 'static>(
+    /// The same, for no longer than this.
+    pub(super) fn command_within(
         &self,
-        (every, longest): (Duration, Duration),
+        longest: Duration,
         database: &str,
         command: Document,
-        now: fn() -> T,
-        heard: impl Fn(T, Option<&Document>) + Send + 'static,
-    ) -> AbortOnDropHandle<()> {
-        let mut options = self.options.clone();
-        options.server_selection_timeout = Some(longest);
-        let _within = self.runtime.enter();
-        let client = Client::with_options(options).unwrap_or_else(|_| self.client.clone());
-        let database = client.database(database);
-        let ask = move || {
-            let (database, command) = (database.clone(), command.clone());
-            async move { database.run_command(command).await }
-        };
-        AbortOnDropHandle::new(self.runtime.spawn(again(every, longest, ask, now, heard)))
+    ) -> Result<Document, Trouble> {
+        let database = self.client.database(database);
+        let answer = async { database.run_command(command).await.map_err(|error| explain(&error)) };
+        self.told(self.runtime.block_on(within_time(longest, answer)))
     }
 
     /// All documents that a command lists, as they came.
@@ -300,18 +291,17 @@ impl Server {
             }
             _ => trouble,
         })?;
+        if let Some(refused) = answer.get_array("writeErrors").ok().and_then(|all| all.first()?.as_document())
+        {
+            let code = refused.get_i32("code").unwrap_or_default();
+            return Err(refusal(code, format!("it does not write what it is told (error {code})")));
+        }
         match answer.get_document("writeConcernError") {
             Err(_) => Ok(answer),
             Ok(error) => {
                 let code = error.get_i32("code").unwrap_or_default();
                 tracing::warn!(%error, "a MongoDB server has not confirmed a change");
-                Err(Trouble {
-                    why: format!("most of its members have not confirmed a change (error {code})"),
-                    hint: SEE_TO_SERVER,
-                    is_connection: false,
-                    is_vanished: false,
-                    code: Some(code),
-                })
+                Err(refusal(code, format!("most of its members have not confirmed a change (error {code})")))
             }
         }
     }
@@ -394,34 +384,23 @@ impl Server {
     }
 }
 
-/// Asks again and again. An answer that does not come keeps no other.
-async fn again<T: Send + 'static, Answer: Future<Output = Result<Document, Error>>>(
-    every: Duration,
-    longest: Duration,
-    ask: impl Fn() -> Answer,
-    now: fn() -> T,
-    heard: impl Fn(T, Option<&Document>),
-) {
-    loop {
-        let sent = now();
-        let answer = tokio::time::timeout(longest, ask()).await;
-        match &answer {
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "a MongoDB server does not take what it is told again and again");
-            }
-            Err(_) => tracing::debug!("a MongoDB server does not answer what it is told again and again"),
-            Ok(Ok(_)) => {}
-        }
-        heard(sent, answer.ok().and_then(Result::ok).as_ref());
-        tokio::time::sleep(every).await;
-    }
+/// A change that was not made, or may not last.
+fn refusal(code: i32, why: String) -> Trouble {
+    Trouble { why, hint: SEE_TO_SERVER, is_connection: false, is_vanished: false, code: Some(code) }
 }
 
 /// An answer, if it comes in time.
 pub(super) async fn within<T>(answer: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
-    tokio::time::timeout(ANSWER, answer).await.unwrap_or_else(|_| {
+    within_time(ANSWER, answer).await
+}
+
+async fn within_time<T>(
+    longest: Duration,
+    answer: impl Future<Output = Result<T, Trouble>>,
+) -> Result<T, Trouble> {
+    tokio::time::timeout(longest, answer).await.unwrap_or_else(|_| {
         Err(Trouble {
-            why: format!("it has not answered for {} seconds", ANSWER.as_secs()),
+            why: format!("it has not answered for {} seconds", longest.as_secs()),
             hint: SEE_TO_SERVER,
             is_connection: true,
             is_vanished: false,
@@ -451,31 +430,4 @@ pub(super) fn add_documents(batch: &RawBatch, held: &mut Vec<u8>) -> Result<(), 
         held.extend_from_slice(document.as_bytes());
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use super::*;
-
-    #[tokio::test]
-    async fn an_answer_that_never_comes_keeps_no_later_one() {
-        let (asked, told) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-        let ask = || {
-            let is_first = asked.fetch_add(1, Ordering::Relaxed) == 0;
-            async move {
-                if is_first {
-                    std::future::pending::<()>().await;
-                }
-                Ok(doc! { "n": 1 })
-            }
-        };
-        let heard = |(), answer: Option<&Document>| told.lock().expect("free").push(answer.is_some());
-        let (soon, later) = (Duration::from_millis(20), Duration::from_secs(2));
-        let asking = again(soon, soon, ask, || (), heard);
-        assert!(tokio::time::timeout(later, asking).await.is_err());
-        let told = told.into_inner().expect("free");
-        assert!(!told[0] && told.iter().any(|is_answer| *is_answer), "{told:?}");
-    }
 }

@@ -33,7 +33,7 @@ pub(crate) struct Trouble {
     /// Nothing else would be given either.
     pub(crate) is_connection: bool,
     /// What was to be read is not there any more.
-    pub(super) is_vanished: bool,
+    pub(crate) is_vanished: bool,
     /// The server's number for it, if it has answered.
     pub(crate) code: Option<i32>,
 }

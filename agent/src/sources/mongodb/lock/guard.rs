@@ -10,19 +10,22 @@ use std::io::{self, BufRead, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use runtime::config::{Secret, SecretSource};
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::member::{self, Asked, Is};
-use super::record::{Owned, Stage, now};
+use super::member::{self, Asked, Is, Seen};
+use super::record::{Owned, Stage};
 use super::release::{self, Came};
 use crate::sources::mongodb::events;
-use crate::sources::mongodb::server::Server;
+use crate::sources::mongodb::server::{Server, Trouble};
 
 /// The guard's hidden verb.
 const VERB: &str = "guard-lock";
@@ -30,8 +33,8 @@ const VERB: &str = "guard-lock";
 const LOOK: Duration = Duration::from_secs(1);
 /// For how long it tries to unlock.
 pub(super) const TRIES: Duration = Duration::from_secs(30 * 60);
-/// More reasons to end than there are.
-const ENDS: usize = 8;
+/// More than there are reasons to end, and looks that nobody has heard of yet.
+const TOLD: usize = 64;
 /// What it says.
 pub(super) const LOCKED: &str = "locked";
 pub(super) const REFUSED: &str = "refused ";
@@ -44,8 +47,16 @@ pub(super) const ASKED: &str = "asked";
 const LATE: &str = "late";
 const SIGNAL: &str = "signal";
 
+/// What the guard hears while it holds a lock.
+enum Told {
+    /// It is to be let go.
+    End(&'static str),
+    /// What a look has seen.
+    Looked(Result<Seen, Trouble>),
+}
+
 /// What the guard is told by its input, which no list of processes shows.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 struct Order {
     uri: String,
     member: String,
@@ -129,8 +140,8 @@ fn act(order: &Order) -> Result<(), String> {
     }
     let taken = Owned::take(&order.record).map_err(|error| format!("its record is not free: {error}"))?;
     let mut record = taken.ok_or("its record has gone")?;
-    let (ends, end) = mpsc::sync_channel(ENDS);
-    listen(&ends);
+    let (tell, told) = mpsc::sync_channel(TOLD);
+    listen(&tell);
     let server = match ready(order, &mut record) {
         Ok(server) => server,
         Err(why) => {
@@ -152,7 +163,7 @@ fn act(order: &Order) -> Result<(), String> {
         }
         Asked::Unknown(why) => {
             say(&format!("{REFUSED}{why}"));
-            return give_back(&server, record, (None, &end));
+            return give_back(&server, record, (None, &told));
         }
     };
     // If it cannot be written, it says that it was asked for: that is unlocked as well.
@@ -160,11 +171,14 @@ fn act(order: &Order) -> Result<(), String> {
         say(&format!("cannot write its record: {error}"));
     }
     if stage == Stage::Shared {
-        return give_back(&server, record, (None, &end));
+        return give_back(&server, record, (None, &told));
     }
     say(LOCKED);
-    match hold(&server, order, (began, &end)) {
-        Ok(why) => give_back(&server, record, (Some((began, why)), &end)),
+    let looker = Looker::begin(order, tell);
+    let held = hold(order, (began, &told));
+    drop(looker);
+    match held {
+        Ok(why) => give_back(&server, record, (Some((began, why)), &told)),
         Err(why) => {
             record.end();
             say(&format!("{LOST}{why}"));
@@ -175,33 +189,74 @@ fn act(order: &Order) -> Result<(), String> {
 
 /// Connects and sees that nothing is in the way. From the return on it may be locked.
 fn ready(order: &Order, record: &mut Owned) -> Result<Server, String> {
-    let server = member::connect(&SecretSource::Value(Secret::new(order.uri.clone())), &order.member)?;
-    match member::look(&server, &order.process).map_err(|trouble| trouble.to_string())? {
+    let server = connect(order)?;
+    let seen = member::look(&server, &order.process).map_err(|trouble| trouble.to_string())?;
+    match seen.is {
+        Is::Free if seen.is_busy => return Err("another agent is about to lock it".to_owned()),
         Is::Free => {}
         Is::Locked => return Err("somebody else has locked it".to_owned()),
         Is::Another => return Err("it was started anew".to_owned()),
     }
-    let unwritten = |error| format!("its record cannot be written: {error}");
-    record.set(Stage::Asked(now())).map_err(unwritten)?;
+    if let Some(why) = member::held_up(&server) {
+        return Err(why);
+    }
+    let unlocks = member::unlocks(&server).map_err(|trouble| trouble.to_string())?;
+    record.ask(unlocks).map_err(|error| format!("its record cannot be written: {error}"))?;
     Ok(server)
 }
 
+fn connect(order: &Order) -> Result<Server, String> {
+    member::connect(&SecretSource::Value(Secret::new(order.uri.clone())), &order.member)
+}
+
+/// Looks whether the server is still locked, by connections of its own: one that hangs keeps nothing else. Ends once
+/// this is dropped.
+struct Looker(Arc<AtomicBool>);
+
+impl Looker {
+    #[expect(clippy::disallowed_methods, reason = "a thread that does nothing else; it has an end")]
+    fn begin(order: &Order, tell: SyncSender<Told>) -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (over, order, runtime) = (Arc::clone(&is_over), order.clone(), Handle::current());
+        thread::spawn(move || {
+            let _within = runtime.enter();
+            let mut connected = None;
+            loop {
+                thread::sleep(LOOK);
+                if over.load(Ordering::Relaxed) {
+                    return;
+                }
+                // What cannot be looked at now is looked at at the end all the same.
+                match connected.take().map_or_else(|| connect(&order), Ok) {
+                    Err(why) => say(&format!("cannot be looked at: {why}")),
+                    Ok(server) => {
+                        let _ = tell.try_send(Told::Looked(member::look(&server, &order.process)));
+                        connected = Some(server);
+                    }
+                }
+            }
+        });
+        Self(is_over)
+    }
+}
+
+impl Drop for Looker {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Until it is to be let go: why. An error: it was let go by somebody else, and it is nothing to unlock.
-fn hold(
-    server: &Server,
-    order: &Order,
-    (began, end): (Instant, &Receiver<&'static str>),
-) -> Result<&'static str, String> {
+fn hold(order: &Order, (began, told): (Instant, &Receiver<Told>)) -> Result<&'static str, String> {
     let longest = Duration::from_millis(order.longest_ms);
     loop {
-        let left = longest.saturating_sub(began.elapsed());
-        match end.recv_timeout(left.min(LOOK)) {
-            Ok(why) => return Ok(why),
+        let seen = match told.recv_timeout(longest.saturating_sub(began.elapsed())) {
+            Ok(Told::End(why)) => return Ok(why),
+            Ok(Told::Looked(seen)) => seen,
             Err(RecvTimeoutError::Disconnected) => return Ok(ASKED),
-            Err(RecvTimeoutError::Timeout) if left.is_zero() => return Ok(LATE),
-            Err(RecvTimeoutError::Timeout) => {}
-        }
-        match member::look(server, &order.process) {
+            Err(RecvTimeoutError::Timeout) => return Ok(LATE),
+        };
+        match seen.map(|seen| seen.is) {
             Ok(Is::Locked) => {}
             Ok(Is::Free) => return Err("somebody else has unlocked it".to_owned()),
             Ok(Is::Another) => return Err("it was started anew".to_owned()),
@@ -215,10 +270,10 @@ fn hold(
 fn give_back(
     server: &Server,
     record: Owned,
-    (held, end): (Option<(Instant, &str)>, &Receiver<&'static str>),
+    (held, told): (Option<(Instant, &str)>, &Receiver<Told>),
 ) -> Result<(), String> {
     // Who is told to end does not wait for what may never come: the agent's next start does.
-    let is_over = || end.try_iter().any(|why| why == SIGNAL);
+    let is_over = || told.try_iter().any(|one| matches!(one, Told::End(SIGNAL)));
     match release::until(server, record, TRIES, &say, &is_over) {
         Some(Came::Released(stays)) => {
             if stays {
@@ -237,14 +292,14 @@ fn give_back(
 }
 
 /// Sends when the agent's end of the pipe is closed, or a signal asks for an end.
-fn listen(ends: &SyncSender<&'static str>) {
+fn listen(ends: &SyncSender<Told>) {
     for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
         let ends = ends.clone();
         // The handler is there before anything is locked.
         if let Ok(mut asked) = signal(kind) {
             tokio::spawn(async move {
                 asked.recv().await;
-                let _ = ends.try_send(SIGNAL);
+                let _ = ends.try_send(Told::End(SIGNAL));
             });
         }
     }
@@ -252,7 +307,7 @@ fn listen(ends: &SyncSender<&'static str>) {
     thread::spawn(move || {
         // Nobody ever writes there any more: whatever comes, it is the end.
         let _ = io::stdin().read(&mut [0]);
-        let _ = ends.try_send(ASKED);
+        let _ = ends.try_send(Told::End(ASKED));
     });
 }
 

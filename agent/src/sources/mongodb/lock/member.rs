@@ -2,7 +2,8 @@
 //!
 //! Must stay true: a router is never locked; neither is the primary of a set that has another member, hidden ones
 //! included, nor a secondary that is behind; one that somebody else has locked is left alone, and so is one that the user
-//! could not unlock. What is unlocked is the process that was locked, and not the next one at its address.
+//! could not unlock, or that does not count its unlocks. What is unlocked is the process that was locked, and not the next
+//! one at its address.
 
 use std::time::Duration;
 
@@ -10,21 +11,29 @@ use mongodb::bson::{Bson, Document, doc};
 use mongodb::options::ServerAddress;
 use runtime::config::SecretSource;
 
-use crate::sources::mongodb::server::{Server, Trouble};
+use crate::sources::mongodb::server::{NAME, Server, Trouble};
 
 /// How long a member is looked for.
 const FIND: Duration = Duration::from_secs(5);
-/// How long a server may wait for its writers before it is locked, where it heeds that.
+/// How long a server may wait for its writers before it is locked, where it heeds that; those that are known do not.
 const TAKE: i32 = 20_000;
+/// How long a look at it may take.
+const LOOK: Duration = Duration::from_secs(5);
+/// For how long something may hold what a lock waits for before it is not asked for at all.
+const HELD_UP_SECS: i64 = 5;
 /// A secondary that is further behind is not what anybody means by a backup of now.
 const BEHIND_MS: i64 = 60_000;
 /// The server's number for what the user may not do, and for an unlock of what is not locked.
 pub(super) const FORBIDDEN: i32 = 13;
 pub(super) const NOT_LOCKED: i32 = 20;
 /// Its numbers for what it had begun and has not ended: nobody knows what came of it.
-const BROKEN_OFF: [i32; 8] = [50, 91, 189, 262, 11_600, 11_601, 11_602, 13_436];
-/// The state of an arbiter among a set's members: it has no data.
+pub(super) const BROKEN_OFF: [i32; 8] = [50, 91, 189, 262, 11_600, 11_601, 11_602, 13_436];
+/// The states of a primary among a set's members, and of an arbiter, which has no data.
+const PRIMARY: i64 = 1;
 const ARBITER: i64 = 7;
+/// The commands that lock and unlock.
+const LOCKING: [&str; 2] = ["fsync", "fsyncUnlock"];
+const MONITOR: &str = "give the user the role `clusterMonitor` in the database `admin`";
 const HOST_MANAGER: &str = "give it the role `hostManager` in the database `admin`";
 
 /// A member that may be locked.
@@ -36,12 +45,20 @@ pub(super) struct Member {
 }
 
 /// What a server is to who has locked it.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Is {
     Locked,
     Free,
     /// Another process than the one that was locked.
     Another,
+}
+
+/// What is seen of a server.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen {
+    pub(super) is: Is,
+    /// It works on a lock or an unlock that an agent has sent: nobody can say yet what comes of it.
+    pub(super) is_busy: bool,
 }
 
 /// What came of a wish to lock.
@@ -82,13 +99,15 @@ pub(super) fn choose(server: &Server, uri: &SecretSource) -> Result<Member, Stri
             continue;
         }
         let may = if is("secondary") {
-            is_up_to_date(&set, &role, &address)
+            // By a connection string that means this one alone, nobody else was asked.
+            let first = if server.is_direct() { of_primary(&member) } else { Ok(set.clone()) };
+            first.and_then(|first| is_up_to_date(&first, &role, &address))
         } else if members.len() < 2 && (is("ismaster") || is("isWritablePrimary")) {
             if is_set { is_alone(&member) } else { Ok(()) }
         } else {
             continue;
         };
-        match may.and_then(|()| may_lock(&member)) {
+        match may.and_then(|()| may_lock(&member)).and_then(|()| counts(&member)) {
             Ok(()) => return Ok(Member { server: member, address, process: process(&role) }),
             Err(refused) => why = refused,
         }
@@ -115,13 +134,21 @@ fn is_up_to_date(set: &Document, role: &Document, address: &str) -> Result<(), S
     }
 }
 
+/// What the set's primary has written, as this member knows it; nothing where there is no primary.
+fn of_primary(server: &Server) -> Result<Document, String> {
+    let status = server
+        .command("admin", doc! { "replSetGetStatus": 1 })
+        .map_err(|trouble| format!("how far it is behind its set is not known ({trouble}): {MONITOR}"))?;
+    let mut members = status.get_array("members").into_iter().flatten().filter_map(Bson::as_document);
+    let primary = members.find(|member| number(member, "state") == Some(PRIMARY));
+    let last = primary.and_then(|primary| primary.get_datetime("optimeDate").ok().copied());
+    Ok(last.map(|last| doc! { "lastWrite": { "lastWriteDate": last } }).unwrap_or_default())
+}
+
 /// Hidden members are in no list that everybody gets.
 fn is_alone(server: &Server) -> Result<(), String> {
     let status = server.command("admin", doc! { "replSetGetStatus": 1 }).map_err(|trouble| {
-        format!(
-            "whether its set has hidden members is not known ({trouble}): give the user the role `clusterMonitor` in \
-             the database `admin`"
-        )
+        format!("whether its set has hidden members is not known ({trouble}): {MONITOR}")
     })?;
     let members = status.get_array("members").into_iter().flatten().filter_map(Bson::as_document);
     match members.filter(|member| number(member, "state") != Some(ARBITER)).count() {
@@ -160,6 +187,12 @@ pub(super) fn may_lock(server: &Server) -> Result<(), String> {
     }
 }
 
+/// Where it does not say how many unlocks it has carried out, an unlock whose answer is lost could only be guessed at.
+fn counts(server: &Server) -> Result<(), String> {
+    let told = unlocks(server).map(|_| ());
+    told.map_err(|trouble| format!("how many unlocks it has carried out is not known ({trouble}): {MONITOR}"))
+}
+
 /// Connects to this member alone.
 pub(super) fn connect(uri: &SecretSource, address: &str) -> Result<Server, String> {
     let parsed = ServerAddress::parse(address).map_err(|_| "its address cannot be understood".to_owned())?;
@@ -169,6 +202,10 @@ pub(super) fn connect(uri: &SecretSource, address: &str) -> Result<Server, Strin
 /// What it is in its set. Also where it does not know the command by its newer name.
 fn role(server: &Server) -> Result<Document, Trouble> {
     server.command("admin", doc! { "isMaster": 1 })
+}
+
+fn role_within(server: &Server) -> Result<Document, Trouble> {
+    server.command_within(LOOK, "admin", doc! { "isMaster": 1 })
 }
 
 fn is_router(role: &Document) -> bool {
@@ -182,19 +219,62 @@ fn process(role: &Document) -> String {
 }
 
 /// What it is now to who has locked the process `of`.
-pub(super) fn look(server: &Server, of: &str) -> Result<Is, Trouble> {
-    let is_locked = is_locked(server)?;
+pub(super) fn look(server: &Server, of: &str) -> Result<Seen, Trouble> {
+    let told = operations(server)?;
+    let is_locked = told.get_bool("fsyncLock").unwrap_or_default();
+    let running = told.get_array("inprog").into_iter().flatten().filter_map(Bson::as_document);
+    let is_busy = running.filter(|one| one.get_str("appName").is_ok_and(|name| name == NAME)).any(|one| {
+        let command = one.get_document("command");
+        command.is_ok_and(|command| LOCKING.iter().any(|name| command.contains_key(name)))
+    });
     // Asked last: what was seen before is of this process or an earlier one.
-    if !of.is_empty() && process(&role(server)?) != of {
-        return Ok(Is::Another);
-    }
-    Ok(if is_locked { Is::Locked } else { Is::Free })
+    let is = match () {
+        () if !of.is_empty() && process(&role_within(server)?) != of => Is::Another,
+        () if is_locked => Is::Locked,
+        () => Is::Free,
+    };
+    Ok(Seen { is, is_busy })
 }
 
 /// True if nobody may write there.
 pub(super) fn is_locked(server: &Server) -> Result<bool, Trouble> {
-    let told = server.command("admin", doc! { "currentOp": 1, "$ownOps": true })?;
-    Ok(told.get_bool("fsyncLock").unwrap_or_default())
+    Ok(operations(server)?.get_bool("fsyncLock").unwrap_or_default())
+}
+
+/// What it works on for this user; for everybody, where it has no users.
+fn operations(server: &Server) -> Result<Document, Trouble> {
+    server.command_within(LOOK, "admin", doc! { "currentOp": 1, "$ownOps": true })
+}
+
+/// How many unlocks it has carried out since its start. By that an unlock whose answer was lost is told from one that
+/// has not come: who has locked it is nowhere to be seen.
+pub(super) fn unlocks(server: &Server) -> Result<i64, Trouble> {
+    let status = server.command("admin", doc! { "serverStatus": 1 })?;
+    let commands = status.get_document("metrics").and_then(|metrics| metrics.get_document("commands"));
+    let counts = commands.and_then(|commands| commands.get_document(LOCKING[1]));
+    let counted = counts.ok().and_then(|counts| Some(number(counts, "total")? - number(counts, "failed")?));
+    counted.ok_or_else(|| Trouble::unfit("it does not say how many unlocks it has carried out"))
+}
+
+/// What keeps a lock waiting, and with the lock every writer behind it; none: nothing that can be seen.
+pub(super) fn held_up(server: &Server) -> Option<String> {
+    let long = [
+        doc! { "secs_running": { "$gte": HELD_UP_SECS } },
+        doc! { "transaction.timeOpenMicros": { "$gte": HELD_UP_SECS * 1_000_000 } },
+    ];
+    let command = doc! { "currentOp": 1, "$or": long.to_vec() };
+    // Whoever may not see the operations of others is not kept from locking.
+    let told = server.command_within(LOOK, "admin", command).ok()?;
+    let mut running = told.get_array("inprog").into_iter().flatten().filter_map(Bson::as_document);
+    let holds = |one: &&Document| {
+        let locks = one.get_document("locks").and_then(|locks| locks.get_str("Global"));
+        let is_of_a_client = ["client", "client_s"].iter().any(|key| one.contains_key(key));
+        is_of_a_client && locks.is_ok_and(|mode| mode.eq_ignore_ascii_case("w"))
+    };
+    running.find(holds).map(|one| {
+        let name = one.get_str("op").unwrap_or("operation");
+        format!("a client's {name} has held what a lock waits for, for {HELD_UP_SECS} seconds or more")
+    })
 }
 
 /// Locks it.

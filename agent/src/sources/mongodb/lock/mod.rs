@@ -12,7 +12,7 @@ mod member;
 mod record;
 mod release;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin};
@@ -33,6 +33,20 @@ const BEGIN: Duration = Duration::from_secs(60);
 const END: Duration = Duration::from_secs(60);
 /// How long a drop waits for that.
 const GLANCE: Duration = Duration::from_secs(5);
+
+/// For how long a backup waits for somebody else who is at a record.
+const TAKEN: Duration = Duration::from_secs(10);
+
+/// What is left of earlier locks, the worst last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Left {
+    /// Nothing that is known to be locked.
+    Nothing,
+    /// Somebody is at it.
+    Taken,
+    /// Something that may be locked, and could not be unlocked.
+    Person,
+}
 
 /// The records that locks of this process look after themselves.
 static LOOKED_AFTER: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
@@ -131,6 +145,7 @@ impl Locked {
             member: address.clone(),
             process: process.clone(),
             stage: Stage::Intended,
+            unlocks: None,
         };
         let looked_after = LookedAfter::begin(Record::place(&terms.state));
         let record = looked_after.0.clone();
@@ -277,48 +292,69 @@ impl Watched {
 }
 
 /// Unlocks what earlier runs have left locked, of the source `source` alone if it is given. `uri_of` says how a source's
-/// server is reached. False if something may be locked now. Blocks, within the runtime.
+/// server is reached. Blocks, within the runtime.
 pub(crate) fn unlock_left(
     state: &Path,
     source: Option<&str>,
     uri_of: &dyn Fn(&str) -> Option<SecretSource>,
-) -> bool {
+) -> Left {
     let left = Record::all(state).into_iter();
     let left = left.filter(|(_, record)| source.is_none_or(|source| source == record.source));
-    let mut is_all = true;
     // Each is tried, whatever comes of one.
-    for (path, record) in left {
-        is_all &= unlock_one(&path, &record, uri_of);
-    }
-    is_all
+    left.fold(Left::Nothing, |all, (path, record)| all.max(unlock_one(&path, &record, uri_of)))
 }
 
-fn unlock_one(path: &Path, record: &Record, uri_of: &dyn Fn(&str) -> Option<SecretSource>) -> bool {
-    // Somebody is at it: it is nothing to wait for where it is only seen that no late lock comes.
-    let is_late = matches!(record.stage, Stage::Asked(_));
+/// The same for a backup of `source`, which waits for a while where somebody else is at it. What it returns is to be told
+/// by the backup: a server that is locked is read well.
+#[expect(clippy::disallowed_methods, reason = "a thread that does nothing else; it has an end")]
+pub(crate) fn unlock_before(state: &Path, source: &str, uri: &SecretSource) -> Option<String> {
+    let began = Instant::now();
+    loop {
+        return match unlock_left(state, Some(source), &|_| Some(uri.clone())) {
+            Left::Nothing => None,
+            Left::Taken if began.elapsed() < TAKEN => {
+                thread::sleep(release::AGAIN);
+                continue;
+            }
+            Left::Taken => Some("an earlier lock of it is still being undone".to_owned()),
+            Left::Person => Some(
+                "an earlier lock of it may not have been undone, and nobody but a person can say whether it has: if nobody \
+                 can write to it, do what the agent's log says"
+                    .to_owned(),
+            ),
+        };
+    }
+}
+
+fn unlock_one(path: &Path, record: &Record, uri_of: &dyn Fn(&str) -> Option<SecretSource>) -> Left {
+    // It is nothing to wait for where it is only seen that no late lock comes.
+    let taken = if matches!(record.stage, Stage::Asked(_)) { Left::Nothing } else { Left::Taken };
     if LookedAfter::has(path) {
-        return is_late;
+        return taken;
     }
     let mut owned = match Owned::take(path) {
         Ok(Some(owned)) => owned,
-        Ok(None) => return true,
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return is_late,
+        Ok(None) => return Left::Nothing,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return taken,
         Err(error) => {
             tracing::error!(file = %path.display(), %error, "the record of a lock cannot be read");
-            return false;
+            return Left::Person;
         }
     };
-    let Record { source, member, .. } = owned.record().clone();
-    if owned.record().stage == Stage::Intended {
+    let Record { source, member, stage, .. } = owned.record().clone();
+    if stage == Stage::Intended {
         owned.end();
-        return true;
+        return Left::Nothing;
     }
     let server = match uri_of(&source) {
         Some(uri) => member::connect(&uri, &member),
         None => Err("the agent's configuration no longer has its source".to_owned()),
     };
+    let tell = |what: &str| {
+        tracing::warn!(source, member, "a MongoDB server that an earlier run has locked: {what}")
+    };
     let tried = server.and_then(|server| {
-        release::once(&server, &mut owned).map_err(|trouble| format!("it is not unlocked: {trouble}"))
+        release::once(&server, &mut owned, &tell).map_err(|trouble| format!("it is not unlocked: {trouble}"))
     });
     match tried {
         Ok(Came::Released(stays)) => {
@@ -329,7 +365,7 @@ fn unlock_one(path: &Path, record: &Record, uri_of: &dyn Fn(&str) -> Option<Secr
                 "unlocked what an earlier run has locked"
             );
             owned.end();
-            true
+            Left::Nothing
         }
         Ok(Came::Lost(why)) => {
             tracing::warn!(
@@ -338,18 +374,30 @@ fn unlock_one(path: &Path, record: &Record, uri_of: &dyn Fn(&str) -> Option<Secr
                 "a MongoDB server is not locked by an earlier run any more: {why}"
             );
             owned.end();
-            true
+            Left::Nothing
         }
-        Ok(Came::Waits) => true,
+        // Nothing of it is there to unlock, and no second lock is asked for while its record is there.
+        Ok(Came::Waits) => Left::Nothing,
         Ok(Came::Person(why)) | Err(why) => {
-            tracing::error!(
-                source,
-                member,
-                "an earlier run may have left a MongoDB server locked ({why}): run db.fsyncUnlock() there if nobody can \
-                 write to it, then remove {}",
-                path.display()
-            );
-            false
+            if is_news(path, &why) {
+                tracing::error!(
+                    source,
+                    member,
+                    "an earlier run may have left a MongoDB server locked ({why}): run db.fsyncUnlock() there if nobody \
+                     can write to it, then remove {}",
+                    path.display()
+                );
+            }
+            Left::Person
         }
     }
+}
+
+/// What was told of records that are still there: it is tried every few seconds, and told once.
+static TOLD: Mutex<BTreeMap<PathBuf, String>> = Mutex::new(BTreeMap::new());
+
+fn is_news(path: &Path, why: &str) -> bool {
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    told.retain(|path, _| path.exists());
+    told.insert(path.to_owned(), why.to_owned()).is_none_or(|before| before != why)
 }

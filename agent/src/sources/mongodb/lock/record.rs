@@ -9,12 +9,14 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
 /// Records lie in the agent's state folder under this and a number.
 const NAMED: &str = "locked-";
+/// A record that has been written for so long has no writer any more.
+const TORN: Duration = Duration::from_secs(60 * 60);
 
 /// How far a lock is.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -28,7 +30,10 @@ pub(super) enum Stage {
     Held,
     /// The server has said that somebody else has locked it, too.
     Shared,
-    /// An unlock was sent while it was locked by two, and there is no answer: another one might be somebody else's.
+    /// An unlock was sent, and there is no answer yet.
+    Unlocking,
+    /// An unlock was carried out, ours as far as anybody can know, and it is locked all the same: another unlock might be
+    /// somebody else's.
     Doubtful,
 }
 
@@ -42,6 +47,9 @@ pub(super) struct Record {
     /// An earlier release did not write it.
     #[serde(default = "long_ago")]
     pub(super) stage: Stage,
+    /// How many unlocks the server had carried out before it was asked to lock. An earlier release did not write it.
+    #[serde(default)]
+    pub(super) unlocks: Option<i64>,
 }
 
 fn long_ago() -> Stage {
@@ -82,7 +90,20 @@ impl Record {
                 return Vec::new();
             }
         };
-        let named = listed.flatten().filter(|file| file.file_name().to_string_lossy().starts_with(NAMED));
+        let (mut named, mut torn) = (Vec::new(), Vec::new());
+        for file in listed.flatten() {
+            let name = file.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with(NAMED) {
+                named.push(file);
+            } else if name.strip_prefix('.').is_some_and(|name| name.starts_with(NAMED)) {
+                torn.push(file.path());
+            }
+        }
+        // One that never got its name: nothing was locked by it.
+        for path in torn.iter().filter(|path| is_torn(path)) {
+            let _ = fs::remove_file(path);
+        }
         let read = |path: PathBuf| match fs::read(&path) {
             Ok(text) => match serde_json::from_slice(&text) {
                 Ok(record) => Some((path, record)),
@@ -99,8 +120,15 @@ impl Record {
                 None
             }
         };
-        named.filter_map(|file| read(file.path())).collect()
+        named.into_iter().filter_map(|file| read(file.path())).collect()
     }
+}
+
+/// True if whoever wrote it was cut off.
+fn is_torn(path: &Path) -> bool {
+    let written = fs::metadata(path).and_then(|there| there.modified());
+    let is_old = written.is_ok_and(|then| then.elapsed().is_ok_and(|age| age > TORN));
+    is_old && File::open(path).is_ok_and(|file| file.try_lock().is_ok())
 }
 
 /// Where a record is written before it has its name.
@@ -116,6 +144,8 @@ pub(super) struct Owned {
     record: Record,
     /// All files that it was while it is owned: whoever has opened one of them does not get it.
     files: Vec<File>,
+    /// When a lock was asked for, if that was done here: a clock that is set does not change it.
+    asked: Option<Instant>,
 }
 
 impl Owned {
@@ -137,11 +167,24 @@ impl Owned {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let record = serde_json::from_slice(&fs::read(path)?)?;
-        Ok(Some(Self { path: path.to_owned(), record, files: vec![file] }))
+        Ok(Some(Self { path: path.to_owned(), record, files: vec![file], asked: None }))
     }
 
     pub(super) fn record(&self) -> &Record {
         &self.record
+    }
+
+    /// From now on a lock may come, durably. The server has carried out so many unlocks until now.
+    pub(super) fn ask(&mut self, unlocks: i64) -> io::Result<()> {
+        self.record.unlocks = Some(unlocks);
+        self.set(Stage::Asked(now()))?;
+        self.asked = Some(Instant::now());
+        Ok(())
+    }
+
+    /// For how long it has been asked for, if it was at the second `at` since 1970.
+    pub(super) fn asked_for(&self, at: u64) -> Duration {
+        self.asked.map_or_else(|| Duration::from_secs(now().saturating_sub(at)), |asked| asked.elapsed())
     }
 
     /// It is that far from now on, durably.
@@ -165,7 +208,13 @@ mod tests {
     use super::*;
 
     fn record() -> Record {
-        Record { source: "a+b".into(), member: "h:1".into(), process: String::new(), stage: Stage::Intended }
+        Record {
+            source: "a+b".into(),
+            member: "h:1".into(),
+            process: String::new(),
+            stage: Stage::Intended,
+            unlocks: None,
+        }
     }
 
     #[test]
@@ -176,7 +225,7 @@ mod tests {
         let opened = File::open(&path).expect("there");
         let mut mine = Owned::take(&path).expect("free").expect("there");
         assert!(Owned::take(&path).is_err());
-        for stage in [Stage::Asked(7), Stage::Held, Stage::Shared, Stage::Doubtful] {
+        for stage in [Stage::Asked(7), Stage::Held, Stage::Shared, Stage::Unlocking, Stage::Doubtful] {
             mine.set(stage).expect("written");
             assert!(opened.try_lock().is_err() && Owned::take(&path).is_err());
             let all = Record::all(state.path());
@@ -195,8 +244,27 @@ mod tests {
         // What is a folder cannot be read.
         fs::create_dir(at("locked-unread")).expect("made");
         fs::write(at("locked-old"), r#"{"source":"s","member":"m","process":"p"}"#).expect("written");
+        // One that was never written to its end, and one that may be being written.
+        for (name, age) in [(".locked-old", 2 * TORN), (".locked-new", Duration::ZERO)] {
+            let file = File::create(at(name)).expect("made");
+            file.set_modified(SystemTime::now() - age).expect("set");
+        }
         let all = Record::all(state.path());
-        assert!(all.len() == 1 && all[0].1.stage == Stage::Asked(0), "{all:?}");
+        assert!(all.len() == 1 && all[0].1.stage == Stage::Asked(0) && all[0].1.unlocks.is_none(), "{all:?}");
         assert!(!at("locked-torn").exists() && at("locked-unread").exists());
+        assert!(!at(".locked-old").exists() && at(".locked-new").exists());
+    }
+
+    #[test]
+    fn a_clock_that_is_set_forward_makes_no_lock_that_was_asked_for_here_old() {
+        let state = tempfile::tempdir().expect("a folder");
+        let path = Record::place(state.path());
+        drop(record().write(&path).expect("written"));
+        let mut owned = Owned::take(&path).expect("free").expect("there");
+        owned.ask(3).expect("written");
+        assert_eq!((owned.record().unlocks, owned.asked_for(0).as_secs()), (Some(3), 0));
+        drop(owned);
+        let found = Owned::take(&path).expect("free").expect("there");
+        assert!(found.record().unlocks == Some(3) && found.asked_for(0).as_secs() > 1_000_000);
     }
 }
