@@ -104,6 +104,15 @@ impl Server {
         })
     }
 
+    /// The same, read.
+    pub(crate) fn read(&self, database: &str, collection: &str) -> Vec<Document> {
+        let read = |bytes| {
+            let raw = RawDocumentBuf::from_bytes(bytes).expect("a document");
+            Document::try_from(&*raw).expect("a document")
+        };
+        self.documents(database, collection).into_iter().map(read).collect()
+    }
+
     /// The indexes of a collection by name, as JSON.
     pub(crate) fn indexes(&self, database: &str, collection: &str) -> BTreeMap<String, String> {
         let answer = self.run(database, doc! { "listIndexes": collection });

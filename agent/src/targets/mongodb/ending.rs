@@ -102,9 +102,10 @@ fn recover_one(
         None => {}
         Some(false) => return Ok(None),
         Some(true) => {
+            let moves = journal.moves()?;
             let mut swap = Swap::look(server, &journal)?;
-            fence::lift(&mut swap, &journal.fences)?;
-            swap.tidy(&[Staged::Old, Staged::New], &[])?;
+            let kept = fence::lift(&mut swap, &journal.fences, &moves)?;
+            swap.tidy(&[Staged::Old, Staged::New], &kept)?;
             journal.end()?;
             return Ok(None);
         }
@@ -123,12 +124,16 @@ fn recover_one(
     if is_taken {
         let late = fence::of_late(&Swap::look(server, &journal)?, journal.phase, &moves);
         journal.fence(late)?;
-        // What is put in the way now stays there; what is to lie aside first is fenced when it goes.
-        let fences = journal.fences.clone();
+    }
+    if !journal.fences.is_empty() {
+        // What is put in the way now stays there; what is to lie aside first is fenced when it goes. Whoever took the
+        // restore over before may have died before it came to this.
+        let mut swap = Swap::look(server, &journal)?;
+        fence::give_back(&mut swap, journal.phase, &moves)?;
         let came =
-            |name: &Name| Staged::of(&name.collection).is_some_and(|(_, staged, _)| staged == Staged::Came);
-        let came: Vec<Name> = fences.into_iter().filter(came).collect();
-        fence::put(&mut Swap::look(server, &journal)?, &came, &[])?;
+            |name: &&Name| Staged::of(&name.collection).is_some_and(|(_, staged, _)| staged == Staged::Came);
+        let came: Vec<Name> = journal.fences.iter().filter(came).cloned().collect();
+        fence::put(&mut swap, &came, &[])?;
     }
     Ok(Some(match journal.phase {
         Phase::Loading => {
@@ -253,6 +258,14 @@ fn back_and_tidy(
 pub(super) fn tidy_or_log(server: &Server, journal: &Journal<'_>) {
     if let Err(left) = tidy(server, journal, &[Staged::New]) {
         tracing::warn!(error = %left, "what a restore has staged stays until the next start");
+    }
+}
+
+/// Drops what is staged, and leaves the journal to whoever has it now.
+pub(super) fn drop_or_log(server: &Server, journal: &Journal<'_>) {
+    let dropped = Swap::look(server, journal).and_then(|mut swap| swap.tidy(&[Staged::New], &[]));
+    if let Err(left) = dropped {
+        tracing::warn!(error = %left, "what a restore has staged after another agent had ended it stays");
     }
 }
 

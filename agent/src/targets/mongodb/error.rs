@@ -11,6 +11,9 @@ pub(crate) enum RestoreError {
     /// It cannot be carried out, for this reason.
     #[error("{0}")]
     Refused(String),
+    /// It is another agent's now, or was ended by one.
+    #[error("{0}")]
+    Lost(&'static str),
     /// The archive is not what the archive of a server has to be.
     #[error("the archive's entry {path} is refused: {cause}")]
     Archive { path: EntryPath, cause: String },

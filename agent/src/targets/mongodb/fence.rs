@@ -3,17 +3,18 @@
 //! An agent that stood still between its last look at its lease and its next rename may send that rename long after its
 //! restore was taken over and ended: a live collection would go. It renames one name after the other, so it is known
 //! what it was about to rename, and to which names; a server refuses a rename to a name that is taken. Must stay true:
-//! what is put there is empty, and only what is empty is dropped; a name is never free between what lay there and its
-//! fence.
+//! what is put there is empty, and only what is empty is dropped; where something lay there, the name is taken at once
+//! when that goes; what a late rename has carried there all the same gets its name back, and hinders nothing.
 
 use std::time::{Duration, SystemTime};
 
 use mongodb::bson::doc;
+use proto::failure::chain;
 
 use super::error::{RestoreError, failed};
 use super::journal::{Move, Phase, What};
 use super::select::Name;
-use super::swap::Swap;
+use super::swap::{AGAIN, EXISTS, Swap, TRIES};
 use crate::sources::mongodb::names::Staged;
 
 /// So long they stay taken, by the clock of whoever looks.
@@ -40,10 +41,7 @@ pub(super) fn of_late(swap: &Swap<'_>, phase: Phase, moves: &[Move]) -> Vec<Name
         Phase::Loading | Phase::Live | Phase::Built => (None, Staged::New),
     };
     let Some(step) = step else { return Vec::new() };
-    let came = swap.staged(step, Staged::Came);
-    // What has come under it is somebody's, and takes the name as well.
-    let came = (!swap.has(&came)).then_some(came);
-    [Some(swap.staged(step, staged)), came].into_iter().flatten().collect()
+    vec![swap.staged(step, staged), swap.free_came(step)]
 }
 
 /// True once they may be free again; none: they have not been put there.
@@ -78,21 +76,91 @@ pub(super) fn put(swap: &mut Swap<'_>, fences: &[Name], words: &[Staged]) -> Res
     Ok(())
 }
 
-/// Gives them up.
-pub(super) fn lift(swap: &mut Swap<'_>, fences: &[Name]) -> Result<(), RestoreError> {
+/// What a late owner has carried away to these names, before they were taken, gets its name back.
+pub(super) fn give_back(swap: &mut Swap<'_>, phase: Phase, moves: &[Move]) -> Result<(), RestoreError> {
+    for fence in swap.fences {
+        let Some(step) = of(fence, moves).filter(|step| !swap.has(&step.name)) else { continue };
+        let is_missing = match (phase, &step.what) {
+            (Phase::Swapping, What::Collection { .. }) => !swap.has(&swap.staged(step, Staged::New)),
+            (Phase::Undoing, What::Collection { replaces: true } | What::Removed) => {
+                !swap.has(&swap.staged(step, Staged::Old))
+            }
+            _ => false,
+        };
+        let is_came = Staged::of(&fence.collection).is_some_and(|(_, staged, _)| staged == Staged::Came);
+        if is_missing && is_came && swap.has(fence) && !is_empty(swap, fence)? {
+            tracing::warn!("{} was renamed late by another agent: it gets its name back", step.name);
+            swap.rename(fence, &step.name)?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives them up. What lies there and is not empty gets its name back if that is missing; else it is kept, and told by
+/// each backup. Returns what is kept.
+pub(super) fn lift(swap: &mut Swap<'_>, fences: &[Name], moves: &[Move]) -> Result<Vec<Name>, RestoreError> {
+    let mut kept = Vec::new();
     for (number, fence) in (0..).zip(fences) {
         for name in [fence.clone(), spare(swap, fence, number)] {
             if !swap.has(&name) {
                 continue;
             }
-            let any = swap.server.list(&name.database, doc! { "find": &name.collection, "limit": 1 });
-            if !any.map_err(failed(format!("look at {name}")))?.is_empty() {
-                return Err(RestoreError::Refused(format!("{name} should be empty and is not: look at it")));
+            if is_empty(swap, &name)? {
+                swap.drop(&name)?;
+                continue;
             }
-            swap.drop(&name)?;
+            let live = of(&name, moves).map(|step| step.name.clone()).filter(|live| !swap.has(live));
+            let given_back = live.as_ref().is_some_and(|live| match swap.rename(&name, live) {
+                Ok(()) => true,
+                Err(error) => {
+                    tracing::warn!("{name} does not get the name {live} back: {}", chain(&error));
+                    false
+                }
+            });
+            match live.filter(|_| given_back) {
+                Some(live) => {
+                    tracing::warn!("{live} was renamed late by another agent: it has its name back")
+                }
+                None => {
+                    tracing::warn!("{name} should be empty and is not; it is kept: look at it, and drop it");
+                    kept.push(name);
+                }
+            }
         }
     }
-    Ok(())
+    Ok(kept)
+}
+
+/// Whose name was to be renamed to this one.
+fn of<'a>(fence: &Name, moves: &'a [Move]) -> Option<&'a Move> {
+    let (_, _, number) = Staged::of(&fence.collection).filter(|(_, _, number)| *number < SPARE)?;
+    let is_it = |step: &&Move| step.number == number % AGAIN && step.name.database == fence.database;
+    moves.iter().find(is_it)
+}
+
+fn is_empty(swap: &Swap<'_>, name: &Name) -> Result<bool, RestoreError> {
+    let any = swap.server.list(&name.database, doc! { "find": &name.collection, "limit": 1 });
+    Ok(any.map_err(failed(format!("look at {name}")))?.is_empty())
+}
+
+/// Takes the name that `step` has just got back from, at once. What a late rename has carried there in between gets its
+/// name back once more.
+pub(super) fn take_at_once(swap: &mut Swap<'_>, fence: &Name, step: &Move) -> Result<(), RestoreError> {
+    for _ in 0..TRIES {
+        match create(swap, fence) {
+            // It is taken: by whom is seen below.
+            Err(RestoreError::Server { source, .. }) if source.code == Some(EXISTS) => swap.came(fence),
+            created => created?,
+        }
+        // From here on nothing carries it away any more.
+        if swap.is_there(&step.name)? || is_empty(swap, fence)? {
+            return Ok(());
+        }
+        tracing::warn!("{} was renamed late by another agent: it gets its name back", step.name);
+        swap.went(&step.name);
+        swap.settle(fence, step)?;
+    }
+    Err(RestoreError::Refused(format!("somebody keeps renaming {}: stop it", step.name)))
 }
 
 fn spare(swap: &Swap<'_>, fence: &Name, number: i32) -> Name {

@@ -196,14 +196,30 @@ impl<'a> Journal<'a> {
         Ok(())
     }
 
-    /// What is going to be renamed, and then that it is: from the return on the swap begins.
-    pub(super) fn swap(&mut self, moves: &[Move]) -> Result<(), RestoreError> {
+    /// What is going to be renamed, once [`Phase::Swapping`] is said.
+    pub(super) fn announce(&self, moves: &[Move]) -> Result<(), RestoreError> {
         // What is written to a journal that another agent has ended would make it anew.
         self.lease.as_ref().map_or(Ok(()), |lease| lease.check(self.server))?;
         for batch in moves.chunks(BATCH) {
             self.write(batch.iter().map(Move::to_document).collect())?;
         }
-        self.go(Phase::Swapping)
+        Ok(())
+    }
+
+    /// False if another agent has taken it over, or has ended it. What was written to it since is nobody's then.
+    pub(super) fn is_ours(&self) -> Result<bool, RestoreError> {
+        let Some(lease) = &self.lease else { return Ok(true) };
+        let is_ours = lease.is_ours(self.server)?;
+        let is_left = || Ok::<_, RestoreError>(Self::ids(self.server)?.contains(&self.id));
+        if !is_ours && owner::head(self.server, &self.id)?.is_none() && is_left()? {
+            self.end()?;
+        }
+        Ok(is_ours)
+    }
+
+    /// An error once it is not ours any more.
+    pub(super) fn keep(&self) -> Result<(), RestoreError> {
+        if self.is_ours()? { Ok(()) } else { Err(owner::lost()) }
     }
 
     /// It is that far from now on.
@@ -236,7 +252,7 @@ impl<'a> Journal<'a> {
         let told = self.server.change(JOURNALS, command, None).map_err(failed("write the journal"))?;
         if told.get_i32("n").ok() != Some(1) {
             let gone = "the journal of the restore is not there any more, or is another agent's";
-            return Err(RestoreError::Refused(gone.to_owned()));
+            return Err(RestoreError::Lost(gone));
         }
         Ok(())
     }
@@ -296,8 +312,11 @@ impl<'a> Journal<'a> {
 
     /// The restore is over: nothing of it is left.
     pub(super) fn end(&self) -> Result<(), RestoreError> {
-        let dropped = self.server.change(JOURNALS, doc! { "drop": &self.id }, None);
-        dropped.map(|_| ()).map_err(failed("remove the journal"))
+        match self.server.change(JOURNALS, doc! { "drop": &self.id }, None) {
+            Ok(_) => Ok(()),
+            Err(trouble) if trouble.is_vanished => Ok(()),
+            Err(trouble) => Err(failed("remove the journal")(trouble)),
+        }
     }
 
     fn write(&self, documents: Vec<Document>) -> Result<(), RestoreError> {

@@ -88,25 +88,29 @@ where
     let databases: BTreeSet<String> = targets.map(|name| name.database.clone()).collect();
     let mut journal = Journal::begin(server, id, owner, databases.into_iter().collect())?;
     steps::reach(Step::StagingBegun);
-    let staged = stage(server, id, plan, entries, contents, progress).and_then(|notes| {
+    let staged = stage(server, &journal, plan, entries, contents, progress).and_then(|notes| {
         progress.staged().map_err(RestoreError::NotStopped)?;
         Ok((moves(server, plan, &journal.databases)?, notes))
     });
     let (moves, mut notes) = match staged {
         Ok(staged) => staged,
-        Err(error) => {
-            tidy_or_log(server, &journal);
-            return Err(error);
-        }
+        Err(error) => return Err(leave(server, &journal, error)),
     };
     steps::reach(Step::StagedDurable);
-    if let Err(error) = journal.swap(&moves) {
-        // It may say all the same that the swap has begun: then nothing of what is staged may go.
-        if journal.go(Phase::Loading).is_err() {
-            return Err(RestoreError::Interrupted(Box::new(error)));
+    if let Err(error) = journal.announce(&moves) {
+        return Err(leave(server, &journal, error));
+    }
+    match journal.go(Phase::Swapping) {
+        Ok(()) => {}
+        // It was not written: whoever has taken the restore over has found it loading.
+        Err(error @ RestoreError::Lost(_)) => return Err(leave(server, &journal, error)),
+        Err(error) => {
+            // It may say all the same that the swap has begun: then nothing of what is staged may go.
+            if journal.go(Phase::Loading).is_err() {
+                return Err(RestoreError::Interrupted(Box::new(error)));
+            }
+            return Err(leave(server, &journal, error));
         }
-        tidy_or_log(server, &journal);
-        return Err(error);
     }
     progress.swap_begins();
     steps::reach(Step::SwapBegun);
@@ -123,10 +127,26 @@ where
     })
 }
 
+/// Drops what was staged for a swap that was not begun, and the journal if it is still ours. Returns why it ends.
+fn leave(server: &Server, journal: &Journal<'_>, error: RestoreError) -> RestoreError {
+    match journal.is_ours() {
+        Ok(true) => tidy_or_log(server, journal),
+        Ok(false) => {
+            // Nobody else knows of what was staged since. Whoever has taken the restore over uses none of it.
+            ending::drop_or_log(server, journal);
+            return owner::lost();
+        }
+        Err(unknown) => {
+            tracing::warn!(error = %unknown, "what a restore has staged stays until the next start");
+        }
+    }
+    error
+}
+
 /// Loads and checks everything beside what is live, and says what people should know of it.
 fn stage<E>(
     server: &Server,
-    id: &str,
+    journal: &Journal<'_>,
     plan: &Plan,
     entries: impl Iterator<Item = Result<Entry, E>>,
     contents: &mut Contents<'_>,
@@ -146,7 +166,9 @@ where
         let entry = entry?;
         let EntryKind::File(content) = &entry.kind else { continue };
         let Some((number, restored)) = wanted.remove(&entry.path) else { continue };
-        let staged = Staged::New.name(id, number);
+        // What is staged after another agent has taken the restore over is in no journal.
+        journal.keep()?;
+        let staged = Staged::New.name(&journal.id, number);
         if stage_one(server, restored, &staged, (&entry.path, content), contents, progress)? {
             stamped.push(format!(
                 "{}: the server has written the time into timestamps that were zero",

@@ -9,7 +9,7 @@
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use mongodb::bson::{Document, doc};
 use tokio_util::task::AbortOnDropHandle;
@@ -29,16 +29,16 @@ const EVERY: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(5);
 /// So long a count is good for renames: some may be lost.
 const LEASE: Duration = Duration::from_secs(20);
-/// A lease, 30 seconds in which a member may be looked for, 30 for a change that was sent, and some to spare.
-const STALE: Duration = Duration::from_secs(90);
+/// A lease, 45 seconds in which a change may be on its way to a member, 30 in which that works on it, and some to spare.
+const STALE: Duration = Duration::from_secs(120);
 /// How often somebody looks who waits.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// What an owner knows of its counting.
 #[derive(Debug, Default)]
 struct Heard {
-    /// When the last count was sent that the server has confirmed, since the machine's start.
-    confirmed: Option<Duration>,
+    /// When the last count was sent that the server has confirmed.
+    confirmed: Option<Moment>,
     /// The journal has gone, or is another agent's.
     is_lost: bool,
 }
@@ -53,21 +53,31 @@ enum Stands {
 
 impl Heard {
     /// What the server said to a count that was sent at `sent`; none: nothing, in time.
-    fn told(&mut self, sent: Option<Duration>, answer: Option<&Document>) {
+    fn told(&mut self, sent: Moment, answer: Option<&Document>) {
+        // One that is refused says nothing of whose the journal is.
+        let answer = answer.filter(|answer| !answer.contains_key("writeErrors"));
         match answer.map(|answer| answer.get_i32("n")) {
-            Some(Ok(1)) => self.confirmed = sent.or(self.confirmed),
+            Some(Ok(1)) => self.confirmed = Some(sent),
             Some(Ok(0)) => self.is_lost = true,
             _ => {}
         }
     }
 
-    fn stands(&self, now: Option<Duration>) -> Stands {
-        match (self.is_lost, now, self.confirmed) {
-            (true, ..) => Stands::Lost,
-            (false, Some(now), Some(then)) if now.saturating_sub(then) < LEASE => Stands::Good,
+    fn stands(&self, now: Moment) -> Stands {
+        match (self.is_lost, self.confirmed) {
+            (true, _) => Stands::Lost,
+            (false, Some(then)) if now.since(then) < LEASE => Stands::Good,
             _ => Stands::RunOut,
         }
     }
+}
+
+/// How a lease stands, once it has been waited for so long, at the longest, that it is good.
+fn awaited((heard, changed): &(Mutex<Heard>, Condvar), longest: Duration) -> Stands {
+    let heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+    let runs_out = |heard: &mut Heard| heard.stands(Moment::now()) == Stands::RunOut;
+    let waited = changed.wait_timeout_while(heard, longest, runs_out);
+    waited.unwrap_or_else(PoisonError::into_inner).0.stands(Moment::now())
 }
 
 /// A journal's owner counts for as long as this lives.
@@ -87,25 +97,24 @@ impl Lease {
         let command =
             doc! { "update": id, "updates": [count], "maxTimeMS": most, "writeConcern": { "w": 1 } };
         let shared = Arc::clone(&heard);
-        let counting = server.repeat((EVERY, ANSWER), JOURNALS, command, since_start, move |sent, answer| {
+        let counting = server.repeat((EVERY, ANSWER), JOURNALS, command, Moment::now, move |sent, answer| {
             shared.0.lock().unwrap_or_else(PoisonError::into_inner).told(sent, answer);
             shared.1.notify_all();
         });
         Self { heard, id: id.to_owned(), owner: owner.to_owned(), _counting: counting }
     }
 
+    /// True if the journal is still that of its owner.
+    pub(super) fn is_ours(&self, server: &Server) -> Result<bool, RestoreError> {
+        Ok(head(server, &self.id)?.as_ref().and_then(of).as_deref() == Some(&self.owner))
+    }
+
     /// Returns if the owner may rename now. One that could not count for a while waits until it can.
     pub(super) fn check(&self, server: &Server) -> Result<(), RestoreError> {
-        let head = head(server, &self.id)?;
-        if head.as_ref().and_then(of).as_deref() != Some(&self.owner) {
+        if !self.is_ours(server)? {
             return Err(lost());
         }
-        let heard = self.heard.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self
-            .heard
-            .1
-            .wait_timeout_while(heard, LEASE, |heard| heard.stands(since_start()) == Stands::RunOut);
-        match waited.unwrap_or_else(PoisonError::into_inner).0.stands(since_start()) {
+        match awaited(&self.heard, LEASE) {
             Stands::Good => Ok(()),
             Stands::Lost => Err(lost()),
             Stands::RunOut => Err(RestoreError::Refused(
@@ -117,18 +126,43 @@ impl Lease {
     }
 }
 
-fn lost() -> RestoreError {
-    RestoreError::Refused(
+pub(super) fn lost() -> RestoreError {
+    RestoreError::Lost(
         "another agent has taken the restore over, since this one stood still or did not reach the server: that one \
-         ends it, and nothing more is renamed here"
-            .to_owned(),
+         ends it, and nothing more is renamed here",
     )
 }
 
-/// How long the machine has run, times included in which it slept.
-fn since_start() -> Option<Duration> {
-    let text = std::fs::read_to_string("/proc/uptime").ok()?;
-    Duration::try_from_secs_f64(text.split_ascii_whitespace().next()?.parse().ok()?).ok()
+/// A moment, by clocks that go on while the machine sleeps.
+#[derive(Debug, Clone, Copy)]
+struct Moment {
+    /// Since the machine's start; none where the system does not say.
+    uptime: Option<Duration>,
+    /// Stands still while the machine sleeps.
+    steady: Instant,
+    /// May be set.
+    wall: SystemTime,
+}
+
+impl Moment {
+    fn now() -> Self {
+        let read = || {
+            let text = std::fs::read_to_string("/proc/uptime").ok()?;
+            Duration::try_from_secs_f64(text.split_ascii_whitespace().next()?.parse().ok()?).ok()
+        };
+        Self { uptime: read(), steady: Instant::now(), wall: SystemTime::now() }
+    }
+
+    /// How long ago `then` was. Where no clock says it alone: by the one that says more.
+    fn since(self, then: Self) -> Duration {
+        match (self.uptime, then.uptime) {
+            (Some(now), Some(then)) => now.saturating_sub(then),
+            _ => {
+                let steady = self.steady.saturating_duration_since(then.steady);
+                steady.max(self.wall.duration_since(then.wall).unwrap_or_default())
+            }
+        }
+    }
 }
 
 /// What a journal's head says of its owner; none: an earlier release has written it.
@@ -179,7 +213,7 @@ fn beat(head: &Document) -> Option<i64> {
 }
 
 /// The head of a journal; none: it has gone.
-fn head(server: &Server, id: &str) -> Result<Option<Document>, RestoreError> {
+pub(super) fn head(server: &Server, id: &str) -> Result<Option<Document>, RestoreError> {
     let find = doc! { "find": id, "filter": { "_id": HEAD }, "limit": 1 };
     let heads = server.list(JOURNALS, find).map_err(failed("look whose the restore is"))?;
     Ok(heads.first().and_then(|head| Document::try_from(&**head).ok()))
@@ -188,25 +222,74 @@ fn head(server: &Server, id: &str) -> Result<Option<Document>, RestoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sources::mongodb::server::{ANSWER as ON_ITS_WAY, CHANGE};
+
+    /// So many seconds after `start`, by the machine's time; or by the others alone.
+    fn at(start: Moment, seconds: u64) -> Moment {
+        let later = Duration::from_secs(seconds);
+        let uptime = start.uptime.map(|uptime| uptime + later);
+        Moment { uptime, steady: start.steady + later, wall: start.wall + later }
+    }
 
     #[test]
     fn a_lease_is_as_old_as_the_last_count_that_was_confirmed_and_is_lost_with_the_journal() {
-        let at = |seconds| Some(Duration::from_secs(seconds));
-        let mut heard = Heard::default();
-        assert_eq!(heard.stands(at(100)), Stands::RunOut);
-        heard.told(at(100), Some(&doc! { "n": 1 }));
-        assert_eq!((heard.stands(at(119)), heard.stands(at(120))), (Stands::Good, Stands::RunOut));
-        // No answer, and one that says nothing, confirm nothing.
-        heard.told(at(110), None);
-        heard.told(at(110), Some(&doc! { "ok": 1 }));
-        assert_eq!((heard.stands(at(120)), heard.stands(None)), (Stands::RunOut, Stands::RunOut));
-        heard.told(at(125), Some(&doc! { "n": 1 }));
-        assert_eq!(heard.stands(at(130)), Stands::Good);
-        heard.told(at(131), Some(&doc! { "n": 0 }));
-        assert_eq!(heard.stands(at(131)), Stands::Lost);
-        assert!(since_start().is_some_and(|now| now > Duration::ZERO));
+        let known = Moment::now();
+        assert!(known.uptime.is_some_and(|uptime| uptime > Duration::ZERO));
+        for start in [known, Moment { uptime: None, ..known }] {
+            let mut heard = Heard::default();
+            assert_eq!(heard.stands(at(start, 100)), Stands::RunOut);
+            heard.told(at(start, 100), Some(&doc! { "n": 1 }));
+            assert_eq!(heard.stands(at(start, 119)), Stands::Good);
+            assert_eq!(heard.stands(at(start, 120)), Stands::RunOut);
+            // No answer, and one that says nothing, confirm nothing.
+            heard.told(at(start, 110), None);
+            heard.told(at(start, 110), Some(&doc! { "ok": 1 }));
+            heard.told(at(start, 110), Some(&doc! { "n": 0, "writeErrors": [{ "code": 14 }] }));
+            assert_eq!(heard.stands(at(start, 120)), Stands::RunOut);
+            heard.told(at(start, 125), Some(&doc! { "n": 1 }));
+            assert_eq!(heard.stands(at(start, 130)), Stands::Good);
+            heard.told(at(start, 131), Some(&doc! { "n": 0 }));
+            assert_eq!(heard.stands(at(start, 131)), Stands::Lost);
+        }
         // Whoever takes over waits for longer than what was sent under a lease may take.
-        assert!(STALE >= LEASE + 2 * crate::sources::mongodb::server::CHANGE);
+        assert!(STALE >= LEASE + ON_ITS_WAY + CHANGE + Duration::from_secs(20));
+    }
+
+    #[test]
+    fn without_the_machine_s_time_no_sleep_and_no_clock_that_is_set_makes_a_lease_younger() {
+        let start = Moment { uptime: None, ..Moment::now() };
+        // It has slept for a minute; its clock was set back by an hour, and forward.
+        let hour = Duration::from_secs(3_600);
+        let slept = Moment { steady: start.steady, ..at(start, 60) };
+        let back = Moment { wall: start.wall - hour, ..at(start, 60) };
+        let forward = Moment { wall: start.wall + hour, ..at(start, 60) };
+        for (now, expected) in [(slept, 60), (back, 60), (forward, 3_600)] {
+            assert_eq!(now.since(start).as_secs(), expected);
+        }
+    }
+
+    #[test]
+    fn whoever_has_not_been_confirmed_waits_until_it_is_and_no_longer_than_it_may() {
+        let heard = (Mutex::new(Heard::default()), Condvar::new());
+        let (short, long) = (Duration::from_millis(50), Duration::from_secs(60));
+        assert_eq!(awaited(&heard, short), Stands::RunOut);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                tests_pause();
+                heard.0.lock().expect("free").told(Moment::now(), Some(&doc! { "n": 1 }));
+                heard.1.notify_all();
+            });
+            let began = Instant::now();
+            assert_eq!(awaited(&heard, long), Stands::Good);
+            assert!(began.elapsed() >= short / 2 && began.elapsed() < long / 2);
+        });
+        heard.0.lock().expect("free").told(Moment::now(), Some(&doc! { "n": 0 }));
+        assert_eq!(awaited(&heard, long), Stands::Lost);
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "something happens later")]
+    fn tests_pause() {
+        thread::sleep(Duration::from_millis(50));
     }
 
     #[test]

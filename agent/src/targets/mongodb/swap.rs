@@ -12,6 +12,7 @@ use proto::failure::chain;
 use runtime::steps;
 
 use super::error::{RestoreError, failed};
+use super::fence;
 use super::journal::{Journal, Move, What};
 use super::owner::Lease;
 use super::select::Name;
@@ -20,13 +21,13 @@ use crate::sources::mongodb::server::{Server, Trouble};
 use crate::steps::Step;
 
 /// The server's number for a name that is taken.
-const EXISTS: i32 = 48;
+pub(super) const EXISTS: i32 = 48;
 /// So often a name is cleared of what somebody keeps writing to it.
-const TRIES: i32 = 50;
+pub(super) const TRIES: i32 = 50;
 /// So many collections that cannot be dropped are named.
 const NAMED: usize = 5;
 /// More than a restore has collections: numbers of what came a second time.
-const AGAIN: i32 = 10_000_000;
+pub(super) const AGAIN: i32 = 10_000_000;
 
 /// The names of a server, as they are now.
 pub(super) struct Swap<'a> {
@@ -35,6 +36,8 @@ pub(super) struct Swap<'a> {
     there: BTreeSet<Name>,
     /// Renames wait for it.
     lease: Option<&'a Lease>,
+    /// Names that stay taken.
+    pub(super) fences: &'a [Name],
     /// What people should know.
     pub(super) notes: Vec<String>,
 }
@@ -50,7 +53,8 @@ impl<'a> Swap<'a> {
                 there.insert(Name { database: database.to_owned(), collection });
             }
         }
-        Ok(Self { server, id: &journal.id, there, lease: journal.lease.as_ref(), notes: Vec::new() })
+        let (lease, fences) = (journal.lease.as_ref(), journal.fences.as_slice());
+        Ok(Self { server, id: &journal.id, there, lease, fences, notes: Vec::new() })
     }
 
     /// Makes all of it live, from wherever it stands.
@@ -97,8 +101,12 @@ impl<'a> Swap<'a> {
         if self.has(&step.name) && is_new && (self.has(&old) || !replaces) {
             self.rename(&step.name, &new)?;
         }
-        match self.has(&old) {
-            true => self.settle(&old, step),
+        if !self.has(&old) {
+            return Ok(());
+        }
+        self.settle(&old, step)?;
+        match self.fences.contains(&old) {
+            true => fence::take_at_once(self, &old, step),
             false => Ok(()),
         }
     }
@@ -156,7 +164,7 @@ impl<'a> Swap<'a> {
     }
 
     /// Gives the name of `step` to `from`. Whatever somebody writes to it meanwhile is set aside.
-    fn settle(&mut self, from: &Name, step: &Move) -> Result<(), RestoreError> {
+    pub(super) fn settle(&mut self, from: &Name, step: &Move) -> Result<(), RestoreError> {
         for _ in 0..TRIES {
             if self.has(&step.name) {
                 self.set_aside(step)?;
@@ -173,18 +181,23 @@ impl<'a> Swap<'a> {
 
     /// Nobody knows what it is: it is kept.
     fn set_aside(&mut self, step: &Move) -> Result<(), RestoreError> {
-        let named = |time: i32| Name {
-            database: step.name.database.clone(),
-            collection: Staged::Came.name(self.id, step.number + time * AGAIN),
-        };
-        let came = (0..=TRIES).map(named).find(|name| !self.has(name));
-        let came = came.unwrap_or_else(|| self.staged(step, Staged::Came));
+        let came = self.free_came(step);
         self.rename(&step.name, &came)?;
         self.notes.push(format!(
             "{}: somebody wrote to it while it was replaced; what came is kept as {came}",
             step.name
         ));
         Ok(())
+    }
+
+    /// Where the next one goes that is set aside.
+    pub(super) fn free_came(&self, step: &Move) -> Name {
+        let named = |time: i32| Name {
+            database: step.name.database.clone(),
+            collection: Staged::Came.name(self.id, step.number + time * AGAIN),
+        };
+        let came = (0..=TRIES).map(named).find(|name| !self.has(name));
+        came.unwrap_or_else(|| self.staged(step, Staged::Came))
     }
 
     /// The view has this definition.
@@ -215,8 +228,11 @@ impl<'a> Swap<'a> {
 
     pub(super) fn drop(&mut self, name: &Name) -> Result<(), RestoreError> {
         if self.has(name) {
-            let dropped = self.server.change(&name.database, doc! { "drop": &name.collection }, None);
-            dropped.map_err(failed(format!("drop {name}")))?;
+            match self.server.change(&name.database, doc! { "drop": &name.collection }, None) {
+                Ok(_) => {}
+                Err(trouble) if trouble.is_vanished => {}
+                Err(trouble) => return Err(failed(format!("drop {name}"))(trouble)),
+            }
             self.there.remove(name);
         }
         Ok(())
@@ -249,7 +265,7 @@ impl<'a> Swap<'a> {
         self.lease.map_or(Ok(()), |lease| lease.check(self.server))
     }
 
-    fn rename(&mut self, from: &Name, to: &Name) -> Result<(), RestoreError> {
+    pub(super) fn rename(&mut self, from: &Name, to: &Name) -> Result<(), RestoreError> {
         self.check()?;
         self.try_rename(from, to).map_err(failed(format!("rename {from} to {to}")))
     }
@@ -264,6 +280,11 @@ impl<'a> Swap<'a> {
 
     pub(super) fn has(&self, name: &Name) -> bool {
         self.there.contains(name)
+    }
+
+    /// True if it is there now.
+    pub(super) fn is_there(&self, name: &Name) -> Result<bool, RestoreError> {
+        Ok(self.described(name)?.is_some())
     }
 
     /// It is there no more.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
+use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Document, doc};
 
 use super::archive::{Archived, Kind};
@@ -100,7 +101,8 @@ fn attempt(server: &Server, database: &str) -> Result<(), Trouble> {
     }
     server.change(database, doc! { "create": &new }, None)?;
     let tried = (|| {
-        let documents = vec![doc! { "_id": 1 }];
+        // One of its own each time: not every server forgets the keys of what was renamed and dropped.
+        let documents = vec![doc! { "_id": ObjectId::new() }];
         server.change(database, doc! { "insert": &new, "documents": documents }, None)?;
         let indexes = vec![doc! { "key": { "x": 1 }, "name": "x" }];
         server.change(database, doc! { "createIndexes": &new, "indexes": indexes }, None)?;

@@ -266,6 +266,9 @@ impl Archive {
             }
             RestoreError::TakenBack(_) => refused(UNTOUCHED.to_owned()),
             RestoreError::Refused(_) => refused(format!("see to it, then plan again; {UNTOUCHED}")),
+            RestoreError::Lost(_) => {
+                refused(format!("see how that agent has ended it, then plan again; {UNTOUCHED}"))
+            }
             RestoreError::Server { source, .. } => refused(format!("{}; {UNTOUCHED}", source.hint)),
             RestoreError::Duplicates(_) => refused(format!(
                 "the backup was made while the data changed: restore another one, or leave that collection out \
