@@ -30,6 +30,8 @@ mod server;
 mod stream;
 #[path = "mongodb/taken.rs"]
 mod taken;
+#[path = "mongodb/tls.rs"]
+mod tls;
 #[path = "mongodb/wrong.rs"]
 mod wrong;
 

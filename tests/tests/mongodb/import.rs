@@ -74,6 +74,7 @@ fn a_dump_becomes_a_backup_that_is_restored_in_place_and_a_damaged_one_becomes_n
         (&cut, "old/orders.bson is damaged"),
         (&twice, "old/orders.bson is damaged"),
         (&compressed, "none.bson.gz is compressed"),
+        (&compressed, "gunzip -r DIR"),
         (&empty, "holds no database"),
     ] {
         let refused = import(folder);

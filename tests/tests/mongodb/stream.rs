@@ -131,6 +131,7 @@ fn a_stream_becomes_a_backup_that_is_restored_in_place_and_a_damaged_one_becomes
         ("unknown", unknown.0, "a block is of no announced collection"),
         ("twice", twice.0, "have the _id of another"),
         ("compressed", [&[0x1f, 0x8b][..], &whole].concat(), "it is compressed"),
+        ("compressed", [&[0x1f, 0x8b][..], &whole].concat(), "`gunzip < FILE` into another file"),
         ("text", b"_id,text\n1,number 1\n".to_vec(), "it is no stream of mongodump --archive"),
         ("nothing", Vec::new(), "it is no stream of mongodump --archive"),
     ];

@@ -30,12 +30,17 @@ fn a_server_that_cannot_be_read_is_a_clear_error_without_a_secret() {
         (format!("127.0.0.1:{}", old.port), "its version is too old"),
         (format!("127.0.0.1:{}", fine.port), "it refuses the user or the password"),
         ("127.0.0.1:1/?tls=perhaps&x=".to_owned(), "the connection string cannot be understood"),
+        ("+srv".to_owned(), "mongodb+srv:// is not served by this release: list the hosts"),
     ];
     let mut system = system("mongodb://nowhere", "");
     for (hosts, expected) in cases {
         let user = if expected.contains("old") { String::new() } else { format!("backup:{PASSWORD}@") };
         let options = if hosts.contains('?') { "" } else { "/?serverSelectionTimeoutMS=1500" };
-        fs::write(system.root().join("uri"), format!("mongodb://{user}{hosts}{options}")).expect("written");
+        let text = match hosts.as_str() {
+            "+srv" => format!("mongodb+srv://{user}cluster.example.net/"),
+            _ => format!("mongodb://{user}{hosts}{options}"),
+        };
+        fs::write(system.root().join("uri"), text).expect("written");
         let failed = system.nsctl(&["backup"]);
         assert_ne!(failed.code, 0, "{expected}: {}", failed.out);
         let said = format!("{}{}", failed.out, failed.err);
