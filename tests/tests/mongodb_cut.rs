@@ -198,7 +198,7 @@ fn a_stopped_agent_finds_its_restore_ended_by_a_second_one() {
     let now = held(&server, &["shop"]);
     signal(first.pid(Process::Agent), "CONT");
     first.steps().let_go("first-swapped");
-    let told = "another agent has taken the restore over";
+    let told = "the journal of the restore is not there any more, or is another agent's";
     wait_for("it to give up", 60, || first.log(Process::Agent).contains(told).then_some(()));
     first.await_end(&job);
     assert_same(&held(&server, &["shop"]), &now);
