@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use repository::keys::KeyRing;
+use repository::pack::blob::{BlobKind, blob_id};
 use repository::repo::Repository;
 use repository::store::local::LocalStore;
 use repository::verify::Depth;
@@ -69,27 +70,46 @@ fn is_spare(path: &Path) -> bool {
         .any(|spare| text.contains(spare))
 }
 
-#[test]
-fn what_was_sealed_under_the_id_of_other_bytes_is_found_and_blamed() {
+/// A backup of [`files`], cut into pieces, by whoever seals lies under the ids of truths.
+fn lied(piece: usize, lies: &[(&[u8], &[u8])]) -> Sound {
     let folder = tempfile::tempdir().expect("a folder");
     let (repository, keys) = init(LocalStore::open_or_make(folder.path()).expect("a store"));
-    let (files, domain) = (files(), keys.domain_keys(&source()));
-    let lie = noise("a lie", files["one"].len());
-    let archive = archive_with_lie(&repository, &domain, &files, (&files["one"], &lie));
+    let domain = keys.domain_keys(&source());
+    let archive = archive_with_lies(&repository, &domain, &files(), piece, lies);
     send(&repository, &domain, &archive.segments).expect("sent");
     let name = repository.reserve_name(at(0), &Default::default()).expect("free");
     let now = name.time();
     repository.commit(&draft(name, "job-1", archive.draft), &keys, now, &Unfenced).expect("committed");
-    let sound = Sound { folder, keys };
+    Sound { folder, keys }
+}
+
+fn id_of(sound: &Sound, plain: &[u8]) -> String {
+    blob_id(&sound.keys.domain_keys(&source()).id_key, BlobKind::Data, plain).to_string()
+}
+
+#[test]
+fn what_was_sealed_under_the_id_of_other_bytes_is_found_and_blamed() {
+    let truth = &files()["one"];
+    let sound = lied(usize::MAX, &[(truth, &noise("a lie", truth.len()))]);
     assert_eq!(verdict(&sound, Depth::Hashed), Vec::<String>::new());
     let found = verdict(&sound, Depth::Opened);
     assert!(found.iter().any(|line| line.contains("one")), "the file is named: {found:?}");
-    let id = repository::pack::blob::blob_id(
-        &domain.id_key,
-        repository::pack::blob::BlobKind::Data,
-        &files["one"],
-    );
-    assert!(found.iter().any(|line| line.contains(&id.to_string())), "so is the blob: {found:?}");
+    assert!(found.iter().any(|line| line.contains(&id_of(&sound, truth))), "so is the blob: {found:?}");
+}
+
+#[test]
+fn a_lie_is_blamed_also_where_the_next_piece_of_its_file_does_not_open() {
+    let file = &files()["one"];
+    let (first, second) = file.split_at(file.len() / 2);
+    let lies: [(&[u8], &[u8]); 2] = [(first, &noise("a lie", first.len())), (second, &second[1..])];
+    let sound = lied(first.len(), &lies);
+    assert_eq!(verdict(&sound, Depth::Hashed), Vec::<String>::new());
+    let found = verdict(&sound, Depth::Opened);
+    assert!(found.iter().any(|line| line.contains("one")), "the file is named: {found:?}");
+    for piece in [first, second] {
+        let id = id_of(&sound, piece);
+        assert!(found.iter().any(|line| line.contains(&id)), "{id} is named: {found:?}");
+    }
 }
 
 #[test]

@@ -76,15 +76,18 @@ pub fn archive_reusing(
     Ok(archive_by(sealer, files))
 }
 
-/// The same by whoever seals `lie` under the id of `truth`, of which all else tells.
-pub fn archive_with_lie(
+/// The same in pieces of at most `piece` bytes, by whoever seals each lie under the id of its truth, of which all
+/// else tells.
+pub fn archive_with_lies(
     repository: &Repository,
     keys: &DomainKeys,
     files: &Files,
-    (truth, lie): (&[u8], &[u8]),
+    piece: usize,
+    lies: &[(&[u8], &[u8])],
 ) -> Archive {
     let mut sealer = Sealer::new(repository, keys, 4);
-    sealer.lie = Some((truth.to_vec(), lie.to_vec()));
+    sealer.piece = piece;
+    sealer.lies = lies.iter().map(|(truth, lie)| (truth.to_vec(), lie.to_vec())).collect();
     archive_by(sealer, files)
 }
 
@@ -95,12 +98,17 @@ fn archive_by(mut sealer: Sealer<'_>, files: &Files) -> Archive {
     let root = Entry { path: EntryPath::root(), metadata: Metadata::default(), kind: EntryKind::Folder };
     let mut finished: Vec<_> = pages.add(&root).into_iter().collect();
     for (path, bytes) in files {
-        let blob = sealer.add(BlobKind::Data, bytes);
+        let whole = [&bytes[..]];
+        let cut = if bytes.is_empty() { whole.to_vec() } else { bytes.chunks(sealer.piece).collect() };
+        let piece = |plain: &&[u8]| {
+            let blob = sealer.add(BlobKind::Data, plain);
+            Piece { blob, offset: 0, length: plain.len() as u32 }
+        };
+        let pieces = Pieces::Inline(cut.iter().map(piece).collect());
         let mut hasher = ContentHasher::new(&keys.id_key);
         hasher.data(bytes);
         let size = bytes.len() as u64;
         hasher.extent_ends(repository::archive::entry::Extent { offset: 0, length: size });
-        let pieces = Pieces::Inline(vec![Piece { blob, offset: 0, length: size as u32 }]);
         let content = FileContent { size, id: hasher.finish(size), layout: Layout::Dense, pieces };
         let path = EntryPath::new(path.as_bytes()).expect("valid");
         finished.extend(pages.add(&Entry {
@@ -162,8 +170,10 @@ pub struct Sealer<'a> {
     /// What is not sealed again, with the number of blobs in its segment.
     there: HashMap<BlobId, (BlobAddress, u32)>,
     reused: Vec<(BlobAddress, u32)>,
+    /// A file is cut into pieces of so many bytes.
+    piece: usize,
     /// Bytes, and what is sealed in their place.
-    lie: Option<(Vec<u8>, Vec<u8>)>,
+    lies: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 impl<'a> Sealer<'a> {
@@ -178,7 +188,8 @@ impl<'a> Sealer<'a> {
             refs: Vec::new(),
             there,
             reused,
-            lie: None,
+            piece: usize::MAX,
+            lies: Vec::new(),
         }
     }
 
@@ -196,8 +207,11 @@ impl<'a> Sealer<'a> {
             self.open.len() - 1
         });
         let (_, builder, count) = &mut self.open[at];
-        let lie = self.lie.as_ref().filter(|(truth, _)| truth == plain).map(|(_, lie)| &lie[..]);
-        let ordinal = builder.add(id, kind, Codec::Raw, plain.len() as u32, lie.unwrap_or(plain));
+        let lie = self.lies.iter().find(|(truth, _)| truth == plain).map(|(_, lie)| &lie[..]);
+        let stored = lie.unwrap_or(plain);
+        // Of another length it does not open.
+        let codec = if stored.len() == plain.len() { Codec::Raw } else { Codec::Zstd };
+        let ordinal = builder.add(id, kind, codec, plain.len() as u32, stored);
         self.refs.push(BlobAddress { segment: builder.id(), ordinal });
         *count += 1;
         if *count == self.per_segment {
