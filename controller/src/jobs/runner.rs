@@ -31,6 +31,7 @@ use crate::jobs::live::Live;
 use crate::jobs::owner::Owner;
 use crate::jobs::queue::{self, MAX_QUEUED};
 use crate::jobs::state::{Action, Event, Level, Refused, TaskEnd};
+use crate::jobs::verify::VERIFIED_AT_ONCE;
 use crate::metrics::Metrics;
 use crate::steps::Step;
 
@@ -111,6 +112,7 @@ pub(super) struct Shared {
     pub(super) settings: Settings,
     slots: Semaphore,
     agent_slots: Mutex<HashMap<AgentId, Arc<Semaphore>>>,
+    /// There is one verification at a time (see the queue): these are for its archives.
     pub(super) verifying: Semaphore,
     /// Verifications that can be told to stop.
     pub(super) local: Mutex<HashMap<TaskId, Arc<CancelFlag>>>,
@@ -196,7 +198,7 @@ impl Runner {
             settings,
             slots: Semaphore::new(TASKS_AT_ONCE),
             agent_slots: Mutex::default(),
-            verifying: Semaphore::new(1),
+            verifying: Semaphore::new(VERIFIED_AT_ONCE as usize),
             local: Mutex::default(),
             clearing: Semaphore::new(1),
             leases: Leases::default(),

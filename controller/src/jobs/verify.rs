@@ -1,4 +1,4 @@
-//! A verification: the repository's own check, one archive after the other, on a blocking thread.
+//! A verification: the repository's own check, two archives beside each other, each on a blocking thread.
 //!
 //! Must stay true: a result says how much was read by this job, how much earlier, and how much never, and
 //! claims no more; what is found in packs that the archive does not need is held against the backups that
@@ -28,6 +28,9 @@ use crate::steps::Step;
 use reading::{Hurt, Looked, ReadError, Wanted, read};
 
 const SHOW_EVERY: Duration = Duration::from_millis(250);
+/// So many archives are verified beside each other: where one waits for storage, or for the one thread that hashes
+/// a large file, the other one goes on.
+pub(super) const VERIFIED_AT_ONCE: u32 = 2;
 /// The most findings that are kept of one archive.
 const MAX_FINDINGS: usize = 200;
 
@@ -72,9 +75,18 @@ fn no_data(reason: Option<&str>) -> String {
     format!("no data was backed up: {}", reason.unwrap_or("no reason was recorded"))
 }
 
+/// How many of the turns one archive takes. What a budget leaves for the next depends on what was read: there it
+/// takes all.
+fn turns(order: &Order) -> u32 {
+    match order {
+        Order::Verify { budget: None, .. } => 1,
+        _ => VERIFIED_AT_ONCE,
+    }
+}
+
 /// Verifies one archive.
 pub(super) async fn attempt(attempt: Attempt) {
-    let Ok(_alone) = attempt.shared.verifying.acquire().await else { return };
+    let Ok(_turn) = attempt.shared.verifying.acquire_many(turns(&attempt.job.order)).await else { return };
     let task = TaskId::fresh();
     if !attempt.mailbox.tell(Event::TaskStarted { part: attempt.part, task, agent: None }).await {
         return;
