@@ -37,6 +37,7 @@ async fn finish_restores_as(config: crate::config::AgentConfig, state: StateFold
         served: Vec::new(),
         clock: Arc::new(SystemClock),
         instance: [0; 16],
+        room: Arc::default(),
         listed: crate::pipeline::RememberedBlobs::default(),
         unbroken: Default::default(),
     });

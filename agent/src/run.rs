@@ -85,6 +85,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), RunError
         served,
         clock: Arc::new(SystemClock),
         instance: instance(),
+        room: Arc::default(),
         listed: RememberedBlobs::default(),
         unbroken: AtomicUsize::new(0),
     });

@@ -14,7 +14,7 @@ use super::enrol;
 use super::session::{self, SessionEnd};
 use crate::chance;
 use crate::config::AgentConfig;
-use crate::pipeline::RememberedBlobs;
+use crate::pipeline::{RememberedBlobs, Room};
 use crate::platform::Platform;
 use crate::served::Served;
 use crate::state::{AgentKey, Identity, StateFolder};
@@ -34,6 +34,8 @@ pub(crate) struct Agent {
     pub(crate) clock: Arc<dyn Clock>,
     /// Of this process: the controller tells two processes with one identity apart by it.
     pub(crate) instance: [u8; 16],
+    /// Where all archives' segments are filled.
+    pub(crate) room: Arc<Room>,
     /// What the controller has listed of each domain.
     pub(crate) listed: RememberedBlobs,
     /// What uses the data.

@@ -9,7 +9,7 @@
 //! segments. All of it is blocking code on threads of its own.
 //!
 //! Must stay true: memory is bounded whatever the data's size. The plaintext in flight lives in a fixed
-//! number of buffers that go round; every channel has a limit; what grows is 40 bytes for each new blob
+//! number of buffers that go round, and segments in a room that all archives share; every channel has a limit; what grows is 40 bytes for each new blob
 //! and for each piece of the largest file. A stage that fails drops its ends of the channels, which ends
 //! its neighbours; the first error that is not such an end is the pipeline's.
 
@@ -23,6 +23,7 @@ mod problems;
 mod progress;
 mod reader;
 mod remembered;
+mod room;
 mod sealer;
 mod uploader;
 mod worker;
@@ -34,11 +35,12 @@ pub(crate) use known::{KnownBlobs, KnownBlobsBuilder, WrongListing};
 pub(crate) use problems::{Problems, code as problem_code};
 pub(crate) use progress::ArchiveProgress;
 pub(crate) use remembered::{Remembered, RememberedBlobs};
+pub(crate) use room::Room;
 pub(crate) use uploader::Uplink;
 
 use std::num::NonZeroUsize;
-use std::sync::Mutex;
 use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use proto::Failure;
@@ -71,6 +73,8 @@ pub(crate) struct ArchiveJob {
     pub(crate) id_key: IdKey,
     pub(crate) gear_key: GearKey,
     pub(crate) public_key: SealingPublicKey,
+    /// Where segments are filled.
+    pub(crate) room: Arc<Room>,
     /// How long a segment gets, in bytes; 0: as the format has it.
     pub(crate) segment_bytes: u32,
     pub(crate) today: Day,

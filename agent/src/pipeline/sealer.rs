@@ -6,11 +6,12 @@ use repository::content::IdKey;
 use repository::cut::Compressor;
 use repository::ids::BlobId;
 use repository::pack::blob::{BlobKind, Class, Codec, blob_id};
-use repository::pack::segment::{FULL_BODY, SealedSegment, SegmentBuilder};
+use repository::pack::segment::{FULL_BODY, SegmentBuilder};
 use repository::refs::Refs;
 
 use super::known::Place;
 use super::ledger::{Claim, Ledger, Needs};
+use super::room::{Berth, OnItsWay};
 use super::{ArchiveJob, Stopped};
 
 /// Smaller segments would cost more in requests and files than they are worth.
@@ -24,17 +25,18 @@ pub(super) struct Sealer<'a> {
     full: usize,
     open: [Option<OpenSegment>; 2],
     compressor: Compressor,
-    segments: SyncSender<SealedSegment>,
+    segments: SyncSender<OnItsWay>,
 }
 
 struct OpenSegment {
     builder: SegmentBuilder,
+    berth: Option<Berth>,
     index: u32,
     filled: usize,
 }
 
 impl<'a> Sealer<'a> {
-    pub(super) fn new(job: &'a ArchiveJob, ledger: &'a Ledger, segments: SyncSender<SealedSegment>) -> Self {
+    pub(super) fn new(job: &'a ArchiveJob, ledger: &'a Ledger, segments: SyncSender<OnItsWay>) -> Self {
         let full = match job.segment_bytes as usize {
             0 => FULL_BODY,
             asked => asked.clamp(LEAST_SEGMENT, FULL_BODY),
@@ -85,8 +87,16 @@ impl<'a> Sealer<'a> {
         let (job, needs) = (self.job, &mut self.needs);
         let slot = &mut self.open[usize::from(kind.class().code())];
         let open = slot.get_or_insert_with(|| {
-            let builder = SegmentBuilder::new(kind.class(), job.repository, job.domain, &job.public_key);
-            OpenSegment { index: needs.segment_begins(builder.id()), builder, filled: 0 }
+            let (berth, memory) = match kind.class() {
+                Class::Data => {
+                    let (berth, memory) = job.room.berth();
+                    (Some(berth), memory)
+                }
+                Class::Metadata => (None, Vec::new()),
+            };
+            let builder =
+                SegmentBuilder::in_memory(memory, kind.class(), job.repository, job.domain, &job.public_key);
+            OpenSegment { index: needs.segment_begins(builder.id()), builder, berth, filled: 0 }
         });
         let ordinal = open.builder.add(id, kind, codec, plain_length, stored);
         open.filled += stored.len();
@@ -99,7 +109,9 @@ impl<'a> Sealer<'a> {
 
     fn send(&mut self, class: Class) -> Result<(), Stopped> {
         match self.open[usize::from(class.code())].take() {
-            Some(open) => self.segments.send(open.builder.finish()).map_err(|_| Stopped),
+            Some(OpenSegment { builder, berth, .. }) => {
+                self.segments.send(OnItsWay { segment: builder.finish(), berth }).map_err(|_| Stopped)
+            }
             None => Ok(()),
         }
     }

@@ -8,6 +8,7 @@ use repository::pack::segment::SealedSegment;
 use tokio_util::sync::CancellationToken;
 
 use super::progress::ArchiveProgress;
+use super::room::OnItsWay;
 
 /// Segments in flight.
 pub(super) const UPLOADS: usize = 2;
@@ -22,7 +23,7 @@ pub(crate) trait Uplink: Sync {
 /// first failure stops the whole pipeline; from then on segments are taken and dropped, since a packer
 /// whose segments nobody takes would wait for ever.
 pub(super) fn upload(
-    segments: &Mutex<Receiver<SealedSegment>>,
+    segments: &Mutex<Receiver<OnItsWay>>,
     uplink: &dyn Uplink,
     progress: &ArchiveProgress,
     stop: &CancellationToken,
@@ -30,15 +31,17 @@ pub(super) fn upload(
     let mut stored = Ok(0);
     loop {
         let next = segments.lock().expect("nobody panics while waiting for a segment").recv();
-        let Ok(segment) = next else { return stored };
+        let Ok(next) = next else { return stored };
         if stop.is_cancelled() {
             continue;
         }
-        match uplink.put(&segment) {
+        let segment = &next.segment;
+        match uplink.put(segment) {
             Ok(existed) => {
                 progress.add_sent(segment.length());
                 let new = if existed { 0 } else { segment.length() };
                 stored = stored.map(|before| before + new);
+                next.has_gone();
             }
             Err(failure) => {
                 stop.cancel();

@@ -100,6 +100,7 @@ async fn archive(
             id_key: keys.id_key.clone(),
             gear_key: keys.gear_key.clone(),
             public_key: context.pin.key,
+            room: context.agent.room.clone(),
             segment_bytes: wire.segment_bytes,
             today: Day(u32::try_from(now.as_second() / SECONDS_PER_DAY).unwrap_or(0)),
             read_start: now.as_second(),

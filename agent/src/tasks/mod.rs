@@ -378,6 +378,7 @@ mod tests {
             served: Vec::new(),
             clock: Arc::new(runtime::clock::SystemClock),
             instance: [0; 16],
+            room: Arc::default(),
             listed: crate::pipeline::RememberedBlobs::default(),
             platform: crate::platform::Platform::default(),
             unbroken: Default::default(),

@@ -161,6 +161,18 @@ pub struct SegmentBuilder {
 impl SegmentBuilder {
     /// An empty segment with a fresh id and key.
     pub fn new(class: Class, repository: RepositoryId, domain: DomainId, public: &SealingPublicKey) -> Self {
+        Self::in_memory(Vec::new(), class, repository, domain, public)
+    }
+
+    /// The same in the memory of an empty buffer that is there already.
+    pub fn in_memory(
+        body: Vec<u8>,
+        class: Class,
+        repository: RepositoryId,
+        domain: DomainId,
+        public: &SealingPublicKey,
+    ) -> Self {
+        assert!(body.is_empty(), "what was in it has gone");
         let key = SegmentKey::random();
         Self {
             class,
@@ -169,7 +181,7 @@ impl SegmentBuilder {
             cipher: BlobCipher::new(&key),
             key,
             lines: Vec::new(),
-            body: Vec::new(),
+            body,
         }
     }
 

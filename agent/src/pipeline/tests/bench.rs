@@ -133,6 +133,7 @@ impl Bench {
             id_key: self.domain.id_key.clone(),
             gear_key: self.domain.gear_key.clone(),
             public_key: self.keys.sealing_public()[0],
+            room: Arc::default(),
             segment_bytes: 0,
             today: self.today,
             read_start: self.read_start,

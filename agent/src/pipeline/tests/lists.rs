@@ -13,6 +13,7 @@ use crate::pipeline::known::{KnownBlobs, KnownBlobsBuilder};
 use crate::pipeline::ledger::Ledger;
 use crate::pipeline::orders::{FileHead, Order, Processed};
 use crate::pipeline::packer::Packer;
+use crate::pipeline::room::OnItsWay;
 use crate::pipeline::sealer::Sealer;
 use crate::restore::ArchiveEntries;
 use crate::targets::BlobReader;
@@ -49,7 +50,7 @@ fn pack(count: usize) -> (Pieces, Vec<usize>) {
         orders_in.send(Order::End).expect("taken");
         packed.join().expect("no panic").expect("an archive")
     });
-    for segment in segments_out {
+    for OnItsWay { segment, .. } in segments_out {
         bench.wire.segments.lock().expect("locks").insert(segment.id(), segment);
     }
     let mut refs = repository::refs::Refs::new(job.domain);

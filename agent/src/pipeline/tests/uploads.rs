@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::bench::Bench;
 use crate::pipeline::progress::ArchiveProgress;
+use crate::pipeline::room::OnItsWay;
 use crate::pipeline::uploader::{UPLOADS, Uplink, upload};
 
 /// Far longer than a packer has to wait.
@@ -33,9 +34,10 @@ impl Uplink for Failing {
     }
 }
 
-fn segment(bench: &Bench) -> SealedSegment {
+fn segment(bench: &Bench) -> OnItsWay {
     let job = bench.job();
-    SegmentBuilder::new(Class::Data, job.repository, job.domain, &job.public_key).finish()
+    let segment = SegmentBuilder::new(Class::Data, job.repository, job.domain, &job.public_key).finish();
+    OnItsWay { segment, berth: None }
 }
 
 /// A packer hands out more segments than there are uploaders, all of which fail at once; returns how the
