@@ -131,7 +131,42 @@ pub struct DomainIndex {
     /// Packs that are damaged or gone: read only where nothing else has the same.
     unsound: HashSet<PackId>,
     /// Every blob that lies in a sound pack; made when the first one is asked for.
-    sound: OnceLock<HashMap<BlobId, Vec<BlobAddress>>>,
+    sound: OnceLock<Copies>,
+}
+
+/// Where blobs lie, by id: 16 bytes for each, since a repository has millions.
+#[derive(Debug, Clone)]
+struct Copies {
+    segments: Vec<SegmentId>,
+    /// What the id begins with, the segment's place above, the ordinal; in this order.
+    lines: Vec<(u64, u32, u32)>,
+}
+
+impl Copies {
+    fn new(tables: impl Iterator<Item = (SegmentId, Vec<BlobLine>)>) -> Self {
+        let (mut segments, mut lines) = (Vec::new(), Vec::new());
+        for (at, (segment, table)) in (0..).zip(tables) {
+            segments.push(segment);
+            let there = (0..).zip(&table).filter(|(_, line)| !line.absent);
+            lines.extend(there.map(|(ordinal, line)| (beginning(&line.id), at, ordinal)));
+        }
+        lines.sort_unstable();
+        lines.shrink_to_fit();
+        Self { segments, lines }
+    }
+
+    /// Every address at which this blob may lie: ids that begin alike are not told apart.
+    fn of(&self, id: &BlobId) -> impl Iterator<Item = BlobAddress> {
+        let begins = beginning(id);
+        let first = self.lines.partition_point(|(of, ..)| *of < begins);
+        let alike = self.lines[first..].iter().take_while(move |(of, ..)| *of == begins);
+        alike.map(|(_, at, ordinal)| BlobAddress { segment: self.segments[*at as usize], ordinal: *ordinal })
+    }
+}
+
+fn beginning(id: &BlobId) -> u64 {
+    let (begins, _) = id.as_bytes().split_first_chunk().expect("an id has 32 bytes");
+    u64::from_be_bytes(*begins)
 }
 
 /// Where a blob's sealed bytes lie.
@@ -290,23 +325,20 @@ impl DomainIndex {
         let line = self
             .segment(&address.segment)
             .and_then(|(_, placed)| placed.table.lines.get(address.ordinal as usize));
-        let copies = line.map_or(&[][..], |line| self.sound_copies(&line.id));
-        copies.iter().filter(|copy| *copy != address).copied().collect()
+        let Some(id) = line.map(|line| line.id) else { return Vec::new() };
+        let sound = self.sound.get_or_init(|| Copies::new(self.tables(0, |pack| self.is_sound(&pack.id))));
+        let mut copies: Vec<BlobAddress> =
+            sound.of(&id).filter(|copy| copy != address && self.is_had(copy, &id)).collect();
+        copies.sort_unstable();
+        copies
     }
 
-    /// Every address at which a sound pack holds the blob with this id.
-    fn sound_copies(&self, id: &BlobId) -> &[BlobAddress] {
-        let sound = self.sound.get_or_init(|| {
-            let mut sound: HashMap<BlobId, Vec<BlobAddress>> = HashMap::new();
-            for (segment, lines) in self.tables(0, |pack| self.is_sound(&pack.id)) {
-                for (ordinal, line) in (0..).zip(lines).filter(|(_, line)| !line.absent) {
-                    sound.entry(line.id).or_default().push(BlobAddress { segment, ordinal });
-                }
-            }
-            sound.values_mut().for_each(|copies| copies.sort_unstable());
-            sound
-        });
-        sound.get(id).map_or(&[], Vec::as_slice)
+    /// Whether a sound pack has the blob at this address.
+    fn is_had(&self, address: &BlobAddress, id: &BlobId) -> bool {
+        self.copies_of(&address.segment).any(|(pack, placed)| {
+            let line = placed.table.lines.get(address.ordinal as usize);
+            self.is_sound(&pack.id) && line.is_some_and(|line| !line.absent && line.id == *id)
+        })
     }
 
     /// Every blob of `refs` that no sound pack holds, or whose segment has another shape than the refs say.
