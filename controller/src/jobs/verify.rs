@@ -7,6 +7,7 @@
 mod notebook;
 mod reading;
 
+use std::cmp::Reverse;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -52,8 +53,11 @@ pub(super) async fn prepare(
         return cannot(format!("there is no backup {backup}"));
     };
     let asked = |component: &Component| components.is_empty() || components.contains(component);
-    let parts: Vec<Part> =
-        record.archives.iter().filter(|archive| asked(&archive.source.component)).map(part).collect();
+    let mut archives: Vec<&ArchiveRecord> =
+        record.archives.iter().filter(|archive| asked(&archive.source.component)).collect();
+    // The largest first: the last one is alone, and a small one is not for long.
+    archives.sort_by_key(|archive| Reverse(archive.counts.bytes));
+    let parts: Vec<Part> = archives.into_iter().map(part).collect();
     let holds = |component: &Component| parts.iter().any(|part| part.source.component == *component);
     if let Some(missing) = components.iter().find(|component| !holds(component)) {
         return cannot(format!("backup {backup} holds nothing of {missing}"));
