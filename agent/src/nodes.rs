@@ -87,10 +87,10 @@ pub(crate) async fn reap_at_start(agent: Arc<Agent>, stop: CancellationToken) {
     let mut left: Vec<_> = nodes.filter(|(source, _)| hold::is_any_left(&state, source)).collect();
     let runtime = Handle::current();
     while !left.is_empty() {
-        let (agent, runtime) = (agent.clone(), runtime.clone());
+        let (agent, runtime, stopped) = (agent.clone(), runtime.clone(), stop.clone());
         let tried = tokio::task::spawn_blocking(move || {
             left.retain(|(source, address)| {
-                let rpc = Arc::new(Rpc::new(address));
+                let rpc = Arc::new(Rpc::new(address).stopped_by(&stopped));
                 let ended = end_at_node(&agent, &runtime, &rpc, source);
                 let reaped = ended.and_then(|_| Ok(hold::reap(&rpc, &agent.config.state, source)?));
                 match reaped {

@@ -126,7 +126,7 @@ impl Served {
                 Box::new(EnvironmentSource::open(env, &self.engine, now, &CancellationToken::new()))
             }
             SourceData::Node { rpc, path } => {
-                Box::new(IpfsSource::open(rpc, path.as_deref(), state, self.file_name(), now)?)
+                Box::new(IpfsSource::open(rpc, path.as_deref(), state, self.file_name(), now, None)?)
             }
         })
     }
@@ -175,6 +175,14 @@ impl Served {
                 source.tell(left);
                 Ok(Box::new(source))
             }
+            (_, SourceData::Node { rpc, path }) => Ok(Box::new(IpfsSource::open(
+                rpc,
+                path.as_deref(),
+                state,
+                self.file_name(),
+                now,
+                Some(cancel),
+            )?)),
             _ => self.open(state, now),
         }
     }

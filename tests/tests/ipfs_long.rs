@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::time::{Duration, Instant};
 
 use tests::ipfs::{Between, Lie, Node, fill, system};
 use tests::{Process, wait_for};
@@ -109,6 +110,34 @@ fn files_that_somebody_changes_amid_the_restore_are_put_back_but_for_these() {
     system.nsctl(&["restore", "--timestamp", "latest", "--yes"]).expect(0);
     filled.is_in(&node);
     assert!(!system.log(Process::Agent).contains("panicked"));
+}
+
+/// One that collects garbage may say nothing for a minute: it is waited for, and a cancel is heeded meanwhile.
+#[test]
+fn a_silent_node_is_waited_for_until_the_backup_is_cancelled() {
+    let node = Node::start();
+    let filled = fill(&node, 10);
+    let between = Between::and(node.port());
+    let system = system(between.port());
+    let leaf = format!("block/get?offline=true&arg={}", filled.leaf);
+    between.lie(&leaf, Lie::Wait);
+    let job = system.start_job(&["backup"]);
+    between.await_waiting();
+    std::thread::sleep(Duration::from_secs(100));
+    between.honest();
+    let ended = system.await_end(&job);
+    assert_eq!(ended["state"], "complete", "{ended:#}");
+
+    between.lie(&leaf, Lie::Wait);
+    let job = system.start_job(&["backup"]);
+    between.await_waiting();
+    let began = Instant::now();
+    system.nsctl(&["cancel", &job]).expect(0);
+    let ended = system.await_end(&job);
+    assert_eq!(ended["state"], "cancelled", "{ended:#}");
+    assert!(began.elapsed() < Duration::from_secs(50), "{:?}", began.elapsed());
+    wait_for("the hold to go", 30, || node.holds().is_empty().then_some(()));
+    between.honest();
 }
 
 /// A node that withholds or falsifies, that ends an answer badly, that forbids, or that is not there.

@@ -39,6 +39,7 @@ use repository::archive::entry::{EntryKind, Metadata, Timestamp};
 use repository::archive::path::EntryPath;
 use repository::backup::manifest::Consistency;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use super::{Body, Content, Item, Problem, ProblemKind, Source, SourceEntry, SourceError, Stamp, StampClock};
 use crate::config::NodeRpc;
@@ -145,15 +146,20 @@ impl Shared {
 
 impl IpfsSource {
     /// Asks the node at `address` what it keeps, as of now. `folder` is the node's own, if it can be read; `state` is
-    /// the agent's. Blocks, within the runtime.
+    /// the agent's. Gives up when `cancel` is cancelled. Blocks, within the runtime.
     pub(crate) fn open(
         address: &NodeRpc,
         folder: Option<&Path>,
         state: &Path,
         source: String,
         now: jiff::Timestamp,
+        cancel: Option<&CancellationToken>,
     ) -> Result<Self, SourceError> {
-        let rpc = Arc::new(Rpc::new(address));
+        let rpc = Rpc::new(address);
+        let rpc = Arc::new(match cancel {
+            Some(cancel) => rpc.stopped_by(cancel),
+            None => rpc,
+        });
         // What an earlier run has left would be taken for the node's.
         match hold::reap(&rpc, state, &source) {
             Ok(0) => {}

@@ -24,6 +24,7 @@ use tokio::sync::mpsc::Receiver;
 use tokio::time::timeout;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 
 use super::plain::{Reach, reach};
 use super::tls;
@@ -94,12 +95,17 @@ fn frame() -> (String, Frame) {
 
 /// How long the node may be looked for.
 const FIND: Duration = Duration::from_secs(10);
-/// How long an answer, or its next part, may take. Less than a cancelled task has for its end.
+/// How long an answer, or its next part, may take where nobody can end the wait: less than a cancelled task has for
+/// its end.
 const ANSWER: Duration = Duration::from_secs(45);
+/// The same where the wait can be ended: a node that collects garbage may say nothing for minutes.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// And so long after that: what is held at the node is let go then, too.
+const LAST: Duration = Duration::from_secs(15);
 /// The same after all of a file was taken: the node writes what it has gathered before it answers.
 const TAKEN: Duration = Duration::from_secs(300);
 /// How long an answer that is read at once may take, and one of many lines.
-const SHORT: Duration = Duration::from_secs(300);
+const SHORT: Duration = Duration::from_secs(600);
 const LONG: Duration = Duration::from_secs(24 * 3_600);
 /// How long the node may look for a block that it should have. js-ipfs waits for it without an end.
 const BLOCK: &str = "10s";
@@ -184,6 +190,29 @@ pub(crate) struct Rpc {
     /// That a secret goes without TLS was said.
     is_warned: AtomicBool,
     idle: Mutex<Vec<SendRequest<Body>>>,
+    wait: Wait,
+}
+
+/// How long a silent node is waited for.
+#[derive(Debug, Clone)]
+struct Wait {
+    silence: Duration,
+    stop: CancellationToken,
+}
+
+impl Wait {
+    /// What comes within `time`; `None`: nothing did.
+    async fn within<T>(&self, time: Duration, coming: impl Future<Output = T>) -> Result<Option<T>, Trouble> {
+        let ended = async {
+            self.stop.cancelled().await;
+            tokio::time::sleep(LAST).await;
+        };
+        tokio::select! {
+            biased;
+            came = timeout(time, coming) => Ok(came.ok()),
+            () = ended => Err(Trouble::lost("it does not answer, and what was asked for is cancelled")),
+        }
+    }
 }
 
 /// A command with its arguments.
@@ -220,6 +249,7 @@ impl Call {
 struct Coming {
     body: Incoming,
     sender: SendRequest<Body>,
+    wait: Wait,
 }
 
 impl Rpc {
@@ -229,7 +259,13 @@ impl Rpc {
         let authorization = address.authorization().map_err(|why| Trouble { why, kind: Kind::NotAllowed });
         let (runtime, idle) = (Handle::current(), Mutex::default());
         let is_warned = AtomicBool::new(false);
-        Self { address: address.clone(), authority, authorization, runtime, is_warned, idle }
+        let wait = Wait { silence: ANSWER, stop: CancellationToken::new() };
+        Self { address: address.clone(), authority, authorization, runtime, is_warned, idle, wait }
+    }
+
+    /// Waits longer for a silent node, and hardly once `stop` is cancelled.
+    pub(crate) fn stopped_by(self, stop: &CancellationToken) -> Self {
+        Self { wait: Wait { silence: PATIENCE, stop: stop.clone() }, ..self }
     }
 
     /// The runtime that waits for the node.
@@ -348,18 +384,18 @@ impl Rpc {
             tracing::debug!(%error, "an IPFS node has not answered");
             Trouble::lost("the connection to it is lost")
         };
-        let response = match within(taken.as_deref(), sender.try_send_request(request)).await? {
+        let response = match self.begun(taken.as_deref(), sender.try_send_request(request)).await? {
             Ok(response) => response,
             // A connection that was kept may have been closed meanwhile: then nothing was sent.
             Err(mut error) if !is_fresh && error.message().is_some() => {
                 let request = error.take_message().expect("it was just looked at");
                 sender = self.connect().await?;
-                within(None, sender.send_request(request)).await?.map_err(not_sent)?
+                self.begun(None, sender.send_request(request)).await?.map_err(not_sent)?
             }
             Err(error) => return Err(not_sent(error.into_error())),
         };
         let status = response.status();
-        let mut coming = Coming { body: response.into_body(), sender };
+        let mut coming = Coming { body: response.into_body(), sender, wait: self.wait.clone() };
         if status == StatusCode::OK {
             return Ok(coming);
         }
@@ -372,6 +408,25 @@ impl Rpc {
         }
         self.keep(coming.sender);
         Err(refused(call, status, &said))
+    }
+
+    /// Waits for the beginning of an answer, as long as the node takes more of what is sent.
+    async fn begun<T>(&self, taken: Option<&Taken>, answer: impl Future<Output = T>) -> Result<T, Trouble> {
+        let mut answer = std::pin::pin!(answer);
+        let parts = || taken.map_or(0, |taken| taken.parts.load(Ordering::Relaxed));
+        let mut waited = Duration::ZERO;
+        loop {
+            let before = parts();
+            if let Some(answer) = self.wait.within(ANSWER, &mut answer).await? {
+                return Ok(answer);
+            }
+            let has_all = taken.is_some_and(|taken| taken.is_all.load(Ordering::Relaxed));
+            let limit = if has_all { TAKEN.max(self.wait.silence) } else { self.wait.silence };
+            waited = if parts() == before { waited + ANSWER } else { Duration::ZERO };
+            if waited >= limit {
+                return Err(Trouble::lost("it does not answer"));
+            }
+        }
     }
 
     fn pooled(&self) -> Option<SendRequest<Body>> {
@@ -449,32 +504,12 @@ impl Rpc {
     }
 }
 
-/// Waits for the beginning of an answer, as long as the node takes more of what is sent.
-async fn within<T>(taken: Option<&Taken>, answer: impl Future<Output = T>) -> Result<T, Trouble> {
-    let mut answer = std::pin::pin!(answer);
-    let parts = || taken.map_or(0, |taken| taken.parts.load(Ordering::Relaxed));
-    let mut waited = Duration::ZERO;
-    loop {
-        let before = parts();
-        if let Ok(answer) = timeout(ANSWER, &mut answer).await {
-            return Ok(answer);
-        }
-        let has_all = taken.is_some_and(|taken| taken.is_all.load(Ordering::Relaxed));
-        waited += ANSWER;
-        match (parts() == before, has_all) {
-            (false, _) => waited = Duration::ZERO,
-            (true, true) if waited < TAKEN => {}
-            (true, _) => return Err(Trouble::lost("it does not answer")),
-        }
-    }
-}
-
 impl Coming {
     /// The next part; `None` at the end, if that is a good one.
     async fn next(&mut self) -> Result<Option<Bytes>, Trouble> {
         loop {
-            let part = timeout(ANSWER, self.body.frame()).await;
-            let part = part.map_err(|_| Trouble::lost("it does not go on with its answer"))?;
+            let part = self.wait.within(self.wait.silence, self.body.frame()).await?;
+            let part = part.ok_or_else(|| Trouble::lost("it does not go on with its answer"))?;
             let Some(frame) = part else { return Ok(None) };
             let frame = frame.map_err(|_| Trouble::lost("the connection to it is lost"))?;
             match frame.into_data() {

@@ -150,7 +150,8 @@ impl NodeRestore {
         served: Served,
         cancel: &CancellationToken,
     ) -> Result<Self, Failure> {
-        let rpc = Arc::new(Rpc::new(served.node().expect("the target is a node")));
+        let rpc = Rpc::new(served.node().expect("the target is a node")).stopped_by(cancel);
+        let rpc = Arc::new(rpc);
         let map = Arc::new(open_archive(context, task_id, &order, cancel).await?);
         let pace = served.limits.download.clone();
         Ok(Self { task_id: task_id.to_owned(), order, served, rpc, map, pace, cancel: cancel.clone() })
