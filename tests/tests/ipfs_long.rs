@@ -123,6 +123,7 @@ fn a_silent_node_is_waited_for_until_the_backup_is_cancelled() {
     between.lie(&leaf, Lie::Wait);
     let job = system.start_job(&["backup"]);
     between.await_waiting();
+    #[expect(clippy::disallowed_methods, reason = "so long nothing may happen")]
     std::thread::sleep(Duration::from_secs(100));
     between.honest();
     let ended = system.await_end(&job);

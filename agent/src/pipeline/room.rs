@@ -79,7 +79,7 @@ impl OnItsWay {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::{RecvTimeoutError, channel};
+    use std::sync::mpsc::{RecvTimeoutError, sync_channel};
     use std::thread;
     use std::time::Duration;
 
@@ -89,7 +89,7 @@ mod tests {
     fn no_more_are_taken_than_there_are_and_who_waits_gets_what_is_given_back() {
         let room = Arc::new(Room::default());
         let mut taken: Vec<Berth> = (0..BERTHS).map(|_| room.berth().0).collect();
-        let (tell, told) = channel();
+        let (tell, told) = sync_channel(1);
         let of_thread = Arc::clone(&room);
         let waits = thread::spawn(move || tell.send(of_thread.berth().0).expect("somebody hears it"));
         assert_eq!(told.recv_timeout(Duration::from_millis(50)).err(), Some(RecvTimeoutError::Timeout));
