@@ -1,7 +1,7 @@
 //! DAG-CBOR: items within items; a link is a byte string under tag 42, with a zero before the CID.
 
 use super::block::Cid;
-use super::links::Unreadable;
+use super::links::{Unreadable, add};
 
 const WRONG: Unreadable = Unreadable("it is not DAG-CBOR");
 const LINK: u64 = 42;
@@ -25,7 +25,7 @@ pub(super) fn links(bytes: &[u8]) -> Result<Vec<Cid>, Unreadable> {
                     let (0, Some(cid)) = (content.first().copied().unwrap_or(1), content.get(1..)) else {
                         return Err(WRONG);
                     };
-                    links.push(Cid::try_from(cid).map_err(|_| WRONG)?);
+                    add(&mut links, Cid::try_from(cid).map_err(|_| WRONG)?)?;
                 }
             }
             4 | 5 => {

@@ -1,7 +1,7 @@
 //! DAG-PB: a list of links and some bytes, as Protocol Buffers; and what UnixFS makes of it.
 
 use super::block::Cid;
-use super::links::Unreadable;
+use super::links::{Unreadable, add};
 
 const WRONG: Unreadable = Unreadable("it is not DAG-PB");
 
@@ -35,7 +35,7 @@ impl Node {
         while let Some((field, value)) = fields.next()? {
             match (field, value) {
                 (1, Value::Bytes(bytes)) => node.data = bytes.to_vec(),
-                (2, Value::Bytes(bytes)) => node.links.push(link(bytes)?),
+                (2, Value::Bytes(bytes)) => add(&mut node.links, link(bytes)?)?,
                 _ => return Err(WRONG),
             }
         }

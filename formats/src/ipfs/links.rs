@@ -5,6 +5,21 @@ use serde_json::Value;
 use super::block::{Cid, held_by_name, is_leaf};
 use super::{cbor, codec, dag_pb};
 
+/// A block of [`super::MAX_BLOCK`] cannot link to more by whole hashes; one that does by shorter ones is not followed,
+/// since each link takes 150 bytes of memory.
+const MOST: usize = 256 << 10;
+
+const TOO_MANY: Unreadable = Unreadable("it links to more blocks than one can by whole hashes");
+
+/// Adds a link, unless there are too many.
+pub(super) fn add<T>(links: &mut Vec<T>, link: T) -> Result<(), Unreadable> {
+    if links.len() == MOST {
+        return Err(TOO_MANY);
+    }
+    links.push(link);
+    Ok(())
+}
+
 /// A block's links cannot be followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unreadable(pub(super) &'static str);
@@ -35,8 +50,14 @@ pub fn linked(cid: &Cid, bytes: &[u8]) -> Result<Vec<Cid>, Unreadable> {
     left.reverse();
     while let Some(link) = left.pop() {
         match held_by_name(&link) {
-            None => blocks.push(link),
-            Some(bytes) => left.extend(links(&link, bytes)?.into_iter().rev()),
+            None => add(&mut blocks, link)?,
+            Some(bytes) => {
+                let within = links(&link, bytes)?;
+                if left.len() + within.len() > MOST {
+                    return Err(TOO_MANY);
+                }
+                left.extend(within.into_iter().rev());
+            }
         }
     }
     Ok(blocks)
@@ -51,7 +72,7 @@ fn json(bytes: &[u8]) -> Result<Vec<Cid>, Unreadable> {
         match value {
             Value::Array(values) => left.extend(values.iter().rev()),
             Value::Object(fields) => match (fields.len(), fields.get("/")) {
-                (1, Some(Value::String(cid))) => links.push(cid.parse().map_err(|_| wrong)?),
+                (1, Some(Value::String(cid))) => add(&mut links, cid.parse().map_err(|_| wrong)?)?,
                 // Bytes.
                 (1, Some(Value::Object(_))) => {}
                 _ => left.extend(fields.values().rev()),
@@ -67,6 +88,17 @@ mod tests {
     use super::*;
     use crate::ipfs::block::Hash;
     use crate::ipfs::named;
+
+    #[test]
+    fn a_block_of_very_many_short_links_is_not_followed() {
+        let short = Cid::new_v1(codec::RAW, Hash::wrap(0x12, b"").expect("short"));
+        let block = |count| dag_pb::node(&vec![("", short); count], b"");
+        let followed = |block: &[u8]| linked(&named(codec::DAG_PB, block), block).map(|links| links.len());
+        assert_eq!(followed(&block(MOST)), Ok(MOST));
+        assert_eq!(followed(&block(MOST + 1)), Err(TOO_MANY));
+        let block = format!("[{}]", vec![format!(r#"{{"/":"{short}"}}"#); MOST + 1].join(","));
+        assert!(linked(&named(codec::DAG_JSON, block.as_bytes()), block.as_bytes()).is_err());
+    }
 
     #[test]
     fn links_are_found_in_each_format() {
