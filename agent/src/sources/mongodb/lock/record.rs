@@ -237,6 +237,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "the age of a file is told by the system's clock")]
     fn a_record_goes_only_if_it_is_none_and_one_of_an_earlier_release_may_be_a_lock() {
         let state = tempfile::tempdir().expect("a folder");
         let at = |name: &str| state.path().join(name);
