@@ -11,7 +11,7 @@ use repository::refs::Refs;
 
 use super::known::Place;
 use super::ledger::{Claim, Ledger, Needs};
-use super::room::{Berth, OnItsWay};
+use super::room::{Berth, OnItsWay, Share};
 use super::{ArchiveJob, Stopped};
 
 /// Smaller segments would cost more in requests and files than they are worth.
@@ -22,6 +22,7 @@ pub(super) struct Sealer<'a> {
     job: &'a ArchiveJob,
     ledger: &'a Ledger,
     needs: Needs<'a>,
+    share: Share,
     full: usize,
     open: [Option<OpenSegment>; 2],
     compressor: Compressor,
@@ -42,7 +43,7 @@ impl<'a> Sealer<'a> {
             asked => asked.clamp(LEAST_SEGMENT, FULL_BODY),
         };
         let (needs, compressor) = (Needs::new(ledger), Compressor::new());
-        Self { job, ledger, needs, full, open: [None, None], compressor, segments }
+        Self { job, ledger, needs, share: job.room.share(), full, open: [None, None], compressor, segments }
     }
 
     /// The key of the domain's ids.
@@ -84,12 +85,12 @@ impl<'a> Sealer<'a> {
         plain_length: u32,
         stored: &[u8],
     ) -> Result<(), Stopped> {
-        let (job, needs) = (self.job, &mut self.needs);
+        let (job, needs, share) = (self.job, &mut self.needs, &self.share);
         let slot = &mut self.open[usize::from(kind.class().code())];
         let open = slot.get_or_insert_with(|| {
             let (berth, memory) = match kind.class() {
                 Class::Data => {
-                    let (berth, memory) = job.room.berth();
+                    let (berth, memory) = share.berth();
                     (Some(berth), memory)
                 }
                 Class::Metadata => (None, Vec::new()),
