@@ -10,7 +10,7 @@ use std::path::Path;
 use agent::sources::files::{Excludes, FilesSource};
 use agent::targets::files::{
     NoFaults, PathPatterns, Place, RestoreError, RestoreRequest, Selection, Tools, plan, preflight, recover,
-    restore, survey,
+    restore, survey, take_back_ended,
 };
 use agent::targets::{BlobError, BlobReader, CancelFlag};
 use bytes::Bytes;
@@ -79,6 +79,47 @@ fn a_changed_folder_gets_its_archived_state_and_the_old_one_is_kept() {
     assert_eq!(staging(root), [".neurashield-two"]);
     assert_eq!(recover(root, &NoFaults).expect("nothing to do"), Default::default());
     assert_eq!(read(report.old[0].join("changed")), "once more", "what is done is left alone");
+}
+
+#[test]
+fn a_restore_that_has_ended_is_taken_back_by_what_it_has_kept_and_stopped_in_the_middle_it_goes_on() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    write(root, &[("same", "same"), ("changed", "then"), ("sub/gone", "then"), ("sub/deep/x", "then")]);
+    let archive = Archive::of(root);
+    write(root, &[("changed", "now"), ("sub/deep/x", "now"), ("sub/added", "now"), ("added/y", "now")]);
+    fs::remove_file(root.join("sub/gone")).expect("it goes");
+    let before = look(root);
+    // A crash at any change of the disk: what looks at the folder next ends it.
+    for at in 1..200 {
+        archive.restore(&in_place(root, "one")).expect("it is restored");
+        assert_eq!(read(root.join("changed")), "then");
+        // A program that did not come up has begun to write.
+        write(root, &[("changed", "half"), ("came", "later")]);
+        let faults = Faults::crash(at);
+        let taken = take_back_ended(root, "one", &faults);
+        if faults.happened() {
+            // The very last change is one of a time, and is only tried.
+            assert!(taken.is_err() || at > 30, "crash {at}");
+            recover(root, &NoFaults).expect("it is looked at");
+            let again = take_back_ended(root, "one", &NoFaults).expect("it goes on");
+            assert!(again.len() <= 1, "crash {at}: {again:?}");
+        } else {
+            let root = root.canonicalize().expect("a path");
+            assert_eq!(taken.expect("it is taken back"), [root]);
+        }
+        assert_same(&without_root_time(look(root)), &without_root_time(before.clone()));
+        assert_eq!(staging(root), Vec::<String>::new(), "crash {at}");
+        if !faults.happened() {
+            assert!(at > 10, "{at} changes of the disk");
+            assert_eq!(
+                take_back_ended(root, "one", &NoFaults).expect("nothing is left"),
+                [""; 0].map(std::path::PathBuf::from)
+            );
+            return;
+        }
+    }
+    panic!("it makes more changes than that");
 }
 
 #[test]

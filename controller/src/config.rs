@@ -24,7 +24,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 pub use alerts::{Alerts, Channel, Email, Mailserver, Ping, Route, Sink, Webhook};
 pub use history::History;
-pub use kubernetes::{AccountRule, AuthorityMap, Kubernetes};
+pub use kubernetes::{AccountRule, AuthorityMap, Kubernetes, RestorePod};
 pub use object_storage::{ObjectStorage, ObjectStorageError};
 pub use parity::Parity;
 pub use quotas::Quota;

@@ -26,7 +26,7 @@ use crate::guarded;
 use crate::identity::{AccountRules, ApiTokens, Authority, AuthorityError, Enrolment, ServerCertificate};
 use crate::ingest::Quotas;
 use crate::jobs::{Configured, Runner, Settings};
-use crate::kubernetes::{self, ClusterError, TokenReviews};
+use crate::kubernetes::{self, ClusterError, RestorePods, TokenReviews};
 use crate::metrics::Metrics;
 use crate::rpc::{AgentServer, PeopleServer, ServeError};
 use crate::safekeeping::CATALOG_FILE;
@@ -155,6 +155,10 @@ impl Controller {
         let (jobs_folder, state_folder) = (state.path("jobs"), config.state.clone());
         let jobs_kept_for = config.history.kept_for();
         let metrics = Metrics::default();
+        let cluster = match config.kubernetes.is_unused() {
+            true => None,
+            false => Some(kubernetes::connect(&config.kubernetes).await?),
+        };
         let settings = Settings {
             agent_wait,
             jobs_folder,
@@ -164,6 +168,7 @@ impl Controller {
             ended,
             verification,
             metrics: metrics.clone(),
+            restore_pods: RestorePods::new(&config.kubernetes.restore_pods, cluster.clone()),
         };
         let runner = Runner::new(
             catalog.clone(),
@@ -173,10 +178,6 @@ impl Controller {
             settings,
             shutdown.clone(),
         );
-        let cluster = match config.kubernetes.is_unused() {
-            true => None,
-            false => Some(kubernetes::connect(&config.kubernetes).await?),
-        };
         let accounts =
             cluster.clone().filter(|_| !config.kubernetes.agents.is_empty()).map(|client| Accounts {
                 rules: AccountRules::new(&config.kubernetes.agents),
@@ -250,6 +251,7 @@ impl Controller {
         let schedules = keeper::keep(app.clone(), stop.clone());
         shutdown.spawn("schedules", guarded::watched("schedules".to_owned(), shutdown.clone(), schedules));
         shutdown.spawn("job queue", watched("job queue", shutdown.clone(), app.runner.clone().run()));
+        shutdown.spawn("restore pods", app.runner.clone().keep_restore_pods());
         shutdown.spawn(
             "gRPC server",
             watched("gRPC server", shutdown.clone(), agents.serve(app.clone(), stop.clone())),

@@ -135,6 +135,18 @@ runtime::named_steps! {
         ArchiveOpened = "archive-opened",
         /// A blob was read for an agent that restores; it has not been sent.
         BlobRead = "blob-read",
+        /// What a restore pod stands in for is on record; nothing is told to stop.
+        RestorePodNoted = "restore-pod-noted",
+        /// What a restore pod stands in for is gone; its pod is not there.
+        RestorePodCleared = "restore-pod-cleared",
+        /// The agent of a restore pod has joined; it is told nothing.
+        RestorePodJoined = "restore-pod-joined",
+        /// It is on record that a restore pod has restored; it is there yet.
+        RestorePodDone = "restore-pod-done",
+        /// A restore pod is gone; nothing that it stood in for is told to start.
+        RestorePodGone = "restore-pod-gone",
+        /// What a restore pod stood in for is told to start; that is still on record.
+        RestorePodStarted = "restore-pod-started",
         /// An agent that said hello is in the catalog; it has no answer.
         HelloRecorded = "hello-recorded",
         /// An agent that joins is in the catalog; it has no answer.

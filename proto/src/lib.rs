@@ -8,6 +8,7 @@ pub mod convert;
 pub mod failure;
 pub mod plan;
 pub mod token;
+pub mod workload;
 
 pub use failure::Failure;
 

@@ -2,6 +2,8 @@
 //! that take nothing but the Pod Security Standard `restricted`. `NEURASHIELD_PROGRAMS` names a folder of static
 //! programs (`deploy/static-programs`); `tests/run kubernetes` makes them.
 
+#[path = "kubernetes_chart/restore_pod.rs"]
+mod restore_pod;
 #[path = "kubernetes_chart/scene.rs"]
 mod scene;
 
@@ -35,7 +37,17 @@ fn the_chart_is_clean_and_an_api_server_takes_every_object_that_it_can_make() {
     workloads: [shop]
     rights: [{ namespace: shop, rules: [{ apiGroups: [""], resources: [configmaps], verbs: [get, list] }] }]
     egress: [{ ports: [{ port: 27017, protocol: TCP }] }]
-joins: [{ namespace: shop, serviceAccount: shop, name: shop, sources: ["database/*"] }]
+joins:
+  - namespace: shop
+    serviceAccount: shop
+    name: shop
+    sources: ["database/*"]
+    restore:
+      workloads: [deployment/shop, statefulset/db]
+      claims: [{ claim: data, path: /data }]
+      user: 1000
+      config: { sources: [{ component: database, kind: mongodb, name: shop, path: /data }] }
+      egress: [{ ports: [{ port: 53, protocol: UDP }] }]
 serviceMonitor: { enabled: true }
 prometheusRule: { enabled: true }
 "#
@@ -110,6 +122,8 @@ prometheusRule: { enabled: true }
         "agents[0].claims[0].claim=models,agents[0].claims[0].path=/models",
         "agents[0].config.sources=null",
         "joins[0].namespace=shop,joins[0].serviceAccount=a,joins[0].name=a",
+        "joins[0].namespace=a,joins[0].serviceAccount=a,joins[0].name=a,joins[0].sources={x/*},\
+         joins[0].restore.workloads={cronjob/x}",
     ] {
         let right = "agents=[{\"name\":\"models\",\"config\":{\"sources\":[{\"component\":\"models\",\"name\":\"m\"}]},\"rights\":[{\"namespace\":\"shop\",\"rules\":\
                      [{\"apiGroups\":[\"\"],\"resources\":[\"configmaps\"],\"verbs\":[\"get\"]}]}]}]";

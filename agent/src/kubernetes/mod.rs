@@ -22,13 +22,7 @@ pub(crate) use trouble::{Conflict, Trouble};
 
 use crate::config::KubernetesConfig;
 
-/// Under this name the API keeps which fields we have set.
-pub(crate) const MANAGER: &str = "neurashield-backup";
-
-/// On an object that a restore has stopped: how many replicas it had, or whether a CronJob was suspended.
-pub(crate) const PRIOR: &str = "neurashield.backup/prior-state";
-/// On the same: the agent, and its restore.
-pub(crate) const STOPPED_BY: &str = "neurashield.backup/stopped-by";
+pub(crate) use proto::workload::{MANAGER, PRIOR, STOPPED_BY};
 
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long one answer may take. Less than a cancelled task has for its end.

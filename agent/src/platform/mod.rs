@@ -128,8 +128,8 @@ pub(crate) enum PlatformError {
     )]
     Blind,
     #[error(
-        "the agent itself runs in {0}: run it as a Deployment of its own that mounts the same \
-         PersistentVolumeClaim, and restore there"
+        "the agent itself runs in {0}: give it a restore pod (`restore` under `joins` of the chart), or run it as a \
+         Deployment of its own that mounts the same PersistentVolumeClaim, and restore there"
     )]
     Ourselves(String),
     #[error("{name} cannot be stopped for long enough: {keeper}")]

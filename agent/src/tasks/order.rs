@@ -117,6 +117,8 @@ pub(super) struct RestoreOrder {
     pub(super) signer_seen: Option<Signed>,
     pub(super) restore_id: String,
     pub(super) keeps_older: bool,
+    /// The controller stops and starts what uses the place.
+    pub(super) users_elsewhere: bool,
     pub(super) root: BlobId,
     pub(super) keys: DomainKeys,
 }
@@ -185,6 +187,7 @@ impl RestoreOrder {
                 .map(|(height, round, step)| Signed::new(height, round, step)),
             restore_id: restore_id(&wire.restore_id)?,
             keeps_older: wire.keeps_older,
+            users_elsewhere: wire.users_elsewhere,
             root: convert::id("root", &wire.root)?,
             keys: domain_keys(wire.domain.as_ref())?,
         })

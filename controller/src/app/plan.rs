@@ -4,15 +4,14 @@
 //! carried out, and one that no longer says the same is refused.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use aws_lc_rs::digest;
 use proto::Failure;
 use proto::convert::{self, BackupChoice};
 use proto::failure::reason;
 use proto::plan::changes;
-use proto::v1::controller_message::Message;
-use proto::v1::{PlanRestore, SourcePlan};
+use proto::v1::SourcePlan;
 use repository::backup::manifest::{ArchiveRecord, BackupRecord, Outcome};
 use repository::error::RepositoryError;
 use repository::ids::hex;
@@ -27,15 +26,13 @@ use tonic::Code;
 use crate::app::jobs::not_submitted;
 use crate::app::{App, catalog_failure};
 use crate::depot::Depot;
-use crate::fleet::{Ended, TaskContext};
-use crate::ids::{AgentId, JobId, TaskId};
+use crate::ids::{AgentId, JobId};
 use crate::ingest::{repository_failure, thread_died};
 use crate::jobs::Job;
 use crate::jobs::confirmed::Confirmed;
 use crate::jobs::job::{Allowance, Databases, JobState, MONGODB, Order, PartResult, RestorePlace};
-use crate::jobs::restore::{order, random_end};
+use crate::jobs::restore::NoPlan;
 use crate::jobs::safety::Safety;
-use crate::jobs::{STALLED_AFTER, end_or_stall};
 use crate::steps::Step;
 
 /// What somebody wants to have restored.
@@ -380,7 +377,6 @@ impl App {
 
     async fn ask_for_plan(&self, record: BackupRecord, place: RestorePlace) -> Result<SourcePlan, Failure> {
         let what = format!("the restore of {} cannot be planned", place.source);
-        let (agent, task) = (place.agent, TaskId::fresh());
         let away = || {
             Failure::new(Code::FailedPrecondition, reason::AGENT_AWAY, what.clone())
                 .because("the connection to its agent broke")
@@ -391,18 +387,10 @@ impl App {
                 .because(why)
                 .hint("see to that, then restore again")
         };
-        let id = random_end(&task.to_string()).to_owned();
-        let (context, order) =
-            order(self.depot.clone(), &self.catalog, record, place, id).await.map_err(failed)?;
-        let message = Message::PlanRestore(PlanRestore { task_id: task.to_string(), order: Some(order) });
-        let running = self.fleet.begin(agent, task, TaskContext::Restore(Arc::new(context)), message);
-        let running = running.map_err(|_away| away())?;
-        match end_or_stall(running, STALLED_AFTER, |_| {}).await {
-            Ended::Planned(plan) => Ok(*plan),
-            Ended::Failed { reason, .. } => Err(failed(reason)),
-            Ended::AgentLost | Ended::Cancelled => Err(away()),
-            _ => Err(failed("the agent answered another question than it was asked".to_owned())),
-        }
+        self.runner.ask_for_plan(record, place).await.map_err(|no_plan| match no_plan {
+            NoPlan::Away => away(),
+            NoPlan::Failed(why) => failed(why),
+        })
     }
 
     async fn fetch_bytes(&self, record: &BackupRecord, places: &[RestorePlace]) -> Result<u64, Failure> {

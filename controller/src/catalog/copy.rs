@@ -77,6 +77,8 @@ const TABLES: &[(&str, Carried)] = &[
         ),
     ),
     ("job_events", Carried::Where("job IN (SELECT id FROM main.jobs)")),
+    // Of workloads that stand now; when the copy is read, others do.
+    ("restore_pods", Carried::Nothing),
     ("backups", Carried::Nothing),
     ("backup_components", Carried::Nothing),
     ("pack_proofs", Carried::Nothing),

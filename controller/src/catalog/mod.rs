@@ -16,6 +16,7 @@ mod jobs;
 mod outbox;
 mod owners;
 mod proofs;
+mod restore_pods;
 mod schedules;
 mod signed;
 mod tokens;

@@ -1,8 +1,9 @@
 //! Joining by service accounts of a Kubernetes cluster, as it is written.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use runtime::config::Problem;
+use runtime::config::{Duration, Problem};
 use serde::{Deserialize, Serialize};
 
 use crate::config::absolute;
@@ -22,6 +23,8 @@ pub struct Kubernetes {
     pub kubeconfig: Option<PathBuf>,
     /// Who may join without a token of ours.
     pub agents: Vec<AccountRule>,
+    /// Deployments of agents at 0 replicas, each in the place of a sidecar while its volume is restored.
+    pub restore_pods: Vec<RestorePod>,
     /// Config maps that get the certificate of this controller's authority, so that agents know whom they join.
     pub authority: Vec<AuthorityMap>,
 }
@@ -44,6 +47,30 @@ pub struct AccountRule {
     pub most: u32,
 }
 
+/// A Deployment at 0 replicas whose pod mounts what a sidecar has mounted and joins as the same agent: it restores the
+/// volume in place while what uses it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RestorePod {
+    /// Its namespace, and that of what it stands in for.
+    pub namespace: String,
+    /// The Deployment.
+    pub deployment: String,
+    /// Whose folders it restores, as patterns `component/source`.
+    pub sources: Vec<String>,
+    /// What is stopped meanwhile, as `deployment/NAME` or `statefulset/NAME`, in the order in which it is started.
+    pub workloads: Vec<String>,
+    /// How long the pods of a workload, and its own, may take to be gone.
+    #[serde(default = "usual_stop")]
+    pub stop_limit: Duration,
+    /// How long its pod may take until its agent has joined.
+    #[serde(default = "usual_start")]
+    pub start_limit: Duration,
+    /// How long a workload may take to become ready.
+    #[serde(default = "usual_start")]
+    pub health_limit: Duration,
+}
+
 /// A config map that exists, in the namespace of agents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -57,14 +84,20 @@ pub struct AuthorityMap {
 impl Default for Kubernetes {
     fn default() -> Self {
         let audience = "neurashield-backup".to_owned();
-        Self { audience, kubeconfig: None, agents: Vec::new(), authority: Vec::new() }
+        Self {
+            audience,
+            kubeconfig: None,
+            agents: Vec::new(),
+            restore_pods: Vec::new(),
+            authority: Vec::new(),
+        }
     }
 }
 
 impl Kubernetes {
     /// True if the API server is never asked.
     pub fn is_unused(&self) -> bool {
-        self.agents.is_empty() && self.authority.is_empty()
+        self.agents.is_empty() && self.authority.is_empty() && self.restore_pods.is_empty()
     }
 
     pub(super) fn check(&self) -> Result<(), Problem> {
@@ -95,6 +128,15 @@ impl Kubernetes {
                 return problem("most", "at least 1".to_owned());
             }
         }
+        for (place, pod) in self.restore_pods.iter().enumerate() {
+            pod.check(&format!("kubernetes.restore_pods[{place}]"))?;
+            let is_same =
+                |one: &RestorePod| (&one.namespace, &one.deployment) == (&pod.namespace, &pod.deployment);
+            if self.restore_pods[..place].iter().any(is_same) {
+                let reason = "this Deployment is in the list already";
+                return Err(Problem::new(format!("kubernetes.restore_pods[{place}].deployment"), reason));
+            }
+        }
         for (place, map) in self.authority.iter().enumerate() {
             let path = |key: &str| format!("kubernetes.authority[{place}].{key}");
             if !is_object_name(&map.namespace) {
@@ -108,6 +150,41 @@ impl Kubernetes {
     }
 }
 
+impl RestorePod {
+    fn check(&self, path: &str) -> Result<(), Problem> {
+        let problem = |key: &str, reason: &str| Err(Problem::new(format!("{path}.{key}"), reason));
+        if !is_object_name(&self.namespace) {
+            return problem("namespace", NO_NAME);
+        }
+        if !is_object_name(&self.deployment) {
+            return problem("deployment", NO_NAME);
+        }
+        if self.sources.is_empty() {
+            return problem("sources", "name what it restores, e.g. models/shop");
+        }
+        if let Err(error) = SourceBounds::new(&self.sources) {
+            return problem("sources", &error.to_string());
+        }
+        let is_workload = |text: &String| {
+            let parts = text.split_once('/');
+            parts.is_some_and(|(kind, name)| {
+                matches!(kind, "deployment" | "statefulset") && is_object_name(name)
+            })
+        };
+        let mut seen = BTreeSet::new();
+        let itself = format!("deployment/{}", self.deployment);
+        let is_good = |one: &String| is_workload(one) && *one != itself;
+        match self.workloads.iter().all(|one| is_good(one) && seen.insert(one)) && !self.workloads.is_empty()
+        {
+            true => Ok(()),
+            false => problem(
+                "workloads",
+                "name each that has the volume mounted once, as deployment/NAME or statefulset/NAME",
+            ),
+        }
+    }
+}
+
 const NO_NAME: &str = "write a name as Kubernetes knows it: a-z, 0-9, - and . inside, at most 253 letters";
 
 /// These stand in paths of requests to the API server.
@@ -118,6 +195,14 @@ fn is_object_name(name: &str) -> bool {
         && name.ends_with(plain)
         && !name.contains("..")
         && name.chars().all(|letter| plain(letter) || "-.".contains(letter))
+}
+
+fn usual_stop() -> Duration {
+    Duration::from_secs(180)
+}
+
+fn usual_start() -> Duration {
+    Duration::from_secs(300)
 }
 
 fn usual_agents() -> u32 {

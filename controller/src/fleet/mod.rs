@@ -165,6 +165,11 @@ impl Fleet {
         self.lock().agents.contains_key(&agent)
     }
 
+    /// The connection of an agent that is connected now: another number is another connection.
+    pub(crate) fn connection_of(&self, agent: AgentId) -> Option<u64> {
+        self.lock().agents.get(&agent).map(|line| line.number)
+    }
+
     /// Changes whenever an agent comes or goes.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()

@@ -36,6 +36,7 @@ async fn runner(home: &std::path::Path) -> Runner {
         ended: Arc::default(),
         verification: config.verification.goal(),
         metrics: crate::metrics::Metrics::default(),
+        restore_pods: crate::kubernetes::RestorePods::default(),
     };
     let catalog = Catalog::open(&home.join("catalog.sqlite")).await.expect("opened");
     Runner::new(catalog, Arc::new(depot), Fleet::new(), clock, settings, Shutdown::new())

@@ -18,10 +18,10 @@ pub mod queue;
 pub(crate) mod restore;
 mod runner;
 pub mod safety;
+mod stand_in;
 pub mod state;
 mod verify;
 
-pub(crate) use backup::{STALLED_AFTER, end_or_stall};
 pub use cancel::CancelError;
 pub use job::{Job, JobState, Order};
 pub use keeping::Configured;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use proto::v1::controller_message::Message;
-use proto::v1::{self, RestoreFinished, RestoreOrder, Selection, StartRestore};
+use proto::v1::{self, PlanRestore, RestoreFinished, RestoreOrder, Selection, SourcePlan, StartRestore};
 use repository::backup::manifest::BackupRecord;
 use repository::names::BackupName;
 use runtime::steps;
@@ -13,10 +13,11 @@ use crate::catalog::{Catalog, CatalogError};
 use crate::depot::Depot;
 use crate::fleet::{Ended, RestoreTask, RunningTask, TaskContext};
 use crate::ids::{JobId, TaskId};
-use crate::jobs::backup::{common_end, follow, wait_until};
+use crate::jobs::backup::{STALLED_AFTER, common_end, end_or_stall, follow, wait_until};
 use crate::jobs::job::{Allowance, Databases, Order, Part, PartResult, RestorePlace, RestoreStep};
-use crate::jobs::runner::Attempt;
+use crate::jobs::runner::{Attempt, Shared};
 use crate::jobs::state::{Event, TaskEnd};
+use crate::kubernetes::{Look, StandIn};
 use crate::steps::Step;
 
 /// One part for each place, once what they replace is backed up.
@@ -43,6 +44,9 @@ pub(super) async fn attempt(attempt: Attempt) {
     let shared = &attempt.shared;
     let Order::Restore { backup, places, .. } = &attempt.job.order else { return };
     let place = &places[attempt.part];
+    if let Some(stand_in) = stand_in_of(shared, place) {
+        return super::stand_in::attempt(&attempt, backup, place, stand_in).await;
+    }
     let _slot = shared.slot(place.agent).await;
     let connected = || shared.fleet.is_connected(place.agent).then_some(());
     if wait_until(shared, connected).await.is_none() {
@@ -56,7 +60,7 @@ pub(super) async fn attempt(attempt: Attempt) {
     if !attempt.mailbox.tell(started).await {
         return;
     }
-    let end = match begin(&attempt, task, backup, place).await {
+    let end = match begin(&attempt, task, backup, place, Way::Usual).await {
         Ok(running) => {
             steps::reached(Step::TaskHandedOut).await;
             restore_end(follow(&attempt, running).await)
@@ -66,11 +70,28 @@ pub(super) async fn attempt(attempt: Attempt) {
     attempt.end(task, end).await;
 }
 
-async fn begin(
+/// The restore pod in which this place is restored, if it is one.
+pub(crate) fn stand_in_of(shared: &Shared, place: &RestorePlace) -> Option<StandIn> {
+    place.folder.is_none().then(|| shared.settings.restore_pods.of(&place.source)).flatten()
+}
+
+/// How an agent is told.
+pub(super) enum Way {
+    /// It stops and starts what uses the place itself, and does what was confirmed.
+    Usual,
+    /// What uses the place stands already, and the plan was compared before it was stopped.
+    StandIn,
+    /// It takes back what it has done, for this reason.
+    TakeBack(String),
+}
+
+/// Hands the restore of a place to its agent.
+pub(super) async fn begin(
     attempt: &Attempt,
     task: TaskId,
     backup: &BackupName,
     place: &RestorePlace,
+    way: Way,
 ) -> Result<RunningTask, TaskEnd> {
     let failed = |reason: String| TaskEnd::Failed { reason, retryable: false, result: None };
     let shared = &attempt.shared;
@@ -83,18 +104,68 @@ async fn begin(
     // A safety backup has neither what its source excludes nor what was written after it: the state that the
     // restore has replaced outlives its undo.
     order.keeps_older = matches!(attempt.job.order, Order::Restore { undo_of: Some(_), .. });
+    order.users_elsewhere = !matches!(way, Way::Usual);
+    let confirmed = place.confirmed.as_ref().filter(|_| matches!(way, Way::Usual));
+    let take_back = match way {
+        Way::TakeBack(cause) => cause,
+        Way::Usual | Way::StandIn => String::new(),
+    };
     let message = Message::StartRestore(StartRestore {
         task_id: task.to_string(),
         order: Some(order),
         allowance: Some(to_wire_allowance(&place.allowance)),
         job_id: attempt.job.id.to_string(),
         backup: backup.to_string(),
-        confirmed: place.confirmed.as_ref().map(|plan| plan.to_wire(&place.source)),
+        confirmed: confirmed.map(|plan| plan.to_wire(&place.source)),
+        take_back,
     });
     shared
         .fleet
         .begin(place.agent, task, TaskContext::Restore(Arc::new(context)), message)
         .map_err(|_away| TaskEnd::AgentLost)
+}
+
+/// There is no plan.
+#[derive(Debug)]
+pub(crate) enum NoPlan {
+    /// The agent is not connected, or not any more.
+    Away,
+    /// This is why.
+    Failed(String),
+}
+
+/// Asks the agent of a place what its restore would do. Where a restore pod restores it, what uses it is looked for
+/// here: the agent may not see it.
+pub(crate) async fn ask_for_plan(
+    shared: &Shared,
+    record: BackupRecord,
+    place: RestorePlace,
+) -> Result<SourcePlan, NoPlan> {
+    let (agent, task) = (place.agent, TaskId::fresh());
+    let stand_in = stand_in_of(shared, &place);
+    let id = random_end(&task.to_string()).to_owned();
+    let (context, mut order) =
+        order(shared.depot.clone(), &shared.catalog, record, place, id).await.map_err(NoPlan::Failed)?;
+    order.users_elsewhere = stand_in.is_some();
+    let message = Message::PlanRestore(PlanRestore { task_id: task.to_string(), order: Some(order) });
+    let running = shared.fleet.begin(agent, task, TaskContext::Restore(Arc::new(context)), message);
+    let running = running.map_err(|_away| NoPlan::Away)?;
+    let mut plan = match end_or_stall(running, STALLED_AFTER, |_| {}).await {
+        Ended::Planned(plan) => *plan,
+        Ended::Failed { reason, .. } => return Err(NoPlan::Failed(reason)),
+        Ended::AgentLost | Ended::Cancelled => return Err(NoPlan::Away),
+        _ => return Err(NoPlan::Failed("the agent answered another question than it was asked".to_owned())),
+    };
+    if let Some(stand_in) = stand_in {
+        let Look { stops, obstacles, .. } = stand_in.look().await;
+        plan.stops = stops;
+        plan.obstacles.extend(obstacles);
+        plan.remarks.push(format!(
+            "the restore pod {} restores it: what it stands in for is down while that starts, fetches and writes",
+            stand_in.id().workload()
+        ));
+    }
+    Ok(plan)
 }
 
 /// What the agent is told to plan or to do.
@@ -130,6 +201,7 @@ pub(crate) async fn order(
         domain: Some(crate::rpc::wire::domain_keys(&domain)),
         keeps_older: false,
         signed,
+        users_elsewhere: false,
     };
     Ok((RestoreTask { backup, source: place.source }, order))
 }
@@ -168,7 +240,7 @@ pub(crate) fn random_end(id: &str) -> &str {
     id.rsplit('-').next().unwrap_or(id)
 }
 
-fn restore_end(ended: Ended) -> TaskEnd {
+pub(super) fn restore_end(ended: Ended) -> TaskEnd {
     match ended {
         Ended::Restored(finished) if finished.undone.is_empty() => TaskEnd::Complete(result(*finished)),
         Ended::Restored(finished) => TaskEnd::Failed {

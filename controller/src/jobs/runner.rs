@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::SignedDuration;
+use proto::v1::SourcePlan;
+use repository::backup::manifest::BackupRecord;
 use repository::names::BackupName;
 use repository::progress::CancelFlag;
 use repository::verify::plan::Goal;
@@ -24,14 +26,16 @@ use crate::catalog::{Added, Catalog, CatalogError, Claim};
 use crate::depot::Depot;
 use crate::fleet::Fleet;
 use crate::ids::{AgentId, JobId, TaskId};
-use crate::jobs::job::{Job, JobState, Order};
+use crate::jobs::job::{Job, JobState, Order, RestorePlace};
 use crate::jobs::keeping::Configured;
 use crate::jobs::leases::{HoldError, Leases};
 use crate::jobs::live::Live;
 use crate::jobs::owner::Owner;
 use crate::jobs::queue::{self, MAX_QUEUED};
+use crate::jobs::restore::NoPlan;
 use crate::jobs::state::{Action, Event, Level, Refused, TaskEnd};
 use crate::jobs::verify::VERIFIED_AT_ONCE;
+use crate::kubernetes::RestorePods;
 use crate::metrics::Metrics;
 use crate::steps::Step;
 
@@ -66,6 +70,8 @@ pub struct Settings {
     pub verification: Goal,
     /// Where ended jobs are counted.
     pub metrics: Metrics,
+    /// The pods that restore in the place of sidecars.
+    pub restore_pods: RestorePods,
 }
 
 /// A job could not be ordered.
@@ -103,7 +109,7 @@ pub struct Runner {
 }
 
 /// What every job's tasks need.
-pub(super) struct Shared {
+pub(crate) struct Shared {
     pub(super) catalog: Catalog,
     pub(super) depot: Arc<Depot>,
     pub(super) fleet: Fleet,
@@ -224,6 +230,21 @@ impl Runner {
     /// Held by whoever plans or does what takes something away: the repository does one at a time.
     pub(crate) fn clearing(&self) -> &Semaphore {
         &self.shared.clearing
+    }
+
+    /// What the restore of a place would do, by its agent.
+    pub(crate) async fn ask_for_plan(
+        &self,
+        record: BackupRecord,
+        place: RestorePlace,
+    ) -> Result<SourcePlan, NoPlan> {
+        super::restore::ask_for_plan(&self.shared, record, place).await
+    }
+
+    /// Starts what ended restores have stopped in a cluster and not started, until the stop.
+    pub async fn keep_restore_pods(self) {
+        let stop = self.shared.shutdown.token();
+        stop.run_until_cancelled(super::stand_in::keep(&self.shared)).await;
     }
 
     /// What goes on now.

@@ -1,10 +1,13 @@
 //! What the controller asks and tells the API server of a Kubernetes cluster: who shows a service account's token
-//! ([`TokenReviews`]), and by which certificate agents know this controller ([`authority`]).
+//! ([`TokenReviews`]), by which certificate agents know this controller ([`authority`]), and what has to stand while a
+//! restore pod restores ([`RestorePods`]).
 //!
 //! Must stay true: it asks for nothing else, so that it needs no other right (`deploy/helm`); a token is neither
 //! logged nor kept. See `docs/decisions/0032-an-agent-joins-by-its-service-account.md`.
 
+mod api;
 pub(crate) mod authority;
+mod restore_pods;
 mod review;
 
 use std::time::Duration;
@@ -14,6 +17,9 @@ use kube::{Client, Config};
 
 use crate::config::Kubernetes;
 
+pub(crate) use api::{ApiTrouble, WorkloadId};
+pub use restore_pods::RestorePods;
+pub(crate) use restore_pods::{Hold, Look, PodId, Ran, StandIn};
 pub use review::{ReviewRefused, TokenReviews};
 
 /// An API server that says nothing for so long is away.

@@ -692,6 +692,9 @@ pub struct RestoreOrder {
     /// the highest that any backup of the source has seen; unset: none has
     #[prost(message, optional, tag = "9")]
     pub signed: ::core::option::Option<SignedHeight>,
+    /// the controller stops and starts what uses the place: it is not looked for
+    #[prost(bool, tag = "10")]
+    pub users_elsewhere: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PlanRestore {
@@ -816,6 +819,9 @@ pub struct StartRestore {
     pub job_id: ::prost::alloc::string::String,
     #[prost(string, tag = "6")]
     pub backup: ::prost::alloc::string::String,
+    /// why the restore of this id, which has ended, is taken back; empty: it is carried out
+    #[prost(string, tag = "7")]
+    pub take_back: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RestoreFinished {

@@ -170,6 +170,12 @@ pub(crate) const ROWS: &[(&str, Scenario, Answered)] = &[
     ("restore-planned", S::Plan, Person),
     ("archive-opened", S::Restore, Peer),
     ("blob-read", S::Restore, Peer),
+    ("restore-pod-noted", S::Workloads, Nobody),
+    ("restore-pod-cleared", S::Workloads, Nobody),
+    ("restore-pod-joined", S::Workloads, Nobody),
+    ("restore-pod-done", S::Workloads, Nobody),
+    ("restore-pod-gone", S::Workloads, Nobody),
+    ("restore-pod-started", S::Workloads, Nobody),
     ("hello-recorded", S::Hello, Peer),
     ("join-recorded", S::Join, Peer),
     ("renewal-recorded", S::Renewal, Peer),
@@ -229,7 +235,7 @@ pub(crate) const ROWS: &[(&str, Scenario, Answered)] = &[
 /// Why a fault does not fit a step; `None` if it does.
 pub(crate) fn why_not(scenario: Scenario, answered: Answered, fault: Fault) -> Option<&'static str> {
     match (scenario, fault, answered) {
-        (S::Workloads, _, _) => Some("it takes a cluster: `kubernetes_restore` holds it"),
+        (S::Workloads, _, _) => Some("it takes a cluster: `kubernetes_restore` and `kubernetes` hold it"),
         (S::Chain, _, _) => Some("it takes an engine that writes: `chains` holds it"),
         (_, Fault::AnswerLost, Nobody) => Some("a record follows, not an answer"),
         (S::NobodyServes, Fault::AgentKilled | Fault::StreamCut, _) => {

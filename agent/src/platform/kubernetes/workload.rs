@@ -5,18 +5,12 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::kubernetes::{MANAGER, PRIOR, Resource, STOPPED_BY, text_at};
+use crate::kubernetes::{PRIOR, Resource, STOPPED_BY, text_at};
 
 /// Which components a workload is stopped for, comma-separated, or `all`.
 pub(super) const STOP_FOR: &str = "neurashield.backup/stop-for";
 /// Names of workloads that it is started after.
 const START_AFTER: &str = "neurashield.backup/start-after";
-/// Whoever keeps it at a number of replicas has been told to let it be.
-const OWNER_PAUSED: &str = "neurashield.backup/owner-paused";
-
-/// The names under which these tools set fields, beside those that begin with `argocd`.
-const GITOPS: [&str; 4] = ["kustomize-controller", "helm-controller", "fleetagent", "kapp"];
-
 /// What can be stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -89,10 +83,6 @@ impl Workload {
         self.object.pointer("/metadata/annotations")?.get(name)?.as_str()
     }
 
-    fn label(&self, name: &str) -> Option<&str> {
-        self.object.pointer("/metadata/labels")?.get(name)?.as_str()
-    }
-
     pub(super) fn uid(&self) -> &str {
         text_at(&self.object, "/metadata/uid")
     }
@@ -132,8 +122,7 @@ impl Workload {
 
     /// True if its volumes go with its replicas.
     pub(super) fn loses_volumes(&self) -> bool {
-        let policy = "/spec/persistentVolumeClaimRetentionPolicy/whenScaled";
-        text_at(&self.object, policy) == "Delete"
+        proto::workload::loses_volumes(&self.object)
     }
 
     /// True if its controller has seen that it is to have none, and has none.
@@ -195,48 +184,7 @@ impl Workload {
 
     /// Who would start it again while it has to stand, and what to do about that.
     pub(super) fn keeper(&self) -> Option<String> {
-        if self.annotation(OWNER_PAUSED) == Some("true") {
-            return None;
-        }
-        let then = |what: &str| {
-            format!("{what}; then give it the annotation {OWNER_PAUSED}=true until the restore is done")
-        };
-        let argo = self
-            .annotation("argocd.argoproj.io/tracking-id")
-            .or_else(|| self.label("argocd.argoproj.io/instance"));
-        if let Some(of) = argo {
-            let application = of.split(':').next().unwrap_or(of);
-            return Some(then(&format!(
-                "Argo CD keeps it (application {application}): turn its automated sync off"
-            )));
-        }
-        let flux = [
-            ("kustomize.toolkit.fluxcd.io", "Kustomization", "kustomization"),
-            ("helm.toolkit.fluxcd.io", "HelmRelease", "helmrelease"),
-        ];
-        for (group, kind, word) in flux {
-            let Some(of) = self.label(&format!("{group}/name")) else { continue };
-            // Flux leaves such an object alone.
-            if self.annotation(&format!("{group}/reconcile")) == Some("disabled") {
-                continue;
-            }
-            let namespace = self.label(&format!("{group}/namespace")).unwrap_or("flux-system");
-            return Some(then(&format!(
-                "Flux keeps it ({kind} {of}): `flux suspend {word} {of} -n {namespace}`"
-            )));
-        }
-        let managed = self.object.pointer("/metadata/managedFields").and_then(Value::as_array);
-        let managers = managed.into_iter().flatten().map(|one| text_at(one, "/manager"));
-        let of_gitops =
-            |name: &&str| *name != MANAGER && (name.starts_with("argocd") || GITOPS.contains(name));
-        if let Some(manager) = managers.into_iter().find(of_gitops) {
-            return Some(then(&format!("{manager} keeps it: pause that")));
-        }
-        let owners = self.object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
-        let is_controller = |one: &&Value| one.get("controller").and_then(Value::as_bool) == Some(true);
-        let owner = owners.into_iter().flatten().find(is_controller)?;
-        let (kind, name) = (text_at(owner, "/kind"), text_at(owner, "/name"));
-        Some(then(&format!("{kind} {name} keeps it and would start it again: stop it by that one")))
+        proto::workload::keeper(&self.object)
     }
 }
 
@@ -354,12 +302,6 @@ mod tests {
             workload(WorkloadKind::Deployment, json!({ "generation": 3 }), status)
         };
         assert!(down(3, 0).is_seen_down() && !down(2, 0).is_seen_down() && !down(3, 1).is_seen_down());
-        let argo = workload(
-            WorkloadKind::Deployment,
-            json!({ "managedFields": [{ "manager": "argocd-controller" }] }),
-            json!({}),
-        );
-        assert!(argo.keeper().expect("kept").contains("argocd-controller keeps it"));
     }
 
     #[test]
@@ -388,28 +330,6 @@ mod tests {
         assert_eq!(after("db, deployment/cache"), both);
         assert_eq!(after("shop/deployment/db,shop/deployment/cache"), both);
         assert_eq!(after("gone"), ["gone"]);
-    }
-
-    #[test]
-    fn whoever_would_start_it_again_is_named_with_what_to_do() {
-        let labelled =
-            |labels: Value| workload(WorkloadKind::Deployment, json!({ "labels": labels }), json!({}));
-        let argo = noted(json!({ "argocd.argoproj.io/tracking-id": "shop-app:apps/Deployment:shop/web" }));
-        assert!(argo.keeper().expect("kept").contains("Argo CD keeps it (application shop-app)"));
-        let flux = labelled(json!({
-            "kustomize.toolkit.fluxcd.io/name": "shop", "kustomize.toolkit.fluxcd.io/namespace": "gitops",
-        }));
-        assert!(flux.keeper().expect("kept").contains("`flux suspend kustomization shop -n gitops`"));
-        let owned = workload(
-            WorkloadKind::StatefulSet,
-            json!({ "ownerReferences": [{ "kind": "Redis", "name": "cache", "controller": true }] }),
-            json!({}),
-        );
-        assert!(owned.keeper().expect("kept").contains("Redis cache keeps it"));
-        let paused = noted(json!({ "argocd.argoproj.io/tracking-id": "x", OWNER_PAUSED: "true" }));
-        assert_eq!(paused.keeper(), None);
-        // Helm only writes what it is told to.
-        assert_eq!(labelled(json!({ "app.kubernetes.io/managed-by": "Helm" })).keeper(), None);
     }
 
     #[test]

@@ -31,6 +31,7 @@ mod signer;
 mod sink;
 mod stage;
 mod swap;
+mod undo;
 mod writing;
 
 pub use allowance::{Allowance, Privilege};
@@ -42,6 +43,7 @@ pub(crate) use recover::recover_with;
 pub use recover::{Recovered, recover};
 pub use request::{PathPatterns, Place, RestoreRequest, Selection, Tools, WrongPathPattern};
 pub use signer::{LiveState, Signed};
+pub use undo::take_back_ended;
 
 use std::os::fd::AsFd;
 

@@ -255,7 +255,7 @@ fn servant(
 }
 
 /// The area with the journal, followed by those that serve it.
-fn with_servants(first: Area, story: &Story) -> Result<Vec<Area>, RestoreError> {
+pub(super) fn with_servants(first: Area, story: &Story) -> Result<Vec<Area>, RestoreError> {
     let name = first.staging_name().to_owned();
     let swapping = matches!(story.state(), State::Swapping | State::Undoing);
     let mut areas = vec![first];

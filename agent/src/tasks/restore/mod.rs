@@ -31,7 +31,7 @@ use crate::platform::{Found, Other, writers};
 use crate::restore::{ArchiveEntries, ArchiveKeys, BlobMap, BlobMapBuilder, RemoteBlobs, Window, WireBlobs};
 use crate::served::Served;
 use crate::sources::mongodb::folder::is_in_use;
-use crate::state::RestoreRecord;
+use crate::state::{Report, RestoreRecord};
 use crate::steps::Step;
 use crate::targets::files::{
     self, InProduction, PathPatterns, Place, RestoreError, RestorePlan, RestoreRequest, Selection, Tools,
@@ -76,6 +76,9 @@ pub(super) async fn run(
 ) -> Result<v1::RestoreFinished, Failure> {
     let checked = RestoreOrder::check(wire.order.as_ref())?;
     let id = checked.restore_id.clone();
+    if !wire.take_back.is_empty() {
+        return taken_back(context, wire, &checked).await;
+    }
     // An earlier attempt came to its end, and its answer was lost.
     let ended = context.agent.state.runs().ended(&id);
     if let Some(report) = ended.map_err(|error| no_record(&error))? {
@@ -144,6 +147,39 @@ pub(super) async fn run(
     Ok(wire::report(task_id, report))
 }
 
+/// Takes back a restore of this agent's, or of the agent that was here before it, which has ended: by the old state
+/// that it has kept.
+async fn taken_back(
+    context: &Arc<TaskContext>,
+    wire: v1::StartRestore,
+    order: &RestoreOrder,
+) -> Result<v1::RestoreFinished, Failure> {
+    let v1::StartRestore { task_id, take_back: cause, .. } = wire;
+    let cause = proto::convert::text("take_back", &cause, 4_096)?;
+    let Into::Served(source) = &order.into else {
+        return Err(Failure::invalid("only a restore in place is taken back"));
+    };
+    let served = order::served(&context.agent, source)?;
+    let place = served.location();
+    let Some(folder) = served.folder().map(Path::to_owned) else {
+        return Err(Failure::invalid(format!("{place} is no folder: nothing is kept beside it")));
+    };
+    let (id, of_id) = (order.restore_id.clone(), order.restore_id.clone());
+    let taken = blocking(move || files::take_back_ended(&folder, &of_id, &InProduction)).await?;
+    let taken = taken.map_err(|error| not_restored(&place, &error))?;
+    let mut report = Report { undone: Some(cause.clone()), ..Report::default() };
+    report.did("undone", context.agent.clock.now(), cause);
+    if taken.is_empty() {
+        report.notes.push(
+            "no old state of it was left: it was taken back before, or it had replaced nothing".to_owned(),
+        );
+    }
+    if let Err(error) = context.agent.state.runs().end(&id, &report) {
+        tracing::error!(restore = id, %error, "how a restore ended cannot be kept");
+    }
+    Ok(wire::report(task_id, report))
+}
+
 /// The order of a restore into a server; none: it is one into folders.
 fn into_server(
     context: &TaskContext,
@@ -196,7 +232,7 @@ struct Archive {
     order: RestoreOrder,
     request: RestoreRequest,
     place: String,
-    /// The component whose users are stopped; none of a restore elsewhere.
+    /// The component whose users are stopped; none of a restore elsewhere, and where the controller stops them.
     component: Option<String>,
     /// The live folder that is replaced, if it is one.
     folder: Option<PathBuf>,
@@ -230,10 +266,11 @@ impl Archive {
         let (place, shown, component, folder) = match &order.into {
             Into::Served(source) => {
                 let served = order::served(&context.agent, source)?;
-                let component = source.component.to_string();
+                // Where the controller sees to what uses it, nobody is looked for.
+                let component = (!order.users_elsewhere).then(|| source.component.to_string());
                 is_database = served.database().is_some();
                 let place = served.place().ok_or_else(|| not_by_itself(served))?;
-                (place, served.location(), Some(component), served.folder().map(Path::to_owned))
+                (place, served.location(), component, served.folder().map(Path::to_owned))
             }
             Into::Folder(path) => {
                 order::check_folder(&context.agent, path)?;
@@ -279,9 +316,10 @@ impl Archive {
                 )),
             }
             obstacles.extend(self.in_use(&found, &plan));
-            obstacles.extend(self.of_database(&found));
         }
-        Ok(wire::plan(&self.order, self.place.clone(), plan, found, obstacles, self.component.is_some()))
+        obstacles.extend(self.of_database(&found));
+        let in_place = matches!(self.order.into, Into::Served(_));
+        Ok(wire::plan(&self.order, self.place.clone(), plan, found, obstacles, in_place))
     }
 
     /// Who uses the folder and would not be stopped.
@@ -319,7 +357,7 @@ impl Archive {
         if !self.order.globs.is_empty() {
             return Some("a database's folder is restored as a whole: leave out --path".to_owned());
         }
-        let is_stopped = found.applications.iter().any(|one| one.runs);
+        let is_stopped = self.order.users_elsewhere || found.applications.iter().any(|one| one.runs);
         (!is_stopped && is_in_use(folder)).then(|| {
             format!(
                 "a server has {} in use: stop it, say under `applications` in the agent's configuration how that is \

@@ -95,6 +95,26 @@ seccompProfile: { type: RuntimeDefault }
 {{- dict "namespaces" ($all | uniq | sortAlpha) | toJson }}
 {{- end }}
 
+{{- /* The restore pods, as the controller's configuration has them: what a sidecar holds in folders. */}}
+{{- define "backup.restorePods" -}}
+{{- $all := list }}
+{{- range .Values.joins }}
+{{- $join := . }}
+{{- with .restore }}
+{{- if not (regexMatch "^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$" $join.name) }}{{ fail (printf "joins: %s has a restore pod, so its name is one of at most 40 letters a-z, 0-9 and -" $join.name) }}{{ end }}
+{{- $sources := list }}
+{{- range .config.sources }}{{ if .path }}{{ $sources = append $sources (printf "%s/%s" .component .name) }}{{ end }}{{ end }}
+{{- if not $sources }}{{ fail (printf "joins: the restore pod of %s has no source with a path: only folders are restored there" $join.name) }}{{ end }}
+{{- $pod := dict "namespace" $join.namespace "deployment" (printf "backup-restore-%s" $join.name) "sources" $sources "workloads" .workloads }}
+{{- with .stopLimit }}{{ $pod = set $pod "stop_limit" . }}{{ end }}
+{{- with .startLimit }}{{ $pod = set $pod "start_limit" . }}{{ end }}
+{{- with .healthLimit }}{{ $pod = set $pod "health_limit" . }}{{ end }}
+{{- $all = append $all $pod }}
+{{- end }}
+{{- end }}
+{{- dict "pods" $all | toJson }}
+{{- end }}
+
 {{- define "backup.authorityMap" -}}
 {{ .Values.name }}-authority
 {{- end }}
@@ -105,7 +125,7 @@ https://{{ .Values.name }}.{{ .Release.Namespace }}.svc:8443
 {{- end }}
 
 {{- define "backup.controllerConfig" -}}
-{{- range $key := list "agents" "authority" "audience" }}
+{{- range $key := list "agents" "authority" "audience" "restore_pods" }}
 {{- if hasKey (dig "kubernetes" dict $.Values.controller.config) $key }}{{ fail (printf "controller.config.kubernetes.%s is the chart's to write: use `agents` and `joins`" $key) }}{{ end }}
 {{- end }}
 {{- $name := .Values.name }}
@@ -117,6 +137,7 @@ https://{{ .Values.name }}.{{ .Release.Namespace }}.svc:8443
 {{- end }}
 {{- /* A volume's own folder belongs to root and its group to us (fsGroup): what is private is in one of ours. */}}
 {{- $own := dict "state" "/var/lib/neurashield/state" "grpc_names" $names "kubernetes" (dict "audience" "neurashield-backup" "agents" (include "backup.joins" . | fromJson).joins "authority" $maps) }}
+{{- with (include "backup.restorePods" . | fromJson).pods }}{{ $_ := set $own.kubernetes "restore_pods" . }}{{ end }}
 {{- if .Values.storage.backups.size }}{{ $own = set $own "repository" "/opt/neurashield/backups" }}{{ end }}
 {{- if .Values.ingress.enabled }}{{ $own = set $own "web" (dict "path" .Values.ingress.path "hosts" (list .Values.ingress.host)) }}{{ end }}
 {{- with .Values.controller.passphrase }}{{ if .secret }}{{ $own = set $own "key" (dict "passphrase_file" "/etc/neurashield/passphrase/passphrase") }}{{ end }}{{ end }}

@@ -1,0 +1,63 @@
+//! What the controller has stopped in a cluster for a restore.
+//!
+//! Must stay true: a row is there before the first workload is told, and goes when all that ran is told to run again.
+
+use sqlx::Row;
+
+use crate::catalog::{Catalog, CatalogError, from_json};
+use crate::kubernetes::{Hold, PodId};
+
+impl Catalog {
+    /// Keeps what is held for a restore in this pod.
+    pub(crate) async fn keep_hold(&self, pod: &PodId, hold: &Hold) -> Result<(), CatalogError> {
+        let mut change = self.change().await?;
+        sqlx::query(
+            "INSERT INTO restore_pods (namespace, deployment, job, part, hold) VALUES (?, ?, ?, ?, ?)
+             ON CONFLICT (namespace, deployment) DO UPDATE SET
+                 job = excluded.job, part = excluded.part, hold = excluded.hold",
+        )
+        .bind(&pod.namespace)
+        .bind(&pod.deployment)
+        .bind(hold.job.to_string())
+        .bind(i64::try_from(hold.part).unwrap_or(i64::MAX))
+        .bind(serde_json::to_string(hold).expect("what is held has a JSON form"))
+        .execute(&mut *change)
+        .await?;
+        Ok(change.commit().await?)
+    }
+
+    /// What is held for a restore in this pod.
+    pub(crate) async fn hold(&self, pod: &PodId) -> Result<Option<Hold>, CatalogError> {
+        let row: Option<String> =
+            sqlx::query_scalar("SELECT hold FROM restore_pods WHERE namespace = ? AND deployment = ?")
+                .bind(&pod.namespace)
+                .bind(&pod.deployment)
+                .fetch_optional(&self.readers)
+                .await?;
+        row.map(|hold| from_json(&hold, "what is stopped for a restore")).transpose()
+    }
+
+    /// All that is held.
+    pub(crate) async fn holds(&self) -> Result<Vec<(PodId, Hold)>, CatalogError> {
+        let rows = sqlx::query("SELECT namespace, deployment, hold FROM restore_pods")
+            .fetch_all(&self.readers)
+            .await?;
+        let read = |row: &sqlx::sqlite::SqliteRow| {
+            let pod = PodId { namespace: row.try_get("namespace")?, deployment: row.try_get("deployment")? };
+            let hold: &str = row.try_get("hold")?;
+            Ok((pod, from_json(hold, "what is stopped for a restore")?))
+        };
+        rows.iter().map(read).collect()
+    }
+
+    /// Nothing is held any more.
+    pub(crate) async fn drop_hold(&self, pod: &PodId) -> Result<(), CatalogError> {
+        let mut change = self.change().await?;
+        sqlx::query("DELETE FROM restore_pods WHERE namespace = ? AND deployment = ?")
+            .bind(&pod.namespace)
+            .bind(&pod.deployment)
+            .execute(&mut *change)
+            .await?;
+        Ok(change.commit().await?)
+    }
+}

@@ -1,0 +1,426 @@
+//! Restore pods: who stands in for which sidecar, what has to stand meanwhile, and what is in the way.
+//!
+//! Must stay true: what something else would start again, what an agent's restore holds, and a pod that would go on
+//! to write are told before anything is stopped; nothing but the named workloads is scaled. See
+//! `docs/decisions/0054-a-restore-pod-stands-in-for-a-sidecar.md`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kube::Client;
+use proto::v1;
+use proto::workload::{PRIOR, STOPPED_BY, annotation, keeper, loses_volumes, text_at};
+use repository::names::SourceId;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::api::{Api, ApiTrouble, Kind, WorkloadId};
+use crate::config::RestorePod;
+use crate::identity::SourceBounds;
+use crate::ids::JobId;
+use crate::jobs::job::{PartResult, RestoreStep};
+
+/// A restore pod's Deployment.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct PodId {
+    /// Its namespace.
+    pub(crate) namespace: String,
+    /// Its name.
+    pub(crate) deployment: String,
+}
+
+impl PodId {
+    /// As a workload.
+    pub(crate) fn workload(&self) -> WorkloadId {
+        let (namespace, name) = (self.namespace.clone(), self.deployment.clone());
+        WorkloadId { namespace, kind: Kind::Deployment, name }
+    }
+}
+
+/// What a restore has stopped, and how far it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Hold {
+    /// The restore.
+    pub(crate) job: JobId,
+    /// Which of its parts.
+    pub(crate) part: usize,
+    /// What ran, in the order in which it is started.
+    pub(crate) stopped: Vec<Ran>,
+    /// What was done, for the report.
+    pub(crate) steps: Vec<RestoreStep>,
+    /// What the restore has brought, once it has.
+    pub(crate) done: Option<PartResult>,
+    /// Why it is taken back.
+    pub(crate) undo: Option<String>,
+}
+
+/// A workload that ran.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ran {
+    pub(crate) id: WorkloadId,
+    pub(crate) replicas: i64,
+}
+
+/// What stopping for a restore would mean.
+#[derive(Debug, Default)]
+pub(crate) struct Look {
+    /// What is stopped, and what rests, in the order in which it is started.
+    pub(crate) stops: Vec<v1::Application>,
+    /// What runs now.
+    pub(crate) runs: Vec<Ran>,
+    pub(crate) obstacles: Vec<String>,
+}
+
+/// One restore pod and the way to its cluster.
+#[derive(Clone)]
+pub(crate) struct StandIn {
+    pub(crate) pod: RestorePod,
+    pub(crate) api: Api,
+    /// One restore at a time.
+    pub(crate) turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// All restore pods of the configuration. Cheap to clone; by itself there are none.
+#[derive(Clone, Default)]
+pub struct RestorePods(Arc<Inner>);
+
+impl std::fmt::Debug for RestorePods {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("RestorePods").field(&self.0.pods).finish()
+    }
+}
+
+#[derive(Default)]
+struct Inner {
+    pods: Vec<(RestorePod, SourceBounds)>,
+    api: Option<Api>,
+    turns: Mutex<BTreeMap<PodId, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+impl RestorePods {
+    /// Those of the configuration, which was checked, by this client.
+    pub fn new(pods: &[RestorePod], client: Option<Client>) -> Self {
+        let read = |pod: &RestorePod| {
+            (pod.clone(), SourceBounds::new(&pod.sources).expect("the configuration was checked"))
+        };
+        let pods = pods.iter().map(read).collect();
+        Self(Arc::new(Inner { pods, api: client.map(Api::new), turns: Mutex::default() }))
+    }
+
+    /// The one that restores this source in place.
+    pub(crate) fn of(&self, source: &SourceId) -> Option<StandIn> {
+        let (pod, _) = self.0.pods.iter().find(|(_, sources)| sources.allow(source))?;
+        self.stand_in(pod)
+    }
+
+    /// The one with this Deployment, if it is still configured.
+    pub(crate) fn called(&self, id: &PodId) -> Option<StandIn> {
+        let (pod, _) = self.0.pods.iter().find(|(pod, _)| id_of(pod) == *id)?;
+        self.stand_in(pod)
+    }
+
+    /// True if there is none.
+    pub(crate) fn are_none(&self) -> bool {
+        self.0.pods.is_empty()
+    }
+
+    fn stand_in(&self, pod: &RestorePod) -> Option<StandIn> {
+        let mut turns = self.0.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = turns.entry(id_of(pod)).or_default().clone();
+        Some(StandIn { pod: pod.clone(), api: self.0.api.clone()?, turn })
+    }
+}
+
+fn id_of(pod: &RestorePod) -> PodId {
+    PodId { namespace: pod.namespace.clone(), deployment: pod.deployment.clone() }
+}
+
+impl StandIn {
+    pub(crate) fn id(&self) -> PodId {
+        id_of(&self.pod)
+    }
+
+    fn workloads(&self) -> impl Iterator<Item = WorkloadId> {
+        let named = self.pod.workloads.iter();
+        named.filter_map(|text| WorkloadId::of(&self.pod.namespace, text))
+    }
+
+    /// What would be stopped, and what is in the way. Changes nothing.
+    pub(crate) async fn look(&self) -> Look {
+        let mut look = Look::default();
+        if let Err(trouble) = self.look_at_all(&mut look).await {
+            look.obstacles.push(format!("it cannot be said what uses the volume: {trouble}"));
+        }
+        look
+    }
+
+    async fn look_at_all(&self, look: &mut Look) -> Result<(), ApiTrouble> {
+        let autoscalers = self.api.autoscalers(&self.pod.namespace).await?;
+        let mut stopped_pods = BTreeSet::new();
+        for id in self.workloads() {
+            let Some(object) = self.api.workload(&id).await? else {
+                look.obstacles.push(format!(
+                    "there is no {id}, which is stopped for the restore: see `workloads` of its restore pod"
+                ));
+                continue;
+            };
+            let replicas = replicas(&object);
+            look.stops.push(v1::Application {
+                name: id.to_string(),
+                kind: "workload".to_owned(),
+                running: replicas > 0,
+                checked: is_checked(&object),
+            });
+            if let Some(by) = annotation(&object, STOPPED_BY) {
+                let prior = annotation(&object, PRIOR).unwrap_or("unknown");
+                look.obstacles.push(format!(
+                    "{id} is stopped by a restore (AGENT/RESTORE: {by}): wait for its end; if it is long over, make it \
+                     what it was ({prior}) and take the annotations {PRIOR} and {STOPPED_BY} off"
+                ));
+            }
+            if replicas > 0 {
+                look.obstacles.extend(kept(&id, &object, &autoscalers));
+                look.runs.push(Ran { id: id.clone(), replicas });
+            }
+            // It is asked for without being done, so that a right that is missing is missing now.
+            self.api.scale(&id, 0, true).await?;
+            let selector = self.api.selector(&id).await?;
+            let pods = self.api.pods(&id.namespace, &selector).await?;
+            stopped_pods.extend(pods.iter().map(|pod| text_at(pod, "/metadata/uid").to_owned()));
+        }
+        self.look_at_pod(look, &stopped_pods).await
+    }
+
+    /// The restore pod's Deployment, and who else has its claims mounted.
+    async fn look_at_pod(&self, look: &mut Look, stopped_pods: &BTreeSet<String>) -> Result<(), ApiTrouble> {
+        let id = self.id().workload();
+        let Some(object) = self.api.workload(&id).await? else {
+            look.obstacles.push(format!("there is no {id}, in whose pod the restore would run"));
+            return Ok(());
+        };
+        if replicas(&object) > 0 && !look.runs.is_empty() {
+            look.obstacles.push(format!(
+                "the restore pod {id} runs already, beside what it stands in for: if no restore uses it, `kubectl scale \
+                 deployment/{} -n {} --replicas=0`",
+                id.name, id.namespace
+            ));
+        }
+        self.api.scale(&id, 1, true).await?;
+        let claims: Vec<&str> = writable_claims(&object, "/spec/template/spec/volumes").collect();
+        if claims.is_empty() {
+            look.obstacles.push(format!("the restore pod {id} mounts no claim that it may write"));
+        }
+        let own = self.api.selector(&id).await?;
+        let own: BTreeSet<String> = self.api.pods(&id.namespace, &own).await?.iter().map(uid).collect();
+        for pod in self.api.pods(&id.namespace, "").await?.iter().filter(|pod| lives(pod)) {
+            let uid = uid(pod);
+            let shared = writable_claims(pod, "/spec/volumes").find(|claim| claims.contains(claim));
+            if let Some(claim) = shared.filter(|_| !stopped_pods.contains(&uid) && !own.contains(&uid)) {
+                look.obstacles.push(format!(
+                    "the pod {}/{} has the claim {claim} mounted and would not be stopped: stop it, or name its workload \
+                     among the `workloads` of the restore pod {id}",
+                    id.namespace,
+                    text_at(pod, "/metadata/name")
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Why a pod of the workload does not run, as far as the API says; nothing: it does not say.
+    pub(crate) async fn waits_for(&self, id: &WorkloadId) -> Result<Waits, ApiTrouble> {
+        let selector = self.api.selector(id).await?;
+        let pods = self.api.pods(&id.namespace, &selector).await?;
+        if let Some(waits) = pods.iter().find_map(waits_of) {
+            return Ok(waits);
+        }
+        if pods.is_empty()
+            && let Some(object) = self.api.workload(id).await?
+            && let Some(why) = condition(&object, "ReplicaFailure", "True")
+        {
+            return Ok(Waits { why: format!("no pod is made: {why}"), is_hopeless: false });
+        }
+        Ok(Waits::default())
+    }
+
+    /// What is left of a workload that has no replicas any more; none: nothing.
+    pub(crate) async fn left_of(&self, id: &WorkloadId) -> Result<Option<String>, ApiTrouble> {
+        let Some(object) = self.api.workload(id).await? else { return Ok(None) };
+        if replicas(&object) > 0 {
+            return Ok(Some("replicas that somebody has asked for again".to_owned()));
+        }
+        let of = |pointer| object.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
+        if of("/status/observedGeneration") < of("/metadata/generation") || of("/status/replicas") > 0 {
+            return Ok(Some("replicas".to_owned()));
+        }
+        let selector = self.api.selector(id).await?;
+        let pods = self.api.pods(&id.namespace, &selector).await?;
+        let left = pods.iter().find(|pod| lives(pod));
+        Ok(left.map(|pod| format!("the pod {}", text_at(pod, "/metadata/name"))))
+    }
+
+    /// Why not all of a workload's replicas are ready; none: they are.
+    pub(crate) async fn lacks(&self, id: &WorkloadId) -> Result<Option<String>, ApiTrouble> {
+        let Some(object) = self.api.workload(id).await? else { return Ok(Some("it is gone".to_owned())) };
+        let of = |pointer| object.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
+        if of("/status/observedGeneration") < of("/metadata/generation") {
+            return Ok(Some("its controller has not seen the change yet".to_owned()));
+        }
+        let (ready, wanted) = (of("/status/readyReplicas"), replicas(&object));
+        match wanted {
+            0 => Ok(Some("it is told not to run".to_owned())),
+            _ if ready >= wanted => Ok(None),
+            _ => Ok(Some(format!("{ready} of {wanted} replicas are ready"))),
+        }
+    }
+
+    /// How many replicas it is told to have; none: it is gone.
+    pub(crate) async fn replicas(&self, id: &WorkloadId) -> Result<Option<i64>, ApiTrouble> {
+        Ok(self.api.workload(id).await?.map(|object| replicas(&object)))
+    }
+}
+
+/// Why a pod does not run.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Waits {
+    /// For people; empty: nothing is said.
+    pub(crate) why: String,
+    /// It will not by itself, or not soon.
+    pub(crate) is_hopeless: bool,
+}
+
+fn waits_of(pod: &Value) -> Option<Waits> {
+    const HOPELESS: [&str; 6] = [
+        "ErrImageNeverPull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "CrashLoopBackOff",
+    ];
+    let name = text_at(pod, "/metadata/name");
+    let containers = ["/status/initContainerStatuses", "/status/containerStatuses"];
+    let all = containers.iter().filter_map(|pointer| pod.pointer(pointer)?.as_array()).flatten();
+    let mut reasons = all.map(|one| text_at(one, "/state/waiting/reason"));
+    if let Some(reason) =
+        reasons.find(|reason| !matches!(*reason, "" | "PodInitializing" | "ContainerCreating"))
+    {
+        let why = format!("its pod {name} waits: {reason}");
+        return Some(Waits { why, is_hopeless: HOPELESS.contains(&reason) });
+    }
+    let scheduled = condition(pod, "PodScheduled", "False");
+    let why = scheduled.map(|why| format!("its pod {name} has no node: {why}"));
+    let why = why.or_else(|| {
+        (text_at(pod, "/status/phase") == "Pending")
+            .then(|| format!("its pod {name} is being made: `kubectl describe pod` tells what it waits for"))
+    });
+    why.map(|why| Waits { why, is_hopeless: false })
+}
+
+/// What the condition of this type says, where it has this status. Bounded: it is somebody else's text.
+fn condition(object: &Value, kind: &str, status: &str) -> Option<String> {
+    const TOLD: usize = 300;
+    let all = object.pointer("/status/conditions").and_then(Value::as_array)?;
+    let is_it = |one: &&Value| text_at(one, "/type") == kind && text_at(one, "/status") == status;
+    let told = text_at(all.iter().find(is_it)?, "/message");
+    Some(told.chars().take(TOLD).collect())
+}
+
+/// Without a number it is one.
+fn replicas(object: &Value) -> i64 {
+    object.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1)
+}
+
+fn uid(object: &Value) -> String {
+    text_at(object, "/metadata/uid").to_owned()
+}
+
+/// False once it has ended: one that is told to go lives until it is gone.
+fn lives(pod: &Value) -> bool {
+    !matches!(text_at(pod, "/status/phase"), "Succeeded" | "Failed")
+}
+
+/// True if its pods have a check of their readiness.
+fn is_checked(object: &Value) -> bool {
+    let containers = object.pointer("/spec/template/spec/containers").and_then(Value::as_array);
+    containers.into_iter().flatten().any(|one| one.get("readinessProbe").is_some())
+}
+
+fn writable_claims<'a>(object: &'a Value, volumes: &str) -> impl Iterator<Item = &'a str> {
+    let volumes = object.pointer(volumes).and_then(Value::as_array).into_iter().flatten();
+    let writable = volumes.filter(|volume| {
+        volume.pointer("/persistentVolumeClaim/readOnly").and_then(Value::as_bool) != Some(true)
+    });
+    writable.map(|volume| text_at(volume, "/persistentVolumeClaim/claimName")).filter(|name| !name.is_empty())
+}
+
+/// What would start it again, or take its volumes away.
+fn kept(id: &WorkloadId, object: &Value, autoscalers: &[Value]) -> Vec<String> {
+    let mut obstacles = Vec::new();
+    if loses_volumes(object) {
+        obstacles.push(format!(
+            "{id} cannot be stopped for long enough: its volumes are deleted when it is scaled down: set \
+             `spec.persistentVolumeClaimRetentionPolicy.whenScaled` to Retain"
+        ));
+    }
+    if let Some(keeper) = keeper(object) {
+        obstacles.push(format!("{id} cannot be stopped for long enough: {keeper}"));
+    }
+    let scales = |hpa: &&Value| {
+        text_at(hpa, "/spec/scaleTargetRef/kind") == id.kind.object()
+            && text_at(hpa, "/spec/scaleTargetRef/name") == id.name
+    };
+    if let Some(hpa) = autoscalers.iter().find(scales) {
+        let (name, namespace) = (text_at(hpa, "/metadata/name"), &id.namespace);
+        obstacles.push(format!(
+            "{id} cannot be stopped for long enough: the autoscaler {name} scales it: `kubectl get hpa {name} -n \
+             {namespace} -o yaml > {name}.yaml`, delete it, restore, then apply the file again"
+        ));
+    }
+    obstacles
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_would_start_a_workload_again_is_in_the_way() {
+        let id = WorkloadId::of("shop", "deployment/web").expect("a workload");
+        let hpa = |name: &str| json!({ "metadata": { "name": "auto" }, "spec": { "scaleTargetRef": { "kind": "Deployment", "name": name } } });
+        assert_eq!(kept(&id, &json!({}), &[hpa("other")]), Vec::<String>::new());
+        let told = kept(&id, &json!({}), &[hpa("web")]);
+        assert!(told.len() == 1 && told[0].contains("the autoscaler auto scales it"), "{told:?}");
+        let owned = json!({ "metadata": { "ownerReferences": [{ "kind": "Redis", "name": "r", "controller": true }] } });
+        assert!(kept(&id, &owned, &[])[0].contains("Redis r keeps it"));
+    }
+
+    #[test]
+    fn a_claim_that_is_mounted_to_be_read_is_in_nobody_s_way() {
+        let pod = json!({ "spec": { "volumes": [
+            { "name": "a", "persistentVolumeClaim": { "claimName": "data" } },
+            { "name": "b", "persistentVolumeClaim": { "claimName": "seen", "readOnly": true } },
+            { "name": "c", "emptyDir": {} },
+        ] } });
+        assert_eq!(writable_claims(&pod, "/spec/volumes").collect::<Vec<_>>(), ["data"]);
+    }
+
+    #[test]
+    fn why_a_pod_does_not_run_is_told_and_whether_it_ever_will() {
+        let waiting = |reason: &str| {
+            json!({ "metadata": { "name": "p" }, "status": { "phase": "Pending", "containerStatuses": [
+                { "state": { "waiting": { "reason": reason } } },
+            ] } })
+        };
+        assert!(waits_of(&waiting("ErrImageNeverPull")).expect("it waits").is_hopeless);
+        assert!(!waits_of(&waiting("ContainerCreating")).expect("it waits").is_hopeless);
+        let unscheduled = json!({ "metadata": { "name": "p" }, "status": { "phase": "Pending", "conditions": [
+            { "type": "PodScheduled", "status": "False", "message": "0/1 nodes are available" },
+        ] } });
+        let told = waits_of(&unscheduled).expect("it waits");
+        assert!(told.why.contains("0/1 nodes are available") && !told.is_hopeless, "{told:?}");
+        assert_eq!(waits_of(&json!({ "status": { "phase": "Running" } })), None);
+    }
+}
