@@ -233,8 +233,9 @@ impl Scene {
     /// Restores, and gives what came of it.
     fn restore(&self, backup: &str, more: &[&str]) -> (bool, String) {
         let pod = ["-n", "backup", "exec", "deploy/backup-service", "--", "nsctl"];
-        let words = ["restore", "--timestamp", backup, "--components", "models", "--yes"];
-        let output = self.cluster.run("kubectl", &[&pod[..], &words, more].concat());
+        let words = ["restore", "--timestamp", backup, "--components", "models"];
+        let sure = if more.contains(&"--plan") { &[][..] } else { &["--yes"][..] };
+        let output = self.cluster.run("kubectl", &[&pod[..], &words, sure, more].concat());
         (output.status.success(), said(&output))
     }
 
@@ -263,7 +264,11 @@ impl Scene {
     /// `kill -9` of the process in a pod's container; then a new pod.
     fn kill(&self, namespace: &str, labels: &str) {
         let path = "jsonpath={.items[0].metadata.name} {.items[0].status.containerStatuses[0].containerID}";
-        let pod = self.cluster.kubectl(&["-n", namespace, "get", "pod", "-l", labels, "-o", path]);
+        // The kubelet says later than the container does that it runs.
+        let pod = wait_for("its container to be told", 60, || {
+            let pod = self.cluster.kubectl(&["-n", namespace, "get", "pod", "-l", labels, "-o", path]);
+            pod.contains(' ').then_some(pod)
+        });
         let (name, id) = pod.split_once(' ').expect("a name and an id");
         let id = id.rsplit('/').next().expect("an id");
         let in_it = |process: &fs::DirEntry| {
