@@ -4,7 +4,8 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -22,6 +23,9 @@ use crate::tasks::Users;
 /// How long a server is looked for at which a restore was under way, and any other.
 const PATIENCE: Duration = Duration::from_secs(60);
 const GLANCE: Duration = Duration::from_secs(2);
+/// Between two tries to start what could not be started again: at first, and at last.
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10 * 60);
 
 /// Ends what a crash has left, unless `stop` comes before it could begin: then the next start does.
 pub(crate) async fn resume(agent: Arc<Agent>, stop: &CancellationToken) {
@@ -79,7 +83,8 @@ pub(crate) fn end_at_server(
     })
 }
 
-/// Nothing was swapped: what was stopped runs again, or stays on record.
+/// Nothing was swapped: what was stopped runs again, or stays on record. However long ago that was, it is tried once:
+/// nobody else could have.
 pub(crate) fn start_again(users: &Users<'_>, id: &str) {
     let troubles = users.start_again();
     troubles.iter().for_each(|trouble| tracing::error!(restore = id, "{trouble}"));
@@ -88,6 +93,61 @@ pub(crate) fn start_again(users: &Users<'_>, id: &str) {
         (false, true) => users.remember(),
         (false, false) => users.settle(),
     }
+}
+
+/// Starts what restores that are over have stopped and could not start again, by and by, until it runs or a day has
+/// gone by; until `stop`.
+pub(crate) async fn keep_starting(agent: Arc<Agent>, stop: CancellationToken) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        let (agent, runtime) = (agent.clone(), Handle::current());
+        let tried = tokio::task::spawn_blocking(move || start_those_on_record(&agent, &runtime));
+        let left = tokio::select! {
+            () = stop.cancelled() => return,
+            left = tried => left,
+        };
+        pause = match left {
+            Ok(true) => LONGEST_PAUSE.min(pause * 2),
+            Ok(false) | Err(_) => FIRST_PAUSE,
+        };
+    }
+}
+
+/// True if something is still not started. Nothing is tried while a restore has something stopped, or has not come to
+/// its end: what it has left half swapped is nothing to start on.
+fn start_those_on_record(agent: &Agent, runtime: &Handle) -> bool {
+    let on_record = || agent.state.runs().all();
+    match on_record() {
+        Ok(runs) if !runs.iter().any(|(_, run)| run.is_over) => return false,
+        Ok(_) => {}
+        Err(error) => {
+            tracing::error!(%error, "cannot look for programs that restores have stopped");
+            return true;
+        }
+    }
+    let _nobody_stops = agent.retrying.lock().unwrap_or_else(PoisonError::into_inner);
+    let runs = on_record().unwrap_or_default();
+    let is_open = |(_, run): &(String, Run)| !run.is_over;
+    if agent.unbroken.load(Ordering::Relaxed) > 0 || runs.iter().any(is_open) {
+        return true;
+    }
+    for (id, run) in runs {
+        let users = Users::resumed(agent, runtime.clone(), &id, run);
+        if users.is_old() {
+            tracing::error!(restore = id, "gives up: for a day, not all that it stopped could be started");
+            users.forget();
+            continue;
+        }
+        tracing::info!(restore = id, "tries once more to start what could not be started again");
+        let troubles = users.try_to_start();
+        troubles.iter().for_each(|trouble| tracing::error!(restore = id, "{trouble}"));
+        users.settle();
+    }
+    on_record().is_ok_and(|runs| !runs.is_empty())
 }
 
 /// What the cluster knows that this agent has stopped, and the agent does not: its state was lost.
@@ -148,7 +208,8 @@ impl<'a> Resume<'a> {
         is_all_ended &= left.is_empty();
         let known: BTreeSet<String> = self.runs.values().flat_map(Run::names).collect();
         let served: BTreeSet<String> = self.agent.served.iter().map(|source| source.id.to_string()).collect();
-        for (id, run) in self.runs {
+        // Those that are over are for `keep_starting`, which waits while one of these is not.
+        for (id, run) in self.runs.into_iter().filter(|(_, run)| !run.is_over) {
             // Nobody has looked where it swapped if that is not served any more.
             let is_left = |server: &String| left_at.contains(server) || !served.contains(server);
             if left.contains(&id) || run.server.as_ref().is_some_and(is_left) {
@@ -238,6 +299,9 @@ impl<'a> Resume<'a> {
     }
 }
 
+#[cfg(test)]
+#[path = "resume_retry_tests.rs"]
+mod retry_tests;
 #[cfg(test)]
 #[path = "resume_tests.rs"]
 mod tests;

@@ -40,6 +40,7 @@ async fn finish_restores_as(config: crate::config::AgentConfig, state: StateFold
         room: Arc::default(),
         listed: crate::pipeline::RememberedBlobs::default(),
         unbroken: Default::default(),
+        retrying: Default::default(),
     });
     resume(agent.clone(), &CancellationToken::new()).await;
     Arc::into_inner(agent).expect("nobody else has it").state
@@ -100,6 +101,7 @@ fn killed_in_its_swap(root: &Path, state: &StateFolder) {
         place,
         selection: Selection::Whole,
         keeps_older: false,
+        stays: None,
         signer_height: None,
         signer_seen: None,
     };
@@ -202,7 +204,7 @@ fn stopped_container(at: &Path, stopped_at: Timestamp) -> StateFolder {
     let stopped = vec![Stopped { application, state: Stopping::Stopped }];
     let mut report = Report::default();
     report.did("stopped", stopped_at, "db");
-    state.runs().keep("r-1", &Run { report, stopped, server: None, applying: false }).expect("kept");
+    state.runs().keep("r-1", &Run { report, stopped, ..Run::default() }).expect("kept");
     state
 }
 

@@ -16,7 +16,7 @@ use crate::locks::unlock_left;
 use crate::nodes::reap_at_start;
 use crate::pipeline::RememberedBlobs;
 use crate::platform::Platform;
-use crate::resume::resume;
+use crate::resume::{keep_starting, resume};
 use crate::served::{Served, WrongSource};
 use crate::sources::blockchain;
 use crate::state::{AgentKey, Identity, IdentityError, StateError, StateFolder};
@@ -88,6 +88,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), RunError
         room: Arc::default(),
         listed: RememberedBlobs::default(),
         unbroken: AtomicUsize::new(0),
+        retrying: std::sync::Mutex::default(),
     });
     for folder in agent
         .served
@@ -101,6 +102,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), RunError
     hooks::run_those_owed(agent.state.hooks(), &agent.served, &shutdown.token()).await;
     shutdown.spawn("locks at servers", unlock_left(agent.clone(), shutdown.token()));
     shutdown.spawn("holds at nodes", reap_at_start(agent.clone(), shutdown.token()));
+    shutdown.spawn("starts after restores", keep_starting(agent.clone(), shutdown.token()));
     let stop = shutdown.clone();
     let connection = shutdown.spawn("connection", async move {
         let ended = Box::pin(keep_connected(agent, identity, stop.token())).await;

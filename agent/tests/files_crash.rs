@@ -6,7 +6,7 @@ mod files_support;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use agent::sources::files::{Excludes, FilesSource};
+use agent::sources::files::{Excludes, FilesSource, Rules};
 use agent::targets::files::{
     NoFaults, PathPatterns, Place, RestoreError, RestoreRequest, Selection, Steps, recover,
 };
@@ -20,6 +20,8 @@ struct Case {
     selection: Selection,
     /// What is looked at, and where restores leave their staging folders.
     roots: &'static [&'static str],
+    /// What the source leaves out, some of which is live.
+    stays: Option<Rules>,
 }
 
 fn write(root: &Path, files: &[(&str, &str)]) {
@@ -51,7 +53,7 @@ impl Case {
             }
             _ => Archive::of(&base),
         };
-        let case = Self { folder, archive, place, selection, roots };
+        let case = Self { folder, archive, place, selection, roots, stays: None };
         case.reset();
         case
     }
@@ -65,6 +67,10 @@ impl Case {
         let base = self.base();
         fs::remove_dir_all(&base).expect("it goes");
         write(&base, &[("same", "s"), ("changed/x", "now"), ("changed/sub/y", "now"), ("removed/z", "now")]);
+        if self.stays.is_some() {
+            write(&base, &STAY.map(|path| (path, "stays")));
+            write(&base, &[("removed/r.tmp", "goes")]);
+        }
         match (self.place)(&base) {
             Place::NewFolder { path } => fs::create_dir(path).expect("an empty folder"),
             Place::Listed { .. } | Place::InPlace { .. } => {}
@@ -78,6 +84,7 @@ impl Case {
             place,
             selection: self.selection.clone(),
             keeps_older: false,
+            stays: self.stays.clone(),
             signer_height: None,
             signer_seen: None,
         }
@@ -108,6 +115,9 @@ impl Case {
         self.archive.restore(&self.request()).expect("without a fault it is restored");
         let new = self.state();
         assert_ne!(old, new, "there is something to do");
+        for path in STAY.iter().filter(|_| self.stays.is_some()) {
+            assert_eq!(fs::read_to_string(self.base().join(path)).expect(path), "stays");
+        }
         let (mut at, mut ends) = (0, [0, 0]);
         loop {
             let happened = self.crash(at, &old, &new, &mut ends);
@@ -167,11 +177,22 @@ impl Case {
     }
 }
 
+/// What is live and excluded, and lies in folders that the archive has.
+const STAY: [&str; 4] = ["top.tmp", "cache/deep/x", "changed/sub/y.tmp", "changed/z.tmp"];
+
 type StateLine = (PathBuf, String, Vec<u8>, Option<PathBuf>);
 
 #[test]
 fn a_whole_folder_in_place() {
     Case::new(|base| Place::InPlace { root: base.to_owned() }, Selection::Whole, &[""]).check();
+}
+
+#[test]
+fn a_whole_folder_in_place_in_which_something_stays() {
+    let mut case = Case::new(|base| Place::InPlace { root: base.to_owned() }, Selection::Whole, &[""]);
+    let exclude = ["*.tmp", "/cache/"].map(str::to_owned);
+    case.stays = Some(Rules::from(Excludes::new(&exclude).expect("patterns")));
+    case.check();
 }
 
 #[test]
@@ -219,6 +240,7 @@ fn what_a_program_wrote_after_the_crash_is_kept_beside_the_new_state() {
         place,
         selection: Selection::Whole,
         keeps_older: false,
+        stays: None,
         signer_height: None,
         signer_seen: None,
     };
@@ -247,6 +269,7 @@ fn a_second_restore_ends_the_one_that_was_interrupted_first() {
         place: Place::InPlace { root: root.to_owned() },
         selection: Selection::Whole,
         keeps_older: false,
+        stays: None,
         signer_height: None,
         signer_seen: None,
     };
@@ -276,6 +299,7 @@ fn listed_and_killed(folder: &Path, at: u64) -> bool {
         place,
         selection: Selection::Whole,
         keeps_older: false,
+        stays: None,
         signer_height: None,
         signer_seen: None,
     };
@@ -308,6 +332,7 @@ fn while_the_folder_with_the_journal_is_not_mounted_those_that_serve_it_are_left
             place,
             selection,
             keeps_older: false,
+            stays: None,
             signer_height: None,
             signer_seen: None,
         };

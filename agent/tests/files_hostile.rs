@@ -55,6 +55,7 @@ fn assert_refused(archive: &Archive) {
             place,
             selection: Selection::Whole,
             keeps_older: false,
+            stays: None,
             signer_height: None,
             signer_seen: None,
         };
@@ -175,6 +176,7 @@ fn in_place(root: &Path, id: &str) -> RestoreRequest {
         place,
         selection: Selection::Whole,
         keeps_older: false,
+        stays: None,
         signer_height: None,
         signer_seen: None,
     }
@@ -236,6 +238,7 @@ fn a_new_folder_behind_somebody_elses_link_is_refused() {
         place,
         selection: Selection::Whole,
         keeps_older: false,
+        stays: None,
         signer_height: None,
         signer_seen: None,
     };
@@ -332,6 +335,7 @@ fn a_folder_that_somebody_puts_in_place_of_one_just_made_is_refused() {
             place,
             selection: Selection::Whole,
             keeps_older: false,
+            stays: None,
             signer_height: None,
             signer_seen: None,
         };

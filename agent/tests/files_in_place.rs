@@ -26,6 +26,7 @@ fn in_place(root: &Path, id: &str) -> RestoreRequest {
         place,
         selection: Selection::Whole,
         keeps_older: false,
+        stays: None,
         signer_height: None,
         signer_seen: None,
     }
@@ -247,6 +248,7 @@ fn listed_files_go_back_to_their_places_and_their_neighbours_stay() {
         place: Place::Listed { root: "/".into() },
         selection: Selection::Whole,
         keeps_older: false,
+        stays: None,
         signer_height: None,
         signer_seen: None,
     };

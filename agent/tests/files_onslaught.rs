@@ -330,6 +330,7 @@ fn generated_hostile_archives_change_nothing_outside_of_the_target() {
             place: place(&mut dice, &live),
             selection,
             keeps_older: false,
+            stays: None,
             signer_height: None,
             signer_seen: None,
         };
@@ -488,6 +489,7 @@ fn a_thread_that_swaps_folders_for_links_achieves_nothing() {
                 place,
                 selection,
                 keeps_older: false,
+                stays: None,
                 signer_height: None,
                 signer_seen: None,
             };
@@ -580,6 +582,7 @@ fn a_folder_that_is_swapped_for_a_link_before_any_step_achieves_nothing() {
                     place,
                     selection,
                     keeps_older: false,
+                    stays: None,
                     signer_height: None,
                     signer_seen: None,
                 };

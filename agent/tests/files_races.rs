@@ -96,6 +96,7 @@ fn a_source_that_changes_under_the_reader_is_read_to_its_end_in_order_and_nothin
                 place,
                 selection: Selection::Whole,
                 keeps_older: false,
+                stays: None,
                 signer_height: None,
                 signer_seen: None,
             };

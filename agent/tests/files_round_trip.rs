@@ -125,6 +125,7 @@ fn into(path: PathBuf) -> RestoreRequest {
         place,
         selection: Selection::Whole,
         keeps_older: false,
+        stays: None,
         signer_height: None,
         signer_seen: None,
     }
@@ -183,6 +184,7 @@ fn the_other_names_of_a_socket_are_left_out_with_it() {
             place,
             selection: Selection::Whole,
             keeps_older: false,
+            stays: None,
             signer_height: None,
             signer_seen: None,
         };
@@ -209,6 +211,7 @@ fn a_socket_is_kept_in_the_archive_and_left_out_with_a_note() {
         place: Place::InPlace { root: root.clone() },
         selection: Selection::Whole,
         keeps_older: false,
+        stays: None,
         signer_height: None,
         signer_seen: None,
     };

@@ -181,15 +181,83 @@ fn an_undo_loses_neither_what_is_excluded_nor_what_was_written_after_the_safety_
     fs::write(scene.data.join("keys/only"), "nowhere else").expect("written");
     scene.system.start_agent();
     scene.system.await_agent();
+    let plan = scene.system.nsctl(&["restore", "--timestamp", "latest", "--plan"]).expect(0).out;
+    assert!(
+        plan.contains("1 entries that the source excludes") && plan.contains("stay as they are: keys"),
+        "{plan}"
+    );
     let id = scene.system.run(&["restore", "--timestamp", "latest", "--yes"])["id"].clone();
+    let excluded = || fs::read_to_string(scene.data.join("keys/only")).expect("what is excluded stays");
+    assert_eq!((scene.app.value().as_str(), excluded().as_str()), ("one", "nowhere else"));
+    fs::write(scene.data.join("value.late"), "after the safety backup").expect("written");
     scene.system.run(&["undo", id.as_str().expect("an id"), "--yes"]);
-    assert_eq!(scene.app.value(), "two");
+    assert_eq!((scene.app.value().as_str(), excluded().as_str()), ("two", "nowhere else"));
     let kept = |at: &Path| {
         let folders = fs::read_dir(at).expect("listed").map(|entry| entry.expect("an entry").path());
-        folders.map(|folder| folder.join("old/keys/only")).find(|file| file.exists())
+        folders.map(|folder| folder.join("old/value.late")).find(|file| file.exists())
     };
-    let file = kept(&scene.data).expect("the old state of the restore that was taken back is there");
-    assert_eq!(fs::read_to_string(file).expect("read"), "nowhere else");
+    assert!(kept(&scene.data).is_some(), "what was written since is kept with the replaced state");
+}
+
+#[test]
+fn a_restore_of_paths_is_taken_back_with_what_it_has_made() {
+    let (scene, first) = Scene::with_two_values();
+    fs::remove_dir_all(scene.data.join("deep")).expect("it goes");
+    let before = scene.keep("before");
+    // It replaces nothing: all that it brings was not there.
+    let words = ["restore", "--timestamp", &first, "--path", "deep/er/file", "--yes"];
+    let id = scene.system.run(&words)["id"].as_str().expect("an id").to_owned();
+    assert_eq!(fs::read_to_string(scene.data.join("deep/er/file")).expect("read"), "one");
+    let plan = scene.system.nsctl(&["undo", &id, "--plan"]).expect(0).out;
+    assert!(plan.contains("deep") && !plan.contains("created stay"), "{plan}");
+    scene.system.run(&["undo", &id, "--yes"]);
+    assert_eq!(scene.app.value(), "two");
+    // That something came into the folder and went from it shows at the folder's own time alone.
+    let time = fs::metadata(&before).and_then(|folder| folder.modified()).expect("a time");
+    fs::File::open(&scene.data).and_then(|folder| folder.set_modified(time)).expect("set");
+    assert_equal_folders(&scene.data, &before);
+}
+
+#[test]
+fn a_program_that_cannot_be_started_again_is_tried_again_until_it_runs() {
+    let (scene, first) = Scene::with_two_values();
+    let before = scene.keep("before");
+    scene.app.fail("start", true);
+    let answer = scene.system.nsctl(&["restore", "--timestamp", &first, "--yes"]).expect(1);
+    assert!(answer.err.contains("taken back"), "{}", answer.err);
+    assert!(!scene.app.runs());
+    assert_equal_folders(&scene.data, &before);
+    scene.app.fail("start", false);
+    tests::wait_for("the next try", 60, || scene.app.runs().then_some(()));
+    assert_eq!(scene.app.value(), "two");
+    // Once it runs it is nobody's business any more.
+    let records = || fs::read_dir(scene.system.root().join("agent/runs")).expect("listed").count();
+    tests::wait_for("the record to go", 30, || (records() == 0).then_some(()));
+}
+
+#[test]
+fn a_program_that_uses_several_places_is_named_as_stopped_for_each() {
+    let mut system = System::prepare(&[]);
+    let folders = ["one", "two"].map(|name| system.root().join(name));
+    for folder in &folders {
+        fs::create_dir(folder).expect("made");
+        fs::write(folder.join("value"), "one").expect("written");
+    }
+    let app = Application::new(&folders[0], &system.root().join("run"));
+    system.serve(&[("models", folders[0].as_path()), ("uploads", folders[1].as_path())]);
+    system.configure_agent(&app.settings("models, uploads"));
+    app.start();
+    system.start_controller();
+    system.invite();
+    system.start_agent();
+    system.await_agent();
+    system.run(&["backup"]);
+    let words = ["restore", "--timestamp", "latest", "--plan"];
+    let plan = system.nsctl(&words).expect(0).out;
+    let told = "stopped and started for each place";
+    assert!(plan.contains(told) && plan.contains("in part: app;"), "{plan}");
+    let plan = system.nsctl(&[&words[..], &["--components", "uploads"]].concat()).expect(0).out;
+    assert!(!plan.contains(told), "{plan}");
 }
 
 #[test]

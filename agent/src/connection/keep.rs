@@ -42,6 +42,8 @@ pub(crate) struct Agent {
     pub(crate) platform: Platform,
     /// Restores that are past the point at which they can be left.
     pub(crate) unbroken: AtomicUsize,
+    /// Held while what a restore could not start again is tried once more.
+    pub(crate) retrying: std::sync::Mutex<()>,
 }
 
 /// Works until `stop`, or until a task hangs: then only a new process can go on.

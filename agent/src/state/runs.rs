@@ -19,7 +19,7 @@ use crate::platform::Application;
 const MAX_ENDS: usize = 256;
 
 /// A restore that has stopped something, or is about to change what is live.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct Run {
     /// What was planned, as the report of a restore whose process died.
     pub(crate) report: Report,
@@ -31,6 +31,9 @@ pub(crate) struct Run {
     /// One thing after the other is being applied there: nothing but the same order once more ends that.
     #[serde(default)]
     pub(crate) applying: bool,
+    /// It is over, and nothing is left to do but to start what could not be started again.
+    #[serde(default)]
+    pub(crate) is_over: bool,
 }
 
 impl Run {
@@ -113,6 +116,11 @@ impl Runs {
         write(&self.running.join(id), run)
     }
 
+    /// What is on record of restore `id`.
+    pub(crate) fn of(&self, id: &str) -> io::Result<Option<Run>> {
+        read(&self.running.join(id))
+    }
+
     /// All that are not over, with their ids.
     pub(crate) fn all(&self) -> io::Result<Vec<(String, Run)>> {
         let mut all = Vec::new();
@@ -130,6 +138,14 @@ impl Runs {
         write(&self.ended.join(id), report)?;
         self.forget_oldest();
         self.drop(id)
+    }
+
+    /// The same, and what `run` says to be stopped is still to be started.
+    pub(crate) fn end_and_start_later(&self, id: &str, report: &Report, run: &Run) -> io::Result<()> {
+        self.keep(id, run)?;
+        write(&self.ended.join(id), report)?;
+        self.forget_oldest();
+        Ok(())
     }
 
     /// The restore is over and has changed nothing: it may be tried again.
@@ -179,7 +195,7 @@ mod tests {
         for name in [Runs::RUNNING, Runs::ENDED] {
             std::fs::create_dir(folder.path().join(name)).expect("made");
         }
-        let run = Run { report: Report::default(), stopped: Vec::new(), server: None, applying: false };
+        let run = Run::default();
         runs.keep("r-0", &run).expect("kept");
         assert_eq!(runs.all().expect("listed"), [("r-0".to_owned(), run)]);
         let report = |entries| Report { entries, ..Report::default() };

@@ -382,6 +382,7 @@ mod tests {
             listed: crate::pipeline::RememberedBlobs::default(),
             platform: crate::platform::Platform::default(),
             unbroken: Default::default(),
+            retrying: Default::default(),
         };
         let key = SealingPublicKey { epoch: 1, key: [1; 32] };
         let nowhere = tonic::transport::Endpoint::from_static("http://127.0.0.1:1").connect_lazy();

@@ -74,7 +74,8 @@ pub(super) fn check_pin(pin: &RepositoryPin, key: Option<&v1::RepositoryKey>) ->
 pub(super) fn allowance(wire: Option<&v1::Allowance>) -> Result<Allowance, Invalid> {
     let v1::Allowance { entries, bytes, grants } = convert::required("allowance", wire)?;
     let grant = |grant: &v1::Grant| Some((privilege(grant.privilege())?, grant.count));
-    Ok(Allowance { entries: *entries, bytes: *bytes, privileges: grants.iter().filter_map(grant).collect() })
+    let privileges = grants.iter().filter_map(grant).collect();
+    Ok(Allowance { entries: *entries, bytes: *bytes, privileges, ..Allowance::default() })
 }
 
 fn privilege(wire: v1::Privilege) -> Option<Privilege> {

@@ -406,6 +406,7 @@ mod ends {
             databases: Default::default(),
             allowance: Default::default(),
             confirmed: None,
+            takes_back: false,
         });
         let places = places.collect();
         let backup = backup.parse().expect("a name");

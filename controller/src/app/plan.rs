@@ -3,7 +3,7 @@
 //! Must stay true: nothing is restored that was not planned and confirmed; a plan is made anew before it is
 //! carried out, and one that no longer says the same is refused.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
 use aws_lc_rs::digest;
@@ -145,6 +145,7 @@ impl App {
             let siblings =
                 record.archives.iter().filter(|other| other.source.component == *component).count();
             let mut place = self.place(request, archive, siblings).await?;
+            place.takes_back = taken_back.is_some();
             let part = taken_back.and_then(|parts| parts.iter().find(|part| part.source == archive.source));
             if let Some(part) = part {
                 (place.globs, place.databases) = (part.globs.clone(), part.databases.clone());
@@ -177,10 +178,14 @@ impl App {
         let fetch_bytes = self.fetch_bytes(&record, &places).await?;
         let doubts = self.doubts(&record, &archives).await?;
         let replaces = |plan: &&SourcePlan| plan.in_place && plan.replaced_count + plan.removed_count > 0;
+        // What was not there before is taken back by a backup that does not have it.
+        let makes_some = |plan: &SourcePlan, place: &RestorePlace| {
+            plan.in_place && plan.created_count > 0 && goes_by_undo(place)
+        };
         let mut safety_components: Vec<Component> = match request.without_safety_backup {
             true => Vec::new(),
             false => (sources.iter().zip(&places))
-                .filter(|(plan, _)| replaces(plan))
+                .filter(|(plan, place)| replaces(plan) || makes_some(plan, place))
                 .map(|(_, place)| place.source.component.clone())
                 .collect(),
         };
@@ -191,11 +196,14 @@ impl App {
             remarks
                 .push("what is replaced is NOT backed up before: it cannot be taken back later".to_owned());
         }
-        // A folder that was restored as a whole is one again; other collections of a server stay.
-        let in_part = places.iter().any(|place| place.kind == MONGODB || !place.globs.is_empty());
+        // A folder is what it was; other collections of a server stay, and so do listed files and objects.
+        let in_part = places
+            .iter()
+            .any(|place| place.kind == MONGODB || (!place.globs.is_empty() && !goes_by_undo(place)));
         if request.undo_of.is_some() && in_part {
             remarks.push("entries that the restore has created stay".to_owned());
         }
+        remarks.extend(stopped_more_than_once(&sources, &places));
         let estimated_seconds = self.estimate(sources.iter().map(|plan| plan.bytes).sum()).await?;
         let seen = Seen { backup: &record.name, doubts: &doubts, safety: &safety_components };
         let digest = digest_of(&seen, &places, &sources);
@@ -355,6 +363,7 @@ impl App {
             databases: request.databases.clone(),
             allowance: Allowance::default(),
             confirmed: None,
+            takes_back: false,
         })
     }
 
@@ -400,6 +409,32 @@ impl App {
             .map_err(|error| thread_died(&error))?
             .map_err(|error| repository_failure("the archive cannot be opened", &error))
     }
+}
+
+/// True if the undo of a restore of paths removes what that restore has made there: in folders it does.
+fn goes_by_undo(place: &RestorePlace) -> bool {
+    const CONFIGS: &str = "configs";
+    !place.globs.is_empty() && place.kind != MONGODB && place.kind != CONFIGS
+}
+
+/// Programs that use several of the places: each place is swapped by itself, with its own stop and start.
+fn stopped_more_than_once(sources: &[SourcePlan], places: &[RestorePlace]) -> Option<String> {
+    let mut stops: BTreeMap<(AgentId, &str), usize> = BTreeMap::new();
+    for (plan, place) in sources.iter().zip(places).filter(|(plan, _)| plan.in_place) {
+        for one in plan.stops.iter().filter(|one| one.running) {
+            *stops.entry((place.agent, one.name.as_str())).or_default() += 1;
+        }
+    }
+    let mut names: Vec<&str> =
+        stops.iter().filter(|(_, count)| **count > 1).map(|((_, name), _)| *name).collect();
+    names.dedup();
+    (!names.is_empty()).then(|| {
+        format!(
+            "stopped and started for each place, one after the other, so that it runs in between on what is restored in part: \
+             {}; stop it yourself before, and start it after, where it does not bear that",
+            names.join(", ")
+        )
+    })
 }
 
 fn sealed_bytes(
@@ -551,6 +586,7 @@ mod tests {
             databases: Databases::default(),
             allowance: Allowance::default(),
             confirmed: None,
+            takes_back: false,
         }
     }
 

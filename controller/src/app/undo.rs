@@ -207,6 +207,7 @@ mod tests {
                 databases,
                 allowance: Allowance::default(),
                 confirmed: None,
+                takes_back: false,
             };
             taken_back(&part, &place).map(|back| (back.globs, back.databases.include))
         };

@@ -160,6 +160,9 @@ pub struct RestorePlace {
     /// The confirmed plan; none before there is one.
     #[serde(default)]
     pub confirmed: Option<Confirmed>,
+    /// It takes back an earlier restore: what that has made goes, and the state that it had replaced is kept.
+    #[serde(default)]
+    pub takes_back: bool,
 }
 
 /// What is chosen of what lies at a server, the databases of one or the objects of a cluster; by itself all of

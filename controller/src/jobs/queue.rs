@@ -80,6 +80,7 @@ mod tests {
             databases: Default::default(),
             allowance: Default::default(),
             confirmed: None,
+            takes_back: false,
         };
         Order::Restore {
             backup: "20260101_010000".parse().expect("a name"),

@@ -101,9 +101,8 @@ pub(super) async fn begin(
     let id = restore_id(attempt.job.id, attempt.part);
     let (context, mut order) =
         order(shared.depot.clone(), &shared.catalog, record, place.clone(), id).await.map_err(failed)?;
-    // A safety backup has neither what its source excludes nor what was written after it: the state that the
-    // restore has replaced outlives its undo.
-    order.keeps_older = matches!(attempt.job.order, Order::Restore { undo_of: Some(_), .. });
+    // Of an undo that was ordered before places knew it.
+    order.keeps_older |= matches!(attempt.job.order, Order::Restore { undo_of: Some(_), .. });
     order.users_elsewhere = !matches!(way, Way::Usual);
     let confirmed = place.confirmed.as_ref().filter(|_| matches!(way, Way::Usual));
     let take_back = match way {
@@ -199,7 +198,9 @@ pub(crate) async fn order(
         restore_id,
         root: root.as_bytes().to_vec().into(),
         domain: Some(crate::rpc::wire::domain_keys(&domain)),
-        keeps_older: false,
+        // A safety backup does not have what was written after it: the state that the restore has replaced outlives
+        // its undo.
+        keeps_older: place.takes_back,
         signed,
         users_elsewhere: false,
     };

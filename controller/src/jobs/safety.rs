@@ -151,6 +151,7 @@ mod tests {
             databases: Default::default(),
             allowance: Default::default(),
             confirmed: None,
+            takes_back: false,
         };
         let part =
             |source: &str, state| Part { state, ..Part::waiting(source.parse().expect("one"), "files") };

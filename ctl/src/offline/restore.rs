@@ -152,6 +152,7 @@ impl Work {
             place: Place::NewFolder { path: archive.folder.clone() },
             selection: self.selection.clone(),
             keeps_older: false,
+            stays: None,
             signer_height: self.signer_height,
             signer_seen: None,
         };

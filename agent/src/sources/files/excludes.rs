@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use repository::archive::path::EntryPath;
@@ -14,6 +15,8 @@ use repository::archive::path::EntryPath;
 #[derive(Debug, Clone)]
 pub struct Excludes {
     patterns: Gitignore,
+    /// As they were given.
+    given: Arc<[String]>,
 }
 
 /// A pattern that cannot be understood.
@@ -35,7 +38,7 @@ impl Default for Excludes {
 impl Excludes {
     /// Nothing is left out.
     pub fn none() -> Self {
-        Self { patterns: Gitignore::empty() }
+        Self { patterns: Gitignore::empty(), given: Arc::default() }
     }
 
     /// What `patterns` say is left out.
@@ -53,7 +56,12 @@ impl Excludes {
             builder.add_line(None, pattern).map_err(|error| wrong(&cause(error)))?;
         }
         let wrong = |error| WrongPattern { pattern: patterns.join(" "), why: cause(error) };
-        Ok(Self { patterns: builder.build().map_err(wrong)? })
+        Ok(Self { patterns: builder.build().map_err(wrong)?, given: patterns.into() })
+    }
+
+    /// As they were given.
+    pub(crate) fn patterns(&self) -> &[String] {
+        &self.given
     }
 
     /// True if `path` itself is left out. The archive's root never is.

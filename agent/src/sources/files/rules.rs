@@ -73,8 +73,22 @@ impl Rules {
     }
 
     /// Why the folder is left out with all that is in it, its own entry too.
-    pub(super) fn is_own(&self, stat: &Stat) -> bool {
+    pub(crate) fn is_own(&self, stat: &Stat) -> bool {
         self.own.contains(&(stat.st_dev, stat.st_ino))
+    }
+
+    /// True if the entry is left out, with all that is in it.
+    pub(crate) fn leaves_out(&self, path: &EntryPath, stat: &Stat) -> bool {
+        let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        self.exclude.matches(path, is_folder) || (is_folder && self.is_own(stat))
+    }
+
+    /// Of the open folder all that is in it is left out, but for this name (empty: no name at all).
+    pub(crate) fn closes(&self, folder: BorrowedFd<'_>) -> Option<&'static [u8]> {
+        if is_repository(folder) {
+            return Some(b"");
+        }
+        self.is_cache(folder).then_some(CACHE_TAG.to_bytes())
     }
 
     /// True if the open folder is marked as a cache, and caches are left out.

@@ -92,13 +92,16 @@ pub struct Allowance {
     pub bytes: u64,
     /// How many entries may have each privilege.
     pub privileges: BTreeMap<Privilege, u64>,
+    /// What a restore that is taken back has made, and goes: [`RestorePlan::strays`].
+    pub takes_away: Vec<EntryPath>,
 }
 
 impl Allowance {
     /// All that the plan says.
     pub fn all(plan: &RestorePlan) -> Self {
         let privileges = plan.privileges.iter().map(|(privilege, held)| (*privilege, held.count)).collect();
-        Self { entries: plan.entries, bytes: plan.bytes_to_write, privileges }
+        let takes_away = plan.strays.clone();
+        Self { entries: plan.entries, bytes: plan.bytes_to_write, privileges, takes_away }
     }
 
     /// All that the plan says, without the privileges.

@@ -2,8 +2,8 @@
 //!
 //! One JSON object a line, in `.neurashield-<id>/journal`; a line without its end does not count. The
 //! order: `begin`, an `area` before anything is made in a further folder, then (all is staged and durable)
-//! every `move`, then `swapping`, which is the point of no return: before it a crash means that the staging
-//! is removed, after it that the swap is finished. `undoing` turns it round; `done` and `undone` end it.
+//! every `move`, what `stays` and what is `left_out`, then `swapping`, which is the point of no return: before
+//! it a crash means that the staging is removed, after it that the swap is finished. `undoing` turns it round; `done` and `undone` end it.
 //! Lines are made durable at `begin`, each `area`, `swapping`, `undoing` and the end.
 //!
 //! A journal is believed because of where it lies: in a folder of mode 0700 that we own (see
@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::disk::Disk;
 use super::handles::open_in;
+use crate::sources::files::{Excludes, Rules};
 
 const NAME: &[u8] = b"journal";
 const FORMAT: u32 = 1;
@@ -48,6 +49,17 @@ pub(super) enum Line {
         path: Text,
         /// Whether there is a new one.
         put: bool,
+    },
+    /// What lies here in area 0 is in no archive and stays live: it is carried into what takes its folder's place.
+    Stays(Text),
+    /// What the source leaves out at the top of area 0: it stays there whenever it comes.
+    LeftOut {
+        /// By pattern.
+        exclude: Vec<Text>,
+        /// What is in a folder with a `CACHEDIR.TAG`.
+        caches: bool,
+        /// Folders of our own, by device and inode.
+        own: Vec<(u64, u64)>,
     },
     /// The swap starts.
     Swapping,
@@ -137,6 +149,10 @@ pub(super) struct Story {
     pub(super) areas: Vec<Vec<u8>>,
     /// What is swapped, in order.
     pub(super) moves: Vec<Move>,
+    /// What is carried through the swap, or stays at the top; all in area 0, in path order.
+    pub(super) stays: Vec<EntryPath>,
+    /// What is left out at the top.
+    pub(super) rules: Option<Rules>,
     /// The root folder's metadata, new and old.
     pub(super) root: Option<(Metadata, Metadata)>,
     state: Option<State>,
@@ -163,6 +179,8 @@ impl Story {
                 let path = EntryPath::new(&path.bytes()?).ok().filter(|_| area <= self.areas.len())?;
                 self.moves.push(Move { area, path, put });
             }
+            Line::Stays(path) => self.stays.push(EntryPath::new(&path.bytes()?).ok()?),
+            Line::LeftOut { exclude, caches, own } => self.rules = Some(rules(&exclude, caches, own)?),
             Line::Swapping => self.state = Some(State::Swapping),
             Line::Undoing => self.state = Some(State::Undoing),
             Line::Done => self.state = Some(State::Done),
@@ -170,6 +188,19 @@ impl Story {
         }
         Some(())
     }
+}
+
+impl Line {
+    pub(super) fn left_out(rules: &Rules) -> Self {
+        let exclude = rules.exclude.patterns().iter().map(|pattern| Text::new(pattern.as_bytes())).collect();
+        Self::LeftOut { exclude, caches: rules.caches, own: rules.own.clone() }
+    }
+}
+
+fn rules(exclude: &[Text], caches: bool, own: Vec<(u64, u64)>) -> Option<Rules> {
+    let patterns = exclude.iter().map(|pattern| String::from_utf8(pattern.bytes()?).ok());
+    let exclude = Excludes::new(&patterns.collect::<Option<Vec<_>>>()?).ok()?;
+    Some(Rules { caches, own, ..Rules::from(exclude) })
 }
 
 /// A journal that is being written.

@@ -13,6 +13,7 @@
 
 mod allowance;
 mod area;
+mod carry;
 mod content;
 mod disk;
 mod error;
@@ -21,6 +22,7 @@ mod handles;
 mod here;
 mod incoming;
 mod journal;
+mod late;
 mod metadata;
 mod plan;
 mod preflight;
@@ -30,6 +32,7 @@ mod request;
 mod signer;
 mod sink;
 mod stage;
+mod stays;
 mod swap;
 mod undo;
 mod writing;
@@ -37,7 +40,7 @@ mod writing;
 pub use allowance::{Allowance, Privilege};
 pub use disk::{InProduction, NoFaults, Steps};
 pub use error::{RestoreError, RestoreReport};
-pub use plan::{Facts, LiveEntry, MAX_NAMED, Named, RestorePlan, plan, survey};
+pub use plan::{Facts, Hindrance, LiveEntry, MAX_NAMED, Named, RestorePlan, plan, survey};
 pub use preflight::preflight;
 pub(crate) use recover::recover_with;
 pub use recover::{Recovered, recover};
@@ -58,9 +61,11 @@ use disk::{Disk, Subject};
 use error::failed;
 use ground::{Ground, LOST_AND_FOUND};
 use journal::{Journal, Line, Move, Plain, Story, Text};
+use late::{MAX_CARRIED, folder_at, holds_named_alone, left_out};
 use recover::{kept_by_attempts, reap, tidy};
 use remove::names_in;
 use stage::Stage;
+use stays::{Top, selects};
 use swap::Swap;
 
 /// Restores what `request` selects of the archive with these `entries` (in path order), as far as the
@@ -144,12 +149,18 @@ fn plan_swap<'a>(
     let mut story = Story::default();
     let mut journal = stage.journal.take().expect("what is staged has one");
     story.moves = std::mem::take(&mut stage.moves);
+    find_stays(request, ground, stage, &mut story)?;
+    add_strays(request, stage, &mut story.moves)?;
     if let (Ground::Live { .. }, Selection::Whole) = (ground, &request.selection) {
-        add_removals(stage, &mut story.moves)?;
+        add_removals(request, stage, &mut story.moves)?;
         let root = &stage.areas[0].root;
         let stat = rustix::fs::fstat(root).map_err(failed("read", ground.root().display()))?;
         let (xattrs, _) = XattrReader::new().read(root.as_fd(), c".");
         story.root = stage.root.take().map(|new| (new, metadata(&stat, xattrs)));
+    }
+    if story.moves.is_empty() && story.root.is_none() {
+        let cause = "nothing in the archive matches the paths that were given, and nothing has to go";
+        return Err(RestoreError::refused(ground.root().display(), cause));
     }
     let at = || stage.areas[0].path.display();
     disk.done(Step::AllStaged).map_err(failed("stage in", at()))?;
@@ -162,12 +173,70 @@ fn plan_swap<'a>(
         path: Text::new(path.as_bytes()),
         put: *put,
     });
+    let stays = story.stays.iter().map(|path| Line::Stays(Text::new(path.as_bytes())));
+    let stays = stays.chain(story.rules.as_ref().map(Line::left_out));
     let root = story.root.as_ref();
     let root = root.map(|(new, old)| Line::Root { new: Plain::from(new), old: Plain::from(old) });
     // All of it is durable before the line that lets it be believed.
-    let written = journal.write(moves.chain(root)).and_then(|()| journal.write([Line::Swapping]));
+    let written =
+        journal.write(moves.chain(stays).chain(root)).and_then(|()| journal.write([Line::Swapping]));
     written.map_err(failed("write the journal in", stage.areas[0].path.display()))?;
     Ok((journal, story))
+}
+
+/// What the source leaves out in what is replaced: it is carried along.
+fn find_stays(
+    request: &RestoreRequest,
+    ground: &Ground,
+    stage: &Stage<'_>,
+    story: &mut Story,
+) -> Result<(), RestoreError> {
+    let (Ground::Live { .. }, Some(rules)) = (ground, &request.stays) else { return Ok(()) };
+    let (root, mut carried) = (&stage.areas[0], 0);
+    for step in story.moves.iter().filter(|step| step.put) {
+        let mut tell = |path| {
+            carried += 1;
+            if carried <= MAX_CARRIED {
+                story.stays.push(path);
+            }
+        };
+        let found =
+            root.new_folder().and_then(|new| left_out(rules, &step.path, (&root.root, &new), &mut tell));
+        found.map_err(failed("look through", &step.path))?;
+    }
+    if let Some(cause) = plan::too_many(carried) {
+        return Err(RestoreError::refused(ground.root().display(), cause));
+    }
+    story.rules = Some(rules.clone());
+    Ok(())
+}
+
+/// What the restore that is taken back has made goes, as the plan says.
+fn add_strays(
+    request: &RestoreRequest,
+    stage: &mut Stage<'_>,
+    moves: &mut Vec<Move>,
+) -> Result<(), RestoreError> {
+    for path in stage.takes_away() {
+        let (root, rules) = (&stage.areas[0].root, request.stays.as_ref());
+        let parent = folder_at(root, &path.parent().unwrap_or_default()).map_err(failed("look at", &path))?;
+        let live = match (&parent, path.name()) {
+            (Some(parent), Some(name)) => handles::kind_of(parent, name).map_err(failed("look at", &path))?,
+            _ => None,
+        };
+        if live.is_none() {
+            continue;
+        }
+        let is_made = selects(&request.selection, &path)
+            || holds_named_alone(root, &path, &request.selection, rules)
+                .map_err(failed("look through", &path))?;
+        if !is_made {
+            let cause = "the restore has made this folder, and there is something else in it since the plan was made; plan again";
+            return Err(RestoreError::refused(&path, cause));
+        }
+        moves.push(Move { area: 0, path, put: false });
+    }
+    Ok(())
 }
 
 /// Takes back a swap that was done: what is live goes to `new/`, what has come to the top since as well, and
@@ -182,13 +251,21 @@ fn take_back(
         let place = areas[0].path.display().to_string();
         RestoreError::Interrupted { place, source: Box::new(source) }
     };
+    let (mut lines, at) = (Vec::new(), || areas[0].path.display());
     if story.root.is_some() {
         let came = came_since(&areas[0], story).map_err(interrupted)?;
-        let lines =
-            came.iter().map(|step| Line::Move { area: 0, path: Text::new(step.path.as_bytes()), put: true });
-        let written = journal.write(lines.collect::<Vec<_>>());
-        written.map_err(failed("write the journal in", areas[0].path.display())).map_err(interrupted)?;
+        lines.extend(came.iter().map(|step| Line::Move {
+            area: 0,
+            path: Text::new(step.path.as_bytes()),
+            put: true,
+        }));
         story.moves.extend(came);
+    }
+    let written = written_since(&areas[0], story);
+    lines.extend(written.iter().map(|path| Line::Stays(Text::new(path.as_bytes()))));
+    story.stays.extend(written);
+    if !lines.is_empty() {
+        journal.write(lines).map_err(failed("write the journal in", at())).map_err(interrupted)?;
     }
     Swap { disk, areas, story }.undo(journal).map_err(interrupted)
 }
@@ -198,13 +275,17 @@ fn came_since(root: &area::Area, story: &Story) -> Result<Vec<Move>, RestoreErro
     let not_listed = |error: std::io::Error| failed("read the folder", root.path.display())(error);
     let put: std::collections::BTreeSet<&EntryPath> =
         story.moves.iter().filter(|step| step.put).map(|step| &step.path).collect();
+    let top = Top::of(story.rules.as_ref(), &root.root);
     let mut came = Vec::new();
     for name in names_in(&root.root).map_err(not_listed)? {
         let name = name.map_err(not_listed)?;
         let Ok(path) = EntryPath::new(&name) else { continue };
         let is_socket =
             || handles::kind_of(&root.root, &name).map(|kind| kind == Some(rustix::fs::FileType::Socket));
-        let stays = *name == *LOST_AND_FOUND || is_staging(&name) || put.contains(&path);
+        let stays = *name == *LOST_AND_FOUND
+            || is_staging(&name)
+            || put.contains(&path)
+            || top.leaves_out(&root.root, &path).map_err(failed("look at", &path))?;
         // A socket is in no archive: one that was there before may be there still.
         if !stays && !is_socket().map_err(failed("look at", &path))? {
             came.push(Move { area: 0, path, put: true });
@@ -213,9 +294,36 @@ fn came_since(root: &area::Area, story: &Story) -> Result<Vec<Move>, RestoreErro
     Ok(came)
 }
 
-/// Live entries at the top that the archive does not have are moved away.
-fn add_removals(stage: &Stage<'_>, moves: &mut Vec<Move>) -> Result<(), RestoreError> {
+/// What programs have written since the swap where the source leaves it out: it stays, in the old folders. What of it
+/// cannot be seen does not keep the old state from coming back.
+fn written_since(root: &area::Area, story: &Story) -> Vec<EntryPath> {
+    let (mut written, Some(rules)) = (Vec::new(), &story.rules) else { return Vec::new() };
+    let known: std::collections::BTreeSet<&EntryPath> = story.stays.iter().collect();
+    let mut left = MAX_CARRIED;
+    for step in story.moves.iter().filter(|step| step.put) {
+        let mut tell = |path| {
+            if !known.contains(&path) && left > 0 {
+                left -= 1;
+                written.push(path);
+            }
+        };
+        let looked = handles::open_folder(&root.staging, b"old")
+            .and_then(|old| left_out(rules, &step.path, (&root.root, &old), &mut tell));
+        if let Err(error) = looked {
+            tracing::warn!(path = %step.path, %error, "what was written there since the swap may go with it");
+        }
+    }
+    written
+}
+
+/// Live entries at the top that the archive does not have are moved away, but for what the source leaves out.
+fn add_removals(
+    request: &RestoreRequest,
+    stage: &Stage<'_>,
+    moves: &mut Vec<Move>,
+) -> Result<(), RestoreError> {
     let root = &stage.areas[0];
+    let top = Top::of(request.stays.as_ref(), &root.root);
     // What is put stands in path order.
     let put = moves.len();
     let not_listed = |error: std::io::Error| failed("read the folder", root.path.display())(error);
@@ -223,7 +331,10 @@ fn add_removals(stage: &Stage<'_>, moves: &mut Vec<Move>) -> Result<(), RestoreE
         let name = name.map_err(not_listed)?;
         let path =
             EntryPath::new(&name).map_err(|error| RestoreError::refused("a name", error.to_string()))?;
-        let kept = *name == *LOST_AND_FOUND || is_staging(&name) || stage.left_alone.contains(&path);
+        let kept = *name == *LOST_AND_FOUND
+            || is_staging(&name)
+            || stage.left_alone.contains(&path)
+            || top.leaves_out(&root.root, &path).map_err(failed("look at", &path))?;
         if !kept && moves[..put].binary_search_by(|step| step.path.cmp(&path)).is_err() {
             moves.push(Move { area: 0, path, put: false });
         }

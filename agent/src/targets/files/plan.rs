@@ -17,9 +17,12 @@ use super::error::{RestoreError, failed};
 use super::ground::{Ground, LOST_AND_FOUND, is_mount_point};
 use super::handles::{kind_of, open_below};
 use super::incoming::Incoming;
+use super::late::MAX_CARRIED;
 use super::remove::{Names, names_in};
 use super::request::{Place, RestoreRequest, Selection};
 use super::signer::{self, LiveState, Signed};
+pub use super::stays::Hindrance;
+use super::stays::{Fate, MAX_STRAYS, Sift, Top};
 
 /// More names than this are counted and not listed.
 pub const MAX_NAMED: usize = 10_000;
@@ -34,6 +37,19 @@ pub struct Facts {
     pub overwritten: Named,
     /// Live entries that the archive lacks and that are moved away.
     pub removed: Named,
+    /// Live entries that the source leaves out of its backups, and that stay.
+    pub stay: Named,
+    /// How many of them lie in what is swapped, and are carried along.
+    pub carried: u64,
+    /// The first of those that cannot be, with what is in the way.
+    pub not_carried: Vec<(EntryPath, Hindrance)>,
+    /// What the source leaves out as well, and goes with the folder that it lies in, or is in the archive all the
+    /// same.
+    pub go: Named,
+    /// What a restore that is taken back has made: it is removed.
+    pub strays: Vec<EntryPath>,
+    /// How many those are beyond what is listed.
+    pub strays_missed: u64,
     /// Live entries that cannot be moved, with what is in the way.
     pub blocked: Vec<(EntryPath, LiveEntry)>,
     /// Whether all of the archive goes to a live folder, whose other entries are moved away.
@@ -87,6 +103,20 @@ impl Named {
 }
 
 impl Facts {
+    /// What is live and the source leaves out.
+    fn sift(&mut self, path: &EntryPath, fate: Fate) {
+        match fate {
+            Fate::Goes => self.go.add(path),
+            Fate::Stays(hindrance) => {
+                self.stay.add(path);
+                self.carried += u64::from(path.parent().is_some_and(|parent| !parent.is_root()));
+                if let Some(hindrance) = hindrance.filter(|_| self.not_carried.len() < MAX_NAMED) {
+                    self.not_carried.push((path.clone(), hindrance));
+                }
+            }
+        }
+    }
+
     /// One place: whether the archive has something for it, and what is there.
     fn meet(&mut self, path: &EntryPath, is_archived: bool, live: Option<LiveEntry>) {
         match (is_archived, live) {
@@ -129,6 +159,8 @@ pub struct RestorePlan {
     pub removed: Vec<EntryPath>,
     /// How many those are.
     pub removed_count: u64,
+    /// Those of them that a restore which is taken back has made.
+    pub strays: Vec<EntryPath>,
     /// Entries that are written.
     pub entries: u64,
     /// Bytes of content that are written.
@@ -156,6 +188,7 @@ pub fn plan(facts: &Facts) -> RestorePlan {
         created_count: facts.created.count,
         removed: facts.removed.paths.clone(),
         removed_count: facts.removed.count,
+        strays: facts.strays.clone(),
         entries: facts.entries,
         bytes_to_write: facts.bytes,
         needed: facts.needed,
@@ -166,6 +199,14 @@ pub fn plan(facts: &Facts) -> RestorePlan {
         conflicts: facts.blocked.iter().filter_map(|(path, live)| conflict(path, *live)).collect(),
     };
     plan.conflicts.extend(nothing_comes(facts));
+    plan.conflicts.extend(facts.not_carried.iter().map(|(path, hindrance)| not_carried(path, *hindrance)));
+    plan.conflicts.extend(too_many(facts.carried));
+    plan.conflicts.extend((facts.strays_missed > 0).then(|| {
+        format!(
+            "the restore has made more than {MAX_STRAYS} entries in folders that were there before, which would be taken \
+             away one by one while programs stand: remove some of them yourself, then undo the restore"
+        )
+    }));
     plan.conflicts.extend(facts.signers.iter().filter_map(|(path, live)| match live {
         LiveState::Absent if facts.signer_height.is_none() => Some(format!(
             "{path} is not there: nobody knows here what its validator has signed since the backup, and it could sign \
@@ -202,7 +243,7 @@ pub fn plan(facts: &Facts) -> RestorePlan {
 fn nothing_comes(facts: &Facts) -> Option<String> {
     let counted = facts.created.count + facts.overwritten.count;
     match (facts.is_whole_live, facts.comes, facts.removed.count) {
-        (false, ..) if counted == 0 => {
+        (false, _, removed) if counted + removed == 0 => {
             Some("nothing in the archive matches; look at its paths with `nsctl ls`".to_owned())
         }
         (true, 0, removed) if removed > 0 => Some(format!(
@@ -211,6 +252,34 @@ fn nothing_comes(facts: &Facts) -> Option<String> {
         )),
         _ => None,
     }
+}
+
+/// Why what the source excludes cannot be carried into what takes the place of its folder.
+fn not_carried(path: &EntryPath, hindrance: Hindrance) -> String {
+    let why = match hindrance {
+        Hindrance::MountPoint => "is a mount point: unmount it",
+        Hindrance::OtherDevice => "lies in another file system or subvolume: move it away",
+        Hindrance::NotOurs => {
+            "lies in a folder in which the agent may not write, or none may in the backup's: give it that right, or move \
+             it away"
+        }
+        Hindrance::OwnState => "is the agent's own state (`state` in its configuration): move that elsewhere",
+    };
+    format!(
+        "{path} is excluded by the source and would have to be carried into the folder that takes the place of its own, \
+         and it {why}, or restore other paths, or to another folder (`--to`)"
+    )
+}
+
+/// Why they are not carried.
+pub(super) fn too_many(carried: u64) -> Option<String> {
+    (carried > MAX_CARRIED).then(|| {
+        format!(
+            "{carried} entries that the source excludes lie in folders that are replaced, and would have to be carried \
+             over one by one while programs stand; {MAX_CARRIED} are: exclude folders instead of what is in them, move \
+             them away before, or restore to another folder (`--to`)"
+        )
+    })
 }
 
 fn remarks(facts: &Facts) -> Vec<String> {
@@ -236,7 +305,22 @@ fn remarks(facts: &Facts) -> Vec<String> {
             .signer_height
             .map(|height| format!("{path} will say {height}, or what the backup says if that is more")),
     });
-    others.into_iter().chain(keys).chain(left_out).chain(states).collect()
+    let stay = named(&facts.stay, "that the source excludes, or that no backup has, stay as they are");
+    let go = named(
+        &facts.go,
+        "that the source excludes are not kept live, since the backup has another entry there, or not the folder \
+         that they lie in; they are kept with the replaced state, and are in no backup",
+    );
+    others.into_iter().chain(stay).chain(go).chain(keys).chain(left_out).chain(states).collect()
+}
+
+/// How many there are, and the first of them.
+fn named(named: &Named, what: &str) -> Option<String> {
+    const TOLD: usize = 10;
+    let first: Vec<String> = named.paths.iter().take(TOLD).map(EntryPath::to_string).collect();
+    let more = named.count.saturating_sub(first.len() as u64);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    (named.count > 0).then(|| format!("{} entries {what}: {}{more}", named.count, first.join(", ")))
 }
 
 /// What `bytes` of content take on a disk, with the entry itself.
@@ -272,13 +356,15 @@ where
     let ours = rustix::process::geteuid().as_raw();
     facts.leaves = match &ground {
         Ground::New { .. } => "",
+        Ground::Live { .. } if is_whole && request.stays.is_some() => "what the source excludes",
         Ground::Live { .. } if is_whole => "",
         Ground::Live { .. } | Ground::Spread { .. } => "everything else that is there",
     };
-    let mut look = Look::begin(&ground, is_whole, &mut facts)?;
+    let mut look = Look::begin(&ground, request, &mut facts)?;
     let mut outermost: Option<EntryPath> = None;
     let mut incoming = Incoming::new(entries, |_| false);
     while let Some(entry) = incoming.next()? {
+        look.sift(Some(&entry), &mut facts)?;
         let below = outermost.as_ref().is_some_and(|outer| entry.path.is_within(outer));
         if !below && !request.selection.names(&entry.path) {
             continue;
@@ -328,22 +414,32 @@ struct Look<'a> {
     ground: &'a Ground,
     /// For a whole restore into a live folder: its names that have not been passed yet.
     live: Option<Peekable<Names>>,
+    /// What is live and may be in no archive.
+    sift: Option<Sift<'a>>,
+    /// What stays at the top.
+    top: Top<'a>,
     /// The folders that listed files go to.
     folders: BTreeSet<PathBuf>,
 }
 
 impl<'a> Look<'a> {
-    fn begin(ground: &'a Ground, is_whole: bool, facts: &mut Facts) -> Result<Self, RestoreError> {
+    fn begin(
+        ground: &'a Ground,
+        request: &'a RestoreRequest,
+        facts: &mut Facts,
+    ) -> Result<Self, RestoreError> {
         let root = ground.handle();
         let shown = || ground.root().display();
         facts.free_space = free_space(root).map_err(failed("look at", shown()))?;
         let live = match ground {
-            Ground::Live { .. } if is_whole => {
+            Ground::Live { .. } if facts.is_whole_live => {
                 Some(names_in(root).map_err(failed("read the folder", shown()))?)
             }
             _ => None,
         };
-        Ok(Self { ground, live: live.map(Iterator::peekable), folders: BTreeSet::new() })
+        let sift = Sift::begin(ground, request).map_err(failed("look through", shown()))?;
+        let (live, top) = (live.map(Iterator::peekable), Top::of(request.stays.as_ref(), root));
+        Ok(Self { ground, live, sift, top, folders: BTreeSet::new() })
     }
 
     /// Looks at the place of `path`, which is swapped as a whole.
@@ -376,6 +472,13 @@ impl<'a> Look<'a> {
         Ok(())
     }
 
+    /// Looks through what is live up to where the archive is, or to the end.
+    fn sift(&mut self, to: Option<&Entry>, facts: &mut Facts) -> Result<(), RestoreError> {
+        let Some(sift) = &mut self.sift else { return Ok(()) };
+        let sifted = sift.run(to, &mut |path, fate| facts.sift(&path, fate));
+        sifted.map_err(failed("look through", self.ground.root().display()))
+    }
+
     /// Looks what is live where a validator's state goes, and whether its key comes to another place.
     fn at_signer(&self, entry: &Entry, request: &RestoreRequest, facts: &mut Facts) {
         let is_copy = matches!(request.place, Place::NewFolder { .. });
@@ -397,7 +500,10 @@ impl<'a> Look<'a> {
         while let Some(next) = live.next_if(is_before) {
             let next = next.map_err(failed("read the folder", self.ground.root().display()))?;
             let Ok(path) = EntryPath::new(&next) else { continue };
-            if *next != *LOST_AND_FOUND && !is_staging(&next) && name != Some(&*next) {
+            let stays = *next == *LOST_AND_FOUND || is_staging(&next);
+            let root = self.ground.handle();
+            let stays = stays || self.top.leaves_out(root, &path).map_err(failed("look at", &path))?;
+            if !stays && name != Some(&*next) {
                 let live = live_entry(self.ground.handle(), &next).map_err(failed("look at", &path))?;
                 facts.meet(&path, false, live);
             }
@@ -406,7 +512,14 @@ impl<'a> Look<'a> {
     }
 
     fn finish(mut self, facts: &mut Facts) -> Result<(), RestoreError> {
+        self.sift(None, facts)?;
         self.pass(None, facts)?;
+        let strays = self.sift.take().map(Sift::strays).unwrap_or_default();
+        facts.strays_missed = strays.missed;
+        for (path, live) in strays.paths {
+            facts.meet(&path, false, Some(live));
+            facts.strays.push(path);
+        }
         facts.folders = match self.ground {
             Ground::New { parent, missing, .. } => {
                 parent.ancestors().nth(missing.len()).map(Path::to_owned).into_iter().collect()
@@ -418,7 +531,8 @@ impl<'a> Look<'a> {
     }
 }
 
-fn live_entry(folder: &std::os::fd::OwnedFd, name: &[u8]) -> io::Result<Option<LiveEntry>> {
+/// What is live there, and whether it can be moved.
+pub(super) fn live_entry(folder: &std::os::fd::OwnedFd, name: &[u8]) -> io::Result<Option<LiveEntry>> {
     Ok(match kind_of(folder, name)? {
         None => None,
         Some(FileType::Directory | FileType::RegularFile) if is_mount_point(folder, name) => {

@@ -17,9 +17,26 @@ pub(super) struct Names {
     pages: NamePages,
 }
 
+impl Names {
+    /// Those in the folder, which this takes; its position is nobody else's.
+    pub(super) fn of(listing: OwnedFd) -> Self {
+        Self { listing, pages: NamePages::new() }
+    }
+
+    /// The folder.
+    pub(super) fn folder(&self) -> &OwnedFd {
+        &self.listing
+    }
+
+    /// What it holds in memory.
+    pub(super) fn pages(&mut self) -> &mut NamePages {
+        &mut self.pages
+    }
+}
+
 /// Names in `folder`.
 pub(super) fn names_in(folder: impl AsFd) -> io::Result<Names> {
-    Ok(Names { listing: again(folder)?, pages: NamePages::new() })
+    again(folder).map(Names::of)
 }
 
 impl Iterator for Names {

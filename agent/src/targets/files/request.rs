@@ -11,6 +11,7 @@ use repository::content::IdKey;
 
 use super::disk::Steps;
 use super::signer::Signed;
+use crate::sources::files::Rules;
 use crate::targets::{CancelFlag, Progress};
 
 /// A restore of one archive.
@@ -22,8 +23,11 @@ pub struct RestoreRequest {
     pub place: Place,
     /// What of the archive.
     pub selection: Selection,
-    /// What earlier restores there have kept of older states stays: this one takes one of them back.
+    /// What earlier restores there have kept of older states stays: this one takes one of them back. Of
+    /// [`Selection::Paths`] what the patterns name and the archive lacks goes, since that restore has made it.
     pub keeps_older: bool,
+    /// What the source leaves out of its backups, and so stays live in a folder that is restored in place.
+    pub stays: Option<Rules>,
     /// Up to which height a validator's key has signed, as the operator states.
     pub signer_height: Option<u64>,
     /// The highest that any backup of the source has seen.
@@ -68,6 +72,34 @@ pub struct PathPatterns {
     set: GlobSet,
     /// Those that are a path and nothing else.
     literals: HashSet<String>,
+    shapes: Vec<Shape>,
+}
+
+/// Where what a pattern names can lie.
+#[derive(Debug, Clone)]
+struct Shape {
+    /// The names before the first that is a pattern.
+    fixed: Vec<Vec<u8>>,
+    /// How many names it has; none: any number, as far as can be told.
+    depth: Option<usize>,
+}
+
+impl Shape {
+    const SPECIAL: [char; 5] = ['*', '?', '[', '{', '\\'];
+
+    fn of(pattern: &str) -> Self {
+        let is_plain = |name: &&str| !name.contains(Self::SPECIAL);
+        let fixed = pattern.split('/').take_while(is_plain).map(|name| name.as_bytes().to_vec()).collect();
+        let is_open = pattern.contains("**") || pattern.contains(['[', '{', '\\']);
+        Self { fixed, depth: (!is_open).then(|| pattern.split('/').count()) }
+    }
+
+    fn may_name_below(&self, folder: &EntryPath) -> bool {
+        let is_on_the_way = folder.names().zip(&self.fixed).all(|(name, fixed)| name == fixed);
+        let at = folder.names().count();
+        let is_above = self.depth.is_none_or(|depth| at < depth);
+        is_on_the_way && is_above
+    }
 }
 
 /// A pattern that cannot be understood.
@@ -85,6 +117,7 @@ impl PathPatterns {
     /// Patterns from the archive's root; a `/` at their start or end changes nothing.
     pub fn new(patterns: &[String]) -> Result<Self, WrongPathPattern> {
         let mut set = GlobSetBuilder::new();
+        let mut shapes = Vec::new();
         let trimmed = patterns.iter().map(|pattern| pattern.trim_matches('/'));
         let literals = trimmed.filter(|pattern| !pattern.contains(['*', '?', '[', '{', '\\']));
         let literals = literals.map(str::to_owned).collect();
@@ -92,9 +125,10 @@ impl PathPatterns {
             let wrong = |source| WrongPathPattern { pattern: pattern.clone(), source };
             let glob = GlobBuilder::new(pattern.trim_matches('/')).literal_separator(true).build();
             set.add(glob.map_err(wrong)?);
+            shapes.push(Shape::of(pattern.trim_matches('/')));
         }
         let wrong = |source| WrongPathPattern { pattern: patterns.join(" "), source };
-        set.build().map(|set| Self { set, literals }).map_err(wrong)
+        set.build().map(|set| Self { set, literals, shapes }).map_err(wrong)
     }
 
     /// True if one of them is this path, letter by letter.
@@ -105,6 +139,11 @@ impl PathPatterns {
     /// True if one of them is a path to something of this name, letter by letter.
     pub(super) fn spell_a(&self, name: &[u8]) -> bool {
         self.literals.iter().any(|path| path.as_bytes().rsplit(|byte| *byte == b'/').next() == Some(name))
+    }
+
+    /// True if one of them may name something below `folder`.
+    fn may_hold(&self, folder: &EntryPath) -> bool {
+        self.shapes.iter().any(|shape| shape.may_name_below(folder))
     }
 
     /// True if one of them names this path itself.
@@ -121,6 +160,14 @@ impl Selection {
             Selection::Paths(patterns) => patterns.names(path),
         }
     }
+
+    /// True if something below `folder` may be selected by itself.
+    pub(super) fn may_hold(&self, folder: &EntryPath) -> bool {
+        match self {
+            Selection::Whole => true,
+            Selection::Paths(patterns) => patterns.may_hold(folder),
+        }
+    }
 }
 
 /// What a restore works with.
@@ -134,4 +181,23 @@ pub struct Tools<'a> {
     pub cancel: &'a CancelFlag,
     /// Is asked before each change of the file system: [`super::NoFaults`], but in tests.
     pub steps: &'a dyn Steps,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_looks_where_no_pattern_leads() {
+        let may = |pattern: &str, folder: &str| {
+            let patterns = PathPatterns::new(&[pattern.to_owned()]).expect("a pattern");
+            patterns.may_hold(&EntryPath::new(folder.as_bytes()).expect("a path"))
+        };
+        assert!(
+            may("etc/x", "etc") && !may("etc/x", "var") && !may("etc/x", "etc/x") && !may("etc/x", "etc/y")
+        );
+        assert!(may("/a/*/c/", "a") && may("a/*/c", "a/b") && !may("a/*/c", "a/b/c") && !may("a/*/c", "b"));
+        assert!(may("a/**", "a/b/c") && !may("a/**", "b") && may("**/x", "any/where"));
+        assert!(may("a/{b,c/d}", "a/c") && may("[ab]/x", "c/d") && !may("*", "a"));
+    }
 }

@@ -57,8 +57,8 @@ pub(super) struct Stage<'a> {
     pub(super) root: Option<Metadata>,
     /// Names that stay as they are though the archive has them.
     pub(super) left_alone: BTreeSet<EntryPath>,
-    /// Sockets and devices that were left out: their other names are left out, too.
-    left_out: BTreeMap<EntryPath, EntryKind>,
+    /// Sockets and devices that were left out, by all their names.
+    pub(super) left_out: BTreeMap<EntryPath, EntryKind>,
     pub(super) notes: Notes,
     /// Validators' states that were staged.
     pub(super) signers: Vec<EntryPath>,
@@ -119,6 +119,11 @@ impl<'a> Stage<'a> {
         }
     }
 
+    /// What the confirmed plan takes away, besides what is replaced.
+    pub(super) fn takes_away(&mut self) -> Vec<EntryPath> {
+        std::mem::take(&mut self.allowance.takes_away)
+    }
+
     /// Writes nothing more: what is there may be removed.
     pub(super) fn stop_writing(&mut self) {
         self.writer.stop();
@@ -166,7 +171,8 @@ impl<'a> Stage<'a> {
         if self.tools.cancel.is_cancelled() {
             return Err(RestoreError::Cancelled);
         }
-        if self.selected.is_none() {
+        // One that is taken back may have made all that the paths name: that is seen when it is swapped.
+        if self.selected.is_none() && !self.request.keeps_older {
             let place = self.ground.root().display();
             return Err(RestoreError::refused(
                 place,
@@ -408,7 +414,7 @@ impl<'a> Stage<'a> {
         };
         let written = self.write_kind(entry, &kind, incoming)?;
         if !written
-            && matches!(entry.kind, EntryKind::Socket | EntryKind::Device { .. })
+            && matches!(kind, EntryKind::Socket | EntryKind::Device { .. })
             && self.left_out.len() < MAX_LEFT_OUT
         {
             self.left_out.insert(path.clone(), kind);

@@ -4,7 +4,8 @@
 //! Where a move stands is read from the disk: as long as `new/<path>` exists it has not been put in
 //! place, and once `old/<path>` exists the live one has been moved away. So both directions may be
 //! repeated from any point. If something new turned up under the live name between the two renames (a
-//! program was started), it is moved to `late/` and kept.
+//! program was started), it is moved to `late/` and kept. What stays is carried into what is staged before
+//! that, and out of it after.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,6 +14,7 @@ use repository::archive::entry::Metadata;
 use repository::archive::path::EntryPath;
 
 use super::area::Area;
+use super::carry::Carry;
 use super::disk::{Disk, Subject};
 use super::error::{RestoreError, RestoreReport, failed};
 use super::handles::{Mounts, kind_of, open_below, open_folder};
@@ -68,6 +70,9 @@ impl Swap<'_> {
                 self.done(Step::FirstMovedBack)?;
             }
         }
+        for path in &self.story.stays {
+            self.carry(path).back().map_err(failed("move back", path))?;
+        }
         if let Some((_, old)) = &self.story.root {
             self.set_root(old, &mut Notes::default())?;
         }
@@ -83,6 +88,9 @@ impl Swap<'_> {
     fn forward(&self, journal: &mut Journal<'_>) -> Result<RestoreReport, RestoreError> {
         let mut report = RestoreReport::default();
         self.done(Step::SwapBegun)?;
+        for path in &self.story.stays {
+            self.carry(path).along().map_err(failed("carry along", path))?;
+        }
         for (nth, step) in self.story.moves.iter().enumerate() {
             let (away, swapped) = self.names(nth);
             let spot = Spot::find(&self.disk, &self.areas[step.area], step);
@@ -105,6 +113,10 @@ impl Swap<'_> {
         self.done(Step::SwapDurable)?;
         journal.write([Line::Done]).map_err(failed("write the journal in", self.areas[0].path.display()))?;
         Ok(report)
+    }
+
+    fn carry<'s>(&'s self, path: &'s EntryPath) -> Carry<'s> {
+        Carry { disk: &self.disk, area: &self.areas[0], path }
     }
 
     fn done(&self, step: Step) -> Result<(), RestoreError> {

@@ -18,6 +18,7 @@ use proto::failure::reason;
 use proto::{Failure, v1};
 use repository::archive::path::EntryPath;
 use repository::content::IdKey;
+use repository::names::SourceId;
 use runtime::steps;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +31,7 @@ use crate::limits::Pace;
 use crate::platform::{Found, Other, writers};
 use crate::restore::{ArchiveEntries, ArchiveKeys, BlobMap, BlobMapBuilder, RemoteBlobs, Window, WireBlobs};
 use crate::served::Served;
+use crate::sources::files::Rules;
 use crate::sources::mongodb::folder::is_in_use;
 use crate::state::{Report, RestoreRecord};
 use crate::steps::Step;
@@ -60,7 +62,7 @@ pub(super) async fn plan(
     let tell = || progress_now(&task_id, "planning", &Counters::default());
     let (agent, runtime) = (context.agent.clone(), Handle::current());
     let planned = blocking(move || {
-        let plan = archive.plan(&agent, &runtime, pages);
+        let plan = archive.plan(&agent, &runtime, pages).map(|(plan, _)| plan);
         steps::reach(Step::PlanTried);
         plan
     });
@@ -97,7 +99,7 @@ pub(super) async fn run(
         return Box::pin(server::run(context, wire, order, served, cancel)).await;
     }
     let v1::StartRestore { task_id, order, allowance, confirmed, .. } = wire;
-    let allowance = order::allowance(allowance.as_ref())?;
+    let mut allowance = order::allowance(allowance.as_ref())?;
     let archive = Archive::open(context, &task_id, order.as_ref(), cancel).await?;
     let pages = archive.blobs(context, Window::PAGES).await?;
     let pages_to_plan = archive.blobs(context, Window::PAGES).await?;
@@ -110,9 +112,10 @@ pub(super) async fn run(
         let counters = Arc::clone(&counters);
         let (agent, runtime) = (context.agent.clone(), Handle::current());
         blocking(move || {
-            let now = archive.plan(&agent, &runtime, pages_to_plan)?;
+            let (now, strays) = archive.plan(&agent, &runtime, pages_to_plan)?;
             let confirmed = confirmed.unwrap_or_else(|| now.clone());
             still_so(&archive.place, &confirmed, &now)?;
+            allowance.takes_away = strays;
             let record = agent.state.restore(&id);
             let users = Users::of(&agent, runtime, &id, wire::planned(&now)).expecting(&now);
             let Archive { order, request, place, component, folder, .. } = archive;
@@ -285,8 +288,12 @@ impl Archive {
         };
         let (restore_id, keeps_older) = (order.restore_id.clone(), order.keeps_older);
         let (signer_height, signer_seen) = (order.signer_height, order.signer_seen);
+        let stays = match &order.into {
+            Into::Served(source) => stays(&context.agent, source)?,
+            Into::Folder(_) => None,
+        };
         let request =
-            RestoreRequest { restore_id, place, selection, keeps_older, signer_height, signer_seen };
+            RestoreRequest { restore_id, place, selection, keeps_older, stays, signer_height, signer_seen };
         let of = context.agent.served.iter().find(|served| served.id == order.source);
         let pace = of.and_then(|served| served.limits.download.clone());
         let map = Arc::new(open_archive(context, task_id, &order, cancel).await?);
@@ -294,17 +301,19 @@ impl Archive {
         Ok(Self { task_id, order, request, place: shown, component, folder, is_database, map, pace, cancel })
     }
 
-    /// What it would do, what would be stopped for it, and what is in its way. Blocks.
+    /// What it would do, what would be stopped for it, and what is in its way; and all that a restore which it takes
+    /// back has made. Blocks.
     fn plan(
         &self,
         agent: &Agent,
         runtime: &Handle,
         pages: RemoteBlobs<WireBlobs>,
-    ) -> Result<v1::SourcePlan, Failure> {
+    ) -> Result<(v1::SourcePlan, Vec<EntryPath>), Failure> {
         let entries = ArchiveEntries::open(pages, &self.order.root).map_err(|error| not_readable(&error))?;
         let facts =
             files::survey(&self.request, entries).map_err(|error| not_restored(&self.place, &error))?;
-        let plan = files::plan(&facts);
+        let mut plan = files::plan(&facts);
+        let strays = std::mem::take(&mut plan.strays);
         let mut obstacles = files::preflight(&facts, &self.request.restore_id, &InProduction);
         let mut found = Found::default();
         if let Some(component) = &self.component {
@@ -319,7 +328,7 @@ impl Archive {
         }
         obstacles.extend(self.of_database(&found));
         let in_place = matches!(self.order.into, Into::Served(_));
-        Ok(wire::plan(&self.order, self.place.clone(), plan, found, obstacles, in_place))
+        Ok((wire::plan(&self.order, self.place.clone(), plan, found, obstacles, in_place), strays))
     }
 
     /// Who uses the folder and would not be stopped.
@@ -374,6 +383,13 @@ impl Archive {
                 .await?;
         Ok(RemoteBlobs::new(Arc::clone(&self.map), stream, window))
     }
+}
+
+/// What this source leaves out of its backups, if it may leave out anything.
+fn stays(agent: &Agent, source: &SourceId) -> Result<Option<Rules>, Failure> {
+    order::served(agent, source)?
+        .stays(&agent.config.state)
+        .map_err(|error| Failure::invalid("what the source excludes cannot be understood").caused_by(&error))
 }
 
 async fn open_archive(

@@ -117,7 +117,7 @@ pub(super) async fn run(
                 Err(error @ NodeError::Interrupted(_)) => Err(not_restored(&place, error)),
                 Err(error) => {
                     let troubles = users.start_again();
-                    users.forget();
+                    users.settle();
                     let failure = not_restored(&place, error);
                     Err(match troubles.is_empty() {
                         true => failure,

@@ -18,7 +18,7 @@ use crate::connection::Agent;
 use crate::platform::{Application, Found, Platform, writers};
 use crate::state::{Report, Run, Runs, Stopped, Stopping};
 
-/// For so long after it was stopped, each start of the agent tries to start what could not be started.
+/// For so long after it was stopped, what could not be started is tried again.
 const TRIED_FOR: SignedDuration = SignedDuration::from_hours(24);
 
 /// What uses the place of one restore. Blocks: it belongs to the restore's own thread.
@@ -33,7 +33,11 @@ pub(crate) struct Users<'a> {
     expected: Vec<String>,
     /// Counted while something is stopped: the connection may end, this may not.
     unbroken: &'a AtomicUsize,
+    /// Held while somebody tries to start what an earlier restore has stopped.
+    retrying: &'a Mutex<()>,
     is_unbroken: AtomicBool,
+    /// What is on record under this id is what this knows; else that of an attempt before this one may be there.
+    is_on_record: AtomicBool,
 }
 
 impl Drop for Users<'_> {
@@ -47,8 +51,10 @@ impl Drop for Users<'_> {
 impl<'a> Users<'a> {
     /// Those of a restore that begins.
     pub(crate) fn of(agent: &'a Agent, runtime: Handle, id: &str, report: Report) -> Self {
-        let run = Run { report, stopped: Vec::new(), server: None, applying: false };
-        Self::resumed(agent, runtime, id, run)
+        let run = Run { report, ..Run::default() };
+        let users = Self::resumed(agent, runtime, id, run);
+        users.is_on_record.store(false, Ordering::Relaxed);
+        users
     }
 
     /// What the plan says is stopped.
@@ -87,7 +93,9 @@ impl<'a> Users<'a> {
             run: Mutex::new(run),
             expected: Vec::new(),
             unbroken: &agent.unbroken,
+            retrying: &agent.retrying,
             is_unbroken: AtomicBool::new(false),
+            is_on_record: AtomicBool::new(true),
         }
     }
 
@@ -95,6 +103,8 @@ impl<'a> Users<'a> {
     /// stopped is for [`Users::start_again`].
     pub(crate) fn stop(&self, component: Option<&str>, folder: Option<PathBuf>) -> Result<(), String> {
         if !self.is_unbroken.swap(true, Ordering::Relaxed) {
+            // What is just being started is up, or not, before it is looked for.
+            let _nobody_starts = self.retrying.lock().unwrap_or_else(PoisonError::into_inner);
             self.unbroken.fetch_add(1, Ordering::Relaxed);
         }
         let found = match component {
@@ -110,14 +120,18 @@ impl<'a> Users<'a> {
         if let Some(lost) = self.expected.iter().find(|name| !is_found(name)) {
             return Err(format!("{lost}, which has to be stopped, is not found any more"));
         }
-        let (running, resting): (Vec<_>, Vec<_>) = found.applications.into_iter().partition(|one| one.runs);
-        let untouched = |application: Application| Stopped {
-            application: application.held_by(&self.id),
-            state: Stopping::Untouched,
-        };
-        run.stopped = running.into_iter().map(untouched).collect();
+        let before = self.runs.of(&self.id).map_err(|error| {
+            format!("it cannot be read what an attempt before this one has stopped: {error}")
+        })?;
+        let resting: Vec<Application> = found.applications.iter().filter(|one| !one.runs).cloned().collect();
+        run.stopped =
+            to_start(before.map(|run| run.stopped).unwrap_or_default(), found.applications, &self.id);
+        run.is_over = false;
         self.keep(&run)?;
         for at in (0..run.stopped.len()).rev() {
+            if run.stopped[at].state != Stopping::Untouched {
+                continue;
+            }
             let application = run.stopped[at].application.clone();
             run.stopped[at].state = Stopping::Told;
             self.keep(&run)?;
@@ -164,12 +178,8 @@ impl<'a> Users<'a> {
             if let Err(error) = self.runtime.block_on(self.platform.stop(application)) {
                 tracing::error!(application = application.name, %error, "cannot be stopped again");
                 // It may go on, or stop later: whoever starts it again stops it before.
-                let mut run = self.lock();
-                let of_it = run.stopped.iter_mut().filter(|one| one.application.name == application.name);
-                of_it.for_each(|one| one.state = Stopping::Told);
-                if let Err(error) = self.keep(&run) {
-                    tracing::error!("{error}");
-                }
+                self.is_now(application, Stopping::Told);
+                self.remember();
             }
         }
         Err(failure)
@@ -179,34 +189,46 @@ impl<'a> Users<'a> {
     pub(crate) fn start_again(&self) -> Vec<String> {
         let mut troubles = Vec::new();
         let stopped = self.lock().stopped.clone();
-        for Stopped { application, state } in stopped.iter().filter(|one| one.state != Stopping::Untouched) {
-            let started = self.runtime.block_on(async {
-                if *state == Stopping::Told {
-                    // It may be on the way to its stop: a start before that has ended would be in vain. And
-                    // one that could not be stopped may hold on to files that are not live any more.
-                    if let Err(error) = self.platform.stop(application).await {
-                        tracing::error!(application = application.name, %error, "cannot be stopped");
-                        troubles.push(format!(
-                            "{} could not be stopped ({error}): restart it by hand if it holds on to files of \
-                             before",
-                            application.name
-                        ));
-                    }
+        for Stopped { application, .. } in stopped.iter().filter(|one| one.state == Stopping::Told) {
+            // It may be on the way to its stop: a start before that has ended would be in vain. And one that could
+            // not be stopped may hold on to files that are not live any more.
+            match self.runtime.block_on(self.platform.stop(application)) {
+                Ok(()) => {
+                    self.is_now(application, Stopping::Stopped);
+                    self.remember();
                 }
+                Err(error) => {
+                    tracing::error!(application = application.name, %error, "cannot be stopped");
+                    troubles.push(format!(
+                        "{} could not be stopped ({error}): restart it by hand if it holds on to files of before",
+                        application.name
+                    ));
+                }
+            }
+        }
+        troubles.extend(self.try_to_start());
+        troubles
+    }
+
+    /// Starts what is not started yet. One that runs, or is coming up, is not stopped: somebody may have started it by
+    /// hand, or it needs longer than it is waited for.
+    pub(crate) fn try_to_start(&self) -> Vec<String> {
+        let mut troubles = Vec::new();
+        let stopped = self.lock().stopped.clone();
+        for Stopped { application, .. } in stopped.iter().filter(|one| one.state != Stopping::Untouched) {
+            let started = self.runtime.block_on(async {
                 self.platform.start(application).await?;
                 self.platform.await_health(application).await
             });
             match started {
                 Ok(()) => {
-                    let mut run = self.lock();
-                    run.report.did("started", self.clock.now(), &application.name);
-                    let of_it = run.stopped.iter_mut().filter(|one| one.application.name == application.name);
-                    of_it.for_each(|one| one.state = Stopping::Untouched);
+                    self.lock().report.did("started", self.clock.now(), &application.name);
+                    self.is_now(application, Stopping::Untouched);
                 }
                 Err(error) => {
                     tracing::error!(application = application.name, %error, "cannot be started again");
                     troubles.push(format!(
-                        "{} is not started again ({error}): start it by hand",
+                        "{} is not started again ({error}): the agent tries on for a day; see to it, or start it by hand",
                         application.name
                     ));
                 }
@@ -238,16 +260,29 @@ impl<'a> Users<'a> {
         self.lock().report.steps.first().is_none_or(|first| now.duration_since(first.at) > TRIED_FOR)
     }
 
-    /// The restore has changed nothing: its record goes where all runs that it had stopped, and stays otherwise.
+    /// The restore has changed nothing: its record goes where all runs that it had stopped, and stays otherwise. One
+    /// that has not come to stop anything leaves alone what an attempt before it has stopped.
     pub(crate) fn settle(&self) {
-        let all_run = self.lock().stopped.iter().all(|one| one.state == Stopping::Untouched);
-        match all_run {
-            true => self.forget(),
-            false => self.remember(),
+        match self.is_on_record.load(Ordering::Relaxed) {
+            true if self.all_run() => self.forget(),
+            true => self.leave_to_start(),
+            false => {}
         }
     }
 
-    /// What could not be started again stays on record: the next start of the agent tries once more.
+    /// True if what was stopped was started again.
+    fn all_run(&self) -> bool {
+        self.lock().stopped.iter().all(|one| one.state == Stopping::Untouched)
+    }
+
+    /// The restore is over, and something that it stopped is not: it is tried again, by and by
+    /// ([`crate::resume::keep_starting`]).
+    fn leave_to_start(&self) {
+        self.lock().is_over = true;
+        self.remember();
+    }
+
+    /// What could not be started again stays on record.
     pub(crate) fn remember(&self) {
         if let Err(error) = self.keep(&self.lock()) {
             tracing::error!(restore = self.id, "{error}");
@@ -259,23 +294,93 @@ impl<'a> Users<'a> {
         let now = self.clock.now();
         self.lock().report.did("undone", now, cause);
         let troubles = self.start_again();
-        self.end(|report| {
+        let change = |report: &mut Report| {
             report.old.clear();
             report.notes.extend(troubles);
             report.undone = Some(cause.to_owned());
-        })
+        };
+        if self.all_run() {
+            return self.end(change);
+        }
+        let mut run = self.lock();
+        change(&mut run.report);
+        run.is_over = true;
+        if let Err(error) = self.runs.end_and_start_later(&self.id, &run.report, &run) {
+            tracing::error!(restore = self.id, %error, "how a restore ended cannot be kept");
+        }
+        run.report.clone()
     }
 
     fn applications(&self) -> Vec<Application> {
         self.lock().stopped.iter().map(|one| one.application.clone()).collect()
     }
 
+    fn is_now(&self, application: &Application, state: Stopping) {
+        let mut run = self.lock();
+        let of_it = run.stopped.iter_mut().filter(|one| one.application.name == application.name);
+        of_it.for_each(|one| one.state = state);
+    }
+
     fn keep(&self, run: &Run) -> Result<(), String> {
+        self.is_on_record.store(true, Ordering::Relaxed);
         let kept = self.runs.keep(&self.id, run);
         kept.map_err(|error| format!("it cannot be kept on record what is stopped: {error}"))
     }
 
     fn lock(&self) -> MutexGuard<'_, Run> {
         self.run.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What has to be started in the end, in the order for that: what runs now, and what an attempt before has stopped.
+fn to_start(before: Vec<Stopped>, found: Vec<Application>, id: &str) -> Vec<Stopped> {
+    let mut before: Vec<Stopped> =
+        before.into_iter().filter(|one| one.state != Stopping::Untouched).collect();
+    let mut stopped = Vec::new();
+    for application in found {
+        let at = before.iter().position(|one| one.application.name == application.name);
+        let state = at.map(|at| before.remove(at).state);
+        let state = if application.runs { Some(Stopping::Untouched) } else { state };
+        stopped.extend(state.map(|state| Stopped { application: application.held_by(id), state }));
+    }
+    // What is not found any more may come back.
+    before.into_iter().chain(stopped).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_attempt_before_has_stopped_is_started_by_the_next() {
+        let one = |name: &str, runs| Application {
+            name: name.to_owned(),
+            handle: crate::platform::Handle::Commands,
+            after: Vec::new(),
+            runs,
+            is_checked: false,
+        };
+        let stopped = |name: &str, state| Stopped { application: one(name, true), state };
+        let before = vec![
+            stopped("gone", Stopping::Stopped),
+            stopped("ran-in-the-end", Stopping::Untouched),
+            stopped("told", Stopping::Told),
+            stopped("down", Stopping::Stopped),
+            stopped("by-hand", Stopping::Stopped),
+        ];
+        let found = ["down", "by-hand", "ran-in-the-end", "told", "never", "always"];
+        let found = found.map(|name| one(name, ["by-hand", "always"].contains(&name))).to_vec();
+        let to_start = to_start(before, found, "r");
+        let named: Vec<_> = to_start.iter().map(|one| (&*one.application.name, one.state)).collect();
+        assert_eq!(
+            named,
+            [
+                ("gone", Stopping::Stopped),
+                ("down", Stopping::Stopped),
+                ("by-hand", Stopping::Untouched),
+                ("told", Stopping::Told),
+                ("always", Stopping::Untouched),
+            ]
+        );
     }
 }
