@@ -36,6 +36,11 @@ pub trait ContentCheck: Send {
     fn held_back(&mut self) -> Vec<Finding> {
         Vec::new()
     }
+    /// All files were given: the paths of those that it wants once more, now that it is known which. They are given
+    /// again, in this order, and it is asked again, until it names none; or, after some times, no more.
+    fn again(&mut self) -> Vec<Vec<u8>> {
+        Vec::new()
+    }
     /// All files were given: what is wrong between them, with what `held_back` would tell. Not called where some
     /// could not be read.
     fn end(&mut self) -> Vec<Finding>;

@@ -10,6 +10,8 @@ mod cometbft;
 mod geth;
 #[path = "nodes/node.rs"]
 mod node;
+#[path = "nodes/seams.rs"]
+mod seams;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -18,12 +18,36 @@ const MAX_REMEMBERED: usize = 100_000;
 #[derive(Debug, Default)]
 pub(super) struct Freezers {
     reading: Option<Index>,
-    /// Each index by its path, with the file's ending off, and what it counts of each data file.
-    indexes: BTreeMap<Vec<u8>, (u8, BTreeMap<u16, u32>)>,
+    /// Each index by its path, with the file's ending off.
+    indexes: BTreeMap<Vec<u8>, Counted>,
     /// The length of each data file that is there, by its path.
     data: BTreeMap<Vec<u8>, u64>,
     remembered: usize,
 }
+
+/// What an index says.
+#[derive(Debug)]
+struct Counted {
+    kind: u8,
+    /// How far it counts each data file.
+    ends: BTreeMap<u16, u32>,
+    /// How many items its table has had, with those that were removed; none if that is not to be told.
+    items: Option<u64>,
+}
+
+/// A folder of a freezer with blocks.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct FrozenBlocks {
+    /// With a slash at its end.
+    pub(super) folder: Vec<u8>,
+    /// So many blocks all its tables have, from the first on.
+    pub(super) count: u64,
+    /// The tables that a geth always has, of which there is nothing.
+    pub(super) missing: Vec<&'static str>,
+}
+
+/// The tables of a chain's freezer in every geth.
+const TABLES: [&str; 4] = ["bodies", "hashes", "headers", "receipts"];
 
 #[derive(Debug)]
 struct Index {
@@ -32,6 +56,8 @@ struct Index {
     kind: u8,
     entry: Vec<u8>,
     entries: u64,
+    /// So many items were removed before the first.
+    removed: u32,
     last: (u16, u32),
     ends: BTreeMap<u16, u32>,
     wrong: Option<String>,
@@ -59,6 +85,7 @@ impl Freezers {
             kind: ending[1],
             entry,
             entries: 0,
+            removed: 0,
             last: (0, 0),
             ends,
             wrong: None,
@@ -81,11 +108,32 @@ impl Freezers {
     /// What is wrong with the index by itself. One that ends within an entry is cut back to the one before.
     pub(super) fn file_end(&mut self) -> Option<String> {
         let index = self.reading.take()?;
-        if index.wrong.is_none() {
-            self.remembered += 1 + index.ends.len();
-            self.indexes.insert(index.table, (index.kind, index.ends));
-        }
+        let items = (index.entries > 0).then(|| u64::from(index.removed) + index.entries - 1);
+        let (items, ends) = match index.wrong {
+            None => (items, index.ends),
+            Some(_) => (None, BTreeMap::new()),
+        };
+        self.remembered += 1 + ends.len();
+        self.indexes.insert(index.table, Counted { kind: index.kind, ends, items });
         index.wrong
+    }
+
+    /// The freezers of blocks, but those of which an index is broken; asked for once all files were given.
+    pub(super) fn blocks(&self) -> Vec<FrozenBlocks> {
+        let mut folders: BTreeMap<&[u8], BTreeMap<&[u8], Option<u64>>> = BTreeMap::new();
+        if self.remembered <= MAX_REMEMBERED {
+            for (table, Counted { items, .. }) in &self.indexes {
+                let (folder, name) = split(table);
+                folders.entry(folder).or_default().insert(name, *items);
+            }
+        }
+        let blocks = folders.into_iter().filter(|(_, tables)| tables.contains_key(&b"headers"[..]));
+        let blocks = blocks.filter_map(|(folder, tables)| {
+            let count = tables.values().copied().min().flatten()?;
+            let missing = TABLES.into_iter().filter(|name| !tables.contains_key(name.as_bytes())).collect();
+            Some(FrozenBlocks { folder: folder.to_vec(), count, missing })
+        });
+        blocks.collect()
     }
 
     pub(super) fn end(&mut self) -> Vec<Finding> {
@@ -94,7 +142,7 @@ impl Freezers {
             return vec![Finding { path: Vec::new(), what, severity: Severity::Told }];
         }
         let mut found = Vec::new();
-        for (table, (kind, ends)) in std::mem::take(&mut self.indexes) {
+        for (table, Counted { kind, ends, .. }) in std::mem::take(&mut self.indexes) {
             for (number, end) in ends {
                 let name = format!(".{number:04}.{}dat", char::from(kind));
                 let path = [&table[..], name.as_bytes()].concat();
@@ -122,7 +170,7 @@ impl Index {
         let goes_on = (file == last && end >= last_end) || Some(file) == last.checked_add(1);
         if self.entries == 1 {
             // Not a place: how many items went before.
-            self.last = (file, 0);
+            (self.last, self.removed) = ((file, 0), end);
         } else if goes_on {
             self.last = (file, end);
             self.ends.insert(file, end);
@@ -130,6 +178,11 @@ impl Index {
             self.wrong.get_or_insert(format!("its entry {} goes back", self.entries - 1));
         }
     }
+}
+
+/// The folder with its last slash, and the name.
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    path.split_at(path.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1))
 }
 
 #[cfg(test)]

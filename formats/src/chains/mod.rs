@@ -1,12 +1,19 @@
-//! The folder of a chain's node: its stores ([`crate::leveldb`]), geth's freezer, CometBFT's log.
+//! The folder of a chain's node: its stores ([`crate::leveldb`]), geth's freezer, CometBFT's log; and what must fit
+//! together between them.
 
+mod cometbft;
 mod freezer;
+mod geth;
+mod seams;
+#[cfg(test)]
+mod seams_tests;
 mod wal;
 
 use repository::check::{CheckedFile, ContentCheck, Finding, Severity};
 
 use crate::leveldb::LeveldbCheck;
 use freezer::Freezers;
+use seams::Seams;
 use wal::Wal;
 
 /// Looks into a node's folder.
@@ -14,6 +21,7 @@ use wal::Wal;
 pub struct ChainsCheck {
     stores: LeveldbCheck,
     freezers: Freezers,
+    seams: Seams,
     reading: Reading,
     /// The last file is of a store.
     is_of_store: bool,
@@ -27,11 +35,20 @@ enum Reading {
     Store,
     Index,
     Wal(Box<Wal>),
+    /// Once more, for what must fit together.
+    Seam,
 }
 
 impl ContentCheck for ChainsCheck {
     fn file(&mut self, file: CheckedFile<'_>) -> bool {
         self.path = file.path.to_vec();
+        if self.seams.has_begun() {
+            self.is_of_store = false;
+            let is_wanted = self.seams.file(file);
+            self.reading = if is_wanted { Reading::Seam } else { Reading::Nothing };
+            return is_wanted;
+        }
+        self.seams.see(file.path);
         self.reading = if self.freezers.file(file) {
             Reading::Index
         } else if wal::is_wal(file.path) {
@@ -54,6 +71,7 @@ impl ContentCheck for ChainsCheck {
             Reading::Store => self.stores.bytes(bytes),
             Reading::Index => self.freezers.bytes(bytes),
             Reading::Wal(wal) => wal.bytes(bytes),
+            Reading::Seam => self.seams.bytes(bytes),
         }
     }
 
@@ -63,6 +81,10 @@ impl ContentCheck for ChainsCheck {
             Reading::Store => return self.stores.file_end(),
             Reading::Index => self.freezers.file_end(),
             Reading::Wal(wal) => wal.end(),
+            Reading::Seam => {
+                self.seams.file_end();
+                None
+            }
         };
         what.map(|what| broken(&self.path, what)).into_iter().collect()
     }
@@ -75,9 +97,19 @@ impl ContentCheck for ChainsCheck {
         self.stores.held_back()
     }
 
+    fn again(&mut self) -> Vec<Vec<u8>> {
+        let stores = self.stores.stores().collect();
+        self.seams.begin(&stores, &self.freezers.blocks());
+        self.seams.wants()
+    }
+
     fn end(&mut self) -> Vec<Finding> {
         let mut found = self.freezers.end();
         found.extend(self.stores.end());
+        let is_broken = found.iter().any(|finding| finding.severity == Severity::Broken);
+        // Of what is broken it need not be said that it could not be looked at.
+        let seams = self.seams.end().into_iter();
+        found.extend(seams.filter(|finding| !is_broken || finding.severity == Severity::Broken));
         found
     }
 }

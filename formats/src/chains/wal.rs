@@ -2,9 +2,13 @@
 
 use crc_fast::{CrcAlgorithm, Digest};
 
+use crate::leveldb::{proto_message, proto_number};
+
 const HEADER: usize = 8;
 /// CometBFT's own limit is a megabyte and some.
 const MAX_RECORD: u32 = 2 << 20;
+/// The end of a height is told in a shorter record.
+const MAX_END: usize = 256;
 
 /// True for the files of the log: `cs.wal/wal` and, finished, `cs.wal/wal.000` and so on.
 pub(super) fn is_wal(path: &[u8]) -> bool {
@@ -15,6 +19,12 @@ pub(super) fn is_wal(path: &[u8]) -> bool {
     is_named && (folder == b"cs.wal" || folder.ends_with(b"/cs.wal"))
 }
 
+/// The place of a part of the log among the others: the one that is written, `wal`, is the last.
+pub(super) fn number(path: &[u8]) -> u64 {
+    let digits = path.iter().rposition(|byte| *byte == b'.').map(|at| &path[at + 1..]);
+    digits.and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok()).unwrap_or(u64::MAX)
+}
+
 /// Reads a log as it goes by.
 #[derive(Debug, Default)]
 pub(super) struct Wal {
@@ -22,6 +32,7 @@ pub(super) struct Wal {
     record: Option<Record>,
     at: u64,
     wrong: Option<u64>,
+    finished: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -29,6 +40,8 @@ struct Record {
     sum: u32,
     left: usize,
     digest: Digest,
+    /// What it says, where it is short.
+    short: Option<Vec<u8>>,
 }
 
 impl Wal {
@@ -43,6 +56,7 @@ impl Wal {
             };
             let now = bytes.len().min(record.left);
             record.digest.update(&bytes[..now]);
+            record.short.iter_mut().for_each(|short| short.extend_from_slice(&bytes[..now]));
             record.left -= now;
             bytes = &bytes[now..];
             self.end_record();
@@ -58,8 +72,9 @@ impl Wal {
             return;
         }
         let digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
-        self.record =
-            Some(Record { sum: u32::from_be_bytes([s0, s1, s2, s3]), left: length as usize, digest });
+        let (sum, left) = (u32::from_be_bytes([s0, s1, s2, s3]), length as usize);
+        let short = (left <= MAX_END).then(Vec::new);
+        self.record = Some(Record { sum, left, digest, short });
         self.end_record();
     }
 
@@ -67,16 +82,28 @@ impl Wal {
         let Some(record) = self.record.take_if(|record| record.left == 0) else { return };
         if record.digest.finalize() as u32 != record.sum {
             self.wrong = Some(self.at);
+        } else if let Some(height) = record.short.as_deref().and_then(end_of_height) {
+            self.finished = self.finished.max(Some(height));
         }
         let [.., l0, l1, l2, l3] = self.header[..] else { return };
         self.at += HEADER as u64 + u64::from(u32::from_be_bytes([l0, l1, l2, l3]));
         self.header.clear();
     }
 
+    /// The highest height that it has finished.
+    pub(super) fn finished(&self) -> Option<u64> {
+        self.finished
+    }
+
     /// What is wrong. A record that was not written to its end is none: the node goes on behind the last one.
     pub(super) fn end(self) -> Option<String> {
         self.wrong.map(|at| format!("its record at byte {at} does not match its checksum"))
     }
+}
+
+/// The height whose end a record tells.
+fn end_of_height(record: &[u8]) -> Option<u64> {
+    proto_number(proto_message(proto_message(record, 2)?, 4)?, 1)
 }
 
 #[cfg(test)]

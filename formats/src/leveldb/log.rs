@@ -5,6 +5,8 @@ use super::masked;
 
 const BLOCK: usize = 32 << 10;
 const HEADER: usize = 7;
+/// A log that is used again has its number in each chunk: what has another one is of an earlier use.
+const NUMBER: usize = 4;
 /// A longer record is no longer put together.
 const MAX_RECORD: usize = 16 << 20;
 
@@ -17,6 +19,9 @@ pub(super) struct Log {
     record: Vec<u8>,
     is_within_record: bool,
     damage: Option<Damage>,
+    /// Its own, where chunks with numbers are followed.
+    number: Option<u32>,
+    has_numbers: bool,
 }
 
 /// Where a log can be read no further.
@@ -34,6 +39,12 @@ pub(super) enum Damage {
 }
 
 impl Log {
+    /// The log with this number, which may have been used for others before. Where its records end, or what was left
+    /// there begins, is [`Damage::Reused`]: as the engine does, nothing tells these apart.
+    pub(super) fn numbered(number: u64) -> Self {
+        Self { number: Some(number as u32), ..Self::default() }
+    }
+
     /// The next bytes; each record that they complete is given to `take`. False once there is damage.
     pub(super) fn bytes(&mut self, mut bytes: &[u8], take: &mut impl FnMut(&[u8])) -> bool {
         while !bytes.is_empty() && self.damage.is_none() {
@@ -52,7 +63,10 @@ impl Log {
         if self.damage.is_none() {
             self.chunks(true, take);
         }
-        self.damage.or(self.is_within_record.then_some(Damage::CutOff))
+        match self.damage.or(self.is_within_record.then_some(Damage::CutOff)) {
+            Some(Damage::Chunk(_) | Damage::CutOff) if self.has_numbers => Some(Damage::Reused),
+            other => other,
+        }
     }
 
     fn chunks(&mut self, is_last: bool, take: &mut impl FnMut(&[u8])) {
@@ -71,15 +85,22 @@ impl Log {
                 rest = &[];
                 break;
             }
+            let (mut kind, mut after, mut header) = (kind, after, HEADER);
             if let 5..=8 = kind {
-                self.damage = Some(Damage::Reused);
-                return;
+                let own = after.split_first_chunk::<NUMBER>();
+                let own = own.filter(|(number, _)| self.number == Some(u32::from_le_bytes(**number)));
+                let Some((_, payload)) = own else {
+                    self.damage = Some(Damage::Reused);
+                    return;
+                };
+                self.has_numbers = true;
+                (kind, after, header) = (kind - 4, payload, HEADER + NUMBER);
             }
             let Some((payload, next)) = after.split_at_checked(length) else {
                 self.damage = Some(if is_last { Damage::CutOff } else { Damage::Chunk(at) });
                 return;
             };
-            let summed = &rest[HEADER - 1..HEADER + length];
+            let summed = &rest[HEADER - 1..header + length];
             if u32::from_le_bytes([c0, c1, c2, c3]) != masked(summed) || !self.chunk(kind, payload, at, take)
             {
                 self.damage.get_or_insert(Damage::Chunk(at));

@@ -1,8 +1,9 @@
 //! The MANIFEST: edits, of which the list of a database's tables is worked out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::varint;
+use super::writes::text;
 
 /// With more tables than these a database is no longer judged.
 const MAX_TABLES: usize = 200_000;
@@ -20,6 +21,9 @@ pub(super) struct Manifest {
     pub(super) refused: Option<Refused>,
     /// Edits may be missing at its end: that it does not list a table proves nothing.
     pub(super) is_cut_off: bool,
+    /// Tables that may hold one of these keys.
+    pub(super) sought: Vec<Vec<u8>>,
+    pub(super) may_hold: BTreeSet<u64>,
 }
 
 /// Why the edits cannot be followed.
@@ -66,7 +70,9 @@ impl Manifest {
                 }
                 6 => {
                     varint(&mut rest)?;
-                    self.tables.remove(&varint(&mut rest)?);
+                    let table = varint(&mut rest)?;
+                    self.tables.remove(&table);
+                    self.may_hold.remove(&table);
                 }
                 tag @ (7 | 100 | 102 | 103 | 104) => self.new_table(tag, &mut rest)?,
                 105 => {
@@ -95,7 +101,10 @@ impl Manifest {
             *rest = after;
             keys = if bounds & HAS_POINT_KEYS == 0 { 2 } else { 4 };
         }
-        for _ in 0..keys {
+        let (first, last) = (text(rest)?, text(rest)?);
+        // What follows the point keys, or stands in their place, are ranges.
+        let may_hold = self.sought.iter().any(|key| name(first) <= &key[..] && &key[..] <= name(last));
+        for _ in 2..keys {
             skip(rest)?;
         }
         if tag != 7 {
@@ -118,6 +127,9 @@ impl Manifest {
         if !is_virtual {
             self.tables.insert(table, length);
         }
+        if may_hold {
+            self.may_hold.insert(table);
+        }
         Some(())
     }
 }
@@ -126,6 +138,11 @@ impl Manifest {
 const VIRTUAL: u64 = 66;
 /// In the bounds of a table with keys of ranges.
 const HAS_POINT_KEYS: u8 = 1;
+
+/// A key without its number and kind.
+fn name(key: &[u8]) -> &[u8] {
+    key.split_last_chunk::<8>().map_or(key, |(name, _)| name)
+}
 
 fn skip(rest: &mut &[u8]) -> Option<()> {
     let length = usize::try_from(varint(rest)?).ok()?;

@@ -10,8 +10,10 @@
 //! left over, or was just being written. So what is wrong with them is kept until it is known what is named;
 //! where that is never known, it is said.
 
+mod find;
 mod log;
 mod manifest;
+mod seek;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -21,6 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use repository::check::{CheckedFile, ContentCheck, Finding, Severity};
 
+pub(crate) use seek::{Seek, StoreFiles, proto_message, proto_number};
 pub use writes::{Write, log_writes, table_writes};
 
 use log::{Damage, Log};
@@ -100,6 +103,8 @@ struct Folder {
     tables: BTreeMap<u64, u64>,
     /// The logs that are there.
     logs: BTreeSet<u64>,
+    /// Its tables end in `.sst`.
+    is_sst: bool,
     /// What is wrong with which file, if it is in use.
     doubts: BTreeMap<Vec<u8>, (Severity, String)>,
 }
@@ -121,6 +126,7 @@ impl ContentCheck for LeveldbCheck {
         self.reading = match named {
             Named::Table(number) => {
                 folder.tables.insert(number, file.length);
+                folder.is_sst |= name.ends_with(b".sst");
                 let length = usize::try_from(file.length).ok().filter(|_| file.length <= MAX_TABLE);
                 let length = length.filter(|_| !file.is_proven);
                 length.map(|length| Reading::Table { length, table: Vec::with_capacity(length) })
@@ -249,6 +255,21 @@ impl ContentCheck for LeveldbCheck {
 }
 
 impl LeveldbCheck {
+    /// The stores that can be followed, by their folders; asked for once all files were given.
+    pub(crate) fn stores(&self) -> impl Iterator<Item = (&[u8], StoreFiles)> {
+        let all = (!self.is_too_much()).then_some(&self.folders).into_iter().flatten();
+        all.filter_map(|(path, folder)| {
+            let number = folder.followed()?;
+            let manifest = folder.manifests.get(&number)?;
+            if manifest.refused.is_some() || manifest.is_cut_off {
+                return None;
+            }
+            let logs = folder.logs.range(manifest.log..).copied().collect();
+            let ending = if folder.is_sst { "sst" } else { "ldb" };
+            Some((&path[..], StoreFiles { manifest: number, logs, ending }))
+        })
+    }
+
     fn is_too_much(&self) -> bool {
         self.remembered > MAX_REMEMBERED
     }
@@ -410,4 +431,11 @@ fn varint(rest: &mut &[u8]) -> Option<u64> {
         }
     }
     None
+}
+
+/// A log with one record, as an engine writes it.
+#[cfg(test)]
+pub(crate) fn record(payload: &[u8]) -> Vec<u8> {
+    let summed = [&[1][..], payload].concat();
+    [&masked(&summed).to_le_bytes()[..], &(payload.len() as u16).to_le_bytes(), &summed].concat()
 }

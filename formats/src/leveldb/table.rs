@@ -6,14 +6,14 @@ use super::{masked, varint};
 
 /// Where each block ends: how it is packed, and its checksum.
 const TRAILER: usize = 5;
-const FOOTER: usize = 48;
-const MAGIC: [u8; 8] = 0xdb47_7524_8b80_fb57_u64.to_le_bytes();
+pub(super) const FOOTER: usize = 48;
+pub(super) const MAGIC: [u8; 8] = 0xdb47_7524_8b80_fb57_u64.to_le_bytes();
 /// The end of a table as RocksDB has made it and Pebble writes it, and of one that Pebble alone knows.
-const ROCKS: [[u8; 8]; 2] =
+pub(super) const ROCKS: [[u8; 8]; 2] =
     [0x88e2_41b7_85f4_cff7_u64.to_le_bytes(), [0xf0, 0x9f, 0xaa, 0xb3, 0xf0, 0x9f, 0xaa, 0xb3]];
 /// It begins with the kind of its checksums, of which this is the one that is known here.
-const ROCKS_FOOTER: usize = 53;
-const CRC32C: u8 = 1;
+pub(super) const ROCKS_FOOTER: usize = 53;
+pub(super) const CRC32C: u8 = 1;
 /// What an index may unpack to.
 const MAX_INDEX: usize = 4 << 20;
 
@@ -145,6 +145,6 @@ fn entries(list: &[u8]) -> Option<Vec<(usize, usize)>> {
     Some(all)
 }
 
-fn handle(rest: &mut &[u8]) -> Option<(usize, usize)> {
+pub(super) fn handle(rest: &mut &[u8]) -> Option<(usize, usize)> {
     Some((usize::try_from(varint(rest)?).ok()?, usize::try_from(varint(rest)?).ok()?))
 }

@@ -9,7 +9,7 @@ use super::table::{block, data_blocks};
 use super::varint;
 
 /// What a block of a table may unpack to.
-const MAX_UNPACKED: usize = 64 << 20;
+pub(super) const MAX_UNPACKED: usize = 64 << 20;
 
 /// One entry. Of several with one key that with the highest number counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,8 +42,32 @@ pub fn table_writes(table: &[u8], mut each: impl FnMut(Write<'_>)) -> Result<(),
     Ok(())
 }
 
-/// What it has in common with the key before, the rest of its key, its value; a key ends in number and kind.
+/// The entries of a block of a table; a key ends in number and kind.
 fn entries(list: &[u8], each: &mut impl FnMut(Write<'_>)) -> Option<()> {
+    let mut is_known = true;
+    pairs(list, &mut |key, value| {
+        let Some((name, end)) = key.split_last_chunk::<8>() else {
+            is_known = false;
+            return false;
+        };
+        let end = u64::from_le_bytes(*end);
+        let value = match end & 0xff {
+            0 => None,
+            1 => Some(value),
+            _ => {
+                is_known = false;
+                return false;
+            }
+        };
+        each(Write { key: name, number: end >> 8, value });
+        true
+    })?;
+    is_known.then_some(())
+}
+
+/// The keys and values of a block: what a key has in common with the one before, the rest of it, its value. `each`
+/// says whether it goes on.
+pub(super) fn pairs(list: &[u8], each: &mut impl FnMut(&[u8], &[u8]) -> bool) -> Option<()> {
     let (before, count) = list.split_last_chunk::<4>()?;
     let restarts = usize::try_from(u32::from_le_bytes(*count)).ok()?.checked_mul(4)?;
     let mut rest = before.get(..before.len().checked_sub(restarts)?)?;
@@ -60,14 +84,9 @@ fn entries(list: &[u8], each: &mut impl FnMut(Write<'_>)) -> Option<()> {
         }
         key.truncate(shared);
         key.extend_from_slice(own);
-        let (name, end) = key.split_last_chunk::<8>()?;
-        let end = u64::from_le_bytes(*end);
-        let value = match end & 0xff {
-            0 => None,
-            1 => Some(value),
-            _ => return None,
-        };
-        each(Write { key: name, number: end >> 8, value });
+        if !each(&key, value) {
+            break;
+        }
     }
     Some(())
 }
@@ -107,7 +126,7 @@ fn batch(record: &[u8], each: &mut impl FnMut(Write<'_>)) -> Option<()> {
     rest.is_empty().then_some(())
 }
 
-fn text<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+pub(super) fn text<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     let length = usize::try_from(varint(rest)?).ok()?;
     let (text, after) = rest.split_at_checked(length)?;
     *rest = after;

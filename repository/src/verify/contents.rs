@@ -25,6 +25,10 @@ use crate::refs::{BlobAddress, Refs};
 /// So many findings of a check are kept of each sort; those that fail a verification are counted beyond.
 const MAX_FOUND: usize = 1000;
 
+/// So often a check may want files once more, and so many of them.
+const MAX_AGAIN: usize = 16;
+const MAX_FILES_AGAIN: usize = 20_000;
+
 /// Proves one archive.
 pub(super) struct Contents<'a> {
     pub(super) reader: ArchiveReader,
@@ -125,8 +129,11 @@ impl Contents<'_> {
         if !walk.has_gaps && (walk.counts.entries(), walk.counts.bytes) != (told.entries(), told.bytes) {
             self.findings.push("the entries are not those that the manifest counts".to_owned());
         }
+        let is_all = !walk.has_gaps && walk.lost.is_empty();
+        if is_all {
+            self.again(&mut walk)?;
+        }
         if let Some(check) = self.check.check.as_mut() {
-            let is_all = !walk.has_gaps && walk.lost.is_empty();
             let findings = if is_all { check.end() } else { check.held_back() };
             self.check.add(findings);
         }
@@ -172,6 +179,34 @@ impl Contents<'_> {
                 }
             }
             walk.last = entries.last().map(|entry| entry.path.clone()).or_else(|| walk.last.take());
+        }
+        Ok(())
+    }
+
+    /// Gives the check the files that it wants once more.
+    fn again(&mut self, walk: &mut Walk) -> Result<(), RepositoryError> {
+        self.reader.expect_nothing();
+        let mut files = 0;
+        for _ in 0..MAX_AGAIN {
+            let wanted = self.check.check.as_mut().map(|check| check.again()).unwrap_or_default();
+            files += wanted.len();
+            if wanted.is_empty() || files > MAX_FILES_AGAIN {
+                break;
+            }
+            for path in wanted {
+                self.go_on()?;
+                let Ok(path) = EntryPath::new(&path) else { continue };
+                let entry = match self.reader.entry(&path) {
+                    Err(error) if self.is_loss(&error) => None,
+                    other => other?,
+                };
+                if let Some(Entry { kind: EntryKind::File(content), .. }) = entry
+                    && let Err(error) = self.file(&path, &content, Trust::All, walk)
+                    && !self.is_loss(&error)
+                {
+                    return Err(error);
+                }
+            }
         }
         Ok(())
     }
