@@ -151,6 +151,10 @@ fn a_scripted_server_that_may_not_be_locked_is_read_fuzzy_and_left_as_it_is() {
                     the role `clusterMonitor`";
     assert_eq!(told(Role::Alone, expected), ["a", "b"]);
     peer.be_silent(false);
+    // One that was started anew could not be told from the one that was locked.
+    peer.be_nameless(true);
+    assert_eq!(told(Role::Alone, "only servers from 4.4 on are locked"), ["a", "b"]);
+    peer.be_nameless(false);
     // Every writer would wait behind the lock for as long.
     peer.be_held_up(true);
     assert_eq!(told(Role::Alone, "a client's update has held what a lock waits for"), ["a", "b"]);
@@ -246,10 +250,11 @@ fn unlocks(peer: &Peer) -> usize {
 fn a_lock_of_a_scripted_server_whose_answer_is_lost_is_undone_whenever_it_comes() {
     let peer = Peer::start();
     peer.be(Role::Alone);
-    let system = system(&uri(peer.port), LOCK);
-    let comes = || {
-        wait_for("it to be unlocked", 15, || (peer.locks() == 0 && records(&system) == 0).then_some(()));
-        assert_eq!(unlocks(&peer), 1);
+    let mut system = system(&uri(peer.port), LOCK);
+    let is_undone = |system: &System| {
+        wait_for("it to be unlocked", 15, || (peer.locks() == 0).then_some(()));
+        tests::pause(1_500);
+        assert_eq!((unlocks(&peer), records(system)), (1, 1));
     };
     // Its connection goes.
     peer.at_lock(Lock::Unanswered);
@@ -261,8 +266,20 @@ fn a_lock_of_a_scripted_server_whose_answer_is_lost_is_undone_whenever_it_comes(
     assert!(job.contains("an earlier lock of it may not have been let go"), "{job}");
     assert_eq!(records(&system), 1);
     peer.sequence();
+    // Whoever locks it first, and whatever comes of the answer to its unlock: what was asked for may come yet.
     peer.lock();
-    comes();
+    is_undone(&system);
+    peer.lock();
+    is_undone(&system);
+    peer.at_unlock(Unlock::Lost);
+    peer.lock();
+    is_undone(&system);
+    peer.at_unlock(Unlock::Answered);
+    peer.lock();
+    is_undone(&system);
+    // Its guard does not wait for it for longer than it may, and neither does who comes after it.
+    signal(guards(system.pid(Process::Agent))[0], "TERM");
+    grows_old(&mut system);
 
     // Its guard dies, and it comes once nobody waits for the answer any more. It says already that it is locked: an unlock
     // would wait behind it.
@@ -277,9 +294,25 @@ fn a_lock_of_a_scripted_server_whose_answer_is_lost_is_undone_whenever_it_comes(
     tests::pause(2_500);
     assert_eq!((peer.locks(), records(&system), unlocks(&peer)), (0, 1, 0));
     peer.at_lock(Lock::Taken);
-    comes();
+    is_undone(&system);
+    grows_old(&mut system);
     system.run(&["backup"]);
     assert_eq!(manifest(&system)["quiesce"]["by"], "lock");
+}
+
+/// What was asked for was so more than 20 minutes ago.
+fn grows_old(system: &mut System) {
+    system.kill_agent();
+    let listed = fs::read_dir(system.root().join("agent")).expect("a folder").flatten();
+    let mut records = listed.filter(|one| one.file_name().to_string_lossy().starts_with("locked-"));
+    let path = records.next().expect("a record").path();
+    let mut record: Value = serde_json::from_slice(&fs::read(&path).expect("read")).expect("JSON");
+    let asked = record["stage"]["asked"].as_u64().expect("it waits for what it has asked for");
+    record["stage"]["asked"] = (asked - 21 * 60).into();
+    fs::write(&path, record.to_string()).expect("written");
+    system.start_agent();
+    wait_for("the record to go", 30, || (self::records(system) == 0).then_some(()));
+    system.await_agent();
 }
 
 #[test]
@@ -357,13 +390,24 @@ fn a_look_at_a_scripted_server_that_hangs_keeps_it_locked_for_no_longer() {
     assert!(began.elapsed().as_secs() < 4, "{:?}", began.elapsed());
     assert_eq!(system.await_end(&job)["state"], "complete");
     assert_eq!(manifest(&system)["quiesce"]["by"], "lock");
+
+    // None is answered any more: it is unlocked all the same.
+    let job = begun_and_held(&system, &peer);
+    peer.hang_looks(i64::MAX);
+    let began = Instant::now();
+    tests::pause(1_500);
+    peer.hold_finds(false);
+    wait_for("the lock to be let go", 15, || (peer.locks() == 0).then_some(()));
+    assert!(began.elapsed().as_secs() < 6, "{:?}", began.elapsed());
+    assert_eq!(system.await_end(&job)["state"], "complete");
+    assert_eq!((manifest(&system)["quiesce"]["by"].as_str(), records(&system)), (Some("lock"), 0));
 }
 
 #[test]
 fn the_answer_to_an_unlock_of_a_scripted_server_is_lost_and_no_lock_of_another_is_taken() {
     let peer = Peer::start();
     peer.be(Role::Alone);
-    let system = system(&uri(peer.port), LOCK);
+    let mut system = system(&uri(peer.port), LOCK);
     // It has not come: it is sent again, and that is told.
     let job = begun_and_held(&system, &peer);
     peer.at_unlock(Unlock::Dropped);
@@ -389,6 +433,37 @@ fn the_answer_to_an_unlock_of_a_scripted_server_is_lost_and_no_lock_of_another_i
     assert_eq!((peer.locks(), unlocks(&peer), records(&system)), (1, 0, 1));
     assert_eq!(system.await_end(&job)["state"], "complete");
     // Whoever has locked it unlocks it: then there is nothing more to ask.
+    peer.unlock();
+    system.run(&["backup"]);
+    assert_eq!((peer.locks(), records(&system)), (0, 0));
+    peer.sequence();
+
+    // It is begun with just when it is counted: that it will be carried out is waited for.
+    let before = doubts(&system);
+    let job = begun_and_held(&system, &peer);
+    peer.at_unlock(Unlock::AtCount);
+    peer.hold_finds(false);
+    wait_for("the unlock to be sent", 15, || (unlocks(&peer) > 0).then_some(()));
+    tests::pause(3_000);
+    peer.at_unlock(Unlock::Answered);
+    wait_for("the record to go", 15, || (records(&system) == 0).then_some(()));
+    assert_eq!((peer.locks(), unlocks(&peer), doubts(&system)), (0, 0, before));
+    assert_eq!(system.await_end(&job)["state"], "complete");
+    system.kill_agent();
+    system.start_agent();
+    system.await_agent();
+    peer.sequence();
+
+    // It is refused without a number: an answer it is all the same, and what is locked since is somebody else's.
+    let before = doubts(&system);
+    let job = begun_and_held(&system, &peer);
+    peer.at_unlock(Unlock::Unnumbered);
+    peer.hold_finds(false);
+    wait_for("it to be told", 15, || (doubts(&system) > before).then_some(()));
+    peer.at_unlock(Unlock::Answered);
+    tests::pause(1_500);
+    assert_eq!((peer.locks(), unlocks(&peer), records(&system)), (1, 1, 1));
+    assert_eq!(system.await_end(&job)["state"], "complete");
     peer.unlock();
     system.run(&["backup"]);
     assert_eq!((peer.locks(), records(&system)), (0, 0));
@@ -428,12 +503,34 @@ fn a_lock_of_a_scripted_server_that_was_gone_in_the_middle_is_not_called_quiesce
     let peer = Peer::start();
     peer.be(Role::Alone);
     let mut system = system(&uri(peer.port), LOCK);
-    for what in
-        ["unlocked by another", "restarted", "restarted and locked by another", "its guard told to end"]
-    {
+    for what in [
+        "unlocked by another",
+        "unlocked and locked by another",
+        "locked and unlocked by another, and an unlock is lost",
+        "restarted",
+        "restarted and locked by another",
+        "its guard told to end",
+        "its guard told to end, and the answer to its unlock is lost",
+    ] {
         let job = begun_and_held(&system, &peer);
         match what {
             "unlocked by another" => peer.unlock(),
+            "unlocked and locked by another" => peer.unlock_and_lock(),
+            "locked and unlocked by another, and an unlock is lost" => {
+                peer.lock();
+                peer.unlock();
+                peer.at_unlock(Unlock::Dropped);
+                peer.hold_finds(false);
+                wait_for("the unlock to be sent", 15, || (unlocks(&peer) > 0).then_some(()));
+                peer.at_unlock(Unlock::Answered);
+            }
+            "its guard told to end, and the answer to its unlock is lost" => {
+                peer.at_unlock(Unlock::Late);
+                let agent = system.pid(Process::Agent);
+                signal(guards(agent)[0], "TERM");
+                wait_for("the guard to end", 15, || guards(agent).is_empty().then_some(()));
+                peer.at_unlock(Unlock::Answered);
+            }
             "restarted" => peer.restart(),
             "its guard told to end" => {
                 signal(guards(system.pid(Process::Agent))[0], "TERM");
@@ -454,7 +551,13 @@ fn a_lock_of_a_scripted_server_that_was_gone_in_the_middle_is_not_called_quiesce
             assert_eq!(peer.locks(), 1, "{what}");
             peer.unlock();
         }
-        assert_eq!(unlocks(&peer), usize::from(what == "its guard told to end"), "{what}");
+        let is_sent = what.contains("guard") || what.contains("unlock is") || what.contains("and locked");
+        let is_sent = is_sent && what != "restarted and locked by another";
+        let sent = unlocks(&peer);
+        // Before a look has seen that it is unlocked, an unlock is sent, which the server refuses.
+        let is_refused = what == "unlocked by another" && sent == 1;
+        assert!(is_refused || sent == usize::from(is_sent), "{what}: {sent}");
+        assert_eq!(peer.locks(), 0, "{what}");
         // It does not lock any more before it is started anew.
         system.kill_agent();
         system.start_agent();

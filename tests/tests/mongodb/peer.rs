@@ -57,6 +57,10 @@ pub(crate) enum Unlock {
     Dropped,
     /// The connection goes, and it is worked on until something else is said, and carried out then.
     Late,
+    /// The connection goes; it is begun with when unlocks are counted next, and goes on like a late one.
+    AtCount,
+    /// Somebody else had unlocked it; it is refused without a number, and somebody else locks it once more.
+    Unnumbered,
 }
 
 /// The peer, with two collections of one document each.
@@ -83,8 +87,13 @@ struct Script {
     process: AtomicU8,
     lock: Mutex<Lock>,
     unlock: Mutex<Unlock>,
-    /// How many unlocks it has carried out.
+    /// With how many unlocks it has begun, and how many it has refused.
     unlocks: AtomicI64,
+    refused_unlocks: AtomicI64,
+    /// An unlock has come that is begun with when they are counted.
+    begins_at_count: AtomicBool,
+    /// It says nothing of its process.
+    is_nameless: AtomicBool,
     /// The locks and unlocks that it works on.
     pending: Mutex<Vec<&'static str>>,
     /// A client's operation has been in the way of a lock for long.
@@ -184,6 +193,11 @@ impl Peer {
         self.script.hanging.load(Ordering::SeqCst)
     }
 
+    /// From now on it does not say which process it is.
+    pub(crate) fn be_nameless(&self, is_nameless: bool) {
+        self.script.is_nameless.store(is_nameless, Ordering::SeqCst);
+    }
+
     /// From now on its user may not ask how it is.
     pub(crate) fn be_silent(&self, is_silent: bool) {
         self.script.is_silent.store(is_silent, Ordering::SeqCst);
@@ -209,10 +223,16 @@ impl Peer {
         self.script.unlock();
     }
 
+    /// Somebody else takes one lock away and locks it once more: no look sees that.
+    pub(crate) fn unlock_and_lock(&self) {
+        self.script.unlocks.fetch_add(1, Ordering::SeqCst);
+    }
+
     /// As if its process had been started anew: nothing is locked.
     pub(crate) fn restart(&self) {
         self.script.process.fetch_add(1, Ordering::SeqCst);
         self.script.unlocks.store(0, Ordering::SeqCst);
+        self.script.refused_unlocks.store(0, Ordering::SeqCst);
         *self.script.locks.lock().expect("nobody panics with it") = 0;
     }
 
@@ -300,13 +320,34 @@ impl Script {
 
     /// Takes a lock away; how many stay. None: it is not locked.
     fn unlock(&self) -> Option<i64> {
+        self.unlocks.fetch_add(1, Ordering::SeqCst);
+        self.carry_out()
+    }
+
+    /// Takes a lock away by an unlock that it has begun with.
+    fn carry_out(&self) -> Option<i64> {
         let mut locks = self.locks.lock().expect("nobody panics with it");
         if *locks == 0 {
+            self.refused_unlocks.fetch_add(1, Ordering::SeqCst);
             return None;
         }
         *locks -= 1;
-        self.unlocks.fetch_add(1, Ordering::SeqCst);
         Some(*locks)
+    }
+
+    /// Begins with an unlock, and carries it out once something else is said.
+    fn unlock_late(self: &Arc<Self>) {
+        let script = Arc::clone(self);
+        script.unlocks.fetch_add(1, Ordering::SeqCst);
+        script.pending.lock().expect("nobody panics with it").push("fsyncUnlock");
+        thread::spawn(move || {
+            while *script.unlock.lock().expect("nobody panics with it") == Unlock::Late {
+                tests::pause(20);
+            }
+            let mut pending = script.pending.lock().expect("nobody panics with it");
+            script.carry_out();
+            pending.retain(|one| *one != "fsyncUnlock");
+        });
     }
 
     fn note(&self, what: &str) {
@@ -322,7 +363,8 @@ impl Script {
             "maxMessageSizeBytes": 48_000_000, "maxWriteBatchSize": 100_000, "ok": 1,
         };
         // The driver is not told, since it would ask without an end.
-        if asked.contains_key("isMaster") && asked.contains_key("$db") && !asked.contains_key("client") {
+        let is_asked = asked.contains_key("isMaster") && asked.contains_key("$db");
+        if is_asked && !asked.contains_key("client") && !self.is_nameless.load(Ordering::SeqCst) {
             let id = ObjectId::from_bytes([self.process.load(Ordering::SeqCst); 12]);
             told.insert("topologyVersion", doc! { "processId": id, "counter": 1_i64 });
         }
@@ -415,17 +457,17 @@ impl Script {
                 match becomes {
                     Unlock::Dropped => return Document::new(),
                     Unlock::Late => {
-                        let script = Arc::clone(self);
-                        script.pending.lock().expect("nobody panics with it").push("fsyncUnlock");
-                        thread::spawn(move || {
-                            while *script.unlock.lock().expect("nobody panics with it") == Unlock::Late {
-                                tests::pause(20);
-                            }
-                            let mut pending = script.pending.lock().expect("nobody panics with it");
-                            script.unlock();
-                            pending.retain(|one| *one != "fsyncUnlock");
-                        });
+                        self.unlock_late();
                         return Document::new();
+                    }
+                    Unlock::AtCount => {
+                        self.begins_at_count.store(true, Ordering::SeqCst);
+                        return Document::new();
+                    }
+                    Unlock::Unnumbered => {
+                        self.unlocks.fetch_add(1, Ordering::SeqCst);
+                        self.refused_unlocks.fetch_add(1, Ordering::SeqCst);
+                        return doc! { "ok": 0, "errmsg": "fsyncUnlock called when not locked" };
                     }
                     Unlock::Answered | Unlock::Lost => {}
                 }
@@ -441,9 +483,14 @@ impl Script {
                 doc! { "ok": 0, "code": 13, "codeName": "Unauthorized", "errmsg": "as scripted" }
             }
             "serverstatus" => {
+                if self.begins_at_count.swap(false, Ordering::SeqCst) {
+                    *self.unlock.lock().expect("nobody panics with it") = Unlock::Late;
+                    self.unlock_late();
+                }
                 // Those that were refused are among all of them.
+                let failed = self.refused_unlocks.load(Ordering::SeqCst) + 2;
                 let total = self.unlocks.load(Ordering::SeqCst) + 2;
-                let commands = doc! { "fsyncUnlock": { "total": total, "failed": 2_i64 } };
+                let commands = doc! { "fsyncUnlock": { "total": total, "failed": failed } };
                 doc! { "metrics": { "commands": commands }, "ok": 1 }
             }
             "connectionstatus" => {

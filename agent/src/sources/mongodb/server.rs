@@ -122,6 +122,8 @@ impl Server {
             options.hosts = vec![member];
             options.direct_connection = Some(true);
             options.repl_set_name = None;
+            // A server that is locked may not let anybody in anew.
+            options.max_idle_time = None;
         }
         let (addresses, is_direct) = (options.hosts.clone(), options.direct_connection.unwrap_or_default());
         let client = Client::with_options(options.clone())

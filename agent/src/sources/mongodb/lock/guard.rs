@@ -1,9 +1,11 @@
-//! The guard: a process of its own that locks a server and unlocks it, by one connection.
+//! The guard: a process of its own that locks a server and unlocks it, by one connection, and looks at it by others.
 //!
 //! Must stay true: it unlocks when it is asked to, when the agent dies, when it is itself asked to end, and when the time
 //! is up, whichever comes first; and it goes on trying until the server is unlocked, or until nobody could mean it any
-//! more. Its record says that it has asked before it asks, and every end before that ends the record. Only a lock that
-//! was there whenever it looked, and at the end, was held: it says so in one word, and in others all else.
+//! more. Its record says that it has asked before it asks, and every end before that ends the record. Its connections
+//! are there before it locks, and the one that unlocks is kept. Only a lock that was there whenever it looked, and was
+//! undone by the only unlock that the server has carried out since, was held: it says so in one word, and in others all
+//! else.
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, Read, Write};
@@ -21,16 +23,18 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::member::{self, Asked, Is, Seen};
+use super::member::{self, Asked, FIND_LOCKED, Is, LOOK, Seen};
 use super::record::{Owned, Stage};
-use super::release::{self, Came};
+use super::release::{self, Came, Ways};
 use crate::sources::mongodb::events;
-use crate::sources::mongodb::server::{Server, Trouble};
+use crate::sources::mongodb::server::{ANSWER, Server, Trouble};
 
 /// The guard's hidden verb.
 const VERB: &str = "guard-lock";
 /// How often it looks whether the server is still locked.
-const LOOK: Duration = Duration::from_secs(1);
+const EVERY: Duration = Duration::from_secs(1);
+/// How often the connection that unlocks is used meanwhile.
+const PING: Duration = Duration::from_secs(10);
 /// For how long it tries to unlock.
 pub(super) const TRIES: Duration = Duration::from_secs(30 * 60);
 /// More than there are reasons to end, and looks that nobody has heard of yet.
@@ -142,14 +146,16 @@ fn act(order: &Order) -> Result<(), String> {
     let mut record = taken.ok_or("its record has gone")?;
     let (tell, told) = mpsc::sync_channel(TOLD);
     listen(&tell);
-    let server = match ready(order, &mut record) {
-        Ok(server) => server,
+    let (server, looks) = match ready(order, &mut record) {
+        Ok(ready) => ready,
         Err(why) => {
             // Nothing was asked for.
             record.end();
             return Err(why);
         }
     };
+    let ways = Ways { unlocks: &server, looks: &looks };
+    let unlocks = record.record().unlocks;
     let began = Instant::now();
     let stage = match member::lock(&server) {
         Asked::Locked => Stage::Held,
@@ -163,7 +169,7 @@ fn act(order: &Order) -> Result<(), String> {
         }
         Asked::Unknown(why) => {
             say(&format!("{REFUSED}{why}"));
-            return give_back(&server, record, (None, &told));
+            return give_back(ways, record, (None, &told));
         }
     };
     // If it cannot be written, it says that it was asked for: that is unlocked as well.
@@ -171,14 +177,14 @@ fn act(order: &Order) -> Result<(), String> {
         say(&format!("cannot write its record: {error}"));
     }
     if stage == Stage::Shared {
-        return give_back(&server, record, (None, &told));
+        return give_back(ways, record, (None, &told));
     }
     say(LOCKED);
-    let looker = Looker::begin(order, tell);
-    let held = hold(order, (began, &told));
+    let looker = Looker::begin(order, Arc::clone(&looks), tell);
+    let held = hold(&server, order, (began, &told));
     drop(looker);
     match held {
-        Ok(why) => give_back(&server, record, (Some((began, why)), &told)),
+        Ok(why) => give_back(ways, record, (Some(Held { began, unlocks, why }), &told)),
         Err(why) => {
             record.end();
             say(&format!("{LOST}{why}"));
@@ -187,53 +193,45 @@ fn act(order: &Order) -> Result<(), String> {
     }
 }
 
-/// Connects and sees that nothing is in the way. From the return on it may be locked.
-fn ready(order: &Order, record: &mut Owned) -> Result<Server, String> {
-    let server = connect(order)?;
-    let seen = member::look(&server, &order.process).map_err(|trouble| trouble.to_string())?;
+/// Connects, twice, and sees that nothing is in the way. From the return on it may be locked.
+fn ready(order: &Order, record: &mut Owned) -> Result<(Server, Arc<Server>), String> {
+    let (server, looks) = (connect(order)?, connect(order)?);
+    let seen = member::look(&looks, &order.process, LOOK).map_err(|trouble| trouble.to_string())?;
     match seen.is {
         Is::Free if seen.is_busy => return Err("another agent is about to lock it".to_owned()),
         Is::Free => {}
         Is::Locked => return Err("somebody else has locked it".to_owned()),
         Is::Another => return Err("it was started anew".to_owned()),
     }
-    if let Some(why) = member::held_up(&server) {
+    if let Some(why) = member::held_up(&looks) {
         return Err(why);
     }
-    let unlocks = member::unlocks(&server).map_err(|trouble| trouble.to_string())?;
+    let unlocks = member::unlocks(&looks, LOOK).map_err(|trouble| trouble.to_string())?;
     record.ask(unlocks).map_err(|error| format!("its record cannot be written: {error}"))?;
-    Ok(server)
+    Ok((server, Arc::new(looks)))
 }
 
 fn connect(order: &Order) -> Result<Server, String> {
-    member::connect(&SecretSource::Value(Secret::new(order.uri.clone())), &order.member)
+    member::connect(&SecretSource::Value(Secret::new(order.uri.clone())), &order.member, FIND_LOCKED)
 }
 
-/// Looks whether the server is still locked, by connections of its own: one that hangs keeps nothing else. Ends once
-/// this is dropped.
+/// Looks whether the server is still locked, in a thread of its own: a look that hangs keeps nothing else. Ends once this
+/// is dropped.
 struct Looker(Arc<AtomicBool>);
 
 impl Looker {
     #[expect(clippy::disallowed_methods, reason = "a thread that does nothing else; it has an end")]
-    fn begin(order: &Order, tell: SyncSender<Told>) -> Self {
+    fn begin(order: &Order, server: Arc<Server>, tell: SyncSender<Told>) -> Self {
         let is_over = Arc::new(AtomicBool::new(false));
-        let (over, order, runtime) = (Arc::clone(&is_over), order.clone(), Handle::current());
+        let (over, process, runtime) = (Arc::clone(&is_over), order.process.clone(), Handle::current());
         thread::spawn(move || {
             let _within = runtime.enter();
-            let mut connected = None;
             loop {
-                thread::sleep(LOOK);
+                thread::sleep(EVERY);
                 if over.load(Ordering::Relaxed) {
                     return;
                 }
-                // What cannot be looked at now is looked at at the end all the same.
-                match connected.take().map_or_else(|| connect(&order), Ok) {
-                    Err(why) => say(&format!("cannot be looked at: {why}")),
-                    Ok(server) => {
-                        let _ = tell.try_send(Told::Looked(member::look(&server, &order.process)));
-                        connected = Some(server);
-                    }
-                }
+                let _ = tell.try_send(Told::Looked(member::look(&server, &process, LOOK)));
             }
         });
         Self(is_over)
@@ -247,45 +245,75 @@ impl Drop for Looker {
 }
 
 /// Until it is to be let go: why. An error: it was let go by somebody else, and it is nothing to unlock.
-fn hold(order: &Order, (began, told): (Instant, &Receiver<Told>)) -> Result<&'static str, String> {
+fn hold(
+    server: &Server,
+    order: &Order,
+    (began, told): (Instant, &Receiver<Told>),
+) -> Result<&'static str, String> {
     let longest = Duration::from_millis(order.longest_ms);
+    let mut used = Instant::now();
     loop {
-        let seen = match told.recv_timeout(longest.saturating_sub(began.elapsed())) {
+        if used.elapsed() > PING {
+            if let Err(trouble) = member::ping(server) {
+                say(&format!("cannot be reached: {trouble}"));
+            }
+            used = Instant::now();
+        }
+        let seen = match told.recv_timeout(longest.saturating_sub(began.elapsed()).min(PING)) {
             Ok(Told::End(why)) => return Ok(why),
             Ok(Told::Looked(seen)) => seen,
             Err(RecvTimeoutError::Disconnected) => return Ok(ASKED),
-            Err(RecvTimeoutError::Timeout) => return Ok(LATE),
+            Err(RecvTimeoutError::Timeout) if began.elapsed() >= longest => return Ok(LATE),
+            Err(RecvTimeoutError::Timeout) => continue,
         };
         match seen.map(|seen| seen.is) {
             Ok(Is::Locked) => {}
             Ok(Is::Free) => return Err("somebody else has unlocked it".to_owned()),
             Ok(Is::Another) => return Err("it was started anew".to_owned()),
-            // It is looked at again at the end.
+            // What happens meanwhile is seen by what is counted at the end.
             Err(trouble) => say(&format!("cannot be looked at: {trouble}")),
         }
     }
 }
 
+/// A lock that was held until now.
+struct Held {
+    began: Instant,
+    /// How many unlocks the server had carried out before it.
+    unlocks: Option<i64>,
+    /// Why it is let go.
+    why: &'static str,
+}
+
 /// Unlocks, until that is done or was tried for too long: then the agent goes on. Says what came of it.
 fn give_back(
-    server: &Server,
+    ways: Ways<'_>,
     record: Owned,
-    (held, told): (Option<(Instant, &str)>, &Receiver<Told>),
+    (held, told): (Option<Held>, &Receiver<Told>),
 ) -> Result<(), String> {
     // Who is told to end does not wait for what may never come: the agent's next start does.
-    let is_over = || told.try_iter().any(|one| matches!(one, Told::End(SIGNAL)));
-    match release::until(server, record, TRIES, &say, &is_over) {
+    let is_told = held.as_ref().is_some_and(|held| held.why == SIGNAL);
+    let is_over = || is_told || told.try_iter().any(|one| matches!(one, Told::End(SIGNAL)));
+    match release::until(ways, record, TRIES, &say, &is_over) {
         Some(Came::Released(stays)) => {
             if stays {
                 say("stays locked: somebody else has locked it, too");
             }
-            if let Some((began, why)) = held {
-                say(&format!("{UNLOCKED}{} {why}", began.elapsed().as_millis()));
+            if let Some(Held { began, unlocks, why }) = held {
+                let ms = began.elapsed().as_millis();
+                // Who unlocks and locks between two looks is seen by nothing else.
+                match member::unlocks(ways.looks, ANSWER) {
+                    Ok(now) if unlocks == Some(now - 1) => say(&format!("{UNLOCKED}{ms} {why}")),
+                    Ok(_) => say(&format!("{LOST}somebody else has unlocked it meanwhile, too")),
+                    Err(trouble) => say(&format!(
+                        "{LOST}whether somebody else has unlocked it meanwhile is not known: {trouble}"
+                    )),
+                }
             }
         }
         Some(Came::Lost(why)) => say(&format!("{LOST}{why}")),
         Some(Came::Person(what)) => say(&format!("{STUCK}{what}")),
-        Some(Came::Waits) => {}
+        Some(Came::Waits | Came::Works) => {}
         None => say(&format!("{STUCK}that was tried for too long")),
     }
     Ok(())

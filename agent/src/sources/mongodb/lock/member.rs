@@ -11,14 +11,15 @@ use mongodb::bson::{Bson, Document, doc};
 use mongodb::options::ServerAddress;
 use runtime::config::SecretSource;
 
-use crate::sources::mongodb::server::{NAME, Server, Trouble};
+use crate::sources::mongodb::server::{ANSWER, NAME, Server, Trouble};
 
-/// How long a member is looked for.
-const FIND: Duration = Duration::from_secs(5);
+/// How long a member is looked for, and for how long one that may be locked: it may answer slowly.
+pub(super) const FIND: Duration = Duration::from_secs(5);
+pub(super) const FIND_LOCKED: Duration = Duration::from_secs(20);
 /// How long a server may wait for its writers before it is locked, where it heeds that; those that are known do not.
 const TAKE: i32 = 20_000;
-/// How long a look at it may take.
-const LOOK: Duration = Duration::from_secs(5);
+/// How long a look at it may take that something else waits for.
+pub(super) const LOOK: Duration = Duration::from_secs(5);
 /// For how long something may hold what a lock waits for before it is not asked for at all.
 const HELD_UP_SECS: i64 = 5;
 /// A secondary that is further behind is not what anybody means by a backup of now.
@@ -40,7 +41,7 @@ const HOST_MANAGER: &str = "give it the role `hostManager` in the database `admi
 pub(super) struct Member {
     pub(super) server: Server,
     pub(super) address: String,
-    /// Of its process: another one has no lock of ours. Empty where it does not say.
+    /// Of its process: another one has no lock of ours.
     pub(super) process: String,
 }
 
@@ -75,7 +76,7 @@ pub(super) enum Asked {
 /// Connects to the member that is to be locked: a secondary, or the only member there is; else this says why there is
 /// none.
 pub(super) fn choose(server: &Server, uri: &SecretSource) -> Result<Member, String> {
-    let set = role(server).map_err(|trouble| trouble.to_string())?;
+    let set = role(server, ANSWER).map_err(|trouble| trouble.to_string())?;
     if is_router(&set) {
         return Err("the router of a cluster is never locked".to_owned());
     }
@@ -92,8 +93,8 @@ pub(super) fn choose(server: &Server, uri: &SecretSource) -> Result<Member, Stri
     };
     let mut why = "no secondary answers, and the primary of a set is not locked".to_owned();
     for address in candidates {
-        let Ok(member) = connect(uri, &address) else { continue };
-        let Ok(role) = self::role(&member) else { continue };
+        let Ok(member) = connect(uri, &address, FIND) else { continue };
+        let Ok(role) = self::role(&member, ANSWER) else { continue };
         let is = |key| role.get_bool(key).unwrap_or_default();
         if is("arbiterOnly") || is_router(&role) {
             continue;
@@ -107,8 +108,9 @@ pub(super) fn choose(server: &Server, uri: &SecretSource) -> Result<Member, Stri
         } else {
             continue;
         };
-        match may.and_then(|()| may_lock(&member)).and_then(|()| counts(&member)) {
-            Ok(()) => return Ok(Member { server: member, address, process: process(&role) }),
+        let may = may.and_then(|()| may_lock(&member)).and_then(|()| counts(&member));
+        match may.and_then(|()| known(&role)) {
+            Ok(process) => return Ok(Member { server: member, address, process }),
             Err(refused) => why = refused,
         }
     }
@@ -189,23 +191,24 @@ pub(super) fn may_lock(server: &Server) -> Result<(), String> {
 
 /// Where it does not say how many unlocks it has carried out, an unlock whose answer is lost could only be guessed at.
 fn counts(server: &Server) -> Result<(), String> {
-    let told = unlocks(server).map(|_| ());
+    let told = unlocks(server, ANSWER).map(|_| ());
     told.map_err(|trouble| format!("how many unlocks it has carried out is not known ({trouble}): {MONITOR}"))
 }
 
-/// Connects to this member alone.
-pub(super) fn connect(uri: &SecretSource, address: &str) -> Result<Server, String> {
+/// Connects to this member alone, looking for it for so long.
+pub(super) fn connect(uri: &SecretSource, address: &str, find: Duration) -> Result<Server, String> {
     let parsed = ServerAddress::parse(address).map_err(|_| "its address cannot be understood".to_owned())?;
-    Server::connect_member(uri, parsed, FIND).map_err(|error| proto::failure::chain(&error))
+    Server::connect_member(uri, parsed, find).map_err(|error| proto::failure::chain(&error))
 }
 
 /// What it is in its set. Also where it does not know the command by its newer name.
-fn role(server: &Server) -> Result<Document, Trouble> {
-    server.command("admin", doc! { "isMaster": 1 })
+fn role(server: &Server, longest: Duration) -> Result<Document, Trouble> {
+    server.command_within(longest, "admin", doc! { "isMaster": 1 })
 }
 
-fn role_within(server: &Server) -> Result<Document, Trouble> {
-    server.command_within(LOOK, "admin", doc! { "isMaster": 1 })
+/// Keeps the connection from being taken for one that nobody needs.
+pub(super) fn ping(server: &Server) -> Result<(), Trouble> {
+    server.command_within(LOOK, "admin", doc! { "ping": 1 }).map(drop)
 }
 
 fn is_router(role: &Document) -> bool {
@@ -218,9 +221,21 @@ fn process(role: &Document) -> String {
     id.map(|id| id.to_hex()).unwrap_or_default()
 }
 
-/// What it is now to who has locked the process `of`.
-pub(super) fn look(server: &Server, of: &str) -> Result<Seen, Trouble> {
-    let told = operations(server)?;
+/// A server that says nothing of its process (before 4.4) could be another one after a start.
+fn known(role: &Document) -> Result<String, String> {
+    Some(process(role)).filter(|process| !process.is_empty()).ok_or_else(|| {
+        "it does not say which of its processes it is: only servers from 4.4 on are locked".to_owned()
+    })
+}
+
+/// True if it is another process than the one that was locked, `of`. An earlier release may not have known that one.
+pub(super) fn is_another(server: &Server, of: &str, longest: Duration) -> Result<bool, Trouble> {
+    Ok(!of.is_empty() && process(&role(server, longest)?) != of)
+}
+
+/// What it is now to who has locked the process `of`. What is asked may take so long, each.
+pub(super) fn look(server: &Server, of: &str, longest: Duration) -> Result<Seen, Trouble> {
+    let told = operations(server, longest)?;
     let is_locked = told.get_bool("fsyncLock").unwrap_or_default();
     let running = told.get_array("inprog").into_iter().flatten().filter_map(Bson::as_document);
     let is_busy = running.filter(|one| one.get_str("appName").is_ok_and(|name| name == NAME)).any(|one| {
@@ -229,7 +244,7 @@ pub(super) fn look(server: &Server, of: &str) -> Result<Seen, Trouble> {
     });
     // Asked last: what was seen before is of this process or an earlier one.
     let is = match () {
-        () if !of.is_empty() && process(&role_within(server)?) != of => Is::Another,
+        () if is_another(server, of, longest)? => Is::Another,
         () if is_locked => Is::Locked,
         () => Is::Free,
     };
@@ -238,18 +253,18 @@ pub(super) fn look(server: &Server, of: &str) -> Result<Seen, Trouble> {
 
 /// True if nobody may write there.
 pub(super) fn is_locked(server: &Server) -> Result<bool, Trouble> {
-    Ok(operations(server)?.get_bool("fsyncLock").unwrap_or_default())
+    Ok(operations(server, LOOK)?.get_bool("fsyncLock").unwrap_or_default())
 }
 
 /// What it works on for this user; for everybody, where it has no users.
-fn operations(server: &Server) -> Result<Document, Trouble> {
-    server.command_within(LOOK, "admin", doc! { "currentOp": 1, "$ownOps": true })
+fn operations(server: &Server, longest: Duration) -> Result<Document, Trouble> {
+    server.command_within(longest, "admin", doc! { "currentOp": 1, "$ownOps": true })
 }
 
 /// How many unlocks it has carried out since its start. By that an unlock whose answer was lost is told from one that
 /// has not come: who has locked it is nowhere to be seen.
-pub(super) fn unlocks(server: &Server) -> Result<i64, Trouble> {
-    let status = server.command("admin", doc! { "serverStatus": 1 })?;
+pub(super) fn unlocks(server: &Server, longest: Duration) -> Result<i64, Trouble> {
+    let status = server.command_within(longest, "admin", doc! { "serverStatus": 1 })?;
     let commands = status.get_document("metrics").and_then(|metrics| metrics.get_document("commands"));
     let counts = commands.and_then(|commands| commands.get_document(LOCKING[1]));
     let counted = counts.ok().and_then(|counts| Some(number(counts, "total")? - number(counts, "failed")?));

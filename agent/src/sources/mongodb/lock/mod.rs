@@ -26,7 +26,7 @@ use super::events;
 use super::server::Server;
 pub(crate) use guard::guard;
 use record::{Owned, Record, Stage};
-use release::Came;
+use release::{Came, Ways};
 
 /// How long it may take until a server is locked or says why not, and until it is unlocked again.
 const BEGIN: Duration = Duration::from_secs(60);
@@ -146,6 +146,7 @@ impl Locked {
             process: process.clone(),
             stage: Stage::Intended,
             unlocks: None,
+            unanswered: None,
         };
         let looked_after = LookedAfter::begin(Record::place(&terms.state));
         let record = looked_after.0.clone();
@@ -257,7 +258,8 @@ impl Watched {
                 self.shared.set(Now::Refused("its guard has died".to_owned()));
             }
             let tell = |what: &str| tracing::error!("a locked MongoDB server: the agent {what}");
-            match release::after(&self.server, record, guard::TRIES, &tell) {
+            let ways = Ways { unlocks: &self.server, looks: &self.server };
+            match release::after(ways, record, guard::TRIES, &tell) {
                 Some(Came::Released(stays)) => {
                     if stays {
                         tracing::warn!("a MongoDB server stays locked: somebody else has locked it, too");
@@ -266,7 +268,7 @@ impl Watched {
                 }
                 Some(Came::Lost(why)) => self.lost(why),
                 Some(Came::Person(what)) => self.stuck(&what),
-                Some(Came::Waits) | None => self.stuck("that was tried for too long"),
+                Some(Came::Waits | Came::Works) | None => self.stuck("that was tried for too long"),
             }
         } else if matches!(self.shared.get(), Now::Beginning | Now::Held) {
             self.shared.set(Now::Refused("its guard has died".to_owned()));
@@ -347,14 +349,15 @@ fn unlock_one(path: &Path, record: &Record, uri_of: &dyn Fn(&str) -> Option<Secr
         return Left::Nothing;
     }
     let server = match uri_of(&source) {
-        Some(uri) => member::connect(&uri, &member),
+        Some(uri) => member::connect(&uri, &member, member::FIND_LOCKED),
         None => Err("the agent's configuration no longer has its source".to_owned()),
     };
     let tell = |what: &str| {
         tracing::warn!(source, member, "a MongoDB server that an earlier run has locked: {what}")
     };
     let tried = server.and_then(|server| {
-        release::once(&server, &mut owned, &tell).map_err(|trouble| format!("it is not unlocked: {trouble}"))
+        let ways = Ways { unlocks: &server, looks: &server };
+        release::once(ways, &mut owned, &tell).map_err(|trouble| format!("it is not unlocked: {trouble}"))
     });
     match tried {
         Ok(Came::Released(stays)) => {
@@ -378,6 +381,7 @@ fn unlock_one(path: &Path, record: &Record, uri_of: &dyn Fn(&str) -> Option<Secr
         }
         // Nothing of it is there to unlock, and no second lock is asked for while its record is there.
         Ok(Came::Waits) => Left::Nothing,
+        Ok(Came::Works) => Left::Taken,
         Ok(Came::Person(why)) | Err(why) => {
             if is_news(path, &why) {
                 tracing::error!(

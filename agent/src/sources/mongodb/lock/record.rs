@@ -15,6 +15,9 @@ use serde::{Deserialize, Serialize};
 
 /// Records lie in the agent's state folder under this and a number.
 const NAMED: &str = "locked-";
+/// So long after it was asked for a lock may still come: longer than a system goes on sending for a connection that its
+/// process has left, some 15 minutes.
+const UNANSWERED: Duration = Duration::from_secs(20 * 60);
 /// A record that has been written for so long has no writer any more.
 const TORN: Duration = Duration::from_secs(60 * 60);
 
@@ -47,9 +50,13 @@ pub(super) struct Record {
     /// An earlier release did not write it.
     #[serde(default = "long_ago")]
     pub(super) stage: Stage,
-    /// How many unlocks the server had carried out before it was asked to lock. An earlier release did not write it.
+    /// How many unlocks the server had carried out before it was asked to lock, or right before it was asked to unlock.
+    /// An earlier release did not write it.
     #[serde(default)]
     pub(super) unlocks: Option<i64>,
+    /// What is unlocked was asked for at this second since 1970, and there was no answer: it may still come.
+    #[serde(default)]
+    pub(super) unanswered: Option<u64>,
 }
 
 fn long_ago() -> Stage {
@@ -176,20 +183,38 @@ impl Owned {
 
     /// From now on a lock may come, durably. The server has carried out so many unlocks until now.
     pub(super) fn ask(&mut self, unlocks: i64) -> io::Result<()> {
-        self.record.unlocks = Some(unlocks);
-        self.set(Stage::Asked(now()))?;
+        self.put(Record { stage: Stage::Asked(now()), unlocks: Some(unlocks), ..self.record.clone() })?;
         self.asked = Some(Instant::now());
         Ok(())
     }
 
-    /// For how long it has been asked for, if it was at the second `at` since 1970.
-    pub(super) fn asked_for(&self, at: u64) -> Duration {
-        self.asked.map_or_else(|| Duration::from_secs(now().saturating_sub(at)), |asked| asked.elapsed())
+    /// Since which second a lock is asked for without an answer, if it is not for so long that it cannot come any more.
+    pub(super) fn may_come(&self) -> Option<u64> {
+        let age = |at| {
+            self.asked.map_or_else(|| Duration::from_secs(now().saturating_sub(at)), |asked| asked.elapsed())
+        };
+        self.unanswered().filter(|at| age(*at) < UNANSWERED)
+    }
+
+    fn unanswered(&self) -> Option<u64> {
+        match self.record.stage {
+            Stage::Asked(at) => Some(at),
+            _ => self.record.unanswered,
+        }
+    }
+
+    /// An unlock is sent from now on, durably. The server has carried out so many until now, if that is known.
+    pub(super) fn unlock(&mut self, unlocks: Option<i64>) -> io::Result<()> {
+        let unanswered = self.unanswered();
+        self.put(Record { stage: Stage::Unlocking, unlocks, unanswered, ..self.record.clone() })
     }
 
     /// It is that far from now on, durably.
     pub(super) fn set(&mut self, stage: Stage) -> io::Result<()> {
-        let record = Record { stage, ..self.record.clone() };
+        if stage == self.record.stage { Ok(()) } else { self.put(Record { stage, ..self.record.clone() }) }
+    }
+
+    fn put(&mut self, record: Record) -> io::Result<()> {
         self.files.push(record.write(&self.path)?);
         self.record = record;
         Ok(())
@@ -214,6 +239,7 @@ mod tests {
             process: String::new(),
             stage: Stage::Intended,
             unlocks: None,
+            unanswered: None,
         }
     }
 
@@ -263,9 +289,29 @@ mod tests {
         drop(record().write(&path).expect("written"));
         let mut owned = Owned::take(&path).expect("free").expect("there");
         owned.ask(3).expect("written");
-        assert_eq!((owned.record().unlocks, owned.asked_for(0).as_secs()), (Some(3), 0));
+        owned.set(Stage::Asked(7)).expect("written");
+        assert_eq!((owned.record().unlocks, owned.may_come()), (Some(3), Some(7)));
+        // That it was not answered stays known while it is unlocked, and is forgotten with nothing but the record.
+        owned.unlock(Some(4)).expect("written");
+        assert_eq!((owned.record().unlocks, owned.may_come()), (Some(4), Some(7)));
         drop(owned);
+        let mut found = Owned::take(&path).expect("free").expect("there");
+        assert_eq!((found.record().unlocks, found.record().stage), (Some(4), Stage::Unlocking));
+        assert_eq!(found.may_come(), None, "it was asked for in 1970");
+        let lately = now() - 60;
+        found.set(Stage::Asked(lately)).expect("written");
+        found.unlock(None).expect("written");
+        drop(found);
         let found = Owned::take(&path).expect("free").expect("there");
-        assert!(found.record().unlocks == Some(3) && found.asked_for(0).as_secs() > 1_000_000);
+        assert_eq!((found.record().unlocks, found.may_come()), (None, Some(lately)));
+        drop(found);
+        // One that was answered does not come later.
+        fs::remove_file(&path).expect("there");
+        drop(record().write(&path).expect("written"));
+        let mut owned = Owned::take(&path).expect("free").expect("there");
+        owned.ask(3).expect("written");
+        owned.set(Stage::Held).expect("written");
+        owned.unlock(Some(3)).expect("written");
+        assert_eq!(owned.may_come(), None);
     }
 }

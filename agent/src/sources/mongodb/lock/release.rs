@@ -1,24 +1,29 @@
 //! How a lock is let go: one try, and tries until it is.
 //!
 //! Must stay true: what nobody here has asked for is not unlocked. The record says that an unlock is sent before it is
-//! sent; one that was answered is not sent again, and one that was not only if the server has carried out none since it
-//! was locked, and works on none. Who has locked a server is nowhere to be seen: where it has carried one out and is locked
-//! all the same, a person says what is to be done. A lock that was asked for and not answered may come yet: its record
-//! stays for longer than what was sent can live, and what comes is unlocked.
+//! sent; one that was answered is not sent again, and one that was not only if the server has begun with none since it was
+//! sent, and works on none. Who has locked a server is nowhere to be seen: where it has carried one out and is locked all
+//! the same, a person says what is to be done. A lock that was asked for and not answered may come yet: its record stays
+//! for longer than what was sent can live, whatever else is unlocked meanwhile, and what comes is unlocked.
 
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::member::{self, Is};
+use super::member::{self, Is, LOOK};
 use super::record::{Owned, Stage};
-use crate::sources::mongodb::server::{Server, Trouble};
+use crate::sources::mongodb::server::{ANSWER, Server, Trouble};
 
 /// How long after a try in vain the next one comes.
 pub(super) const AGAIN: Duration = Duration::from_secs(1);
-/// So long after it was asked for a lock may still come: longer than a system goes on sending for a connection that its
-/// process has left, some 15 minutes.
-const UNANSWERED: Duration = Duration::from_secs(20 * 60);
+
+/// By what a server is reached.
+#[derive(Clone, Copy)]
+pub(super) struct Ways<'a> {
+    /// What is sent by this is not kept waiting by a look: a server that is locked may not let anybody in anew.
+    pub(super) unlocks: &'a Server,
+    pub(super) looks: &'a Server,
+}
 
 /// What came of a try.
 #[derive(Debug, PartialEq)]
@@ -27,66 +32,112 @@ pub(super) enum Came {
     Released(bool),
     /// It was not locked by us any more: why.
     Lost(&'static str),
-    /// It is not locked and may be yet, or it works on what we have sent.
+    /// It is not locked and may be yet.
     Waits,
+    /// It works on a lock or an unlock.
+    Works,
     /// Nobody but a person can say what is to be done.
     Person(String),
 }
 
+const ANEW: Came = Came::Lost("it was started anew");
+const BY_ANOTHER: Came = Came::Lost("somebody else has unlocked it");
+const UNHEARD: Came = Came::Lost("the answer to its unlock was lost, and it is not locked any more");
+
 /// Lets it go, if that is ours to do. `tell` hears of what is tried once more.
-pub(super) fn once(server: &Server, owned: &mut Owned, tell: &dyn Fn(&str)) -> Result<Came, Trouble> {
-    let stage = owned.record().stage;
-    if stage == Stage::Intended {
-        return Ok(Came::Lost("it was never asked to lock"));
-    }
-    let seen = member::look(server, &owned.record().process)?;
-    match (seen.is, stage) {
-        (Is::Another, _) => Ok(Came::Lost("it was started anew")),
-        // An unlock that is sent beside it would wait behind it, and might come to somebody else's lock.
-        _ if seen.is_busy => Ok(Came::Waits),
-        (Is::Free, Stage::Asked(at)) if owned.asked_for(at) < UNANSWERED => Ok(Came::Waits),
-        (Is::Free, Stage::Unlocking | Stage::Doubtful) => {
-            Ok(Came::Lost("the answer to its unlock was lost, and it is not locked any more"))
-        }
-        (Is::Free, _) => Ok(Came::Lost("somebody else has unlocked it")),
-        (Is::Locked, Stage::Doubtful) => Ok(doubtful()),
-        (Is::Locked, Stage::Unlocking) => {
-            let carried_out = match owned.record().unlocks {
-                Some(before) => member::unlocks(server)? > before,
-                // An earlier release did not look.
-                None => true,
-            };
-            if !carried_out {
-                tell("unlocks it again: the server has not carried out the first unlock");
-                return send(server, owned);
+pub(super) fn once(ways: Ways<'_>, owned: &mut Owned, tell: &dyn Fn(&str)) -> Result<Came, Trouble> {
+    let came = match owned.record().stage {
+        Stage::Intended => return Ok(Came::Lost("it was never asked to lock")),
+        // Nothing was sent yet, and ours is there as far as is known. If it is not, the server refuses to unlock; nothing
+        // is asked before that which a server with all its writers waiting may be slow to say.
+        Stage::Held | Stage::Shared => unlock(ways, owned)?,
+        Stage::Asked(_) | Stage::Unlocking | Stage::Doubtful => by_look(ways, owned, tell)?,
+    };
+    match owned.may_come() {
+        Some(at) if came != ANEW && matches!(came, Came::Released(_) | Came::Lost(_)) => {
+            // Whoever's that was: what we have asked for may be on its way yet.
+            if owned.record().stage != Stage::Asked(at) {
+                tell("sees it unlocked, and looks on whether what it has asked for comes late");
             }
-            // It may have been carried out just now.
-            if member::look(server, &owned.record().process)?.is == Is::Locked {
-                owned.set(Stage::Doubtful).map_err(unwritten)?;
-                return Ok(doubtful());
-            }
-            Ok(Came::Lost("the answer to its unlock was lost, and it is not locked any more"))
+            owned.set(Stage::Asked(at)).map_err(unwritten)?;
+            Ok(Came::Waits)
         }
-        (Is::Locked, _) => send(server, owned),
+        _ => Ok(came),
     }
 }
 
-/// Unlocks it. The record says so first.
-fn send(server: &Server, owned: &mut Owned) -> Result<Came, Trouble> {
+/// The same where an answer was lost.
+fn by_look(ways: Ways<'_>, owned: &mut Owned, tell: &dyn Fn(&str)) -> Result<Came, Trouble> {
+    let (stage, process) = (owned.record().stage, owned.record().process.clone());
+    let look = || member::look(ways.looks, &process, ANSWER);
+    let seen = look()?;
+    match (seen.is, stage) {
+        (Is::Another, _) => Ok(ANEW),
+        // An unlock that is sent beside it would wait behind it, and might come to somebody else's lock.
+        _ if seen.is_busy => Ok(Came::Works),
+        (Is::Free, Stage::Unlocking | Stage::Doubtful) => Ok(UNHEARD),
+        (Is::Free, _) => Ok(BY_ANOTHER),
+        (Is::Locked, Stage::Doubtful) => Ok(doubtful()),
+        (Is::Locked, Stage::Unlocking) => {
+            // After the look: an unlock counts once the server begins with it.
+            if owned.record().unlocks == Some(member::unlocks(ways.looks, ANSWER)?) {
+                tell("unlocks it again: the server has not carried out the first unlock");
+                return send(ways, owned, owned.record().unlocks);
+            }
+            // One was begun with, just now perhaps; or an earlier release did not look.
+            let seen = look()?;
+            match seen.is {
+                Is::Another => Ok(ANEW),
+                _ if seen.is_busy => Ok(Came::Works),
+                Is::Free => Ok(UNHEARD),
+                Is::Locked => doubt(owned),
+            }
+        }
+        (Is::Locked, _) => unlock(ways, owned),
+    }
+}
+
+/// Unlocks it for the first time.
+fn unlock(ways: Ways<'_>, owned: &mut Owned) -> Result<Came, Trouble> {
+    // Only unlocks after this one make it doubtful that ours was carried out. If they cannot be counted now, those since
+    // it was locked do.
+    let unlocks = member::unlocks(ways.looks, LOOK).ok().or(owned.record().unlocks);
+    if member::is_another(ways.unlocks, &owned.record().process, ANSWER)? {
+        return Ok(ANEW);
+    }
+    send(ways, owned, unlocks)
+}
+
+/// Unlocks it. The record says so first, and how many unlocks there were before.
+fn send(ways: Ways<'_>, owned: &mut Owned, unlocks: Option<i64>) -> Result<Came, Trouble> {
     let before = owned.record().stage;
-    owned.set(Stage::Unlocking).map_err(unwritten)?;
-    match member::unlock(server) {
+    owned.unlock(unlocks).map_err(unwritten)?;
+    match member::unlock(ways.unlocks) {
         Ok(stays) => Ok(Came::Released(stays)),
         Err(trouble) => match trouble.code {
-            Some(member::NOT_LOCKED) => Ok(Came::Lost("somebody else has unlocked it")),
+            Some(member::NOT_LOCKED) => Ok(BY_ANOTHER),
             Some(code) if !member::BROKEN_OFF.contains(&code) => {
                 // It was refused: nothing of it can come any more.
                 owned.set(before).map_err(unwritten)?;
                 if code == member::FORBIDDEN { Ok(forbidden()) } else { Err(trouble) }
             }
+            // It was refused, by a server that gives no number for that: most likely since it was not locked.
+            None if !trouble.is_connection => {
+                match member::look(ways.looks, &owned.record().process, ANSWER)?.is {
+                    Is::Another => Ok(ANEW),
+                    Is::Free => Ok(BY_ANOTHER),
+                    Is::Locked => doubt(owned),
+                }
+            }
             _ => Err(trouble),
         },
     }
+}
+
+/// Nothing is sent any more.
+fn doubt(owned: &mut Owned) -> Result<Came, Trouble> {
+    owned.set(Stage::Doubtful).map_err(unwritten)?;
+    Ok(doubtful())
 }
 
 fn unwritten(error: std::io::Error) -> Trouble {
@@ -112,7 +163,7 @@ fn doubtful() -> Came {
 /// if nothing can be locked any more. What may come yet is not waited for once `is_over`.
 #[expect(clippy::disallowed_methods, reason = "a thread that does nothing else; it has an end")]
 pub(super) fn until(
-    server: &Server,
+    ways: Ways<'_>,
     mut owned: Owned,
     longest: Duration,
     tell: &dyn Fn(&str),
@@ -120,14 +171,14 @@ pub(super) fn until(
 ) -> Option<Came> {
     let began = Instant::now();
     loop {
-        match once(server, &mut owned, tell) {
+        match once(ways, &mut owned, tell) {
             Ok(came @ (Came::Released(_) | Came::Lost(_))) => {
                 owned.end();
                 return Some(came);
             }
             Ok(came @ Came::Person(_)) => return Some(came),
-            Ok(Came::Waits) if is_over() => return Some(Came::Waits),
-            Ok(Came::Waits) => {}
+            Ok(came @ (Came::Waits | Came::Works)) if is_over() => return Some(came),
+            Ok(Came::Waits | Came::Works) => {}
             Err(trouble) => tell(&format!("tries to unlock it: {trouble}")),
         }
         if began.elapsed() > longest {
@@ -139,12 +190,12 @@ pub(super) fn until(
 
 /// The same once nobody else looks after the record.
 #[expect(clippy::disallowed_methods, reason = "a thread that does nothing else; it has an end")]
-pub(super) fn after(server: &Server, record: &Path, longest: Duration, tell: &dyn Fn(&str)) -> Option<Came> {
+pub(super) fn after(ways: Ways<'_>, record: &Path, longest: Duration, tell: &dyn Fn(&str)) -> Option<Came> {
     let began = Instant::now();
     loop {
         match Owned::take(record) {
             Ok(None) => return Some(Came::Lost("it was let go meanwhile")),
-            Ok(Some(owned)) => return until(server, owned, longest, tell, &|| false),
+            Ok(Some(owned)) => return until(ways, owned, longest, tell, &|| false),
             // Its guard is at it.
             Err(_) if began.elapsed() > longest => return None,
             Err(_) => thread::sleep(AGAIN),
