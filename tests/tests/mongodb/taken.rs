@@ -170,6 +170,77 @@ fn what_a_late_owner_sends_while_its_restore_is_taken_back_finds_its_name_taken_
 }
 
 #[test]
+fn whoever_died_right_after_a_name_was_given_back_leaves_it_open_to_no_late_owner_and_lost_to_nobody() {
+    let server = Server::start("9");
+    let mut system = system_that_can_be_held(&uri(server.port), "");
+    let of_theirs = |word: &str| format!("neurashield-restore.theirs-4.{word}");
+    let lies = |name: &str, id: i32| server.insert("shop", name, vec![doc! { "_id": id }]);
+    let begins = |phase: &str| {
+        let names =
+            ["old.1", "came.1"].map(|word| doc! { "database": "shop", "collection": of_theirs(word) });
+        let head = doc! {
+            "_id": "head", "phase": phase, "databases": ["shop"], "beat": 7_i64, "fences": names.to_vec(),
+        };
+        server.insert(JOURNALS, "theirs-4", vec![head, step(0, "a"), step(1, "b")]);
+    };
+    // `b` has its name back, and the name under which it lay is free: `a` is still to come.
+    lies("a", 10);
+    lies(&of_theirs("new.0"), 11);
+    lies("b", 20);
+    lies(&of_theirs("new.1"), 21);
+    begins("undoing");
+    system.steps().ask("first-moved-back");
+    let job = system.start_job(&["backup"]);
+    wait_for("first-moved-back to be reached", 60, || system.steps().reached("first-moved-back"));
+    let late = doc! { "renameCollection": "shop.b", "to": format!("shop.{}", of_theirs("old.1")) };
+    let late = server.runtime.block_on(async { server.client.database("admin").run_command(late).await });
+    assert!(late.expect_err("its name is taken").to_string().contains("exists"));
+    system.steps().let_go("first-moved-back");
+    assert_eq!(system.await_end(&job)["state"], "complete");
+    assert_eq!((server.documents("shop", "a"), server.documents("shop", "b")), (one(10), one(20)));
+
+    // It was carried there once all was taken back: it gets its name back now, and not a day later.
+    server.run(JOURNALS, doc! { "drop": "theirs-4" });
+    for name in ["old.1", "came.1"] {
+        server.run("shop", doc! { "drop": of_theirs(name) });
+    }
+    server.run("admin", doc! { "renameCollection": "shop.b", "to": format!("shop.{}", of_theirs("old.1")) });
+    begins("loading");
+    system.run(&["backup"]);
+    assert_eq!((server.documents("shop", "a"), server.documents("shop", "b")), (one(10), one(20)));
+    assert!(server.documents("shop", &of_theirs("old.1")).is_empty());
+    system.kill_agent();
+}
+
+#[test]
+fn a_restore_that_another_agent_has_taken_over_before_it_was_live_for_good_is_not_called_complete() {
+    let server = Server::start("9");
+    let before = small_shop(&server);
+    let mut system = system_that_can_be_held(&uri(server.port), "");
+    system.run(&["backup"]);
+    spoil(&server, 0);
+    let step = "swap-durable";
+    system.steps().ask(step);
+    let job = system.start_job(&restore(&["--no-safety-backup"]));
+    wait_for(&format!("{step} to be reached"), 60, || system.steps().reached(step));
+    let id = server.collections(JOURNALS).pop().expect("a journal");
+    let change = doc! { "$set": { "owner": "another" } };
+    server.run(JOURNALS, doc! { "update": &id, "updates": [{ "q": { "_id": "head" }, "u": change }] });
+    system.steps().let_go(step);
+    let ended = wait_for("the restore to end", 60, || {
+        let job = system.job(&job)?;
+        (job["state"] == "failed").then_some(job)
+    });
+    assert!(ended.to_string().contains("in the middle of its swap"), "{ended:#}");
+    // What was there before is left for whoever ends it.
+    let now = held(&server, &["shop"]);
+    assert!(now.keys().any(|name| name.contains(".old.")), "{:?}", now.keys());
+    let live = |(name, _): &(String, _)| !name.contains("neurashield-restore.");
+    assert_same(&now.into_iter().filter(live).collect(), &before);
+    system.kill_agent();
+}
+
+#[test]
 fn a_restore_that_was_claimed_and_counts_all_the_same_is_left_alone_by_the_agent_that_has_claimed_it() {
     let server = Server::start("9");
     let before = small_shop(&server);

@@ -104,9 +104,18 @@ fn recover_one(
         Some(true) => {
             let moves = journal.moves()?;
             let mut swap = Swap::look(server, &journal)?;
-            let kept = fence::lift(&mut swap, &journal.fences, &moves)?;
-            swap.tidy(&[Staged::Old, Staged::New], &kept)?;
-            journal.end()?;
+            let (kept, are_all_lifted) = fence::lift(&mut swap, &journal.fences, &moves)?;
+            match swap.tidy(&[Staged::Old, Staged::New], &kept) {
+                Ok(()) if are_all_lifted => journal.end()?,
+                Ok(()) => {}
+                Err(RestoreError::Server { action, source }) if source.is_connection => {
+                    return Err(RestoreError::Server { action, source });
+                }
+                // It is in nobody's way: the next task tries again.
+                Err(left) => {
+                    tracing::warn!(restore = id, "what was replaced stays for now: {}", chain(&left))
+                }
+            }
             return Ok(None);
         }
     }
@@ -133,34 +142,33 @@ fn recover_one(
         let came =
             |name: &&Name| Staged::of(&name.collection).is_some_and(|(_, staged, _)| staged == Staged::Came);
         let came: Vec<Name> = journal.fences.iter().filter(came).cloned().collect();
-        fence::put(&mut swap, &came, &[])?;
+        fence::put(&mut swap, &came, &[], &[])?;
     }
     Ok(Some(match journal.phase {
         Phase::Loading => {
-            tidy(server, &journal, &[Staged::New])?;
+            tidy(server, &journal, &[Staged::New], &moves)?;
             Recovered::Dropped
         }
         Phase::Swapping => {
             let (mut notes, renamed) = forward(server, &journal, &moves);
             renamed?;
             match holds(id) {
-                Ok(()) => {
-                    notes.extend(finish(server, journal, &moves, EXPIRING_LATER));
-                    Recovered::Finished(notes)
-                }
+                Ok(()) => Recovered::Finished(finish(server, journal, &moves, EXPIRING_LATER, notes)?),
                 Err(cause) => {
                     notes.extend(take_back(server, &mut journal, &moves)?);
-                    tidy(server, &journal, &[Staged::New])?;
+                    tidy(server, &journal, &[Staged::New], &moves)?;
                     Recovered::TakenBack(with(cause, &notes))
                 }
             }
         }
         Phase::Undoing => {
             let notes = take_back(server, &mut journal, &moves)?;
-            tidy(server, &journal, &[Staged::New])?;
+            tidy(server, &journal, &[Staged::New], &moves)?;
             Recovered::TakenBack(with("it was interrupted while it was taken back".to_owned(), &notes))
         }
-        Phase::Live | Phase::Built => Recovered::Finished(finish(server, journal, &moves, EXPIRING_LATER)),
+        Phase::Live | Phase::Built => {
+            Recovered::Finished(finish(server, journal, &moves, EXPIRING_LATER, Vec::new())?)
+        }
     }))
 }
 
@@ -251,12 +259,12 @@ fn back_and_tidy(
         await_arrival(&error);
         RestoreError::Interrupted(Box::new(error))
     })?;
-    tidy_or_log(server, journal);
+    tidy_or_log(server, journal, moves);
     Ok(notes)
 }
 
-pub(super) fn tidy_or_log(server: &Server, journal: &Journal<'_>) {
-    if let Err(left) = tidy(server, journal, &[Staged::New]) {
+pub(super) fn tidy_or_log(server: &Server, journal: &Journal<'_>, moves: &[Move]) {
+    if let Err(left) = tidy(server, journal, &[Staged::New], moves) {
         tracing::warn!(error = %left, "what a restore has staged stays until the next start");
     }
 }
@@ -265,7 +273,12 @@ pub(super) fn tidy_or_log(server: &Server, journal: &Journal<'_>) {
 pub(super) fn drop_or_log(server: &Server, journal: &Journal<'_>) {
     let dropped = Swap::look(server, journal).and_then(|mut swap| swap.tidy(&[Staged::New], &[]));
     if let Err(left) = dropped {
-        tracing::warn!(error = %left, "what a restore has staged after another agent had ended it stays");
+        tracing::warn!(
+            restore = journal.id,
+            error = %left,
+            "what a restore has staged after another agent had ended it may stay, and no start drops it: backups name it \
+             then; drop it"
+        );
     }
 }
 
@@ -288,19 +301,29 @@ fn take_back(
 }
 
 /// All is live for good: what lets documents expire is built, the old collections go. What does not work is
-/// told; what was not dropped is dropped by the next start.
+/// told after these notes; what was not dropped is dropped by the next start. An error: another agent has it, and may take
+/// it back.
 pub(super) fn finish(
     server: &Server,
     mut journal: Journal<'_>,
     moves: &[Move],
     expiring: Duration,
-) -> Vec<String> {
-    let mut notes = Vec::new();
-    if !matches!(journal.phase, Phase::Live | Phase::Built)
-        && let Err(error) = journal.go(Phase::Live)
-    {
-        notes.push(format!("{}; the next start of the agent tidies up", chain(&error)));
-        return notes;
+    mut notes: Vec<String>,
+) -> Result<Vec<String>, RestoreError> {
+    if !matches!(journal.phase, Phase::Live | Phase::Built) {
+        match journal.go(Phase::Live) {
+            Ok(()) => {}
+            Err(error @ RestoreError::Lost(_)) => {
+                for note in &notes {
+                    tracing::warn!(restore = journal.id, "{note}");
+                }
+                return Err(RestoreError::Interrupted(Box::new(error)));
+            }
+            Err(error) => {
+                notes.push(format!("{}; the next start of the agent tidies up", chain(&error)));
+                return Ok(notes);
+            }
+        }
     }
     steps::reach(Step::SwapDone);
     if journal.phase == Phase::Live {
@@ -316,15 +339,15 @@ pub(super) fn finish(
         }
         if let Err(error) = journal.go(Phase::Built) {
             notes.push(format!("{}; the next start of the agent tidies up", chain(&error)));
-            return notes;
+            return Ok(notes);
         }
     }
-    if let Err(error) = tidy(server, &journal, &[Staged::Old, Staged::New]) {
+    if let Err(error) = tidy(server, &journal, &[Staged::Old, Staged::New], moves) {
         let cause = chain(&error);
         notes.push(format!("what was replaced is dropped by the next start of the agent: {cause}"));
     }
     steps::reach(Step::OlderReaped);
-    notes
+    Ok(notes)
 }
 
 fn expire(server: &Server, step: &Move, until: Until<'_>) -> Result<(), RestoreError> {
@@ -338,9 +361,14 @@ fn expire(server: &Server, step: &Move, until: Until<'_>) -> Result<(), RestoreE
 }
 
 /// Drops what is staged under these words, and the journal; but for what a late owner is to find taken.
-fn tidy(server: &Server, journal: &Journal<'_>, words: &[Staged]) -> Result<(), RestoreError> {
+fn tidy(
+    server: &Server,
+    journal: &Journal<'_>,
+    words: &[Staged],
+    moves: &[Move],
+) -> Result<(), RestoreError> {
     let mut swap = Swap::look(server, journal)?;
-    fence::put(&mut swap, &journal.fences, words)?;
+    fence::put(&mut swap, &journal.fences, words, moves)?;
     swap.tidy(words, &journal.fences)?;
     steps::reach(Step::StagingTidied);
     if journal.fences.is_empty() { journal.end() } else { journal.rest(fence::now()) }

@@ -3,8 +3,9 @@
 //! An agent that stood still between its last look at its lease and its next rename may send that rename long after its
 //! restore was taken over and ended: a live collection would go. It renames one name after the other, so it is known
 //! what it was about to rename, and to which names; a server refuses a rename to a name that is taken. Must stay true:
-//! what is put there is empty, and only what is empty is dropped; where something lay there, the name is taken at once
-//! when that goes; what a late rename has carried there all the same gets its name back, and hinders nothing.
+//! what is put there is empty, and only what is empty is dropped, once it lies where no late rename goes; where something
+//! lay there, the name is taken at once when that goes; what a late rename has carried there all the same gets its name
+//! back, and hinders nothing, and neither does what cannot be dropped.
 
 use std::time::{Duration, SystemTime};
 
@@ -56,8 +57,14 @@ pub(super) fn now() -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Takes these names. What lies there under one of these words goes; anything else keeps its name, which is taken so.
-pub(super) fn put(swap: &mut Swap<'_>, fences: &[Name], words: &[Staged]) -> Result<(), RestoreError> {
+/// Takes these names. What lies there under one of these words goes; what a late owner has carried there gets the name
+/// back that it had by `moves`, if that is missing; anything else keeps its name, which is taken so.
+pub(super) fn put(
+    swap: &mut Swap<'_>,
+    fences: &[Name],
+    words: &[Staged],
+    moves: &[Move],
+) -> Result<(), RestoreError> {
     for (number, fence) in (0..).zip(fences) {
         let goes = Staged::of(&fence.collection).is_some_and(|(_, staged, _)| words.contains(&staged));
         if !swap.has(fence) {
@@ -71,6 +78,12 @@ pub(super) fn put(swap: &mut Swap<'_>, fences: &[Name], words: &[Staged]) -> Res
             let renamed = swap.server.change("admin", over, None);
             renamed.map_err(failed(format!("keep the name {fence} taken")))?;
             swap.went(&spare);
+        } else if let Some(step) = of(fence, moves).filter(|step| !swap.has(&step.name))
+            && !is_empty(swap, fence)?
+        {
+            tracing::warn!("{} was renamed late by another agent: it gets its name back", step.name);
+            swap.settle(fence, step)?;
+            take_at_once(swap, fence, step)?;
         }
     }
     Ok(())
@@ -97,38 +110,70 @@ pub(super) fn give_back(swap: &mut Swap<'_>, phase: Phase, moves: &[Move]) -> Re
 }
 
 /// Gives them up. What lies there and is not empty gets its name back if that is missing; else it is kept, and told by
-/// each backup. Returns what is kept.
-pub(super) fn lift(swap: &mut Swap<'_>, fences: &[Name], moves: &[Move]) -> Result<Vec<Name>, RestoreError> {
-    let mut kept = Vec::new();
+/// each backup. Returns what is kept, and whether all else has gone: what does not is tried again by the next task.
+pub(super) fn lift(
+    swap: &mut Swap<'_>,
+    fences: &[Name],
+    moves: &[Move],
+) -> Result<(Vec<Name>, bool), RestoreError> {
+    let (mut kept, mut are_all_lifted) = (Vec::new(), true);
     for (number, fence) in (0..).zip(fences) {
-        for name in [fence.clone(), spare(swap, fence, number)] {
-            if !swap.has(&name) {
-                continue;
-            }
-            if is_empty(swap, &name)? {
-                swap.drop(&name)?;
-                continue;
-            }
-            let live = of(&name, moves).map(|step| step.name.clone()).filter(|live| !swap.has(live));
-            let given_back = live.as_ref().is_some_and(|live| match swap.rename(&name, live) {
-                Ok(()) => true,
+        let live = of(fence, moves).map(|step| &step.name);
+        let spare = spare(swap, fence, number);
+        // The spare one first: it may be what somebody who died here had renamed.
+        for name in [&spare, fence] {
+            match lift_one(swap, name, &spare, live) {
+                Ok(left) => kept.extend(left),
+                Err(RestoreError::Server { action, source }) if source.is_connection => {
+                    return Err(RestoreError::Server { action, source });
+                }
                 Err(error) => {
-                    tracing::warn!("{name} does not get the name {live} back: {}", chain(&error));
-                    false
-                }
-            });
-            match live.filter(|_| given_back) {
-                Some(live) => {
-                    tracing::warn!("{live} was renamed late by another agent: it has its name back")
-                }
-                None => {
-                    tracing::warn!("{name} should be empty and is not; it is kept: look at it, and drop it");
-                    kept.push(name);
+                    tracing::warn!("{name} was kept taken and stays for now: {}", chain(&error));
+                    kept.push(name.clone());
+                    are_all_lifted = false;
                 }
             }
         }
     }
-    Ok(kept)
+    Ok((kept, are_all_lifted))
+}
+
+/// Returns what is kept of it.
+fn lift_one(
+    swap: &mut Swap<'_>,
+    name: &Name,
+    spare: &Name,
+    live: Option<&Name>,
+) -> Result<Option<Name>, RestoreError> {
+    if !swap.has(name) {
+        return Ok(None);
+    }
+    let mut lies = name;
+    if is_empty(swap, lies)? {
+        if lies != spare {
+            // Another agent may do the same: what is dropped lies where no late rename goes, and is looked at there.
+            swap.rename(lies, spare)?;
+            lies = spare;
+        }
+        if is_empty(swap, lies)? {
+            swap.drop(lies)?;
+            return Ok(None);
+        }
+    }
+    let Some(live) = live.filter(|live| !swap.has(live)) else {
+        tracing::warn!("{lies} should be empty and is not; it is kept: look at it, and drop it");
+        return Ok(Some(lies.clone()));
+    };
+    match swap.rename(lies, live) {
+        Ok(()) => {
+            tracing::warn!("{live} was renamed late by another agent: it has its name back");
+            Ok(None)
+        }
+        Err(error) => {
+            tracing::warn!("{lies} does not get the name {live} back, and is kept: {}", chain(&error));
+            Ok(Some(lies.clone()))
+        }
+    }
 }
 
 /// Whose name was to be renamed to this one.

@@ -116,7 +116,7 @@ where
     steps::reach(Step::SwapBegun);
     notes.extend(swapped(server, &mut journal, &moves, progress)?);
     let count = |names: &[Name]| names.len() as u64;
-    notes.extend(finish(server, journal, &moves, ending::EXPIRING));
+    let notes = finish(server, journal, &moves, ending::EXPIRING, notes)?;
     Ok(RestoreReport {
         collections: plan.restored.len() as u64,
         bytes: plan.bytes,
@@ -130,14 +130,19 @@ where
 /// Drops what was staged for a swap that was not begun, and the journal if it is still ours. Returns why it ends.
 fn leave(server: &Server, journal: &Journal<'_>, error: RestoreError) -> RestoreError {
     match journal.is_ours() {
-        Ok(true) => tidy_or_log(server, journal),
+        Ok(true) => tidy_or_log(server, journal, &[]),
         Ok(false) => {
             // Nobody else knows of what was staged since. Whoever has taken the restore over uses none of it.
             ending::drop_or_log(server, journal);
             return owner::lost();
         }
         Err(unknown) => {
-            tracing::warn!(error = %unknown, "what a restore has staged stays until the next start");
+            tracing::warn!(
+                restore = journal.id,
+                error = %unknown,
+                "what a restore has staged stays until the next start; if another agent has ended the restore meanwhile, \
+                 backups name it then: drop it"
+            );
         }
     }
     error

@@ -101,11 +101,11 @@ impl<'a> Swap<'a> {
         if self.has(&step.name) && is_new && (self.has(&old) || !replaces) {
             self.rename(&step.name, &new)?;
         }
-        if !self.has(&old) {
-            return Ok(());
+        if self.has(&old) {
+            self.settle(&old, step)?;
         }
-        self.settle(&old, step)?;
-        match self.fences.contains(&old) {
+        // Whoever went before may have died between the two.
+        match self.fences.contains(&old) && self.has(&step.name) {
             true => fence::take_at_once(self, &old, step),
             false => Ok(()),
         }
