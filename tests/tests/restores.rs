@@ -1,5 +1,5 @@
 //! Restores in place, as a user sees them: a program that uses the data is stopped and started, what was
-//! replaced is backed up and comes back, what cannot be done is refused before anything is stopped.
+//! replaced is backed up and comes back.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -57,13 +57,6 @@ fn copy(from: &Path, to: &Path) -> PathBuf {
     let copied = Command::new("cp").arg("-a").args([from, to]).status().expect("cp runs");
     assert!(copied.success());
     to.to_owned()
-}
-
-fn noise(length: u64) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let random = fs::File::open("/dev/urandom").expect("the random source");
-    std::io::Read::read_to_end(&mut std::io::Read::take(random, length), &mut bytes).expect("read");
-    bytes
 }
 
 fn steps(job: &Value) -> Vec<String> {
@@ -313,96 +306,4 @@ fn a_restore_whose_safety_backup_is_not_whole_does_not_begin() {
     assert!(doubted.err.contains("is not whole") && doubted.err.contains("1 entries"), "{}", doubted.err);
     scene.system.nsctl(&["restore", "--timestamp", &first, "--no-safety-backup", "--yes"]).expect(0);
     assert_eq!((scene.app.value().as_str(), scene.app.starts()), ("one", 2));
-}
-
-/// A small file system, mounted at the folder until it is dropped.
-struct Disk(PathBuf);
-
-impl Disk {
-    fn at(folder: &Path, options: &str) -> Self {
-        let status = Command::new("mount").args(["-t", "tmpfs", "-o", options, "none"]).arg(folder).status();
-        assert!(status.is_ok_and(|status| status.success()), "this test mounts a small disk: run it as root");
-        Self(folder.to_owned())
-    }
-
-    fn remount(&self, options: &str) {
-        let options = format!("remount,{options}");
-        let status = Command::new("mount").args(["-o", &options]).arg(&self.0).status();
-        assert!(status.is_ok_and(|status| status.success()));
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let status = Command::new("umount").arg("--lazy").arg(&self.0).status();
-        assert!(std::thread::panicking() || status.is_ok_and(|status| status.success()));
-    }
-}
-
-#[test]
-fn what_cannot_be_restored_is_refused_before_anything_is_stopped() {
-    let system = System::prepare(&[]);
-    let data = system.root().join("data");
-    fs::create_dir(&data).expect("made");
-    let disk = Disk::at(&data, "size=3m");
-    fs::write(data.join("large"), noise(1 << 20)).expect("written");
-    fs::write(data.join("value"), "one").expect("written");
-    fs::create_dir(data.join("folder")).expect("made");
-    fs::write(data.join("folder/inside"), "inside").expect("written");
-    let app = Application::new(&data, &system.root().join("run"));
-    let mut system = system;
-    system.serve(&[("models", &data)]);
-    system.start_controller();
-    system.invite();
-    system.start_agent();
-    system.await_agent();
-    let name = system.run(&["backup"])["backup"].as_str().expect("a name").to_owned();
-    app.start();
-    let refused = |words: &[&str], code: i32, parts: &[&str]| {
-        let all = [&["restore", "--yes", "--no-safety-backup"], words].concat();
-        let said = system.nsctl(&all).expect(code).err;
-        assert!(parts.iter().all(|part| said.contains(part)), "{words:?}: {said}");
-        assert!(said.contains("to do: "), "{said}");
-        assert_eq!((app.value().as_str(), app.starts()), ("one", 1), "nothing was touched");
-    };
-    refused(
-        &["--timestamp", "20200101_000000"],
-        1,
-        &["there is no backup 20200101_000000", "the nearest are", &name],
-    );
-    refused(&["--timestamp", &name, "--components", "ipfs"], 1, &["holds nothing usable of ipfs"]);
-    refused(&["--timestamp", &name, "--to-agent", "nobody"], 1, &["nobody"]);
-    let inside = data.join("folder").display().to_string();
-    refused(&["--timestamp", &name, "--to", &inside], 1, &["in use"]);
-    refused(&["--timestamp", &name], 1, &["writes to", "applications"]);
-    app.stop();
-
-    let refused = |parts: &[&str]| {
-        let answer =
-            system.nsctl(&["restore", "--yes", "--no-safety-backup", "--timestamp", &name]).expect(1);
-        assert!(parts.iter().all(|part| answer.err.contains(part)), "{}", answer.err);
-        assert_eq!(fs::read(data.join("value")).expect("read"), b"one");
-    };
-    fs::write(data.join("more"), vec![7; 1_500_000]).expect("written");
-    refused(&["bytes are needed beside the live state", "make room"]);
-    fs::remove_file(data.join("more")).expect("removed");
-    disk.remount("ro");
-    refused(&["Read-only", "mount it read-write"]);
-    disk.remount("rw");
-    let mounted = Disk::at(&data.join("folder"), "size=1m");
-    refused(&["folder is a mount point"]);
-    drop(mounted);
-
-    // A backup that was found damaged is asked about: here in its data, so that it can still be planned.
-    let folders = fs::read_dir(system.repository().join("repository/packs")).expect("listed");
-    let packs = folders.flat_map(|entry| fs::read_dir(entry.expect("an entry").path()).expect("listed"));
-    let packs = packs.map(|entry| entry.expect("an entry").path());
-    let largest = packs.max_by_key(|pack| pack.metadata().expect("its size").len()).expect("a pack");
-    let mut bytes = fs::read(&largest).expect("read");
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    fs::set_permissions(&largest, fs::Permissions::from_mode(0o600)).expect("set");
-    fs::write(&largest, bytes).expect("written");
-    system.nsctl(&["verify", "--depth", "hashed"]).expect(4);
-    refused(&["is not whole", "was found damaged", "--accept-doubts"]);
 }
