@@ -205,23 +205,13 @@ impl Served {
         Self { hooks: Hooks::default(), ..self }
     }
 
-    fn rules(&self, state: &Path) -> Result<Rules, WrongPattern> {
+    /// What a backup leaves out of the folder, and a restore in place lets stay.
+    pub(crate) fn rules(&self, state: &Path) -> Result<Rules, WrongPattern> {
         Ok(Rules {
             caches: self.exclude_caches,
             one_file_system: self.one_file_system,
             ..Rules::from(Excludes::new(&self.exclude)?).leave_out(state)
         })
-    }
-
-    /// What a backup leaves out of the folder, which a restore in place lets stay; none: it leaves out nothing. To
-    /// look for it costs a walk through all that is live.
-    pub(crate) fn stays(&self, state: &Path) -> Result<Option<Rules>, WrongPattern> {
-        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        let holds_state = self.folder().is_some_and(|folder| real(state).starts_with(real(folder)));
-        match !self.exclude.is_empty() || self.exclude_caches || holds_state {
-            true => self.rules(state).map(Some),
-            false => Ok(None),
-        }
     }
 
     /// Where the files of a restore in place go; none into a server.

@@ -377,6 +377,26 @@ fn what_cannot_be_moved_is_told_before_anything_is_stopped() {
         assert_eq!(conflicts.iter().filter(|one| one.contains("own state")).count(), told, "{conflicts:?}");
     }
 
+    // Nor is a repository of backups, of which the archive has the folder alone. Nothing is told where none of it moves.
+    for folder in ["backups", "a/backups"] {
+        write(
+            root,
+            &[("repository/config.json", "{}"), ("repository/packs/x", ""), ("repository/chain/1", "")],
+        );
+        fs::create_dir_all(root.join(folder)).expect("made");
+        fs::rename(root.join("repository"), root.join(folder).join("repository")).expect("moved");
+        let rules = || Some(leaving_out(&[]));
+        let plan = planned(&archive, &RestoreRequest { stays: rules(), ..in_place(root, "x") });
+        assert!(
+            plan.conflicts.iter().any(|one| one.contains(&format!("{folder}/repository is in no backup"))),
+            "{:?}",
+            plan.conflicts
+        );
+        let elsewhere = RestoreRequest { stays: rules(), ..paths(root, "x", &["x"]) };
+        assert_eq!(planned(&archive, &elsewhere).conflicts, [""; 0]);
+        fs::remove_dir_all(root.join(folder)).expect("removed");
+    }
+
     // The same of what an undo would take away: the folder around it is not what is in the way.
     write(root, &[("made/one", "restored"), ("made/two", "restored")]);
     let two = root.join("made/two");
@@ -441,6 +461,15 @@ fn a_folder_in_which_nobody_may_write_takes_nothing_along() {
     let conflicts = planned(&archive, &request).conflicts;
     assert!(conflicts.len() == 1 && conflicts[0].contains("open/y.tmp"), "{conflicts:?}");
     mode("open", 0o755);
+    // What lies in a folder that cannot be read may have to stay only where there are rules.
+    fs::create_dir(root.join("open/hidden")).expect("made");
+    mode("open/hidden", 0o000);
+    let plain = RestoreRequest { stays: Some(leaving_out(&[])), ..request.clone() };
+    assert_eq!(planned(&archive, &plain).conflicts, [""; 0]);
+    let entries = archive.entries.iter().cloned().map(Ok::<_, Malformed>);
+    let error = survey(&request, entries).expect_err("it may hold something that stays");
+    assert!(format!("{error:?}").contains("open/hidden"), "{error:?}");
+    fs::remove_dir(root.join("open/hidden")).expect("removed");
     archive.restore(&request).expect("it is restored");
     assert_eq!(
         (read(root.join("open/y.tmp")), read(root.join("closed/data"))),

@@ -77,6 +77,11 @@ impl Rules {
         self.own.contains(&(stat.st_dev, stat.st_ino))
     }
 
+    /// Nothing is left out but repositories of backups and what is our own.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.exclude.patterns().is_empty() && !self.caches
+    }
+
     /// True if the entry is left out, with all that is in it.
     pub(crate) fn leaves_out(&self, path: &EntryPath, stat: &Stat) -> bool {
         let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;

@@ -42,6 +42,13 @@ pub(super) fn left_out(
     (from, to): (&OwnedFd, &OwnedFd),
     tell: &mut dyn FnMut(EntryPath),
 ) -> io::Result<()> {
+    // Of a million files that are swapped one by one none is opened. A repository, or our own state, is not carried:
+    // the plan has refused it.
+    if rules.is_plain()
+        || (path.names().count() == 1 && kind_of(to, path.as_bytes())? != Some(FileType::Directory))
+    {
+        return Ok(());
+    }
     let (Some(from), Some(to)) = (folder_at(from, path)?, folder_at(to, path)?) else { return Ok(()) };
     let mut levels = vec![Pair::new(path.clone(), from, to, rules)];
     while let Some(level) = levels.last_mut() {

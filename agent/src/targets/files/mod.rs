@@ -193,6 +193,7 @@ fn find_stays(
 ) -> Result<(), RestoreError> {
     let (Ground::Live { .. }, Some(rules)) = (ground, &request.stays) else { return Ok(()) };
     let (root, mut carried) = (&stage.areas[0], 0);
+    let new = root.new_folder().map_err(failed("open the staging folder in", root.path.display()))?;
     for step in story.moves.iter().filter(|step| step.put) {
         let mut tell = |path| {
             carried += 1;
@@ -200,8 +201,7 @@ fn find_stays(
                 story.stays.push(path);
             }
         };
-        let found =
-            root.new_folder().and_then(|new| left_out(rules, &step.path, (&root.root, &new), &mut tell));
+        let found = left_out(rules, &step.path, (&root.root, &new), &mut tell);
         found.map_err(failed("look through", &step.path))?;
     }
     if let Some(cause) = plan::too_many(carried) {
@@ -299,19 +299,25 @@ fn came_since(root: &area::Area, story: &Story) -> Result<Vec<Move>, RestoreErro
 fn written_since(root: &area::Area, story: &Story) -> Vec<EntryPath> {
     let (mut written, Some(rules)) = (Vec::new(), &story.rules) else { return Vec::new() };
     let known: std::collections::BTreeSet<&EntryPath> = story.stays.iter().collect();
-    let mut left = MAX_CARRIED;
-    for step in story.moves.iter().filter(|step| step.put) {
-        let mut tell = |path| {
-            if !known.contains(&path) && left > 0 {
-                left -= 1;
-                written.push(path);
+    let (mut left, mut unseen) = (MAX_CARRIED, None);
+    match handles::open_folder(&root.staging, b"old") {
+        Ok(old) => {
+            for step in story.moves.iter().filter(|step| step.put) {
+                let mut tell = |path| {
+                    if !known.contains(&path) && left > 0 {
+                        left -= 1;
+                        written.push(path);
+                    }
+                };
+                if let Err(error) = left_out(rules, &step.path, (&root.root, &old), &mut tell) {
+                    unseen = Some(error);
+                }
             }
-        };
-        let looked = handles::open_folder(&root.staging, b"old")
-            .and_then(|old| left_out(rules, &step.path, (&root.root, &old), &mut tell));
-        if let Err(error) = looked {
-            tracing::warn!(path = %step.path, %error, "what was written there since the swap may go with it");
         }
+        Err(error) => unseen = Some(error),
+    }
+    if let Some(error) = unseen {
+        tracing::warn!(path = %root.path.display(), %error, "what was written since the swap may go with it");
     }
     written
 }

@@ -264,9 +264,10 @@ fn not_carried(path: &EntryPath, hindrance: Hindrance) -> String {
              it away"
         }
         Hindrance::OwnState => "is the agent's own state (`state` in its configuration): move that elsewhere",
+        Hindrance::Repository => "is a part of a repository of backups: move that elsewhere",
     };
     format!(
-        "{path} is excluded by the source and would have to be carried into the folder that takes the place of its own, \
+        "{path} is in no backup of the source and would have to be carried into the folder that takes the place of its own, \
          and it {why}, or restore other paths, or to another folder (`--to`)"
     )
 }
@@ -356,7 +357,6 @@ where
     let ours = rustix::process::geteuid().as_raw();
     facts.leaves = match &ground {
         Ground::New { .. } => "",
-        Ground::Live { .. } if is_whole && request.stays.is_some() => "what the source excludes",
         Ground::Live { .. } if is_whole => "",
         Ground::Live { .. } | Ground::Spread { .. } => "everything else that is there",
     };
@@ -514,6 +514,9 @@ impl<'a> Look<'a> {
     fn finish(mut self, facts: &mut Facts) -> Result<(), RestoreError> {
         self.sift(None, facts)?;
         self.pass(None, facts)?;
+        if facts.is_whole_live && facts.stay.count > 0 {
+            facts.leaves = "what the source excludes";
+        }
         let strays = self.sift.take().map(Sift::strays).unwrap_or_default();
         facts.strays_missed = strays.missed;
         for (path, live) in strays.paths {

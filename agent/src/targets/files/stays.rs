@@ -68,6 +68,8 @@ pub enum Hindrance {
     NotOurs,
     /// It is where the agent keeps its own state, without which nothing that goes wrong can be ended.
     OwnState,
+    /// It is a part of a repository of backups, perhaps the very one that is restored from.
+    Repository,
 }
 
 /// Is told of each that is found.
@@ -196,9 +198,14 @@ impl<'a> Sift<'a> {
         if level.leaves_out(self.rules, &path, &name, &stat) {
             level.is_all_strays = false;
             let goes = level.is_gone || (is_swapped && (!level.has_place || archived != Archived::Nothing));
-            let is_own = self.rules.is_some_and(|rules| rules.is_own(&stat));
-            if is_own && (goes || (is_swapped && !level.path.is_root())) {
-                tell(path, Fate::Stays(Some(Hindrance::OwnState)));
+            // Neither is taken out of the way of those who use it, whatever the archive has there.
+            let moves = goes || (is_swapped && !level.path.is_root());
+            let not_moved = match level.is_repository() {
+                true => Some(Hindrance::Repository),
+                false => self.rules.filter(|rules| rules.is_own(&stat)).map(|_| Hindrance::OwnState),
+            };
+            if not_moved.is_some() && moves {
+                tell(path, Fate::Stays(not_moved));
             } else if goes {
                 tell(path, Fate::Goes);
             } else if is_swapped {
@@ -299,12 +306,22 @@ impl Level {
             Err(error) if NOT_OURS.iter().any(|one| error.raw_os_error() == Some(one.raw_os_error())) => {
                 Ok(None)
             }
+            // What is in it cannot be seen. By rules something may have to stay there.
+            Err(error)
+                if error.kind() == io::ErrorKind::PermissionDenied && rules.is_none_or(Rules::is_plain) =>
+            {
+                Ok(None)
+            }
             Err(error) => Err(not_seen(&path, error)),
         }
     }
 
     fn leaves_out(&self, rules: Option<&Rules>, path: &EntryPath, name: &[u8], stat: &Stat) -> bool {
         self.only.is_some_and(|only| only != name) || rules.is_some_and(|rules| rules.leaves_out(path, stat))
+    }
+
+    fn is_repository(&self) -> bool {
+        self.only.is_some_and(<[u8]>::is_empty)
     }
 
     /// What lies at the top is not moved, and nothing is in its way.

@@ -289,7 +289,7 @@ impl Archive {
         let (restore_id, keeps_older) = (order.restore_id.clone(), order.keeps_older);
         let (signer_height, signer_seen) = (order.signer_height, order.signer_seen);
         let stays = match &order.into {
-            Into::Served(source) => stays(&context.agent, source)?,
+            Into::Served(source) => Some(stays(&context.agent, source)?),
             Into::Folder(_) => None,
         };
         let request =
@@ -385,10 +385,10 @@ impl Archive {
     }
 }
 
-/// What this source leaves out of its backups, if it may leave out anything.
-fn stays(agent: &Agent, source: &SourceId) -> Result<Option<Rules>, Failure> {
+/// What this source leaves out of its backups.
+fn stays(agent: &Agent, source: &SourceId) -> Result<Rules, Failure> {
     order::served(agent, source)?
-        .stays(&agent.config.state)
+        .rules(&agent.config.state)
         .map_err(|error| Failure::invalid("what the source excludes cannot be understood").caused_by(&error))
 }
 
