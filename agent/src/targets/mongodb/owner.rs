@@ -89,6 +89,7 @@ pub(super) struct Lease {
 }
 
 impl Lease {
+    /// Begins to count, and returns once the first count was answered or might have been.
     pub(super) fn begin(server: &Server, id: &str, owner: &str) -> Self {
         let heard = Arc::new((Mutex::new(Heard::default()), Condvar::new()));
         let count = doc! { "q": { "_id": HEAD, OWNER: owner }, "u": { "$inc": { BEAT: 1_i64 } } };
@@ -101,6 +102,9 @@ impl Lease {
             shared.0.lock().unwrap_or_else(PoisonError::into_inner).told(sent, answer);
             shared.1.notify_all();
         });
+        // A journal that is ended at once is not counted up any more by what was sent before: that would make it anew where
+        // a server makes a collection of what finds nothing to change.
+        awaited(&heard, ANSWER);
         Self { heard, id: id.to_owned(), owner: owner.to_owned(), _counting: counting }
     }
 
