@@ -144,11 +144,12 @@ impl Served {
     }
 
     /// As [`Served::open`], for a backup: what has to fit together is held before it is read. Gives up when
-    /// `cancel` is cancelled.
+    /// `cancel` is cancelled. `is_new`: no backup holds anything of it yet.
     pub(crate) fn open_for_backup(
         &self,
         state: &Path,
         now: jiff::Timestamp,
+        is_new: bool,
         cancel: &CancellationToken,
     ) -> Result<Box<dyn Source>, OpenError> {
         match (self.kind, &self.data) {
@@ -158,7 +159,7 @@ impl Served {
             }
             (Kind::Ipfs, SourceData::Folder { path }) => {
                 let way = Way { profile: Profile::Auto, rungs: &self.quiesce, state };
-                Ok(Box::new(VolumeSource::open(path, self.rules(state)?, &way, cancel)?))
+                Ok(Box::new(VolumeSource::open(path, self.rules(state)?, &way, is_new, cancel)?))
             }
             (_, SourceData::Environment { env }) => {
                 Ok(Box::new(EnvironmentSource::open(env, &self.engine, now, cancel)))

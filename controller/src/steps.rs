@@ -141,12 +141,16 @@ runtime::named_steps! {
         RestorePodCleared = "restore-pod-cleared",
         /// The agent of a restore pod has joined; it is told nothing.
         RestorePodJoined = "restore-pod-joined",
+        /// It is on record that a restore pod is given its order; it has none.
+        RestorePodOrdered = "restore-pod-ordered",
         /// It is on record that a restore pod has restored; it is there yet.
         RestorePodDone = "restore-pod-done",
         /// A restore pod is gone; nothing that it stood in for is told to start.
         RestorePodGone = "restore-pod-gone",
-        /// What a restore pod stood in for is told to start; that is still on record.
+        /// What a restore pod stood in for is told to start; that it did is not on record.
         RestorePodStarted = "restore-pod-started",
+        /// All that a restore pod stood in for runs, and how the part ends is on record; the job does not know it.
+        RestorePodOver = "restore-pod-over",
         /// An agent that said hello is in the catalog; it has no answer.
         HelloRecorded = "hello-recorded",
         /// An agent that joins is in the catalog; it has no answer.

@@ -376,6 +376,27 @@ fn backed_up_without_blocks(system: &System, root: &str) -> String {
 /// Who is killed amid a backup leaves links, which the next start takes away; the node's folder is as it was. What a
 /// node collects amid a backup is in it.
 #[test]
+fn an_empty_folder_is_complete_until_a_backup_holds_something_of_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let node = folder.path().join("ipfs");
+    fs::create_dir(&node).expect("made");
+    let system = system(&node, "");
+    let told = |job: &Value| job["parts"][0]["problems"].to_string();
+    for _ in 0..2 {
+        let job = system.run(&["backup"]);
+        assert!(job["state"] == "complete" && told(&job).contains("no node has been here yet"), "{job:#}");
+    }
+    fs::write(node.join("config"), "{}").expect("written");
+    system.nsctl(&["backup"]).expect(INCOMPLETE);
+    fs::remove_file(node.join("config")).expect("removed");
+    // However often it is backed up like that.
+    for _ in 0..2 {
+        let job = system.nsctl(&["backup", "-o", "json"]).expect(INCOMPLETE).json();
+        assert!(told(&job).contains("is its volume mounted?"), "{job:#}");
+    }
+}
+
+#[test]
 fn a_kill_amid_a_backup_leaves_nothing_and_what_is_collected_meanwhile_is_in_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let node = folder.path().join("ipfs");

@@ -212,6 +212,7 @@ fn obey(tasks: &Tasks, message: v1::ControllerMessage) {
         Some(Down::StartArchive(order)) => take(tasks, order.task_id.clone(), Work::Archive(order)),
         Some(Down::PlanRestore(order)) => take(tasks, order.task_id.clone(), Work::Plan(order)),
         Some(Down::StartRestore(order)) => take(tasks, order.task_id.clone(), Work::Restore(Box::new(order))),
+        Some(Down::SettleRestore(order)) => take(tasks, order.task_id.clone(), Work::Settle(order)),
         Some(Down::Probe(order)) => take(tasks, order.task_id, Work::Probe),
         Some(Down::Cancel(order)) => tasks.cancel(&order.task_id),
         Some(Down::Welcome(_)) | None => tracing::debug!("a message that this release does not act on"),

@@ -193,13 +193,13 @@ async fn make(
     let (served, progress, cancel) = (served.clone(), Arc::clone(progress), cancel.clone());
     let (state, now) = (context.agent.config.state.clone(), context.agent.clock.now());
     let agent = Arc::clone(&context.agent);
-    let dump = (!order.import.is_empty()).then(|| PathBuf::from(&order.import));
+    let (is_new, dump) = (order.is_new, (!order.import.is_empty()).then(|| PathBuf::from(&order.import)));
     blocking(move || {
         let opened = match &dump {
             Some(folder) => served.open_dump(folder, &state, now),
             None => {
                 end_restores(&agent, &served)?;
-                served.open_for_backup(&state, now, &cancel)
+                served.open_for_backup(&state, now, is_new, &cancel)
             }
         };
         let mut source = opened.map_err(|error| not_opened(&served, &error))?;

@@ -64,6 +64,7 @@ pub(crate) enum Work {
     Archive(v1::StartArchive),
     Plan(v1::PlanRestore),
     Restore(Box<v1::StartRestore>),
+    Settle(v1::SettleRestore),
     Probe,
 }
 
@@ -73,6 +74,7 @@ impl Work {
         match self {
             Work::Archive(order) => order.job_id.clone(),
             Work::Restore(order) => order.job_id.clone(),
+            Work::Settle(order) => order.job_id.clone(),
             Work::Plan(_) | Work::Probe => String::new(),
         }
     }
@@ -119,7 +121,7 @@ impl Tasks {
         }
         let turn = Arc::clone(match &work {
             Work::Archive(_) => &self.archives,
-            Work::Plan(_) | Work::Restore(_) => &self.restores,
+            Work::Plan(_) | Work::Restore(_) | Work::Settle(_) => &self.restores,
             Work::Probe => &self.probes,
         });
         let entry = Entry { running: Arc::clone(&self.running), task_id };
@@ -239,6 +241,7 @@ async fn work_on(
         Work::Restore(order) => {
             Box::pin(restored(context, *order, cancel)).await.map(Message::RestoreFinished).map(Some)
         }
+        Work::Settle(order) => restore::settle(context, order).await.map(Message::RestoreFinished).map(Some),
         Work::Probe => probe::run(context, task_id).await.map(Message::ProbeFinished).map(Some),
     }
 }

@@ -380,7 +380,14 @@ impl App {
                 reason::AGENT_AWAY,
                 format!("no connected agent serves {}", archive.source),
             )
-            .hint("start its agent, or name another one with --to-agent and --to FOLDER")),
+            .hint(match self.runner.restore_pod_of(&archive.source).filter(|_| !elsewhere) {
+                // A sidecar is away with what it stands beside.
+                Some(pod) => format!(
+                    "start what it runs beside, or bring its restore pod up, which serves the source until the restore has \
+                     ended: `kubectl scale {pod} --replicas=1`"
+                ),
+                None => "start its agent, or name another one with --to-agent and --to FOLDER".to_owned(),
+            })),
         }
     }
 

@@ -290,7 +290,7 @@ impl State {
         }
         let lost = self.tasks.extract_if(|_, entry| match &entry.context {
             TaskContext::Archive(archive) => entry.agent != agent && is_taken(&archive.source),
-            TaskContext::Restore(_) | TaskContext::Probe => false,
+            TaskContext::Restore(_) | TaskContext::Settling | TaskContext::Probe => false,
         });
         for (task, entry) in lost.collect::<Vec<_>>() {
             self.tell_cancel(entry.agent, task);

@@ -26,6 +26,8 @@ pub enum TaskContext {
     Archive(Arc<ArchiveTask>),
     /// Plans or carries out a restore.
     Restore(Arc<RestoreTask>),
+    /// Ends what restores have left in the middle.
+    Settling,
     /// Looks whether the sources can be reached.
     Probe,
 }
@@ -35,6 +37,7 @@ impl std::fmt::Debug for TaskContext {
         match self {
             Self::Archive(task) => write!(f, "archive of {}", task.source),
             Self::Restore(task) => write!(f, "restore of {}", task.source),
+            Self::Settling => f.write_str("settling"),
             Self::Probe => f.write_str("probe"),
         }
     }

@@ -193,6 +193,7 @@ async fn begin(attempt: &Attempt, task: TaskId, agent: AgentId) -> Result<(Runni
         repository_key: Some(RepositoryKey { epoch: key.epoch, public_key: key.key.to_vec().into() }),
         segment_bytes: SEGMENT_BYTES,
         expected_bytes: expected,
+        is_new: expected == 0 && is_new(shared, &part.source).await.map_err(|error| failed(&error))?,
         job_id: attempt.job.id.to_string(),
         backup: attempt.job.backup.as_ref().map(ToString::to_string).unwrap_or_default(),
         import: import(&attempt.job),
@@ -219,6 +220,14 @@ async fn begin(attempt: &Attempt, task: TaskId, agent: AgentId) -> Result<(Runni
 /// that is over must not touch the refs of the next.
 pub(super) fn refs_file(jobs_folder: &Path, job: JobId, task: TaskId) -> PathBuf {
     jobs_folder.join(job.to_string()).join(format!("{task}.refs"))
+}
+
+/// True if none of the newest backups holds anything of the source.
+async fn is_new(shared: &Shared, source: &SourceId) -> Result<bool, CatalogError> {
+    let holds = |backup: &BackupRecord| {
+        backup.archive(source).is_some_and(|archive| archive.counts.files > 0 || archive.counts.bytes > 0)
+    };
+    Ok(shared.catalog.newest_backup(LOOKED_BACK, holds).await?.is_none())
 }
 
 /// The size of the source's newest archive, for a bar that knows its end.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use proto::v1::SourcePlan;
 use repository::backup::manifest::BackupRecord;
-use repository::names::BackupName;
+use repository::names::{BackupName, SourceId};
 use repository::progress::CancelFlag;
 use repository::verify::plan::Goal;
 use runtime::clock::Clock;
@@ -241,10 +241,16 @@ impl Runner {
         super::restore::ask_for_plan(&self.shared, record, place).await
     }
 
+    /// The restore pod that restores this source in place, as `kubectl` is told of it.
+    pub(crate) fn restore_pod_of(&self, source: &SourceId) -> Option<String> {
+        let pod = self.shared.settings.restore_pods.of(source)?.id();
+        Some(format!("deployment/{} -n {}", pod.deployment, pod.namespace))
+    }
+
     /// Starts what ended restores have stopped in a cluster and not started, until the stop.
     pub async fn keep_restore_pods(self) {
         let stop = self.shared.shutdown.token();
-        stop.run_until_cancelled(super::stand_in::keep(&self.shared)).await;
+        stop.run_until_cancelled(super::stand_in::keep(self.shared.clone())).await;
     }
 
     /// What goes on now.

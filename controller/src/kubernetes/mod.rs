@@ -7,8 +7,10 @@
 
 mod api;
 pub(crate) mod authority;
+mod hold;
 mod restore_pods;
 mod review;
+mod waits;
 
 use std::time::Duration;
 
@@ -18,8 +20,9 @@ use kube::{Client, Config};
 use crate::config::Kubernetes;
 
 pub(crate) use api::{ApiTrouble, WorkloadId};
+pub(crate) use hold::{End, HandedOut, Hold, Ran};
 pub use restore_pods::RestorePods;
-pub(crate) use restore_pods::{Hold, Look, PodId, Ran, StandIn};
+pub(crate) use restore_pods::{Look, PodId, StandIn};
 pub use review::{ReviewRefused, TokenReviews};
 
 /// An API server that says nothing for so long is away.

@@ -369,7 +369,7 @@ pub struct TaskFailed {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ControllerMessage {
-    #[prost(oneof = "controller_message::Message", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "controller_message::Message", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub message: ::core::option::Option<controller_message::Message>,
 }
 /// Nested message and enum types in `ControllerMessage`.
@@ -388,6 +388,8 @@ pub mod controller_message {
         Cancel(super::CancelTask),
         #[prost(message, tag = "6")]
         Probe(super::Probe),
+        #[prost(message, tag = "7")]
+        SettleRestore(super::SettleRestore),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -441,6 +443,11 @@ pub struct StartArchive {
     /// of what a restore replaces: content that is damaged already is told, and does not
     #[prost(bool, tag = "10")]
     pub before_restore: bool,
+    /// make it incomplete
+    ///
+    /// no backup that is kept holds anything of the source
+    #[prost(bool, tag = "11")]
+    pub is_new: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListBlobsRequest {
@@ -822,6 +829,18 @@ pub struct StartRestore {
     /// why the restore of this id, which has ended, is taken back; empty: it is carried out
     #[prost(string, tag = "7")]
     pub take_back: ::prost::alloc::string::String,
+}
+/// What interrupted restores have left where the source lies is ended one way or the other; nothing else is done. May be
+/// repeated. The answer is RestoreFinished, whose warnings say what was ended and how; a failure: something is left.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SettleRestore {
+    #[prost(string, tag = "1")]
+    pub task_id: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub source: ::core::option::Option<SourceId>,
+    /// for people
+    #[prost(string, tag = "3")]
+    pub job_id: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RestoreFinished {

@@ -9,6 +9,9 @@ use tests::{Cluster, SHELL_IMAGE, Steps, wait_for};
 
 use crate::scene::{IMAGE, USER, add_image, await_agent, chart, give, install, namespace, nsctl, said};
 
+#[path = "restore_pod_killed.rs"]
+mod killed;
+
 const VALUES: &str = r#"
 image: { repository: localhost/neurashield/backup, tag: test, pullPolicy: Never }
 controller:
@@ -39,6 +42,9 @@ joins:
 /// What uses the volume: it holds what it found when it was started, and is ready unless that is `bad`.
 const PROGRAM: &str = "trap exit TERM; cp /data/value /tmp/found; while :; do sleep 1 & wait $!; done";
 const READY: &str = "[ \"$(cat /tmp/found)\" != bad ]";
+
+/// The replicas of what uses the volume, and of its restore pod.
+const WHOLE: [&str; 3] = ["1", "2", "0"];
 
 struct Scene {
     cluster: Cluster,
@@ -209,11 +215,19 @@ impl Scene {
         self.cluster.kubectl(&["-n", "shop", "get", "deployment", name, "-o", path])
     }
 
+    fn all_replicas(&self) -> [String; 3] {
+        ["shop", "web", "backup-restore-shop"].map(|name| self.replicas(name))
+    }
+
+    /// All is told to run as it did. An ended job's are started by a look from time to time.
+    fn await_whole(&self) {
+        wait_for("all to run again", 90, || (self.all_replicas() == WHOLE).then_some(()));
+    }
+
     /// All runs as it did, on `text`, and the restore pod is gone.
     fn assert_whole(&self, text: &str, when: &str) {
         self.assert_filled(text, when);
-        let all = ["shop", "web", "backup-restore-shop"].map(|name| self.replicas(name));
-        assert_eq!(all, ["1", "2", "0"], "{when}");
+        assert_eq!(self.all_replicas(), WHOLE, "{when}");
         let component = "app.kubernetes.io/component=restore-pod";
         let pods = self.cluster.kubectl(&["-n", "shop", "get", "pod", "-l", component, "-o", "name"]);
         assert_eq!(pods, "", "{when}");
@@ -261,31 +275,35 @@ impl Scene {
         wait_for("the job to end", 240, ended)
     }
 
-    /// `kill -9` of the process in a pod's container; then a new pod.
-    fn kill(&self, namespace: &str, labels: &str) {
+    /// `kill -9` of the process in a pod's container, which is started again in it. Gives the pod.
+    fn kill_process(&self, namespace: &str, labels: &str) -> String {
         let path = "jsonpath={.items[0].metadata.name} {.items[0].status.containerStatuses[0].containerID}";
-        // The kubelet says later than the container does that it runs.
-        let pod = wait_for("its container to be told", 60, || {
-            let pod = self.cluster.kubectl(&["-n", namespace, "get", "pod", "-l", labels, "-o", path]);
-            pod.contains(' ').then_some(pod)
-        });
-        let (name, id) = pod.split_once(' ').expect("a name and an id");
-        let id = id.rsplit('/').next().expect("an id");
-        let in_it = |process: &fs::DirEntry| {
-            let groups = fs::read_to_string(process.path().join("cgroup")).unwrap_or_default();
-            groups.contains(id)
+        let of = |id: &str| -> Vec<String> {
+            let in_it = |process: &fs::DirEntry| {
+                let groups = fs::read_to_string(process.path().join("cgroup")).unwrap_or_default();
+                groups.contains(id)
+            };
+            let all = fs::read_dir("/proc").expect("listed").filter_map(Result::ok);
+            let named = all.filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok());
+            named.filter(in_it).map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
         };
-        let all = fs::read_dir("/proc").expect("listed").filter_map(Result::ok);
-        let ids: Vec<String> = all
-            .filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok())
-            .filter(in_it)
-            .map(|entry| entry.file_name().to_string_lossy().into_owned())
-            .collect();
-        assert!(!ids.is_empty(), "no process of {pod}");
+        // The kubelet says later than the container does that it runs, or that it is another one.
+        let (name, ids) = wait_for("its process to be there", 60, || {
+            let pod = self.cluster.kubectl(&["-n", namespace, "get", "pod", "-l", labels, "-o", path]);
+            let (name, id) = pod.split_once(' ')?;
+            let ids = of(id.rsplit('/').next().filter(|id| !id.is_empty())?);
+            (!ids.is_empty()).then(|| (name.to_owned(), ids))
+        });
         let killed = std::process::Command::new("kill").arg("-9").args(&ids).status();
         assert!(killed.is_ok_and(|status| status.success()));
+        name
+    }
+
+    /// The same; then a new pod.
+    fn kill(&self, namespace: &str, labels: &str) {
+        let name = self.kill_process(namespace, labels);
         // A container that died again and again is started late.
-        self.cluster.kubectl(&["-n", namespace, "delete", "pod", name, "--force", "--grace-period=0"]);
+        self.cluster.kubectl(&["-n", namespace, "delete", "pod", &name, "--force", "--grace-period=0"]);
     }
 
     fn kill_controller(&self) {
@@ -328,9 +346,13 @@ fn a_sidecar_s_volume_is_restored_in_place_by_its_restore_pod_whatever_is_killed
     nsctl(&scene.cluster, &["undo", job["id"].as_str().expect("an id"), "--yes"]);
     scene.assert_whole("two", "after the undo");
 
-    not_healthy_on_what_was_restored(&scene);
+    let bad = not_healthy_on_what_was_restored(&scene);
+    killed::while_it_is_taken_back(&scene, &bad);
     cannot_start(&scene, &one);
-    killed(&scene, &one);
+    killed::one_after_the_other(&scene, &one);
+    killed::in_the_middle_and_nothing_starts_there(&scene, &one);
+    rests(&scene, &one);
+    known_to_the_chart(&scene);
 }
 
 /// With the reason, and all goes on to run.
@@ -340,8 +362,7 @@ fn refused_before_anything_is_stopped(scene: &Scene, backup: &str) {
         let (ok, told) = scene.restore(backup, &[]);
         assert!(!ok && told.contains(why), "{why}: {told}");
         scene.assert_filled("two", why);
-        let all = ["shop", "web", "backup-restore-shop"].map(|name| scene.replicas(name));
-        assert_eq!(all, ["1", "2", "0"], "{why}");
+        assert_eq!(scene.all_replicas(), WHOLE, "{why}");
     };
     let scaled = ["autoscale", "deployment", "web", "--min=1", "--max=4", "--cpu-percent=80"];
     cluster.kubectl(&[&["-n", "shop"][..], &scaled].concat());
@@ -394,13 +415,14 @@ fn may_scale_these_and_nothing_else(scene: &Scene) {
     }
 }
 
-fn not_healthy_on_what_was_restored(scene: &Scene) {
+fn not_healthy_on_what_was_restored(scene: &Scene) -> String {
     fs::write(scene.data.join("value"), "bad").expect("written");
     let bad = scene.backup();
     scene.fill("good");
     let (ok, told) = scene.restore(&bad, &[]);
     assert!(!ok && told.contains("did not come up") && told.contains("taken back"), "{told}");
     scene.assert_whole("good", "after it was taken back");
+    bad
 }
 
 /// What was stopped is started again.
@@ -420,73 +442,32 @@ fn cannot_start(scene: &Scene, backup: &str) {
     image(IMAGE);
 }
 
-/// The controller and the restore pod, one after the other, at each step.
-fn killed(scene: &Scene, backup: &str) {
-    let steps = [
-        "restore-pod-noted",
-        "restore-pod-cleared",
-        "restore-pod-joined",
-        "restore-pod-done",
-        "restore-pod-gone",
-        "restore-pod-started",
-    ];
-    for (n, step) in steps.into_iter().enumerate() {
-        scene.fill(&format!("before-{n}"));
-        scene.controller.ask(step);
-        let id = scene.start(backup);
-        wait_for(step, 120, || scene.controller.reached(step));
-        if step != "restore-pod-noted" && step != "restore-pod-started" {
-            assert_eq!(
-                (scene.replicas("shop"), scene.replicas("web")),
-                ("0".to_owned(), "0".to_owned()),
-                "{step}"
-            );
-        }
-        scene.controller.clear(step);
-        scene.kill_controller();
-        let job = scene.await_end(&id);
-        assert_eq!(job["state"], "complete", "{step}: {job:#}");
-        scene.assert_whole("one", step);
-    }
-    for (n, step) in ["staged-durable", "first-old-away", "swap-done"].into_iter().enumerate() {
-        scene.fill(&format!("again-{n}"));
-        scene.agent.ask(step);
-        let id = scene.start(backup);
-        wait_for(step, 120, || scene.agent.reached(step));
-        scene.agent.clear(step);
-        scene.kill("shop", "app.kubernetes.io/component=restore-pod");
-        let job = scene.await_end(&id);
-        assert_eq!(job["state"], "complete", "{step}: {job:#}");
-        scene.assert_whole("one", step);
-    }
-
-    // An upgrade in the middle takes the restore pod to 0: it is brought up again.
-    scene.fill("upgraded");
-    scene.agent.ask("all-staged");
-    let id = scene.start(backup);
-    wait_for("all to be staged", 120, || scene.agent.reached("all-staged"));
-    scene.agent.clear("all-staged");
-    scene.cluster.kubectl(&["-n", "shop", "scale", "deployment/backup-restore-shop", "--replicas=0"]);
-    let job = scene.await_end(&id);
-    assert_eq!(job["state"], "complete", "{job:#}");
-    scene.assert_whole("one", "after the restore pod was taken away");
-
-    // Somebody cancels while it stands.
-    scene.fill("cancelled");
-    scene.controller.ask("restore-pod-cleared");
-    let id = scene.start(backup);
-    wait_for("all to stand", 120, || scene.controller.reached("restore-pod-cleared"));
-    nsctl(&scene.cluster, &["cancel", &id]);
-    scene.controller.let_go("restore-pod-cleared");
-    assert_eq!(scene.await_end(&id)["state"], "cancelled");
-    wait_for("all to run again", 60, || {
-        let all = ["shop", "web", "backup-restore-shop"].map(|name| scene.replicas(name));
-        (all == ["1", "2", "0"]).then_some(())
+/// What has been at 0 already stays there, and its restore pod, which somebody has brought up, restores.
+fn rests(scene: &Scene, backup: &str) {
+    scene.fill("resting");
+    let scale = |name: &str, replicas: &str| {
+        let replicas = format!("--replicas={replicas}");
+        scene.cluster.kubectl(&["-n", "shop", "scale", &format!("deployment/{name}"), &replicas]);
+    };
+    scale("shop", "0");
+    scale("web", "0");
+    wait_for("a restore to be refused", 60, || {
+        let (ok, told) = scene.restore(backup, &["--plan"]);
+        (!ok && told.contains("`kubectl scale deployment/backup-restore-shop -n shop --replicas=1`"))
+            .then_some(())
     });
-    scene.controller.clear("restore-pod-cleared");
-    scene.assert_filled("cancelled", "after it was cancelled");
+    scale("backup-restore-shop", "1");
+    wait_for("its agent to join", 90, || scene.restore(backup, &["--plan"]).0.then_some(()));
+    let (ok, told) = scene.restore(backup, &[]);
+    assert!(ok, "{told}");
+    scene.assert_filled("one", "where all rests");
+    assert_eq!(scene.all_replicas(), ["0", "0", "0"]);
+    scale("shop", "1");
+    scale("web", "2");
+    scene.assert_whole("one", "after it was started by hand");
+}
 
-    // The chart's upgrade and lint know the restore pod.
+fn known_to_the_chart(scene: &Scene) {
     let values = scene.folder.path().join("values.yaml");
     let values = values.to_str().expect("UTF-8");
     scene.cluster.helm(&["lint", "--strict", &chart(), "-f", values]);

@@ -132,11 +132,13 @@ impl VolumeSource {
         matches!(path, b"repo.lock" | b"api" | b"gateway") || is_below(b"repo.lock") || is_written
     }
 
-    /// Holds what has to fit together in the folder `root`, which is then read by `rules`. Blocks.
+    /// Holds what has to fit together in the folder `root`, which is then read by `rules`. `is_new`: no backup holds
+    /// anything of it yet. Blocks.
     pub(crate) fn open(
         root: &Path,
         mut rules: Rules,
         way: &Way<'_>,
+        is_new: bool,
         cancel: &CancellationToken,
     ) -> Result<Self, SourceError> {
         let failed =
@@ -144,7 +146,7 @@ impl VolumeSource {
         let flags = FOLDER.difference(OFlags::NOFOLLOW);
         let folder = rustix::fs::open(root, flags, Mode::empty()).map_err(|error| failed(error.into()))?;
         let one_file_system = rules.one_file_system;
-        let mut kept = Repository { folder: &folder, way, one_file_system, cancel }.keep().map_err(failed)?;
+        let mut kept = Repository { folder: &folder, way, one_file_system, is_new, cancel }.keep().map_err(failed)?;
         let after = kept.after.take().map(|after| (folder, after));
         tracing::info!(folder = %root.display(), quiesce = ?kept.quiesce, "looked at the node's folder");
         rules.held = Arc::new(kept.held);
@@ -158,6 +160,7 @@ struct Repository<'a> {
     folder: &'a OwnedFd,
     way: &'a Way<'a>,
     one_file_system: bool,
+    is_new: bool,
     cancel: &'a CancellationToken,
 }
 
@@ -176,9 +179,21 @@ impl Repository<'_> {
     fn keep(&self) -> io::Result<Kept> {
         let mut kept = Kept::default();
         if !self.is_repository() {
-            // Where a node's folder was, nothing of it is left, or nothing is mounted.
-            let kind = if self.is_empty()? { ProblemKind::Damaged } else { ProblemKind::Suspect };
-            let cause = "there is no repository of an IPFS node in it: it is read as it is";
+            let (kind, cause) = match (self.is_empty()?, self.is_new) {
+                (false, _) => {
+                    (ProblemKind::Suspect, "there is no repository of an IPFS node in it: it is read as it is")
+                }
+                (true, true) => (
+                    ProblemKind::Suspect,
+                    "it is empty, and no backup holds anything of it: no node has been here yet, or its volume is not \
+                     mounted",
+                ),
+                // Where a node's folder was, nothing of it is left, or nothing is mounted.
+                (true, false) => (
+                    ProblemKind::Damaged,
+                    "it is empty, and there was something in it when it was backed up before: is its volume mounted?",
+                ),
+            };
             kept.tell(EntryPath::root(), kind, cause.to_owned());
             return Ok(kept);
         }

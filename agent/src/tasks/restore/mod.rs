@@ -3,9 +3,11 @@
 mod node;
 mod objects;
 mod server;
+mod settle;
 mod users;
 mod wire;
 
+pub(super) use settle::settle;
 pub(crate) use users::Users;
 
 use std::io;

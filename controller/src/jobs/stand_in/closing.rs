@@ -1,0 +1,215 @@
+//! The way out of a restore by a restore pod, whatever it has done: what was stopped runs again, by the attempt that has
+//! stopped it or, where that is over, by a look from time to time.
+//!
+//! Must stay true: where an order is out whose end is not known, nothing is started before an agent that sees the volume
+//! has said that nothing is half swapped there; a record goes when all is told to run and the job knows how the part
+//! has ended, and not before: a part that is tried once more goes by it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::v1::SettleRestore;
+use proto::v1::controller_message::Message;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::scale::{LOOK_AGAIN, Patience, all_told, await_health, bring_up, start, take_down, told};
+use crate::catalog::CatalogError;
+use crate::fleet::{Ended, TaskContext};
+use crate::ids::TaskId;
+use crate::jobs::backup::{STALLED_AFTER, end_or_stall};
+use crate::jobs::runner::Shared;
+use crate::kubernetes::{HandedOut, Hold, PodId, StandIn};
+
+/// What ended restores have left is looked for this often, and an agent that has to come is waited for that long.
+const LOOK_FOR_LEFT: Duration = Duration::from_secs(15);
+
+/// Looks from time to time for what ended restores have stopped and not started, for ever.
+pub(in crate::jobs) async fn keep(shared: Arc<Shared>) {
+    tell_orphans(&shared).await;
+    // One for each pod at the most: whoever has its turn. An agent that says nothing keeps no other waiting.
+    let mut closing = JoinSet::new();
+    while !shared.settings.restore_pods.are_none() {
+        while closing.try_join_next().is_some() {}
+        let looked = shared.catalog.holds().await;
+        for (pod, _) in looked.inspect_err(not_looked).unwrap_or_default() {
+            let Some(stand_in) = shared.settings.restore_pods.called(&pod) else { continue };
+            // Whoever has it goes on by himself.
+            let Ok(turn) = stand_in.turn.clone().try_lock_owned() else { continue };
+            let shared = Arc::clone(&shared);
+            closing.spawn(async move {
+                let _ = end_left(&shared, &stand_in).await.inspect_err(not_looked);
+                drop(turn);
+            });
+        }
+        tokio::time::sleep(LOOK_FOR_LEFT).await;
+    }
+}
+
+fn not_looked(error: &CatalogError) {
+    let error = proto::failure::chain(error);
+    tracing::warn!(error, "cannot look for workloads that restores have stopped");
+}
+
+/// What is on record and not configured any more can only be told.
+async fn tell_orphans(shared: &Shared) {
+    let all = shared.catalog.holds().await.unwrap_or_default();
+    let is_orphan =
+        |(pod, hold): &&(PodId, Hold)| !hold.is_over && shared.settings.restore_pods.called(pod).is_none();
+    for (pod, hold) in all.iter().filter(is_orphan) {
+        let (pod, stopped) = (pod.workload(), all_told(&hold.stopped));
+        match hold.handed_out {
+            None => tracing::error!(
+                restore = %hold.job, %pod, stopped,
+                "a restore has stopped these, and its restore pod is not configured any more: scale that to 0 and these back"
+            ),
+            Some(_) => tracing::error!(
+                restore = %hold.job, %pod, stopped,
+                "a restore has stopped these in the middle of its work, and its restore pod is not configured any more: scale \
+                 that to 1, wait until its agent has joined and its log names no restore that could not be ended, scale it \
+                 to 0, and these back"
+            ),
+        }
+    }
+}
+
+/// Its turn is held.
+async fn end_left(shared: &Shared, stand_in: &StandIn) -> Result<(), CatalogError> {
+    let Some(hold) = shared.catalog.hold(&stand_in.id()).await? else { return Ok(()) };
+    if !is_left(shared, &hold).await? {
+        return Ok(());
+    }
+    let (job, pod) = (hold.job, stand_in.id().workload());
+    if !hold.is_over {
+        tracing::warn!(restore = %job, %pod, "an ended restore has left workloads stopped; they are started");
+    }
+    for trouble in close_left(shared, stand_in, hold, LOOK_FOR_LEFT).await? {
+        tracing::error!(restore = %job, "{trouble}");
+    }
+    Ok(())
+}
+
+/// True if no attempt goes on with it: its part, or its job, has ended.
+pub(super) async fn is_left(shared: &Shared, hold: &Hold) -> Result<bool, CatalogError> {
+    let job = shared.catalog.job(hold.job).await?;
+    Ok(job.is_none_or(|job| {
+        job.state.is_end() || job.parts.get(hold.part).is_none_or(|part| part.state.is_end())
+    }))
+}
+
+/// Puts right what a part that has ended has left, and takes it off the record when that is done. What could not be
+/// done is told.
+pub(super) async fn close_left(
+    shared: &Shared,
+    stand_in: &StandIn,
+    mut hold: Hold,
+    patience: Duration,
+) -> Result<Vec<String>, CatalogError> {
+    let closed = match hold.is_over {
+        true => Closed::default(),
+        false => close(shared, stand_in, &mut hold, patience).await?,
+    };
+    closed.said.iter().for_each(|line| tracing::warn!(restore = %hold.job, "{line}"));
+    if hold.is_over {
+        shared.catalog.drop_hold(&stand_in.id()).await?;
+    }
+    Ok(closed.troubles)
+}
+
+/// What came of closing.
+#[derive(Debug, Default)]
+pub(super) struct Closed {
+    /// How what was interrupted has ended.
+    pub(super) said: Vec<String>,
+    /// What could not be done. Unless the record says that it is over, it is tried on.
+    pub(super) troubles: Vec<String>,
+}
+
+/// Sees to it that the volume is whole, takes the restore pod away and starts what ran, whatever the restore has done.
+/// `patience` is for an agent that has to come.
+pub(super) async fn close(
+    shared: &Shared,
+    stand_in: &StandIn,
+    hold: &mut Hold,
+    patience: Duration,
+) -> Result<Closed, CatalogError> {
+    let (pod, mut closed) = (stand_in.id(), Closed::default());
+    if let Some(order) = &hold.handed_out {
+        match settle(shared, stand_in, order, &hold.job.to_string(), patience).await {
+            Ok(said) => closed.said = said,
+            Err(trouble) => {
+                closed.troubles.push(format!(
+                    "{trouble}; what the restore had begun may be half done in the volume, so what was stopped stays at \
+                     0 until an agent has ended it there, which is tried on: {}",
+                    all_told(&hold.stopped)
+                ));
+                return Ok(closed);
+            }
+        }
+        hold.handed_out = None;
+        shared.catalog.keep_hold(&pod, hold).await?;
+    }
+    if let Err(trouble) = take_down(stand_in, &pod.workload()).await {
+        closed.troubles.push(format!(
+            "{trouble}; what it stands in for is started when it is gone: {}",
+            all_told(&hold.stopped)
+        ));
+        return Ok(closed);
+    }
+    for ran in &hold.stopped {
+        if let Err(trouble) = start(stand_in, ran).await {
+            closed
+                .troubles
+                .push(format!("{} is not started again yet ({trouble}); it is tried on", told(ran)));
+        }
+    }
+    if closed.troubles.is_empty() {
+        hold.is_over = true;
+        shared.catalog.keep_hold(&pod, hold).await?;
+        for ran in &hold.stopped {
+            if let Err(cause) = await_health(stand_in, ran).await {
+                closed.troubles.push(format!("{} is started again and {cause}", told(ran)));
+            }
+        }
+    }
+    Ok(closed)
+}
+
+/// Has an agent that sees the volume end what the order has left there, and gives what it says of it.
+async fn settle(
+    shared: &Shared,
+    stand_in: &StandIn,
+    order: &HandedOut,
+    job: &str,
+    limit: Duration,
+) -> Result<Vec<String>, String> {
+    let began = Instant::now();
+    loop {
+        if !shared.fleet.is_connected(order.agent) {
+            let patience = Patience { limit: limit.saturating_sub(began.elapsed()), hopeless: None };
+            bring_up(stand_in, &shared.fleet, order.agent, patience).await?;
+        }
+        match ask(shared, order, job).await {
+            Ok(said) => return Ok(said),
+            Err(cause) if began.elapsed() >= limit => return Err(cause),
+            Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
+        }
+    }
+}
+
+async fn ask(shared: &Shared, order: &HandedOut, job: &str) -> Result<Vec<String>, String> {
+    let task = TaskId::fresh();
+    let message = Message::SettleRestore(SettleRestore {
+        task_id: task.to_string(),
+        source: Some(proto::convert::to_wire_source(&order.source)),
+        job_id: job.to_owned(),
+    });
+    const BROKE: &str = "the connection to its agent broke";
+    let running = shared.fleet.begin(order.agent, task, TaskContext::Settling, message);
+    let running = running.map_err(|_away| BROKE.to_owned())?;
+    match end_or_stall(running, STALLED_AFTER, |_| {}).await {
+        Ended::Restored(finished) => Ok(finished.warnings),
+        Ended::Failed { reason, .. } => Err(reason),
+        _ => Err(BROKE.to_owned()),
+    }
+}
