@@ -10,7 +10,7 @@ use crate::app::plan::RestoreRequest;
 use crate::app::{App, catalog_failure};
 use crate::ids::JobId;
 use crate::jobs::Job;
-use crate::jobs::job::{Databases, MONGODB, Order, Part, PartResult, PartState, RestorePlace};
+use crate::jobs::job::{Databases, MONGODB, Order, Part, PartResult, RestorePlace};
 
 /// What brings back what a restore has replaced at one source.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,7 +42,8 @@ impl App {
         }
         let changed = job.parts.iter().zip(places).filter(|(part, place)| {
             let is_live = match &part.result {
-                Some(PartResult::Restored { undone: None, .. }) => part.state != PartState::Failed,
+                // Also of a part that has failed: what did not come up on it was not taken back.
+                Some(PartResult::Restored { undone: None, .. }) => true,
                 // Its end was never heard of: it may have been done. Where it was not, the undo finds all as
                 // it was.
                 None => part.is_unknown,

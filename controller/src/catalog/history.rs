@@ -2,7 +2,7 @@
 //! backup (migration 90), so that no record has to be opened for it.
 
 use repository::backup::manifest::{BackupRecord, Outcome};
-use repository::names::BackupName;
+use repository::names::{BackupName, Component};
 use sqlx::Row;
 
 use crate::catalog::{Catalog, CatalogError, from_json, to_json};
@@ -52,6 +52,12 @@ impl Catalog {
         .fetch_all(&self.readers)
         .await?;
         records.iter().map(|record| from_json(record, "a backup")).collect()
+    }
+
+    /// True if a backup that is there holds bytes of the component.
+    pub async fn has_held(&self, component: &Component) -> Result<bool, CatalogError> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM backup_components WHERE component = ? AND bytes > 0)";
+        Ok(sqlx::query_scalar(sql).bind(component.as_str()).fetch_one(&self.readers).await?)
     }
 
     /// Those of these backups that are there.

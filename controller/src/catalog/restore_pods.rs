@@ -1,10 +1,13 @@
 //! What the controller has stopped in a cluster for a restore.
 //!
-//! Must stay true: a row is there before the first workload is told, and goes when all that ran is told to run again.
+//! Must stay true: a row is there before the first workload is told, and goes when all that ran is told to run
+//! again and the job knows how its part has ended.
 
+use repository::names::SourceId;
 use sqlx::Row;
 
 use crate::catalog::{Catalog, CatalogError, from_json};
+use crate::ids::JobId;
 use crate::kubernetes::{Hold, PodId};
 
 impl Catalog {
@@ -37,17 +40,28 @@ impl Catalog {
         row.map(|hold| from_json(&hold, "what is stopped for a restore")).transpose()
     }
 
-    /// All that is held.
+    /// All that is held. A record that cannot be read is told, and hinders no other.
     pub(crate) async fn holds(&self) -> Result<Vec<(PodId, Hold)>, CatalogError> {
         let rows = sqlx::query("SELECT namespace, deployment, hold FROM restore_pods")
             .fetch_all(&self.readers)
             .await?;
-        let read = |row: &sqlx::sqlite::SqliteRow| {
+        let mut holds = Vec::new();
+        for row in &rows {
             let pod = PodId { namespace: row.try_get("namespace")?, deployment: row.try_get("deployment")? };
             let hold: &str = row.try_get("hold")?;
-            Ok((pod, from_json(hold, "what is stopped for a restore")?))
-        };
-        rows.iter().map(read).collect()
+            match from_json(hold, "what is stopped for a restore") {
+                Ok(hold) => holds.push((pod, hold)),
+                Err(error) => tracing::error!(pod = %pod.workload(), %error, "a record of a restore pod"),
+            }
+        }
+        Ok(holds)
+    }
+
+    /// The restore that may have left the source half done.
+    pub(crate) async fn half_done(&self, source: &SourceId) -> Result<Option<JobId>, CatalogError> {
+        let holds = self.holds().await?;
+        let is_it = |hold: &Hold| hold.handed_out.as_ref().is_some_and(|order| order.source == *source);
+        Ok(holds.into_iter().map(|(_, hold)| hold).find(is_it).map(|hold| hold.job))
     }
 
     /// Nothing is held any more.

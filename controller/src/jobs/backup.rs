@@ -104,6 +104,16 @@ pub(super) async fn attempt(attempt: Attempt) {
         attempt.mailbox.tell(away).await;
         return;
     };
+    match shared.catalog.half_done(&part.source).await {
+        Ok(None) => {}
+        Ok(Some(restore)) => {
+            let reason =
+                format!("the restore {restore} of it is not over: what is there may be half restored");
+            attempt.mailbox.tell(Event::NobodyServes { part: attempt.part, reason }).await;
+            return;
+        }
+        Err(error) => tracing::warn!(error = proto::failure::chain(&error), "cannot look for restores"),
+    }
     let task = TaskId::fresh();
     if !attempt.mailbox.tell(Event::TaskStarted { part: attempt.part, task, agent: Some(agent) }).await {
         return;
@@ -186,6 +196,8 @@ async fn begin(attempt: &Attempt, task: TaskId, agent: AgentId) -> Result<(Runni
         .map_err(|error| failed(&error))?;
     let key = shared.depot.repository().sealing_key();
     let expected = expected_bytes(shared, &part.source).await.map_err(|error| failed(&error))?;
+    let held = shared.catalog.has_held(&part.source.component).await;
+    let is_new = !held.map_err(|error| failed(&error))?;
     let message = Message::StartArchive(StartArchive {
         task_id: task.to_string(),
         source: Some(to_wire_source(&part.source)),
@@ -193,7 +205,7 @@ async fn begin(attempt: &Attempt, task: TaskId, agent: AgentId) -> Result<(Runni
         repository_key: Some(RepositoryKey { epoch: key.epoch, public_key: key.key.to_vec().into() }),
         segment_bytes: SEGMENT_BYTES,
         expected_bytes: expected,
-        is_new: expected == 0 && is_new(shared, &part.source).await.map_err(|error| failed(&error))?,
+        is_new,
         job_id: attempt.job.id.to_string(),
         backup: attempt.job.backup.as_ref().map(ToString::to_string).unwrap_or_default(),
         import: import(&attempt.job),
@@ -220,14 +232,6 @@ async fn begin(attempt: &Attempt, task: TaskId, agent: AgentId) -> Result<(Runni
 /// that is over must not touch the refs of the next.
 pub(super) fn refs_file(jobs_folder: &Path, job: JobId, task: TaskId) -> PathBuf {
     jobs_folder.join(job.to_string()).join(format!("{task}.refs"))
-}
-
-/// True if none of the newest backups holds anything of the source.
-async fn is_new(shared: &Shared, source: &SourceId) -> Result<bool, CatalogError> {
-    let holds = |backup: &BackupRecord| {
-        backup.archive(source).is_some_and(|archive| archive.counts.files > 0 || archive.counts.bytes > 0)
-    };
-    Ok(shared.catalog.newest_backup(LOOKED_BACK, holds).await?.is_none())
 }
 
 /// The size of the source's newest archive, for a bar that knows its end.

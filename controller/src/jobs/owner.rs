@@ -21,7 +21,7 @@ use crate::jobs::state::{Action, Event, PANICKED, Refused, TaskEnd, advance};
 use crate::steps::Step;
 
 /// An agent that was told to end a task has this long to say that it did.
-const CANCEL_GRACE: Duration = Duration::from_secs(30);
+pub(super) const CANCEL_GRACE: Duration = Duration::from_secs(30);
 
 /// The task that owns a job.
 pub(super) struct Owner {
@@ -69,7 +69,12 @@ impl Owner {
         }
         let first = match self.job.state {
             JobState::Queued => self.prepare().await?,
-            _ => Event::ControllerRestarted,
+            _ => {
+                for event in super::stand_in::ends_on_record(&self.shared, &self.job).await? {
+                    let _ = self.apply(event).await?;
+                }
+                Event::ControllerRestarted
+            }
         };
         // The first event always fits the state that it was made for.
         let _ = self.apply(first).await?;
@@ -195,6 +200,10 @@ impl Owner {
         else {
             return;
         };
+        // Its attempt looks for the cancel itself: what it has stopped is started before the part ends.
+        if super::restore::has_stand_in(&self.shared, &self.job, part) {
+            return;
+        }
         let mailbox = self.mailbox.clone();
         // Whoever does not answer may have done it: a restore in its swap goes through with it.
         let ended = Event::TaskEnded { part, task, end: TaskEnd::AgentLost };

@@ -14,7 +14,7 @@ use crate::depot::Depot;
 use crate::fleet::{Ended, RestoreTask, RunningTask, TaskContext};
 use crate::ids::{JobId, TaskId};
 use crate::jobs::backup::{STALLED_AFTER, common_end, end_or_stall, follow, wait_until};
-use crate::jobs::job::{Allowance, Databases, Order, Part, PartResult, RestorePlace, RestoreStep};
+use crate::jobs::job::{Allowance, Databases, Job, Order, Part, PartResult, RestorePlace, RestoreStep};
 use crate::jobs::runner::{Attempt, Shared};
 use crate::jobs::state::{Event, TaskEnd};
 use crate::kubernetes::{Look, StandIn};
@@ -73,6 +73,12 @@ pub(super) async fn attempt(attempt: Attempt) {
 /// The restore pod in which this place is restored, if it is one.
 pub(crate) fn stand_in_of(shared: &Shared, place: &RestorePlace) -> Option<StandIn> {
     place.folder.is_none().then(|| shared.settings.restore_pods.of(&place.source)).flatten()
+}
+
+/// True if this part is restored in a restore pod.
+pub(super) fn has_stand_in(shared: &Shared, job: &Job, part: usize) -> bool {
+    let Order::Restore { places, .. } = &job.order else { return false };
+    places.get(part).is_some_and(|place| stand_in_of(shared, place).is_some())
 }
 
 /// How an agent is told.

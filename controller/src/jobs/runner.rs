@@ -247,6 +247,11 @@ impl Runner {
         Some(format!("deployment/{} -n {}", pod.deployment, pod.namespace))
     }
 
+    /// What ended restores have stopped in a cluster and not started yet, a line each.
+    pub(crate) async fn left_stopped(&self) -> Result<Vec<String>, CatalogError> {
+        super::stand_in::left_stopped(&self.shared).await
+    }
+
     /// Starts what ended restores have stopped in a cluster and not started, until the stop.
     pub async fn keep_restore_pods(self) {
         let stop = self.shared.shutdown.token();

@@ -104,6 +104,11 @@ pub enum TaskEnd {
         /// What there is to show all the same.
         result: Option<PartResult>,
     },
+    /// Nobody knows whether it was done, and no other attempt is made.
+    Unknown {
+        /// In one line.
+        reason: String,
+    },
     /// The connection to the agent broke.
     AgentLost,
     /// It was ended: on request, or because the agent was told to stop.
@@ -304,7 +309,7 @@ impl Step {
             return Err(Refused::Stale);
         }
         self.job.parts[at].is_unknown = match end {
-            TaskEnd::AgentLost => true,
+            TaskEnd::AgentLost | TaskEnd::Unknown { .. } => true,
             TaskEnd::Cancelled => self.job.parts[at].is_unknown,
             _ => false,
         };
@@ -317,6 +322,7 @@ impl Step {
             TaskEnd::Failed { reason, retryable: false, result } => {
                 self.end_part(at, PartState::Failed, Some(reason), result);
             }
+            TaskEnd::Unknown { reason } => self.end_part(at, PartState::Failed, Some(reason), None),
             TaskEnd::AgentLost => self.again_or_fail(at, "the connection to the agent broke".to_owned()),
             // Asked for or not: an agent that is stopped ends its tasks on its own.
             TaskEnd::Cancelled => self.again_or_fail(at, "the agent was stopped".to_owned()),

@@ -27,11 +27,17 @@ pub(crate) struct Hold {
     pub(crate) handed_out: Option<HandedOut>,
     /// What the restore has brought, once it has.
     pub(crate) done: Option<PartResult>,
+    /// What was stopped is told to start on what the restore has brought.
+    #[serde(default)]
+    pub(crate) was_started: bool,
     /// Why it is taken back.
     pub(crate) undo: Option<String>,
     /// How the part ends, once that is known: what was stopped is started, and nothing is restored any more.
     #[serde(default)]
     pub(crate) end: Option<End>,
+    /// An agent has carried the swap through that it found half done: what was restored is live.
+    #[serde(default)]
+    pub(crate) is_carried_through: bool,
     /// All is told to run again. It is kept until the end is in the job.
     #[serde(default)]
     pub(crate) is_over: bool,
@@ -56,6 +62,13 @@ pub(crate) struct HandedOut {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum End {
     Complete(PartResult),
-    Failed { reason: String, result: Option<PartResult> },
+    Failed {
+        reason: String,
+        result: Option<PartResult>,
+    },
+    /// Nobody knows whether what was restored is live.
+    Unknown {
+        reason: String,
+    },
     Cancelled,
 }

@@ -50,7 +50,7 @@ pub(crate) struct Look {
 pub(crate) struct StandIn {
     pub(crate) pod: RestorePod,
     pub(crate) api: Api,
-    /// One restore at a time.
+    /// One restore at a time in a namespace.
     pub(crate) turn: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -68,7 +68,8 @@ impl std::fmt::Debug for RestorePods {
 struct Inner {
     pods: Vec<(RestorePod, SourceBounds)>,
     api: Option<Api>,
-    turns: Mutex<BTreeMap<PodId, Arc<tokio::sync::Mutex<()>>>>,
+    /// By namespace: two restore pods may stand in for the same workload.
+    turns: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 impl RestorePods {
@@ -100,7 +101,7 @@ impl RestorePods {
 
     fn stand_in(&self, pod: &RestorePod) -> Option<StandIn> {
         let mut turns = self.0.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        let turn = turns.entry(id_of(pod)).or_default().clone();
+        let turn = turns.entry(pod.namespace.clone()).or_default().clone();
         Some(StandIn { pod: pod.clone(), api: self.0.api.clone()?, turn })
     }
 }
@@ -114,7 +115,8 @@ impl StandIn {
         id_of(&self.pod)
     }
 
-    fn workloads(&self) -> impl Iterator<Item = WorkloadId> {
+    /// What has to stand for it, in the order in which it is started.
+    pub(crate) fn workloads(&self) -> impl Iterator<Item = WorkloadId> {
         let named = self.pod.workloads.iter();
         named.filter_map(|text| WorkloadId::of(&self.pod.namespace, text))
     }

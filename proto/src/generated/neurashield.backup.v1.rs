@@ -445,7 +445,7 @@ pub struct StartArchive {
     pub before_restore: bool,
     /// make it incomplete
     ///
-    /// no backup that is kept holds anything of the source
+    /// no backup that is kept holds a byte of its component
     #[prost(bool, tag = "11")]
     pub is_new: bool,
 }
@@ -826,12 +826,13 @@ pub struct StartRestore {
     pub job_id: ::prost::alloc::string::String,
     #[prost(string, tag = "6")]
     pub backup: ::prost::alloc::string::String,
-    /// why the restore of this id, which has ended, is taken back; empty: it is carried out
+    /// why the restore of this id, which has ended, is taken back; empty: it is carried out. The
     #[prost(string, tag = "7")]
     pub take_back: ::prost::alloc::string::String,
 }
 /// What interrupted restores have left where the source lies is ended one way or the other; nothing else is done. May be
-/// repeated. The answer is RestoreFinished, whose warnings say what was ended and how; a failure: something is left.
+/// repeated. The answer is RestoreFinished, whose warnings say what was ended and how, and whose `replaced` how many
+/// swaps were carried through; a failure: something is left.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SettleRestore {
     #[prost(string, tag = "1")]

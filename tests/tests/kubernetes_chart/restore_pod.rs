@@ -254,9 +254,13 @@ impl Scene {
     }
 
     fn start(&self, backup: &str) -> String {
+        self.start_with(backup, &["--no-safety-backup"])
+    }
+
+    fn start_with(&self, backup: &str, more: &[&str]) -> String {
         let words =
             ["restore", "--timestamp", backup, "--components", "models", "--yes", "--detach", "-o", "json"];
-        let answer = nsctl(&self.cluster, &[&words[..], &["--no-safety-backup"]].concat());
+        let answer = nsctl(&self.cluster, &[&words[..], more].concat());
         let job: Value = serde_json::from_str(&answer).expect("JSON");
         job["id"].as_str().expect("an id").to_owned()
     }
@@ -348,6 +352,7 @@ fn a_sidecar_s_volume_is_restored_in_place_by_its_restore_pod_whatever_is_killed
 
     let bad = not_healthy_on_what_was_restored(&scene);
     killed::while_it_is_taken_back(&scene, &bad);
+    killed::after_it_was_started(&scene, &bad);
     cannot_start(&scene, &one);
     killed::one_after_the_other(&scene, &one);
     killed::in_the_middle_and_nothing_starts_there(&scene, &one);

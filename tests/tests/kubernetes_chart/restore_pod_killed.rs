@@ -86,12 +86,32 @@ pub(super) fn one_after_the_other(scene: &Scene, backup: &str) {
     scene.await_ready();
 }
 
+/// A program that was started on what was restored, by a controller that then died, has written since: what is not
+/// healthy on it is not taken back by itself.
+pub(super) fn after_it_was_started(scene: &Scene, bad: &str) {
+    scene.fill("good");
+    scene.controller.ask("restore-pod-started");
+    let id = scene.start_with(bad, &[]);
+    wait_for("the start", 180, || scene.controller.reached("restore-pod-started"));
+    std::fs::write(scene.data.join("sub/noise"), "written since").expect("written");
+    scene.controller.clear("restore-pod-started");
+    scene.kill_controller();
+    let job = scene.await_end(&id);
+    let told = job["parts"][0]["reason"].as_str().unwrap_or_default();
+    assert!(job["state"] == "failed" && told.contains("not taken back by itself"), "{job:#}");
+    scene.await_whole();
+    let noise = std::fs::read_to_string(scene.data.join("sub/noise")).expect("read");
+    assert_eq!(noise, "written since");
+    nsctl(&scene.cluster, &["undo", &id, "--yes"]);
+    scene.assert_whole("good", "after the undo");
+}
+
 /// What has stopped stays stopped until nothing is half swapped, whoever has ended meanwhile.
 pub(super) fn in_the_middle_and_nothing_starts_there(scene: &Scene, backup: &str) {
     // Three times, the last time in the middle of the swap; the container is started later each time.
     scene.fill("lost");
     scene.agent.ask("staged-durable");
-    let id = scene.start(backup);
+    let id = scene.start_with(backup, &[]);
     for (held, next) in [
         ("staged-durable", Some("staged-durable")),
         ("staged-durable", Some("first-old-away")),
@@ -108,6 +128,10 @@ pub(super) fn in_the_middle_and_nothing_starts_there(scene: &Scene, backup: &str
     assert_eq!(job["state"], "failed", "{job:#}");
     scene.await_whole();
     scene.assert_whole("one", "lost in the middle of its swap: it was carried through");
+    let told = job["parts"][0]["reason"].as_str().unwrap_or_default();
+    assert!(told.contains("may be live: `nsctl undo"), "{job:#}");
+    nsctl(&scene.cluster, &["undo", &id, "--yes"]);
+    scene.assert_whole("lost", "after the undo of a restore of which nobody knew whether it was done");
 
     // Cancelled while it says nothing in the middle of its swap.
     scene.fill("halfway");
@@ -115,13 +139,15 @@ pub(super) fn in_the_middle_and_nothing_starts_there(scene: &Scene, backup: &str
     let id = scene.start(backup);
     wait_for("the swap", 120, || scene.agent.reached("first-old-away"));
     nsctl(&scene.cluster, &["cancel", &id]);
-    assert_eq!(scene.await_end(&id)["state"], "cancelled");
     let since = Instant::now();
-    while since.elapsed() < Duration::from_secs(35) {
+    // Longer than an agent has to say that it has ended it.
+    while since.elapsed() < Duration::from_secs(50) {
         assert_eq!(scene.all_replicas(), ["0", "0", "1"], "nothing starts in the middle of a swap");
         std::thread::sleep(Duration::from_secs(1));
     }
     scene.agent.let_go("first-old-away");
+    let job = scene.await_end(&id);
+    assert_eq!(job["state"], "cancelled", "{job:#}");
     scene.await_whole();
     scene.agent.clear("first-old-away");
     scene.assert_whole("one", "cancelled in the middle of its swap: it was carried through");

@@ -146,7 +146,8 @@ impl VolumeSource {
         let flags = FOLDER.difference(OFlags::NOFOLLOW);
         let folder = rustix::fs::open(root, flags, Mode::empty()).map_err(|error| failed(error.into()))?;
         let one_file_system = rules.one_file_system;
-        let mut kept = Repository { folder: &folder, way, one_file_system, is_new, cancel }.keep().map_err(failed)?;
+        let mut kept =
+            Repository { folder: &folder, way, one_file_system, is_new, cancel }.keep().map_err(failed)?;
         let after = kept.after.take().map(|after| (folder, after));
         tracing::info!(folder = %root.display(), quiesce = ?kept.quiesce, "looked at the node's folder");
         rules.held = Arc::new(kept.held);
@@ -180,9 +181,10 @@ impl Repository<'_> {
         let mut kept = Kept::default();
         if !self.is_repository() {
             let (kind, cause) = match (self.is_empty()?, self.is_new) {
-                (false, _) => {
-                    (ProblemKind::Suspect, "there is no repository of an IPFS node in it: it is read as it is")
-                }
+                (false, _) => (
+                    ProblemKind::Suspect,
+                    "there is no repository of an IPFS node in it: it is read as it is",
+                ),
                 (true, true) => (
                     ProblemKind::Suspect,
                     "it is empty, and no backup holds anything of it: no node has been here yet, or its volume is not \

@@ -172,7 +172,8 @@ async fn taken_back(
     let (id, of_id) = (order.restore_id.clone(), order.restore_id.clone());
     let taken = blocking(move || files::take_back_ended(&folder, &of_id, &InProduction)).await?;
     let taken = taken.map_err(|error| not_restored(&place, &error))?;
-    let mut report = Report { undone: Some(cause.clone()), ..Report::default() };
+    let replaced = taken.len() as u64;
+    let mut report = Report { undone: Some(cause.clone()), replaced, ..Report::default() };
     report.did("undone", context.agent.clock.now(), cause);
     if taken.is_empty() {
         report.notes.push(

@@ -29,7 +29,7 @@ pub(in crate::tasks) async fn settle(
         let failure = Failure::new(Code::FailedPrecondition, reason::OBSTACLES, what).caused_by(&error);
         failure.hint("see to the cause; it is tried on")
     })?;
-    let mut warnings = Vec::new();
+    let (mut warnings, mut replaced) = (Vec::new(), 0);
     for Recovered { finished, undone, left } in &ended {
         if let Some(left) = left.first() {
             let what = format!("the restore that was interrupted in {} cannot be ended", left.display());
@@ -37,11 +37,12 @@ pub(in crate::tasks) async fn settle(
                 .because("where its journal lies is not mounted")
                 .hint("mount all that the source consists of"));
         }
+        replaced += finished.len() as u64;
         let told = |how: &'static str| move |path: &PathBuf| told(how, path);
         warnings.extend(finished.iter().map(told("is carried through: what was restored is live")));
         warnings.extend(undone.iter().map(told("is taken back: the state before it is live")));
     }
-    Ok(v1::RestoreFinished { task_id, warnings, ..v1::RestoreFinished::default() })
+    Ok(v1::RestoreFinished { task_id, warnings, replaced, ..v1::RestoreFinished::default() })
 }
 
 fn told(how: &str, path: &Path) -> String {

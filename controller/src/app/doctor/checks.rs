@@ -122,6 +122,9 @@ checks! {
     AGENT_SPACE "agents" "agent-state-space"
         "without room for its cache an agent reads everything anew each time, or fails"
         "make room where the agent's state folder is";
+    STOPPED "agents" "workloads-stopped"
+        "what a restore by a restore pod has stopped does not run, and nobody but the controller's log says so"
+        "the controller tries on every 15 seconds: `nsctl logs JOB` and its own log say what hinders it; `kubectl describe` the restore pod";
 
     READABLE "sources" "source-readable"
         "what cannot be read is missing from backups; tried for real by its agent"

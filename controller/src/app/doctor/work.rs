@@ -60,6 +60,8 @@ impl App {
         findings.extend(of_schedules(&self.schedules().await?));
         findings.extend(of_jobs(&self.catalog.jobs(LOOKED_AT).await.map_err(failed)?));
         findings.extend(of_alerts(&self.alerts_now().await?, now));
+        let held = self.runner.left_stopped().await.map_err(failed)?;
+        findings.extend(held.into_iter().map(|line| Finding::problem(&c::STOPPED, line)));
         Ok(findings)
     }
 }

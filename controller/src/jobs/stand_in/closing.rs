@@ -51,6 +51,23 @@ fn not_looked(error: &CatalogError) {
     tracing::warn!(error, "cannot look for workloads that restores have stopped");
 }
 
+/// What ended restores have stopped and not started yet, a line each.
+pub(in crate::jobs) async fn left_stopped(shared: &Shared) -> Result<Vec<String>, CatalogError> {
+    let mut left = Vec::new();
+    for (pod, hold) in shared.catalog.holds().await? {
+        if !hold.is_over && is_left(shared, &hold).await? {
+            let half = if hold.handed_out.is_some() { ", and what it restored may be half done" } else { "" };
+            left.push(format!(
+                "the restore {} by {} has ended and left stopped{half}: {}",
+                hold.job,
+                pod.workload(),
+                all_told(&hold.stopped)
+            ));
+        }
+    }
+    Ok(left)
+}
+
 /// What is on record and not configured any more can only be told.
 async fn tell_orphans(shared: &Shared) {
     let all = shared.catalog.holds().await.unwrap_or_default();
@@ -79,14 +96,11 @@ async fn end_left(shared: &Shared, stand_in: &StandIn) -> Result<(), CatalogErro
     if !is_left(shared, &hold).await? {
         return Ok(());
     }
-    let (job, pod) = (hold.job, stand_in.id().workload());
     if !hold.is_over {
-        tracing::warn!(restore = %job, %pod, "an ended restore has left workloads stopped; they are started");
+        let pod = stand_in.id().workload();
+        tracing::warn!(restore = %hold.job, %pod, "an ended restore has left workloads stopped; they are started");
     }
-    for trouble in close_left(shared, stand_in, hold, LOOK_FOR_LEFT).await? {
-        tracing::error!(restore = %job, "{trouble}");
-    }
-    Ok(())
+    close_left(shared, stand_in, hold, LOOK_FOR_LEFT).await.map(drop)
 }
 
 /// True if no attempt goes on with it: its part, or its job, has ended.
@@ -97,23 +111,20 @@ pub(super) async fn is_left(shared: &Shared, hold: &Hold) -> Result<bool, Catalo
     }))
 }
 
-/// Puts right what a part that has ended has left, and takes it off the record when that is done. What could not be
-/// done is told.
+/// Puts right what a part that has ended has left, and takes it off the record when that is done; else says why not.
 pub(super) async fn close_left(
     shared: &Shared,
     stand_in: &StandIn,
     mut hold: Hold,
     patience: Duration,
-) -> Result<Vec<String>, CatalogError> {
-    let closed = match hold.is_over {
-        true => Closed::default(),
-        false => close(shared, stand_in, &mut hold, patience).await?,
-    };
+) -> Result<Option<String>, CatalogError> {
+    let closed = close(shared, stand_in, &mut hold, patience).await?;
     closed.said.iter().for_each(|line| tracing::warn!(restore = %hold.job, "{line}"));
-    if hold.is_over {
-        shared.catalog.drop_hold(&stand_in.id()).await?;
+    closed.troubles.iter().for_each(|trouble| tracing::error!(restore = %hold.job, "{trouble}"));
+    match hold.is_over {
+        true => shared.catalog.drop_hold(&stand_in.id()).await.map(|()| None),
+        false => Ok(Some(closed.troubles.join("; "))),
     }
-    Ok(closed.troubles)
 }
 
 /// What came of closing.
@@ -134,9 +145,15 @@ pub(super) async fn close(
     patience: Duration,
 ) -> Result<Closed, CatalogError> {
     let (pod, mut closed) = (stand_in.id(), Closed::default());
+    if hold.is_over {
+        return Ok(closed);
+    }
     if let Some(order) = &hold.handed_out {
         match settle(shared, stand_in, order, &hold.job.to_string(), patience).await {
-            Ok(said) => closed.said = said,
+            Ok(settled) => {
+                hold.is_carried_through |= settled.is_carried_through;
+                closed.said = settled.said;
+            }
             Err(trouble) => {
                 closed.troubles.push(format!(
                     "{trouble}; what the restore had begun may be half done in the volume, so what was stopped stays at \
@@ -175,14 +192,22 @@ pub(super) async fn close(
     Ok(closed)
 }
 
-/// Has an agent that sees the volume end what the order has left there, and gives what it says of it.
-async fn settle(
+/// What was half done and is not any more.
+pub(super) struct Settled {
+    /// How it has ended, for people.
+    pub(super) said: Vec<String>,
+    /// What was restored is live.
+    is_carried_through: bool,
+}
+
+/// Has an agent that sees the volume end what the order has left there.
+pub(super) async fn settle(
     shared: &Shared,
     stand_in: &StandIn,
     order: &HandedOut,
     job: &str,
     limit: Duration,
-) -> Result<Vec<String>, String> {
+) -> Result<Settled, String> {
     let began = Instant::now();
     loop {
         if !shared.fleet.is_connected(order.agent) {
@@ -190,14 +215,14 @@ async fn settle(
             bring_up(stand_in, &shared.fleet, order.agent, patience).await?;
         }
         match ask(shared, order, job).await {
-            Ok(said) => return Ok(said),
+            Ok(settled) => return Ok(settled),
             Err(cause) if began.elapsed() >= limit => return Err(cause),
             Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
         }
     }
 }
 
-async fn ask(shared: &Shared, order: &HandedOut, job: &str) -> Result<Vec<String>, String> {
+async fn ask(shared: &Shared, order: &HandedOut, job: &str) -> Result<Settled, String> {
     let task = TaskId::fresh();
     let message = Message::SettleRestore(SettleRestore {
         task_id: task.to_string(),
@@ -208,7 +233,9 @@ async fn ask(shared: &Shared, order: &HandedOut, job: &str) -> Result<Vec<String
     let running = shared.fleet.begin(order.agent, task, TaskContext::Settling, message);
     let running = running.map_err(|_away| BROKE.to_owned())?;
     match end_or_stall(running, STALLED_AFTER, |_| {}).await {
-        Ended::Restored(finished) => Ok(finished.warnings),
+        Ended::Restored(finished) => {
+            Ok(Settled { is_carried_through: finished.replaced > 0, said: finished.warnings })
+        }
         Ended::Failed { reason, .. } => Err(reason),
         _ => Err(BROKE.to_owned()),
     }

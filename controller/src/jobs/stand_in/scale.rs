@@ -67,6 +67,22 @@ pub(super) async fn take_down(stand_in: &StandIn, id: &WorkloadId) -> Result<(),
     }
 }
 
+/// Returns when no pod is left of one that rests already. It is told nothing.
+pub(super) async fn await_gone(stand_in: &StandIn, id: &WorkloadId) -> Result<(), String> {
+    let (began, limit) = (Instant::now(), stand_in.pod.stop_limit.get());
+    loop {
+        let left = match stand_in.left_of(id).await {
+            Ok(None) => return Ok(()),
+            Ok(Some(left)) => left,
+            Err(trouble) => trouble.to_string(),
+        };
+        if began.elapsed() >= limit {
+            return Err(format!("{id}, which was stopped before, is not gone: {left}"));
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
 /// Brings the restore pod up, if it is not, and returns when its agent has joined.
 pub(super) async fn bring_up(
     stand_in: &StandIn,
@@ -76,24 +92,23 @@ pub(super) async fn bring_up(
 ) -> Result<(), String> {
     let pod = stand_in.id().workload();
     let began = Instant::now();
-    let tell = async || {
+    // Where it is not up, a connection that is there is the sidecar's, and half open.
+    let mut before = None;
+    let tell = async |before: &mut Option<Option<u64>>| {
         let is_up = stand_in.replicas(&pod).await?.is_some_and(|replicas| replicas > 0);
-        // The sidecar's may be half open yet.
-        let before = fleet.connection_of(agent).filter(|_| !is_up);
-        if !is_up {
-            stand_in.api.scale(&pod, 1, false).await?;
-        }
-        Ok::<_, ApiTrouble>(before)
-    };
-    let before = loop {
-        match tell().await {
-            Ok(before) => break before,
-            Err(trouble) if !trouble.is_passing() || began.elapsed() >= patience.limit => {
-                return Err(format!("the restore pod {pod} cannot be started: {trouble}"));
-            }
-            Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
+        before.get_or_insert_with(|| fleet.connection_of(agent).filter(|_| !is_up));
+        match is_up {
+            true => Ok::<_, ApiTrouble>(()),
+            false => stand_in.api.scale(&pod, 1, false).await,
         }
     };
+    while let Err(trouble) = tell(&mut before).await {
+        if !trouble.is_passing() || began.elapsed() >= patience.limit {
+            return Err(format!("the restore pod {pod} cannot be started: {trouble}"));
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    let before = before.flatten();
     let mut hopeless_since = None;
     loop {
         if fleet.connection_of(agent).is_some_and(|now| Some(now) != before) {

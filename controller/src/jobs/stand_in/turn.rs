@@ -1,0 +1,72 @@
+//! Whose turn it is: one restore at a time in a namespace, since two restore pods may stand in for the same workload.
+//!
+//! Must stay true: nothing is begun beside a restore that is under way, also where that is between two attempts; what
+//! one that has ended has left is put right first.
+
+use tokio::sync::OwnedMutexGuard;
+
+use super::closing::{close_left, is_left};
+use super::scale::LOOK_AGAIN;
+use crate::catalog::CatalogError;
+use crate::jobs::runner::Attempt;
+use crate::jobs::state::MAX_ATTEMPTS;
+use crate::kubernetes::{Hold, PodId, StandIn};
+
+/// Waits until no other restore is under way in the namespace, and puts right what one that has ended has left. With
+/// the turn comes what is on record of this part, where an attempt before has begun.
+pub(super) async fn own_turn(
+    attempt: &Attempt,
+    stand_in: &StandIn,
+) -> Result<(OwnedMutexGuard<()>, Option<Hold>), String> {
+    let (shared, pod) = (&attempt.shared, stand_in.id());
+    let mut tries = 1;
+    loop {
+        let turn = stand_in.turn.clone().lock_owned().await;
+        match look_around(attempt, &pod).await {
+            Ok(Around::Free) => return Ok((turn, None)),
+            Ok(Around::Ours(hold)) => return Ok((turn, Some(hold))),
+            Ok(Around::Left(left, hold)) => {
+                let limit = left.pod.start_limit.get();
+                match close_left(shared, &left, hold, limit).await {
+                    Ok(None) => {}
+                    Ok(Some(why)) => return Err(format!("an earlier restore is not over: {why}")),
+                    Err(error) => return Err(proto::failure::chain(&error)),
+                }
+            }
+            // Another part is between two attempts.
+            Ok(Around::Busy) => {}
+            Err(error) if tries >= MAX_ATTEMPTS => return Err(proto::failure::chain(&error)),
+            Err(_) => tries += 1,
+        }
+        drop(turn);
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+enum Around {
+    Free,
+    Ours(Hold),
+    Left(StandIn, Hold),
+    Busy,
+}
+
+/// What is on record in this namespace. What is not configured any more, and stands in for others, is told elsewhere.
+async fn look_around(attempt: &Attempt, own: &PodId) -> Result<Around, CatalogError> {
+    let shared = &attempt.shared;
+    let mut around = Around::Free;
+    for (pod, hold) in
+        shared.catalog.holds().await?.into_iter().filter(|(pod, _)| pod.namespace == own.namespace)
+    {
+        if pod == *own && hold.job == attempt.job.id && hold.part == attempt.part {
+            return Ok(Around::Ours(hold));
+        }
+        let Some(stand_in) = shared.settings.restore_pods.called(&pod) else { continue };
+        match is_left(shared, &hold).await? {
+            true => around = Around::Left(stand_in, hold),
+            // Over, but for the job's knowledge.
+            false if hold.is_over && pod != *own => {}
+            false => return Ok(Around::Busy),
+        }
+    }
+    Ok(around)
+}
