@@ -24,8 +24,18 @@ pub fn job_events(before: JobState, job: &Job) -> Vec<Event> {
         JobState::Complete => succeeded(job),
         JobState::Incomplete => incomplete(job),
         JobState::Failed => vec![failed(job)],
+        // It was not left as it was, or what it has stopped does not run.
+        JobState::Cancelled
+            if is_restore(job) && job.parts.iter().any(|part| part.state == PartState::Failed) =>
+        {
+            vec![failed(job)]
+        }
         _ => Vec::new(),
     }
+}
+
+fn is_restore(job: &Job) -> bool {
+    matches!(job.order, Order::Restore { .. })
 }
 
 /// The failures of other orders that this job's end has made good: those of whose components it holds each one

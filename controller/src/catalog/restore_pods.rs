@@ -3,11 +3,9 @@
 //! Must stay true: a row is there before the first workload is told, and goes when all that ran is told to run
 //! again and the job knows how its part has ended.
 
-use repository::names::SourceId;
 use sqlx::Row;
 
 use crate::catalog::{Catalog, CatalogError, from_json};
-use crate::ids::JobId;
 use crate::kubernetes::{Hold, PodId};
 
 impl Catalog {
@@ -55,13 +53,6 @@ impl Catalog {
             }
         }
         Ok(holds)
-    }
-
-    /// The restore that may have left the source half done.
-    pub(crate) async fn half_done(&self, source: &SourceId) -> Result<Option<JobId>, CatalogError> {
-        let holds = self.holds().await?;
-        let is_it = |hold: &Hold| hold.handed_out.as_ref().is_some_and(|order| order.source == *source);
-        Ok(holds.into_iter().map(|(_, hold)| hold).find(is_it).map(|hold| hold.job))
     }
 
     /// Nothing is held any more.

@@ -104,15 +104,9 @@ pub(super) async fn attempt(attempt: Attempt) {
         attempt.mailbox.tell(away).await;
         return;
     };
-    match shared.catalog.half_done(&part.source).await {
-        Ok(None) => {}
-        Ok(Some(restore)) => {
-            let reason =
-                format!("the restore {restore} of it is not over: what is there may be half restored");
-            attempt.mailbox.tell(Event::NobodyServes { part: attempt.part, reason }).await;
-            return;
-        }
-        Err(error) => tracing::warn!(error = proto::failure::chain(&error), "cannot look for restores"),
+    if let Err(reason) = super::stand_in::not_half_done(shared, &part.source, agent).await {
+        attempt.mailbox.tell(Event::NobodyServes { part: attempt.part, reason }).await;
+        return;
     }
     let task = TaskId::fresh();
     if !attempt.mailbox.tell(Event::TaskStarted { part: attempt.part, task, agent: Some(agent) }).await {

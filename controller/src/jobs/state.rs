@@ -109,6 +109,8 @@ pub enum TaskEnd {
         /// In one line.
         reason: String,
     },
+    /// The controller died in it, after what can fail was done: it goes on, and that is no new attempt.
+    GoesOn,
     /// The connection to the agent broke.
     AgentLost,
     /// It was ended: on request, or because the agent was told to stop.
@@ -311,6 +313,7 @@ impl Step {
         self.job.parts[at].is_unknown = match end {
             TaskEnd::AgentLost | TaskEnd::Unknown { .. } => true,
             TaskEnd::Cancelled => self.job.parts[at].is_unknown,
+            TaskEnd::GoesOn => true,
             _ => false,
         };
         match end {
@@ -323,6 +326,11 @@ impl Step {
                 self.end_part(at, PartState::Failed, Some(reason), result);
             }
             TaskEnd::Unknown { reason } => self.end_part(at, PartState::Failed, Some(reason), None),
+            // With what follows a restart of the controller it is begun.
+            TaskEnd::GoesOn => {
+                let part = &mut self.job.parts[at];
+                (part.state, part.attempt) = (PartState::Waiting, part.attempt.saturating_sub(1));
+            }
             TaskEnd::AgentLost => self.again_or_fail(at, "the connection to the agent broke".to_owned()),
             // Asked for or not: an agent that is stopped ends its tasks on its own.
             TaskEnd::Cancelled => self.again_or_fail(at, "the agent was stopped".to_owned()),
@@ -470,6 +478,12 @@ impl Step {
     }
 }
 
+/// True of a part that has failed and whose old state is perhaps not there.
+fn is_or_may_be_live(part: &Part) -> bool {
+    let is_live = matches!(part.result, Some(PartResult::Restored { undone: None, .. }));
+    part.state == PartState::Failed && (part.is_unknown || is_live)
+}
+
 fn why_it_failed(job: &Job) -> JobFailure {
     let failed: Vec<&Part> = job.parts.iter().filter(|part| part.state == PartState::Failed).collect();
     let why = match failed.as_slice() {
@@ -498,7 +512,14 @@ fn why_it_failed(job: &Job) -> JobFailure {
         Order::Restore { .. } => JobFailure::new(
             "the restore failed",
             why,
-            "what could not be restored is as it was before; look at the reason, then restore again",
+            match job.parts.iter().any(is_or_may_be_live) {
+                true => {
+                    "what was restored is live, or may be: look at the reason, then `nsctl undo` or restore again"
+                }
+                false => {
+                    "what could not be restored is as it was before; look at the reason, then restore again"
+                }
+            },
         ),
     }
 }

@@ -35,12 +35,20 @@ pub(crate) struct Hold {
     /// How the part ends, once that is known: what was stopped is started, and nothing is restored any more.
     #[serde(default)]
     pub(crate) end: Option<End>,
-    /// An agent has carried the swap through that it found half done: what was restored is live.
+    /// What was restored may be live, whatever is heard of the order that went out last: one before it was lost, or an
+    /// agent has carried its swap through.
     #[serde(default)]
-    pub(crate) is_carried_through: bool,
+    pub(crate) may_be_live: bool,
     /// All is told to run again. It is kept until the end is in the job.
     #[serde(default)]
     pub(crate) is_over: bool,
+}
+
+impl Hold {
+    /// True if nobody can say that the state before the restore is live.
+    pub(crate) fn is_unknown(&self) -> bool {
+        self.may_be_live || self.handed_out.is_some()
+    }
 }
 
 /// A workload that ran.
@@ -62,13 +70,6 @@ pub(crate) struct HandedOut {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum End {
     Complete(PartResult),
-    Failed {
-        reason: String,
-        result: Option<PartResult>,
-    },
-    /// Nobody knows whether what was restored is live.
-    Unknown {
-        reason: String,
-    },
+    Failed { reason: String, result: Option<PartResult> },
     Cancelled,
 }

@@ -6,17 +6,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use kube::Client;
 use proto::v1;
 use proto::workload::{PRIOR, STOPPED_BY, annotation, keeper, loses_volumes, text_at};
 use repository::names::SourceId;
 use serde_json::Value;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::api::{Api, ApiTrouble, Kind, WorkloadId};
 use super::hold::Ran;
 use crate::config::RestorePod;
 use crate::identity::SourceBounds;
+
+/// Between two looks at something that changes.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// A restore pod's Deployment.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,6 +58,8 @@ pub(crate) struct StandIn {
     pub(crate) api: Api,
     /// One restore at a time in a namespace.
     pub(crate) turn: Arc<tokio::sync::Mutex<()>>,
+    /// Who waits for something here gives it up then.
+    given_up: CancellationToken,
 }
 
 /// All restore pods of the configuration. Cheap to clone; by itself there are none.
@@ -102,8 +110,12 @@ impl RestorePods {
     fn stand_in(&self, pod: &RestorePod) -> Option<StandIn> {
         let mut turns = self.0.turns.lock().unwrap_or_else(PoisonError::into_inner);
         let turn = turns.entry(pod.namespace.clone()).or_default().clone();
-        Some(StandIn { pod: pod.clone(), api: self.0.api.clone()?, turn })
+        Some(StandIn { pod: pod.clone(), api: self.0.api.clone()?, turn, given_up: CancellationToken::new() })
     }
+}
+
+fn unclear(trouble: &ApiTrouble) -> String {
+    format!("it cannot be said what uses the volume: {trouble}")
 }
 
 fn id_of(pod: &RestorePod) -> PodId {
@@ -113,6 +125,24 @@ fn id_of(pod: &RestorePod) -> PodId {
 impl StandIn {
     pub(crate) fn id(&self) -> PodId {
         id_of(&self.pod)
+    }
+
+    /// The same, whose waiting can be given up.
+    pub(crate) fn given_up_with(&self, given_up: CancellationToken) -> Self {
+        Self { given_up, ..self.clone() }
+    }
+
+    /// An error once the waiting was given up.
+    pub(crate) fn goes_on(&self) -> Result<(), String> {
+        match self.given_up.is_cancelled() {
+            false => Ok(()),
+            true => Err("it was cancelled".to_owned()),
+        }
+    }
+
+    /// True if they stand in for a workload that is the same.
+    pub(crate) fn shares_with(&self, other: &Self) -> bool {
+        self.workloads().any(|own| other.workloads().any(|one| one == own))
     }
 
     /// What has to stand for it, in the order in which it is started.
@@ -125,9 +155,31 @@ impl StandIn {
     pub(crate) async fn look(&self) -> Look {
         let mut look = Look::default();
         if let Err(trouble) = self.look_at_all(&mut look).await {
-            look.obstacles.push(format!("it cannot be said what uses the volume: {trouble}"));
+            look.obstacles.push(unclear(&trouble));
         }
         look
+    }
+
+    /// The same, where an API server that does not answer is waited for, as long as a workload is that stops.
+    pub(crate) async fn look_patiently(&self) -> Look {
+        let began = Instant::now();
+        loop {
+            let mut look = Look::default();
+            match self.look_at_all(&mut look).await {
+                Ok(()) => return look,
+                Err(trouble)
+                    if trouble.is_passing()
+                        && began.elapsed() < self.pod.stop_limit.get()
+                        && self.goes_on().is_ok() =>
+                {
+                    tokio::time::sleep(LOOK_AGAIN).await
+                }
+                Err(trouble) => {
+                    look.obstacles.push(unclear(&trouble));
+                    return look;
+                }
+            }
+        }
     }
 
     async fn look_at_all(&self, look: &mut Look) -> Result<(), ApiTrouble> {

@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use proto::v1::SettleRestore;
 use proto::v1::controller_message::Message;
+use repository::names::SourceId;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::scale::{LOOK_AGAIN, Patience, all_told, await_health, bring_up, start, take_down, told};
 use crate::catalog::CatalogError;
 use crate::fleet::{Ended, TaskContext};
-use crate::ids::TaskId;
+use crate::ids::{AgentId, TaskId};
 use crate::jobs::backup::{STALLED_AFTER, end_or_stall};
 use crate::jobs::runner::Shared;
 use crate::kubernetes::{HandedOut, Hold, PodId, StandIn};
@@ -66,6 +67,30 @@ pub(in crate::jobs) async fn left_stopped(shared: &Shared) -> Result<Vec<String>
         }
     }
     Ok(left)
+}
+
+/// An error where a restore may have left the source half done. One whose pod is not configured any more, which nobody
+/// else ends, is ended by the agent that is to back it up.
+pub(in crate::jobs) async fn not_half_done(
+    shared: &Shared,
+    source: &SourceId,
+    agent: AgentId,
+) -> Result<(), String> {
+    let holds = shared.catalog.holds().await.map_err(|error| proto::failure::chain(&error))?;
+    let is_it =
+        |(_, hold): &(PodId, Hold)| hold.handed_out.as_ref().is_some_and(|order| order.source == *source);
+    for (pod, mut hold) in holds.into_iter().filter(is_it) {
+        let what = format!("the restore {} of it is not over: what is there may be half restored", hold.job);
+        if shared.settings.restore_pods.called(&pod).is_some() {
+            return Err(what);
+        }
+        let order = HandedOut { agent, source: source.clone() };
+        ask(shared, &order, &hold.job.to_string()).await.map_err(|why| format!("{what} ({why})"))?;
+        (hold.handed_out, hold.may_be_live) = (None, true);
+        let kept = shared.catalog.keep_hold(&pod, &hold).await;
+        kept.map_err(|error| proto::failure::chain(&error))?;
+    }
+    Ok(())
 }
 
 /// What is on record and not configured any more can only be told.
@@ -150,10 +175,7 @@ pub(super) async fn close(
     }
     if let Some(order) = &hold.handed_out {
         match settle(shared, stand_in, order, &hold.job.to_string(), patience).await {
-            Ok(settled) => {
-                hold.is_carried_through |= settled.is_carried_through;
-                closed.said = settled.said;
-            }
+            Ok(settled) => closed.said = settled.said,
             Err(trouble) => {
                 closed.troubles.push(format!(
                     "{trouble}; what the restore had begun may be half done in the volume, so what was stopped stays at \
@@ -163,7 +185,8 @@ pub(super) async fn close(
                 return Ok(closed);
             }
         }
-        hold.handed_out = None;
+        // An agent that ended it when it started says nothing of it.
+        (hold.handed_out, hold.may_be_live) = (None, true);
         shared.catalog.keep_hold(&pod, hold).await?;
     }
     if let Err(trouble) = take_down(stand_in, &pod.workload()).await {
@@ -196,8 +219,8 @@ pub(super) async fn close(
 pub(super) struct Settled {
     /// How it has ended, for people.
     pub(super) said: Vec<String>,
-    /// What was restored is live.
-    is_carried_through: bool,
+    /// A swap was carried through. One that was ended when the agent started is not told.
+    pub(super) is_carried_through: bool,
 }
 
 /// Has an agent that sees the volume end what the order has left there.
@@ -210,6 +233,7 @@ pub(super) async fn settle(
 ) -> Result<Settled, String> {
     let began = Instant::now();
     loop {
+        stand_in.goes_on()?;
         if !shared.fleet.is_connected(order.agent) {
             let patience = Patience { limit: limit.saturating_sub(began.elapsed()), hopeless: None };
             bring_up(stand_in, &shared.fleet, order.agent, patience).await?;
@@ -222,7 +246,7 @@ pub(super) async fn settle(
     }
 }
 
-async fn ask(shared: &Shared, order: &HandedOut, job: &str) -> Result<Settled, String> {
+pub(super) async fn ask(shared: &Shared, order: &HandedOut, job: &str) -> Result<Settled, String> {
     let task = TaskId::fresh();
     let message = Message::SettleRestore(SettleRestore {
         task_id: task.to_string(),

@@ -20,12 +20,12 @@ use crate::jobs::backup::wait_until;
 use crate::jobs::job::{Job, Order, PartResult, PartState, RestorePlace};
 use crate::jobs::runner::{Attempt, Shared};
 use crate::jobs::state::{Event, TaskEnd};
-use crate::kubernetes::{End, StandIn};
+use crate::kubernetes::{End, Hold, StandIn};
 
 use turn::own_turn;
 use work::Work;
 
-pub(super) use closing::{keep, left_stopped};
+pub(super) use closing::{keep, left_stopped, not_half_done};
 
 /// Restores one place.
 pub(super) async fn attempt(attempt: &Attempt, backup: &BackupName, place: &RestorePlace, stand_in: StandIn) {
@@ -63,22 +63,33 @@ pub(super) async fn ends_on_record(shared: &Shared, job: &Job) -> Result<Vec<Eve
         return Ok(Vec::new());
     }
     let holds = shared.catalog.holds().await?;
-    let ended = holds.into_iter().filter(|(_, hold)| hold.job == job.id).filter_map(|(_, hold)| {
-        match job.parts.get(hold.part)?.state {
-            PartState::Running { task } => {
-                Some(Event::TaskEnded { part: hold.part, task, end: told_end(hold.end?) })
-            }
-            _ => None,
-        }
+    let ours = holds.into_iter().map(|(_, hold)| hold).filter(|hold| hold.job == job.id);
+    let ended = ours.filter_map(|hold| {
+        let PartState::Running { task } = job.parts.get(hold.part)?.state else { return None };
+        let end = match hold.end.clone() {
+            Some(end) => told_end(&hold, end),
+            // It is restored: what is left to do is no attempt at it.
+            None if hold.done.is_some() => TaskEnd::GoesOn,
+            None => return None,
+        };
+        Some(Event::TaskEnded { part: hold.part, task, end })
     });
     Ok(ended.collect())
 }
 
-fn told_end(end: End) -> TaskEnd {
+/// How the job is told of it. Where nobody can say that all is as it was before, it says so: then there is an undo.
+fn told_end(hold: &Hold, end: End) -> TaskEnd {
+    let live = |reason: String| TaskEnd::Unknown {
+        reason: format!(
+            "{reason}; what was restored may be live: `nsctl undo {}` brings back what was there before",
+            hold.job
+        ),
+    };
     match end {
         End::Complete(result) => TaskEnd::Complete(result),
+        End::Failed { reason, result: None } if hold.is_unknown() => live(reason),
         End::Failed { reason, result } => failed(reason, result),
-        End::Unknown { reason } => TaskEnd::Unknown { reason },
+        End::Cancelled if hold.is_unknown() => live("it was cancelled".to_owned()),
         End::Cancelled => TaskEnd::Cancelled,
     }
 }

@@ -45,6 +45,7 @@ pub(super) async fn take_down(stand_in: &StandIn, id: &WorkloadId) -> Result<(),
     };
     let mut is_told = false;
     loop {
+        stand_in.goes_on()?;
         if !is_told {
             is_told = match tell().await {
                 Ok(()) => true,
@@ -71,6 +72,7 @@ pub(super) async fn take_down(stand_in: &StandIn, id: &WorkloadId) -> Result<(),
 pub(super) async fn await_gone(stand_in: &StandIn, id: &WorkloadId) -> Result<(), String> {
     let (began, limit) = (Instant::now(), stand_in.pod.stop_limit.get());
     loop {
+        stand_in.goes_on()?;
         let left = match stand_in.left_of(id).await {
             Ok(None) => return Ok(()),
             Ok(Some(left)) => left,
@@ -107,10 +109,12 @@ pub(super) async fn bring_up(
             return Err(format!("the restore pod {pod} cannot be started: {trouble}"));
         }
         tokio::time::sleep(LOOK_AGAIN).await;
+        stand_in.goes_on()?;
     }
     let before = before.flatten();
     let mut hopeless_since = None;
     loop {
+        stand_in.goes_on()?;
         if fleet.connection_of(agent).is_some_and(|now| Some(now) != before) {
             return Ok(());
         }

@@ -10,7 +10,7 @@ use super::scale::LOOK_AGAIN;
 use crate::catalog::CatalogError;
 use crate::jobs::runner::Attempt;
 use crate::jobs::state::MAX_ATTEMPTS;
-use crate::kubernetes::{Hold, PodId, StandIn};
+use crate::kubernetes::{Hold, StandIn};
 
 /// Waits until no other restore is under way in the namespace, and puts right what one that has ended has left. With
 /// the turn comes what is on record of this part, where an attempt before has begun.
@@ -18,11 +18,11 @@ pub(super) async fn own_turn(
     attempt: &Attempt,
     stand_in: &StandIn,
 ) -> Result<(OwnedMutexGuard<()>, Option<Hold>), String> {
-    let (shared, pod) = (&attempt.shared, stand_in.id());
+    let shared = &attempt.shared;
     let mut tries = 1;
     loop {
         let turn = stand_in.turn.clone().lock_owned().await;
-        match look_around(attempt, &pod).await {
+        match look_around(attempt, stand_in).await {
             Ok(Around::Free) => return Ok((turn, None)),
             Ok(Around::Ours(hold)) => return Ok((turn, Some(hold))),
             Ok(Around::Left(left, hold)) => {
@@ -50,21 +50,28 @@ enum Around {
     Busy,
 }
 
-/// What is on record in this namespace. What is not configured any more, and stands in for others, is told elsewhere.
-async fn look_around(attempt: &Attempt, own: &PodId) -> Result<Around, CatalogError> {
+/// What is on record of this pod, and of those that stand in for a workload that is the same. What is not configured any
+/// more, and stands in for others, is told elsewhere.
+async fn look_around(attempt: &Attempt, own: &StandIn) -> Result<Around, CatalogError> {
     let shared = &attempt.shared;
-    let mut around = Around::Free;
-    for (pod, hold) in
-        shared.catalog.holds().await?.into_iter().filter(|(pod, _)| pod.namespace == own.namespace)
+    let is_ours = |hold: &Hold| hold.job == attempt.job.id && hold.part == attempt.part;
+    // One that cannot be read is none that may be written over.
+    if let Some(hold) = shared.catalog.hold(&own.id()).await?
+        && is_ours(&hold)
     {
-        if pod == *own && hold.job == attempt.job.id && hold.part == attempt.part {
-            return Ok(Around::Ours(hold));
-        }
+        return Ok(Around::Ours(hold));
+    }
+    let mut around = Around::Free;
+    for (pod, hold) in shared.catalog.holds().await? {
         let Some(stand_in) = shared.settings.restore_pods.called(&pod) else { continue };
-        match is_left(shared, &hold).await? {
+        if pod != own.id() && !(pod.namespace == own.id().namespace && stand_in.shares_with(own)) {
+            continue;
+        }
+        // Ours, under a pod to which the source belonged before.
+        match is_ours(&hold) || is_left(shared, &hold).await? {
             true => around = Around::Left(stand_in, hold),
             // Over, but for the job's knowledge.
-            false if hold.is_over && pod != *own => {}
+            false if hold.is_over && pod != own.id() => {}
             false => return Ok(Around::Busy),
         }
     }

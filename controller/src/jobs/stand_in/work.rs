@@ -9,10 +9,11 @@ use proto::v1::TaskProgress;
 use repository::names::BackupName;
 use runtime::steps;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use super::closing::{close, settle};
-use super::failed;
+use super::closing::{ask, close, settle};
 use super::scale::{LOOK_AGAIN, Patience, all_told, await_gone, bring_back, bring_up, take_down, told};
+use super::{failed, told_end};
 use crate::catalog::CatalogError;
 use crate::fleet::Ended;
 use crate::ids::TaskId;
@@ -62,7 +63,7 @@ impl Work<'_> {
         }
         if hold.undo.is_none() {
             // Who knows for how long they have run, where a life before this one has started them.
-            let has_run = hold.was_started;
+            let has_run = hold.was_started || (goes_on && self.that_runs(&hold).await.is_some());
             match self.start_on_it(&mut hold).await? {
                 Ok(()) => return self.complete(hold).await,
                 Err(NotUp::PodStays(cause)) => return self.wait_on(hold, &cause).await,
@@ -72,10 +73,7 @@ impl Work<'_> {
                     self.keep(&hold).await?;
                 }
             }
-        } else if goes_on
-            && hold.handed_out.is_none()
-            && let Some(id) = self.that_runs(&hold).await
-        {
+        } else if goes_on && let Some(id) = self.that_runs(&hold).await {
             let cause = format!("{}; {id} runs since", hold.undo.clone().unwrap_or_default());
             return self.leave_it(&mut hold, &cause).await;
         }
@@ -85,7 +83,9 @@ impl Work<'_> {
     /// The restore pod goes, and what ran is started on what was restored.
     async fn start_on_it(&self, hold: &mut Hold) -> Result<Result<(), NotUp>, CatalogError> {
         let pod = self.stand_in.id().workload();
-        if let Err(cause) = take_down(self.stand_in, &pod).await {
+        // What somebody has started in the middle runs on what is not there any more.
+        let stopped = if hold.was_started { Ok(()) } else { self.stop_all(hold).await };
+        if let Err(cause) = stopped.and(take_down(self.stand_in, &pod).await) {
             return Ok(Err(NotUp::PodStays(cause)));
         }
         steps::reached(Step::RestorePodGone).await;
@@ -110,6 +110,12 @@ impl Work<'_> {
 
     /// What was restored stays live: what was written on it since is in no backup.
     async fn leave_it(&self, hold: &mut Hold, cause: &str) -> Result<TaskEnd, CatalogError> {
+        if hold.handed_out.is_some() {
+            // In the middle of being taken back: that is ended, beneath nothing.
+            let stopped = self.stop_all(hold).await.err().map(|why| format!("; {why}")).unwrap_or_default();
+            hold.may_be_live = true;
+            return self.conclude(hold, fails(format!("{cause}{stopped}"))).await;
+        }
         let reason = format!(
             "{cause}; what was restored is live, and was run on before the controller was started anew, so it is not taken \
              back by itself: `nsctl undo {}` does it",
@@ -189,7 +195,7 @@ impl Work<'_> {
             was_started: false,
             undo: None,
             end: None,
-            is_carried_through: false,
+            may_be_live: false,
             is_over: false,
         };
         self.keep(&hold).await?;
@@ -220,30 +226,33 @@ impl Work<'_> {
 
     /// Stops, restores, and puts on record that it is done. Where it ends otherwise, all is put right.
     async fn restore(&self, hold: &mut Hold) -> Result<Option<TaskEnd>, CatalogError> {
-        if hold.handed_out.is_some()
+        hold.may_be_live |= hold.handed_out.is_some();
+        if hold.may_be_live
             && let Some(id) = self.that_runs(hold).await
         {
-            // What it has written since would go.
-            let reason = format!("{id} was started in the middle of the restore");
-            return self.conclude(hold, unknown(reason)).await.map(Some);
+            // What it has written since would go. Nothing is ended beneath it.
+            let stopped = self.stop_all(hold).await.err().map(|why| format!("; {why}")).unwrap_or_default();
+            let reason = format!("{id} was started in the middle of the restore{stopped}");
+            return self.conclude(hold, fails(reason)).await.map(Some);
         }
-        match self.until_cancelled(self.make_ready(hold)).await {
-            None => return self.conclude(hold, cancelled(hold)).await.map(Some),
-            Some(Ok(())) => {}
-            Some(Err(NotReady::Catalog(error))) => return Err(error),
-            Some(Err(NotReady::Why(cause))) => {
-                let end = match hold.handed_out {
-                    None => fails(format!("{cause}; the live data is as it was")),
-                    Some(_) => unknown(cause),
-                };
-                return self.conclude(hold, end).await.map(Some);
+        let given_up = CancellationToken::new();
+        let waiting = self.stand_in.given_up_with(given_up.clone());
+        match self.until_cancelled(self.make_ready(hold, &waiting), &given_up).await {
+            _ if given_up.is_cancelled() => return self.conclude(hold, End::Cancelled).await.map(Some),
+            Ok(()) => {}
+            Err(NotReady::Catalog(error)) => return Err(error),
+            Err(NotReady::Why(cause)) => {
+                let cause =
+                    if hold.is_unknown() { cause } else { format!("{cause}; the live data is as it was") };
+                return self.conclude(hold, fails(cause)).await.map(Some);
             }
         }
         steps::reached(Step::RestorePodJoined).await;
         if self.is_cancelled().await? {
-            return self.conclude(hold, cancelled(hold)).await.map(Some);
+            return self.conclude(hold, End::Cancelled).await.map(Some);
         }
         self.hand_out(hold).await?;
+        let connection = self.connection();
         let end = match begin(self.attempt, self.task, self.backup, self.place, Way::StandIn).await {
             Ok(running) => {
                 steps::reached(Step::TaskHandedOut).await;
@@ -256,57 +265,80 @@ impl Work<'_> {
             }
             Err(end) => end,
         };
+        if let TaskEnd::Complete(result) = end {
+            (hold.done, hold.handed_out) = (Some(result), None);
+            self.keep(hold).await?;
+            steps::reached(Step::RestorePodDone).await;
+            return Ok(None);
+        }
+        // A stall, too, says nothing of how far it was. Who says that he was stopped has gone back.
+        hold.may_be_live |= matches!(end, TaskEnd::AgentLost | TaskEnd::Failed { retryable: true, .. });
+        self.keep(hold).await?;
+        let has_answered = matches!(end, TaskEnd::Cancelled | TaskEnd::Failed { retryable: false, .. });
+        if has_answered && self.is_as_before(hold, connection).await {
+            hold.handed_out = None;
+        }
         let is_cancelled = self.is_cancelled().await?;
         let end = match end {
-            TaskEnd::Complete(result) => {
-                (hold.done, hold.handed_out) = (Some(result), None);
-                self.keep(hold).await?;
-                steps::reached(Step::RestorePodDone).await;
-                return Ok(None);
-            }
             // The same once more: the restore pod stays, and what it stands in for stays stopped.
             TaskEnd::AgentLost | TaskEnd::Cancelled | TaskEnd::Failed { retryable: true, .. }
                 if !is_cancelled && !self.is_last() =>
             {
                 return Ok(Some(end));
             }
-            // It has ended it, and gone back.
-            TaskEnd::Cancelled if is_cancelled => End::Cancelled,
+            _ if is_cancelled => End::Cancelled,
             TaskEnd::Failed { reason, result, .. } => End::Failed { reason, result },
-            _ if is_cancelled => cancelled(hold),
-            _ => {
-                unknown(format!("the connection to its agent broke; given up after {MAX_ATTEMPTS} attempts"))
+            TaskEnd::Cancelled => {
+                fails(format!("its agent was stopped; given up after {MAX_ATTEMPTS} attempts"))
             }
+            _ => fails(format!("the connection to its agent broke; given up after {MAX_ATTEMPTS} attempts")),
         };
         self.conclude(hold, end).await.map(Some)
     }
 
-    /// All stands, and the restore pod's agent is there and has nothing half done.
-    async fn make_ready(&self, hold: &mut Hold) -> Result<(), NotReady> {
-        self.stop_all(hold).await.map_err(NotReady::Why)?;
+    fn connection(&self) -> Option<u64> {
+        self.attempt.shared.fleet.connection_of(self.place.agent)
+    }
+
+    /// True if the agent that has answered, and no other in its place, says that nothing was or is half done.
+    async fn is_as_before(&self, hold: &Hold, connection: Option<u64>) -> bool {
+        let Some(order) = &hold.handed_out else { return false };
+        let job = self.attempt.job.id.to_string();
+        let settled = ask(&self.attempt.shared, order, &job).await;
+        settled.is_ok_and(|settled| !settled.is_carried_through)
+            && connection.is_some()
+            && self.connection() == connection
+    }
+
+    /// All stands, and the restore pod's agent is there and has nothing half done. Ends early where `waiting` is given up.
+    async fn make_ready(&self, hold: &mut Hold, waiting: &StandIn) -> Result<(), NotReady> {
+        self.stop_with(hold, waiting).await.map_err(NotReady::Why)?;
         self.keep(hold).await?;
         steps::reached(Step::RestorePodCleared).await;
         // What has come since the plan.
-        if let Some(obstacle) = self.stand_in.look().await.obstacles.into_iter().next() {
+        if let Some(obstacle) = waiting.look_patiently().await.obstacles.into_iter().next() {
             return Err(NotReady::Why(format!("it cannot go on: {obstacle}")));
         }
-        self.bring_up(hold).await.map_err(NotReady::Why)?;
+        self.bring_up(hold, waiting).await.map_err(NotReady::Why)?;
         let Some(order) = &hold.handed_out else { return Ok(()) };
         // Whoever had the order may go on with it yet.
-        let limit = self.stand_in.pod.start_limit.get();
+        let limit = waiting.pod.start_limit.get();
         let job = self.attempt.job.id.to_string();
-        let settled = settle(&self.attempt.shared, self.stand_in, order, &job, limit).await;
+        let settled = settle(&self.attempt.shared, waiting, order, &job, limit).await;
         self.attempt.remark(Level::Warning, settled.map_err(NotReady::Why)?.said).await;
         Ok(())
     }
 
-    /// Does it, unless somebody cancels the restore before its end.
-    async fn until_cancelled<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+    /// Does it, and gives it up where somebody cancels the restore meanwhile. It is never cut off: what it has asked the
+    /// API for would come true after the look that follows.
+    async fn until_cancelled<T>(&self, work: impl Future<Output = T>, given_up: &CancellationToken) -> T {
+        let mut work = std::pin::pin!(work);
         tokio::select! {
             biased;
-            done = work => Some(done),
-            () = self.await_cancel() => None,
+            () = self.await_cancel() => given_up.cancel(),
+            done = &mut work => return done,
         }
+        work.await
     }
 
     async fn await_cancel(&self) {
@@ -353,62 +385,58 @@ impl Work<'_> {
         let limit = self.stand_in.pod.start_limit.get();
         let closed = close(&self.attempt.shared, self.stand_in, hold, limit).await?;
         self.attempt.remark(Level::Warning, closed.said).await;
-        let with_troubles = |reason: String| match (closed.troubles.as_slice(), hold.stopped.as_slice()) {
-            ([], []) => reason,
-            ([], stopped) => format!("{reason}; started again: {}", all_told(stopped)),
-            (troubles, _) => format!("{reason}; {}", troubles.join("; ")),
+        let told = match (closed.troubles.as_slice(), hold.stopped.as_slice()) {
+            ([], []) => String::new(),
+            ([], stopped) => format!("; started again: {}", all_told(stopped)),
+            (troubles, _) => format!("; {}", troubles.join("; ")),
         };
-        let live = |reason: String| {
-            let id = self.attempt.job.id;
-            let is = if hold.is_carried_through {
-                "what was restored is live"
-            } else {
-                "what was restored may be live"
-            };
-            format!("{reason}; {is}: `nsctl undo {id}` brings back what was there before")
-        };
-        Ok(match end {
-            End::Failed { reason, result: None } if hold.is_carried_through => {
-                TaskEnd::Unknown { reason: with_troubles(live(reason)) }
+        if matches!(end, End::Complete(_)) {
+            self.attempt.remark(Level::Error, closed.troubles.clone()).await;
+        }
+        let is_cancelled = matches!(end, End::Cancelled);
+        Ok(match told_end(hold, end) {
+            TaskEnd::Failed { reason, retryable, result } => {
+                TaskEnd::Failed { reason: reason + &told, retryable, result }
             }
-            End::Failed { reason, result } => failed(with_troubles(reason), result),
-            End::Unknown { reason } => TaskEnd::Unknown { reason: with_troubles(live(reason)) },
-            End::Cancelled if closed.troubles.is_empty() => TaskEnd::Cancelled,
-            End::Cancelled => failed(with_troubles("it was cancelled".to_owned()), None),
-            End::Complete(result) => {
-                self.attempt.remark(Level::Error, closed.troubles).await;
-                TaskEnd::Complete(result)
+            TaskEnd::Unknown { reason } => TaskEnd::Unknown { reason: reason + &told },
+            _ if is_cancelled && !closed.troubles.is_empty() => {
+                failed(format!("it was cancelled{told}"), None)
             }
+            end => end,
         })
     }
 
     /// Stops all that ran, the one that is started last first, and waits for what rests already.
     async fn stop_all(&self, hold: &mut Hold) -> Result<(), String> {
+        self.stop_with(hold, self.stand_in).await
+    }
+
+    async fn stop_with(&self, hold: &mut Hold, stand_in: &StandIn) -> Result<(), String> {
         self.show("stopping");
         for ran in hold.stopped.clone().iter().rev() {
             self.attempt.remark(Level::Info, vec![format!("stops {}", told(ran))]).await;
-            take_down(self.stand_in, &ran.id).await?;
+            take_down(stand_in, &ran.id).await?;
             let detail = ran.id.to_string();
             // An attempt that goes on has told it before.
             if !hold.steps.iter().any(|step| step.step == "stopped" && step.detail == detail) {
                 hold.steps.push(RestoreStep { step: "stopped".to_owned(), at: self.now(), detail });
             }
         }
-        for id in self.stand_in.workloads().filter(|id| hold.stopped.iter().all(|ran| ran.id != *id)) {
-            await_gone(self.stand_in, &id).await?;
+        for id in stand_in.workloads().filter(|id| hold.stopped.iter().all(|ran| ran.id != *id)) {
+            await_gone(stand_in, &id).await?;
         }
         Ok(())
     }
 
     /// Returns when the restore pod's agent has joined.
-    async fn bring_up(&self, hold: &Hold) -> Result<(), String> {
+    async fn bring_up(&self, hold: &Hold, stand_in: &StandIn) -> Result<(), String> {
         self.show("starting the restore pod");
-        let pod = self.stand_in.id().workload();
+        let pod = stand_in.id().workload();
         self.attempt.remark(Level::Info, vec![format!("starts its restore pod {pod}")]).await;
         // Where an order is out, nothing goes on without it, and one that has crashed is started late.
         let hopeless = hold.handed_out.is_none().then_some(HOPELESS);
-        let patience = Patience { limit: self.stand_in.pod.start_limit.get(), hopeless };
-        bring_up(self.stand_in, &self.attempt.shared.fleet, self.place.agent, patience).await
+        let patience = Patience { limit: stand_in.pod.start_limit.get(), hopeless };
+        bring_up(stand_in, &self.attempt.shared.fleet, self.place.agent, patience).await
     }
 
     /// Starts what ran on what was restored.
@@ -456,7 +484,7 @@ impl Work<'_> {
             return Ok(Err(cause));
         }
         for _ in 0..MAX_ATTEMPTS {
-            if let Err(cause) = self.bring_up(hold).await {
+            if let Err(cause) = self.bring_up(hold, self.stand_in).await {
                 return Ok(Err(cause));
             }
             self.hand_out(hold).await?;
@@ -465,8 +493,8 @@ impl Work<'_> {
             let Ok(running) = running else { continue };
             match follow(self.attempt, running).await {
                 Ended::Restored(finished) if !finished.undone.is_empty() => {
+                    // On record with the end.
                     hold.handed_out = None;
-                    self.keep(hold).await?;
                     return Ok(match finished.replaced > 0 || has_old_state(hold.done.as_ref()) {
                         true => Ok(()),
                         false => Err("it had replaced nothing, and what it has created stays".to_owned()),
@@ -482,18 +510,6 @@ impl Work<'_> {
 
 fn fails(reason: String) -> End {
     End::Failed { reason, result: None }
-}
-
-fn unknown(reason: String) -> End {
-    End::Unknown { reason }
-}
-
-/// Where an order is out, nobody knows what has become of it.
-fn cancelled(hold: &Hold) -> End {
-    match hold.handed_out {
-        None => End::Cancelled,
-        Some(_) => unknown("it was cancelled, and its agent did not say how far it was".to_owned()),
-    }
 }
 
 /// Why it does not run on what was restored.
