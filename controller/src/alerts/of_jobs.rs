@@ -25,13 +25,16 @@ pub fn job_events(before: JobState, job: &Job) -> Vec<Event> {
         JobState::Incomplete => incomplete(job),
         JobState::Failed => vec![failed(job)],
         // It was not left as it was, or what it has stopped does not run.
-        JobState::Cancelled
-            if is_restore(job) && job.parts.iter().any(|part| part.state == PartState::Failed) =>
-        {
+        JobState::Cancelled if is_restore(job) && job.parts.iter().any(is_not_as_before) => {
             vec![failed(job)]
         }
         _ => Vec::new(),
     }
+}
+
+/// True of a part of a restore that nobody can say all is as it was before of.
+fn is_not_as_before(part: &Part) -> bool {
+    part.state == PartState::Failed || part.is_unknown
 }
 
 fn is_restore(job: &Job) -> bool {

@@ -40,19 +40,32 @@ impl Catalog {
 
     /// All that is held. A record that cannot be read is told, and hinders no other.
     pub(crate) async fn holds(&self) -> Result<Vec<(PodId, Hold)>, CatalogError> {
-        let rows = sqlx::query("SELECT namespace, deployment, hold FROM restore_pods")
-            .fetch_all(&self.readers)
-            .await?;
         let mut holds = Vec::new();
-        for row in &rows {
-            let pod = PodId { namespace: row.try_get("namespace")?, deployment: row.try_get("deployment")? };
-            let hold: &str = row.try_get("hold")?;
-            match from_json(hold, "what is stopped for a restore") {
+        for (pod, hold) in self.each_hold().await? {
+            match hold {
                 Ok(hold) => holds.push((pod, hold)),
                 Err(error) => tracing::error!(pod = %pod.workload(), %error, "a record of a restore pod"),
             }
         }
         Ok(holds)
+    }
+
+    /// The same, for whoever has to know all of them.
+    pub(crate) async fn all_holds(&self) -> Result<Vec<(PodId, Hold)>, CatalogError> {
+        let each = self.each_hold().await?;
+        each.into_iter().map(|(pod, hold)| Ok((pod, hold?))).collect()
+    }
+
+    async fn each_hold(&self) -> Result<Vec<(PodId, Result<Hold, CatalogError>)>, CatalogError> {
+        let rows = sqlx::query("SELECT namespace, deployment, hold FROM restore_pods")
+            .fetch_all(&self.readers)
+            .await?;
+        let each = rows.iter().map(|row| {
+            let pod = PodId { namespace: row.try_get("namespace")?, deployment: row.try_get("deployment")? };
+            let hold: &str = row.try_get("hold")?;
+            Ok((pod, from_json(hold, "what is stopped for a restore")))
+        });
+        each.collect()
     }
 
     /// Nothing is held any more.

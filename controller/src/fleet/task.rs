@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use proto::v1::{ProbeFinished, RestoreFinished, SourcePlan, TaskLog, TaskProgress};
@@ -94,6 +95,8 @@ pub enum Ended {
         /// Another attempt may go better.
         retryable: bool,
     },
+    /// It got no further for so long, and nobody knows how far it is.
+    Stalled(Duration),
     /// The agent has ended it because it was told to, or because it stops.
     Cancelled,
     /// The connection broke.

@@ -291,10 +291,7 @@ pub(crate) async fn end_or_stall(
     tokio::select! {
         biased;
         ended = running.ended() => ended,
-        () = stalled => Ended::Failed {
-            reason: format!("the agent got no further for {} minutes", stall.as_secs() / 60),
-            retryable: true,
-        },
+        () = stalled => Ended::Stalled(stall),
     }
 }
 
@@ -313,9 +310,15 @@ fn archive_end(task: TaskId, ended: Ended) -> TaskEnd {
 }
 
 /// The ends that every kind of task has.
+/// Why a task was given up that got no further for so long.
+pub(crate) fn stalled(stall: Duration) -> String {
+    format!("the agent got no further for {} minutes", stall.as_secs() / 60)
+}
+
 pub(super) fn common_end(ended: Ended) -> TaskEnd {
     match ended {
         Ended::Failed { reason, retryable } => TaskEnd::Failed { reason, retryable, result: None },
+        Ended::Stalled(stall) => TaskEnd::Failed { reason: stalled(stall), retryable: true, result: None },
         Ended::Cancelled => TaskEnd::Cancelled,
         Ended::AgentLost => TaskEnd::AgentLost,
         Ended::Archived { .. } | Ended::Planned(_) | Ended::Restored(_) | Ended::Probed(_) => {
@@ -378,7 +381,7 @@ mod tests {
             ended = end_or_stall(running, stall, |_| {}) => ended,
             () = moves => unreachable!("it never ends"),
         };
-        assert!(matches!(ended, Ended::Failed { retryable: true, .. }), "{ended:?}");
+        assert!(matches!(ended, Ended::Stalled(_)), "{ended:?}");
         assert!(began.elapsed() > stall * 3, "it was ended while it moved");
         messages.recv().await.expect("the probe").expect("a message");
         let told = messages.recv().await.expect("told").expect("a message").message;

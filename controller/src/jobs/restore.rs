@@ -13,7 +13,7 @@ use crate::catalog::{Catalog, CatalogError};
 use crate::depot::Depot;
 use crate::fleet::{Ended, RestoreTask, RunningTask, TaskContext};
 use crate::ids::{JobId, TaskId};
-use crate::jobs::backup::{STALLED_AFTER, common_end, end_or_stall, follow, wait_until};
+use crate::jobs::backup::{STALLED_AFTER, common_end, end_or_stall, follow, stalled, wait_until};
 use crate::jobs::job::{Allowance, Databases, Job, Order, Part, PartResult, RestorePlace, RestoreStep};
 use crate::jobs::runner::{Attempt, Shared};
 use crate::jobs::state::{Event, TaskEnd};
@@ -158,6 +158,7 @@ pub(crate) async fn ask_for_plan(
     let mut plan = match end_or_stall(running, STALLED_AFTER, |_| {}).await {
         Ended::Planned(plan) => *plan,
         Ended::Failed { reason, .. } => return Err(NoPlan::Failed(reason)),
+        Ended::Stalled(stall) => return Err(NoPlan::Failed(stalled(stall))),
         Ended::AgentLost | Ended::Cancelled => return Err(NoPlan::Away),
         _ => return Err(NoPlan::Failed("the agent answered another question than it was asked".to_owned())),
     };

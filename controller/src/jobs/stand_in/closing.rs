@@ -5,6 +5,7 @@
 //! has said that nothing is half swapped there; a record goes when all is told to run and the job knows how the part
 //! has ended, and not before: a part that is tried once more goes by it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use super::scale::{LOOK_AGAIN, Patience, all_told, await_health, bring_up, start
 use crate::catalog::CatalogError;
 use crate::fleet::{Ended, TaskContext};
 use crate::ids::{AgentId, TaskId};
-use crate::jobs::backup::{STALLED_AFTER, end_or_stall};
+use crate::jobs::backup::{STALLED_AFTER, end_or_stall, stalled};
 use crate::jobs::runner::Shared;
 use crate::kubernetes::{HandedOut, Hold, PodId, StandIn};
 
@@ -28,18 +29,23 @@ const LOOK_FOR_LEFT: Duration = Duration::from_secs(15);
 /// Looks from time to time for what ended restores have stopped and not started, for ever.
 pub(in crate::jobs) async fn keep(shared: Arc<Shared>) {
     tell_orphans(&shared).await;
-    // One for each pod at the most: whoever has its turn. An agent that says nothing keeps no other waiting.
+    // One for each namespace at the most: whoever has its turn. An agent that says nothing keeps no other waiting.
     let mut closing = JoinSet::new();
     while !shared.settings.restore_pods.are_none() {
         while closing.try_join_next().is_some() {}
-        let looked = shared.catalog.holds().await;
-        for (pod, _) in looked.inspect_err(not_looked).unwrap_or_default() {
-            let Some(stand_in) = shared.settings.restore_pods.called(&pod) else { continue };
+        let looked = shared.catalog.holds().await.inspect_err(not_looked).unwrap_or_default();
+        let mut by_namespace: BTreeMap<String, Vec<StandIn>> = BTreeMap::new();
+        for stand_in in looked.iter().filter_map(|(pod, _)| shared.settings.restore_pods.called(pod)) {
+            by_namespace.entry(stand_in.id().namespace).or_default().push(stand_in);
+        }
+        for pods in by_namespace.into_values() {
             // Whoever has it goes on by himself.
-            let Ok(turn) = stand_in.turn.clone().try_lock_owned() else { continue };
+            let Ok(turn) = pods[0].turn.clone().try_lock_owned() else { continue };
             let shared = Arc::clone(&shared);
             closing.spawn(async move {
-                let _ = end_left(&shared, &stand_in).await.inspect_err(not_looked);
+                for stand_in in pods {
+                    let _ = end_left(&shared, &stand_in).await.inspect_err(not_looked);
+                }
                 drop(turn);
             });
         }
@@ -76,7 +82,7 @@ pub(in crate::jobs) async fn not_half_done(
     source: &SourceId,
     agent: AgentId,
 ) -> Result<(), String> {
-    let holds = shared.catalog.holds().await.map_err(|error| proto::failure::chain(&error))?;
+    let holds = shared.catalog.all_holds().await.map_err(|error| proto::failure::chain(&error))?;
     let is_it =
         |(_, hold): &(PodId, Hold)| hold.handed_out.as_ref().is_some_and(|order| order.source == *source);
     for (pod, mut hold) in holds.into_iter().filter(is_it) {
@@ -261,6 +267,7 @@ pub(super) async fn ask(shared: &Shared, order: &HandedOut, job: &str) -> Result
             Ok(Settled { is_carried_through: finished.replaced > 0, said: finished.warnings })
         }
         Ended::Failed { reason, .. } => Err(reason),
+        Ended::Stalled(stall) => Err(stalled(stall)),
         _ => Err(BROKE.to_owned()),
     }
 }

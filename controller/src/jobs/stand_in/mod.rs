@@ -18,9 +18,10 @@ use crate::catalog::CatalogError;
 use crate::ids::TaskId;
 use crate::jobs::backup::wait_until;
 use crate::jobs::job::{Job, Order, PartResult, PartState, RestorePlace};
+use crate::jobs::restore::stand_in_of;
 use crate::jobs::runner::{Attempt, Shared};
 use crate::jobs::state::{Event, TaskEnd};
-use crate::kubernetes::{End, Hold, StandIn};
+use crate::kubernetes::{End, Hold, PodId, StandIn};
 
 use turn::own_turn;
 use work::Work;
@@ -63,18 +64,29 @@ pub(super) async fn ends_on_record(shared: &Shared, job: &Job) -> Result<Vec<Eve
         return Ok(Vec::new());
     }
     let holds = shared.catalog.holds().await?;
-    let ours = holds.into_iter().map(|(_, hold)| hold).filter(|hold| hold.job == job.id);
-    let ended = ours.filter_map(|hold| {
+    let ours = holds.into_iter().filter(|(_, hold)| hold.job == job.id);
+    let ended = ours.filter_map(|(pod, hold)| {
         let PartState::Running { task } = job.parts.get(hold.part)?.state else { return None };
         let end = match hold.end.clone() {
             Some(end) => told_end(&hold, end),
             // It is restored: what is left to do is no attempt at it.
-            None if hold.done.is_some() => TaskEnd::GoesOn,
+            None if hold.done.is_some() && is_still(shared, job, hold.part, &pod) => TaskEnd::GoesOn,
+            None if hold.done.is_some() => failed(MOVED.to_owned(), hold.done),
             None => return None,
         };
         Some(Event::TaskEnded { part: hold.part, task, end })
     });
     Ok(ended.collect())
+}
+
+const MOVED: &str = "what was restored is live, and another restore pod than the one that restored it serves its source now: it is not \
+     taken further";
+
+/// True if this pod restores the part as the configuration is now.
+fn is_still(shared: &Shared, job: &Job, part: usize, pod: &PodId) -> bool {
+    let Order::Restore { places, .. } = &job.order else { return false };
+    let of_part = places.get(part).and_then(|place| stand_in_of(shared, place));
+    of_part.is_some_and(|stand_in| stand_in.id() == *pod)
 }
 
 /// How the job is told of it. Where nobody can say that all is as it was before, it says so: then there is an undo.

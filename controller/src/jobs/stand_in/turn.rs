@@ -26,8 +26,15 @@ pub(super) async fn own_turn(
             Ok(Around::Free) => return Ok((turn, None)),
             Ok(Around::Ours(hold)) => return Ok((turn, Some(hold))),
             Ok(Around::Left(left, hold)) => {
+                let was_ours = is_of(attempt, &hold) && (hold.done.is_some() || hold.is_unknown());
                 let limit = left.pod.start_limit.get();
                 match close_left(shared, &left, hold, limit).await {
+                    // Restored once more, it would go over what is written since.
+                    Ok(None) if was_ours => {
+                        return Err("another restore pod than the one that began it serves its source now; what was restored \
+                                    may be live"
+                            .to_owned());
+                    }
                     Ok(None) => {}
                     Ok(Some(why)) => return Err(format!("an earlier restore is not over: {why}")),
                     Err(error) => return Err(proto::failure::chain(&error)),
@@ -43,6 +50,10 @@ pub(super) async fn own_turn(
     }
 }
 
+fn is_of(attempt: &Attempt, hold: &Hold) -> bool {
+    hold.job == attempt.job.id && hold.part == attempt.part
+}
+
 enum Around {
     Free,
     Ours(Hold),
@@ -54,21 +65,20 @@ enum Around {
 /// more, and stands in for others, is told elsewhere.
 async fn look_around(attempt: &Attempt, own: &StandIn) -> Result<Around, CatalogError> {
     let shared = &attempt.shared;
-    let is_ours = |hold: &Hold| hold.job == attempt.job.id && hold.part == attempt.part;
     // One that cannot be read is none that may be written over.
     if let Some(hold) = shared.catalog.hold(&own.id()).await?
-        && is_ours(&hold)
+        && is_of(attempt, &hold)
     {
         return Ok(Around::Ours(hold));
     }
     let mut around = Around::Free;
-    for (pod, hold) in shared.catalog.holds().await? {
+    for (pod, hold) in shared.catalog.all_holds().await? {
         let Some(stand_in) = shared.settings.restore_pods.called(&pod) else { continue };
         if pod != own.id() && !(pod.namespace == own.id().namespace && stand_in.shares_with(own)) {
             continue;
         }
         // Ours, under a pod to which the source belonged before.
-        match is_ours(&hold) || is_left(shared, &hold).await? {
+        match is_of(attempt, &hold) || is_left(shared, &hold).await? {
             true => around = Around::Left(stand_in, hold),
             // Over, but for the job's knowledge.
             false if hold.is_over && pod != own.id() => {}

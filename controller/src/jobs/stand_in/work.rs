@@ -258,32 +258,41 @@ impl Work<'_> {
                 steps::reached(Step::TaskHandedOut).await;
                 tokio::select! {
                     biased;
-                    ended = follow(self.attempt, running) => restore_end(ended),
+                    ended = follow(self.attempt, running) => ended,
                     // Whoever does not answer may have done it.
-                    () = self.overdue() => TaskEnd::AgentLost,
+                    () = self.overdue() => Ended::AgentLost,
                 }
             }
-            Err(end) => end,
+            Err(TaskEnd::AgentLost) => Ended::AgentLost,
+            Err(end) => {
+                hold.handed_out = None;
+                return self.conclude(hold, fails(of_end(end))).await.map(Some);
+            }
         };
+        // Who has answered says himself whether all is as it was.
+        let has_answered = !matches!(end, Ended::AgentLost | Ended::Stalled(_));
+        let end = restore_end(end);
         if let TaskEnd::Complete(result) = end {
             (hold.done, hold.handed_out) = (Some(result), None);
             self.keep(hold).await?;
             steps::reached(Step::RestorePodDone).await;
             return Ok(None);
         }
-        // A stall, too, says nothing of how far it was. Who says that he was stopped has gone back.
-        hold.may_be_live |= matches!(end, TaskEnd::AgentLost | TaskEnd::Failed { retryable: true, .. });
-        self.keep(hold).await?;
-        let has_answered = matches!(end, TaskEnd::Cancelled | TaskEnd::Failed { retryable: false, .. });
         if has_answered && self.is_as_before(hold, connection).await {
             hold.handed_out = None;
         }
+        hold.may_be_live |= !has_answered;
+        self.keep(hold).await?;
         let is_cancelled = self.is_cancelled().await?;
         let end = match end {
             // The same once more: the restore pod stays, and what it stands in for stays stopped.
             TaskEnd::AgentLost | TaskEnd::Cancelled | TaskEnd::Failed { retryable: true, .. }
                 if !is_cancelled && !self.is_last() =>
             {
+                if let (true, TaskEnd::Failed { reason, .. }) = (hold.is_unknown(), &end) {
+                    self.attempt.remark(Level::Warning, vec![reason.clone()]).await;
+                    return Ok(Some(TaskEnd::AgentLost));
+                }
                 return Ok(Some(end));
             }
             _ if is_cancelled => End::Cancelled,
@@ -505,6 +514,14 @@ impl Work<'_> {
             }
         }
         Ok(Err(BROKE.to_owned()))
+    }
+}
+
+/// Why no order went out.
+fn of_end(end: TaskEnd) -> String {
+    match end {
+        TaskEnd::Failed { reason, .. } => reason,
+        _ => "no order could be given".to_owned(),
     }
 }
 
