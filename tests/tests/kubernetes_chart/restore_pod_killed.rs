@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tests::wait_for;
+use tests::{pause, wait_for};
 
 use super::{Scene, nsctl};
 
@@ -143,7 +143,7 @@ pub(super) fn in_the_middle_and_nothing_starts_there(scene: &Scene, backup: &str
     // Longer than an agent has to say that it has ended it.
     while since.elapsed() < Duration::from_secs(50) {
         assert_eq!(scene.all_replicas(), ["0", "0", "1"], "nothing starts in the middle of a swap");
-        std::thread::sleep(Duration::from_secs(1));
+        pause(1_000);
     }
     scene.agent.let_go("first-old-away");
     let job = scene.await_end(&id);

@@ -57,7 +57,7 @@ fn is_of(attempt: &Attempt, hold: &Hold) -> bool {
 enum Around {
     Free,
     Ours(Hold),
-    Left(StandIn, Hold),
+    Left(Box<StandIn>, Hold),
     Busy,
 }
 
@@ -79,7 +79,7 @@ async fn look_around(attempt: &Attempt, own: &StandIn) -> Result<Around, Catalog
         }
         // Ours, under a pod to which the source belonged before.
         match is_of(attempt, &hold) || is_left(shared, &hold).await? {
-            true => around = Around::Left(stand_in, hold),
+            true => around = Around::Left(Box::new(stand_in), hold),
             // Over, but for the job's knowledge.
             false if hold.is_over && pod != own.id() => {}
             false => return Ok(Around::Busy),
