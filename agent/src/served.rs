@@ -43,6 +43,8 @@ pub(crate) struct Served {
     fsync_lock: Option<Duration>,
     /// The socket of the Docker Engine.
     engine: PathBuf,
+    /// The engine whose containers may be paused.
+    pauses_at: Option<PathBuf>,
 }
 
 /// A configured source cannot be used.
@@ -93,6 +95,7 @@ impl Served {
             imports: config.imports.clone(),
             fsync_lock: config.fsync_lock.map(runtime::config::Duration::get),
             engine: DockerConfig::default().socket,
+            pauses_at: None,
         })
     }
 
@@ -103,7 +106,7 @@ impl Served {
 
     /// Its containers are those of the engine that this means.
     pub(crate) fn of_engine(self, engine: &DockerConfig) -> Self {
-        Self { engine: engine.socket.clone(), ..self }
+        Self { engine: engine.socket.clone(), pauses_at: engine.engine().cloned(), ..self }
     }
 
     /// Begins to read it; the agent's own `state` folder is never a part of it. Blocks, within the runtime.
@@ -154,11 +157,11 @@ impl Served {
     ) -> Result<Box<dyn Source>, OpenError> {
         match (self.kind, &self.data) {
             (Kind::Blockchain, SourceData::Folder { path }) => {
-                let way = Way { profile: self.profile, rungs: &self.quiesce, state };
+                let way = self.way(self.profile, path, state);
                 Ok(Box::new(ChainSource::open(path, self.rules(state)?, &way, cancel)?))
             }
             (Kind::Ipfs, SourceData::Folder { path }) => {
-                let way = Way { profile: Profile::Auto, rungs: &self.quiesce, state };
+                let way = self.way(Profile::Auto, path, state);
                 Ok(Box::new(VolumeSource::open(path, self.rules(state)?, &way, is_new, cancel)?))
             }
             (_, SourceData::Environment { env }) => {
@@ -186,6 +189,11 @@ impl Served {
             )?)),
             _ => self.open(state, now),
         }
+    }
+
+    /// How the node's folder `root` is held while it is read.
+    fn way<'a>(&'a self, profile: Profile, root: &'a Path, state: &'a Path) -> Way<'a> {
+        Way { profile, rungs: &self.quiesce, engine: self.pauses_at.as_deref(), root, state }
     }
 
     /// Begins to read a dump instead of what is served, once it was looked through. Blocks.

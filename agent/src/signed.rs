@@ -26,14 +26,7 @@ impl Signed {
 
     /// What a state's file says; none if it says nothing.
     pub(crate) fn at(path: &Path) -> Option<Self> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);
-        if !file.metadata().ok()?.is_file() {
-            return None;
-        }
-        let mut state = Vec::new();
-        file.take(MAX_STATE).read_to_end(&mut state).ok()?;
-        Self::of(&state)
+        Self::of(&read(path)?)
     }
 
     pub(crate) fn of(state: &[u8]) -> Option<Self> {
@@ -48,4 +41,28 @@ impl Signed {
         let signed = Self(number("height")?, number("round")?, number("step")?);
         (signed.0 >= 0 && signed.1 >= 0 && signed.2 >= 0).then_some(signed)
     }
+}
+
+/// The address of a validator's key, `priv_validator_key.json`: 40 hex digits. Nothing else of it is kept.
+pub(crate) fn address_at(path: &Path) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Key {
+        address: String,
+    }
+    let key = zeroize::Zeroizing::new(read(path)?);
+    let Key { address } = serde_json::from_slice(&key).ok()?;
+    let is_one = address.len() == 40 && address.bytes().all(|digit| digit.is_ascii_hexdigit());
+    is_one.then(|| address.to_ascii_uppercase())
+}
+
+/// A plain file, as far as it is of a length that makes sense.
+fn read(path: &Path) -> Option<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_STATE).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
 }

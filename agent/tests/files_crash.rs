@@ -87,6 +87,7 @@ impl Case {
             stays: self.stays.clone(),
             signer_height: None,
             signer_seen: None,
+            leaves_keys: false,
         }
     }
 
@@ -243,6 +244,7 @@ fn what_a_program_wrote_after_the_crash_is_kept_beside_the_new_state() {
         stays: None,
         signer_height: None,
         signer_seen: None,
+        leaves_keys: false,
     };
     let killed = KilledAtRename { renames: Default::default(), at: 1 };
     let error = archive.restore_with(&request, &killed).expect_err("killed");
@@ -272,6 +274,7 @@ fn a_second_restore_ends_the_one_that_was_interrupted_first() {
         stays: None,
         signer_height: None,
         signer_seen: None,
+        leaves_keys: false,
     };
     let killed = KilledAtRename { renames: Default::default(), at: 3 };
     archive.restore_with(&request("one"), &killed).expect_err("killed");
@@ -302,6 +305,7 @@ fn listed_and_killed(folder: &Path, at: u64) -> bool {
         stays: None,
         signer_height: None,
         signer_seen: None,
+        leaves_keys: false,
     };
     let killed = KilledAtRename { renames: Default::default(), at };
     archive.restore_with(&request, &killed).is_err()
@@ -335,6 +339,7 @@ fn while_the_folder_with_the_journal_is_not_mounted_those_that_serve_it_are_left
             stays: None,
             signer_height: None,
             signer_seen: None,
+            leaves_keys: false,
         };
         Archive::of(&base.join("source")).restore(&request).expect("another file is restored");
 

@@ -58,6 +58,7 @@ fn assert_refused(archive: &Archive) {
             stays: None,
             signer_height: None,
             signer_seen: None,
+            leaves_keys: false,
         };
         let error = archive.restore(&request).expect_err("it is refused");
         assert!(matches!(error, RestoreError::Archive { .. }), "{error:?}");
@@ -179,6 +180,7 @@ fn in_place(root: &Path, id: &str) -> RestoreRequest {
         stays: None,
         signer_height: None,
         signer_seen: None,
+        leaves_keys: false,
     }
 }
 
@@ -241,6 +243,7 @@ fn a_new_folder_behind_somebody_elses_link_is_refused() {
         stays: None,
         signer_height: None,
         signer_seen: None,
+        leaves_keys: false,
     };
     let error = archive(vec![("a", None)]).restore(&request).expect_err("it is refused");
     let source = std::error::Error::source(&error).expect("a cause").to_string();
@@ -338,6 +341,7 @@ fn a_folder_that_somebody_puts_in_place_of_one_just_made_is_refused() {
             stays: None,
             signer_height: None,
             signer_seen: None,
+            leaves_keys: false,
         };
         let steps = PutsAnother { parent: &live, name, planted, is_done: Cell::new(false) };
         let error = archive(vec![("a", None)]).restore_with(&request, &steps).expect_err("it is refused");

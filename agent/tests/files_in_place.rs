@@ -29,6 +29,7 @@ fn in_place(root: &Path, id: &str) -> RestoreRequest {
         stays: None,
         signer_height: None,
         signer_seen: None,
+        leaves_keys: false,
     }
 }
 
@@ -251,6 +252,7 @@ fn listed_files_go_back_to_their_places_and_their_neighbours_stay() {
         stays: None,
         signer_height: None,
         signer_seen: None,
+        leaves_keys: false,
     };
     let report = archive.restore(&request).expect("it is restored");
     assert_eq!((report.overwritten, report.created, report.removed), (3, 1, 0));

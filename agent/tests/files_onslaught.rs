@@ -333,6 +333,7 @@ fn generated_hostile_archives_change_nothing_outside_of_the_target() {
             stays: None,
             signer_height: None,
             signer_seen: None,
+            leaves_keys: false,
         };
         let ended = hostile.restore(&request, dice.once_in(2));
         match &ended {
@@ -492,6 +493,7 @@ fn a_thread_that_swaps_folders_for_links_achieves_nothing() {
                 stays: None,
                 signer_height: None,
                 signer_seen: None,
+                leaves_keys: false,
             };
             match archive.restore_with(&request, &Paced(&steps)) {
                 Ok(_) => good += 1,
@@ -585,6 +587,7 @@ fn a_folder_that_is_swapped_for_a_link_before_any_step_achieves_nothing() {
                     stays: None,
                     signer_height: None,
                     signer_seen: None,
+                    leaves_keys: false,
                 };
                 let to = from + 1 + from % 5;
                 let steps =

@@ -99,6 +99,7 @@ fn a_source_that_changes_under_the_reader_is_read_to_its_end_in_order_and_nothin
                 stays: None,
                 signer_height: None,
                 signer_seen: None,
+                leaves_keys: false,
             };
             archive.restore(&request).expect("what was read can be restored");
             (rounds, told) = (rounds + 1, told + archive.problems.len());

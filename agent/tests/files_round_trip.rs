@@ -128,6 +128,7 @@ fn into(path: PathBuf) -> RestoreRequest {
         stays: None,
         signer_height: None,
         signer_seen: None,
+        leaves_keys: false,
     }
 }
 
@@ -187,6 +188,7 @@ fn the_other_names_of_a_socket_are_left_out_with_it() {
             stays: None,
             signer_height: None,
             signer_seen: None,
+            leaves_keys: false,
         };
         let report = archive.restore(&request).expect("it is restored");
         assert!(report.notes[0].contains("2 (first a)"), "{:?}", report.notes);
@@ -214,6 +216,7 @@ fn a_socket_is_kept_in_the_archive_and_left_out_with_a_note() {
         stays: None,
         signer_height: None,
         signer_seen: None,
+        leaves_keys: false,
     };
     archive.restore(&request).expect("it is restored");
     assert!(root.join("socket").symlink_metadata().is_ok(), "a live socket is not taken away");

@@ -38,6 +38,7 @@ const VIEWER: &[&str] = &[
     "/neurashield.backup.v1.Retention/GetRetention",
     "/grpc.health.v1.Health/Watch",
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/neurashield.backup.v1.Signers/ListSigners",
 ];
 const OPERATOR: &[&str] = &[
     "/neurashield.backup.v1.Backups/ReadFile",
@@ -59,6 +60,7 @@ const ADMIN: &[&str] = &[
     "/neurashield.backup.v1.Agents/RevokeAgent",
     "/neurashield.backup.v1.Agents/ListInvitations",
     "/neurashield.backup.v1.Agents/RevokeInvitation",
+    "/neurashield.backup.v1.Signers/SetSigner",
     "/neurashield.backup.v1.Tokens/CreateToken",
     "/neurashield.backup.v1.Tokens/ListTokens",
     "/neurashield.backup.v1.Tokens/RevokeToken",

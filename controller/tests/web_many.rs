@@ -38,6 +38,7 @@ fn archive(component: &str) -> ArchiveRecord {
         reason: None,
         consistency: None,
         signed: None,
+        signer: None,
         counts,
         manifest: Sha256([0; 32]),
         refs: None,

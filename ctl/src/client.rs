@@ -15,6 +15,7 @@ use proto::v1::health_client::HealthClient;
 use proto::v1::jobs_client::JobsClient;
 use proto::v1::retention_client::RetentionClient;
 use proto::v1::schedules_client::SchedulesClient;
+use proto::v1::signers_client::SignersClient;
 use proto::v1::tokens_client::TokensClient;
 use rustls::CertificateError;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -136,6 +137,10 @@ impl Client {
 
     pub(crate) fn tokens(&self) -> TokensClient<Wire> {
         TokensClient::new(self.wire.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    pub(crate) fn signers(&self) -> SignersClient<Wire> {
+        SignersClient::new(self.wire.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
     pub(crate) fn audit(&self) -> AuditClient<Wire> {

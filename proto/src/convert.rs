@@ -213,6 +213,7 @@ pub fn quiesce(wire: Option<&v1::Quiesce>) -> Option<Quiesce> {
     let by = match wire.by.as_str() {
         "bracket" => QuiescedBy::Bracket,
         "pause" => QuiescedBy::Pause,
+        "container" => QuiescedBy::Container,
         "lock" => QuiescedBy::Lock,
         _ => return None,
     };
@@ -224,14 +225,15 @@ pub fn to_wire_quiesce(quiesce: Quiesce) -> v1::Quiesce {
     let by = match quiesce.by {
         QuiescedBy::Bracket => "bracket",
         QuiescedBy::Pause => "pause",
+        QuiescedBy::Container => "container",
         QuiescedBy::Lock => "lock",
     };
     v1::Quiesce { by: by.to_owned(), held_ms: quiesce.held_ms }
 }
 
 /// How far a validator's key has signed: height, round and step; `None` where one of them cannot be.
-pub fn signed(wire: Option<v1::SignedHeight>) -> Option<(i64, i64, i32)> {
-    let v1::SignedHeight { height, round, step } = wire?;
+pub fn signed(wire: Option<&v1::SignedHeight>) -> Option<(i64, i64, i32)> {
+    let v1::SignedHeight { height, round, step, address: _ } = *wire?;
     (height >= 0 && round >= 0 && step >= 0).then_some((height, round, step))
 }
 

@@ -3,6 +3,8 @@
 //!
 //! `NEURASHIELD_ENGINES=long` takes a hundred backups of a LevelDB, and as many of a Pebble.
 
+#[path = "chains/keys.rs"]
+mod keys;
 #[path = "chains/killed.rs"]
 mod killed;
 #[path = "chains/told.rs"]
@@ -313,6 +315,11 @@ impl Validator {
 
     fn state(&self) -> PathBuf {
         self.node().join("data/priv_validator_state.json")
+    }
+
+    fn has_key(&self, address: &str) {
+        let key = format!(r#"{{"address":"{address}","pub_key":{{}},"priv_key":{{}}}}"#);
+        fs::write(self.node().join("config/priv_validator_key.json"), key).expect("written");
     }
 
     fn says(&self, height: u64, app: &str) {

@@ -204,6 +204,20 @@ fn a_cometbft_chain_goes_on_from_a_backup_and_its_validator_signs_no_height_twic
     assert_ne!(refused.code, 0);
     assert!(format!("{}{}", refused.out, refused.err).contains("--signer-height"));
     assert!(!state.exists());
+
+    // What was seen is remembered by the key's address; what its operator states counts from then on.
+    let key = fs::read(home.join("config/priv_validator_key.json")).expect("a key");
+    let key: Value = serde_json::from_slice(&key).expect("JSON");
+    let address = key["address"].as_str().expect("an address");
+    let known = system.nsctl(&["signer", "list", "-o", "json"]).expect(0).json();
+    let known = &known["signers"][0];
+    assert_eq!(known["address"], address, "{known:#}");
+    assert!(known["height"].as_u64().is_some_and(|height| height >= signed_last), "{known:#}");
+    let stated = (signed + 50).to_string();
+    system.nsctl(&["signer", "set", address, &stated, "--reason", "the network's height", "--yes"]).expect(0);
+    let words = ["restore", "--timestamp", "latest", "--yes", "--no-safety-backup", "--signer-height", "1"];
+    system.run(&words);
+    assert_eq!(Comet::signed(&home), signed + 50);
 }
 
 #[test]

@@ -214,6 +214,7 @@ struct Written {
 enum WrittenRung {
     Bracket,
     Pause,
+    Container,
     Stop,
 }
 
@@ -356,15 +357,16 @@ impl WrittenRung {
         match self {
             Self::Bracket => Ok(Rung::Bracket),
             Self::Pause => Ok(Rung::Pause),
+            Self::Container => Ok(Rung::Container),
             Self::Stop => Err(
-                "`quiesce` has `bracket` and `pause`; a node is stopped by the hooks before_backup and after_backup",
+                "`quiesce` has `bracket`, `pause` and `container`; a node is stopped by the hooks before_backup and after_backup",
             ),
         }
     }
 }
 
 /// Unless it is said otherwise.
-pub(super) const USUAL_RUNGS: [Rung; 2] = [Rung::Bracket, Rung::Pause];
+pub(super) const USUAL_RUNGS: [Rung; 3] = [Rung::Bracket, Rung::Pause, Rung::Container];
 
 fn are_usual(rungs: &[Rung]) -> bool {
     rungs == USUAL_RUNGS

@@ -62,6 +62,10 @@ impl Source for SlowSource {
     fn signed(&self) -> Option<Signed> {
         self.inner.signed()
     }
+
+    fn signer(&self) -> Option<String> {
+        self.inner.signer()
+    }
 }
 
 struct SlowContent {

@@ -115,6 +115,8 @@ pub(crate) struct Told {
     pub(crate) remarks: Vec<String>,
     /// How far its validator has signed.
     pub(crate) signed: Option<Signed>,
+    /// The address of that validator.
+    pub(crate) signer: Option<String>,
 }
 
 /// Figures of one archive.

@@ -169,8 +169,12 @@ impl<'a> Reader<'a> {
                 }
             }
         }
-        self.totals.told =
-            Told { quiesce: source.quiesce(), remarks: source.remarks(), signed: source.signed() };
+        self.totals.told = Told {
+            quiesce: source.quiesce(),
+            remarks: source.remarks(),
+            signed: source.signed(),
+            signer: source.signer(),
+        };
         // Files that were not read again were not given to it.
         for Finding { path, what: cause, .. } in
             self.check.as_mut().map(|check| check.held_back()).unwrap_or_default()

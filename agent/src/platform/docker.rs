@@ -242,6 +242,10 @@ impl Container {
         matches!(self.state.as_str(), "running" | "restarting" | "paused")
     }
 
+    pub(super) fn is_paused(&self) -> bool {
+        self.state == "paused"
+    }
+
     pub(super) fn is_checked(&self) -> bool {
         self.status.contains("health")
     }

@@ -7,6 +7,7 @@
 mod command;
 mod docker;
 mod environments;
+pub(crate) mod frozen;
 mod kubernetes;
 mod namespaces;
 mod order;

@@ -42,6 +42,10 @@ pub trait Source: Send {
     fn signed(&self) -> Option<Signed> {
         None
     }
+    /// The address of that validator's key, if just one lies there.
+    fn signer(&self) -> Option<String> {
+        None
+    }
 }
 
 /// One step of a source.

@@ -286,7 +286,7 @@ fn summary(task_id: &str, archived: &Archived, consistency: Consistency) -> v1::
         remarks: of_source.remarks.clone(),
         signed: of_source.signed.map(|signed| {
             let (height, round, step) = signed.parts();
-            v1::SignedHeight { height, round, step }
+            v1::SignedHeight { height, round, step, address: of_source.signer.clone().unwrap_or_default() }
         }),
     }
 }

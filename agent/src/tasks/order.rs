@@ -116,6 +116,8 @@ pub(super) struct RestoreOrder {
     pub(super) signer_height: Option<u64>,
     /// The highest that any backup has seen.
     pub(super) signer_seen: Option<Signed>,
+    /// The keys of a chain's node stay out of a copy.
+    pub(super) leaves_keys: bool,
     pub(super) restore_id: String,
     pub(super) keeps_older: bool,
     /// The controller stops and starts what uses the place.
@@ -167,6 +169,7 @@ impl RestoreOrder {
             to_namespace,
             force_conflicts,
             signer_height,
+            with_keys: _,
         } = wire.selection.clone().unwrap_or_default();
         let texts = |field, texts: &[String]| {
             texts.iter().map(|one| convert::text(field, one, 4_096)).collect::<Result<Vec<_>, _>>()
@@ -184,8 +187,9 @@ impl RestoreOrder {
             to_namespace: namespace(&to_namespace)?,
             force_conflicts,
             signer_height,
-            signer_seen: convert::signed(wire.signed)
+            signer_seen: convert::signed(wire.signed.as_ref())
                 .map(|(height, round, step)| Signed::new(height, round, step)),
+            leaves_keys: wire.leaves_keys,
             restore_id: restore_id(&wire.restore_id)?,
             keeps_older: wire.keeps_older,
             users_elsewhere: wire.users_elsewhere,

@@ -104,11 +104,12 @@ impl App {
         }
     }
 
-    /// The whole archive as a tar file (PAX).
-    pub async fn export(&self, choice: &ArchiveChoice) -> Result<Reading<Bytes>, Failure> {
+    /// The whole archive as a tar file (PAX); a chain's keys only where they were asked for.
+    pub async fn export(&self, choice: &ArchiveChoice, with_keys: bool) -> Result<Reading<Bytes>, Failure> {
         let (reader, held) = self.reader(choice).await?;
-        Ok(read_on_thread(reader, held, |reader, outlet| {
-            export::archive(reader, &mut |data| outlet.put(data))
+        let leaves_out = formats::chains::left_out(&reader.manifest().kind, with_keys);
+        Ok(read_on_thread(reader, held, move |reader, outlet| {
+            export::archive(reader, leaves_out, &mut |data| outlet.put(data))
         }))
     }
 

@@ -18,6 +18,7 @@ mod retention;
 mod room;
 mod schedules;
 mod sign_in;
+mod signers;
 mod storage_look;
 mod tokens;
 mod undo;

@@ -35,7 +35,7 @@ const TABLES: &[(&str, Carried)] = &[
     ("sources", Carried::Whole),
     ("source_owners", Carried::Whole),
     ("refused_sources", Carried::Whole),
-    ("signed_heights", Carried::Whole),
+    ("signers", Carried::Whole),
     ("agent_keys", Carried::Whole),
     ("invitations", Carried::Whole),
     ("api_tokens", Carried::Whole),
@@ -303,12 +303,18 @@ const IN_ORDER: [&str; 4] = [
     "DROP TABLE decided",
 ];
 
-/// What is known of a validator never goes back, whichever copy it is from.
-const HIGHEST_SIGNED: &str = "INSERT INTO main.signed_heights (component, name, height, round, step)
-     SELECT component, name, height, round, step FROM other.signed_heights WHERE true
-     ON CONFLICT (component, name) DO UPDATE SET
-         height = excluded.height, round = excluded.round, step = excluded.step
-     WHERE (excluded.height, excluded.round, excluded.step) > (height, round, step)";
+/// What is known of a validator never goes back, whichever copy it is from; but by what somebody has stated since.
+const HIGHEST_SIGNED: &str = "INSERT INTO main.signers
+         (id, address, component, name, height, round, step, seen_at, stated_at, stated_by, reason)
+     SELECT id, address, component, name, height, round, step, seen_at, stated_at, stated_by, reason
+     FROM other.signers WHERE true
+     ON CONFLICT (id) DO UPDATE SET
+         address = coalesce(excluded.address, address), component = excluded.component, name = excluded.name,
+         height = excluded.height, round = excluded.round, step = excluded.step, seen_at = excluded.seen_at,
+         stated_at = excluded.stated_at, stated_by = excluded.stated_by, reason = excluded.reason
+     WHERE coalesce(excluded.stated_at, 0) > coalesce(stated_at, 0)
+        OR (coalesce(excluded.stated_at, 0) = coalesce(stated_at, 0)
+            AND (excluded.height, excluded.round, excluded.step) > (height, round, step))";
 
 async fn add_history(writer: &mut SqliteConnection) -> Result<Vec<JobId>, CatalogError> {
     const TAKEN: [(&str, &str); 4] = [

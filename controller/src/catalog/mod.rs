@@ -45,6 +45,8 @@ pub use outbox::{Delivery, SinkState};
 pub use owners::{Owner, RefusedSource};
 pub use proofs::{KnownPack, Note};
 pub use schedules::{Claim, RunDetails, RunRecord, RunState, ScheduleOrigin, ScheduleRecord};
+pub(crate) use signed::normal as normal_address;
+pub use signed::{Seen, SignerRecord};
 pub use tokens::{Admission, InvitationRecord, TokenUse};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");

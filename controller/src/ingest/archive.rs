@@ -102,9 +102,10 @@ pub async fn finish_archive(
     summary: ArchiveSummary,
     mut stream: Streaming<FinishArchiveRequest>,
     places: (Place, Place),
-    now: Timestamp,
+    (signer, now): (Option<String>, Timestamp),
 ) -> Result<(Result<FinishArchiveResponse, Failure>, Option<Ended>), Failure> {
-    let (manifest, problems) = read_summary(&task, &summary, now)?;
+    let (mut manifest, problems) = read_summary(&task, &summary, now)?;
+    manifest.signer = signer;
     let reading = tokio::time::timeout(REFS_WITHIN, read_refs(&mut stream)).await;
     let refs = reading.unwrap_or_else(|_| Err(too_slow(MAX_REFS as u64 / REFS_WITHIN.as_secs())))?;
     let (root, list) = (manifest.root, manifest.problems);
@@ -223,11 +224,12 @@ fn read_summary(
         consistency: convert::consistency(summary.consistency()),
         quiesce: convert::quiesce(summary.quiesce.as_ref()),
         remarks: summary.remarks.iter().take(MAX_REMARKS).map(|remark| plain(remark)).collect(),
-        signed: convert::signed(summary.signed).map(|(height, round, step)| SignedHeight {
+        signed: convert::signed(summary.signed.as_ref()).map(|(height, round, step)| SignedHeight {
             height,
             round,
             step,
         }),
+        signer: None,
         domain: task.domain.domain,
         root: Some(convert::id("root", &summary.root)?),
         problems: problems_blob,

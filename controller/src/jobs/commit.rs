@@ -97,6 +97,7 @@ fn failed(job: &Job, part: &Part, keys: &KeyRing, now: jiff::Timestamp) -> Archi
         quiesce: None,
         remarks: Vec::new(),
         signed: None,
+        signer: None,
         domain: keys.domain_keys(&part.source).domain,
         root: None,
         problems: None,

@@ -185,6 +185,9 @@ pub struct Databases {
     /// Up to which height a chain's validator has signed, as the operator states.
     #[serde(default)]
     pub signer_height: Option<u64>,
+    /// The keys of a chain's node come along into another folder, too.
+    #[serde(default)]
+    pub with_keys: bool,
 }
 
 impl Databases {

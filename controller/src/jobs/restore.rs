@@ -188,14 +188,17 @@ pub(crate) async fn order(
         let manifest = depot.repository().archive(&of_backup, &source)?;
         Ok::<_, repository::error::RepositoryError>((
             manifest.root,
+            manifest.signer,
             depot.keys().domain_keys_by_id(manifest.domain),
         ))
     });
     let read = reading.await.map_err(|error| error.to_string())?;
-    let (root, domain) = read.map_err(|error| proto::failure::chain(&error))?;
+    let (root, signer, domain) = read.map_err(|error| proto::failure::chain(&error))?;
     let root = root.ok_or_else(|| "the archive holds nothing".to_owned())?;
-    let signed = catalog.signed(&place.source).await.map_err(|error| proto::failure::chain(&error))?;
-    let signed = signed.map(|(height, round, step)| v1::SignedHeight { height, round, step });
+    let signed = catalog.signed(&place.source, signer.as_deref()).await;
+    let signed = signed.map_err(|error| proto::failure::chain(&error))?;
+    let signed =
+        signed.map(|(height, round, step)| v1::SignedHeight { height, round, step, address: String::new() });
     let source = proto::convert::to_wire_source(&place.source);
     let order = RestoreOrder {
         source: Some(source.clone()),
@@ -209,13 +212,14 @@ pub(crate) async fn order(
         // its undo.
         keeps_older: place.takes_back,
         signed,
+        leaves_keys: place.kind == "blockchain" && place.folder.is_some() && !place.databases.with_keys,
         users_elsewhere: false,
     };
     Ok((RestoreTask { backup, source: place.source }, order))
 }
 
 fn selection(place: &RestorePlace) -> Selection {
-    let Databases { include, renames, drop_others, to_namespace, force_conflicts, signer_height } =
+    let Databases { include, renames, drop_others, to_namespace, force_conflicts, signer_height, with_keys } =
         place.databases.clone();
     let renames = renames.into_iter().map(|(from, to)| v1::Rename { from, to }).collect();
     Selection {
@@ -226,6 +230,7 @@ fn selection(place: &RestorePlace) -> Selection {
         to_namespace,
         force_conflicts,
         signer_height,
+        with_keys,
     }
 }
 

@@ -138,7 +138,8 @@ impl Backups for BackupsService {
         let about = About::of(&request);
         let request = request.into_inner();
         let archive = archive(&request.backup, request.source.as_ref())?;
-        about.say(what(&request.backup, &archive));
-        Ok(Response::new(answers(self.app.export(&archive).await?, data)))
+        let keys = if request.with_keys { ", with its keys" } else { "" };
+        about.say(format!("{}{keys}", what(&request.backup, &archive)));
+        Ok(Response::new(answers(self.app.export(&archive, request.with_keys).await?, data)))
     }
 }

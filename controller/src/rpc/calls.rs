@@ -107,6 +107,9 @@ pub(super) const TABLE: &[Line] = &[
     line("/neurashield.backup.v1.Tokens/CreateToken", ADMIN, Kept::Both),
     line("/neurashield.backup.v1.Tokens/ListTokens", ADMIN, Kept::No),
     line("/neurashield.backup.v1.Tokens/RevokeToken", ADMIN, Kept::Both),
+    line("/neurashield.backup.v1.Signers/ListSigners", VIEWER, Kept::No),
+    // Lower than what was seen, a restore may let a validator sign twice.
+    line("/neurashield.backup.v1.Signers/SetSigner", ADMIN, Kept::Both),
     line("/neurashield.backup.v1.Audit/ListAudit", ADMIN, Kept::No),
     line("/neurashield.backup.v1.Audit/CheckAudit", ADMIN, Kept::No),
     line(FOREIGN[0], May::Anyone, Kept::No),

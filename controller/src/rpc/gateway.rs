@@ -14,6 +14,7 @@ use runtime::steps;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::app::{App, catalog_failure};
+use crate::catalog::Seen;
 use crate::fleet::{ArchiveTask, Ended, RestoreTask, TaskContext};
 use crate::identity::AgentCertificate;
 use crate::ids::TaskId;
@@ -142,12 +143,13 @@ impl AgentGateway for GatewayService {
             allowance.check_entries(entries, self.app.now())?;
             let places = allowance.places(Work::End).await;
             let repository = self.app.depot.repository().clone();
-            let (source, signed) = (task.source.clone(), proto::convert::signed(summary.signed));
+            let seen = Seen::of(&task.source, summary.signed.as_ref(), self.app.depot.keys(), self.app.now());
+            let told = (seen.as_ref().and_then(Seen::key), self.app.now());
             let (answer, ended) =
-                ingest::finish_archive(repository, task, summary, stream, places, self.app.now()).await?;
+                ingest::finish_archive(repository, task, summary, stream, places, told).await?;
             // Before the archive counts: what is known of a validator is never less than what backups have of it.
-            if let (Some(signed), Some(Ended::Archived { .. })) = (signed, &ended) {
-                let kept = self.app.catalog.saw_signed(&source, signed).await;
+            if let (Some(seen), Some(Ended::Archived { .. })) = (seen, &ended) {
+                let kept = self.app.catalog.saw_signed(&seen).await;
                 kept.map_err(|error| catalog_failure(&error))?;
             }
             if let Some(ended) = ended

@@ -53,8 +53,16 @@ pub(super) fn request_id(text: &str) -> Result<Option<String>, convert::Invalid>
 
 fn restore_request(wire: &PlanRestoreRequest) -> Result<RestoreRequest, Failure> {
     let selection = wire.selection.clone().unwrap_or_default();
-    let v1::Selection { globs, include, renames, drop_others, to_namespace, force_conflicts, signer_height } =
-        selection;
+    let v1::Selection {
+        globs,
+        include,
+        renames,
+        drop_others,
+        to_namespace,
+        force_conflicts,
+        signer_height,
+        with_keys,
+    } = selection;
     let to_namespace = convert::text("to_namespace", &to_namespace, 63)?;
     let names = renames.iter().flat_map(|one| [&one.from, &one.to]);
     let is_long = globs.iter().chain(&include).chain(names).any(|text| text.len() > 4_096);
@@ -76,7 +84,15 @@ fn restore_request(wire: &PlanRestoreRequest) -> Result<RestoreRequest, Failure>
         backup,
         components: components("components", &wire.components)?,
         globs,
-        databases: Databases { include, renames, drop_others, to_namespace, force_conflicts, signer_height },
+        databases: Databases {
+            include,
+            renames,
+            drop_others,
+            to_namespace,
+            force_conflicts,
+            signer_height,
+            with_keys,
+        },
         folder: (!folder.is_empty()).then_some(folder),
         agent: (!wire.agent.is_empty()).then(|| wire.agent.clone()),
         without_privileges: wire.without_privileges,
@@ -95,6 +111,8 @@ fn restored(wire: &PlanRestoreRequest) -> String {
     let stated = wire.selection.as_ref().and_then(|selection| selection.signer_height);
     let stated =
         stated.map(|height| format!(", its validator has signed up to {height}")).unwrap_or_default();
+    let keys = wire.selection.as_ref().is_some_and(|selection| selection.with_keys);
+    let stated = format!("{stated}{}", if keys { ", with its keys" } else { "" });
     let safety = if wire.without_safety_backup { ", no safety backup" } else { "" };
     format!(
         "backup {backup:?}, agent {agent:?}, folder {folder:?}, components {components:?}{safety}{stated}"

@@ -29,6 +29,7 @@ mod peer;
 mod retention;
 mod schedules;
 mod server;
+mod signers;
 mod tokens;
 mod under_way;
 pub(crate) mod wire;

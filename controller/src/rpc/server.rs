@@ -21,6 +21,7 @@ use proto::v1::health_server::HealthServer;
 use proto::v1::jobs_server::JobsServer;
 use proto::v1::retention_server::RetentionServer;
 use proto::v1::schedules_server::SchedulesServer;
+use proto::v1::signers_server::SignersServer;
 use proto::v1::tokens_server::TokensServer;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_rustls::TlsAcceptor;
@@ -45,6 +46,7 @@ use crate::rpc::health::{self, HealthService};
 use crate::rpc::jobs::JobsService;
 use crate::rpc::retention::RetentionService;
 use crate::rpc::schedules::SchedulesService;
+use crate::rpc::signers::SignersService;
 use crate::rpc::tokens::TokensService;
 
 const FRAME: u32 = 1 << 20;
@@ -124,6 +126,7 @@ async fn services(app: &App) -> Result<Routes, ServeError> {
     let configuration = ConfigurationServer::new(ConfigurationService { app: app.clone() });
     let examination = HealthServer::new(HealthService { app: app.clone() });
     let tokens = TokensServer::new(TokensService { app: app.clone() });
+    let signers = SignersServer::new(SignersService { app: app.clone() });
     let audit = AuditServer::new(AuditService { app: app.clone() });
     let (reporter, health) = tonic_health::server::health_reporter();
     app.shutdown.spawn("health of gRPC", health::report(app.clone(), reporter));
@@ -142,6 +145,7 @@ async fn services(app: &App) -> Result<Routes, ServeError> {
         .add_service(configuration.max_decoding_message_size(MAX_MESSAGE))
         .add_service(examination.max_decoding_message_size(MAX_MESSAGE))
         .add_service(tokens.max_decoding_message_size(MAX_MESSAGE))
+        .add_service(signers.max_decoding_message_size(MAX_MESSAGE))
         .add_service(audit.max_decoding_message_size(MAX_MESSAGE))
         .add_service(health)
         .add_service(reflection))

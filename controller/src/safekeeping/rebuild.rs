@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use repository::backup::listing::Listing;
-use repository::backup::manifest::{BackupRecord, Outcome, SignedHeight};
+use repository::backup::manifest::{BackupRecord, Outcome};
 use repository::catalog_copy::CatalogCopy;
 use repository::error::RepositoryError;
 use repository::keys::KeyRing;
@@ -22,7 +22,7 @@ use tokio::task::JoinError;
 use zeroize::Zeroizing;
 
 use super::{CATALOG_FILE, FILES, REVOKED};
-use crate::catalog::{Catalog, CatalogError, StateFile};
+use crate::catalog::{Catalog, CatalogError, Seen, StateFile};
 use crate::depot;
 use crate::ids::{AgentId, JobId};
 use crate::jobs::job::{Job, JobFailure, JobState, Order, Part, PartState};
@@ -309,14 +309,31 @@ async fn add(folder: &Rebuilding, catalog: &Catalog, copy: &CatalogCopy) -> Resu
 
 /// How far validators have signed is in the copy as of when that was made, and in the manifests of all that is there.
 async fn remember_signed(catalog: &Catalog, backups: &[BackupRecord]) -> Result<(), CatalogError> {
-    let mut highest: HashMap<&SourceId, SignedHeight> = HashMap::new();
-    for archive in backups.iter().flat_map(|record| &record.archives) {
-        let Some(signed) = archive.signed else { continue };
-        let known = highest.entry(&archive.source).or_insert(signed);
-        *known = signed.max(*known);
+    let mut highest: HashMap<(&SourceId, Option<&str>), Seen> = HashMap::new();
+    // What was seen of a source without a key belongs to the key that was seen there next: so the oldest come first.
+    let mut order: Vec<&BackupRecord> = backups.iter().collect();
+    order.sort_by_key(|record| record.sequence);
+    let stated = catalog.stated().await?;
+    for record in order {
+        for archive in &record.archives {
+            let Some(signed) = archive.signed else { continue };
+            let seen =
+                Seen::in_manifest(archive.source.clone(), archive.signer.clone(), signed, record.ended_at);
+            // Somebody has said since what counts.
+            if stated.get(&seen.id()).is_some_and(|at| *at > record.started_at) {
+                continue;
+            }
+            let known =
+                highest.entry((&archive.source, archive.signer.as_deref())).or_insert_with(|| seen.clone());
+            if seen.signed > known.signed {
+                *known = seen;
+            }
+        }
     }
-    for (source, SignedHeight { height, round, step }) in highest {
-        catalog.saw_signed(source, (height, round, step)).await?;
+    let mut all: Vec<Seen> = highest.into_values().collect();
+    all.sort_by_key(|seen| seen.key().is_some());
+    for seen in all {
+        catalog.saw_signed(&seen).await?;
     }
     Ok(())
 }

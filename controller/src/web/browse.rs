@@ -246,7 +246,7 @@ pub(super) async fn tar(asked: Asked, Path(backup): Path<String>) -> Response {
     let made = async {
         let source = Place::of(&asked).source;
         let name = format!("{backup}-{}.tar", source_words(&source).replace('/', "-"));
-        let request = ExportArchiveRequest { backup, source: Some(source) };
+        let request = ExportArchiveRequest { backup, source: Some(source), with_keys: false };
         let data = asked.backups().export_archive(request).await?.into_inner();
         download(data, name.as_bytes(), "application/x-tar").await
     };

@@ -176,6 +176,7 @@ fn request(form: &Form) -> PlanRestoreRequest {
             to_namespace: form.get("to_namespace").trim().to_owned(),
             force_conflicts: form.has("force_conflicts"),
             signer_height: height(form.get("signer_height").trim()),
+            with_keys: form.has("with_keys"),
         }),
         folder: form.get("folder").trim().to_owned(),
         agent: form.get("agent").trim().to_owned(),
@@ -208,6 +209,7 @@ fn fields(request: &PlanRestoreRequest) -> Vec<(&'static str, String)> {
     for (name, is_set) in [
         ("drop_others", of.drop_others),
         ("force_conflicts", of.force_conflicts),
+        ("with_keys", of.with_keys),
         ("without_privileges", request.without_privileges),
         ("accept_doubts", request.accept_doubts),
         ("without_safety_backup", request.without_safety_backup),
@@ -249,6 +251,7 @@ fn command(request: &PlanRestoreRequest, backup: &str) -> String {
     for (flag, is_set) in [
         ("--drop-others", of.drop_others),
         ("--force-conflicts", of.force_conflicts),
+        ("--with-keys", of.with_keys && request.undo_of.is_empty()),
         ("--no-privileges", request.without_privileges),
         ("--no-safety-backup", request.without_safety_backup),
         ("--accept-doubts", request.accept_doubts),

@@ -152,6 +152,15 @@ Examples:
   nsctl --server https://backup.example.org:8443 --token-file token backup
   nsctl token revoke ci";
 
+pub(crate) const SIGNER: &str = "\
+No restore of a validator's folder lets its state go below the height that is known of its key, in whichever source
+it was seen. A height that was stated too high, or a chain that begins anew, is set right by `set`.
+
+Examples:
+  nsctl signer list
+  nsctl signer set 5F0C...9A 812345 --reason \"height of the network, looked up\"
+  nsctl signer set blockchain/chain 0 --reason \"the test chain begins anew\" --yes";
+
 pub(crate) const AUDIT: &str = "\
 Examples:
   nsctl audit --since 2d

@@ -9,6 +9,7 @@ mod identity;
 pub(crate) mod repository;
 mod retention;
 mod schedule;
+mod signer;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ pub(crate) use health::{Bundle, Debug, Doctor};
 pub(crate) use identity::{Audit, Role, Since, Token};
 pub(crate) use retention::{Clearing, Pin, Prune, Retention, Rules, Unpin};
 pub(crate) use schedule::{Named, Run, Schedule, Set};
+pub(crate) use signer::Signer;
 
 /// Back up, verify and restore the data of NeuraShield.
 #[derive(Debug, Parser)]
@@ -206,6 +208,9 @@ pub(crate) enum Verb {
     /// Manage the tokens with which people and programs reach the controller from elsewhere
     #[command(subcommand, after_help = help::TOKEN)]
     Token(Token),
+    /// Show how far validators of chains have signed, or state it: no restore goes below
+    #[command(subcommand, after_help = help::SIGNER)]
+    Signer(Signer),
     /// Show who asked for what, or prove that nobody has changed that record
     #[command(after_help = help::AUDIT)]
     Audit(Audit),
@@ -359,6 +364,10 @@ pub(crate) struct Restore {
     /// restored says no less, so that it signs no height twice
     #[arg(long, value_name = "HEIGHT")]
     pub(crate) signer_height: Option<u64>,
+    /// The keys of a chain's node and its accounts (nodekey, node_key.json, jwtsecret, keystore/) come along into another
+    /// folder, too; that of a validator only with --signer-height, or named by --path
+    #[arg(long)]
+    pub(crate) with_keys: bool,
     /// On this agent instead of the one that serves the data
     #[arg(long, value_name = "AGENT", default_value = "", hide_default_value = true)]
     pub(crate) to_agent: String,
@@ -460,6 +469,9 @@ pub(crate) struct Export {
     /// The file or the folder to write; it must not exist. `-` is stdout
     #[arg(short, long = "output", value_name = "FILE")]
     pub(crate) output: PathBuf,
+    /// Of a chain's folder: with the keys of the node, its accounts and its validator
+    #[arg(long)]
+    pub(crate) with_keys: bool,
     /// As what
     #[arg(long, value_enum, default_value = "tar")]
     pub(crate) format: ExportFormat,
@@ -604,7 +616,8 @@ impl Verb {
             ) => output.output,
             Verb::Alert(Alert::List(output)) => output.output,
             Verb::Alert(Alert::Test { output, .. } | Alert::History { output, .. }) => output.output,
-            Verb::Token(Token::List(output)) => output.output,
+            Verb::Token(Token::List(output)) | Verb::Signer(Signer::List(output)) => output.output,
+            Verb::Signer(Signer::Set { output, .. }) => output.output,
             Verb::Token(Token::Create { output, .. } | Token::Revoke { output, .. }) => output.output,
             Verb::Audit(Audit { output, .. }) => output.output,
             Verb::Config(Config::Show { output, .. }) => output.output,

@@ -126,6 +126,10 @@ pub(crate) struct Restore {
     /// and its state says no less, so that it signs no height twice
     #[arg(long, value_name = "HEIGHT")]
     pub(crate) signer_height: Option<u64>,
+    /// The keys of a chain's node and its accounts (nodekey, node_key.json, jwtsecret, keystore/) come along into another
+    /// folder, too; that of a validator only with --signer-height, or named by --path
+    #[arg(long)]
+    pub(crate) with_keys: bool,
     /// The folder to write to, one subfolder for each component; it must be new or empty
     #[arg(long, value_name = "FOLDER")]
     pub(crate) to: PathBuf,
@@ -167,6 +171,9 @@ pub(crate) struct Export {
     /// The tar file to write; it must not exist. `-` is stdout
     #[arg(short, long = "output", value_name = "FILE")]
     pub(crate) output: PathBuf,
+    /// Of a chain's folder: with the keys of the node, its accounts and its validator
+    #[arg(long)]
+    pub(crate) with_keys: bool,
 }
 
 #[derive(Debug, Subcommand)]

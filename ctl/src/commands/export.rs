@@ -11,10 +11,13 @@ use tonic::Streaming;
 
 use super::{car, dump, source};
 use crate::cli::{Export, ExportFormat};
-use crate::client::Client;
+use crate::client::{Client, ask};
 use crate::output::Voice;
 use crate::output::exit::{Ended, Exit, Trouble};
 use crate::output::words::size;
+
+pub(crate) const KEYS_LEFT_OUT: &str = "keys of the node, its accounts and its validator (nodekey, node_key.json, jwtsecret, \
+     keystore/, priv_validator_key.json) are left out; add --with-keys to have them";
 
 pub(super) async fn cat(client: Client, timestamp: String, component: String, path: String) -> Ended {
     let request = v1::ReadFileRequest {
@@ -28,8 +31,14 @@ pub(super) async fn cat(client: Client, timestamp: String, component: String, pa
 }
 
 pub(super) async fn run(client: Client, wanted: Export, voice: Voice) -> Ended {
-    let request =
-        v1::ExportArchiveRequest { backup: wanted.timestamp, source: Some(source(&wanted.component)) };
+    if wanted.format == ExportFormat::Tar && !wanted.with_keys {
+        tell_of_keys(&client, &wanted, &voice).await?;
+    }
+    let request = v1::ExportArchiveRequest {
+        backup: wanted.timestamp,
+        source: Some(source(&wanted.component)),
+        with_keys: wanted.with_keys,
+    };
     match wanted.format {
         ExportFormat::Tar => {}
         ExportFormat::Car => return car::run(client, request, &wanted.output, voice).await,
@@ -55,6 +64,20 @@ pub(super) async fn run(client: Client, wanted: Export, voice: Voice) -> Ended {
         }
     }
     Ok(Exit::Done)
+}
+
+/// A chain's folder comes without its keys.
+async fn tell_of_keys(client: &Client, wanted: &Export, voice: &Voice) -> Result<(), Trouble> {
+    let request = v1::GetBackupRequest { name: wanted.timestamp.clone() };
+    let backup = client.backups().get_backup(ask(request)).await?.into_inner();
+    let component = wanted.component.split('/').next().unwrap_or_default();
+    let is_it = |archive: &v1::Archive| {
+        archive.kind == "blockchain" && archive.source.as_ref().is_some_and(|of| of.component == component)
+    };
+    if backup.archives.iter().any(is_it) {
+        voice.say(KEYS_LEFT_OUT);
+    }
+    Ok(())
 }
 
 /// A new file; an existing one is never overwritten.

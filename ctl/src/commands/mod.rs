@@ -17,6 +17,7 @@ mod jobs;
 mod restore;
 mod retention;
 mod schedule;
+mod signer;
 mod token;
 mod verify;
 
@@ -59,6 +60,7 @@ pub(crate) fn run(cli: Cli, voice: Voice) -> Ended {
         Verb::Unpin(wanted) => on(server, move |client| retention::unpin(client, wanted, voice)),
         Verb::Agent(wanted) => on(server, move |client| agent::run(client, wanted, voice)),
         Verb::Alert(wanted) => on(server, move |client| alert::run(client, wanted, voice)),
+        Verb::Signer(wanted) => on(server, move |client| signer::run(client, wanted, voice)),
         Verb::Token(wanted) => on(server, move |client| token::run(client, wanted, voice)),
         Verb::Audit(wanted) => on(server, move |client| audit::run(client, wanted, voice)),
         Verb::Config(wanted) => config::run(wanted, voice),

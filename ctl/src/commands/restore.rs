@@ -111,6 +111,7 @@ fn request(wanted: &Restore) -> Result<v1::PlanRestoreRequest, Trouble> {
             to_namespace: wanted.to_namespace.clone(),
             force_conflicts: wanted.how.force_conflicts,
             signer_height: wanted.signer_height,
+            with_keys: wanted.with_keys,
         }),
         folder,
         agent: wanted.to_agent.clone(),

@@ -76,8 +76,8 @@ pub(super) fn run(wanted: &Restore, voice: Voice) -> Ended {
     let record = backup(&repository, &wanted.timestamp, &wanted.components)?;
     let chosen = sources(&record, &wanted.components)?;
     let keys = unlock(&repository, &wanted.secret)?;
-    let Restore { no_privileges, signer_height, .. } = *wanted;
-    let work = Work { keys, repository, record, selection, no_privileges, signer_height, voice };
+    let Restore { no_privileges, signer_height, with_keys, .. } = *wanted;
+    let work = Work { keys, repository, record, selection, no_privileges, signer_height, with_keys, voice };
     let mut done = Restored { backup: work.record.name.to_string(), archives: Vec::new() };
     let mut exit = Exit::Done;
     for source in &chosen {
@@ -102,6 +102,7 @@ struct Work {
     selection: Selection,
     no_privileges: bool,
     signer_height: Option<u64>,
+    with_keys: bool,
     voice: Voice,
 }
 
@@ -155,6 +156,7 @@ impl Work {
             stays: None,
             signer_height: self.signer_height,
             signer_seen: None,
+            leaves_keys: self.leaves_keys(source),
         };
         let facts = survey(&request, pages.entries()?).map_err(|error| trouble(source, &error))?;
         let plan = files::plan(&facts);
@@ -175,6 +177,13 @@ impl Work {
         let mut blobs = Blobs(contents);
         files::restore(&request, allowance, pages.entries()?, &mut blobs, tools)
             .map_err(|error| trouble(source, &error))
+    }
+
+    /// A copy of a chain's node has none of its keys, unless somebody asks.
+    fn leaves_keys(&self, source: &SourceId) -> bool {
+        let archives = &self.record.archives;
+        let is_chain = archives.iter().any(|one| one.source == *source && one.kind == "blockchain");
+        is_chain && !self.with_keys
     }
 
     /// Shows which entries give somebody rights.

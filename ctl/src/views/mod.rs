@@ -17,6 +17,7 @@ pub(crate) mod proven;
 pub(crate) mod rebuilt;
 pub(crate) mod retention;
 pub(crate) mod schedule;
+pub(crate) mod signer;
 pub(crate) mod token;
 
 use proto::v1;

@@ -4,6 +4,7 @@
 mod cometbft;
 mod freezer;
 mod geth;
+mod keys;
 mod seams;
 #[cfg(test)]
 mod seams_tests;
@@ -12,6 +13,8 @@ mod wal;
 use repository::check::{CheckedFile, ContentCheck, Finding, Severity};
 
 use crate::leveldb::LeveldbCheck;
+pub use keys::{Tier, is_asked_for, left_out, tier};
+
 use freezer::Freezers;
 use seams::Seams;
 use wal::Wal;

@@ -50,6 +50,8 @@
     "/neurashield.backup.v1.Tokens/CreateToken",
     "/neurashield.backup.v1.Tokens/ListTokens",
     "/neurashield.backup.v1.Tokens/RevokeToken",
+    "/neurashield.backup.v1.Signers/ListSigners",
+    "/neurashield.backup.v1.Signers/SetSigner",
     "/neurashield.backup.v1.Audit/ListAudit",
     "/neurashield.backup.v1.Audit/CheckAudit",
 ]

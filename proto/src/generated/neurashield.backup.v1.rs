@@ -549,7 +549,7 @@ pub struct ArchiveSummary {
     pub signed: ::core::option::Option<SignedHeight>,
 }
 /// How far a validator's key has signed.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SignedHeight {
     #[prost(int64, tag = "1")]
     pub height: i64,
@@ -557,11 +557,14 @@ pub struct SignedHeight {
     pub round: i64,
     #[prost(int32, tag = "3")]
     pub step: i32,
+    /// of an archive: whose height it is, 40 hex digits; empty: no key, or more than one, lies there
+    #[prost(string, tag = "4")]
+    pub address: ::prost::alloc::string::String,
 }
 /// How what writes into a source was met.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Quiesce {
-    /// `bracket`, `pause`, `lock`
+    /// `bracket`, `pause`, `container`, `lock`
     #[prost(string, tag = "1")]
     pub by: ::prost::alloc::string::String,
     /// how long it was held up
@@ -661,6 +664,9 @@ pub struct Selection {
     /// Of the folder of a chain's validator alone: it has signed up to this height, as the operator states.
     #[prost(uint64, optional, tag = "7")]
     pub signer_height: ::core::option::Option<u64>,
+    /// Of a chain's folder alone: the keys of the node and its accounts come along into another folder, too.
+    #[prost(bool, tag = "8")]
+    pub with_keys: bool,
 }
 /// A database or a collection that gets another name.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -696,12 +702,15 @@ pub struct RestoreOrder {
     /// what earlier restores there have kept of older states stays
     #[prost(bool, tag = "8")]
     pub keeps_older: bool,
-    /// the highest that any backup of the source has seen; unset: none has
+    /// the highest that any backup of its validator has seen; unset: none has
     #[prost(message, optional, tag = "9")]
     pub signed: ::core::option::Option<SignedHeight>,
     /// the controller stops and starts what uses the place: it is not looked for
     #[prost(bool, tag = "10")]
     pub users_elsewhere: bool,
+    /// into `folder`: the keys of a chain's node and its accounts stay out
+    #[prost(bool, tag = "11")]
+    pub leaves_keys: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PlanRestore {
@@ -2281,6 +2290,9 @@ pub struct ExportArchiveRequest {
     pub backup: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "2")]
     pub source: ::core::option::Option<SourceId>,
+    /// of a chain's folder: the keys of the node, its accounts and its validator, too
+    #[prost(bool, tag = "3")]
+    pub with_keys: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Data {
@@ -3238,6 +3250,55 @@ pub struct Token {
     pub last_used_at: ::core::option::Option<::prost_types::Timestamp>,
     #[prost(string, tag = "8")]
     pub created_by: ::prost::alloc::string::String,
+}
+/// Of one key, or of a source in which a state and no key lies.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Signer {
+    /// by which manifests name it: keyed, so that they tell no address; or COMPONENT/SOURCE
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// 40 hex digits; empty: not known
+    #[prost(string, tag = "2")]
+    pub address: ::prost::alloc::string::String,
+    /// where it was seen last; unset: nowhere
+    #[prost(message, optional, tag = "3")]
+    pub source: ::core::option::Option<SourceId>,
+    #[prost(int64, tag = "4")]
+    pub height: i64,
+    #[prost(int64, tag = "5")]
+    pub round: i64,
+    #[prost(int32, tag = "6")]
+    pub step: i32,
+    /// when that was seen or stated
+    #[prost(message, optional, tag = "7")]
+    pub seen_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// when somebody has stated a height; unset: nobody has
+    #[prost(message, optional, tag = "8")]
+    pub stated_at: ::core::option::Option<::prost_types::Timestamp>,
+    #[prost(string, tag = "9")]
+    pub stated_by: ::prost::alloc::string::String,
+    #[prost(string, tag = "10")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListSignersRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListSignersResponse {
+    /// at most 1,000
+    #[prost(message, repeated, tag = "1")]
+    pub signers: ::prost::alloc::vec::Vec<Signer>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetSignerRequest {
+    /// an address, an id, or COMPONENT/SOURCE where one alone was seen
+    #[prost(string, tag = "1")]
+    pub signer: ::prost::alloc::string::String,
+    /// it has signed up to this height, in all rounds; 0: nothing
+    #[prost(uint64, tag = "2")]
+    pub height: u64,
+    /// at most 200 letters
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CreateTokenRequest {
@@ -8538,6 +8599,366 @@ pub mod tokens_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "neurashield.backup.v1.Tokens";
     impl<T> tonic::server::NamedService for TokensServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// Generated client implementations.
+pub mod signers_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Validators, and how far each has signed, as far as is known here. A restore goes below none of these heights.
+    #[derive(Debug, Clone)]
+    pub struct SignersClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> SignersClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> SignersClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            SignersClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        pub async fn list_signers(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListSignersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListSignersResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/neurashield.backup.v1.Signers/ListSigners",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("neurashield.backup.v1.Signers", "ListSigners"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// States how far one has signed, lower than what is known, too. What backups before that have seen counts no more.
+        pub async fn set_signer(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SetSignerRequest>,
+        ) -> std::result::Result<tonic::Response<super::Signer>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/neurashield.backup.v1.Signers/SetSigner",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("neurashield.backup.v1.Signers", "SetSigner"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod signers_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with SignersServer.
+    #[async_trait]
+    pub trait Signers: std::marker::Send + std::marker::Sync + 'static {
+        async fn list_signers(
+            &self,
+            request: tonic::Request<super::ListSignersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListSignersResponse>,
+            tonic::Status,
+        >;
+        /// States how far one has signed, lower than what is known, too. What backups before that have seen counts no more.
+        async fn set_signer(
+            &self,
+            request: tonic::Request<super::SetSignerRequest>,
+        ) -> std::result::Result<tonic::Response<super::Signer>, tonic::Status>;
+    }
+    /// Validators, and how far each has signed, as far as is known here. A restore goes below none of these heights.
+    #[derive(Debug)]
+    pub struct SignersServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> SignersServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for SignersServer<T>
+    where
+        T: Signers,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/neurashield.backup.v1.Signers/ListSigners" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListSignersSvc<T: Signers>(pub Arc<T>);
+                    impl<
+                        T: Signers,
+                    > tonic::server::UnaryService<super::ListSignersRequest>
+                    for ListSignersSvc<T> {
+                        type Response = super::ListSignersResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListSignersRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Signers>::list_signers(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListSignersSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/neurashield.backup.v1.Signers/SetSigner" => {
+                    #[allow(non_camel_case_types)]
+                    struct SetSignerSvc<T: Signers>(pub Arc<T>);
+                    impl<T: Signers> tonic::server::UnaryService<super::SetSignerRequest>
+                    for SetSignerSvc<T> {
+                        type Response = super::Signer;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SetSignerRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Signers>::set_signer(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SetSignerSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for SignersServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "neurashield.backup.v1.Signers";
+    impl<T> tonic::server::NamedService for SignersServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }

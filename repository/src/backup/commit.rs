@@ -269,6 +269,7 @@ impl Staged<'_> {
             reason: manifest.reason,
             consistency: manifest.consistency,
             signed: manifest.signed,
+            signer: manifest.signer,
             counts: manifest.counts,
             manifest: manifest_sum,
             refs: refs_sum,

@@ -56,6 +56,8 @@ pub enum QuiescedBy {
     Bracket,
     /// Processes were stopped and let go on.
     Pause,
+    /// Containers were paused and let go on.
+    Container,
     /// The server was locked against writes.
     Lock,
 }
@@ -131,6 +133,9 @@ pub struct ArchiveManifest {
     /// How far the source's validator had signed, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signed: Option<SignedHeight>,
+    /// Which validator that is, keyed; none if its key is not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signer: Option<String>,
     /// The domain of its blobs.
     pub domain: DomainId,
     /// Its page table; none if it failed.
@@ -168,6 +173,9 @@ pub struct ArchiveRecord {
     /// How far the source's validator had signed, if it has one: a controller without a state folder learns it here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signed: Option<SignedHeight>,
+    /// Which validator that is, keyed; none if its key is not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signer: Option<String>,
     /// Figures.
     pub counts: Counts,
     /// SHA-256 of the manifest.

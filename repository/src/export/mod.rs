@@ -18,9 +18,10 @@ pub const PART: usize = 512 << 10;
 const ZEROS: Bytes = Bytes::from_static(&[0; 64 << 10]);
 
 /// All entries with their contents, as a tar file; `put` may end it early. Sockets are left out, sparse
-/// files are written in full.
+/// files are written in full; what `leaves_out` names is left out, but for folders.
 pub fn archive<E: From<RepositoryError>>(
     reader: &mut ArchiveReader,
+    leaves_out: fn(&[u8]) -> bool,
     put: &mut dyn FnMut(Bytes) -> Result<(), E>,
 ) -> Result<(), E> {
     // Entries hold the reader while they come; contents need it too: a page at a time.
@@ -30,6 +31,9 @@ pub fn archive<E: From<RepositoryError>>(
         for entry in reader.page(&page.id)? {
             // Whoever unpacks it trusts it to lead through no link of its own.
             order.check(&entry).map_err(|why| reader.damaged_blob(&page.id, Malformed::new("page", why)))?;
+            if entry.kind != EntryKind::Folder && leaves_out(entry.path.as_bytes()) {
+                continue;
+            }
             let Some(header) = tar::header(&entry) else { continue };
             put(header.into())?;
             if let EntryKind::File(of) = &entry.kind {

@@ -77,6 +77,12 @@ impl KeyRing {
         domain_keys_of(&self.domain_secret.0, domain)
     }
 
+    /// By what manifests name a validator: they can be read without a key, and its address is public.
+    pub fn signer_id(&self, address: &str) -> String {
+        let id = keyed(&self.domain_secret.0, &[b"signer\0", address.as_bytes()].concat());
+        id[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// The private half of the sealing key of this epoch.
     pub(crate) fn sealing_private(&self, epoch: u32) -> Option<&SealingPrivateKey> {
         self.sealing.iter().find(|(public, _)| public.epoch == epoch).map(|(_, private)| private)

@@ -161,6 +161,7 @@ impl Source {
             quiesce: None,
             remarks: Vec::new(),
             signed: None,
+            signer: None,
             domain: self.keys.domain,
             root: Some(root),
             problems: None,

@@ -146,6 +146,7 @@ pub fn drafted(sealer: Sealer<'_>, root: BlobId, counts: Counts) -> Archive {
         quiesce: None,
         remarks: Vec::new(),
         signed: None,
+        signer: None,
         domain,
         root: Some(root),
         problems: None,

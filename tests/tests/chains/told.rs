@@ -111,3 +111,92 @@ fn what_was_seen_of_a_validator_comes_back_from_the_manifests_where_the_controll
         manifest["signed"].is_null() && manifest["remarks"].to_string().contains("none of it is remembered")
     );
 }
+
+/// What is known of validators, by their addresses.
+fn signers(system: &tests::System) -> Vec<Value> {
+    let said = system.nsctl(&["signer", "list", "-o", "json"]).expect(0).json();
+    said["signers"].as_array().expect("a list").clone()
+}
+
+fn height_of(system: &tests::System, address: &str) -> i64 {
+    let signers = signers(system);
+    let one = signers.iter().find(|one| one["address"] == address);
+    one.unwrap_or_else(|| panic!("{address}: {signers:#?}"))["height"].as_i64().expect("a number")
+}
+
+#[test]
+fn a_height_goes_with_the_key_wherever_it_is_and_somebody_who_knows_better_states_it() {
+    const ONE: &str = "5F0C8D1E2A3B4C5D6E7F8091A2B3C4D5E6F70819";
+    const OTHER: &str = "00112233445566778899AABBCCDDEEFF00112233";
+    let (left, right) = (Validator::at(20), Validator::at(5));
+    left.has_key(ONE);
+    right.has_key(ONE);
+    let mut system = tests::System::prepare(&[]);
+    let source = |component: &str, validator: &Validator| {
+        let path = validator.node();
+        format!("  - {{ component: {component}, kind: blockchain, name: chain, path: {} }}\n", path.display())
+    };
+    system.configure_agent(&(source("left", &left) + &source("right", &right)));
+    system.start_controller();
+    system.invite();
+    system.start_agent();
+    system.await_agent();
+    let first = system.run(&["backup"])["backup"].as_str().expect("a name").to_owned();
+    assert_eq!(height_of(&system, ONE), 20);
+    // Whoever reads the disk learns no address.
+    let manifest =
+        fs::read_to_string(system.repository().join(&first).join("left/chain.json")).expect("there");
+    assert!(manifest.contains("\"signer\"") && !manifest.to_uppercase().contains(ONE), "{manifest}");
+
+    // The key has signed more in the other source than the one that is restored ever had.
+    right.says(12, "two");
+    let restore = |system: &tests::System, backup: &str, component: &str| {
+        let words =
+            ["restore", "--timestamp", backup, "--yes", "--no-safety-backup", "--components", component];
+        system.nsctl(&words)
+    };
+    let refused = restore(&system, &first, "right");
+    let said = format!("{}{}", refused.out, refused.err);
+    assert!(refused.code != 0 && said.contains("another backup has seen of its validator"), "{said}");
+
+    // Another key in the same folder has a height of its own.
+    left.has_key(OTHER);
+    left.says(3, "other");
+    let second = system.run(&["backup"])["backup"].as_str().expect("a name").to_owned();
+    assert_eq!((height_of(&system, ONE), height_of(&system, OTHER)), (20, 3));
+    restore(&system, &second, "left").expect(0);
+    assert_eq!(Validator::has(&left.node()), ("3".into(), 0, "other".into()));
+
+    // Somebody knows better; that is asked for, said, and stands in the audit log.
+    let unasked = system.nsctl(&["signer", "set", ONE, "10", "--reason", "the chain begins anew"]);
+    assert!(unasked.code == 2 && unasked.err.contains("--yes"), "{}", unasked.err);
+    let unexplained = system.nsctl(&["signer", "set", ONE, "10", "--reason", " ", "--yes"]);
+    assert!(unexplained.code != 0 && unexplained.err.contains("needs a reason"), "{}", unexplained.err);
+    let unknown = system.nsctl(&["signer", "set", "nobody", "10", "--reason", "x", "--yes"]);
+    assert!(unknown.code != 0 && unknown.err.contains("nsctl signer list"), "{}", unknown.err);
+    let lowered =
+        system.nsctl(&["signer", "set", ONE, "10", "--reason", "the chain begins anew", "--yes"]).expect(0);
+    assert!(lowered.err.contains("known to have signed up to height 20"), "{}", lowered.err);
+    assert_eq!(height_of(&system, ONE), 10);
+    let audit = system.nsctl(&["audit", "-o", "json"]).expect(0).json().to_string();
+    assert!(audit.contains("height 10, before it 20") && audit.contains("the chain begins anew"), "{audit}");
+    restore(&system, &first, "right").expect(0);
+    assert_eq!(Validator::has(&right.node()), ("12".into(), 0, "one".into()));
+
+    // A lost state folder brings neither the old height back nor loses what was seen since.
+    let third = system.run(&["backup"])["backup"].as_str().expect("a name").to_owned();
+    assert_eq!(height_of(&system, ONE), 12);
+    system.nsctl(&["signer", "set", ONE, "11", "--reason", "looked up", "--yes"]).expect(0);
+    right.says(11, "two");
+    system.run(&["backup"]);
+    system.kill_controller();
+    let key = left.folder.path().join("key");
+    fs::copy(system.recovery_key(), &key).expect("its owner keeps it");
+    let state = system.root().join("controller");
+    fs::remove_dir_all(&state).expect("lost");
+    let [state, key] = [&state, &key].map(|path| path.to_str().expect("UTF-8"));
+    system.offline("rebuild", &["--state", state, "--recovery-key-file", key]).expect(0);
+    system.start_controller();
+    system.await_agent();
+    assert_eq!((height_of(&system, ONE), height_of(&system, OTHER)), (11, 3), "{third}");
+}

@@ -222,6 +222,7 @@ impl Bench {
             keeps_older: false,
             signer_height: None,
             signer_seen: None,
+            leaves_keys: false,
             stays: None,
         };
         let (id_key, cancel) = (&self.domain.id_key, CancelFlag::default());

@@ -89,7 +89,7 @@ fn attempt(live: &OwnedFd, held: &OwnedFd) -> io::Result<bool> {
     let before = look(live, &listed)?;
     for name in listed.iter().filter(|name| is_copied(name) && is_file(live, name)) {
         let limit = before.manifests.get(name).map(|(_, length)| *length);
-        if !copy(live, held, name, limit)? {
+        if !copy(live, held, name, limit, u64::MAX)? {
             return Ok(false);
         }
     }

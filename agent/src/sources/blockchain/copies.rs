@@ -4,12 +4,11 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::AtFlags;
-
 use super::hold::{copy, is_file, link, names};
 
-/// A longer file is not copied: those that are meant are far shorter.
-const MAX: i64 = 64 << 20;
+/// A longer file is not copied byte by byte: those that are meant are far shorter. One whose blocks are shared may be of
+/// any length.
+const MAX: u64 = 64 << 20;
 
 /// Copies the files of a folder; finished parts of a log are linked.
 pub(super) fn hold(live: &OwnedFd, held: &OwnedFd) -> io::Result<()> {
@@ -18,15 +17,7 @@ pub(super) fn hold(live: &OwnedFd, held: &OwnedFd) -> io::Result<()> {
             if name.to_bytes().strip_prefix(b"wal.").is_some_and(|n| n.iter().all(u8::is_ascii_digit)) {
                 link(live, held, name)?
             } else {
-                let stat = rustix::fs::statat(live, &**name, AtFlags::SYMLINK_NOFOLLOW)?;
-                if stat.st_size > MAX {
-                    let shown = name.to_string_lossy();
-                    return Err(io::Error::other(format!(
-                        "{shown} has {} bytes, too many to be copied",
-                        stat.st_size
-                    )));
-                }
-                copy(live, held, name, None)?
+                copy(live, held, name, None, MAX)?
             };
         if !is_there {
             return Err(io::Error::other(format!("{} was removed meanwhile", name.to_string_lossy())));

@@ -21,7 +21,7 @@ pub(super) fn hold(live: &OwnedFd, held: &OwnedFd) -> io::Result<()> {
             .partition(|name| [&b".cdat"[..], b".rdat"].iter().any(|end| name.to_bytes().ends_with(end)));
         let mut is_all = true;
         for name in &indexes {
-            is_all &= copy(live, held, name, None)?;
+            is_all &= copy(live, held, name, None, u64::MAX)?;
         }
         for name in &data {
             is_all &= link(live, held, name)?;

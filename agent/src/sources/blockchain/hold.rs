@@ -17,6 +17,8 @@ use rustix::fs::{AtFlags, FlockOperation, Gid, Mode, OFlags, RawDir, SeekFrom, T
 use rustix::io::Errno;
 
 const PREFIX: &str = ".neurashield-hold-";
+/// Shorter files share no blocks.
+const SHARED_FROM: u64 = 4 << 20;
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// True for the name of a folder of links.
@@ -163,8 +165,15 @@ pub(in crate::sources) fn link(live: &OwnedFd, held: &OwnedFd, name: &CStr) -> i
 }
 
 /// Copies `name` as it is now, up to `limit` bytes, in place of an earlier copy; false if it is not there any
-/// more. Owner, mode and time are the original's.
-pub(super) fn copy(live: &OwnedFd, held: &OwnedFd, name: &CStr, limit: Option<u64>) -> io::Result<bool> {
+/// more. Owner, mode and time are the original's. Where the file system can share blocks, it shares them, and a file
+/// may be as long as it likes; else one of more than `most` bytes is refused.
+pub(super) fn copy(
+    live: &OwnedFd,
+    held: &OwnedFd,
+    name: &CStr,
+    limit: Option<u64>,
+    most: u64,
+) -> io::Result<bool> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let from = match rustix::fs::openat(live, name, flags, Mode::empty()) {
         Ok(from) => from,
@@ -175,8 +184,20 @@ pub(super) fn copy(live: &OwnedFd, held: &OwnedFd, name: &CStr, limit: Option<u6
     let stat = rustix::fs::fstat(&from)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let to = rustix::fs::openat(held, name, flags, Mode::RUSR | Mode::WUSR)?;
-    // Where the file system can share blocks, even a long one takes no time.
-    if limit.is_some() || rustix::fs::ioctl_ficlone(&to, &from).is_err() {
+    // What was just written has to reach the disk first: a short file is copied faster.
+    let may_share = stat.st_size as u64 >= SHARED_FROM;
+    if may_share && rustix::fs::ioctl_ficlone(&to, &from).is_ok() {
+        if let Some(limit) =
+            limit.filter(|limit| rustix::fs::fstat(&to).is_ok_and(|of| of.st_size as u64 > *limit))
+        {
+            rustix::fs::ftruncate(&to, limit)?;
+        }
+    } else if stat.st_size as u64 > most {
+        let (shown, bytes) = (name.to_string_lossy(), stat.st_size);
+        return Err(io::Error::other(format!(
+            "{shown} has {bytes} bytes, too many to be copied where blocks cannot be shared"
+        )));
+    } else {
         let mut to = File::from(to.try_clone()?);
         io::copy(&mut File::from(from).take(limit.unwrap_or(u64::MAX)), &mut to)?;
     }

@@ -19,6 +19,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+use super::containers::PausedContainers;
 use super::hold::{HeldFolder, Hold, is_file, names};
 use super::look::{self, Looked, Part, Profile};
 use super::pause::{Paused, Watched};
@@ -33,6 +34,8 @@ pub enum Rung {
     Bracket,
     /// While who writes is stopped.
     Pause,
+    /// While the containers are paused that have it mounted.
+    Container,
 }
 
 /// So often, and for so long, a moment is waited for in which nothing of several stores moves.
@@ -67,6 +70,28 @@ struct Ready {
     held: OwnedFd,
 }
 
+/// Who is paused.
+enum Pause {
+    Processes(Paused),
+    Containers(PausedContainers),
+}
+
+impl Pause {
+    fn still_holds(&self) -> bool {
+        match self {
+            Self::Processes(paused) => paused.still_holds(),
+            Self::Containers(paused) => paused.still_holds(),
+        }
+    }
+
+    fn end(self) -> Duration {
+        match self {
+            Self::Processes(paused) => paused.end(),
+            Self::Containers(paused) => paused.end(),
+        }
+    }
+}
+
 /// Every file with its inode, length and time of change.
 type Stamps = BTreeMap<(EntryPath, CString), (u64, i64, i64, i64)>;
 
@@ -86,9 +111,23 @@ impl Ladder<'_> {
             }
         }
         if may(Rung::Pause) && !self.cancel.is_cancelled() {
-            match self.paused() {
+            let begin = |watched| Ok(Paused::begin(watched, self.way.state)?.map(Pause::Processes));
+            match self.paused(begin, HoldError::NobodySeen) {
                 Ok((hold, held, time)) => return Climbed::by(hold, held, QuiescedBy::Pause, time),
                 Err(error) => why.push(format!("pausing who writes: {error}")),
+            }
+        }
+        // A process that is seen is paused for a shorter time than a container.
+        if may(Rung::Container)
+            && let Some(engine) = self.way.engine.filter(|_| !self.cancel.is_cancelled())
+        {
+            let begin = |_| {
+                let paused = PausedContainers::begin(self.way.root, engine, self.way.state)?;
+                Ok(paused.map(Pause::Containers))
+            };
+            match self.paused(begin, HoldError::NoContainer) {
+                Ok((hold, held, time)) => return Climbed::by(hold, held, QuiescedBy::Container, time),
+                Err(error) => why.push(format!("pausing its containers: {error}")),
             }
         }
         let why = if why.is_empty() { "its `quiesce` allows nothing".to_owned() } else { why.join("; ") };
@@ -146,7 +185,11 @@ impl Ladder<'_> {
     }
 
     /// All of it while who writes is paused; returns for how long.
-    fn paused(&self) -> Result<(Hold, Held, Duration), HoldError> {
+    fn paused(
+        &self,
+        begin: impl FnOnce(Watched) -> io::Result<Option<Pause>>,
+        nobody: HoldError,
+    ) -> Result<(Hold, Held, Duration), HoldError> {
         let (hold, parts) = self.prepare()?;
         // What can be done before takes none of their time.
         for ready in parts.iter().filter(|ready| ready.part == Part::Store) {
@@ -155,8 +198,7 @@ impl Ladder<'_> {
         steps::reach(Step::HoldLinked);
         let failed = || HoldError::io("its files cannot be looked at");
         let watched = watched(&parts).map_err(failed())?;
-        let paused = Paused::begin(watched, self.way.state).map_err(HoldError::io("they do not pause"))?;
-        let paused = paused.ok_or(HoldError::NobodySeen)?;
+        let paused = begin(watched).map_err(HoldError::io("they do not pause"))?.ok_or(nobody)?;
         steps::reach(Step::PauseBegun);
         // Who is not seen from here may write all the same.
         let before = stamps(&parts).map_err(failed())?;

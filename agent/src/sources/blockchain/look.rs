@@ -78,6 +78,8 @@ pub(in crate::sources) struct Looked {
     pub(in crate::sources) parts: BTreeMap<EntryPath, Part>,
     /// What says how far a validator has signed.
     pub(super) signers: Vec<EntryPath>,
+    /// Validators' keys.
+    pub(super) keys: Vec<EntryPath>,
     has_options: bool,
 }
 
@@ -141,11 +143,12 @@ pub(super) fn look(root: &OwnedFd) -> io::Result<Looked> {
                 b"CURRENT" => is_named = true,
                 b"priv_validator_state.json" => {
                     has_files = true;
-                    // Copies that cosmovisor has made before an upgrade are nobody's state.
-                    let is_copy = path.names().any(|name| name.starts_with(b"data-backup-"));
-                    if !is_copy && looked.signers.len() < MAX_SIGNERS {
+                    if !is_copy(&path) && looked.signers.len() < MAX_SIGNERS {
                         looked.signers.extend(path.join(bytes));
                     }
+                }
+                b"priv_validator_key.json" if !is_copy(&path) && looked.keys.len() < MAX_SIGNERS => {
+                    looked.keys.extend(path.join(bytes));
                 }
                 _ if bytes.starts_with(b"marker.manifest.") => is_named = true,
                 _ if bytes.starts_with(b"MANIFEST-") => lists = true,
@@ -168,6 +171,11 @@ pub(super) fn look(root: &OwnedFd) -> io::Result<Looked> {
         }
     }
     Ok(looked)
+}
+
+/// True below what cosmovisor has copied before an upgrade: it is nobody's state.
+fn is_copy(path: &EntryPath) -> bool {
+    path.names().any(|name| name.starts_with(b"data-backup-"))
 }
 
 /// False for the files that stores have by the hundred thousand: they are not asked what they are.

@@ -12,6 +12,7 @@
 //! first byte is read. What could not be held is told, and no more is claimed of it than that it was read.
 
 mod bracket;
+mod containers;
 mod copies;
 mod freezer;
 pub(in crate::sources) mod hold;
@@ -38,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::files::{FilesSource, Rules};
 use super::{Item, Problem, ProblemKind, Source, SourceError};
-use crate::signed::Signed;
+use crate::signed::{Signed, address_at};
 use hold::Hold;
 use ladder::{Climbed, Ladder};
 
@@ -60,6 +61,8 @@ pub(crate) struct ChainSource {
     is_geth: bool,
     /// The one file that says how far a validator has signed, and what it said before all was read.
     signer: Option<(PathBuf, Option<Signed>)>,
+    /// The one key that lies there.
+    key: Option<PathBuf>,
     has_several_signers: bool,
     // After the files, which are read from there.
     _hold: Option<Hold>,
@@ -70,6 +73,10 @@ pub(crate) struct Way<'a> {
     pub(crate) profile: Profile,
     /// What may be tried.
     pub(crate) rungs: &'a [Rung],
+    /// The engine whose containers may be paused.
+    pub(crate) engine: Option<&'a Path>,
+    /// Where the node's folder is.
+    pub(crate) root: &'a Path,
     /// The agent's own folder, in which it writes down whom it has paused.
     pub(crate) state: &'a Path,
 }
@@ -83,7 +90,7 @@ impl Source for ChainSource {
         match self.quiesce.map(|quiesce| quiesce.by) {
             None => Consistency::Fuzzy,
             Some(QuiescedBy::Bracket) => Consistency::Bracketed,
-            Some(QuiescedBy::Pause | QuiescedBy::Lock) => Consistency::Quiesced,
+            Some(QuiescedBy::Pause | QuiescedBy::Container | QuiescedBy::Lock) => Consistency::Quiesced,
         }
     }
 
@@ -101,6 +108,10 @@ impl Source for ChainSource {
     fn signed(&self) -> Option<Signed> {
         let (path, before) = self.signer.as_ref()?;
         Signed::at(path).max(*before)
+    }
+
+    fn signer(&self) -> Option<String> {
+        address_at(self.key.as_deref()?)
     }
 }
 
@@ -130,16 +141,21 @@ impl ChainSource {
         let mut files = FilesSource::folder(root, rules)?;
         let problem = |cause| Problem { path: EntryPath::root(), kind: ProblemKind::Suspect, cause };
         files.tell(told.map(problem).into_iter().collect());
+        let within = |path: &EntryPath| root.join(std::ffi::OsStr::from_bytes(path.as_bytes()));
+        let key = match (looked.signers.as_slice(), looked.keys.as_slice()) {
+            ([_], [one]) => Some(within(one)),
+            _ => None,
+        };
         let signer = match looked.signers.as_slice() {
             [one] => {
-                let path = root.join(std::ffi::OsStr::from_bytes(one.as_bytes()));
+                let path = within(one);
                 let before = Signed::at(&path);
                 Some((path, before))
             }
             _ => None,
         };
         let (is_geth, has_several_signers) = (profile == Profile::Geth, looked.signers.len() > 1);
-        Ok(Self { files, quiesce, is_geth, signer, has_several_signers, _hold: hold })
+        Ok(Self { files, quiesce, is_geth, signer, key, has_several_signers, _hold: hold })
     }
 }
 
@@ -160,6 +176,8 @@ enum HoldError {
     NeverStill { attempts: u32 },
     #[error("who writes there is not seen from here")]
     NobodySeen,
+    #[error("no container of an engine that is asked has it mounted for writing")]
+    NoContainer,
     #[error("it took longer than {} seconds, so who was paused went on", pause::LONGEST.as_secs())]
     TooLong,
     #[error("somebody who is not seen from here wrote while the others were paused")]

@@ -22,6 +22,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::containers::Container;
 use crate::platform::writers_of;
 use crate::steps::Step;
 
@@ -156,9 +157,8 @@ impl Paused {
         if processes.is_empty() {
             return Ok(None);
         }
-        let record = state.join(format!("{RECORD}{:016x}", crate::chance()));
         let words: Vec<String> = processes.iter().map(ToString::to_string).collect();
-        write_durable(&record, &words.join("\n"))?;
+        let record = noted(state, &words)?;
         steps::reach(Step::PauseNoted);
         let mut paused =
             Self { processes, watched, guard: None, record, began: Instant::now(), is_over: false };
@@ -237,7 +237,24 @@ fn running(watched: &Watched) -> io::Result<Vec<Process>> {
     Ok(found)
 }
 
-fn guarded(words: &[String]) -> io::Result<Child> {
+/// Writes down in the agent's folder who is about to be paused.
+pub(super) fn noted(state: &Path, words: &[String]) -> io::Result<PathBuf> {
+    let record = state.join(format!("{RECORD}{:016x}", crate::chance()));
+    write_durable(&record, &words.join("\n"))?;
+    Ok(record)
+}
+
+/// Lets go on what a word says was paused.
+fn let_go_on(word: &str) {
+    if let Some(container) = Container::parse(word) {
+        container.go_on();
+    } else if let Some(process) = Process::parse(word) {
+        process.go_on();
+    }
+}
+
+/// Starts a guard over who is about to be paused.
+pub(super) fn guarded(words: &[String]) -> io::Result<Child> {
     let mut guard = Command::new("/proc/self/exe")
         .arg(VERB)
         .args(words)
@@ -259,15 +276,14 @@ fn guarded(words: &[String]) -> io::Result<Child> {
 
 /// Is this process a guard? Then it waits for the agent's end, or for too long a time, and lets them go on.
 pub(crate) fn guard(words: &[OsString]) -> Option<ExitCode> {
-    let [_, verb, processes @ ..] = words else { return None };
+    let [_, verb, paused @ ..] = words else { return None };
     (verb == VERB).then(|| {
-        let processes: Vec<_> = processes.iter().filter_map(|word| Process::parse(word.to_str()?)).collect();
         // Whatever ends it early, they go on all the same.
         if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() {
             runtime.block_on(until_the_end());
             runtime.shutdown_background();
         }
-        processes.iter().for_each(|process| process.go_on());
+        paused.iter().filter_map(|word| word.to_str()).for_each(let_go_on);
         ExitCode::SUCCESS
     })
 }
@@ -315,12 +331,12 @@ pub(crate) fn thaw_left(state: &Path) {
                 continue;
             }
         };
-        for process in text.lines().filter_map(Process::parse).filter(|process| process.state().is_some()) {
-            if process.is_stopped() {
-                tracing::warn!(process = process.id, "an earlier run has left it paused; it goes on");
+        for word in text.lines() {
+            if Process::parse(word).is_some_and(Process::is_stopped) {
+                tracing::warn!(process = word, "an earlier run has left it paused; it goes on");
             }
             // Also one that was told to stop and has not come to it yet.
-            process.go_on();
+            let_go_on(word);
         }
         if let Err(error) = fs::remove_file(&record) {
             tracing::warn!(file = %record.display(), %error, "the record of a pause stays");

@@ -76,6 +76,8 @@ pub struct Facts {
     pub second_keys: Named,
     /// The same, left out.
     pub keys_left_out: Named,
+    /// The same of keys of the node and of its accounts.
+    pub node_keys_left_out: Named,
     /// Bytes free for us in the target's file system.
     pub free_space: u64,
     /// The folders that a restore writes in.
@@ -300,6 +302,13 @@ fn remarks(facts: &Facts) -> Vec<String> {
              or state with --signer-height up to where it has signed, to have it"
         )
     });
+    let node_keys = facts.node_keys_left_out.paths.first().map(|path| {
+        format!(
+            "{} keys of the node are left out, {path} first: a copy goes to more places than they should; add --with-keys, \
+             or name them with --path, to have them",
+            facts.node_keys_left_out.count
+        )
+    });
     let states = facts.signers.iter().filter_map(|(path, live)| match live {
         LiveState::At(_) => Some(format!("{path} stays as it is where it is ahead of the backup's")),
         _ => facts
@@ -312,7 +321,15 @@ fn remarks(facts: &Facts) -> Vec<String> {
         "that the source excludes are not kept live, since the backup has another entry there, or not the folder \
          that they lie in; they are kept with the replaced state, and are in no backup",
     );
-    others.into_iter().chain(stay).chain(go).chain(keys).chain(left_out).chain(states).collect()
+    others
+        .into_iter()
+        .chain(stay)
+        .chain(go)
+        .chain(keys)
+        .chain(left_out)
+        .chain(node_keys)
+        .chain(states)
+        .collect()
 }
 
 /// How many there are, and the first of them.
@@ -370,7 +387,11 @@ where
             continue;
         }
         if signer::leaves_out(request, &entry.path) {
-            facts.keys_left_out.add(&entry.path);
+            match entry.path.name() == Some(signer::KEY) {
+                true => facts.keys_left_out.add(&entry.path),
+                false if entry.kind == EntryKind::Folder => {}
+                false => facts.node_keys_left_out.add(&entry.path),
+            }
             continue;
         }
         facts.entries += 1;

@@ -32,6 +32,8 @@ pub struct RestoreRequest {
     pub signer_height: Option<u64>,
     /// The highest that any backup of the source has seen.
     pub signer_seen: Option<Signed>,
+    /// It is the folder of a chain's node, and nobody has asked for its keys.
+    pub leaves_keys: bool,
 }
 
 /// Where a restore goes.
@@ -134,6 +136,11 @@ impl PathPatterns {
     /// True if one of them is this path, letter by letter.
     pub(super) fn spell(&self, path: &EntryPath) -> bool {
         std::str::from_utf8(path.as_bytes()).is_ok_and(|path| self.literals.contains(path))
+    }
+
+    /// True if one of them asks for the key at `path`: by its name, or that of its folder of keys.
+    pub(super) fn ask_for_key(&self, path: &EntryPath) -> bool {
+        self.literals.iter().any(|named| formats::chains::is_asked_for(path.as_bytes(), named.as_bytes()))
     }
 
     /// True if one of them is a path to something of this name, letter by letter.

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 
+use formats::chains::Tier;
 use repository::archive::path::EntryPath;
 use rustix::fs::{FileType, Mode, OFlags};
 
@@ -16,7 +17,7 @@ use super::disk::{Disk, Subject};
 use super::error::{RestoreError, failed};
 use super::ground::Ground;
 use super::handles::{kind_of, open_below, open_in};
-use super::request::{Place, RestoreRequest, Selection};
+use super::request::{PathPatterns, Place, RestoreRequest, Selection};
 use super::stage::Stage;
 use crate::signed::MAX_STATE;
 pub use crate::signed::Signed;
@@ -51,13 +52,18 @@ pub(super) fn live(ground: &Ground, path: &EntryPath) -> LiveState {
     }
 }
 
-/// True if `path` is a key that stays out of this copy.
+/// True if `path` is a key that stays out of this copy. That of a validator does wherever it comes from; others do
+/// where they are of a chain's node, of which alone their names say that they are keys.
 pub(super) fn leaves_out(request: &RestoreRequest, path: &EntryPath) -> bool {
-    let is_named = matches!(&request.selection, Selection::Paths(patterns) if patterns.spell(path));
-    path.name() == Some(KEY)
-        && matches!(request.place, Place::NewFolder { .. })
-        && request.signer_height.is_none()
-        && !is_named
+    if !matches!(request.place, Place::NewFolder { .. }) {
+        return false;
+    }
+    let named = |how: fn(&PathPatterns, &EntryPath) -> bool| matches!(&request.selection, Selection::Paths(patterns) if how(patterns, path));
+    match formats::chains::tier(path.as_bytes()) {
+        None => false,
+        Some(Tier::Validator) => request.signer_height.is_none() && !named(PathPatterns::spell),
+        Some(Tier::Node | Tier::Account) => request.leaves_keys && !named(PathPatterns::ask_for_key),
+    }
 }
 
 /// Puts the highest of what is staged, live and stated in the place of each staged state.

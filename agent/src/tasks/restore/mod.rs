@@ -295,8 +295,16 @@ impl Archive {
             Into::Served(source) => Some(stays(&context.agent, source)?),
             Into::Folder(_) => None,
         };
-        let request =
-            RestoreRequest { restore_id, place, selection, keeps_older, stays, signer_height, signer_seen };
+        let request = RestoreRequest {
+            restore_id,
+            place,
+            selection,
+            keeps_older,
+            stays,
+            signer_height,
+            signer_seen,
+            leaves_keys: order.leaves_keys,
+        };
         let of = context.agent.served.iter().find(|served| served.id == order.source);
         let pace = of.and_then(|served| served.limits.download.clone());
         let map = Arc::new(open_archive(context, task_id, &order, cancel).await?);
