@@ -56,6 +56,20 @@ fn restored(system: &System, to: &Path, more: &[&str]) -> PathBuf {
     to.join("blockchain")
 }
 
+/// The address of a validator's key.
+fn address(home: &Path) -> String {
+    let key = fs::read(home.join("config/priv_validator_key.json")).expect("a key");
+    let key: Value = serde_json::from_slice(&key).expect("JSON");
+    key["address"].as_str().expect("an address").to_owned()
+}
+
+/// Somebody tries a copy out, whose blocks nobody else signs: what the validator has signed on the live chain since the
+/// moment of the backup, which its end has seen already, does not count there.
+fn tries_a_copy(system: &System, home: &Path) {
+    let words = ["signer", "set", &address(home), "0", "--reason", "a copy is tried out", "--yes"];
+    system.nsctl(&words).expect(0);
+}
+
 /// Does `what` again and again until `work` is done.
 fn meanwhile<T>(what: impl Fn() + Sync, work: impl FnOnce() -> T) -> T {
     let stop = AtomicBool::new(false);
@@ -168,6 +182,7 @@ fn a_cometbft_chain_goes_on_from_a_backup_and_its_validator_signs_no_height_twic
         );
         assert!(!comet.is_stopped());
         wait_for("the next block", 20, || (comet.height() > height).then_some(()));
+        tries_a_copy(&system, &home);
         // The first copy without its key signs nothing; who has it back says that nobody else signs any more.
         let there = restored(&system, &scratch, &["--signer-height", "1"]);
         let signed = Comet::signed(&there);
@@ -206,15 +221,15 @@ fn a_cometbft_chain_goes_on_from_a_backup_and_its_validator_signs_no_height_twic
     assert!(!state.exists());
 
     // What was seen is remembered by the key's address; what its operator states counts from then on.
-    let key = fs::read(home.join("config/priv_validator_key.json")).expect("a key");
-    let key: Value = serde_json::from_slice(&key).expect("JSON");
-    let address = key["address"].as_str().expect("an address");
+    let address = address(&home);
     let known = system.nsctl(&["signer", "list", "-o", "json"]).expect(0).json();
     let known = &known["signers"][0];
-    assert_eq!(known["address"], address, "{known:#}");
+    assert_eq!(known["address"], address.as_str(), "{known:#}");
     assert!(known["height"].as_u64().is_some_and(|height| height >= signed_last), "{known:#}");
     let stated = (signed + 50).to_string();
-    system.nsctl(&["signer", "set", address, &stated, "--reason", "the network's height", "--yes"]).expect(0);
+    system
+        .nsctl(&["signer", "set", &address, &stated, "--reason", "the network's height", "--yes"])
+        .expect(0);
     let words = ["restore", "--timestamp", "latest", "--yes", "--no-safety-backup", "--signer-height", "1"];
     system.run(&words);
     assert_eq!(Comet::signed(&home), signed + 50);
@@ -234,6 +249,7 @@ fn a_cometbft_that_never_rests_is_paused_for_its_backup_and_goes_on() {
     assert!(!comet.is_stopped());
     let height = comet.height();
     wait_for("the next block", 20, || (comet.height() > height).then_some(()));
+    tries_a_copy(&system, &home);
     let there = restored(&system, &scratch, &["--signer-height", "1"]);
     comet.stop();
     let signed = Comet::signed(&there);
