@@ -120,7 +120,7 @@ fn every_copy_opens_whole(engine: &str, backups: u32) {
     let (node, scratch) = (folder.path().join("node"), folder.path().join("restored"));
     let store = node.join("data/chaindata");
     fs::create_dir_all(store.parent().expect("a parent")).expect("made");
-    fs::write(node.join("nodekey"), "a key").expect("written");
+    fs::write(node.join("genesis.json"), "the first block").expect("written");
     let writer = Writer::start(engine, &store);
     let system = system(&node, "");
     let (began, first) = (Instant::now(), writer.last_number());
@@ -131,7 +131,7 @@ fn every_copy_opens_whole(engine: &str, backups: u32) {
         assert_eq!(consistency(&system), "bracketed", "backup {backup}");
         assert_eq!(left_in(&node), [""; 0], "backup {backup}");
         let node_there = restored(&system, &scratch);
-        assert_eq!(fs::read(node_there.join("nodekey")).expect("restored"), b"a key");
+        assert_eq!(fs::read(node_there.join("genesis.json")).expect("restored"), b"the first block");
         let numbers = writer.check(&node_there.join("data/chaindata"));
         let numbers = numbers.unwrap_or_else(|why| panic!("backup {backup} does not open: {why}"));
         assert!(numbers > last, "backup {backup} holds {numbers} numbers, and the one before {last}");
