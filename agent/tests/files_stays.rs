@@ -28,6 +28,7 @@ fn in_place(root: &Path, id: &str) -> RestoreRequest {
         stays: None,
         signer_height: None,
         signer_seen: None,
+        leaves_keys: false,
     }
 }
 
