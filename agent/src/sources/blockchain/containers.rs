@@ -57,7 +57,6 @@ pub(super) struct PausedContainers {
 
 impl PausedContainers {
     /// Pauses those that may write into `folder`; none if there is none.
-    #[expect(clippy::disallowed_methods, reason = "it is measured for how long others are held")]
     pub(super) fn begin(folder: &Path, socket: &Path, state: &Path) -> io::Result<Option<Self>> {
         let ids = frozen::writing_in(socket, folder)?;
         if ids.len() > MAX {
