@@ -83,7 +83,7 @@ impl Node {
             let is_there = |store: &&str| {
                 fs::read_dir(node.path().join("data").join(store)).is_ok_and(|all| all.count() > 6)
             };
-            STORES.iter().all(|store| is_there(&store)).then_some(())
+            STORES.iter().all(is_there).then_some(())
         });
         node
     }

@@ -44,6 +44,7 @@ pub use jobs::{Added, JobEventRecord};
 pub use outbox::{Delivery, SinkState};
 pub use owners::{Owner, RefusedSource};
 pub use proofs::{KnownPack, Note};
+pub(crate) use restore_pods::Kept;
 pub use schedules::{Claim, RunDetails, RunRecord, RunState, ScheduleOrigin, ScheduleRecord};
 pub(crate) use signed::normal as normal_address;
 pub use signed::{Seen, SignerRecord};

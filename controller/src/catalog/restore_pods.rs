@@ -6,7 +6,14 @@
 use sqlx::Row;
 
 use crate::catalog::{Catalog, CatalogError, from_json};
+use crate::ids::JobId;
 use crate::kubernetes::{Hold, PodId};
+
+/// A record, or what is known of one that cannot be read.
+pub(crate) enum Kept {
+    Read(Box<Hold>),
+    Unreadable { job: Option<JobId>, part: usize },
+}
 
 impl Catalog {
     /// Keeps what is held for a restore in this pod.
@@ -41,29 +48,34 @@ impl Catalog {
     /// All that is held. A record that cannot be read is told, and hinders no other.
     pub(crate) async fn holds(&self) -> Result<Vec<(PodId, Hold)>, CatalogError> {
         let mut holds = Vec::new();
-        for (pod, hold) in self.each_hold().await? {
-            match hold {
-                Ok(hold) => holds.push((pod, hold)),
-                Err(error) => tracing::error!(pod = %pod.workload(), %error, "a record of a restore pod"),
+        for (pod, kept) in self.each_hold().await? {
+            match kept {
+                Kept::Read(hold) => holds.push((pod, *hold)),
+                Kept::Unreadable { .. } => {
+                    tracing::error!(pod = %pod.workload(), "a record of a restore pod cannot be read")
+                }
             }
         }
         Ok(holds)
     }
 
-    /// The same, for whoever has to know all of them.
-    pub(crate) async fn all_holds(&self) -> Result<Vec<(PodId, Hold)>, CatalogError> {
-        let each = self.each_hold().await?;
-        each.into_iter().map(|(pod, hold)| Ok((pod, hold?))).collect()
-    }
-
-    async fn each_hold(&self) -> Result<Vec<(PodId, Result<Hold, CatalogError>)>, CatalogError> {
-        let rows = sqlx::query("SELECT namespace, deployment, hold FROM restore_pods")
+    /// The same, with those that cannot be read.
+    pub(crate) async fn each_hold(&self) -> Result<Vec<(PodId, Kept)>, CatalogError> {
+        let rows = sqlx::query("SELECT namespace, deployment, job, part, hold FROM restore_pods")
             .fetch_all(&self.readers)
             .await?;
         let each = rows.iter().map(|row| {
             let pod = PodId { namespace: row.try_get("namespace")?, deployment: row.try_get("deployment")? };
-            let hold: &str = row.try_get("hold")?;
-            Ok((pod, from_json(hold, "what is stopped for a restore")))
+            let (job, part): (&str, i64) = (row.try_get("job")?, row.try_get("part")?);
+            let hold: Result<Hold, _> = from_json(row.try_get("hold")?, "what is stopped for a restore");
+            let kept = match hold {
+                Ok(hold) => Kept::Read(Box::new(hold)),
+                Err(_) => Kept::Unreadable {
+                    job: job.parse().ok(),
+                    part: usize::try_from(part).unwrap_or(usize::MAX),
+                },
+            };
+            Ok((pod, kept))
         });
         each.collect()
     }

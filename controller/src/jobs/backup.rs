@@ -309,12 +309,12 @@ fn archive_end(task: TaskId, ended: Ended) -> TaskEnd {
     }
 }
 
-/// The ends that every kind of task has.
 /// Why a task was given up that got no further for so long.
 pub(crate) fn stalled(stall: Duration) -> String {
     format!("the agent got no further for {} minutes", stall.as_secs() / 60)
 }
 
+/// The ends that every kind of task has.
 pub(super) fn common_end(ended: Ended) -> TaskEnd {
     match ended {
         Ended::Failed { reason, retryable } => TaskEnd::Failed { reason, retryable, result: None },

@@ -16,7 +16,7 @@ use crate::ids::{JobId, TaskId};
 use crate::jobs::backup::{STALLED_AFTER, common_end, end_or_stall, follow, stalled, wait_until};
 use crate::jobs::job::{Allowance, Databases, Job, Order, Part, PartResult, RestorePlace, RestoreStep};
 use crate::jobs::runner::{Attempt, Shared};
-use crate::jobs::state::{Event, TaskEnd};
+use crate::jobs::state::{Event, Level, TaskEnd};
 use crate::kubernetes::{Look, StandIn};
 use crate::steps::Step;
 
@@ -63,7 +63,14 @@ pub(super) async fn attempt(attempt: Attempt) {
     let end = match begin(&attempt, task, backup, place, Way::Usual).await {
         Ok(running) => {
             steps::reached(Step::TaskHandedOut).await;
-            restore_end(follow(&attempt, running).await)
+            match follow(&attempt, running).await {
+                // Nobody knows how far it was.
+                Ended::Stalled(stall) => {
+                    attempt.remark(Level::Warning, vec![stalled(stall)]).await;
+                    TaskEnd::AgentLost
+                }
+                ended => restore_end(ended),
+            }
         }
         Err(end) => end,
     };

@@ -312,7 +312,7 @@ impl Step {
         }
         self.job.parts[at].is_unknown = match end {
             TaskEnd::AgentLost | TaskEnd::Unknown { .. } => true,
-            TaskEnd::Cancelled | TaskEnd::Failed { retryable: true, .. } => self.job.parts[at].is_unknown,
+            TaskEnd::Cancelled => self.job.parts[at].is_unknown,
             TaskEnd::GoesOn => true,
             _ => false,
         };

@@ -20,8 +20,7 @@ pub(super) async fn run(client: Client, wanted: cli::Signer, voice: Voice) -> En
             if !yes && !can_ask() {
                 return Err(Trouble::usage("stating a height has to be confirmed")
                     .because("there is no terminal to ask on")
-                    .hint("add --yes")
-                    .into());
+                    .hint("add --yes"));
             }
             let known = known(&client).await?;
             if let Some(higher) =

@@ -16,10 +16,11 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::scale::{LOOK_AGAIN, Patience, all_told, await_health, bring_up, start, take_down, told};
-use crate::catalog::CatalogError;
+use crate::catalog::{CatalogError, Kept};
 use crate::fleet::{Ended, TaskContext};
-use crate::ids::{AgentId, TaskId};
+use crate::ids::{AgentId, JobId, TaskId};
 use crate::jobs::backup::{STALLED_AFTER, end_or_stall, stalled};
+use crate::jobs::job::{Job, Order};
 use crate::jobs::runner::Shared;
 use crate::kubernetes::{HandedOut, Hold, PodId, StandIn};
 
@@ -61,7 +62,14 @@ fn not_looked(error: &CatalogError) {
 /// What ended restores have stopped and not started yet, a line each.
 pub(in crate::jobs) async fn left_stopped(shared: &Shared) -> Result<Vec<String>, CatalogError> {
     let mut left = Vec::new();
-    for (pod, hold) in shared.catalog.holds().await? {
+    for (pod, kept) in shared.catalog.each_hold().await? {
+        let Kept::Read(hold) = kept else {
+            let pod = pod.workload();
+            left.push(format!(
+                "the record of what a restore by {pod} has stopped cannot be read: see what is at 0 there"
+            ));
+            continue;
+        };
         if !hold.is_over && is_left(shared, &hold).await? {
             let half = if hold.handed_out.is_some() { ", and what it restored may be half done" } else { "" };
             left.push(format!(
@@ -82,10 +90,19 @@ pub(in crate::jobs) async fn not_half_done(
     source: &SourceId,
     agent: AgentId,
 ) -> Result<(), String> {
-    let holds = shared.catalog.all_holds().await.map_err(|error| proto::failure::chain(&error))?;
-    let is_it =
-        |(_, hold): &(PodId, Hold)| hold.handed_out.as_ref().is_some_and(|order| order.source == *source);
-    for (pod, mut hold) in holds.into_iter().filter(is_it) {
+    let each = shared.catalog.each_hold().await.map_err(|error| proto::failure::chain(&error))?;
+    for (pod, kept) in each {
+        let mut hold = match kept {
+            Kept::Read(hold) if hold.handed_out.as_ref().is_some_and(|order| order.source == *source) => hold,
+            Kept::Read(_) => continue,
+            Kept::Unreadable { job, part } if may_be_of(shared, job, part, source).await => {
+                let pod = pod.workload();
+                return Err(format!(
+                    "the record of a restore of it by {pod} cannot be read: it may be half restored"
+                ));
+            }
+            Kept::Unreadable { .. } => continue,
+        };
         let what = format!("the restore {} of it is not over: what is there may be half restored", hold.job);
         if shared.settings.restore_pods.called(&pod).is_some() {
             return Err(what);
@@ -97,6 +114,17 @@ pub(in crate::jobs) async fn not_half_done(
         kept.map_err(|error| proto::failure::chain(&error))?;
     }
     Ok(())
+}
+
+/// True unless the job says that this part is of another source.
+async fn may_be_of(shared: &Shared, job: Option<JobId>, part: usize, source: &SourceId) -> bool {
+    let Some(job) = job else { return true };
+    match shared.catalog.job(job).await {
+        Ok(Some(Job { order: Order::Restore { places, .. }, .. })) => {
+            places.get(part).is_none_or(|place| place.source == *source)
+        }
+        _ => true,
+    }
 }
 
 /// What is on record and not configured any more can only be told.

@@ -66,21 +66,38 @@ pub(super) async fn ends_on_record(shared: &Shared, job: &Job) -> Result<Vec<Eve
     let holds = shared.catalog.holds().await?;
     let ours = holds.into_iter().filter(|(_, hold)| hold.job == job.id);
     let ended = ours.filter_map(|(pod, hold)| {
-        let PartState::Running { task } = job.parts.get(hold.part)?.state else { return None };
-        let end = match hold.end.clone() {
-            Some(end) => told_end(&hold, end),
+        let state = job.parts.get(hold.part)?.state;
+        let is_still = is_still(shared, job, hold.part, &pod);
+        match (state, hold.end.clone()) {
+            (PartState::Running { task }, Some(end)) => {
+                Some(Event::TaskEnded { part: hold.part, task, end: told_end(&hold, end) })
+            }
             // It is restored: what is left to do is no attempt at it.
-            None if hold.done.is_some() && is_still(shared, job, hold.part, &pod) => TaskEnd::GoesOn,
-            None if hold.done.is_some() => failed(MOVED.to_owned(), hold.done),
-            None => return None,
-        };
-        Some(Event::TaskEnded { part: hold.part, task, end })
+            (PartState::Running { task }, None) if is_still && hold.done.is_some() => {
+                Some(Event::TaskEnded { part: hold.part, task, end: TaskEnd::GoesOn })
+            }
+            // Nobody restores it once more, over what is written since.
+            (PartState::Running { task }, None)
+                if !is_still && (hold.done.is_some() || hold.is_unknown()) =>
+            {
+                let because = hold.undo.as_ref().map(|undo| format!("{undo}; ")).unwrap_or_default();
+                let end = match hold.done {
+                    Some(done) => failed(format!("{because}{MOVED}"), Some(done)),
+                    None => told_end(&hold, End::Failed { reason: MOVED.to_owned(), result: None }),
+                };
+                Some(Event::TaskEnded { part: hold.part, task, end })
+            }
+            (PartState::Waiting, None) if !is_still && hold.is_unknown() => {
+                Some(Event::NobodyServes { part: hold.part, reason: MOVED.to_owned() })
+            }
+            _ => None,
+        }
     });
     Ok(ended.collect())
 }
 
-const MOVED: &str = "what was restored is live, and another restore pod than the one that restored it serves its source now: it is not \
-     taken further";
+const MOVED: &str = "what was restored is live, or may be, and its source is not that of the restore pod any more that has \
+                     restored it: it is not taken further";
 
 /// True if this pod restores the part as the configuration is now.
 fn is_still(shared: &Shared, job: &Job, part: usize, pod: &PodId) -> bool {

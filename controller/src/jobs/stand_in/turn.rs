@@ -7,10 +7,10 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::closing::{close_left, is_left};
 use super::scale::LOOK_AGAIN;
-use crate::catalog::CatalogError;
+use crate::catalog::{CatalogError, Kept};
 use crate::jobs::runner::Attempt;
 use crate::jobs::state::MAX_ATTEMPTS;
-use crate::kubernetes::{Hold, StandIn};
+use crate::kubernetes::{Hold, PodId, StandIn};
 
 /// Waits until no other restore is under way in the namespace, and puts right what one that has ended has left. With
 /// the turn comes what is on record of this part, where an attempt before has begun.
@@ -40,6 +40,12 @@ pub(super) async fn own_turn(
                     Err(error) => return Err(proto::failure::chain(&error)),
                 }
             }
+            Ok(Around::Unreadable(pod)) => {
+                return Err(format!(
+                    "the record of what a restore by {} has stopped cannot be read",
+                    pod.workload()
+                ));
+            }
             // Another part is between two attempts.
             Ok(Around::Busy) => {}
             Err(error) if tries >= MAX_ATTEMPTS => return Err(proto::failure::chain(&error)),
@@ -59,6 +65,7 @@ enum Around {
     Ours(Hold),
     Left(Box<StandIn>, Hold),
     Busy,
+    Unreadable(PodId),
 }
 
 /// What is on record of this pod, and of those that stand in for a workload that is the same. What is not configured any
@@ -72,7 +79,13 @@ async fn look_around(attempt: &Attempt, own: &StandIn) -> Result<Around, Catalog
         return Ok(Around::Ours(hold));
     }
     let mut around = Around::Free;
-    for (pod, hold) in shared.catalog.all_holds().await? {
+    for (pod, kept) in shared.catalog.each_hold().await? {
+        let hold = match kept {
+            Kept::Read(hold) => *hold,
+            Kept::Unreadable { .. } if pod.namespace != own.id().namespace => continue,
+            // Whoever it is of: what it has stopped may be what this one stands in for.
+            Kept::Unreadable { .. } => return Ok(Around::Unreadable(pod)),
+        };
         let Some(stand_in) = shared.settings.restore_pods.called(&pod) else { continue };
         if pod != own.id() && !(pod.namespace == own.id().namespace && stand_in.shares_with(own)) {
             continue;

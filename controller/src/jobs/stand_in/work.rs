@@ -17,7 +17,7 @@ use super::{failed, told_end};
 use crate::catalog::CatalogError;
 use crate::fleet::Ended;
 use crate::ids::TaskId;
-use crate::jobs::backup::follow;
+use crate::jobs::backup::{follow, stalled};
 use crate::jobs::job::{JobState, PartResult, RestorePlace, RestoreStep};
 use crate::jobs::owner::CANCEL_GRACE;
 use crate::jobs::restore::{NoPlan, Way, ask_for_plan, begin, restore_end};
@@ -289,11 +289,17 @@ impl Work<'_> {
             TaskEnd::AgentLost | TaskEnd::Cancelled | TaskEnd::Failed { retryable: true, .. }
                 if !is_cancelled && !self.is_last() =>
             {
-                if let (true, TaskEnd::Failed { reason, .. }) = (hold.is_unknown(), &end) {
-                    self.attempt.remark(Level::Warning, vec![reason.clone()]).await;
-                    return Ok(Some(TaskEnd::AgentLost));
+                if !hold.is_unknown() {
+                    return Ok(Some(end));
                 }
-                return Ok(Some(end));
+                // The job has to know, too, whoever cancels before the next attempt.
+                let reason = match end {
+                    TaskEnd::Failed { reason, .. } => reason,
+                    TaskEnd::Cancelled => "its agent was stopped".to_owned(),
+                    _ => return Ok(Some(TaskEnd::AgentLost)),
+                };
+                self.attempt.remark(Level::Warning, vec![reason]).await;
+                return Ok(Some(TaskEnd::AgentLost));
             }
             _ if is_cancelled => End::Cancelled,
             TaskEnd::Failed { reason, result, .. } => End::Failed { reason, result },
@@ -510,6 +516,7 @@ impl Work<'_> {
                     });
                 }
                 Ended::Failed { reason, .. } => return Ok(Err(reason)),
+                Ended::Stalled(stall) => return Ok(Err(stalled(stall))),
                 _ => {}
             }
         }
