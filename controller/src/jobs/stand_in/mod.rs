@@ -87,7 +87,7 @@ pub(super) async fn ends_on_record(shared: &Shared, job: &Job) -> Result<Vec<Eve
                 };
                 Some(Event::TaskEnded { part: hold.part, task, end })
             }
-            (PartState::Waiting, None) if !is_still && hold.is_unknown() => {
+            (PartState::Waiting, None) if !is_still && (hold.done.is_some() || hold.is_unknown()) => {
                 Some(Event::NobodyServes { part: hold.part, reason: MOVED.to_owned() })
             }
             _ => None,
