@@ -213,6 +213,58 @@ fn whoever_died_right_after_a_name_was_given_back_leaves_it_open_to_no_late_owne
 }
 
 #[test]
+fn whoever_takes_a_restore_back_again_does_not_take_what_keeps_a_name_taken_for_what_was_live() {
+    let server = Server::start("9");
+    let mut system = system_that_can_be_held(&uri(server.port), "");
+    let of_theirs = |word: &str| format!("neurashield-restore.theirs-5.{word}");
+    let lies = |name: &str, id: i32| server.insert("shop", name, vec![doc! { "_id": id }]);
+    let names = ["old.1", "came.1"].map(|word| doc! { "database": "shop", "collection": of_theirs(word) });
+    let head = doc! {
+        "_id": "head", "phase": "undoing", "databases": ["shop"], "beat": 7_i64, "fences": names.to_vec(),
+    };
+    let removed = doc! { "_id": 1, "database": "shop", "collection": "b", "removed": true, "expiring": [] };
+    // `b` has its name back, and the one under which it lay is taken: there the first one was cut off, `a` is to come.
+    // What was loaded is staged; there was none; it was dropped by hand.
+    for (at, second, is_staged) in [(0, step(1, "b"), true), (1, removed, false), (2, step(1, "b"), false)] {
+        lies("a", 10);
+        lies(&of_theirs("new.0"), 11);
+        lies("b", 20);
+        server.run("shop", doc! { "create": of_theirs("old.1") });
+        if is_staged {
+            lies(&of_theirs("new.1"), 21);
+        }
+        server.insert(JOURNALS, "theirs-5", vec![head.clone(), step(0, "a"), second]);
+        system.steps().ask("first-moved-back");
+        let job = system.start_job(&["backup"]);
+        wait_for("first-moved-back to be reached", 60, || system.steps().reached("first-moved-back"));
+        if at < 2 {
+            // It is taken all the time.
+            let late = doc! { "renameCollection": "shop.b", "to": format!("shop.{}", of_theirs("old.1")) };
+            let late =
+                server.runtime.block_on(async { server.client.database("admin").run_command(late).await });
+            assert!(late.expect_err("its name is taken").to_string().contains("exists"));
+        }
+        system.steps().let_go("first-moved-back");
+        assert_eq!(system.await_end(&job)["state"], "complete");
+        assert_eq!(server.documents("shop", "a"), one(10));
+        let lies_now = server.collections("shop").into_iter().filter(|name| {
+            (name == "b" || name.contains(".came.")) && server.documents("shop", name) == one(20)
+        });
+        let lies_now: Vec<_> = lies_now.collect();
+        match at {
+            0 | 1 => assert_eq!(lies_now, ["b".to_owned()], "it stays where it is"),
+            // What is live then cannot be known: it is not dropped.
+            _ => assert_eq!(lies_now.len(), 1, "{lies_now:?}"),
+        }
+        for name in server.collections("shop") {
+            server.run("shop", doc! { "drop": name });
+        }
+        server.run(JOURNALS, doc! { "drop": "theirs-5" });
+    }
+    system.kill_agent();
+}
+
+#[test]
 fn a_restore_that_another_agent_has_taken_over_before_it_was_live_for_good_is_not_called_complete() {
     let server = Server::start("9");
     let before = small_shop(&server);

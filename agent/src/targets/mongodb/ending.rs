@@ -131,7 +131,7 @@ fn recover_one(
     steps::reach(Step::RecoveryBegun);
     let moves = journal.moves()?;
     if is_taken {
-        let late = fence::of_late(&Swap::look(server, &journal)?, journal.phase, &moves);
+        let late = fence::of_late(&Swap::look(server, &journal)?, journal.phase, &moves)?;
         journal.fence(late)?;
     }
     if !journal.fences.is_empty() {

@@ -23,26 +23,68 @@ const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 /// More than collections and what came a second time have numbers: of what is about to take a name.
 const SPARE: i32 = 2_000_000_000;
 
+/// What lies where a step has put what was live.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Lies {
+    Nothing,
+    /// What was live.
+    Old,
+    /// What keeps the name taken: what was live has its name back.
+    Fence,
+    /// One of the two.
+    Either,
+}
+
+/// What lies there while a restore is taken back: whoever takes it back again finds what it has put there the first time.
+pub(super) fn lies(swap: &Swap<'_>, step: &Move) -> Result<Lies, RestoreError> {
+    let [new, old] = [Staged::New, Staged::Old].map(|staged| swap.staged(step, staged));
+    if !swap.has(&old) {
+        return Ok(Lies::Nothing);
+    }
+    if !swap.fences.contains(&old) || !swap.has(&step.name) || !is_empty(swap, &old)? {
+        return Ok(Lies::Old);
+    }
+    let is_loaded = matches!(step.what, What::Collection { .. });
+    // Where what was loaded is not staged, it is live; or it was live, was taken back and was dropped by somebody.
+    match is_loaded && !swap.has(&new) && !is_empty(swap, &step.name)? {
+        true => Ok(Lies::Either),
+        false => Ok(Lies::Fence),
+    }
+}
+
 /// To which names an owner may still rename that stood still in this phase.
-pub(super) fn of_late(swap: &Swap<'_>, phase: Phase, moves: &[Move]) -> Vec<Name> {
+pub(super) fn of_late(swap: &Swap<'_>, phase: Phase, moves: &[Move]) -> Result<Vec<Name>, RestoreError> {
     let has = |step: &Move, staged| swap.has(&swap.staged(step, staged));
     let is_put = |step: &&Move| match step.what {
         What::Collection { .. } => !has(step, Staged::New),
         What::Removed => has(step, Staged::Old) || !swap.has(&step.name),
         What::View { .. } => true,
     };
-    let is_back = |step: &&Move| match step.what {
-        What::Collection { .. } => has(step, Staged::New) && !has(step, Staged::Old),
-        What::Removed => !has(step, Staged::Old),
-        What::View { .. } => true,
+    let is_back = |step: &Move| {
+        Ok::<_, RestoreError>(match step.what {
+            What::View { .. } => true,
+            What::Collection { .. } if !has(step, Staged::New) => false,
+            What::Collection { .. } | What::Removed => {
+                matches!(lies(swap, step)?, Lies::Nothing | Lies::Fence)
+            }
+        })
     };
     let (step, staged) = match phase {
         Phase::Swapping => (moves.iter().find(|step| !is_put(step)), Staged::Old),
-        Phase::Undoing => (moves.iter().rev().find(|step| !is_back(step)), Staged::New),
+        Phase::Undoing => {
+            let mut next = None;
+            for step in moves.iter().rev() {
+                if !is_back(step)? {
+                    next = Some(step);
+                    break;
+                }
+            }
+            (next, Staged::New)
+        }
         Phase::Loading | Phase::Live | Phase::Built => (None, Staged::New),
     };
-    let Some(step) = step else { return Vec::new() };
-    vec![swap.staged(step, staged), swap.free_came(step)]
+    let Some(step) = step else { return Ok(Vec::new()) };
+    Ok(vec![swap.staged(step, staged), swap.free_came(step)])
 }
 
 /// True once they may be free again; none: they have not been put there.

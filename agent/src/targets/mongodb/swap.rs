@@ -12,7 +12,7 @@ use proto::failure::chain;
 use runtime::steps;
 
 use super::error::{RestoreError, failed};
-use super::fence;
+use super::fence::{self, Lies};
 use super::journal::{Journal, Move, What};
 use super::owner::Lease;
 use super::select::Name;
@@ -98,10 +98,12 @@ impl<'a> Swap<'a> {
         let replaces = step.what != What::Collection { replaces: false };
         // What was loaded is live if it is staged no more; what was there before has to lie aside then.
         let is_new = matches!(step.what, What::Collection { .. }) && !self.has(&new);
-        if self.has(&step.name) && is_new && (self.has(&old) || !replaces) {
+        let lies = fence::lies(self, step)?;
+        // Where it is not known whether what was loaded is live, what is live is not staged, since that is dropped.
+        if self.has(&step.name) && is_new && (lies == Lies::Old || !replaces) {
             self.rename(&step.name, &new)?;
         }
-        if self.has(&old) {
+        if matches!(lies, Lies::Old | Lies::Either) {
             self.settle(&old, step)?;
         }
         // Whoever went before may have died between the two.
