@@ -153,6 +153,9 @@ fn what_the_source_leaves_out_stays_and_the_plan_names_it() {
     fs::remove_file(root.join("a/file")).expect("it goes");
     write(root, &[("a/file/in.tmp", "now")]);
 
+    let elsewhere = tempfile::tempdir().expect("a folder");
+    let empty = RestoreRequest { stays: Some(rules.clone()), ..in_place(elsewhere.path(), "x") };
+    let where_none_is = planned(&archive, &empty).leaves;
     let request = RestoreRequest { stays: Some(rules), ..in_place(root, "x") };
     let planned = planned(&archive, &request);
     assert_eq!(names(&planned.overwritten), ["a", "cache", "was.tmp"]);
@@ -164,6 +167,7 @@ fn what_the_source_leaves_out_stays_and_the_plan_names_it() {
     );
     assert!(go.starts_with("3 entries") && go.ends_with("a/file/in.tmp, new/z.tmp, was.tmp"), "{go}");
     assert_eq!(planned.leaves, "what the source excludes");
+    assert_eq!(where_none_is, "what the source excludes", "what comes and goes makes no other plan");
 
     let report = archive.restore(&request).expect("it is restored");
     assert_eq!((report.overwritten, report.created, report.removed), (3, 0, 1));

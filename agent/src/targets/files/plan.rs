@@ -374,7 +374,11 @@ where
     let ours = rustix::process::geteuid().as_raw();
     facts.leaves = match &ground {
         Ground::New { .. } => "",
-        Ground::Live { .. } if is_whole => "",
+        // By the rules, and not by what is there just now: that comes and goes, and the plan would be another one.
+        Ground::Live { .. } if is_whole => match &request.stays {
+            Some(rules) if !rules.is_plain() => "what the source excludes",
+            _ => "",
+        },
         Ground::Live { .. } | Ground::Spread { .. } => "everything else that is there",
     };
     let mut look = Look::begin(&ground, request, &mut facts)?;
@@ -535,9 +539,6 @@ impl<'a> Look<'a> {
     fn finish(mut self, facts: &mut Facts) -> Result<(), RestoreError> {
         self.sift(None, facts)?;
         self.pass(None, facts)?;
-        if facts.is_whole_live && facts.stay.count > 0 {
-            facts.leaves = "what the source excludes";
-        }
         let strays = self.sift.take().map(Sift::strays).unwrap_or_default();
         facts.strays_missed = strays.missed;
         for (path, live) in strays.paths {
