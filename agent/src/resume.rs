@@ -269,7 +269,8 @@ impl<'a> Resume<'a> {
 
     /// False if something is left to do.
     fn finish(&self, root: &Path) -> bool {
-        match recover_with(root, &InProduction, &|id| self.holds(id)) {
+        let state = Some(&*self.agent.config.state);
+        match recover_with(root, &InProduction, &|id| self.holds(id), state) {
             Ok(recovered) => {
                 for path in &recovered.finished {
                     tracing::info!(path = %path.display(), "finished a restore that was interrupted");

@@ -99,12 +99,12 @@ fn a_restore_that_has_ended_is_taken_back_by_what_it_has_kept_and_stopped_in_the
         // A program that did not come up has begun to write.
         write(root, &[("changed", "half"), ("came", "later")]);
         let faults = Faults::crash(at);
-        let taken = take_back_ended(root, "one", &faults);
+        let taken = take_back_ended(root, "one", &faults, None);
         if faults.happened() {
             // The very last change is one of a time, and is only tried.
             assert!(taken.is_err() || at > 30, "crash {at}");
             recover(root, &NoFaults).expect("it is looked at");
-            let again = take_back_ended(root, "one", &NoFaults).expect("it goes on");
+            let again = take_back_ended(root, "one", &NoFaults, None).expect("it goes on");
             assert!(again.len() <= 1, "crash {at}: {again:?}");
         } else {
             let root = root.canonicalize().expect("a path");
@@ -115,7 +115,7 @@ fn a_restore_that_has_ended_is_taken_back_by_what_it_has_kept_and_stopped_in_the
         if !faults.happened() {
             assert!(at > 10, "{at} changes of the disk");
             assert_eq!(
-                take_back_ended(root, "one", &NoFaults).expect("nothing is left"),
+                take_back_ended(root, "one", &NoFaults, None).expect("nothing is left"),
                 [""; 0].map(std::path::PathBuf::from)
             );
             return;

@@ -11,7 +11,7 @@ use std::process::Command;
 use agent::sources::files::{Excludes, Rules};
 use agent::targets::files::{
     Allowance, NoFaults, PathPatterns, Place, RestoreError, RestorePlan, RestoreReport, RestoreRequest,
-    Selection, Tools, plan, restore, survey,
+    Selection, Tools, plan, restore, survey, take_back_ended,
 };
 use agent::targets::{CancelFlag, Progress};
 use files_support::*;
@@ -265,6 +265,29 @@ fn what_comes_where_the_source_leaves_it_out_stays_whenever_it_comes() {
 }
 
 #[test]
+fn the_agents_own_state_outlives_a_restore_that_is_taken_back_after_a_boot() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    write(root, &[("file", "then")]);
+    let archive = Archive::of(root);
+    write(root, &[("file", "now"), ("state/key", "of the agent")]);
+    let state = root.join("state");
+    let rules = leaving_out(&[]).leave_out(&state);
+    archive.restore(&RestoreRequest { stays: Some(rules), ..in_place(root, "x") }).expect("it is restored");
+    assert_eq!([read(root.join("file")), read(state.join("key"))], ["then", "of the agent"]);
+
+    // After a boot its file system may have another number.
+    let journal = root.join(".neurashield-x/journal");
+    let device = rustix::fs::stat(&state).expect("it is there").st_dev;
+    let (before, text) = (format!("\"own\":[[{device},"), read(&journal));
+    assert!(text.contains(&before), "{text}");
+    fs::write(&journal, text.replace(&before, "\"own\":[[987654,")).expect("written");
+    let taken = take_back_ended(root, "x", &NoFaults, Some(&state)).expect("it is taken back");
+    assert_eq!(taken.len(), 1);
+    assert_eq!([read(root.join("file")), read(state.join("key"))], ["now", "of the agent"]);
+}
+
+#[test]
 fn an_undo_takes_no_folder_away_in_which_something_is_that_no_path_names() {
     let folder = tempfile::tempdir().expect("a folder");
     let root = folder.path();
@@ -471,10 +494,26 @@ fn a_folder_in_which_nobody_may_write_takes_nothing_along() {
     mode("open/hidden", 0o000);
     let plain = RestoreRequest { stays: Some(leaving_out(&[])), ..request.clone() };
     assert_eq!(planned(&archive, &plain).conflicts, [""; 0]);
-    let entries = archive.entries.iter().cloned().map(Ok::<_, Malformed>);
-    let error = survey(&request, entries).expect_err("it may hold something that stays");
-    assert!(format!("{error:?}").contains("open/hidden"), "{error:?}");
-    fs::remove_dir(root.join("open/hidden")).expect("removed");
+    let conflicts = planned(&archive, &request).conflicts;
+    assert!(conflicts.len() == 1 && conflicts[0].contains("open/hidden"), "{conflicts:?}");
+    // The same of one whose names can be listed and not looked at, and where another path is restored.
+    mode("open/hidden", 0o700);
+    write(root, &[("open/hidden/one", "live"), ("open/hidden/two", "live")]);
+    mode("open/hidden", 0o444);
+    assert_eq!(planned(&archive, &plain).conflicts, [""; 0]);
+    let conflicts = planned(&archive, &request).conflicts;
+    assert!(
+        conflicts.len() == 1 && conflicts[0].contains("open/hidden/one") && conflicts[0].contains("1 more"),
+        "{conflicts:?}"
+    );
+    let elsewhere =
+        RestoreRequest { selection: paths(root, "x", &["closed/data"]).selection, ..request.clone() };
+    assert_eq!(planned(&archive, &elsewhere).conflicts, [""; 0]);
+    archive.restore(&RestoreRequest { restore_id: "plain".into(), ..plain }).expect("it is restored");
+    assert_eq!(read(root.join("open/data")), "then");
+    let old = root.join(".neurashield-plain/old/open");
+    fs::set_permissions(old.join("hidden"), fs::Permissions::from_mode(0o700)).expect("set");
+    fs::rename(old.join("y.tmp"), root.join("open/y.tmp")).expect("back");
     archive.restore(&request).expect("it is restored");
     assert_eq!(
         (read(root.join("open/y.tmp")), read(root.join("closed/data"))),

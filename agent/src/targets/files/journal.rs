@@ -169,6 +169,17 @@ impl Story {
         matches!(self.state, Some(State::Done | State::Undone))
     }
 
+    /// The same, if the agent's own state is in the folder `state` now: it may have been moved since, and after a boot
+    /// its file system may have another number.
+    pub(super) fn keeping(&self, state: Option<&std::path::Path>) -> Self {
+        let mut story = self.clone();
+        if let Some(state) = state {
+            let rules = story.rules.take().unwrap_or_else(|| Rules::from(Excludes::default()));
+            story.rules = Some(rules.leave_out(state));
+        }
+        story
+    }
+
     fn add(&mut self, line: Line) -> Option<()> {
         match line {
             Line::Begin { format } => return (format == FORMAT).then_some(()),

@@ -46,6 +46,10 @@ pub struct Facts {
     /// What the source leaves out as well, and goes with the folder that it lies in, or is in the archive all the
     /// same.
     pub go: Named,
+    /// Live entries that could not be seen.
+    pub unseen: Unseen,
+    /// The same of what by the rules may have to stay.
+    pub unseen_needed: Unseen,
     /// What a restore that is taken back has made: it is removed.
     pub strays: Vec<EntryPath>,
     /// How many those are beyond what is listed.
@@ -95,6 +99,26 @@ pub struct Named {
     pub count: u64,
 }
 
+/// What could not be seen, with the first of it and why.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Unseen {
+    /// Where, and why.
+    pub first: Option<(EntryPath, String)>,
+    /// How many there are.
+    pub count: u64,
+}
+
+impl Unseen {
+    fn told(&self, then: &str) -> Option<String> {
+        let (path, cause) = self.first.as_ref()?;
+        let more = match self.count - 1 {
+            0 => String::new(),
+            more => format!(", and {more} more"),
+        };
+        Some(format!("what is live at {path} cannot be seen ({cause}){more}{then}"))
+    }
+}
+
 impl Named {
     fn add(&mut self, path: &EntryPath) {
         self.count += 1;
@@ -109,6 +133,11 @@ impl Facts {
     fn sift(&mut self, path: &EntryPath, fate: Fate) {
         match fate {
             Fate::Goes => self.go.add(path),
+            Fate::Unseen { is_needed, cause } => {
+                let unseen = if is_needed { &mut self.unseen_needed } else { &mut self.unseen };
+                unseen.count += 1;
+                unseen.first.get_or_insert_with(|| (path.clone(), cause));
+            }
             Fate::Stays(hindrance) => {
                 self.stay.add(path);
                 self.carried += u64::from(path.parent().is_some_and(|parent| !parent.is_root()));
@@ -203,6 +232,10 @@ pub fn plan(facts: &Facts) -> RestorePlan {
     plan.conflicts.extend(nothing_comes(facts));
     plan.conflicts.extend(facts.not_carried.iter().map(|(path, hindrance)| not_carried(path, *hindrance)));
     plan.conflicts.extend(too_many(facts.carried));
+    plan.conflicts.extend(facts.unseen_needed.told(
+        ", and something of it may have to stay by the source's rules: mend it, move it away, or restore other paths, or to \
+         another folder (`--to`)",
+    ));
     plan.conflicts.extend((facts.strays_missed > 0).then(|| {
         format!(
             "the restore has made more than {MAX_STRAYS} entries in folders that were there before, which would be taken \
@@ -321,10 +354,12 @@ fn remarks(facts: &Facts) -> Vec<String> {
         "that the source excludes are not kept live, since the backup has another entry there, or not the folder \
          that they lie in; they are kept with the replaced state, and are in no backup",
     );
+    let unseen = facts.unseen.told(": whatever it is, it goes where the folder that it lies in goes");
     others
         .into_iter()
         .chain(stay)
         .chain(go)
+        .chain(unseen)
         .chain(keys)
         .chain(left_out)
         .chain(node_keys)

@@ -29,18 +29,19 @@ pub struct Recovered {
 /// into it; the one that it lies in, if it was a new folder. Must run before anything else uses `root`,
 /// and may be repeated. A folder that does not exist needs nothing.
 pub fn recover(root: &Path, steps: &dyn Steps) -> Result<Recovered, RestoreError> {
-    recover_with(root, steps, &|_| Ok(()))
+    recover_with(root, steps, &|_| Ok(()), None)
 }
 
 /// As [`recover()`]; a swap that is done, of the restore with the id that `holds` is told, is taken back where
-/// that gives an error.
+/// that gives an error. The agent's own state, in the folder `state`, stays then.
 pub(crate) fn recover_with(
     root: &Path,
     steps: &dyn Steps,
     holds: &dyn Fn(&str) -> Result<(), String>,
+    state: Option<&Path>,
 ) -> Result<Recovered, RestoreError> {
     match open_named(root) {
-        Ok(Walked { handle, path, .. }) => recover_in(&handle, &path, steps, holds),
+        Ok(Walked { handle, path, .. }) => recover_in(&handle, &path, steps, Asked { holds, state }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Recovered::default()),
         Err(error) => Err(failed("open the folder", root.display())(error)),
     }
@@ -48,20 +49,29 @@ pub(crate) fn recover_with(
 
 /// As [`recover()`], in the open folder `at`, which is `root`.
 pub(super) fn recover_at(at: impl AsFd, root: &Path, steps: &dyn Steps) -> Result<Recovered, RestoreError> {
-    recover_in(at, root, steps, &|_| Ok(()))
+    recover_in(at, root, steps, Asked { holds: &|_| Ok(()), state: None })
+}
+
+/// What is asked for a swap that is done.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    /// Whether it is to stay.
+    holds: &'a dyn Fn(&str) -> Result<(), String>,
+    /// The folder that stays where it is not to.
+    state: Option<&'a Path>,
 }
 
 fn recover_in(
     at: impl AsFd,
     root: &Path,
     steps: &dyn Steps,
-    holds: &dyn Fn(&str) -> Result<(), String>,
+    asked: Asked<'_>,
 ) -> Result<Recovered, RestoreError> {
     let disk = Disk::new(steps);
     let mut recovered = Recovered::default();
     for name in staging_names_at(&at, root)? {
         match Area::open(root, &at, &name) {
-            Ok(Some(area)) => one(disk, area, &mut recovered, holds)?,
+            Ok(Some(area)) => one(disk, area, &mut recovered, asked)?,
             Ok(None) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let cause = "another restore runs there; wait until it has ended";
@@ -123,27 +133,22 @@ fn area_at(path: &Path, name: &[u8]) -> io::Result<Option<Area>> {
     Area::open(&path, &handle, name)
 }
 
-fn one(
-    disk: Disk<'_>,
-    area: Area,
-    recovered: &mut Recovered,
-    holds: &dyn Fn(&str) -> Result<(), String>,
-) -> Result<(), RestoreError> {
+fn one(disk: Disk<'_>, area: Area, recovered: &mut Recovered, asked: Asked<'_>) -> Result<(), RestoreError> {
     let path = area.path.clone();
     let at = || path.display().to_string();
     let story = journal::read(&area.staging).map_err(failed("read the journal of the restore in", at()))?;
     let story = story.unwrap_or_default();
     if let Some(served) = &story.serves {
-        return servant(disk, area, Path::new(OsStr::from_bytes(served)), recovered, holds);
+        return servant(disk, area, Path::new(OsStr::from_bytes(served)), recovered, asked);
     }
     match story.state() {
         State::Done => {
             let areas = with_servants(area, &story)?;
-            if let Err(cause) = still_holds(&areas[0], holds) {
+            if let Err(cause) = still_holds(&areas[0], asked.holds) {
                 let journal = Journal::resume(disk, &areas[0].staging);
                 let mut journal = journal.map_err(failed("open the journal in", at()))?;
                 tracing::warn!(path = at(), cause, "a restore is taken back");
-                super::take_back(disk, &areas, &mut story.clone(), &mut journal)?;
+                super::take_back(disk, &areas, &mut story.keeping(asked.state), &mut journal)?;
                 recovered.undone.push(path);
             }
             tidy(&disk, &areas)
@@ -174,11 +179,11 @@ fn one(
                 _ => swap.undo(&mut journal).map(|()| false)?,
             };
             let finished = finished
-                && match still_holds(&areas[0], holds) {
+                && match still_holds(&areas[0], asked.holds) {
                     Ok(()) => true,
                     Err(cause) => {
                         tracing::warn!(path = at(), cause, "a restore is taken back");
-                        super::take_back(disk, &areas, &mut story.clone(), &mut journal)?;
+                        super::take_back(disk, &areas, &mut story.keeping(asked.state), &mut journal)?;
                         false
                     }
                 };
@@ -223,7 +228,7 @@ fn servant(
     area: Area,
     served: &Path,
     recovered: &mut Recovered,
-    holds: &dyn Fn(&str) -> Result<(), String>,
+    asked: Asked<'_>,
 ) -> Result<(), RestoreError> {
     let name = area.staging_name().to_owned();
     let path = area.path.clone();
@@ -234,7 +239,7 @@ fn servant(
     // journal goes last, so where it is really gone, this one was tidied.
     let undecided = match first {
         Ok(Some(first)) => {
-            one(disk, first, recovered, holds)?;
+            one(disk, first, recovered, asked)?;
             None
         }
         Ok(None) if is_tidied => None,

@@ -49,12 +49,18 @@ impl Archived {
 }
 
 /// What becomes of something that the source leaves out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fate {
     /// It stays. Below the top it has to be carried, and this may be in the way.
     Stays(Option<Hindrance>),
     /// It goes with the folder that it lies in, or the archive has it all the same.
     Goes,
+    /// What is there could not be seen.
+    Unseen {
+        /// By the rules something of it may have to stay.
+        is_needed: bool,
+        cause: String,
+    },
 }
 
 /// Why what stays cannot be carried along.
@@ -148,7 +154,7 @@ impl<'a> Sift<'a> {
             let found = match self.ahead.take() {
                 Some(found) => found,
                 None if self.levels.is_empty() => return Ok(()),
-                None => match self.next()? {
+                None => match self.next(tell)? {
                     Some(found) => found,
                     None => {
                         self.leave();
@@ -171,9 +177,18 @@ impl<'a> Sift<'a> {
     }
 
     /// The next one in the folder where it is; none: all of it was seen.
-    fn next(&mut self) -> io::Result<Option<Found>> {
+    fn next(&mut self, tell: Tell<'_>) -> io::Result<Option<Found>> {
         let level = self.levels.last_mut().expect("it is somewhere");
-        while let Some(name) = level.names.next().transpose()? {
+        loop {
+            let name = match level.names.next().transpose() {
+                Ok(None) => break,
+                Ok(Some(name)) => name,
+                Err(error) => {
+                    let is_moved = level.is_swapped || level.is_gone;
+                    level.is_unseen(level.path.clone(), error, self.rules.filter(|_| is_moved), tell)?;
+                    break;
+                }
+            };
             let is_of_the_system = level.path.is_root() && *name == *LOST_AND_FOUND;
             let (false, false, Ok(path)) = (is_staging(&name), is_of_the_system, level.path.join(&name))
             else {
@@ -184,7 +199,10 @@ impl<'a> Sift<'a> {
                 Ok(stat) => return Ok(Some(Found { name, path, stat })),
                 // It has gone.
                 Err(Errno::NOENT) => {}
-                Err(error) => return Err(not_seen(&path, error.into())),
+                Err(error) => {
+                    let is_moved = level.is_swapped || level.is_gone;
+                    level.is_unseen(path, error.into(), self.rules.filter(|_| is_moved), tell)?;
+                }
             }
         }
         Ok(None)
@@ -234,7 +252,15 @@ impl<'a> Sift<'a> {
         };
         if kind == FileType::Directory && leads_on {
             let has_place = level.has_place && matches!(archived, Archived::Folder { .. });
-            if let Some(mut below) = level.open(path, &name, self.rules)? {
+            let below = match level.open(&path, &name, self.rules) {
+                Err(error) => {
+                    let rules = self.rules.filter(|_| is_gone || is_swapped);
+                    level.is_unseen(path, error, rules, tell)?;
+                    return Ok(());
+                }
+                below => below?,
+            };
+            if let Some(mut below) = below {
                 (below.is_swapped, below.is_gone, below.has_place) = (is_swapped, is_gone, has_place);
                 below.is_place_writable =
                     archived == Archived::Folder { writable: true } || rustix::process::geteuid().is_root();
@@ -299,21 +325,33 @@ impl Level {
     }
 
     /// The folder `path`, `name` in this one; none: it has gone, or something is mounted there, which is not ours.
-    fn open(&self, path: EntryPath, name: &[u8], rules: Option<&Rules>) -> io::Result<Option<Self>> {
+    fn open(&self, path: &EntryPath, name: &[u8], rules: Option<&Rules>) -> io::Result<Option<Self>> {
         const NOT_OURS: [Errno; 4] = [Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::XDEV];
         match open_folder(self.names.folder(), name) {
-            Ok(handle) => Self::new(path, handle, rules).map(Some),
-            Err(error) if NOT_OURS.iter().any(|one| error.raw_os_error() == Some(one.raw_os_error())) => {
-                Ok(None)
-            }
-            // What is in it cannot be seen. By rules something may have to stay there.
-            Err(error)
-                if error.kind() == io::ErrorKind::PermissionDenied && rules.is_none_or(Rules::is_plain) =>
-            {
-                Ok(None)
-            }
-            Err(error) => Err(not_seen(&path, error)),
+            Ok(handle) => Self::new(path.clone(), handle, rules).map(Some),
+            Err(error) if is_one_of(&error, &NOT_OURS) => Ok(None),
+            Err(error) => Err(error),
         }
+    }
+
+    /// What is at `path`, here or in here, cannot be seen: it is damaged, its server is gone, or it is somebody else's. No
+    /// reason to refuse what would replace it, unless something of it may have to stay by the `rules` of what is moved. An
+    /// error is what is our own lack.
+    fn is_unseen(
+        &mut self,
+        path: EntryPath,
+        error: io::Error,
+        rules: Option<&Rules>,
+        tell: Tell<'_>,
+    ) -> io::Result<()> {
+        const OUR_LACK: [Errno; 3] = [Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+        if is_one_of(&error, &OUR_LACK) {
+            return Err(io::Error::new(error.kind(), format!("{path}: {error}")));
+        }
+        self.is_all_strays = false;
+        let is_needed = rules.is_some_and(|rules| !rules.is_plain());
+        tell(path, Fate::Unseen { is_needed, cause: error.to_string() });
+        Ok(())
     }
 
     fn leaves_out(&self, rules: Option<&Rules>, path: &EntryPath, name: &[u8], stat: &Stat) -> bool {
@@ -347,8 +385,8 @@ impl Level {
     }
 }
 
-fn not_seen(path: &EntryPath, error: io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{path}: {error}"))
+fn is_one_of(error: &io::Error, these: &[Errno]) -> bool {
+    these.iter().any(|one| error.raw_os_error() == Some(one.raw_os_error()))
 }
 
 /// True if `path` is selected by itself, or is at the top and all of that is selected.

@@ -16,8 +16,14 @@ use super::journal::{self, Journal, State};
 use super::recover::{tidy, with_servants};
 
 /// Takes back every attempt of restore `id` in the folder `root`, the last one first, and returns when the old state
-/// is live and durable: the folders in which something was taken back. Must run while nothing else uses `root`.
-pub fn take_back_ended(root: &Path, id: &str, steps: &dyn Steps) -> Result<Vec<PathBuf>, RestoreError> {
+/// is live and durable: the folders in which something was taken back. Must run while nothing else uses `root`. The
+/// agent's own state, in the folder `state`, stays.
+pub fn take_back_ended(
+    root: &Path,
+    id: &str,
+    steps: &dyn Steps,
+    state: Option<&Path>,
+) -> Result<Vec<PathBuf>, RestoreError> {
     let disk = Disk::new(steps);
     let Walked { handle, path, .. } = open_named(root).map_err(failed("open the folder", root.display()))?;
     let names = staging_names(&handle).map_err(failed("read the folder", path.display()))?;
@@ -30,8 +36,7 @@ pub fn take_back_ended(root: &Path, id: &str, steps: &dyn Steps) -> Result<Vec<P
         let Some(area) = area.map_err(failed("open a staging folder in", path.display()))? else { continue };
         let story = journal::read(&area.staging)
             .map_err(failed("read the journal of the restore in", path.display()))?;
-        let Some(mut story) = story.filter(|story| story.serves.is_none() && story.state() == State::Done)
-        else {
+        let Some(story) = story.filter(|story| story.serves.is_none() && story.state() == State::Done) else {
             continue;
         };
         let areas = with_servants(area, &story)?;
@@ -41,7 +46,7 @@ pub fn take_back_ended(root: &Path, id: &str, steps: &dyn Steps) -> Result<Vec<P
         }
         let mut journal = Journal::resume(disk, &areas[0].staging)
             .map_err(failed("open the journal in", path.display()))?;
-        super::take_back(disk, &areas, &mut story, &mut journal)?;
+        super::take_back(disk, &areas, &mut story.keeping(state), &mut journal)?;
         taken.push(areas[0].path.clone());
         tidy(&disk, &areas)?;
     }

@@ -170,7 +170,9 @@ async fn taken_back(
         return Err(Failure::invalid(format!("{place} is no folder: nothing is kept beside it")));
     };
     let (id, of_id) = (order.restore_id.clone(), order.restore_id.clone());
-    let taken = blocking(move || files::take_back_ended(&folder, &of_id, &InProduction)).await?;
+    let state = context.agent.config.state.clone();
+    let taken =
+        blocking(move || files::take_back_ended(&folder, &of_id, &InProduction, Some(&state))).await?;
     let taken = taken.map_err(|error| not_restored(&place, &error))?;
     let replaced = taken.len() as u64;
     let mut report = Report { undone: Some(cause.clone()), replaced, ..Report::default() };
