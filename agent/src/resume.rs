@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -88,24 +88,28 @@ pub(crate) fn end_at_server(
 pub(crate) fn start_again(users: &Users<'_>, id: &str) {
     let troubles = users.start_again();
     troubles.iter().for_each(|trouble| tracing::error!(restore = id, "{trouble}"));
-    match (users.is_old(), users.is_applying()) {
-        (true, _) => users.forget(),
-        (false, true) => users.remember(),
-        (false, false) => users.settle(),
+    match (users.is_applying(), users.is_old()) {
+        (true, true) => users.forget(),
+        (true, false) => users.remember(),
+        // What does not run is tried for a day from now on.
+        (false, _) => users.settle(),
     }
 }
 
 /// Starts what restores that are over have stopped and could not start again, by and by, until it runs or a day has
 /// gone by; until `stop`.
 pub(crate) async fn keep_starting(agent: Arc<Agent>, stop: CancellationToken) {
-    let mut pause = FIRST_PAUSE;
+    let (mut pause, retries) = (FIRST_PAUSE, Arc::new(Mutex::new(Retries::default())));
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
         }
-        let (agent, runtime) = (agent.clone(), Handle::current());
-        let tried = tokio::task::spawn_blocking(move || start_those_on_record(&agent, &runtime));
+        let (agent, runtime, retries) = (agent.clone(), Handle::current(), retries.clone());
+        let tried = tokio::task::spawn_blocking(move || {
+            let mut retries = retries.lock().unwrap_or_else(PoisonError::into_inner);
+            start_those_on_record(&agent, &runtime, &mut retries)
+        });
         let left = tokio::select! {
             () = stop.cancelled() => return,
             left = tried => left,
@@ -117,12 +121,24 @@ pub(crate) async fn keep_starting(agent: Arc<Agent>, stop: CancellationToken) {
     }
 }
 
+/// What was seen of the tries so far.
+#[derive(Debug, Default)]
+struct Retries {
+    /// Nothing was tried yet, or nothing could be for a while: however old it is, nothing is given up untried.
+    has_tried: bool,
+    /// It was said for what they wait.
+    has_said: bool,
+}
+
 /// True if something is still not started. Nothing is tried while a restore has something stopped, or has not come to
 /// its end: what it has left half swapped is nothing to start on.
-fn start_those_on_record(agent: &Agent, runtime: &Handle) -> bool {
+fn start_those_on_record(agent: &Agent, runtime: &Handle, retries: &mut Retries) -> bool {
     let on_record = || agent.state.runs().all();
     match on_record() {
-        Ok(runs) if !runs.iter().any(|(_, run)| run.is_over) => return false,
+        Ok(runs) if !runs.iter().any(|(_, run)| run.is_over) => {
+            *retries = Retries { has_tried: true, has_said: false };
+            return false;
+        }
         Ok(_) => {}
         Err(error) => {
             tracing::error!(%error, "cannot look for programs that restores have stopped");
@@ -131,13 +147,23 @@ fn start_those_on_record(agent: &Agent, runtime: &Handle) -> bool {
     }
     let _nobody_stops = agent.retrying.lock().unwrap_or_else(PoisonError::into_inner);
     let runs = on_record().unwrap_or_default();
-    let is_open = |(_, run): &(String, Run)| !run.is_over;
-    if agent.unbroken.load(Ordering::Relaxed) > 0 || runs.iter().any(is_open) {
+    let open: Vec<&str> = runs.iter().filter(|(_, run)| !run.is_over).map(|(id, _)| &**id).collect();
+    if agent.unbroken.load(Ordering::Relaxed) > 0 || !open.is_empty() {
+        retries.has_tried = false;
+        if !std::mem::replace(&mut retries.has_said, true) {
+            let of = open.join(", ");
+            tracing::warn!(
+                restores = of,
+                "what could not be started again waits until these, or one that runs, have ended"
+            );
+        }
         return true;
     }
+    let has_tried = std::mem::replace(retries, Retries { has_tried: true, has_said: false }).has_tried;
     for (id, run) in runs {
         let users = Users::resumed(agent, runtime.clone(), &id, run);
-        if users.is_old() {
+        let is_old = users.is_old();
+        if is_old && has_tried {
             tracing::error!(restore = id, "gives up: for a day, not all that it stopped could be started");
             users.forget();
             continue;
@@ -145,7 +171,12 @@ fn start_those_on_record(agent: &Agent, runtime: &Handle) -> bool {
         tracing::info!(restore = id, "tries once more to start what could not be started again");
         let troubles = users.try_to_start();
         troubles.iter().for_each(|trouble| tracing::error!(restore = id, "{trouble}"));
-        users.settle();
+        if is_old && !troubles.is_empty() {
+            tracing::error!(restore = id, "gives up: this was its last try");
+            users.forget();
+        } else {
+            users.settle();
+        }
     }
     on_record().is_ok_and(|runs| !runs.is_empty())
 }

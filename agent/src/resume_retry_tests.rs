@@ -1,14 +1,14 @@
 //! What could not be started again after a restore, and what is made of it later.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use jiff::{SignedDuration, Timestamp};
 use runtime::clock::{Clock, SystemClock};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::{resume, start_those_on_record};
+use super::{Retries, resume, start_those_on_record};
 use crate::config::{AgentConfig, ApplicationConfig};
 use crate::connection::Agent;
 use crate::platform::{Application, Handle as Reached, Platform};
@@ -19,6 +19,7 @@ use crate::tasks::Users;
 struct Scene {
     folder: tempfile::TempDir,
     agent: Arc<Agent>,
+    retries: Arc<Mutex<Retries>>,
 }
 
 impl Scene {
@@ -59,7 +60,7 @@ impl Scene {
             unbroken: Default::default(),
             retrying: Default::default(),
         });
-        Self { folder, agent }
+        Self { folder, agent, retries: Arc::default() }
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -98,8 +99,10 @@ impl Scene {
 
     /// True if something is still not started after a try.
     async fn tries(&self) -> bool {
-        let (agent, runtime) = (self.agent.clone(), Handle::current());
-        tokio::task::spawn_blocking(move || start_those_on_record(&agent, &runtime)).await.expect("no panic")
+        let (agent, runtime, retries) = (self.agent.clone(), Handle::current(), self.retries.clone());
+        let tries =
+            move || start_those_on_record(&agent, &runtime, &mut retries.lock().expect("nobody panicked"));
+        tokio::task::spawn_blocking(tries).await.expect("no panic")
     }
 
     /// Does this with what uses the place of the restore `id`, which begins.
@@ -141,6 +144,37 @@ async fn a_try_stops_nothing_that_runs_and_starts_nothing_that_is_old() {
     scene.over("r-2", Stopping::Stopped, SystemClock.now() - SignedDuration::from_hours(25));
     assert!(!scene.tries().await);
     assert_eq!((scene.asked(), scene.on_record()), (Vec::new(), Vec::new()));
+}
+
+#[tokio::test]
+async fn nothing_is_given_up_without_a_try() {
+    let (scene, long_ago) = (Scene::new(), SystemClock.now() - SignedDuration::from_hours(25));
+    let asked_of = |scene: &Scene| {
+        let _ = std::fs::remove_file(scene.at("runs"));
+        (scene.asked(), scene.on_record().len())
+    };
+    let started = |times| (vec!["start".to_owned(); times], 0);
+    // The host was off.
+    scene.over("r-1", Stopping::Stopped, long_ago);
+    assert!(!scene.tries().await);
+    assert_eq!(asked_of(&scene), started(1));
+
+    // Another restore was open for all that time.
+    scene.over("r-1", Stopping::Stopped, long_ago);
+    scene.agent.state.runs().keep("r-2", &Run::default()).expect("kept");
+    assert!(scene.tries().await);
+    assert_eq!(asked_of(&scene), (Vec::new(), 2));
+    scene.agent.state.runs().drop("r-2").expect("dropped");
+    assert!(!scene.tries().await);
+    assert_eq!(asked_of(&scene), started(1));
+
+    // It was stopped long ago, and its restore is over since just now.
+    scene.over("r-1", Stopping::Stopped, long_ago);
+    let mut run = scene.agent.state.runs().all().expect("listed").remove(0).1;
+    run.left_at = Some(SystemClock.now());
+    scene.agent.state.runs().keep("r-1", &run).expect("kept");
+    assert!(!scene.tries().await);
+    assert_eq!(asked_of(&scene), started(1));
 }
 
 #[tokio::test]

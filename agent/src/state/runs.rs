@@ -34,6 +34,9 @@ pub(crate) struct Run {
     /// It is over, and nothing is left to do but to start what could not be started again.
     #[serde(default)]
     pub(crate) is_over: bool,
+    /// When that was: so long it is tried from then on.
+    #[serde(default)]
+    pub(crate) left_at: Option<Timestamp>,
 }
 
 impl Run {

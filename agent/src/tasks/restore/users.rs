@@ -18,7 +18,7 @@ use crate::connection::Agent;
 use crate::platform::{Application, Found, Platform, writers};
 use crate::state::{Report, Run, Runs, Stopped, Stopping};
 
-/// For so long after it was stopped, what could not be started is tried again.
+/// For so long after its restore is over, what could not be started is tried again.
 const TRIED_FOR: SignedDuration = SignedDuration::from_hours(24);
 
 /// What uses the place of one restore. Blocks: it belongs to the restore's own thread.
@@ -126,7 +126,7 @@ impl<'a> Users<'a> {
         let resting: Vec<Application> = found.applications.iter().filter(|one| !one.runs).cloned().collect();
         run.stopped =
             to_start(before.map(|run| run.stopped).unwrap_or_default(), found.applications, &self.id);
-        run.is_over = false;
+        (run.is_over, run.left_at) = (false, None);
         self.keep(&run)?;
         for at in (0..run.stopped.len()).rev() {
             if run.stopped[at].state != Stopping::Untouched {
@@ -254,10 +254,11 @@ impl<'a> Users<'a> {
         }
     }
 
-    /// What was stopped so long ago may be gone by now, or somebody has stopped it on purpose since.
+    /// What could not be started for so long may be gone by now, or somebody has stopped it on purpose since.
     pub(crate) fn is_old(&self) -> bool {
-        let now = self.clock.now();
-        self.lock().report.steps.first().is_none_or(|first| now.duration_since(first.at) > TRIED_FOR)
+        let (run, now) = (self.lock(), self.clock.now());
+        let since = run.left_at.or_else(|| run.report.steps.first().map(|first| first.at));
+        since.is_none_or(|since| now.duration_since(since) > TRIED_FOR)
     }
 
     /// The restore has changed nothing: its record goes where all runs that it had stopped, and stays otherwise. One
@@ -278,8 +279,13 @@ impl<'a> Users<'a> {
     /// The restore is over, and something that it stopped is not: it is tried again, by and by
     /// ([`crate::resume::keep_starting`]).
     fn leave_to_start(&self) {
-        self.lock().is_over = true;
+        self.leaves(&mut self.lock());
         self.remember();
+    }
+
+    fn leaves(&self, run: &mut Run) {
+        run.is_over = true;
+        run.left_at.get_or_insert_with(|| self.clock.now());
     }
 
     /// What could not be started again stays on record.
@@ -304,7 +310,7 @@ impl<'a> Users<'a> {
         }
         let mut run = self.lock();
         change(&mut run.report);
-        run.is_over = true;
+        self.leaves(&mut run);
         if let Err(error) = self.runs.end_and_start_later(&self.id, &run.report, &run) {
             tracing::error!(restore = self.id, %error, "how a restore ended cannot be kept");
         }
