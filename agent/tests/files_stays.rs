@@ -9,9 +9,10 @@ use std::path::Path;
 use std::process::Command;
 
 use agent::sources::files::{Excludes, Rules};
+use agent::steps::Step;
 use agent::targets::files::{
     Allowance, NoFaults, PathPatterns, Place, RestoreError, RestorePlan, RestoreReport, RestoreRequest,
-    Selection, Tools, plan, restore, survey, take_back_ended,
+    Selection, Steps, Tools, plan, recover, restore, survey, take_back_ended,
 };
 use agent::targets::{CancelFlag, Progress};
 use files_support::*;
@@ -131,8 +132,12 @@ impl<'a> Mounted<'a> {
 
 impl Drop for Mounted<'_> {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(self.0).status();
+        unmount(self.0);
     }
+}
+
+fn unmount(place: &Path) {
+    let _ = Command::new("umount").arg("--lazy").arg(place).status();
 }
 
 #[test]
@@ -226,6 +231,132 @@ fn when_a_restore_of_paths_is_taken_back_what_it_has_made_goes() {
     let back = undo(root, "four", &["b/c/z"]);
     safety.restore(&back).expect("it is taken back");
     assert_eq!(told(root), before);
+}
+
+#[test]
+fn what_is_never_moved_is_in_the_way_wherever_it_lies() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    write(root, &[("a/data", "then"), ("x", "then")]);
+    let archive = Archive::of(root);
+    write(root, &[("a/data", "now")]);
+    let conflicts = |rules: Rules| {
+        let request = RestoreRequest { stays: Some(rules), ..in_place(root, "x") };
+        planned(&archive, &request).conflicts
+    };
+    let told = |rules: &dyn Fn() -> Rules, what: &str, of: &str| {
+        let conflicts = conflicts(rules());
+        assert!(conflicts.len() == 1 && conflicts[0].starts_with(of), "{what}: {conflicts:?}");
+    };
+    // Also where an exclude names it, or a folder around it, and where that goes with a folder that is not in the backup.
+    let lies = [("a/backups", "backups/"), ("a/big/deep/backups", "big/"), ("new/backups", "backups/")];
+    for (place, exclude) in lies {
+        for pattern in [exclude, "*.tmp"] {
+            let at = root.join(place).join("repository");
+            write(&at, &[("config.json", "{}"), ("packs/x", ""), ("chain/1", "")]);
+            told(&|| leaving_out(&[pattern]), pattern, &format!("{place} is a repository of backups"));
+            fs::remove_dir_all(root.join(place)).expect("removed");
+        }
+    }
+    for (state, of) in [("a/var/agent", "a "), ("new/var/agent", "new ")] {
+        write(root, &[(&format!("{state}/key"), "of the agent")]);
+        for pattern in ["var/", "agent/", "*.tmp"] {
+            let rules = || leaving_out(&[pattern]).leave_out(&root.join(state));
+            told(&rules, pattern, &format!("{of}is, or holds, the agent's own state"));
+        }
+        fs::remove_dir_all(root.join(state).parent().expect("one above")).expect("removed");
+    }
+    fs::remove_dir_all(root.join("new")).expect("removed");
+
+    // What is mounted there is in no backup.
+    let uploads = root.join("a/deep/up loads");
+    fs::create_dir_all(&uploads).expect("made");
+    let mounted = Mounted::tmpfs(&uploads);
+    for pattern in ["*.tmp", "deep/"] {
+        told(&|| leaving_out(&[pattern]), pattern, "a/deep/up loads is a mount point");
+    }
+    let request = RestoreRequest { stays: Some(leaving_out(&[])), ..in_place(root, "x") };
+    assert_eq!(planned(&archive, &request).conflicts.len(), 1);
+    let elsewhere = RestoreRequest { selection: paths(root, "x", &["a/data"]).selection, ..request.clone() };
+    assert_eq!(planned(&archive, &elsewhere).conflicts, [""; 0]);
+    drop(mounted);
+    assert_eq!(planned(&archive, &request).conflicts, [""; 0]);
+
+    // And where it is mounted since.
+    let staged = || std::mem::forget(Mounted::tmpfs(&uploads));
+    let refused = restore_while(&archive, &request, &Meanwhile { staged: &staged, swapped: None });
+    unmount(&uploads);
+    let error = refused.expect_err("it is refused").to_string();
+    assert!(error.contains("up loads") && error.contains("mounted"), "{error}");
+    assert_eq!(read(root.join("a/data")), "now");
+    assert_eq!(staging(root), [""; 0]);
+}
+
+/// Does this at that step.
+struct At<'a>(Step, &'a dyn Fn());
+
+impl Steps for At<'_> {
+    fn before(&self, _what: &'static str) -> std::io::Result<()> {
+        Ok(())
+    }
+    fn done(&self, step: Step) -> std::io::Result<()> {
+        if step == self.0 {
+            (self.1)();
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_mount_that_comes_in_the_last_moment_holds_nothing_up() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    write(root, &[("a/b/data", "then"), ("x", "then")]);
+    let archive = Archive::of(root);
+    write(root, &[("a/b/data", "now"), ("a/b/x.log", "live"), ("x", "now")]);
+    let before = told(root);
+    let request = RestoreRequest { stays: Some(leaving_out(&["*.log"])), ..in_place(root, "x") };
+    let place = root.join("a/b");
+    let mount = || std::mem::forget(Mounted::tmpfs(&place));
+    let steps = At(Step::StagedDurable, &mount);
+    let (cancel, allowance) = (CancelFlag::default(), Allowance::all(&planned(&archive, &request)));
+    let tools = Tools { id_key: &KEY, progress: &(), cancel: &cancel, steps: &steps };
+    let mut blobs = Blobs { blobs: &archive.blobs, hinted: Vec::new() };
+    let entries = archive.entries.iter().cloned().map(Ok::<_, Malformed>);
+    let error = restore(&request, allowance, entries, &mut blobs, tools).expect_err("it cannot be carried");
+    assert!(!matches!(error, RestoreError::Interrupted { .. }), "{error:?}");
+    unmount(&place);
+    assert_eq!(told(root), before);
+    assert_eq!(staging(root), [""; 0]);
+}
+
+#[test]
+fn what_cannot_go_back_is_kept_and_the_old_state_is_live() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    write(root, &[("a/data", "then")]);
+    let archive = Archive::of(root);
+    write(root, &[("a/data", "now")]);
+    let request = RestoreRequest { stays: Some(leaving_out(&["cache/"])), ..in_place(root, "x") };
+    let cache = root.join("a/cache");
+    // What is mounted on cannot be moved by itself.
+    let swapped = || {
+        write(root, &[("a/cache/x", "written since")]);
+        std::mem::forget(Mounted::tmpfs(&cache));
+    };
+    let taken = restore_while(&archive, &request, &Meanwhile { staged: &|| (), swapped: Some(&swapped) });
+    assert!(matches!(taken, Err(RestoreError::TakenBack(_))), "{taken:?}");
+    assert_eq!(read(root.join("a/data")), "now");
+    let kept = root.join(".neurashield-x/kept/a/cache");
+    assert!(!cache.exists() && kept.exists());
+    unmount(&kept);
+    assert_eq!(read(kept.join("x")), "written since");
+    recover(root, &NoFaults).expect("it is looked at");
+    assert_eq!(read(kept.join("x")), "written since");
+
+    // The next restore takes it for what an earlier one has kept.
+    archive.restore(&RestoreRequest { restore_id: "y".into(), ..request }).expect("it is restored");
+    assert_eq!((read(root.join("a/data")), kept.exists()), ("then".into(), false));
 }
 
 #[test]
@@ -416,10 +547,13 @@ fn what_cannot_be_moved_is_told_before_anything_is_stopped() {
         let rules = || Some(leaving_out(&[]));
         let plan = planned(&archive, &RestoreRequest { stays: rules(), ..in_place(root, "x") });
         assert!(
-            plan.conflicts.iter().any(|one| one.contains(&format!("{folder}/repository is in no backup"))),
+            plan.conflicts.len() == 1
+                && plan.conflicts[0].starts_with(&format!("{folder} is a repository of backups")),
             "{:?}",
             plan.conflicts
         );
+        let within = planned(&archive, &RestoreRequest { stays: rules(), ..paths(root, "x", &["a/data"]) });
+        assert_eq!(within.conflicts, [""; 0], "beside it");
         let elsewhere = RestoreRequest { stays: rules(), ..paths(root, "x", &["x"]) };
         assert_eq!(planned(&archive, &elsewhere).conflicts, [""; 0]);
         fs::remove_dir_all(root.join(folder)).expect("removed");
@@ -452,6 +586,13 @@ fn a_folder_in_which_nobody_may_write_takes_nothing_along() {
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("set");
         let test = folder.path().join("test");
         fs::copy(std::env::current_exe().expect("a program"), &test).expect("copied");
+        // One of each for whoever is not root, with a folder of root's in it: one may write in the second.
+        let place = folder.path().join("place");
+        write(&place, &[("mine/cache/x", "live"), ("all/cache/x", "live")]);
+        fs::set_permissions(place.join("all/cache"), fs::Permissions::from_mode(0o777)).expect("set");
+        for path in ["", "mine", "all"] {
+            std::os::unix::fs::chown(place.join(path), Some(65_534), Some(65_534)).expect("given");
+        }
         let status = Command::new("setpriv")
             .args([
                 "--reuid=65534",
@@ -462,7 +603,7 @@ fn a_folder_in_which_nobody_may_write_takes_nothing_along() {
             ])
             .arg(test)
             .args(["--exact", "a_folder_in_which_nobody_may_write_takes_nothing_along", "--nocapture"])
-            .env(AS_NOBODY, "1")
+            .env(AS_NOBODY, &place)
             .status()
             .expect("setpriv runs");
         assert!(status.success(), "as a user who is not root");
@@ -475,6 +616,18 @@ fn a_folder_in_which_nobody_may_write_takes_nothing_along() {
     let mode = |path: &str, mode| {
         fs::set_permissions(root.join(path), fs::Permissions::from_mode(mode)).expect("set")
     };
+    // A folder that is somebody else's cannot be given another parent unless one may write in it.
+    let place = std::path::PathBuf::from(std::env::var_os(AS_NOBODY).expect("a place"));
+    let other = tempfile::tempdir().expect("a folder");
+    write(other.path(), &[("mine/data", "then"), ("all/data", "then")]);
+    let archive = Archive::of(other.path());
+    let request = RestoreRequest { stays: Some(leaving_out(&["cache/"])), ..in_place(&place, "x") };
+    let conflicts = planned(&archive, &request).conflicts;
+    assert!(conflicts.len() == 1 && conflicts[0].contains("mine/cache"), "{conflicts:?}");
+    let one = RestoreRequest { selection: paths(&place, "x", &["all"]).selection, ..request };
+    archive.restore(&one).expect("it is restored");
+    assert_eq!([read(place.join("all/data")), read(place.join("all/cache/x"))], ["then", "live"]);
+
     mode("closed", 0o555);
     let archive = Archive::of(root);
     let request = RestoreRequest { stays: Some(leaving_out(&["*.tmp"])), ..in_place(root, "x") };

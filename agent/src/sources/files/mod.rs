@@ -21,6 +21,7 @@ mod walk;
 
 pub use excludes::{Excludes, WrongPattern};
 pub use rules::Rules;
+pub(crate) use rules::is_repository;
 
 use std::path::{Path, PathBuf};
 

@@ -53,13 +53,22 @@ pub struct Rules {
     pub one_file_system: bool,
     /// Folders that are left out wherever they are met, by device and inode: the agent's own state.
     pub own: Vec<(u64, u64)>,
+    /// The folders around those.
+    pub(crate) above_own: Vec<(u64, u64)>,
     /// Folders whose files are read from elsewhere, where they are held.
     pub(crate) held: crate::sources::blockchain::Held,
 }
 
 impl From<Excludes> for Rules {
     fn from(exclude: Excludes) -> Self {
-        Self { exclude, caches: false, one_file_system: true, own: Vec::new(), held: Default::default() }
+        Self {
+            exclude,
+            caches: false,
+            one_file_system: true,
+            own: Vec::new(),
+            above_own: Vec::new(),
+            held: Default::default(),
+        }
     }
 }
 
@@ -69,7 +78,15 @@ impl Rules {
         if let Ok(stat) = rustix::fs::stat(folder) {
             self.own.push((stat.st_dev, stat.st_ino));
         }
+        let folder = folder.canonicalize().unwrap_or_default();
+        let above = folder.ancestors().skip(1).filter_map(|above| rustix::fs::stat(above).ok());
+        self.above_own.extend(above.map(|stat| (stat.st_dev, stat.st_ino)));
         self
+    }
+
+    /// True for a folder that what is our own lies in.
+    pub(crate) fn is_above_own(&self, stat: &Stat) -> bool {
+        self.above_own.contains(&(stat.st_dev, stat.st_ino))
     }
 
     /// Why the folder is left out with all that is in it, its own entry too.
@@ -117,7 +134,7 @@ fn starts_with(folder: BorrowedFd<'_>, name: &std::ffi::CStr, start: &[u8]) -> b
 }
 
 /// True if the open folder is the root of one of our repositories.
-pub(super) fn is_repository(folder: BorrowedFd<'_>) -> bool {
+pub(crate) fn is_repository(folder: BorrowedFd<'_>) -> bool {
     let is = |path: &std::ffi::CStr, kind| {
         let stat = rustix::fs::statat(folder, path, AtFlags::SYMLINK_NOFOLLOW);
         stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == kind)

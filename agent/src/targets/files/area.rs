@@ -1,7 +1,7 @@
 //! A folder in which entries are swapped, with its staging folder `.neurashield-<id>/`.
 //!
 //! In the staging folder: `journal`, `new/` (what is to come), `old/` (what was), `late/` (what turned up
-//! between). It lies in the same mount as what it replaces, so that each swap is a rename, and is ours
+//! between), and `kept/` (what was to come, if something live in it could not go back). It lies in the same mount as what it replaces, so that each swap is a rename, and is ours
 //! alone (mode 0700): no one else can reach what is half written, or forge a journal. One that somebody
 //! else owns or may enter is not believed and not touched. While a restore runs it holds a lock on it.
 
@@ -117,7 +117,7 @@ impl Area {
 
     /// Where the old state lies; `None` if there is none.
     pub(super) fn old_state(&self) -> io::Result<Option<PathBuf>> {
-        for name in ["old", "late"] {
+        for name in ["old", "late", "kept"] {
             match open_folder(&self.staging, name.as_bytes()) {
                 Ok(folder) if names_in(&folder)?.next().transpose()?.is_some() => {
                     let staging = std::ffi::OsStr::from_bytes(&self.name);
@@ -129,6 +129,12 @@ impl Area {
             }
         }
         Ok(None)
+    }
+
+    /// Keeps `new/`, which [`super::recover::tidy`] would remove, as `kept/`.
+    pub(super) fn keep_new(&self, disk: &Disk<'_>) -> io::Result<()> {
+        disk.rename(&self.staging, b"new", b"kept")?;
+        disk.sync(&self.staging)
     }
 
     /// Removes what is left of `new/`, which after a swap are empty folders.

@@ -12,6 +12,7 @@ use repository::archive::path::EntryPath;
 use super::area::Area;
 use super::disk::{Disk, Subject};
 use super::handles::{Mounts, kind_of, open_below, open_folder};
+use super::late::folder_at;
 use crate::sources::files::metadata::mtime;
 
 /// One entry that stays.
@@ -37,10 +38,13 @@ impl Carry<'_> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             new => new?,
         };
-        let Some(new) = self.parent(&new)? else { return Ok(()) };
-        match self.parent(&self.area.root)? {
+        let Some(new) = self.parent_if_there(&new)? else { return Ok(()) };
+        match self.parent_if_there(&self.area.root)? {
             Some(live) => self.rename(&new, &live)?,
-            None => tracing::warn!(path = %self.path, "not moved back: the folder that it lay in is gone"),
+            None => tracing::warn!(
+                path = %self.path,
+                "not moved back: the folder that it lay in is gone, or something is mounted there"
+            ),
         }
         // What could not go back is kept beside the old state, since what is staged is removed.
         let name = self.path.name().unwrap_or_default();
@@ -57,6 +61,25 @@ impl Carry<'_> {
             };
         }
         self.rename(&new, &late)
+    }
+
+    /// True if it is still in what was staged, or nobody can see whether it is.
+    pub(super) fn is_left(&self) -> bool {
+        let name = self.path.name().unwrap_or_default();
+        let new = match self.area.new_folder() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return false,
+            new => new.and_then(|new| self.parent_if_there(&new)),
+        };
+        let is_there = |new: Option<OwnedFd>| new.map_or(Ok(false), |new| Ok(kind_of(&new, name)?.is_some()));
+        new.and_then(is_there).unwrap_or(true)
+    }
+
+    /// As [`Carry::parent`], where whatever was put there meanwhile is no folder of ours.
+    fn parent_if_there(&self, root: &OwnedFd) -> io::Result<Option<OwnedFd>> {
+        match self.path.parent().filter(|parent| !parent.is_root()) {
+            Some(parent) => folder_at(root, &parent),
+            None => Ok(None),
+        }
     }
 
     /// The folder that it lies in, below `root`; none: it lies at the top, or there is no such folder.

@@ -194,6 +194,19 @@ impl<'a> Disk<'a> {
         }
     }
 
+    /// Gives the entry `name` of `folder` the name `to`, which there is not.
+    pub(super) fn rename(&self, folder: impl AsFd, name: &[u8], to: &[u8]) -> io::Result<()> {
+        self.steps.before("rename")?;
+        Ok(rustix::fs::renameat_with(&folder, name, &folder, to, RenameFlags::NOREPLACE)
+            // Our own folder, in which nobody else makes one.
+            .or_else(|error| match error {
+                Errno::INVAL | Errno::NOSYS | Errno::NOTSUP => {
+                    rustix::fs::renameat(&folder, name, &folder, to)
+                }
+                error => Err(error),
+            })?)
+    }
+
     /// Removes an entry that is no folder.
     pub(super) fn unlink(&self, folder: impl AsFd, name: &[u8]) -> io::Result<()> {
         self.steps.before("remove")?;

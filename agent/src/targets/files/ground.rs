@@ -143,6 +143,16 @@ fn new_folder(path: &Path) -> Result<Ground, RestoreError> {
     }
 }
 
+/// As [`is_mount_point`], and where the kernel cannot say so.
+pub(super) fn may_be_mount_point(folder: impl std::os::fd::AsFd, name: &[u8]) -> bool {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    let told = rustix::fs::statx(folder, name, flags, StatxFlags::empty());
+    told.map_or(true, |stat| {
+        !stat.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT)
+            || stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)
+    })
+}
+
 /// True if something is mounted on `name`. A kernel that cannot say so has it found out by the rename.
 pub(super) fn is_mount_point(folder: impl std::os::fd::AsFd, name: &[u8]) -> bool {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;

@@ -20,6 +20,7 @@ mod error;
 mod ground;
 mod handles;
 mod here;
+mod immovable;
 mod incoming;
 mod journal;
 mod late;
@@ -40,7 +41,7 @@ mod writing;
 pub use allowance::{Allowance, Privilege};
 pub use disk::{InProduction, NoFaults, Steps};
 pub use error::{RestoreError, RestoreReport};
-pub use plan::{Facts, Hindrance, LiveEntry, MAX_NAMED, Named, RestorePlan, plan, survey};
+pub use plan::{Facts, Hindrance, Immovable, LiveEntry, MAX_NAMED, Named, RestorePlan, plan, survey};
 pub use preflight::preflight;
 pub(crate) use recover::recover_with;
 pub use recover::{Recovered, recover};
@@ -158,6 +159,7 @@ fn plan_swap<'a>(
         let (xattrs, _) = XattrReader::new().read(root.as_fd(), c".");
         story.root = stage.root.take().map(|new| (new, metadata(&stat, xattrs)));
     }
+    find_mounts(stage, &story)?;
     if story.moves.is_empty() && story.root.is_none() {
         let cause = "nothing in the archive matches the paths that were given, and nothing has to go";
         return Err(RestoreError::refused(ground.root().display(), cause));
@@ -182,6 +184,19 @@ fn plan_swap<'a>(
         journal.write(moves.chain(stays).chain(root)).and_then(|()| journal.write([Line::Swapping]));
     written.map_err(failed("write the journal in", stage.areas[0].path.display()))?;
     Ok((journal, story))
+}
+
+/// What was mounted since the plan in what is replaced would go along.
+fn find_mounts(stage: &Stage<'_>, story: &Story) -> Result<(), RestoreError> {
+    let mounted = immovable::Mounted::now();
+    for Move { area, path, .. } in &story.moves {
+        let area = &stage.areas[*area];
+        if let Some(mount) = mounted.first_in(&area.root, &area.path, path) {
+            let cause = "something was mounted there since the plan was made, and would go along with the folder that is replaced; plan again";
+            return Err(RestoreError::refused(&mount, cause));
+        }
+    }
+    Ok(())
 }
 
 /// What the source leaves out in what is replaced: it is carried along.
@@ -285,7 +300,8 @@ fn came_since(root: &area::Area, story: &Story) -> Result<Vec<Move>, RestoreErro
         let stays = *name == *LOST_AND_FOUND
             || is_staging(&name)
             || put.contains(&path)
-            || top.leaves_out(&root.root, &path).map_err(failed("look at", &path))?;
+            || top.leaves_out(&root.root, &path).map_err(failed("look at", &path))?
+            || top.holds_own(&root.root, &path);
         // A socket is in no archive: one that was there before may be there still.
         if !stays && !is_socket().map_err(failed("look at", &path))? {
             came.push(Move { area: 0, path, put: true });

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::iter::Peekable;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use repository::archive::entry::{Entry, EntryKind};
@@ -16,8 +17,10 @@ use super::area::is_staging;
 use super::error::{RestoreError, failed};
 use super::ground::{Ground, LOST_AND_FOUND, is_mount_point};
 use super::handles::{kind_of, open_below};
+pub use super::immovable::Immovable;
+use super::immovable::{Found, Search};
 use super::incoming::Incoming;
-use super::late::MAX_CARRIED;
+use super::late::{MAX_CARRIED, folder_at};
 use super::remove::{Names, names_in};
 use super::request::{Place, RestoreRequest, Selection};
 use super::signer::{self, LiveState, Signed};
@@ -26,6 +29,8 @@ use super::stays::{Fate, MAX_STRAYS, Sift, Top};
 
 /// More names than this are counted and not listed.
 pub const MAX_NAMED: usize = 10_000;
+/// So many things that are never moved are told: each is a reason by itself.
+const MAX_IMMOVABLE: usize = 100;
 
 /// What there is before a restore. However many entries there are, so many are named that people read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -41,7 +46,9 @@ pub struct Facts {
     pub stay: Named,
     /// How many of them lie in what is swapped, and are carried along.
     pub carried: u64,
-    /// The first of those that cannot be, with what is in the way.
+    /// The first of what lies in what would be replaced and is never moved.
+    pub immovable: Vec<(EntryPath, Immovable)>,
+    /// The first of those that cannot be carried, with what is in the way.
     pub not_carried: Vec<(EntryPath, Hindrance)>,
     /// What the source leaves out as well, and goes with the folder that it lies in, or is in the archive all the
     /// same.
@@ -148,6 +155,21 @@ impl Facts {
         }
     }
 
+    /// What was found in what would be moved away.
+    fn found(&mut self, path: EntryPath, found: Found) {
+        match found {
+            Found::Immovable(what) => {
+                let told = (path, what);
+                if self.immovable.len() < MAX_IMMOVABLE && !self.immovable.contains(&told) {
+                    self.immovable.push(told);
+                }
+            }
+            Found::Unseen(error) => {
+                self.sift(&path, Fate::Unseen { is_needed: false, cause: error.to_string() });
+            }
+        }
+    }
+
     /// One place: whether the archive has something for it, and what is there.
     fn meet(&mut self, path: &EntryPath, is_archived: bool, live: Option<LiveEntry>) {
         match (is_archived, live) {
@@ -230,6 +252,7 @@ pub fn plan(facts: &Facts) -> RestorePlan {
         conflicts: facts.blocked.iter().filter_map(|(path, live)| conflict(path, *live)).collect(),
     };
     plan.conflicts.extend(nothing_comes(facts));
+    plan.conflicts.extend(facts.immovable.iter().map(|(path, what)| immovable(path, *what)));
     plan.conflicts.extend(facts.not_carried.iter().map(|(path, hindrance)| not_carried(path, *hindrance)));
     plan.conflicts.extend(too_many(facts.carried));
     plan.conflicts.extend(facts.unseen_needed.told(
@@ -289,17 +312,35 @@ fn nothing_comes(facts: &Facts) -> Option<String> {
     }
 }
 
+/// Why what lies at `path` speaks against what would move it.
+fn immovable(path: &EntryPath, what: Immovable) -> String {
+    let (why, then) = match what {
+        Immovable::Mount => (
+            "is a mount point in a folder that would be replaced: what is mounted there would go along with the old folder, \
+             and programs would start on an empty one",
+            "unmount it",
+        ),
+        Immovable::OwnState => (
+            "is, or holds, the agent's own state (`state` in its configuration), which is never moved",
+            "move that elsewhere",
+        ),
+        Immovable::Repository => (
+            "is a repository of backups, perhaps the one that is restored from, which is never moved",
+            "move it elsewhere",
+        ),
+    };
+    let path = if path.is_root() { "the folder itself".to_owned() } else { path.to_string() };
+    format!("{path} {why}; {then}, restore other paths, or to another folder (`--to`)")
+}
+
 /// Why what the source excludes cannot be carried into what takes the place of its folder.
 fn not_carried(path: &EntryPath, hindrance: Hindrance) -> String {
     let why = match hindrance {
-        Hindrance::MountPoint => "is a mount point: unmount it",
         Hindrance::OtherDevice => "lies in another file system or subvolume: move it away",
         Hindrance::NotOurs => {
-            "lies in a folder in which the agent may not write, or none may in the backup's: give it that right, or move \
-             it away"
+            "is a folder of another user's, or lies in one, in which the agent may not write, or none may in the backup's: \
+             give it that right, or move it away"
         }
-        Hindrance::OwnState => "is the agent's own state (`state` in its configuration): move that elsewhere",
-        Hindrance::Repository => "is a part of a repository of backups: move that elsewhere",
     };
     format!(
         "{path} is in no backup of the source and would have to be carried into the folder that takes the place of its own, \
@@ -478,6 +519,8 @@ struct Look<'a> {
     sift: Option<Sift<'a>>,
     /// What stays at the top.
     top: Top<'a>,
+    /// What is never moved.
+    search: Search<'a>,
     /// The folders that listed files go to.
     folders: BTreeSet<PathBuf>,
 }
@@ -499,7 +542,8 @@ impl<'a> Look<'a> {
         };
         let sift = Sift::begin(ground, request).map_err(failed("look through", shown()))?;
         let (live, top) = (live.map(Iterator::peekable), Top::of(request.stays.as_ref(), root));
-        Ok(Self { ground, live, sift, top, folders: BTreeSet::new() })
+        let search = Search::begin(request.stays.as_ref());
+        Ok(Self { ground, live, sift, top, search, folders: BTreeSet::new() })
     }
 
     /// Looks at the place of `path`, which is swapped as a whole.
@@ -523,13 +567,29 @@ impl<'a> Look<'a> {
                 if matches!(self.ground, Ground::Spread { .. }) {
                     self.folders.insert(self.ground.shown(&parent));
                 }
-                live_entry(&folder, name).map_err(failed("look at", path))?
+                let live = live_entry(&folder, name).map_err(failed("look at", path))?;
+                Self::search((self.ground, &self.search), &folder, path, live, facts)?;
+                live
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(_) => Some(LiveEntry::Unreachable),
         };
         facts.meet(path, true, live);
         Ok(())
+    }
+
+    /// Looks for what is never moved in the live entry at `path`, which lies in `folder`, unless that is in the way itself.
+    fn search(
+        (ground, search): (&Ground, &Search<'_>),
+        folder: &OwnedFd,
+        path: &EntryPath,
+        live: Option<LiveEntry>,
+        facts: &mut Facts,
+    ) -> Result<(), RestoreError> {
+        let (Some(LiveEntry::Movable), Some(name)) = (live, path.name()) else { return Ok(()) };
+        let mut tell = |path, found| facts.found(path, found);
+        let looked = search.look((folder, name), path, &ground.shown(path), &mut tell);
+        looked.map_err(failed("look through", path))
     }
 
     /// Looks through what is live up to where the archive is, or to the end.
@@ -562,11 +622,20 @@ impl<'a> Look<'a> {
             let Ok(path) = EntryPath::new(&next) else { continue };
             let stays = *next == *LOST_AND_FOUND || is_staging(&next);
             let root = self.ground.handle();
-            let stays = stays || self.top.leaves_out(root, &path).map_err(failed("look at", &path))?;
-            if !stays && name != Some(&*next) {
-                let live = live_entry(self.ground.handle(), &next).map_err(failed("look at", &path))?;
-                facts.meet(&path, false, live);
+            let is_left_out = !stays && self.top.leaves_out(root, &path).map_err(failed("look at", &path))?;
+            if name == Some(&*next) || stays {
+                continue;
             }
+            if is_left_out {
+                // Of a source without rules nobody else tells it.
+                if self.sift.is_none() {
+                    facts.stay.add(&path);
+                }
+                continue;
+            }
+            let live = live_entry(root, &next).map_err(failed("look at", &path))?;
+            Self::search((self.ground, &self.search), root, &path, live, facts)?;
+            facts.meet(&path, false, live);
         }
         Ok(())
     }
@@ -577,6 +646,11 @@ impl<'a> Look<'a> {
         let strays = self.sift.take().map(Sift::strays).unwrap_or_default();
         facts.strays_missed = strays.missed;
         for (path, live) in strays.paths {
+            let parent = path.parent().unwrap_or_default();
+            let folder = folder_at(self.ground.handle(), &parent).map_err(failed("look at", &path))?;
+            if let Some(folder) = folder {
+                Self::search((self.ground, &self.search), &folder, &path, Some(live), facts)?;
+            }
             facts.meet(&path, false, Some(live));
             facts.strays.push(path);
         }
@@ -592,7 +666,7 @@ impl<'a> Look<'a> {
 }
 
 /// What is live there, and whether it can be moved.
-pub(super) fn live_entry(folder: &std::os::fd::OwnedFd, name: &[u8]) -> io::Result<Option<LiveEntry>> {
+pub(super) fn live_entry(folder: &OwnedFd, name: &[u8]) -> io::Result<Option<LiveEntry>> {
     Ok(match kind_of(folder, name)? {
         None => None,
         Some(FileType::Directory | FileType::RegularFile) if is_mount_point(folder, name) => {

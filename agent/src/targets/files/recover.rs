@@ -156,6 +156,9 @@ fn one(disk: Disk<'_>, area: Area, recovered: &mut Recovered, asked: Asked<'_>) 
         State::Staging | State::Undone => {
             disk.done(Step::RecoveryBegun).map_err(failed("recover", at()))?;
             let areas = with_servants(area, &story)?;
+            if story.state() == State::Undone {
+                Swap { disk, areas: &areas, story: &story }.keep_what_is_left()?;
+            }
             recovered.undone.push(path);
             tidy(&disk, &areas)?;
             disk.over(Step::RecoveryEnded);

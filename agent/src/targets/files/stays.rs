@@ -66,16 +66,10 @@ pub(super) enum Fate {
 /// Why what stays cannot be carried along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hindrance {
-    /// Something is mounted on it.
-    MountPoint,
     /// It lies in a file system of its own that is not mounted by itself, as a subvolume.
     OtherDevice,
     /// We may not take it out of its folder, or not put it into the one that takes that one's place.
     NotOurs,
-    /// It is where the agent keeps its own state, without which nothing that goes wrong can be ended.
-    OwnState,
-    /// It is a part of a repository of backups, perhaps the very one that is restored from.
-    Repository,
 }
 
 /// Is told of each that is found.
@@ -137,10 +131,11 @@ impl<'a> Sift<'a> {
         let Ground::Live { handle, .. } = ground else { return Ok(None) };
         let is_whole = matches!(request.selection, Selection::Whole);
         let is_undo = request.keeps_older && !is_whole;
-        if request.stays.is_none() && !is_undo {
+        // Below what is moved, plain rules have nothing that would have to be carried.
+        let rules = request.stays.as_ref();
+        if rules.is_none_or(Rules::is_plain) && !is_undo {
             return Ok(None);
         }
-        let rules = request.stays.as_ref();
         let mut root = Level::new(EntryPath::root(), again(handle)?, rules)?;
         (root.is_swapped, root.has_place, root.is_place_writable) = (is_whole, true, true);
         let device = root.device;
@@ -216,18 +211,13 @@ impl<'a> Sift<'a> {
         if level.leaves_out(self.rules, &path, &name, &stat) {
             level.is_all_strays = false;
             let goes = level.is_gone || (is_swapped && (!level.has_place || archived != Archived::Nothing));
-            // Neither is taken out of the way of those who use it, whatever the archive has there.
             let moves = goes || (is_swapped && !level.path.is_root());
-            let not_moved = match level.is_repository() {
-                true => Some(Hindrance::Repository),
-                false => self.rules.filter(|rules| rules.is_own(&stat)).map(|_| Hindrance::OwnState),
-            };
-            if not_moved.is_some() && moves {
-                tell(path, Fate::Stays(not_moved));
+            if moves && level.is_immovable(self.rules, &name, &stat) {
+                // It is refused as what it is.
             } else if goes {
                 tell(path, Fate::Goes);
             } else if is_swapped {
-                let hindrance = level.hindrance(self.device, &name)?;
+                let hindrance = level.hindrance(self.device, &name, &stat)?;
                 tell(path, Fate::Stays(hindrance));
             }
             return Ok(());
@@ -247,7 +237,7 @@ impl<'a> Sift<'a> {
             self.strays.add(path.clone(), live);
         }
         let leads_on = match is_gone || is_swapped {
-            true => self.rules.is_some(),
+            true => self.rules.is_some_and(|rules| !rules.is_plain()),
             false => self.selection.may_hold(&path),
         };
         if kind == FileType::Directory && leads_on {
@@ -326,7 +316,6 @@ impl Level {
 
     /// The folder `path`, `name` in this one; none: it has gone, or something is mounted there, which is not ours.
     fn open(&self, path: &EntryPath, name: &[u8], rules: Option<&Rules>) -> io::Result<Option<Self>> {
-        const NOT_OURS: [Errno; 4] = [Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::XDEV];
         match open_folder(self.names.folder(), name) {
             Ok(handle) => Self::new(path.clone(), handle, rules).map(Some),
             Err(error) if is_one_of(&error, &NOT_OURS) => Ok(None),
@@ -344,7 +333,6 @@ impl Level {
         rules: Option<&Rules>,
         tell: Tell<'_>,
     ) -> io::Result<()> {
-        const OUR_LACK: [Errno; 3] = [Errno::MFILE, Errno::NFILE, Errno::NOMEM];
         if is_one_of(&error, &OUR_LACK) {
             return Err(io::Error::new(error.kind(), format!("{path}: {error}")));
         }
@@ -358,12 +346,15 @@ impl Level {
         self.only.is_some_and(|only| only != name) || rules.is_some_and(|rules| rules.leaves_out(path, stat))
     }
 
-    fn is_repository(&self) -> bool {
+    /// True for what [`super::immovable`] tells of.
+    fn is_immovable(&self, rules: Option<&Rules>, name: &[u8], stat: &Stat) -> bool {
         self.only.is_some_and(<[u8]>::is_empty)
+            || rules.is_some_and(|rules| rules.is_own(stat))
+            || is_mount_point(self.names.folder(), name)
     }
 
     /// What lies at the top is not moved, and nothing is in its way.
-    fn hindrance(&self, device: u64, name: &[u8]) -> io::Result<Option<Hindrance>> {
+    fn hindrance(&self, device: u64, name: &[u8], stat: &Stat) -> io::Result<Option<Hindrance>> {
         if self.path.is_root() {
             return Ok(None);
         }
@@ -371,21 +362,35 @@ impl Level {
         if self.device != device {
             return Ok(Some(Hindrance::OtherDevice));
         }
-        if is_mount_point(folder, name) {
-            return Ok(Some(Hindrance::MountPoint));
-        }
         if !self.is_place_writable {
             return Ok(Some(Hindrance::NotOurs));
         }
-        match rustix::fs::accessat(folder, c".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS) {
-            Ok(()) => Ok(None),
-            Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => Ok(Some(Hindrance::NotOurs)),
-            Err(error) => Err(error.into()),
-        }
+        let may = |name: &[u8], what| match rustix::fs::accessat(folder, name, what, AtFlags::EACCESS) {
+            Ok(()) => Ok(true),
+            Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => Ok(false),
+            Err(error) => Err(io::Error::from(error)),
+        };
+        let (ours, is_folder) =
+            (rustix::process::geteuid(), FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
+        let is_ours = ours.is_root() || stat.st_uid == ours.as_raw();
+        // A folder of somebody else's must be writable itself to lie in another one, and nothing of theirs leaves a sticky
+        // one.
+        let may_leave = is_ours
+            || ((!is_folder || may(name, Access::WRITE_OK)?) && {
+                let around = rustix::fs::fstat(folder)?;
+                around.st_mode & 0o1000 == 0 || around.st_uid == ours.as_raw()
+            });
+        let may_leave = may_leave && may(b".", Access::WRITE_OK | Access::EXEC_OK)?;
+        Ok((!may_leave).then_some(Hindrance::NotOurs))
     }
 }
 
-fn is_one_of(error: &io::Error, these: &[Errno]) -> bool {
+/// There is no folder, or something is mounted there.
+pub(super) const NOT_OURS: [Errno; 4] = [Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::XDEV];
+/// It says nothing about what is there.
+pub(super) const OUR_LACK: [Errno; 3] = [Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+
+pub(super) fn is_one_of(error: &io::Error, these: &[Errno]) -> bool {
     these.iter().any(|one| error.raw_os_error() == Some(one.raw_os_error()))
 }
 
@@ -404,6 +409,13 @@ pub(super) struct Top<'a> {
 impl<'a> Top<'a> {
     pub(super) fn of(rules: Option<&'a Rules>, root: &OwnedFd) -> Self {
         Self { rules, only: rules.and_then(|rules| rules.closes(root.as_fd())) }
+    }
+
+    /// True if `path`, which is a name in `root`, holds the agent's own state.
+    pub(super) fn holds_own(&self, root: &OwnedFd, path: &EntryPath) -> bool {
+        let Some(rules) = self.rules else { return false };
+        let stat = rustix::fs::statat(root, path.as_bytes(), AtFlags::SYMLINK_NOFOLLOW);
+        stat.is_ok_and(|stat| rules.is_above_own(&stat))
     }
 
     /// True if `path`, which is a name in `root`, is there and is left out.

@@ -70,9 +70,7 @@ impl Swap<'_> {
                 self.done(Step::FirstMovedBack)?;
             }
         }
-        for path in &self.story.stays {
-            self.carry(path).back().map_err(failed("move back", path))?;
-        }
+        self.carry_back();
         if let Some((_, old)) = &self.story.root {
             self.set_root(old, &mut Notes::default())?;
         }
@@ -82,6 +80,33 @@ impl Swap<'_> {
             .write([Line::Undone])
             .map_err(failed("write the journal in", self.areas[0].path.display()))?;
         self.disk.over(Step::UndoDone);
+        self.keep_what_is_left()
+    }
+
+    /// What stays goes back; what cannot does not keep the old state from being live. Tried twice, and kept by
+    /// [`Swap::keep_what_is_left`].
+    fn carry_back(&self) {
+        let fails = |path: &&EntryPath| match self.carry(path).back() {
+            Ok(()) => false,
+            Err(error) => {
+                tracing::warn!(%path, %error, "what the source excludes cannot be moved back");
+                true
+            }
+        };
+        let failed: Vec<&EntryPath> = self.story.stays.iter().filter(fails).collect();
+        failed.into_iter().filter(fails).for_each(drop);
+    }
+
+    /// Once all is old: what was staged is kept if something in it stays and could not go back.
+    pub(super) fn keep_what_is_left(&self) -> Result<(), RestoreError> {
+        if self.story.stays.iter().any(|path| self.carry(path).is_left()) {
+            let area = &self.areas[0];
+            area.keep_new(&self.disk).map_err(failed("keep what was staged in", area.path.display()))?;
+            tracing::error!(
+                path = %area.path.display(),
+                "what the source excludes could not be moved back: it is in `kept`, in the staging folder there"
+            );
+        }
         Ok(())
     }
 

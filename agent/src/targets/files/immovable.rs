@@ -1,0 +1,235 @@
+//! What a restore never moves, wherever it lies in what would be replaced: what is mounted there, the agent's own
+//! state, and a repository of backups, perhaps the very one that is restored from.
+//!
+//! Must stay true: it is looked for in every live entry that would be moved away, whatever the source leaves out.
+//! Below that, folders alone are looked at, since there may be millions of files. What cannot be seen there is told, and
+//! is no reason to refuse what would replace it.
+
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::ops::Bound;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use repository::archive::path::EntryPath;
+use rustix::fs::{AtFlags, Dir, FileType};
+
+use super::ground::may_be_mount_point;
+use super::handles::open_folder;
+use super::late::folder_at;
+use super::stays::{NOT_OURS, OUR_LACK, is_one_of};
+use crate::sources::files::{Rules, is_repository};
+
+/// Why something is not moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Immovable {
+    /// Something is mounted there: it would go along, and an empty folder take its place.
+    Mount,
+    /// It is, or holds, the agent's own state, without which nothing that goes wrong can be ended.
+    OwnState,
+    /// It is a repository of backups.
+    Repository,
+}
+
+/// What was found below a live entry.
+pub(super) enum Found {
+    Immovable(Immovable),
+    /// Something that cannot be seen, and why.
+    Unseen(io::Error),
+}
+
+/// Is told of each.
+pub(super) type Tell<'t> = &'t mut dyn FnMut(EntryPath, Found);
+
+/// What a search goes by.
+pub(super) struct Search<'a> {
+    rules: Option<&'a Rules>,
+    mounts: Mounted,
+}
+
+impl<'a> Search<'a> {
+    /// With the rules of the source, which know the agent's own state.
+    pub(super) fn begin(rules: Option<&'a Rules>) -> Self {
+        Self { rules, mounts: Mounted::now() }
+    }
+
+    /// Looks through the live entry `name` of `folder`, which is `path`, and `shown` on the disk.
+    pub(super) fn look(
+        &self,
+        (folder, name): (&OwnedFd, &[u8]),
+        path: &EntryPath,
+        shown: &Path,
+        tell: Tell<'_>,
+    ) -> io::Result<()> {
+        if is_repository(folder.as_fd()) {
+            tell(path.parent().unwrap_or_default(), Found::Immovable(Immovable::Repository));
+            return Ok(());
+        }
+        let Ok(stat) = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) else { return Ok(()) };
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+            return Ok(());
+        }
+        if self.rules.is_some_and(|rules| rules.is_own(&stat) || rules.is_above_own(&stat)) {
+            tell(path.clone(), Found::Immovable(Immovable::OwnState));
+        }
+        for below in self.mounts.below(shown) {
+            if let Some(mount) = mounted_at((folder, name), path, below) {
+                tell(mount, Found::Immovable(Immovable::Mount));
+            }
+        }
+        repositories((folder, name), path, tell)
+    }
+}
+
+/// The mount point `below` of the folder `name`, unless something else was mounted over it.
+fn mounted_at((folder, name): (&OwnedFd, &[u8]), path: &EntryPath, below: &Path) -> Option<EntryPath> {
+    let names: Vec<&[u8]> = below.iter().map(OsStr::as_bytes).collect();
+    let (last, way) = names.split_last()?;
+    let mut mount = path.clone();
+    for name in &names {
+        mount = mount.join(name).ok()?;
+    }
+    let mut at = open_folder(folder, name);
+    for name in way {
+        at = at.and_then(|at| open_folder(&at, name));
+    }
+    match at {
+        Ok(at) => may_be_mount_point(&at, last).then_some(mount),
+        // It is gone, or lies below one that is told by itself.
+        Err(error) if is_one_of(&error, &NOT_OURS) => None,
+        Err(_) => Some(mount),
+    }
+}
+
+/// Tells of the repositories in the folder `name`. Only folders are opened.
+fn repositories((folder, name): (&OwnedFd, &[u8]), path: &EntryPath, tell: Tell<'_>) -> io::Result<()> {
+    let mut levels: Vec<(EntryPath, Dir)> = Vec::new();
+    levels.extend(enter(open_folder(folder, name), path.clone(), tell)?);
+    while let Some((at, names)) = levels.last_mut() {
+        let entry = match names.read() {
+            Some(Ok(entry)) => entry,
+            None => {
+                levels.pop();
+                continue;
+            }
+            Some(Err(error)) => {
+                tell(at.clone(), Found::Unseen(error.into()));
+                levels.pop();
+                continue;
+            }
+        };
+        let name = entry.file_name().to_bytes();
+        let (folder, Ok(path)) = (names.fd()?, at.join(name)) else { continue };
+        let is_folder = match entry.file_type() {
+            FileType::Directory => !matches!(name, b"." | b".."),
+            // Not every file system tells.
+            FileType::Unknown => rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)
+                .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory),
+            _ => false,
+        };
+        if is_folder {
+            let below = enter(open_folder(folder, name), path, tell)?;
+            levels.extend(below);
+        }
+    }
+    Ok(())
+}
+
+/// The names in the folder `path`, if it is to be looked through.
+fn enter(
+    opened: io::Result<OwnedFd>,
+    path: EntryPath,
+    tell: Tell<'_>,
+) -> io::Result<Option<(EntryPath, Dir)>> {
+    let listed = match opened {
+        Ok(folder) if is_repository(folder.as_fd()) => {
+            tell(path, Found::Immovable(Immovable::Repository));
+            return Ok(None);
+        }
+        Ok(folder) => Dir::new(folder).map_err(io::Error::from),
+        Err(error) => Err(error),
+    };
+    match listed {
+        Ok(names) => Ok(Some((path, names))),
+        Err(error) if is_one_of(&error, &NOT_OURS) => Ok(None),
+        Err(error) if is_one_of(&error, &OUR_LACK) => {
+            Err(io::Error::new(error.kind(), format!("{path}: {error}")))
+        }
+        Err(error) => {
+            tell(path, Found::Unseen(error));
+            Ok(None)
+        }
+    }
+}
+
+/// What is mounted, by where, as this process sees it.
+pub(super) struct Mounted(BTreeSet<PathBuf>);
+
+impl Mounted {
+    pub(super) fn now() -> Self {
+        match std::fs::read("/proc/self/mountinfo") {
+            Ok(text) => Self::read(&text),
+            Err(error) => {
+                tracing::warn!(%error, "cannot look for what is mounted below what is restored");
+                Self(BTreeSet::new())
+            }
+        }
+    }
+
+    fn read(text: &[u8]) -> Self {
+        let fifth = |line: &[u8]| line.split(|byte| *byte == b' ').nth(4).map(unescaped);
+        Self(text.split(|byte| *byte == b'\n').filter_map(fifth).map(PathBuf::from).collect())
+    }
+
+    /// The first mount point below the live entry at `path`, which lies in the folder `root`, called `shown`.
+    pub(super) fn first_in(&self, root: &OwnedFd, shown: &Path, path: &EntryPath) -> Option<EntryPath> {
+        let at = shown.join(OsStr::from_bytes(path.as_bytes()));
+        let name = path.name()?;
+        let mut below = self.below(&at).peekable();
+        below.peek()?;
+        // One that is not there any more has nothing below it.
+        let folder = folder_at(root, &path.parent().unwrap_or_default()).ok()??;
+        below.find_map(|below| mounted_at((&folder, name), path, below))
+    }
+
+    /// Where something is mounted in the folder `at`, which does not count itself, as paths from there.
+    pub(super) fn below(&self, at: &Path) -> impl Iterator<Item = &Path> {
+        let after = self.0.range::<Path, _>((Bound::Excluded(at), Bound::Unbounded));
+        after.map_while(move |mount| mount.strip_prefix(at).ok())
+    }
+}
+
+/// `\040` stands for a space.
+fn unescaped(field: &[u8]) -> OsString {
+    let mut plain = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let [first, after @ ..] = rest {
+        let octal = after.get(..3).filter(|_| *first == b'\\');
+        let octal = octal.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        plain.push(octal.unwrap_or(*first));
+        rest = if octal.is_some() { &after[3..] } else { after };
+    }
+    OsString::from_vec(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_mounted_below_a_folder_is_read_as_the_kernel_tells_it() {
+        let text = b"22 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
+            23 22 0:5 / /data/a\\040b/c\\134d rw,relatime shared:1 - tmpfs tmpfs rw\n\
+            24 22 0:6 / /data rw - tmpfs tmpfs rw\n\
+            25 22 0:7 / /data.old/x rw - tmpfs tmpfs rw\n\
+            26 22 0:8 / /data/z rw - tmpfs tmpfs rw\n";
+        let mounted = Mounted::read(text);
+        let below = |at: &str| mounted.below(Path::new(at)).map(Path::to_owned).collect::<Vec<_>>();
+        assert_eq!(below("/data"), [Path::new("a b/c\\d"), Path::new("z")]);
+        assert_eq!(below("/data/a b"), [Path::new("c\\d")]);
+        assert_eq!(below("/data/z"), [""; 0].map(PathBuf::from));
+        assert_eq!(below("/dat"), [""; 0].map(PathBuf::from));
+    }
+}
