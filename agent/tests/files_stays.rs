@@ -6,7 +6,8 @@ mod files_support;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
+use std::sync::{PoisonError, RwLock};
 
 use agent::sources::files::{Excludes, Rules};
 use agent::steps::Step;
@@ -109,6 +110,19 @@ fn told(root: &Path) -> Vec<(std::path::PathBuf, String, u32, Vec<u8>)> {
     look(root).into_iter().map(|(path, fact)| (path, fact.kind, fact.mode, fact.content)).collect()
 }
 
+/// Written while a process is started: until it runs its program it has all handles of this one, with their locks.
+static STARTS: RwLock<()> = RwLock::new(());
+
+/// While this lives nobody else holds a lock of a restore that has ended.
+fn nobody_starts() -> impl Sized {
+    STARTS.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn run(command: &mut Command) -> ExitStatus {
+    let _started = STARTS.write().unwrap_or_else(PoisonError::into_inner);
+    command.status().expect("it runs")
+}
+
 /// A file system of its own at this place, for as long as this lives.
 struct Mounted<'a>(&'a Path);
 
@@ -124,7 +138,7 @@ impl<'a> Mounted<'a> {
     }
 
     fn by(place: &'a Path, words: &[&str]) -> Self {
-        let status = Command::new("mount").args(words).arg(place).status().expect("mount runs");
+        let status = run(Command::new("mount").args(words).arg(place));
         assert!(status.success(), "it can be mounted");
         Self(place)
     }
@@ -137,7 +151,7 @@ impl Drop for Mounted<'_> {
 }
 
 fn unmount(place: &Path) {
-    let _ = Command::new("umount").arg("--lazy").arg(place).status();
+    run(Command::new("umount").arg("--lazy").arg(place));
 }
 
 #[test]
@@ -351,6 +365,7 @@ fn what_cannot_go_back_is_kept_and_the_old_state_is_live() {
     assert!(!cache.exists() && kept.exists());
     unmount(&kept);
     assert_eq!(read(kept.join("x")), "written since");
+    let _alone = nobody_starts();
     recover(root, &NoFaults).expect("it is looked at");
     assert_eq!(read(kept.join("x")), "written since");
 
@@ -413,6 +428,7 @@ fn the_agents_own_state_outlives_a_restore_that_is_taken_back_after_a_boot() {
     let (before, text) = (format!("\"own\":[[{device},"), read(&journal));
     assert!(text.contains(&before), "{text}");
     fs::write(&journal, text.replace(&before, "\"own\":[[987654,")).expect("written");
+    let _alone = nobody_starts();
     let taken = take_back_ended(root, "x", &NoFaults, Some(&state)).expect("it is taken back");
     assert_eq!(taken.len(), 1);
     assert_eq!([read(root.join("file")), read(state.join("key"))], ["now", "of the agent"]);
