@@ -266,9 +266,12 @@ fn a_lock_of_a_scripted_server_whose_answer_is_lost_is_undone_whenever_it_comes(
     assert!(job.contains("an earlier lock of it may not have been let go"), "{job}");
     assert_eq!(records(&system), 1);
     peer.sequence();
-    // Whoever locks it first, and whatever comes of the answer to its unlock: what was asked for may come yet.
+    // Whoever locks it first, and whatever comes of the answer to its unlock: what was asked for may come yet. And it may
+    // let nobody in then.
+    peer.let_nobody_in(true);
     peer.lock();
     is_undone(&system);
+    peer.let_nobody_in(false);
     peer.lock();
     is_undone(&system);
     peer.at_unlock(Unlock::Lost);
@@ -401,6 +404,47 @@ fn a_look_at_a_scripted_server_that_hangs_keeps_it_locked_for_no_longer() {
     assert!(began.elapsed().as_secs() < 6, "{:?}", began.elapsed());
     assert_eq!(system.await_end(&job)["state"], "complete");
     assert_eq!((manifest(&system)["quiesce"]["by"].as_str(), records(&system)), (Some("lock"), 0));
+}
+
+#[test]
+fn a_scripted_server_that_is_slow_and_lets_nobody_in_while_it_is_locked_is_unlocked() {
+    let peer = Peer::start();
+    peer.be(Role::Alone);
+    let system = system(&uri(peer.port), LOCK);
+    let job = begun_and_held(&system, &peer);
+    peer.let_nobody_in(true);
+    let before = peer.pings();
+    peer.slow_pings(7_000);
+    wait_for("the connection to be used", 15, || (peer.pings() > before).then_some(()));
+    // Longer than a look may take that something waits for: it is not broken off.
+    tests::pause(5_500);
+    let began = Instant::now();
+    peer.hold_finds(false);
+    wait_for("the lock to be let go", 20, || (peer.locks() == 0).then_some(()));
+    assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
+    assert_eq!(system.await_end(&job)["state"], "complete");
+    assert_eq!((manifest(&system)["quiesce"]["by"].as_str(), records(&system)), (Some("lock"), 0));
+}
+
+#[test]
+fn a_scripted_server_that_somebody_has_unlocked_and_that_stays_locked_is_not_called_quiesced() {
+    let peer = Peer::start();
+    peer.be(Role::Alone);
+    let system = system(&uri(peer.port), LOCK);
+    let job = begun_and_held(&system, &peer);
+    // No look sees it; and then our own unlock is not answered, and somebody has locked once more.
+    peer.unlock_and_lock();
+    peer.lock();
+    peer.at_unlock(Unlock::Lost);
+    peer.hold_finds(false);
+    wait_for("it to be told", 15, || (doubts(&system) > 0).then_some(()));
+    peer.at_unlock(Unlock::Answered);
+    let ended = system.await_end(&job);
+    assert_eq!(ended["state"], "complete", "{ended:#}");
+    assert_eq!(archive(&system)["consistency"], "fuzzy");
+    assert!(manifest(&system)["quiesce"].is_null());
+    assert!(ended.to_string().contains("an earlier lock of it may not have been undone"), "{ended:#}");
+    assert_eq!((peer.locks(), records(&system)), (1, 1));
 }
 
 #[test]
@@ -558,9 +602,11 @@ fn a_lock_of_a_scripted_server_that_was_gone_in_the_middle_is_not_called_quiesce
         let is_refused = what == "unlocked by another" && sent == 1;
         assert!(is_refused || sent == usize::from(is_sent), "{what}: {sent}");
         assert_eq!(peer.locks(), 0, "{what}");
-        // It does not lock any more before it is started anew.
-        system.kill_agent();
-        system.start_agent();
-        system.await_agent();
+        // Where somebody else unlocks it, it does not lock any more before it is started anew.
+        if what == "unlocked by another" {
+            system.kill_agent();
+            system.start_agent();
+            system.await_agent();
+        }
     }
 }

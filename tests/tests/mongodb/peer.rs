@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -100,6 +100,11 @@ struct Script {
     is_held_up: AtomicBool,
     /// So many looks are not answered for long.
     hanging: AtomicI64,
+    /// How long a ping takes, in milliseconds, and how many have begun.
+    ping_ms: AtomicU64,
+    pings: AtomicU64,
+    /// While it is locked, nobody is let in anew.
+    lets_nobody_in: AtomicBool,
     /// What its user may not be told of it.
     is_silent: AtomicBool,
     /// What its user may do to it; none: it has no users.
@@ -191,6 +196,21 @@ impl Peer {
     /// How many of these are still to come.
     pub(crate) fn hanging(&self) -> i64 {
         self.script.hanging.load(Ordering::SeqCst)
+    }
+
+    /// From now on a ping takes so long.
+    pub(crate) fn slow_pings(&self, ms: u64) {
+        self.script.ping_ms.store(ms, Ordering::SeqCst);
+    }
+
+    /// How many pings have begun.
+    pub(crate) fn pings(&self) -> u64 {
+        self.script.pings.load(Ordering::SeqCst)
+    }
+
+    /// From now on nobody is let in anew while it is locked: a new connection waits until it is not.
+    pub(crate) fn let_nobody_in(&self, lets_nobody_in: bool) {
+        self.script.lets_nobody_in.store(lets_nobody_in, Ordering::SeqCst);
     }
 
     /// From now on it does not say which process it is.
@@ -427,7 +447,16 @@ impl Script {
             doc! { "cursor": { "id": 0_i64, "ns": format!("{database}.x"), "firstBatch": documents }, "ok": 1 }
         };
         match command.to_lowercase().as_str() {
-            "hello" | "ismaster" => self.hello(asked),
+            "hello" | "ismaster" => {
+                let is_locked = || *self.locks.lock().expect("nobody panics with it") > 0;
+                while asked.contains_key("client")
+                    && self.lets_nobody_in.load(Ordering::SeqCst)
+                    && is_locked()
+                {
+                    tests::pause(20);
+                }
+                self.hello(asked)
+            }
             "fsync" if asked.get_bool("lock").unwrap_or_default() => {
                 self.note("fsync");
                 if let Some(code) = self.refused_changes.lock().expect("nobody panics with it").get("fsync") {
@@ -593,7 +622,12 @@ impl Script {
                 }
                 answer
             }
-            "endsessions" | "ping" | "killcursors" => doc! { "ok": 1 },
+            "ping" => {
+                self.pings.fetch_add(1, Ordering::SeqCst);
+                tests::pause(self.ping_ms.load(Ordering::SeqCst));
+                doc! { "ok": 1 }
+            }
+            "endsessions" | "killcursors" => doc! { "ok": 1 },
             name @ ("create" | "insert" | "update" | "createindexes" | "dropindexes" | "renamecollection"
             | "drop") => {
                 self.changes.lock().expect("nobody panics with it").push(asked.clone());

@@ -28,8 +28,8 @@ mod stream;
 mod trouble;
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use repository::archive::entry::{EntryKind, Metadata, Timestamp};
 use repository::archive::path::EntryPath;
@@ -41,8 +41,8 @@ use ahead::Ahead;
 use catalog::{Planned, What};
 use changes::Collections;
 use collection::{Documents, Text};
-use lock::Locked;
 pub use lock::Terms;
+use lock::{Ended, Locked, Lost};
 pub(crate) use names::without_user;
 use server::{Listing, Server};
 
@@ -53,10 +53,16 @@ const FOLDER_MODE: u32 = 0o700;
 const TOO_SHORT: &str = "its history was too short the last time: give the server a \
                          `minSnapshotHistoryWindowInSeconds` that is longer than a backup takes, and restart the agent";
 
+/// Why it is not locked this time.
 const LOCK_TOO_SHORT: &str = "its lock was let go the last time before all was read: give `fsync_lock` more time, and \
                               restart the agent";
+const LOCK_FOREIGN: &str = "somebody else has unlocked it the last time before all was read: see who does, then restart \
+                            the agent";
 const SEE_TO_LOCK: &str = "the next attempt reads it fuzzy; to have it of one moment, give `fsync_lock` of the source more \
                            time, then restart the agent";
+const SEE_TO_OTHERS: &str = "the next attempt reads it fuzzy; to have it of one moment, see who unlocks it, then restart \
+                             the agent";
+const ANEW: &str = "the next attempt reads it fuzzy, and the next backup locks it again";
 
 /// What did not last for a backup of this server, since the agent has started.
 #[derive(Debug, Clone, Default)]
@@ -67,7 +73,24 @@ struct TooShort {
     /// The server's history.
     history: AtomicBool,
     /// Its lock.
-    lock: AtomicBool,
+    lock: Mutex<Option<Lost>>,
+}
+
+impl TooShort {
+    /// Why it is not locked this time; none: it may be.
+    fn unlocked(&self) -> Option<String> {
+        let mut lost = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*lost {
+            None => None,
+            Some(Lost::Late) => Some(LOCK_TOO_SHORT.to_owned()),
+            Some(Lost::Foreign) => Some(LOCK_FOREIGN.to_owned()),
+            Some(Lost::Once(why)) => {
+                let told = format!("its lock did not hold the last time before all was read: {why}");
+                *lost = None;
+                Some(told)
+            }
+        }
+    }
 }
 
 /// So many instants are tried where collections go or are renamed around each.
@@ -141,10 +164,7 @@ impl MongoSource {
         let is_fixed = fixed.is_ok();
         let mut locked = None;
         if let (Err(why), Some(terms)) = (&fixed, lock) {
-            let begun = match history.0.lock.load(Ordering::Relaxed) {
-                true => Err(LOCK_TOO_SHORT.to_owned()),
-                false => Locked::begin(&server, uri, terms),
-            };
+            let begun = history.0.unlocked().map_or_else(|| Locked::begin(&server, uri, terms), Err);
             match begun {
                 Ok(begun) => {
                     server = begun.server();
@@ -207,10 +227,10 @@ impl MongoSource {
     fn let_go(&mut self) -> Result<(), SourceError> {
         let Some(locked) = self.locked.take() else { return Ok(()) };
         let held = match locked.end() {
-            Ok(Some(held)) => held,
-            Ok(None) => return Err(self.was_written_to()),
+            Ended::Held(held) => held,
+            Ended::Lost(lost) => return Err(self.was_written_to(lost)),
             // All was read while it was locked.
-            Err(cause) => {
+            Ended::Stuck(cause) => {
                 self.told.push(Problem { path: EntryPath::root(), kind: ProblemKind::Suspect, cause });
                 return Ok(());
             }
@@ -221,10 +241,14 @@ impl MongoSource {
     }
 
     /// The lock was let go too early.
-    fn was_written_to(&self) -> SourceError {
-        self.history.0.lock.store(true, Ordering::Relaxed);
-        let source = "its lock was let go before all was read".into();
-        SourceError::Again { hint: SEE_TO_LOCK, source }
+    fn was_written_to(&self, lost: Lost) -> SourceError {
+        let (hint, source) = match &lost {
+            Lost::Late => (SEE_TO_LOCK, "its lock was let go before all was read".into()),
+            Lost::Foreign => (SEE_TO_OTHERS, "somebody else has unlocked it before all was read".into()),
+            Lost::Once(why) => (ANEW, format!("its lock may not have held until all was read: {why}").into()),
+        };
+        *self.history.0.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(lost);
+        SourceError::Again { hint, source }
     }
 
     fn file(&self, path: EntryPath, content: Box<dyn Content>) -> Item {
@@ -257,8 +281,8 @@ impl Source for MongoSource {
             }
             return Err(trouble.into());
         }
-        if self.locked.as_ref().is_some_and(|locked| !locked.still_holds()) {
-            return Err(self.was_written_to());
+        if let Some(lost) = self.locked.as_ref().and_then(Locked::lost) {
+            return Err(self.was_written_to(lost));
         }
         if let Some(why) = self.fuzzy.take() {
             tracing::warn!("a MongoDB server is read fuzzy: {why}");

@@ -87,18 +87,19 @@ impl Server {
         Self::connect_by(uri, None, find)
     }
 
-    /// To this member alone, whatever the others are.
+    /// To this member alone, whatever the others are, by so many connections at most.
     pub(super) fn connect_member(
         uri: &SecretSource,
         member: ServerAddress,
         find: Duration,
+        most: Option<u32>,
     ) -> Result<Self, SourceError> {
-        Self::connect_by(uri, Some(member), find)
+        Self::connect_by(uri, Some((member, most)), find)
     }
 
     fn connect_by(
         uri: &SecretSource,
-        member: Option<ServerAddress>,
+        member: Option<(ServerAddress, Option<u32>)>,
         find: Duration,
     ) -> Result<Self, SourceError> {
         let not_given = |source: Box<dyn std::error::Error + Send + Sync>| SourceError::Server {
@@ -118,12 +119,15 @@ impl Server {
         options.command_event_handler = events::handler();
         options.server_selection_timeout.get_or_insert(find);
         options.connect_timeout.get_or_insert(find);
-        if let Some(member) = member {
+        if let Some((member, most)) = member {
             options.hosts = vec![member];
             options.direct_connection = Some(true);
             options.repl_set_name = None;
             // A server that is locked may not let anybody in anew.
             options.max_idle_time = None;
+            if most.is_some() {
+                (options.min_pool_size, options.max_pool_size) = (None, most);
+            }
         }
         let (addresses, is_direct) = (options.hosts.clone(), options.direct_connection.unwrap_or_default());
         let client = Client::with_options(options.clone())

@@ -105,8 +105,8 @@ fn recover_one(
             let moves = journal.moves()?;
             let mut swap = Swap::look(server, &journal)?;
             let (kept, are_all_lifted) = fence::lift(&mut swap, &journal.fences, &moves)?;
-            match swap.tidy(&[Staged::Old, Staged::New], &kept) {
-                Ok(()) if are_all_lifted => journal.end()?,
+            let tidied = swap.tidy(&[Staged::Old, Staged::New], &kept);
+            match tidied.and_then(|()| if are_all_lifted { journal.end() } else { Ok(()) }) {
                 Ok(()) => {}
                 Err(RestoreError::Server { action, source }) if source.is_connection => {
                     return Err(RestoreError::Server { action, source });

@@ -123,9 +123,19 @@ pub(super) fn put(
         } else if let Some(step) = of(fence, moves).filter(|step| !swap.has(&step.name))
             && !is_empty(swap, fence)?
         {
-            tracing::warn!("{} was renamed late by another agent: it gets its name back", step.name);
-            swap.settle(fence, step)?;
-            take_at_once(swap, fence, step)?;
+            // What has taken the name meanwhile is not set aside: nobody may have a lease any more.
+            match swap.rename(fence, &step.name) {
+                Ok(()) => {
+                    tracing::warn!("{} was renamed late by another agent: it has its name back", step.name);
+                    take_at_once(swap, fence, step)?;
+                }
+                Err(RestoreError::Server { action, source }) if source.is_connection => {
+                    return Err(RestoreError::Server { action, source });
+                }
+                Err(error) => {
+                    tracing::warn!("{fence} does not get its name back, and is kept: {}", chain(&error));
+                }
+            }
         }
     }
     Ok(())
@@ -234,13 +244,16 @@ fn is_empty(swap: &Swap<'_>, name: &Name) -> Result<bool, RestoreError> {
 /// name back once more.
 pub(super) fn take_at_once(swap: &mut Swap<'_>, fence: &Name, step: &Move) -> Result<(), RestoreError> {
     for _ in 0..TRIES {
-        match create(swap, fence) {
+        let is_made = match create(swap, fence) {
             // It is taken: by whom is seen below.
-            Err(RestoreError::Server { source, .. }) if source.code == Some(EXISTS) => swap.came(fence),
-            created => created?,
-        }
-        // From here on nothing carries it away any more.
-        if swap.is_there(&step.name)? || is_empty(swap, fence)? {
+            Err(RestoreError::Server { source, .. }) if source.code == Some(EXISTS) => {
+                swap.came(fence);
+                false
+            }
+            created => created.map(|()| true)?,
+        };
+        // From here on nothing carries it away any more. What lies there and was not made here may be an empty live one.
+        if swap.is_there(&step.name)? || (is_made && is_empty(swap, fence)?) {
             return Ok(());
         }
         tracing::warn!("{} was renamed late by another agent: it gets its name back", step.name);

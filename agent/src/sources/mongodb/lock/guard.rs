@@ -3,9 +3,9 @@
 //! Must stay true: it unlocks when it is asked to, when the agent dies, when it is itself asked to end, and when the time
 //! is up, whichever comes first; and it goes on trying until the server is unlocked, or until nobody could mean it any
 //! more. Its record says that it has asked before it asks, and every end before that ends the record. Its connections
-//! are there before it locks, and the one that unlocks is kept. Only a lock that was there whenever it looked, and was
-//! undone by the only unlock that the server has carried out since, was held: it says so in one word, and in others all
-//! else.
+//! are there before it locks, and are kept: nothing that is sent by them meanwhile is broken off. Only a lock that was
+//! there whenever it looked, and was undone by the only unlock that the server has carried out since, was held: it says
+//! so in one word, and in others all else.
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, Read, Write};
@@ -33,6 +33,8 @@ use crate::sources::mongodb::server::{ANSWER, Server, Trouble};
 const VERB: &str = "guard-lock";
 /// How often it looks whether the server is still locked.
 const EVERY: Duration = Duration::from_secs(1);
+/// Not longer ago than this it has to have been seen locked, where nothing is counted in the end.
+const SEEN: Duration = Duration::from_secs(11);
 /// How often the connection that unlocks is used meanwhile.
 const PING: Duration = Duration::from_secs(10);
 /// For how long it tries to unlock.
@@ -46,9 +48,11 @@ pub(super) const UNLOCKED: &str = "unlocked ";
 pub(super) const LOST: &str = "lost ";
 pub(super) const STUCK: &str = "stuck ";
 pub(super) const SENT: &str = "sent ";
+/// No look has seen it locked of late.
+pub(super) const NOT_SEEN: &str = "has not seen it locked for a while: looks take long, or fail";
 /// Why it has unlocked.
 pub(super) const ASKED: &str = "asked";
-const LATE: &str = "late";
+pub(super) const LATE: &str = "late";
 const SIGNAL: &str = "signal";
 
 /// What the guard hears while it holds a lock.
@@ -180,9 +184,18 @@ fn act(order: &Order) -> Result<(), String> {
         return give_back(ways, record, (None, &told));
     }
     say(LOCKED);
-    let looker = Looker::begin(order, Arc::clone(&looks), tell);
-    let held = hold(&server, order, (began, &told));
-    drop(looker);
+    let (by, process) = (Arc::clone(&looks), order.process.clone());
+    // Nobody waits for it.
+    let look = move || drop(tell.try_send(Told::Looked(member::look(&by, &process, ANSWER))));
+    let by = Arc::clone(&server);
+    let ping = move || {
+        if let Err(trouble) = member::ping(&by) {
+            say(&format!("cannot be reached: {trouble}"));
+        }
+    };
+    let beside = [Beside::begin(EVERY, look), Beside::begin(PING, ping)];
+    let held = hold(order, (began, &told));
+    drop(beside);
     match held {
         Ok(why) => give_back(ways, record, (Some(Held { began, unlocks, why }), &told)),
         Err(why) => {
@@ -194,8 +207,9 @@ fn act(order: &Order) -> Result<(), String> {
 }
 
 /// Connects, twice, and sees that nothing is in the way. From the return on it may be locked.
-fn ready(order: &Order, record: &mut Owned) -> Result<(Server, Arc<Server>), String> {
-    let (server, looks) = (connect(order)?, connect(order)?);
+fn ready(order: &Order, record: &mut Owned) -> Result<(Arc<Server>, Arc<Server>), String> {
+    // An unlock waits for what is under way by the one connection rather than for another one.
+    let (server, looks) = (connect(order, Some(1))?, connect(order, None)?);
     let seen = member::look(&looks, &order.process, LOOK).map_err(|trouble| trouble.to_string())?;
     match seen.is {
         Is::Free if seen.is_busy => return Err("another agent is about to lock it".to_owned()),
@@ -208,67 +222,63 @@ fn ready(order: &Order, record: &mut Owned) -> Result<(Server, Arc<Server>), Str
     }
     let unlocks = member::unlocks(&looks, LOOK).map_err(|trouble| trouble.to_string())?;
     record.ask(unlocks).map_err(|error| format!("its record cannot be written: {error}"))?;
-    Ok((server, Arc::new(looks)))
+    Ok((Arc::new(server), Arc::new(looks)))
 }
 
-fn connect(order: &Order) -> Result<Server, String> {
-    member::connect(&SecretSource::Value(Secret::new(order.uri.clone())), &order.member, FIND_LOCKED)
+fn connect(order: &Order, most: Option<u32>) -> Result<Server, String> {
+    let uri = SecretSource::Value(Secret::new(order.uri.clone()));
+    member::connect(&uri, &order.member, FIND_LOCKED, most)
 }
 
-/// Looks whether the server is still locked, in a thread of its own: a look that hangs keeps nothing else. Ends once this
-/// is dropped.
-struct Looker(Arc<AtomicBool>);
+/// Does something again and again, in a thread of its own: what hangs keeps nothing else. Ends once this is dropped.
+struct Beside(Arc<AtomicBool>);
 
-impl Looker {
+impl Beside {
     #[expect(clippy::disallowed_methods, reason = "a thread that does nothing else; it has an end")]
-    fn begin(order: &Order, server: Arc<Server>, tell: SyncSender<Told>) -> Self {
+    fn begin(every: Duration, act: impl Fn() + Send + 'static) -> Self {
         let is_over = Arc::new(AtomicBool::new(false));
-        let (over, process, runtime) = (Arc::clone(&is_over), order.process.clone(), Handle::current());
+        let (over, runtime) = (Arc::clone(&is_over), Handle::current());
         thread::spawn(move || {
             let _within = runtime.enter();
             loop {
-                thread::sleep(EVERY);
+                thread::sleep(every);
                 if over.load(Ordering::Relaxed) {
                     return;
                 }
-                let _ = tell.try_send(Told::Looked(member::look(&server, &process, LOOK)));
+                act();
             }
         });
         Self(is_over)
     }
 }
 
-impl Drop for Looker {
+impl Drop for Beside {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
 }
 
 /// Until it is to be let go: why. An error: it was let go by somebody else, and it is nothing to unlock.
-fn hold(
-    server: &Server,
-    order: &Order,
-    (began, told): (Instant, &Receiver<Told>),
-) -> Result<&'static str, String> {
+fn hold(order: &Order, (began, told): (Instant, &Receiver<Told>)) -> Result<&'static str, String> {
     let longest = Duration::from_millis(order.longest_ms);
-    let mut used = Instant::now();
-    loop {
-        if used.elapsed() > PING {
-            if let Err(trouble) = member::ping(server) {
-                say(&format!("cannot be reached: {trouble}"));
-            }
-            used = Instant::now();
+    // It has said that it is.
+    let mut seen_locked = Instant::now();
+    let ends = |why, seen_locked: Instant| {
+        if seen_locked.elapsed() > SEEN {
+            say(NOT_SEEN);
         }
-        let seen = match told.recv_timeout(longest.saturating_sub(began.elapsed()).min(PING)) {
-            Ok(Told::End(why)) => return Ok(why),
+        Ok(why)
+    };
+    loop {
+        let seen = match told.recv_timeout(longest.saturating_sub(began.elapsed())) {
+            Ok(Told::End(why)) => return ends(why, seen_locked),
             Ok(Told::Looked(seen)) => seen,
-            Err(RecvTimeoutError::Disconnected) => return Ok(ASKED),
-            Err(RecvTimeoutError::Timeout) if began.elapsed() >= longest => return Ok(LATE),
-            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Disconnected) => return ends(ASKED, seen_locked),
+            Err(RecvTimeoutError::Timeout) => return ends(LATE, seen_locked),
         };
         match seen.map(|seen| seen.is) {
-            Ok(Is::Locked) => {}
-            Ok(Is::Free) => return Err("somebody else has unlocked it".to_owned()),
+            Ok(Is::Locked) => seen_locked = Instant::now(),
+            Ok(Is::Free) => return Err(release::FOREIGN.to_owned()),
             Ok(Is::Another) => return Err("it was started anew".to_owned()),
             // What happens meanwhile is seen by what is counted at the end.
             Err(trouble) => say(&format!("cannot be looked at: {trouble}")),

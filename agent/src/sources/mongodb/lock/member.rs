@@ -93,7 +93,7 @@ pub(super) fn choose(server: &Server, uri: &SecretSource) -> Result<Member, Stri
     };
     let mut why = "no secondary answers, and the primary of a set is not locked".to_owned();
     for address in candidates {
-        let Ok(member) = connect(uri, &address, FIND) else { continue };
+        let Ok(member) = connect(uri, &address, FIND, None) else { continue };
         let Ok(role) = self::role(&member, ANSWER) else { continue };
         let is = |key| role.get_bool(key).unwrap_or_default();
         if is("arbiterOnly") || is_router(&role) {
@@ -110,7 +110,11 @@ pub(super) fn choose(server: &Server, uri: &SecretSource) -> Result<Member, Stri
         };
         let may = may.and_then(|()| may_lock(&member)).and_then(|()| counts(&member));
         match may.and_then(|()| known(&role)) {
-            Ok(process) => return Ok(Member { server: member, address, process }),
+            // It may be unlocked by this one.
+            Ok(process) => {
+                let server = connect(uri, &address, FIND_LOCKED, None)?;
+                return Ok(Member { server, address, process });
+            }
             Err(refused) => why = refused,
         }
     }
@@ -195,10 +199,15 @@ fn counts(server: &Server) -> Result<(), String> {
     told.map_err(|trouble| format!("how many unlocks it has carried out is not known ({trouble}): {MONITOR}"))
 }
 
-/// Connects to this member alone, looking for it for so long.
-pub(super) fn connect(uri: &SecretSource, address: &str, find: Duration) -> Result<Server, String> {
+/// Connects to this member alone, looking for it for so long, by so many connections at most.
+pub(super) fn connect(
+    uri: &SecretSource,
+    address: &str,
+    find: Duration,
+    most: Option<u32>,
+) -> Result<Server, String> {
     let parsed = ServerAddress::parse(address).map_err(|_| "its address cannot be understood".to_owned())?;
-    Server::connect_member(uri, parsed, find).map_err(|error| proto::failure::chain(&error))
+    Server::connect_member(uri, parsed, find, most).map_err(|error| proto::failure::chain(&error))
 }
 
 /// What it is in its set. Also where it does not know the command by its newer name.
@@ -206,9 +215,9 @@ fn role(server: &Server, longest: Duration) -> Result<Document, Trouble> {
     server.command_within(longest, "admin", doc! { "isMaster": 1 })
 }
 
-/// Keeps the connection from being taken for one that nobody needs.
+/// Keeps the connection from being taken for one that nobody needs. One that is not waited for to its end is closed.
 pub(super) fn ping(server: &Server) -> Result<(), Trouble> {
-    server.command_within(LOOK, "admin", doc! { "ping": 1 }).map(drop)
+    server.command_within(ANSWER, "admin", doc! { "ping": 1 }).map(drop)
 }
 
 fn is_router(role: &Document) -> bool {

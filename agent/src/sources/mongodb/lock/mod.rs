@@ -9,6 +9,7 @@
 mod container;
 mod guard;
 mod member;
+mod now;
 mod record;
 mod release;
 
@@ -16,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,12 +26,14 @@ use runtime::config::SecretSource;
 use super::events;
 use super::server::Server;
 pub(crate) use guard::guard;
+pub(super) use now::{Ended, Lost};
+use now::{Now, Shared, unsure};
 use record::{Owned, Record, Stage};
 use release::{Came, Ways};
 
-/// How long it may take until a server is locked or says why not, and until it is unlocked again.
+/// How long it may take until a server is locked or says why not, and until it is unlocked again: as long as one try.
 const BEGIN: Duration = Duration::from_secs(60);
-const END: Duration = Duration::from_secs(60);
+const END: Duration = Duration::from_secs(150);
 /// How long a drop waits for that.
 const GLANCE: Duration = Duration::from_secs(5);
 
@@ -82,42 +85,6 @@ pub struct Terms {
     pub longest: Duration,
 }
 
-/// How far a lock is.
-#[derive(Debug, Clone, PartialEq)]
-enum Now {
-    Beginning,
-    Refused(String),
-    Held,
-    /// For so long; and whether it was let go because it was asked to be.
-    Over(Duration, bool),
-    /// It is not known to be unlocked.
-    Stuck,
-}
-
-/// Told by the guard, heard by who reads.
-struct Shared {
-    now: Mutex<Now>,
-    changed: Condvar,
-}
-
-impl Shared {
-    fn set(&self, now: Now) {
-        *self.now.lock().unwrap_or_else(PoisonError::into_inner) = now;
-        self.changed.notify_all();
-    }
-
-    fn get(&self) -> Now {
-        self.now.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// What it is once `is_awaited` says so, or after so long.
-    fn await_that(&self, longest: Duration, is_awaited: impl Fn(&Now) -> bool) -> Now {
-        let now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.changed.wait_timeout_while(now, longest, |now| !is_awaited(now));
-        waited.unwrap_or_else(PoisonError::into_inner).0.clone()
-    }
-}
-
 /// A member that is locked for as long as this lives, or as long as it may be.
 pub(super) struct Locked {
     server: Arc<Server>,
@@ -163,13 +130,9 @@ impl Locked {
         let mut guard = started.map_err(|error| format!("the guard of a lock does not start: {error}"))?;
         let input = guard.stdin.take();
         let server = Arc::new(member.server);
-        let shared = Arc::new(Shared { now: Mutex::new(Now::Beginning), changed: Condvar::new() });
-        let watched = Watched {
-            shared: Arc::clone(&shared),
-            server: Arc::clone(&server),
-            record: looked_after,
-            began: Instant::now(),
-        };
+        let shared = Arc::new(Shared::new());
+        let watched =
+            Watched { shared: Arc::clone(&shared), server: Arc::clone(&server), record: looked_after };
         thread::spawn(move || watched.watch(guard));
         let locked = Self { server, shared, input, address };
         match locked.shared.await_that(BEGIN, |now| *now != Now::Beginning) {
@@ -187,22 +150,27 @@ impl Locked {
         Arc::clone(&self.server)
     }
 
-    /// False once somebody may have written there.
-    pub(super) fn still_holds(&self) -> bool {
-        self.shared.get() == Now::Held
+    /// Why somebody may have written there; none: nobody.
+    pub(super) fn lost(&self) -> Option<Lost> {
+        match self.shared.get() {
+            Now::Held => None,
+            Now::Over(Err(lost)) => Some(lost),
+            Now::Refused(why) => Some(Lost::Once(why)),
+            Now::Beginning | Now::Over(Ok(_)) | Now::Stuck => Some(unsure()),
+        }
     }
 
-    /// Lets it go; for how long it was held. None: it was let go before, and somebody may have written since. An error
-    /// says what to do.
-    pub(super) fn end(mut self) -> Result<Option<Duration>, String> {
-        if !self.still_holds() {
-            return Ok(None);
+    /// Lets it go.
+    pub(super) fn end(mut self) -> Ended {
+        if let Some(lost) = self.lost() {
+            return Ended::Lost(lost);
         }
         drop(self.input.take());
         match self.shared.await_that(END, |now| *now != Now::Held) {
-            Now::Over(held, true) => Ok(Some(held)),
-            Now::Over(_, false) => Ok(None),
-            _ => Err(format!(
+            Now::Over(Ok(held)) => Ended::Held(held),
+            Now::Over(Err(lost)) => Ended::Lost(lost),
+            _ if self.shared.is_unsure() => Ended::Lost(unsure()),
+            _ => Ended::Stuck(format!(
                 "{} may still be locked, though it is tried on: look there, and run db.fsyncUnlock()",
                 self.address
             )),
@@ -222,7 +190,6 @@ struct Watched {
     shared: Arc<Shared>,
     server: Arc<Server>,
     record: LookedAfter,
-    began: Instant,
 }
 
 impl Watched {
@@ -240,12 +207,19 @@ impl Watched {
                 line.strip_prefix(guard::UNLOCKED).and_then(|rest| rest.split_once(' '))
             {
                 let held = Duration::from_millis(held.parse().unwrap_or_default());
-                self.shared.set(Now::Over(held, why == guard::ASKED));
+                self.shared.set(Now::Over(match why {
+                    guard::ASKED => Ok(held),
+                    guard::LATE => Err(Lost::Late),
+                    _ => Err(Lost::Once("its guard was told to end".to_owned())),
+                }));
             } else if let Some(why) = line.strip_prefix(guard::LOST) {
                 self.lost(why);
             } else if let Some(what) = line.strip_prefix(guard::STUCK) {
                 self.stuck(what);
             } else {
+                if [guard::NOT_SEEN, release::UNSURE].contains(&line.as_str()) {
+                    self.shared.be_unsure();
+                }
                 tracing::warn!("the guard of a locked MongoDB server {line}");
             }
         }
@@ -257,6 +231,7 @@ impl Watched {
                 // What it has asked for may take long to come.
                 self.shared.set(Now::Refused("its guard has died".to_owned()));
             }
+            self.shared.be_unsure();
             let tell = |what: &str| tracing::error!("a locked MongoDB server: the agent {what}");
             let ways = Ways { unlocks: &self.server, looks: &self.server };
             match release::after(ways, record, guard::TRIES, &tell) {
@@ -264,7 +239,7 @@ impl Watched {
                     if stays {
                         tracing::warn!("a MongoDB server stays locked: somebody else has locked it, too");
                     }
-                    self.over();
+                    self.over(Lost::Once("its guard has died".to_owned()));
                 }
                 Some(Came::Lost(why)) => self.lost(why),
                 Some(Came::Person(what)) => self.stuck(&what),
@@ -276,15 +251,18 @@ impl Watched {
     }
 
     /// It is let go, and was not asked to be.
-    fn over(&self) {
+    fn over(&self, lost: Lost) {
         if !matches!(self.shared.get(), Now::Refused(_)) {
-            self.shared.set(Now::Over(self.began.elapsed(), false));
+            self.shared.set(Now::Over(Err(lost)));
         }
     }
 
     fn lost(&self, why: &str) {
         tracing::warn!("a MongoDB server that was to be locked while it is read was not, to the end: {why}");
-        self.over();
+        self.over(match why {
+            release::FOREIGN => Lost::Foreign,
+            _ => Lost::Once(why.to_owned()),
+        });
     }
 
     fn stuck(&self, what: &str) {
@@ -349,7 +327,7 @@ fn unlock_one(path: &Path, record: &Record, uri_of: &dyn Fn(&str) -> Option<Secr
         return Left::Nothing;
     }
     let server = match uri_of(&source) {
-        Some(uri) => member::connect(&uri, &member, member::FIND_LOCKED),
+        Some(uri) => member::connect(&uri, &member, member::FIND_LOCKED, None),
         None => Err("the agent's configuration no longer has its source".to_owned()),
     };
     let tell = |what: &str| {

@@ -149,8 +149,8 @@ fn beside(path: &Path) -> PathBuf {
 pub(super) struct Owned {
     path: PathBuf,
     record: Record,
-    /// All files that it was while it is owned: whoever has opened one of them does not get it.
-    files: Vec<File>,
+    /// As it lies there. Whoever has opened an earlier one sees that it is another one.
+    file: File,
     /// When a lock was asked for, if that was done here: a clock that is set does not change it.
     asked: Option<Instant>,
 }
@@ -174,7 +174,7 @@ impl Owned {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let record = serde_json::from_slice(&fs::read(path)?)?;
-        Ok(Some(Self { path: path.to_owned(), record, files: vec![file], asked: None }))
+        Ok(Some(Self { path: path.to_owned(), record, file, asked: None }))
     }
 
     pub(super) fn record(&self) -> &Record {
@@ -209,13 +209,24 @@ impl Owned {
         self.put(Record { stage: Stage::Unlocking, unlocks, unanswered, ..self.record.clone() })
     }
 
+    /// What was asked for at this second may come still, whatever was unlocked: that was one more, if it was carried out.
+    pub(super) fn ask_on(&mut self, at: u64, is_carried_out: bool) -> io::Result<()> {
+        let unlocks = self.record.unlocks.map(|unlocks| unlocks + i64::from(is_carried_out));
+        if self.record.stage == Stage::Asked(at) && unlocks == self.record.unlocks {
+            return Ok(());
+        }
+        self.put(Record { stage: Stage::Asked(at), unlocks, ..self.record.clone() })
+    }
+
     /// It is that far from now on, durably.
     pub(super) fn set(&mut self, stage: Stage) -> io::Result<()> {
         if stage == self.record.stage { Ok(()) } else { self.put(Record { stage, ..self.record.clone() }) }
     }
 
     fn put(&mut self, record: Record) -> io::Result<()> {
-        self.files.push(record.write(&self.path)?);
+        let file = record.write(&self.path)?;
+        // Only now: the new one has its name.
+        drop(std::mem::replace(&mut self.file, file));
         self.record = record;
         Ok(())
     }
@@ -251,9 +262,16 @@ mod tests {
         let opened = File::open(&path).expect("there");
         let mut mine = Owned::take(&path).expect("free").expect("there");
         assert!(Owned::take(&path).is_err());
+        assert!(opened.try_lock().is_err());
+        let files = || {
+            let all = fs::read_dir("/proc/self/fd").expect("there").flatten();
+            all.filter(|one| fs::read_link(one.path()).is_ok_and(|to| to.starts_with(state.path()))).count()
+        };
+        let before = files();
         for stage in [Stage::Asked(7), Stage::Held, Stage::Shared, Stage::Unlocking, Stage::Doubtful] {
             mine.set(stage).expect("written");
-            assert!(opened.try_lock().is_err() && Owned::take(&path).is_err());
+            assert!(Owned::take(&path).is_err());
+            assert_eq!(files(), before, "it may be written for as long as somebody tries");
             let all = Record::all(state.path());
             assert!(all.len() == 1 && all[0].0 == path && all[0].1.stage == stage, "{all:?}");
         }
@@ -313,5 +331,10 @@ mod tests {
         owned.set(Stage::Held).expect("written");
         owned.unlock(Some(3)).expect("written");
         assert_eq!(owned.may_come(), None);
+        // What was unlocked is counted: the next one is told from it.
+        owned.ask_on(9, true).expect("written");
+        assert_eq!((owned.record().unlocks, owned.record().stage), (Some(4), Stage::Asked(9)));
+        owned.ask_on(9, false).expect("written");
+        assert_eq!(owned.record().unlocks, Some(4));
     }
 }

@@ -41,7 +41,11 @@ pub(super) enum Came {
 }
 
 const ANEW: Came = Came::Lost("it was started anew");
-const BY_ANOTHER: Came = Came::Lost("somebody else has unlocked it");
+/// Why a lock is lost that somebody else may take away the next time, too.
+pub(super) const FOREIGN: &str = "somebody else has unlocked it";
+/// What is told where what is known does not say that it was locked all the time.
+pub(super) const UNSURE: &str = "sees that somebody else has unlocked it since it was locked";
+const BY_ANOTHER: Came = Came::Lost(FOREIGN);
 const UNHEARD: Came = Came::Lost("the answer to its unlock was lost, and it is not locked any more");
 
 /// Lets it go, if that is ours to do. `tell` hears of what is tried once more.
@@ -50,8 +54,11 @@ pub(super) fn once(ways: Ways<'_>, owned: &mut Owned, tell: &dyn Fn(&str)) -> Re
         Stage::Intended => return Ok(Came::Lost("it was never asked to lock")),
         // Nothing was sent yet, and ours is there as far as is known. If it is not, the server refuses to unlock; nothing
         // is asked before that which a server with all its writers waiting may be slow to say.
-        Stage::Held | Stage::Shared => unlock(ways, owned)?,
-        Stage::Asked(_) | Stage::Unlocking | Stage::Doubtful => by_look(ways, owned, tell)?,
+        Stage::Held | Stage::Shared => unlock(ways, owned, tell)?,
+        // Whoever has lost an answer has lost its connection, and may not get another one: what is looked by is connected.
+        Stage::Asked(_) | Stage::Unlocking | Stage::Doubtful => {
+            by_look(Ways { unlocks: ways.looks, ..ways }, owned, tell)?
+        }
     };
     match owned.may_come() {
         Some(at) if came != ANEW && matches!(came, Came::Released(_) | Came::Lost(_)) => {
@@ -59,7 +66,7 @@ pub(super) fn once(ways: Ways<'_>, owned: &mut Owned, tell: &dyn Fn(&str)) -> Re
             if owned.record().stage != Stage::Asked(at) {
                 tell("sees it unlocked, and looks on whether what it has asked for comes late");
             }
-            owned.set(Stage::Asked(at)).map_err(unwritten)?;
+            owned.ask_on(at, matches!(came, Came::Released(_))).map_err(unwritten)?;
             Ok(Came::Waits)
         }
         _ => Ok(came),
@@ -93,19 +100,30 @@ fn by_look(ways: Ways<'_>, owned: &mut Owned, tell: &dyn Fn(&str)) -> Result<Cam
                 Is::Locked => doubt(owned),
             }
         }
-        (Is::Locked, _) => unlock(ways, owned),
+        (Is::Locked, _) => unlock(ways, owned, tell),
     }
 }
 
 /// Unlocks it for the first time.
-fn unlock(ways: Ways<'_>, owned: &mut Owned) -> Result<Came, Trouble> {
+fn unlock(ways: Ways<'_>, owned: &mut Owned, tell: &dyn Fn(&str)) -> Result<Came, Trouble> {
+    let record = owned.record();
     // Only unlocks after this one make it doubtful that ours was carried out. If they cannot be counted now, those since
     // it was locked do.
-    let unlocks = member::unlocks(ways.looks, LOOK).ok().or(owned.record().unlocks);
-    if member::is_another(ways.unlocks, &owned.record().process, ANSWER)? {
+    let counted = member::unlocks(ways.looks, LOOK).ok();
+    if record.stage == Stage::Held && counted.is_some() && counted != record.unlocks {
+        tell(UNSURE);
+    }
+    let is_another = |server| member::is_another(server, &record.process, ANSWER);
+    // It may let nobody in anew: what answers now unlocks.
+    let (unlocks, is_another) = match is_another(ways.unlocks) {
+        Err(_) if !std::ptr::eq(ways.unlocks, ways.looks) => (ways.looks, is_another(ways.looks)?),
+        told => (ways.unlocks, told?),
+    };
+    if is_another {
         return Ok(ANEW);
     }
-    send(ways, owned, unlocks)
+    let before = counted.or(record.unlocks);
+    send(Ways { unlocks, ..ways }, owned, before)
 }
 
 /// Unlocks it. The record says so first, and how many unlocks there were before.
