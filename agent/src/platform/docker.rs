@@ -57,6 +57,15 @@ pub(super) struct Container {
     status: String,
     #[serde(default)]
     mounts: Vec<Mount>,
+    #[serde(default)]
+    host_config: HostConfig,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct HostConfig {
+    #[serde(default)]
+    network_mode: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -254,6 +263,11 @@ impl Container {
     pub(super) fn is_ours(&self) -> bool {
         let host = runtime::host::hostname();
         host.len() >= 12 && self.id.starts_with(&host)
+    }
+
+    /// True if it has the network of that one, and with it its host's name, hosts and resolv.conf.
+    pub(super) fn has_network_of(&self, id: &str) -> bool {
+        self.host_config.network_mode.strip_prefix("container:") == Some(id)
     }
 
     /// True if a label says that it is stopped for this component.

@@ -36,6 +36,14 @@ pub(crate) fn writing_in(socket: &Path, folder: &Path) -> io::Result<Vec<String>
     if own.is_some() && ours.is_none() {
         return Err(io::Error::other("the agent's own container is not one of this engine"));
     }
+    // What is mounted into whoever shares a network is that of whose it is.
+    if let Some(ours) = ours
+        && all.iter().any(|one| one.has_network_of(&ours.id))
+    {
+        return Err(io::Error::other(
+            "the agent cannot tell which container is its own: several share a network (`network_mode`)",
+        ));
+    }
     let on_host = ours.map_or_else(|| folder.clone(), |ours| ours.on_host(&folder));
     let is_it = |one: &&Container| own.as_ref() != Some(&one.id) && !one.is_ours() && one.writes_in(&on_host);
     let mut ids = Vec::new();

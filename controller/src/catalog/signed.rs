@@ -140,7 +140,7 @@ impl Catalog {
     }
 
     /// The highest that is known of the validator of an archive of `source`: of its key, and of what was seen there
-    /// without one. Where the archive does not say whose it is, of every key that was seen there.
+    /// without one. Where the archive does not say whose it is, of every key: the one that lies in it may have moved on.
     pub async fn signed(
         &self,
         source: &SourceId,
@@ -148,13 +148,11 @@ impl Catalog {
     ) -> Result<Option<(i64, i64, i32)>, CatalogError> {
         let row = sqlx::query(
             "SELECT height, round, step FROM signers
-             WHERE id = ?1 OR id = ?2 OR (?1 IS NULL AND component = ?3 AND name = ?4)
+             WHERE id = ?1 OR id = ?2 OR ?1 IS NULL
              ORDER BY height DESC, round DESC, step DESC LIMIT 1",
         )
         .bind(key)
         .bind(source.to_string())
-        .bind(source.component.as_str())
-        .bind(source.name.as_str())
         .fetch_optional(&self.readers)
         .await?;
         let Some(row) = row else { return Ok(None) };

@@ -129,7 +129,10 @@ impl Freezers {
         }
         let blocks = folders.into_iter().filter(|(_, tables)| tables.contains_key(&b"headers"[..]));
         let blocks = blocks.filter_map(|(folder, tables)| {
-            let count = tables.values().copied().min().flatten()?;
+            // Others than these may hold fewer: what a chain has none of, or what an older geth has left.
+            let counted =
+                tables.iter().filter(|(name, _)| TABLES.iter().any(|table| table.as_bytes() == **name));
+            let count = counted.map(|(_, count)| *count).min().flatten()?;
             let missing = TABLES.into_iter().filter(|name| !tables.contains_key(name.as_bytes())).collect();
             Some(FrozenBlocks { folder: folder.to_vec(), count, missing })
         });

@@ -10,6 +10,8 @@ use super::writes::pairs;
 
 /// What a block may unpack to; engines make them of some KiB.
 const MAX_BLOCK: usize = 8 << 20;
+/// What is looked for is a height, a hash or a state, the largest of them with a chain's validators.
+const MAX_VALUE: usize = 4 << 20;
 /// Pebble's own versions of its tables. From the third on a value that was set begins with a byte that says whether it
 /// lies beside its key; what was overwritten may lie elsewhere.
 const PEBBLE_KNOWN: u32 = 4;
@@ -45,6 +47,10 @@ pub(super) fn find(table: &[u8], key: &[u8]) -> Result<Option<Newest>, String> {
             };
             if name != key {
                 return name < key;
+            }
+            if value.len() > MAX_VALUE {
+                wrong = Some("a value of it is too large to be one that is looked for");
+                return false;
             }
             let end = u64::from_le_bytes(*end);
             if newest.as_ref().is_some_and(|(number, _)| *number >= end >> 8) {

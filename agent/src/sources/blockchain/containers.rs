@@ -4,10 +4,10 @@
 //! Must stay true: as with processes ([`super::pause`]): whoever was paused goes on, by us, by the guard, or by the
 //! agent's next start; one that somebody else has paused is left alone, and nobody is paused then.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
-use std::{fs, io};
 
 use runtime::steps;
 
@@ -38,11 +38,13 @@ impl Container {
         Some(format!("{WORD}:{}:{}", self.id, self.socket.to_str()?))
     }
 
-    /// Lets it go on; one that is gone, or goes on already, needs nothing.
-    pub(super) fn go_on(&self) {
-        if let Err(error) = frozen::go_on(&self.socket, &self.id) {
+    /// Lets it go on; one that is gone, or goes on already, needs nothing. False: it cannot be told.
+    pub(super) fn go_on(&self) -> bool {
+        let told = frozen::go_on(&self.socket, &self.id);
+        if let Err(error) = &told {
             tracing::error!(container = %self.id, %error, "a paused container cannot be told to go on: docker unpause");
         }
+        told.is_ok()
     }
 }
 
@@ -52,6 +54,7 @@ pub(super) struct PausedContainers {
     guard: Option<Child>,
     record: PathBuf,
     began: Instant,
+    is_doubtful: bool,
     is_over: bool,
 }
 
@@ -71,12 +74,23 @@ impl PausedContainers {
         let words = words.ok_or_else(|| io::Error::other("the path of the engine's socket is not UTF-8"))?;
         let record = pause::noted(state, &words)?;
         steps::reach(Step::PauseNoted);
-        let mut paused = Self { containers, guard: None, record, began: Instant::now(), is_over: false };
+        let mut paused = Self {
+            containers,
+            guard: None,
+            record,
+            began: Instant::now(),
+            is_doubtful: false,
+            is_over: false,
+        };
         paused.guard = Some(pause::guarded(&words)?);
         steps::reach(Step::PauseGuarded);
         paused.began = Instant::now();
-        for container in &paused.containers {
-            frozen::pause(&container.socket, &container.id)?;
+        for container in paused.containers.clone() {
+            if paused.began.elapsed() >= LONGEST {
+                return Err(io::Error::other("the engine takes too long to pause them"));
+            }
+            // One whose answer is lost may come true later.
+            frozen::pause(&container.socket, &container.id).inspect_err(|_| paused.is_doubtful = true)?;
         }
         Ok(Some(paused))
     }
@@ -97,14 +111,12 @@ impl PausedContainers {
         if std::mem::replace(&mut self.is_over, true) {
             return;
         }
-        self.containers.iter().for_each(Container::go_on);
+        let words: Vec<String> = self.containers.iter().filter_map(Container::word).collect();
+        pause::release(self.record.clone(), words.join("\n"), self.is_doubtful);
         steps::reach(Step::PauseTold);
         if let Some(mut guard) = self.guard.take() {
             drop(guard.stdin.take());
             let _ = guard.wait();
-        }
-        if let Err(error) = fs::remove_file(&self.record) {
-            tracing::warn!(file = %self.record.display(), %error, "the record of a pause stays");
         }
     }
 }

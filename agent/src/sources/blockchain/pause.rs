@@ -28,6 +28,12 @@ use crate::steps::Step;
 
 /// A pause that took longer does not count: what was held meanwhile is given up.
 pub(super) const LONGEST: Duration = Duration::from_secs(2);
+/// Who cannot be told to go on is told again after so long, for so long; a guard tries it so often.
+const INSIST: Duration = Duration::from_secs(1);
+const INSISTED: Duration = Duration::from_secs(24 * 3_600);
+const GUARD_TRIES: u32 = 60;
+/// For so long a pause whose answer was lost may still come.
+const DOUBT: Duration = Duration::from_secs(60);
 /// The guard does not wait for longer.
 const GUARD: Duration = Duration::from_secs(3);
 /// How long a process has to stop: one that waits for a disk takes a moment.
@@ -78,11 +84,13 @@ impl Process {
     }
 
     /// Lets it go on; one that is gone needs nothing.
-    fn go_on(self) {
-        if let Err(error) = self.signal(Signal::CONT)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::error!(process = self.id, %error, "a paused process cannot be told to go on: send it SIGCONT");
+    fn go_on(self) -> bool {
+        match self.signal(Signal::CONT) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::error!(process = self.id, %error, "a paused process cannot be told to go on: send it SIGCONT");
+                false
+            }
+            _ => true,
         }
     }
 }
@@ -205,7 +213,9 @@ impl Paused {
         if std::mem::replace(&mut self.is_over, true) {
             return;
         }
-        self.processes.iter().for_each(|process| process.go_on());
+        self.processes.iter().for_each(|process| {
+            let _ = process.go_on();
+        });
         steps::reach(Step::PauseTold);
         if let Some(mut guard) = self.guard.take() {
             drop(guard.stdin.take());
@@ -244,13 +254,37 @@ pub(super) fn noted(state: &Path, words: &[String]) -> io::Result<PathBuf> {
     Ok(record)
 }
 
-/// Lets go on what a word says was paused.
-fn let_go_on(word: &str) {
+/// Lets go on what a word says was paused; false: it could not be told.
+fn let_go_on(word: &str) -> bool {
     if let Some(container) = Container::parse(word) {
-        container.go_on();
-    } else if let Some(process) = Process::parse(word) {
-        process.go_on();
+        return container.go_on();
     }
+    Process::parse(word).is_none_or(Process::go_on)
+}
+
+/// Lets all go on that `text`, a record, names, and takes the record away once that is done: where it is not, or where
+/// the answer to a pause is still out, it is tried on in a thread of its own, and the record stays meanwhile for the
+/// agent's next start.
+pub(super) fn release(record: PathBuf, text: String, is_doubtful: bool) {
+    let all = move || text.lines().filter(|word| !let_go_on(word)).count() == 0;
+    let gone = move || {
+        if let Err(error) = fs::remove_file(&record) {
+            tracing::warn!(file = %record.display(), %error, "the record of a pause stays");
+        }
+    };
+    if all() && !is_doubtful {
+        return gone();
+    }
+    thread::spawn(move || {
+        let doubt = Instant::now();
+        let (_never, pause) = std::sync::mpsc::sync_channel::<()>(0);
+        while doubt.elapsed() < INSISTED {
+            let _ = pause.recv_timeout(INSIST);
+            if all() && (!is_doubtful || doubt.elapsed() > DOUBT) {
+                return gone();
+            }
+        }
+    });
 }
 
 /// Starts a guard over who is about to be paused.
@@ -283,7 +317,14 @@ pub(crate) fn guard(words: &[OsString]) -> Option<ExitCode> {
             runtime.block_on(until_the_end());
             runtime.shutdown_background();
         }
-        paused.iter().filter_map(|word| word.to_str()).for_each(let_go_on);
+        // An engine that starts anew answers later.
+        let (_never, pause) = std::sync::mpsc::sync_channel::<()>(0);
+        for _ in 0..GUARD_TRIES {
+            if paused.iter().filter_map(|word| word.to_str()).filter(|word| !let_go_on(word)).count() == 0 {
+                break;
+            }
+            let _ = pause.recv_timeout(INSIST);
+        }
         ExitCode::SUCCESS
     })
 }
@@ -335,12 +376,9 @@ pub(crate) fn thaw_left(state: &Path) {
             if Process::parse(word).is_some_and(Process::is_stopped) {
                 tracing::warn!(process = word, "an earlier run has left it paused; it goes on");
             }
-            // Also one that was told to stop and has not come to it yet.
-            let_go_on(word);
         }
-        if let Err(error) = fs::remove_file(&record) {
-            tracing::warn!(file = %record.display(), %error, "the record of a pause stays");
-        }
+        // Also one that was told to stop and has not come to it yet.
+        release(record, text, false);
     }
 }
 
