@@ -82,6 +82,73 @@ fn a_model_that_is_cut_off_is_told_at_the_backup_and_by_the_verification_and_is_
     system.nsctl(&["verify", "--depth", "opened", "--all"]).expect(0);
 }
 
+/// A tensor of two MiB that nothing makes shorter.
+fn tensor(seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let next = |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    (0..TENSOR / 8).flat_map(next).collect()
+}
+
+const TENSOR: usize = 2 << 20;
+
+/// A safetensors file of these tensors; `told` stands in its header before them.
+fn checkpoint(seeds: &[u64], told: &str) -> Vec<u8> {
+    let mut header = format!("{{{told}");
+    for (at, _) in seeds.iter().enumerate() {
+        let (comma, from) = (if at == 0 { "" } else { "," }, at * TENSOR);
+        header.push_str(&format!(
+            r#"{comma}"layer.{at}":{{"dtype":"F32","shape":[512,1024],"data_offsets":[{from},{}]}}"#,
+            from + TENSOR
+        ));
+    }
+    header.push('}');
+    // As the format's own library does: tensors begin at a multiple of eight.
+    header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
+    let mut bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat();
+    seeds.iter().for_each(|seed| bytes.extend(tensor(*seed)));
+    bytes
+}
+
+#[test]
+fn a_checkpoint_costs_what_its_changed_tensors_have_and_one_with_a_longer_header_next_to_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut seeds: Vec<u64> = (1..=10).collect();
+    let first = checkpoint(&seeds, "");
+    (seeds[4], seeds[5]) = (104, 105);
+    let second = checkpoint(&seeds, "");
+    let told = format!(r#""__metadata__":{{"note":"{}"}},"#, "step 3; ".repeat(40));
+    let third = checkpoint(&seeds, &told);
+    assert!(third.len() > second.len() + 300 && second.len() == first.len(), "all behind it is moved");
+    let source = "component: models, kind: files, name: models";
+    let system = serving(&format!("{source}, path: {}", folder.path().display()));
+    let (tensor, all) = (TENSOR as u64, first.len() as u64);
+    // Pieces are a MiB long, between a quarter and four: those at both ends of what has changed are new, too. Where
+    // they end is by a secret, so no two runs have the same figures.
+    let cases = [(&first, all..=all * 11 / 10), (&second, 2 * tensor..=6 * tensor), (&third, 1..=3 * tensor)];
+    for (step, (bytes, expected)) in cases.iter().enumerate() {
+        fs::write(folder.path().join(format!("step-{step}.safetensors")), bytes).expect("written");
+        let job = system.run(&["backup"]);
+        assert_eq!(job["parts"][0]["problems"], serde_json::json!([]), "{job:#}");
+        let counts = &job["parts"][0]["counts"];
+        let (stored, read) = (counts["stored_bytes"].as_u64(), counts["read_bytes"].as_u64());
+        println!("checkpoint {step}: {read:?} bytes read, {stored:?} new, expected {expected:?}");
+        assert!(read >= Some(all), "it is read, {read:?}: {job:#}");
+        assert!(stored.is_some_and(|stored| expected.contains(&stored)), "{stored:?}: {job:#}");
+    }
+    let place = tempfile::tempdir().expect("a folder");
+    let to = place.path().join("there");
+    system.run(&["restore", "--timestamp", "latest", "--to", to.to_str().expect("UTF-8"), "--yes"]);
+    for (step, (bytes, _)) in cases.iter().enumerate() {
+        let came = fs::read(to.join(format!("models/step-{step}.safetensors"))).expect("restored");
+        assert!(came == **bytes, "checkpoint {step} comes back with other bytes");
+    }
+}
+
 #[test]
 fn a_damaged_table_of_a_store_is_told_each_time_and_one_that_the_store_does_not_use_never() {
     let folder = tempfile::tempdir().expect("a folder");
