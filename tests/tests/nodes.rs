@@ -118,6 +118,42 @@ fn a_geth_in_archive_mode_keeps_every_block_that_was_there_before_any_of_twenty_
 }
 
 #[test]
+fn a_geth_in_its_default_mode_goes_back_on_a_copy_of_a_running_one_as_its_manifest_tells() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (data, scratch) = (folder.path().join("node"), folder.path().join("restored"));
+    let geth = Geth::start(&data, &[]);
+    while geth.head().0 < 60 {
+        geth.pay();
+    }
+    let (system, genesis) = (system(&data), geth.hash(0));
+    let (before, _) = geth.head();
+    let manifest = backup(&system);
+    let (after, _) = geth.head();
+    assert_eq!(manifest["consistency"], "bracketed", "{manifest:#}");
+    // The remark is there, and what it says is what happens.
+    let remarks = manifest["remarks"].to_string();
+    assert!(
+        remarks.contains("if geth ran in its default mode") && remarks.contains("it goes back"),
+        "{remarks}"
+    );
+    let opened = Geth::start(&restored(&system, &scratch, &[]), &[]);
+    let (head, hash) = opened.head();
+    println!("geth, default mode: head {before} before the backup, {after} after it, {head} on the copy");
+    assert!(head < before, "it went back no block ({head}, {before}), though its manifest tells so");
+    // What it goes back to is a block of the same chain.
+    assert_eq!((geth.hash(head), opened.hash(0)), (Some(hash), genesis));
+    drop(opened);
+    system.nsctl(&["verify", "--depth", "opened", "--all"]).expect(0);
+
+    // Stopped before, it comes back with every block: the remark says that, too.
+    let (head, hash) = geth.head();
+    geth.stop();
+    backup(&system);
+    let opened = Geth::start(&restored(&system, &scratch, &[]), &[]);
+    assert_eq!(opened.hash(head), Some(hash), "stopped at {head}, opened at {}", opened.head().0);
+}
+
+#[test]
 fn a_geth_whose_blocks_move_into_the_freezer_meanwhile_never_comes_back_with_a_gap() {
     let folder = tempfile::tempdir().expect("a folder");
     let (data, scratch) = (folder.path().join("node"), folder.path().join("restored"));
