@@ -9,6 +9,8 @@ mod keys;
 mod killed;
 #[path = "chains/told.rs"]
 mod told;
+#[path = "chains/untested.rs"]
+mod untested;
 
 use std::fs;
 use std::path::{Path, PathBuf};

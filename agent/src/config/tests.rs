@@ -120,6 +120,13 @@ fn how_a_chains_folder_is_read_is_told_by_its_profile() {
     };
     assert_eq!(chain("blockchain"), Ok(Profile::Auto));
     assert_eq!(chain("blockchain, profile: geth"), Ok(Profile::Geth));
+    for (name, profile) in [
+        ("rocksdb", Profile::Rocksdb),
+        ("fabric-peer", Profile::FabricPeer),
+        ("fabric-orderer", Profile::FabricOrderer),
+    ] {
+        assert_eq!(chain(&format!("blockchain, profile: {name}")), Ok(profile));
+    }
     assert!(chain("blockchain, profile: bitcoin").unwrap_err().contains("cometbft"));
     let rungs = |quiesce: &str| {
         from(&format!("{head}  - {{ component: x, name: x, path: /x, kind: {quiesce} }}\n"), &[])

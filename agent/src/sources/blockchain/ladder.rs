@@ -23,7 +23,7 @@ use super::containers::PausedContainers;
 use super::hold::{HeldFolder, Hold, is_file, names};
 use super::look::{self, Looked, Part, Profile};
 use super::pause::{Paused, Watched};
-use super::{Held, HoldError, Way, bracket, copies, freezer};
+use super::{Held, HoldError, Way, appended, bracket, copies, freezer};
 use crate::steps::Step;
 
 /// How a node's folder may be held.
@@ -192,8 +192,13 @@ impl Ladder<'_> {
     ) -> Result<(Hold, Held, Duration), HoldError> {
         let (hold, parts) = self.prepare()?;
         // What can be done before takes none of their time.
-        for ready in parts.iter().filter(|ready| ready.part == Part::Store) {
-            bracket::warm(&ready.live, &ready.held).map_err(HoldError::io("a store cannot be linked"))?;
+        for Ready { part, live, held, .. } in &parts {
+            match part {
+                Part::Store => bracket::warm(live, held),
+                Part::Blocks | Part::Raft => appended::warm(live, held),
+                Part::Freezer | Part::Files | Part::Snapshots => Ok(()),
+            }
+            .map_err(HoldError::io("a part of it cannot be linked"))?;
         }
         steps::reach(Step::HoldLinked);
         let failed = || HoldError::io("its files cannot be looked at");
@@ -221,6 +226,8 @@ impl Ladder<'_> {
         let is_held = |part: Part| match part {
             Part::Store => true,
             Part::Freezer => profile == Profile::Geth,
+            Part::Blocks => profile.is_fabric(),
+            Part::Snapshots | Part::Raft => profile == Profile::FabricOrderer,
             Part::Files => profile == Profile::Cometbft,
         };
         let mut parts = Vec::new();
@@ -232,7 +239,8 @@ impl Ladder<'_> {
         }
         steps::reach(Step::HoldBegun);
         // Stores before freezers: a block is in the freezer before it goes from the store, so that what is held
-        // later may have more and never less. Indexes before data, for the same reason.
+        // later may have more and never less. Indexes before data, for the same reason. Fabric's blocks after its
+        // indexes and states, which it fills up from them, and Raft's log last: a block comes from there.
         parts.sort_by_key(|ready| ready.part);
         Ok((hold, parts))
     }
@@ -247,7 +255,10 @@ impl Ladder<'_> {
                 Part::Freezer => {
                     freezer::hold(live, held).map_err(HoldError::io("a freezer cannot be held"))?;
                 }
-                Part::Files => {
+                Part::Blocks | Part::Raft => {
+                    appended::hold(live, held).map_err(HoldError::io("blocks or a log cannot be held"))?;
+                }
+                Part::Files | Part::Snapshots => {
                     copies::hold(live, held).map_err(HoldError::io("its files cannot be copied"))?;
                 }
             }
@@ -268,12 +279,22 @@ fn held(parts: Vec<Ready>) -> Held {
     Arc::new(parts.into_iter().map(|ready| (ready.path, HeldFolder::Open(Arc::new(ready.held)))).collect())
 }
 
-/// What is open for writing at whoever writes: tables of a store are written once, and that is long over.
+/// What is open for writing at whoever writes: tables of a store are written once, and that is long over, as it is
+/// for all files of blocks but the last.
 fn watched(parts: &[Ready]) -> io::Result<Watched> {
     let mut watched = Watched::default();
     for Ready { live, part, .. } in parts {
-        for name in names(live.as_fd())? {
-            if !(*part == Part::Store && bracket::is_table(&name)) {
+        let names = names(live.as_fd())?;
+        let last = appended::last(&names).map(ToOwned::to_owned);
+        for name in names {
+            let is_over = match part {
+                Part::Store => bracket::is_table(&name),
+                Part::Blocks | Part::Raft => {
+                    appended::is_one(&name) && last.as_ref().is_some_and(|last| *last != name)
+                }
+                Part::Freezer | Part::Files | Part::Snapshots => false,
+            };
+            if !is_over {
                 watched.add(live, &name)?;
             }
         }

@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::super::files::STAGING_PREFIX;
-use super::hold::names;
+use super::hold::{is_file, names};
 
 /// Deeper there is no store of any node.
 const MAX_DEPTH: usize = 12;
@@ -37,6 +37,14 @@ pub enum Profile {
     Leveldb,
     /// Pebble folders.
     Pebble,
+    /// RocksDB folders.
+    Rocksdb,
+    /// A peer of Hyperledger Fabric: indexes and states in LevelDB, blocks in files.
+    #[serde(rename = "fabric-peer")]
+    FabricPeer,
+    /// An orderer of Hyperledger Fabric: the same, and Raft's log and snapshots.
+    #[serde(rename = "fabric-orderer")]
+    FabricOrderer,
     /// Files of no known structure.
     Plain,
 }
@@ -45,6 +53,16 @@ impl Profile {
     /// False if the folder is read as it is.
     pub(super) fn holds_anything(self) -> bool {
         self != Profile::Plain
+    }
+
+    /// True if blocks lie in files that are appended to.
+    pub(super) fn is_fabric(self) -> bool {
+        matches!(self, Profile::FabricPeer | Profile::FabricOrderer)
+    }
+
+    /// True if no engine has opened what a backup of it gives.
+    pub(super) fn is_untested(self) -> bool {
+        self == Profile::Rocksdb || self.is_fabric()
     }
 }
 
@@ -56,6 +74,9 @@ impl std::fmt::Display for Profile {
             Profile::Cometbft => "cometbft",
             Profile::Leveldb => "leveldb",
             Profile::Pebble => "pebble",
+            Profile::Rocksdb => "rocksdb",
+            Profile::FabricPeer => "fabric-peer",
+            Profile::FabricOrderer => "fabric-orderer",
             Profile::Plain => "plain",
         })
     }
@@ -64,10 +85,16 @@ impl std::fmt::Display for Profile {
 /// A folder whose files have to fit together, in the order in which they are held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::sources) enum Part {
-    /// Of LevelDB or Pebble.
+    /// Of LevelDB, Pebble or RocksDB.
     Store,
     /// Of geth's freezer.
     Freezer,
+    /// Of Fabric's files of blocks.
+    Blocks,
+    /// Of Raft's snapshots: its log names each before it is written.
+    Snapshots,
+    /// Of Raft's log: a block is there before it is in the files of blocks.
+    Raft,
     /// Of files that belong to the same moment: CometBFT's log, the state of its signer.
     Files,
 }
@@ -81,6 +108,8 @@ pub(in crate::sources) struct Looked {
     /// Validators' keys.
     pub(super) keys: Vec<EntryPath>,
     has_options: bool,
+    /// A store has a file that RocksDB alone makes.
+    has_identity: bool,
 }
 
 impl Looked {
@@ -90,6 +119,9 @@ impl Looked {
         match wanted {
             Profile::Auto if !self.signers.is_empty() => Profile::Cometbft,
             Profile::Auto if has(Part::Freezer) => Profile::Geth,
+            Profile::Auto if has(Part::Blocks) && has(Part::Raft) => Profile::FabricOrderer,
+            Profile::Auto if has(Part::Blocks) && has(Part::Store) => Profile::FabricPeer,
+            Profile::Auto if has(Part::Store) && self.has_identity => Profile::Rocksdb,
             Profile::Auto if has(Part::Store) && self.has_options => Profile::Pebble,
             Profile::Auto if has(Part::Store) => Profile::Leveldb,
             Profile::Auto => Profile::Plain,
@@ -102,14 +134,14 @@ impl Looked {
     pub(super) fn is_one_moment(&self, wanted: Profile) -> bool {
         let stores = self.parts.values().filter(|part| **part == Part::Store).count();
         match self.profile(wanted) {
-            Profile::Cometbft => false,
+            Profile::Cometbft | Profile::FabricPeer | Profile::FabricOrderer => false,
             Profile::Geth => true,
             _ => wanted != Profile::Auto || stores < 2,
         }
     }
 }
 
-/// True if the open folder is a store of LevelDB or Pebble.
+/// True if the open folder is a store of LevelDB, Pebble or RocksDB.
 pub(in crate::sources) fn is_store(folder: &OwnedFd) -> io::Result<bool> {
     let (mut is_named, mut lists) = (false, false);
     for name in names(folder.as_fd())? {
@@ -136,11 +168,14 @@ pub(super) fn look(root: &OwnedFd) -> io::Result<Looked> {
             other => other?,
         };
         let (mut is_named, mut lists, mut has_index) = (false, false, false);
+        let (mut has_identity, mut has_blocks, mut has_raft, mut has_snapshots) =
+            (false, false, false, false);
         let mut has_files = path.name() == Some(b"cs.wal");
         for name in names(folder.as_fd())? {
             let bytes = name.to_bytes();
             match bytes {
                 b"CURRENT" => is_named = true,
+                b"IDENTITY" => has_identity = true,
                 b"priv_validator_state.json" => {
                     has_files = true;
                     if !is_copy(&path) && looked.signers.len() < MAX_SIGNERS {
@@ -154,6 +189,9 @@ pub(super) fn look(root: &OwnedFd) -> io::Result<Looked> {
                 _ if bytes.starts_with(b"MANIFEST-") => lists = true,
                 _ if bytes.starts_with(b"OPTIONS-") => looked.has_options = true,
                 _ if bytes.ends_with(b".cidx") || bytes.ends_with(b".ridx") => has_index = true,
+                _ if is_blocks(bytes) && is_file(&folder, &name) => has_blocks = true,
+                _ if is_raft_log(bytes) && is_file(&folder, &name) => has_raft = true,
+                _ if bytes.ends_with(b".snap") && is_file(&folder, &name) => has_snapshots = true,
                 _ if bytes.contains(&b'.') && !may_be_folder(bytes) => {}
                 _ if bytes.starts_with(STAGING_PREFIX.as_bytes()) => {}
                 _ if depth < MAX_DEPTH && is_folder(&folder, &name) => {
@@ -163,9 +201,16 @@ pub(super) fn look(root: &OwnedFd) -> io::Result<Looked> {
             }
         }
         if is_named && lists {
+            looked.has_identity |= has_identity;
             looked.parts.insert(path, Part::Store);
         } else if has_index {
             looked.parts.insert(path, Part::Freezer);
+        } else if has_blocks {
+            looked.parts.insert(path, Part::Blocks);
+        } else if has_raft {
+            looked.parts.insert(path, Part::Raft);
+        } else if has_snapshots {
+            looked.parts.insert(path, Part::Snapshots);
         } else if has_files {
             looked.parts.insert(path, Part::Files);
         }
@@ -176,6 +221,18 @@ pub(super) fn look(root: &OwnedFd) -> io::Result<Looked> {
 /// True below what cosmovisor has copied before an upgrade: it is nobody's state.
 fn is_copy(path: &EntryPath) -> bool {
     path.names().any(|name| name.starts_with(b"data-backup-"))
+}
+
+/// True for a file of Fabric's blocks: `blockfile_000012`.
+fn is_blocks(name: &[u8]) -> bool {
+    let number = name.strip_prefix(b"blockfile_");
+    number.is_some_and(|number| !number.is_empty() && number.iter().all(u8::is_ascii_digit))
+}
+
+/// True for a file of Raft's log: `0000000000000001-000000000000002a.wal`.
+fn is_raft_log(name: &[u8]) -> bool {
+    let number = name.strip_suffix(b".wal").filter(|number| number.len() >= 16);
+    number.is_some_and(|number| number.iter().all(|byte| byte.is_ascii_hexdigit() || *byte == b'-'))
 }
 
 /// False for the files that stores have by the hundred thousand: they are not asked what they are.
@@ -235,7 +292,42 @@ mod tests {
         assert_eq!(looked_at(&level).profile(Profile::Auto), Profile::Leveldb);
         let several = looked_at(&["a/CURRENT", "a/MANIFEST-000001", "b/CURRENT", "b/MANIFEST-000001"]);
         assert!(!several.is_one_moment(Profile::Auto) && several.is_one_moment(Profile::Leveldb));
+        let rocks = ["db/CURRENT", "db/MANIFEST-000004", "db/OPTIONS-000007", "db/IDENTITY"];
+        assert_eq!(looked_at(&rocks).profile(Profile::Auto), Profile::Rocksdb);
         // A name alone makes no store.
         assert_eq!(looked_at(&["CURRENT", "blocks/1"]).profile(Profile::Auto), Profile::Plain);
+    }
+
+    #[test]
+    fn a_peer_and_an_orderer_of_fabric_are_known_and_are_of_one_moment() {
+        let peer = [
+            "ledgersData/chains/index/CURRENT",
+            "ledgersData/chains/index/MANIFEST-000001",
+            "ledgersData/chains/chains/main/blockfile_000000",
+            "ledgersData/pvtdataStore/CURRENT",
+            "ledgersData/pvtdataStore/MANIFEST-000001",
+        ];
+        let peer = looked_at(&peer);
+        assert_eq!(peer.profile(Profile::Auto), Profile::FabricPeer);
+        let orderer = looked_at(&[
+            "index/CURRENT",
+            "index/MANIFEST-000001",
+            "chains/main/blockfile_000000",
+            "etcdraft/wal/main/0000000000000000-0000000000000000.wal",
+            "etcdraft/snapshot/main/0000000000000002-0000000000000005.snap",
+        ]);
+        assert_eq!(orderer.profile(Profile::Auto), Profile::FabricOrderer);
+        // Raft's log names a snapshot before that is written, and has a block before the files of blocks have it.
+        let mut parts: Vec<_> = orderer.parts.values().copied().collect();
+        parts.sort_unstable();
+        assert_eq!(parts, [Part::Store, Part::Blocks, Part::Snapshots, Part::Raft]);
+        for (looked, wanted) in [(&peer, Profile::FabricPeer), (&orderer, Profile::FabricOrderer)] {
+            assert!(!looked.is_one_moment(Profile::Auto) && !looked.is_one_moment(wanted));
+            let name = serde_json::to_value(wanted).expect("JSON");
+            assert_eq!(name, wanted.to_string());
+        }
+        // Names that only look like theirs.
+        let plain = looked_at(&["blockfile_", "blockfile_1x", "chain.wal", "blocks/blockfile_000000"]);
+        assert_eq!(plain.profile(Profile::Auto), Profile::Plain);
     }
 }

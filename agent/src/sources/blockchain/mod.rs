@@ -1,6 +1,6 @@
 //! The blockchain source: a node's folder, whose stores are held while they are read.
 //!
-//! The stores of a node (LevelDB, Pebble) make and remove files all the time, and a copy that takes them one
+//! The stores of a node (LevelDB, Pebble, RocksDB) make and remove files all the time, and a copy that takes them one
 //! after the other is of no use. So what must fit together is held first: tables by hard links, what changes
 //! in place by copies, all in a folder of its own on the same mount, until nothing moved between two looks.
 //! That takes milliseconds and stops no writer. Where several stores must be of one moment and something always
@@ -11,6 +11,7 @@
 //! those are gone when the source is dropped, or at the agent's next start; who was paused goes on before the
 //! first byte is read. What could not be held is told, and no more is claimed of it than that it was read.
 
+mod appended;
 mod bracket;
 mod containers;
 mod copies;
@@ -51,6 +52,11 @@ const GOES_BACK: &str = "if geth ran in its default mode while this was read, it
                          back to the last state that was on the disk, and makes or fetches the later blocks anew; not \
                          with --gcmode archive, nor if it was stopped before";
 
+/// What a manifest says of a profile that no engine of ours has opened.
+const UNTESTED: &str = "untested: no engine has ever opened a restore of this profile; it was taken by the rules that are \
+                        known of its files. Try a restore before you rely on it, and for a copy that asks for no trust \
+                        stop the node by hooks";
+
 /// Folders whose files are read from where they are held.
 pub(crate) type Held = Arc<BTreeMap<EntryPath, HeldFolder>>;
 
@@ -58,7 +64,7 @@ pub(crate) type Held = Arc<BTreeMap<EntryPath, HeldFolder>>;
 pub(crate) struct ChainSource {
     files: FilesSource,
     quiesce: Option<Quiesce>,
-    is_geth: bool,
+    profile: Profile,
     /// The one file that says how far a validator has signed, and what it said before all was read.
     signer: Option<(PathBuf, Option<Signed>)>,
     /// The one key that lies there.
@@ -99,9 +105,10 @@ impl Source for ChainSource {
     }
 
     fn remarks(&self) -> Vec<String> {
-        let geth = self.is_geth.then_some(GOES_BACK);
+        let geth = (self.profile == Profile::Geth).then_some(GOES_BACK);
+        let untested = self.profile.is_untested().then(|| format!("profile {}, {UNTESTED}", self.profile));
         let several = self.has_several_signers.then_some(SEVERAL);
-        geth.into_iter().chain(several).map(str::to_owned).collect()
+        geth.into_iter().chain(several).map(str::to_owned).chain(untested).collect()
     }
 
     /// As it is now, or was before: no less than what was archived, also of a node that was set up anew meanwhile.
@@ -154,8 +161,8 @@ impl ChainSource {
             }
             _ => None,
         };
-        let (is_geth, has_several_signers) = (profile == Profile::Geth, looked.signers.len() > 1);
-        Ok(Self { files, quiesce, is_geth, signer, key, has_several_signers, _hold: hold })
+        let has_several_signers = looked.signers.len() > 1;
+        Ok(Self { files, quiesce, profile, signer, key, has_several_signers, _hold: hold })
     }
 }
 
