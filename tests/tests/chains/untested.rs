@@ -149,7 +149,10 @@ fn a_peers_blocks_and_indexes_that_are_written_all_the_time_are_of_one_moment() 
     for backup in 0..2 {
         let job = system.run(&["backup"]);
         assert_eq!(job["parts"][0]["problems"], serde_json::json!([]), "backup {backup}");
-        assert_eq!((consistency(&system), &quiesce(&system)["by"]), ("quiesced".into(), &"pause".into()));
+        // Where writers get no time for a while, a bracket succeeds: that is one moment, too.
+        let how = (consistency(&system), quiesce(&system)["by"].clone());
+        let ways = [("quiesced", "pause"), ("bracketed", "bracket")];
+        assert!(ways.iter().any(|way| how == (way.0.into(), way.1.into())), "backup {backup}: {how:?}");
         is_told_untested(&system, "fabric-peer");
         let there = restored(&system, &scratch).join("ledgersData/chains");
         index.check(&there.join("index")).unwrap_or_else(|why| panic!("backup {backup}: {why}"));
