@@ -282,6 +282,18 @@ fn what_is_never_moved_is_in_the_way_wherever_it_lies() {
     }
     fs::remove_dir_all(root.join("new")).expect("removed");
 
+    // Where the agent sees its state elsewhere than here, as a container's volume.
+    let volume = root.join("a/volumes/state");
+    write(root, &[("a/volumes/state/key", "of the agent")]);
+    let seen = tempfile::tempdir().expect("a folder");
+    let mounted = Mounted::by(seen.path(), &["--bind", volume.to_str().expect("text")]);
+    for pattern in ["volumes/", "state/", "*.tmp"] {
+        let rules = || leaving_out(&[pattern]).leave_out(seen.path());
+        told(&rules, pattern, "a/volumes/state is, or holds, the agent's own state");
+    }
+    drop(mounted);
+    fs::remove_dir_all(root.join("a/volumes")).expect("removed");
+
     // What is mounted there is in no backup.
     let uploads = root.join("a/deep/up loads");
     fs::create_dir_all(&uploads).expect("made");
@@ -609,6 +621,9 @@ fn a_folder_in_which_nobody_may_write_takes_nothing_along() {
         for path in ["", "mine", "all"] {
             std::os::unix::fs::chown(place.join(path), Some(65_534), Some(65_534)).expect("given");
         }
+        let own = folder.path().join("own");
+        fs::create_dir(&own).expect("made");
+        std::os::unix::fs::chown(&own, Some(65_534), Some(65_534)).expect("given");
         let status = Command::new("setpriv")
             .args([
                 "--reuid=65534",
@@ -620,6 +635,7 @@ fn a_folder_in_which_nobody_may_write_takes_nothing_along() {
             .arg(test)
             .args(["--exact", "a_folder_in_which_nobody_may_write_takes_nothing_along", "--nocapture"])
             .env(AS_NOBODY, &place)
+            .env("TMPDIR", &own)
             .status()
             .expect("setpriv runs");
         assert!(status.success(), "as a user who is not root");

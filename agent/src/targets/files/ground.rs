@@ -147,10 +147,15 @@ fn new_folder(path: &Path) -> Result<Ground, RestoreError> {
 pub(super) fn may_be_mount_point(folder: impl std::os::fd::AsFd, name: &[u8]) -> bool {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     let told = rustix::fs::statx(folder, name, flags, StatxFlags::empty());
-    told.map_or(true, |stat| {
-        !stat.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT)
-            || stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)
-    })
+    match told {
+        Ok(stat) => {
+            !stat.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT)
+                || stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)
+        }
+        // Something else was mounted over the way to it.
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => false,
+        Err(_) => true,
+    }
 }
 
 /// True if something is mounted on `name`. A kernel that cannot say so has it found out by the rename.

@@ -71,7 +71,8 @@ impl<'a> Search<'a> {
         if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
             return Ok(());
         }
-        if self.rules.is_some_and(|rules| rules.is_own(&stat) || rules.is_above_own(&stat)) {
+        let has_own = self.rules.is_some_and(|rules| rules.is_own(&stat) || rules.is_above_own(&stat));
+        if has_own {
             tell(path.clone(), Found::Immovable(Immovable::OwnState));
         }
         for below in self.mounts.below(shown) {
@@ -79,7 +80,7 @@ impl<'a> Search<'a> {
                 tell(mount, Found::Immovable(Immovable::Mount));
             }
         }
-        repositories((folder, name), path, tell)
+        within((folder, name), path, self.rules.filter(|_| !has_own), tell)
     }
 }
 
@@ -103,10 +104,17 @@ fn mounted_at((folder, name): (&OwnedFd, &[u8]), path: &EntryPath, below: &Path)
     }
 }
 
-/// Tells of the repositories in the folder `name`. Only folders are opened.
-fn repositories((folder, name): (&OwnedFd, &[u8]), path: &EntryPath, tell: Tell<'_>) -> io::Result<()> {
+/// Tells of the repositories in the folder `name`, and of the agent's own state, which may lie there by another path than
+/// the agent's: it may be mounted where that sees it. Only folders are opened.
+fn within(
+    (folder, name): (&OwnedFd, &[u8]),
+    path: &EntryPath,
+    rules: Option<&Rules>,
+    tell: Tell<'_>,
+) -> io::Result<()> {
     let mut levels: Vec<(EntryPath, Dir)> = Vec::new();
-    levels.extend(enter(open_folder(folder, name), path.clone(), tell)?);
+    // The entry itself was looked at.
+    levels.extend(enter(open_folder(folder, name), path.clone(), None, tell)?);
     while let Some((at, names)) = levels.last_mut() {
         let entry = match names.read() {
             Some(Ok(entry)) => entry,
@@ -130,7 +138,7 @@ fn repositories((folder, name): (&OwnedFd, &[u8]), path: &EntryPath, tell: Tell<
             _ => false,
         };
         if is_folder {
-            let below = enter(open_folder(folder, name), path, tell)?;
+            let below = enter(open_folder(folder, name), path, rules, tell)?;
             levels.extend(below);
         }
     }
@@ -141,11 +149,19 @@ fn repositories((folder, name): (&OwnedFd, &[u8]), path: &EntryPath, tell: Tell<
 fn enter(
     opened: io::Result<OwnedFd>,
     path: EntryPath,
+    rules: Option<&Rules>,
     tell: Tell<'_>,
 ) -> io::Result<Option<(EntryPath, Dir)>> {
     let listed = match opened {
         Ok(folder) if is_repository(folder.as_fd()) => {
             tell(path, Found::Immovable(Immovable::Repository));
+            return Ok(None);
+        }
+        Ok(folder)
+            if rules
+                .is_some_and(|rules| rustix::fs::fstat(&folder).is_ok_and(|stat| rules.is_own(&stat))) =>
+        {
+            tell(path, Found::Immovable(Immovable::OwnState));
             return Ok(None);
         }
         Ok(folder) => Dir::new(folder).map_err(io::Error::from),
