@@ -96,7 +96,7 @@ impl Work<'_> {
         Ok(self.start_all(hold).await.map_err(NotUp::Unhealthy))
     }
 
-    /// It is restored, and nothing is started beside a restore pod that does not go: [`keep`] tries on.
+    /// It is restored, and nothing is started beside a restore pod that does not go: [`super::keep`] tries on.
     async fn wait_on(&self, mut hold: Hold, cause: &str) -> Result<TaskEnd, CatalogError> {
         let stopped = all_told(&hold.stopped);
         let reason = format!(
