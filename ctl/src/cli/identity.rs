@@ -2,7 +2,8 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{Output, length, seconds};
+use super::Output;
+use super::values::{length, seconds};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Token {

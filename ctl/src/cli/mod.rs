@@ -2,14 +2,18 @@
 //!
 //! Must stay true: a verb or flag stands here only when it works in this release.
 
+mod agent;
 mod alert;
+mod contents;
 mod health;
 mod help;
 mod identity;
 pub(crate) mod repository;
+mod restore;
 mod retention;
 mod schedule;
 mod signer;
+mod values;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -17,12 +21,16 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::access::Hidden;
+pub(crate) use agent::Agent;
 pub(crate) use alert::Alert;
+pub(crate) use contents::{Export, ExportFormat, Import, Ls};
 pub(crate) use health::{Bundle, Debug, Doctor};
 pub(crate) use identity::{Audit, Role, Since, Token};
+pub(crate) use restore::{HowToRestore, Restore, Undo};
 pub(crate) use retention::{Clearing, Pin, Prune, Retention, Rules, Unpin};
 pub(crate) use schedule::{Named, Run, Schedule, Set};
 pub(crate) use signer::Signer;
+use values::{backup_name, read_size};
 
 /// Back up, verify and restore the data of NeuraShield.
 #[derive(Debug, Parser)]
@@ -332,210 +340,6 @@ pub(crate) enum Depth {
     Opened,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct Restore {
-    /// Which backup, or `latest`: the newest that holds every asked component complete
-    #[arg(long, value_name = "T")]
-    #[arg(value_parser = backup_name)]
-    pub(crate) timestamp: String,
-    /// Only these components [default: all]
-    #[arg(long, value_name = "A,B", value_delimiter = ',')]
-    pub(crate) components: Vec<String>,
-    /// Only entries whose path in the component matches one of these
-    #[arg(long, value_name = "GLOB", num_args = 1..)]
-    pub(crate) path: Vec<String>,
-    /// Of databases only these, or these collections; `*` stands for any letters. Of a cluster only these objects, or
-    /// this key of one: `[NAMESPACE/]KIND/NAME[:KEY]`
-    #[arg(long, value_name = "DB[.COLL]|KIND/NAME", num_args = 1.., conflicts_with = "to")]
-    pub(crate) include: Vec<String>,
-    /// A database or a collection under another name; with no --include, nothing else is restored
-    #[arg(long, value_name = "OLD=NEW", num_args = 1.., conflicts_with = "to")]
-    pub(crate) rename: Vec<String>,
-    /// Remove the collections of restored databases that the backup does not have
-    #[arg(long, conflicts_with = "to")]
-    pub(crate) drop_others: bool,
-    /// Objects of a Kubernetes cluster into this namespace instead of each into its own
-    #[arg(long, value_name = "NS", default_value = "", hide_default_value = true, conflicts_with = "to")]
-    pub(crate) to_namespace: String,
-    /// Into this folder on the agent's machine instead of in place; it must be new or empty
-    #[arg(long, value_name = "FOLDER")]
-    pub(crate) to: Option<PathBuf>,
-    /// Up to which height the chain's validator has signed: look up the newest height of its network. What is
-    /// restored says no less, so that it signs no height twice
-    #[arg(long, value_name = "HEIGHT")]
-    pub(crate) signer_height: Option<u64>,
-    /// The keys of a chain's node and its accounts (nodekey, node_key.json, jwtsecret, keystore/) come along into another
-    /// folder, too; that of a validator only with --signer-height, or named by --path
-    #[arg(long)]
-    pub(crate) with_keys: bool,
-    /// On this agent instead of the one that serves the data
-    #[arg(long, value_name = "AGENT", default_value = "", hide_default_value = true)]
-    pub(crate) to_agent: String,
-    #[command(flatten)]
-    pub(crate) how: HowToRestore,
-}
-
-/// Takes a restore back.
-#[derive(Debug, Args)]
-pub(crate) struct Undo {
-    /// The restore's job
-    #[arg(value_name = "RESTORE")]
-    pub(crate) job: String,
-    #[command(flatten)]
-    pub(crate) how: HowToRestore,
-}
-
-/// What a restore and its undoing have in common.
-#[derive(Debug, Args)]
-pub(crate) struct HowToRestore {
-    /// Leave out what gives somebody rights: setuid, setgid, devices, capabilities, security attributes
-    #[arg(long)]
-    pub(crate) no_privileges: bool,
-    /// Take fields of objects over that another manager has set in the cluster
-    #[arg(long)]
-    pub(crate) force_conflicts: bool,
-    /// Do not back up what is replaced: it cannot be taken back later
-    #[arg(long)]
-    pub(crate) no_safety_backup: bool,
-    /// Although the backup is incomplete or was found damaged
-    #[arg(long)]
-    pub(crate) accept_doubts: bool,
-    /// Show what would be done, and do nothing
-    #[arg(long)]
-    pub(crate) plan: bool,
-    /// Do not ask
-    #[arg(short, long, conflicts_with = "plan")]
-    pub(crate) yes: bool,
-    /// Print the job's id and leave; the restore goes on
-    #[arg(long, conflicts_with = "plan")]
-    pub(crate) detach: bool,
-    #[command(flatten)]
-    pub(crate) request: Request,
-    #[command(flatten)]
-    pub(crate) output: Output,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Ls {
-    /// A backup's timestamp, or `latest`
-    #[arg(value_parser = backup_name)]
-    pub(crate) timestamp: String,
-    /// A component, or `component/source` where it has several
-    pub(crate) component: String,
-    /// A folder in the component [default: its root]
-    #[arg(default_value = "", hide_default_value = true)]
-    pub(crate) path: String,
-    /// All that is below, too
-    #[arg(short = 'R', long)]
-    pub(crate) recursive: bool,
-    #[command(flatten)]
-    pub(crate) output: Output,
-}
-
-/// What is imported.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Import {
-    /// What mongodump has written, as a backup of the component whose server it is of
-    Mongodump {
-        /// The folder, an absolute path at the agent that serves the component, below its `imports`
-        #[arg(value_name = "DIR", required_unless_present = "archive")]
-        folder: Option<PathBuf>,
-        /// Instead of a folder: the file that `mongodump --archive` has written, likewise
-        #[arg(long, value_name = "FILE", conflicts_with = "folder")]
-        archive: Option<PathBuf>,
-        /// The component; may be left out where there is only one server
-        #[arg(long)]
-        component: Option<String>,
-        /// Keep the backup until it is unpinned, for this reason
-        #[arg(long, value_name = "REASON")]
-        pin: Option<String>,
-        /// Print the job's id and leave; the backup goes on
-        #[arg(long)]
-        detach: bool,
-        #[command(flatten)]
-        request: Request,
-        #[command(flatten)]
-        output: Output,
-    },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Export {
-    /// A backup's timestamp, or `latest`
-    #[arg(value_parser = backup_name)]
-    pub(crate) timestamp: String,
-    /// A component, or `component/source` where it has several
-    pub(crate) component: String,
-    /// The file or the folder to write; it must not exist. `-` is stdout
-    #[arg(short, long = "output", value_name = "FILE")]
-    pub(crate) output: PathBuf,
-    /// Of a chain's folder: with the keys of the node, its accounts and its validator
-    #[arg(long)]
-    pub(crate) with_keys: bool,
-    /// As what
-    #[arg(long, value_enum, default_value = "tar")]
-    pub(crate) format: ExportFormat,
-}
-
-/// What an archive becomes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ExportFormat {
-    /// A tar file
-    Tar,
-    /// Of an IPFS node: the CAR that `ipfs dag import` reads
-    Car,
-    /// Of a MongoDB server: the folder that `mongorestore --dir` reads
-    Mongodump,
-    /// Of a MongoDB server: the stream that `mongorestore --archive` reads
-    MongodumpArchive,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Agent {
-    /// List the agents and what they serve
-    List(Output),
-    /// Make a token with which one agent can join, once, or a join key for several
-    Invite {
-        /// What people will call the agent; of a join key a pattern, e.g. 'node-*'
-        #[arg(long, default_value = "", hide_default_value = true)]
-        name: String,
-        /// How long it can be used: 30m, 1h, 2d
-        #[arg(long = "expires", alias = "valid", value_name = "TIME", default_value = "1h")]
-        #[arg(value_parser = valid_seconds)]
-        valid: u32,
-        /// A join key: as many agents can join with it as --uses says
-        #[arg(long, requires = "uses")]
-        reusable: bool,
-        /// How many agents can join with it
-        #[arg(long, value_name = "N", requires = "reusable")]
-        #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
-        uses: Option<u32>,
-        /// Who joins with it may serve these sources and no others: component/source, e.g. 'models/*'
-        #[arg(long, value_name = "PATTERN,…", value_delimiter = ',')]
-        sources: Vec<String>,
-        #[command(flatten)]
-        output: Output,
-    },
-    /// List the invitations that can still be used, or take one back
-    Invites {
-        /// Take back the invitation with this id; agents that have joined with it stay
-        #[arg(long, value_name = "ID")]
-        revoke: Option<String>,
-        #[command(flatten)]
-        output: Output,
-    },
-    /// Shut an agent out for good
-    Revoke {
-        /// The agent's id or name
-        agent: String,
-        /// Do not ask
-        #[arg(short, long)]
-        yes: bool,
-        #[command(flatten)]
-        output: Output,
-    },
-}
-
 #[derive(Debug, Subcommand)]
 pub(crate) enum Config {
     /// Check a file and the environment; say what is wrong and where
@@ -555,40 +359,6 @@ pub(crate) enum Config {
         #[command(flatten)]
         output: Output,
     },
-}
-
-/// A backup's timestamp, or `latest`. Nothing else goes further: an empty variable in a script must not
-/// become somebody's choice.
-fn backup_name(text: &str) -> Result<String, String> {
-    if text != "latest" {
-        text.parse::<::repository::names::BackupName>()
-            .map_err(|_| "not YYYYMMDD_HHMMSS (UTC) and not `latest`")?;
-    }
-    Ok(text.to_owned())
-}
-
-/// Bytes of a size like `200GiB`.
-fn read_size(text: &str) -> Result<u64, String> {
-    match text.parse::<runtime::config::Size>()?.bytes() {
-        0 => Err("nothing would be read".to_owned()),
-        bytes => Ok(bytes),
-    }
-}
-
-/// Seconds of a time like `1h` or `1h 30m`, at most 30 days.
-fn valid_seconds(text: &str) -> Result<u32, String> {
-    seconds(text, 30).ok_or_else(|| "not a time between 1m and 30d, e.g. 30m, 1h, 2d".to_owned())
-}
-
-fn seconds(text: &str, most_days: u32) -> Option<u32> {
-    let seconds = u32::try_from(length(text)?.as_secs()).ok()?;
-    (60..=most_days * 86_400).contains(&seconds).then_some(seconds)
-}
-
-fn length(text: &str) -> Option<jiff::SignedDuration> {
-    text.parse::<jiff::Span>()
-        .and_then(|span| span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()))
-        .ok()
 }
 
 impl Verb {
@@ -652,15 +422,6 @@ mod tests {
             let words = ["nsctl", "restore", "--timestamp", wrong, "--yes"];
             assert!(Cli::try_parse_from(words).is_err(), "{wrong:?}");
             assert!(Cli::try_parse_from(["nsctl", "ls", wrong, "models"]).is_err(), "{wrong:?}");
-        }
-    }
-
-    #[test]
-    fn a_token_lives_between_a_minute_and_thirty_days() {
-        assert_eq!(valid_seconds("1h 30m"), Ok(5400));
-        assert_eq!(valid_seconds("2d"), Ok(172_800));
-        for wrong in ["", "1", "5s", "31d", "-1h", "soon"] {
-            assert!(valid_seconds(wrong).is_err(), "{wrong:?}");
         }
     }
 

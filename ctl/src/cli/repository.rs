@@ -84,7 +84,7 @@ pub(crate) struct Check {
     #[command(flatten)]
     pub(crate) secret: Secret,
     /// Only this backup, or `latest` [default: all]
-    #[arg(value_parser = super::backup_name)]
+    #[arg(value_parser = super::values::backup_name)]
     pub(crate) timestamp: Option<String>,
     /// How deep to look; `opened` needs a key
     #[arg(long, value_enum, default_value_t = Depth::Hashed)]
@@ -111,7 +111,7 @@ pub(crate) struct Restore {
     pub(crate) secret: Secret,
     /// Which backup, or `latest`: the newest that holds every asked component complete
     #[arg(long, value_name = "T")]
-    #[arg(value_parser = super::backup_name)]
+    #[arg(value_parser = super::values::backup_name)]
     pub(crate) timestamp: String,
     /// Only these components [default: all]
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
@@ -164,7 +164,7 @@ pub(crate) struct Export {
     #[command(flatten)]
     pub(crate) secret: Secret,
     /// Which backup, or `latest`
-    #[arg(value_parser = super::backup_name)]
+    #[arg(value_parser = super::values::backup_name)]
     pub(crate) timestamp: String,
     /// A component, or `component/source` where it has several
     pub(crate) component: String,

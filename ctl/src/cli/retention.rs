@@ -3,7 +3,8 @@
 use clap::{Args, Subcommand};
 use proto::v1;
 
-use super::{Output, Request, backup_name, help, length};
+use super::values::{backup_name, length};
+use super::{Output, Request, help};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Retention {

@@ -2,7 +2,8 @@
 
 use clap::{Args, Subcommand};
 
-use super::{Depth, Output, Request, help, length};
+use super::values::length;
+use super::{Depth, Output, Request, help};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Schedule {
