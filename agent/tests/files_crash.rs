@@ -80,14 +80,9 @@ impl Case {
     fn request(&self) -> RestoreRequest {
         let place = (self.place)(&self.base());
         RestoreRequest {
-            restore_id: "crash".into(),
-            place,
             selection: self.selection.clone(),
-            keeps_older: false,
             stays: self.stays.clone(),
-            signer_height: None,
-            signer_seen: None,
-            leaves_keys: false,
+            ..request("crash", place)
         }
     }
 
@@ -236,16 +231,7 @@ fn what_a_program_wrote_after_the_crash_is_kept_beside_the_new_state() {
     let archive = Archive::of(root);
     write(root, &[("data", "now")]);
     let place = Place::InPlace { root: root.to_owned() };
-    let request = RestoreRequest {
-        restore_id: "x".into(),
-        place,
-        selection: Selection::Whole,
-        keeps_older: false,
-        stays: None,
-        signer_height: None,
-        signer_seen: None,
-        leaves_keys: false,
-    };
+    let request = request("x", place);
     let killed = KilledAtRename { renames: Default::default(), at: 1 };
     let error = archive.restore_with(&request, &killed).expect_err("killed");
     assert!(matches!(error, RestoreError::Interrupted { .. }), "{error:?}");
@@ -266,16 +252,7 @@ fn a_second_restore_ends_the_one_that_was_interrupted_first() {
     write(root, &[("a", "then"), ("b", "then")]);
     let archive = Archive::of(root);
     write(root, &[("a", "now"), ("b", "now")]);
-    let request = |id: &str| RestoreRequest {
-        restore_id: id.into(),
-        place: Place::InPlace { root: root.to_owned() },
-        selection: Selection::Whole,
-        keeps_older: false,
-        stays: None,
-        signer_height: None,
-        signer_seen: None,
-        leaves_keys: false,
-    };
+    let request = |id: &str| request(id, Place::InPlace { root: root.to_owned() });
     let killed = KilledAtRename { renames: Default::default(), at: 3 };
     archive.restore_with(&request("one"), &killed).expect_err("killed");
     let report = archive.restore(&request("two")).expect("it is restored");
@@ -297,16 +274,7 @@ fn listed_and_killed(folder: &Path, at: u64) -> bool {
     write(folder, &[("a/x", "now"), ("b/y", "now")]);
     fs::remove_file(folder.join("b/created")).expect("it goes");
     let place = Place::Listed { root: "/".into() };
-    let request = RestoreRequest {
-        restore_id: "x".into(),
-        place,
-        selection: Selection::Whole,
-        keeps_older: false,
-        stays: None,
-        signer_height: None,
-        signer_seen: None,
-        leaves_keys: false,
-    };
+    let request = request("x", place);
     let killed = KilledAtRename { renames: Default::default(), at };
     archive.restore_with(&request, &killed).is_err()
 }
@@ -331,16 +299,7 @@ fn while_the_folder_with_the_journal_is_not_mounted_those_that_serve_it_are_left
         write(&base, &[("source/other", "then")]);
         let selection = Selection::Paths(PathPatterns::new(&["other".to_owned()]).expect("patterns"));
         let place = Place::InPlace { root: base.join(SERVES) };
-        let request = RestoreRequest {
-            restore_id: "later".into(),
-            place,
-            selection,
-            keeps_older: false,
-            stays: None,
-            signer_height: None,
-            signer_seen: None,
-            leaves_keys: false,
-        };
+        let request = RestoreRequest { selection, ..request("later", place) };
         Archive::of(&base.join("source")).restore(&request).expect("another file is restored");
 
         fs::remove_dir(base.join(FIRST)).expect("it goes");

@@ -50,16 +50,7 @@ fn assert_refused(archive: &Archive) {
     let places =
         [Place::InPlace { root: root.clone() }, Place::NewFolder { path: folder.path().join("new") }];
     for place in places {
-        let request = RestoreRequest {
-            restore_id: "x".into(),
-            place,
-            selection: Selection::Whole,
-            keeps_older: false,
-            stays: None,
-            signer_height: None,
-            signer_seen: None,
-            leaves_keys: false,
-        };
+        let request = request("x", place);
         let error = archive.restore(&request).expect_err("it is refused");
         assert!(matches!(error, RestoreError::Archive { .. }), "{error:?}");
     }
@@ -170,20 +161,6 @@ fn a_staging_folder_that_others_may_write_is_not_believed() {
     assert!(folder.path().join("file").exists());
 }
 
-fn in_place(root: &Path, id: &str) -> RestoreRequest {
-    let place = Place::InPlace { root: root.to_owned() };
-    RestoreRequest {
-        restore_id: id.into(),
-        place,
-        selection: Selection::Whole,
-        keeps_older: false,
-        stays: None,
-        signer_height: None,
-        signer_seen: None,
-        leaves_keys: false,
-    }
-}
-
 #[test]
 fn more_than_the_confirmed_plan_says_is_not_restored() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -235,16 +212,7 @@ fn a_new_folder_behind_somebody_elses_link_is_refused() {
         return;
     }
     let place = Place::NewFolder { path: link.join("way/new") };
-    let request = RestoreRequest {
-        restore_id: "x".into(),
-        place,
-        selection: Selection::Whole,
-        keeps_older: false,
-        stays: None,
-        signer_height: None,
-        signer_seen: None,
-        leaves_keys: false,
-    };
+    let request = request("x", place);
     let error = archive(vec![("a", None)]).restore(&request).expect_err("it is refused");
     let source = std::error::Error::source(&error).expect("a cause").to_string();
     assert!(source.contains("a symbolic link of user 12345"), "{source}");
@@ -333,16 +301,7 @@ fn a_folder_that_somebody_puts_in_place_of_one_just_made_is_refused() {
     for (place, name, planted) in cases {
         fs::create_dir(&live).expect("a folder");
         fs::write(live.join("canary"), b"live").expect("a file");
-        let request = RestoreRequest {
-            restore_id: "x".into(),
-            place,
-            selection: Selection::Whole,
-            keeps_older: false,
-            stays: None,
-            signer_height: None,
-            signer_seen: None,
-            leaves_keys: false,
-        };
+        let request = request("x", place);
         let steps = PutsAnother { parent: &live, name, planted, is_done: Cell::new(false) };
         let error = archive(vec![("a", None)]).restore_with(&request, &steps).expect_err("it is refused");
         assert!(steps.is_done.get(), "{name} was exchanged");

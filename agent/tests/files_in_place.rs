@@ -9,8 +9,8 @@ use std::path::Path;
 
 use agent::sources::files::{Excludes, FilesSource};
 use agent::targets::files::{
-    NoFaults, PathPatterns, Place, RestoreError, RestoreRequest, Selection, Tools, plan, preflight, recover,
-    restore, survey, take_back_ended,
+    NoFaults, Place, RestoreError, RestoreRequest, Tools, plan, preflight, recover, restore, survey,
+    take_back_ended,
 };
 use agent::targets::{BlobError, BlobReader, CancelFlag};
 use bytes::Bytes;
@@ -18,26 +18,6 @@ use files_support::*;
 use repository::archive::entry::{EntryKind, FileContent, Pieces};
 use repository::codec::Malformed;
 use repository::ids::BlobId;
-
-fn in_place(root: &Path, id: &str) -> RestoreRequest {
-    let place = Place::InPlace { root: root.to_owned() };
-    RestoreRequest {
-        restore_id: id.into(),
-        place,
-        selection: Selection::Whole,
-        keeps_older: false,
-        stays: None,
-        signer_height: None,
-        signer_seen: None,
-        leaves_keys: false,
-    }
-}
-
-fn paths(root: &Path, id: &str, patterns: &[&str]) -> RestoreRequest {
-    let patterns: Vec<String> = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
-    let selection = Selection::Paths(PathPatterns::new(&patterns).expect("patterns"));
-    RestoreRequest { selection, ..in_place(root, id) }
-}
 
 fn write(root: &Path, files: &[(&str, &str)]) {
     for (path, text) in files {
@@ -244,16 +224,7 @@ fn listed_files_go_back_to_their_places_and_their_neighbours_stay() {
     assert_eq!(archive.problems, []);
     write(&base, &[("a/x.yaml", "now"), ("a/keep", "now"), ("b/more", "now"), ("w.yaml", "now")]);
     fs::remove_dir_all(base.join("c")).expect("it goes");
-    let request = RestoreRequest {
-        restore_id: "x".into(),
-        place: Place::Listed { root: "/".into() },
-        selection: Selection::Whole,
-        keeps_older: false,
-        stays: None,
-        signer_height: None,
-        signer_seen: None,
-        leaves_keys: false,
-    };
+    let request = request("x", Place::Listed { root: "/".into() });
     let report = archive.restore(&request).expect("it is restored");
     assert_eq!((report.overwritten, report.created, report.removed), (3, 1, 0));
     for path in ["a/x.yaml", "b/y.yaml", "c/d/z.yaml", "w.yaml"] {

@@ -17,7 +17,7 @@ use agent::targets::files::{
     Tools, plan, recover, restore, survey,
 };
 use agent::targets::{BlobReader, CancelFlag};
-use files_support::{Archive, KEY, dense, look, without_root_time};
+use files_support::{Archive, KEY, dense, look, request, without_root_time};
 use hostile_support::*;
 use repository::archive::entry::Entry;
 use repository::archive::page::decode_page;
@@ -325,16 +325,7 @@ fn generated_hostile_archives_change_nothing_outside_of_the_target() {
             ),
             false => Selection::Whole,
         };
-        let request = RestoreRequest {
-            restore_id: "r".into(),
-            place: place(&mut dice, &live),
-            selection,
-            keeps_older: false,
-            stays: None,
-            signer_height: None,
-            signer_seen: None,
-            leaves_keys: false,
-        };
+        let request = RestoreRequest { selection, ..request("r", place(&mut dice, &live)) };
         let ended = hostile.restore(&request, dice.once_in(2));
         match &ended {
             Ok(report) if report.notes.is_empty() => tally.restored += 1,
@@ -485,16 +476,7 @@ fn a_thread_that_swaps_folders_for_links_achieves_nothing() {
                 }
                 _ => (Place::InPlace { root: live.clone() }, Selection::Whole),
             };
-            let request = RestoreRequest {
-                restore_id: format!("s{round}"),
-                place,
-                selection,
-                keeps_older: false,
-                stays: None,
-                signer_height: None,
-                signer_seen: None,
-                leaves_keys: false,
-            };
+            let request = RestoreRequest { selection, ..request(&format!("s{round}"), place) };
             match archive.restore_with(&request, &Paced(&steps)) {
                 Ok(_) => good += 1,
                 Err(_) => noticed += 1,
@@ -579,16 +561,7 @@ fn a_folder_that_is_swapped_for_a_link_before_any_step_achieves_nothing() {
                     2 => (Place::NewFolder { path: space.join("way/deep/more/new") }, Selection::Whole),
                     _ => (Place::InPlace { root: live.clone() }, Selection::Whole),
                 };
-                let request = RestoreRequest {
-                    restore_id: "s".into(),
-                    place,
-                    selection,
-                    keeps_older: false,
-                    stays: None,
-                    signer_height: None,
-                    signer_seen: None,
-                    leaves_keys: false,
-                };
+                let request = RestoreRequest { selection, ..request("s", place) };
                 let to = from + 1 + from % 5;
                 let steps =
                     SwapAt { pair: &pair, from, to, steps: Cell::new(0), is_swapped: Cell::new(false) };

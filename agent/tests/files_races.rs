@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use agent::sources::ProblemKind;
 use agent::sources::files::{Excludes, FilesSource};
-use agent::targets::files::{Place, RestoreRequest, Selection};
+use agent::targets::files::Place;
 use files_support::*;
 use repository::archive::entry::EntryKind;
 use rustix::fs::{CWD, FileType, Mode};
@@ -91,16 +91,7 @@ fn a_source_that_changes_under_the_reader_is_read_to_its_end_in_order_and_nothin
             }
             let place = Place::NewFolder { path: folder.path().join(format!("copy{rounds}")) };
             let id = format!("r{rounds}");
-            let request = RestoreRequest {
-                restore_id: id,
-                place,
-                selection: Selection::Whole,
-                keeps_older: false,
-                stays: None,
-                signer_height: None,
-                signer_seen: None,
-                leaves_keys: false,
-            };
+            let request = request(&id, place);
             archive.restore(&request).expect("what was read can be restored");
             (rounds, told) = (rounds + 1, told + archive.problems.len());
         }

@@ -120,16 +120,7 @@ fn sparse(path: &Path, data_at: &[u64], size: u64) {
 
 fn into(path: PathBuf) -> RestoreRequest {
     let place = Place::NewFolder { path };
-    RestoreRequest {
-        restore_id: "test".into(),
-        place,
-        selection: Selection::Whole,
-        keeps_older: false,
-        stays: None,
-        signer_height: None,
-        signer_seen: None,
-        leaves_keys: false,
-    }
+    request("test", place)
 }
 
 #[test]
@@ -180,16 +171,7 @@ fn the_other_names_of_a_socket_are_left_out_with_it() {
     let archive = Archive::of(&root);
     for place in [Place::NewFolder { path: folder.path().join("new") }, Place::InPlace { root: root.clone() }]
     {
-        let request = RestoreRequest {
-            restore_id: "x".into(),
-            place,
-            selection: Selection::Whole,
-            keeps_older: false,
-            stays: None,
-            signer_height: None,
-            signer_seen: None,
-            leaves_keys: false,
-        };
+        let request = request("x", place);
         let report = archive.restore(&request).expect("it is restored");
         assert!(report.notes[0].contains("2 (first a)"), "{:?}", report.notes);
     }
@@ -208,16 +190,7 @@ fn a_socket_is_kept_in_the_archive_and_left_out_with_a_note() {
     let report = archive.restore(&into(folder.path().join("copy"))).expect("it is restored");
     assert_eq!(report.notes.len(), 1, "{:?}", report.notes);
     assert!(report.notes[0].contains("1 (first socket)"), "{:?}", report.notes);
-    let request = RestoreRequest {
-        restore_id: "live".into(),
-        place: Place::InPlace { root: root.clone() },
-        selection: Selection::Whole,
-        keeps_older: false,
-        stays: None,
-        signer_height: None,
-        signer_seen: None,
-        leaves_keys: false,
-    };
+    let request = request("live", Place::InPlace { root: root.clone() });
     archive.restore(&request).expect("it is restored");
     assert!(root.join("socket").symlink_metadata().is_ok(), "a live socket is not taken away");
 }

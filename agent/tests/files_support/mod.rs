@@ -3,6 +3,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test program uses its own part")]
 
+pub mod live;
+
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -14,7 +16,8 @@ use std::path::{Path, PathBuf};
 use agent::sources::files::{Excludes, FilesSource};
 use agent::sources::{Body, Content, Item, Problem, ProblemKind, ReadError, Source};
 use agent::targets::files::{
-    Allowance, NoFaults, RestoreError, RestoreReport, RestoreRequest, Steps, Tools, plan, restore, survey,
+    Allowance, NoFaults, PathPatterns, Place, RestoreError, RestoreReport, RestoreRequest, Selection, Steps,
+    Tools, plan, restore, survey,
 };
 use agent::targets::{BlobError, BlobReader, CancelFlag};
 use bytes::Bytes;
@@ -30,6 +33,32 @@ const PIECE: usize = 300_000;
 const BUNDLE: usize = 100_000;
 /// More pieces than this are listed in blobs of their own.
 const INLINE: usize = 4;
+
+/// A restore of all that an archive holds.
+pub fn request(restore_id: &str, place: Place) -> RestoreRequest {
+    RestoreRequest {
+        restore_id: restore_id.to_owned(),
+        place,
+        selection: Selection::Whole,
+        keeps_older: false,
+        stays: None,
+        signer_height: None,
+        signer_seen: None,
+        leaves_keys: false,
+    }
+}
+
+/// The same over what is live.
+pub fn in_place(root: &Path, restore_id: &str) -> RestoreRequest {
+    request(restore_id, Place::InPlace { root: root.to_owned() })
+}
+
+/// The same of what these patterns name.
+pub fn paths(root: &Path, restore_id: &str, patterns: &[&str]) -> RestoreRequest {
+    let patterns: Vec<String> = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
+    let selection = Selection::Paths(PathPatterns::new(&patterns).expect("patterns"));
+    RestoreRequest { selection, ..in_place(root, restore_id) }
+}
 
 /// A whole archive in memory.
 #[derive(Default, Clone)]
