@@ -18,7 +18,7 @@ mod import;
 mod journals;
 #[path = "mongodb/locked.rs"]
 mod locked;
-#[path = "mongodb/peer.rs"]
+#[path = "mongodb/peer/mod.rs"]
 mod peer;
 #[path = "mongodb/restore.rs"]
 mod restore;
@@ -32,6 +32,8 @@ mod stream;
 mod taken;
 #[path = "mongodb/tls.rs"]
 mod tls;
+#[path = "mongodb/unlocked.rs"]
+mod unlocked;
 #[path = "mongodb/wrong.rs"]
 mod wrong;
 
