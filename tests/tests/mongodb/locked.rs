@@ -47,11 +47,16 @@ pub(crate) fn signal(process: u32, signal: &str) {
     assert!(sent.expect("it runs").success());
 }
 
-/// Begins a backup, and returns once a collection is being read under the lock.
+/// Begins a backup, and returns once the collections are being read under the lock.
 pub(crate) fn begun_and_held(system: &System, peer: &Peer) -> String {
     peer.hold_finds(true);
     let job = system.start_job(&["backup"]);
-    wait_for("a collection to be read", 30, || peer.sequence().iter().any(|one| one == "a").then_some(()));
+    // Both: what is read ahead has a connection of its own, and a locked server may let nobody in anew.
+    let mut seen = Vec::new();
+    wait_for("both collections to be read", 30, || {
+        seen.extend(peer.sequence());
+        ["a", "b"].iter().all(|name| seen.iter().any(|one| one == name)).then_some(())
+    });
     assert_eq!((peer.locks(), records(system)), (1, 1));
     job
 }
@@ -218,6 +223,7 @@ fn whoever_dies_while_a_scripted_server_is_locked_it_is_unlocked_once_and_by_the
         let job = begun_and_held(&system, &peer);
         let agent = system.pid(Process::Agent);
         let guard = guards(agent);
+        assert_eq!(guard.len(), 1);
         // Neither sees the other's end.
         signal(agent, "STOP");
         signal(guard[0], "KILL");
@@ -291,6 +297,30 @@ fn a_scripted_server_that_is_slow_and_lets_nobody_in_while_it_is_locked_is_unloc
     assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
     assert_eq!(system.await_end(&job)["state"], "complete");
     assert_eq!((manifest(&system)["quiesce"]["by"].as_str(), records(&system)), (Some("lock"), 0));
+}
+
+#[test]
+fn a_scripted_server_that_stood_still_for_longer_than_a_driver_waits_and_lets_nobody_in_is_unlocked() {
+    let peer = Peer::start();
+    peer.be(Role::Alone);
+    // A driver that is told so asks every ten seconds whether it is there, and waits for two.
+    let system = system(&format!("{}&connectTimeoutMS=2000", uri(peer.port)), LOCK);
+    let job = begun_and_held(&system, &peer);
+    peer.let_nobody_in(true);
+    peer.freeze(true);
+    tests::pause(15_000);
+    assert_eq!((peer.locks(), records(&system)), (1, 1));
+    peer.freeze(false);
+    peer.hold_finds(false);
+    wait_for("the lock to be let go", 20, || (peer.locks() == 0).then_some(()));
+    assert_eq!(unlocks(&peer), 1);
+    // Who reads has lost its connections, and with them what it had begun to read.
+    let ended = system.await_end(&job);
+    assert_eq!((ended["state"].as_str(), records(&system)), (Some("failed"), 0), "{ended:#}");
+    assert!(ended.to_string().contains("the connection to it is lost"), "{ended:#}");
+    peer.let_nobody_in(false);
+    system.run(&["backup"]);
+    assert_eq!(manifest(&system)["quiesce"]["by"], "lock");
 }
 
 #[test]

@@ -167,6 +167,27 @@ fn a_scripted_server_that_somebody_has_unlocked_and_that_stays_locked_is_not_cal
 }
 
 #[test]
+fn what_is_read_of_a_scripted_server_after_its_time_is_up_is_not_called_quiesced_whatever_comes_of_the_unlock()
+ {
+    let peer = Peer::start();
+    peer.be(Role::Alone);
+    let system = system(&uri(peer.port), ", fsync_lock: 2s");
+    let job = begun_and_held(&system, &peer);
+    peer.at_unlock(Unlock::Late);
+    wait_for("the unlock to be sent", 15, || (unlocks(&peer) > 0).then_some(()));
+    // All is read while it is worked on, and it comes when somebody else has locked it, too: nobody can say any more
+    // who is unlocked.
+    peer.hold_finds(false);
+    tests::pause(3_000);
+    peer.lock();
+    peer.at_unlock(Unlock::Answered);
+    let ended = system.await_end(&job);
+    assert_eq!(ended["state"], "complete", "{ended:#}");
+    assert_eq!(archive(&system)["consistency"], "fuzzy", "{ended:#}");
+    assert_eq!((peer.locks(), manifest(&system)["quiesce"].is_null()), (1, true));
+}
+
+#[test]
 fn the_answer_to_an_unlock_of_a_scripted_server_is_lost_and_no_lock_of_another_is_taken() {
     let peer = Peer::start();
     peer.be(Role::Alone);

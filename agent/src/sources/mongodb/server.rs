@@ -61,6 +61,15 @@ pub(crate) struct NotInserted {
     pub(crate) document: Option<RawDocumentBuf>,
 }
 
+/// Connections that have to stay: whoever holds a lock may not be let in anew.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Kept {
+    /// So many at most.
+    pub(super) most: u32,
+    /// For so long the server is not asked whether it is there.
+    pub(super) longest: Duration,
+}
+
 /// A server that answers.
 pub(crate) struct Server {
     client: Client,
@@ -87,19 +96,19 @@ impl Server {
         Self::connect_by(uri, None, find)
     }
 
-    /// To this member alone, whatever the others are, by so many connections at most.
+    /// To this member alone, whatever the others are; by connections that are kept, if it says which.
     pub(super) fn connect_member(
         uri: &SecretSource,
         member: ServerAddress,
         find: Duration,
-        most: Option<u32>,
+        kept: Option<Kept>,
     ) -> Result<Self, SourceError> {
-        Self::connect_by(uri, Some((member, most)), find)
+        Self::connect_by(uri, Some((member, kept)), find)
     }
 
     fn connect_by(
         uri: &SecretSource,
-        member: Option<(ServerAddress, Option<u32>)>,
+        member: Option<(ServerAddress, Option<Kept>)>,
         find: Duration,
     ) -> Result<Self, SourceError> {
         let not_given = |source: Box<dyn std::error::Error + Send + Sync>| SourceError::Server {
@@ -119,14 +128,17 @@ impl Server {
         options.command_event_handler = events::handler();
         options.server_selection_timeout.get_or_insert(find);
         options.connect_timeout.get_or_insert(find);
-        if let Some((member, most)) = member {
+        if let Some((member, kept)) = member {
             options.hosts = vec![member];
             options.direct_connection = Some(true);
             options.repl_set_name = None;
             // A server that is locked may not let anybody in anew.
             options.max_idle_time = None;
-            if most.is_some() {
-                (options.min_pool_size, options.max_pool_size) = (None, most);
+            if let Some(kept) = kept {
+                (options.min_pool_size, options.max_pool_size) = (None, Some(kept.most));
+                // The driver asks the server again and again whether it is there, and closes all connections where that
+                // is not answered in time. So it asks once, for as long.
+                options.heartbeat_freq = Some(kept.longest);
             }
         }
         let (addresses, is_direct) = (options.hosts.clone(), options.direct_connection.unwrap_or_default());
@@ -172,6 +184,22 @@ impl Server {
         let database = self.client.database(database);
         let answer = async { database.run_command(command).await.map_err(|error| explain(&error)) };
         self.told(self.runtime.block_on(within_time(longest, answer)))
+    }
+
+    /// The same, if it is answered soon. Else it is waited for elsewhere, for no longer than `longest`: the driver closes a
+    /// connection whose answer nobody waits for.
+    pub(super) fn command_soon(
+        &self,
+        soon: Duration,
+        longest: Duration,
+        database: &str,
+        command: Document,
+    ) -> Result<Document, Trouble> {
+        let database = self.client.database(database);
+        let answer = async move { database.run_command(command).await.map_err(|error| explain(&error)) };
+        let asked = self.runtime.spawn(within_time(longest, answer));
+        let heard = async { asked.await.unwrap_or_else(|_| Err(Trouble::unfit("what asks it has died"))) };
+        self.runtime.block_on(within_time(soon, heard))
     }
 
     /// All documents that a command lists, as they came.

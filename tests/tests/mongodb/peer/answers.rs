@@ -76,6 +76,9 @@ impl Script {
 
     /// What it answers; nothing: the connection goes.
     pub(super) fn answer(self: &Arc<Self>, asked: &Document) -> Document {
+        while self.is_frozen.load(Ordering::SeqCst) {
+            tests::pause(20);
+        }
         let (command, of) = asked.iter().next().expect("a command");
         let database = asked.get_str("$db").unwrap_or("admin");
         let cursor = |documents: Vec<Document>| {

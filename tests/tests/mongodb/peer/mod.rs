@@ -103,6 +103,8 @@ struct Script {
     pings: AtomicU64,
     /// While it is locked, nobody is let in anew.
     lets_nobody_in: AtomicBool,
+    /// The way to it stands still.
+    is_frozen: AtomicBool,
     /// What its user may not be told of it.
     is_silent: AtomicBool,
     /// What its user may do to it; none: it has no users.
@@ -209,6 +211,11 @@ impl Peer {
     /// From now on nobody is let in anew while it is locked: a new connection waits until it is not.
     pub(crate) fn let_nobody_in(&self, lets_nobody_in: bool) {
         self.script.lets_nobody_in.store(lets_nobody_in, Ordering::SeqCst);
+    }
+
+    /// From now on nothing comes back, or no longer; nothing is lost.
+    pub(crate) fn freeze(&self, is_frozen: bool) {
+        self.script.is_frozen.store(is_frozen, Ordering::SeqCst);
     }
 
     /// From now on it does not say which process it is.

@@ -27,7 +27,7 @@ use super::member::{self, Asked, FIND_LOCKED, Is, LOOK, Seen};
 use super::record::{Owned, Stage};
 use super::release::{self, Came, Ways};
 use crate::sources::mongodb::events;
-use crate::sources::mongodb::server::{ANSWER, Server, Trouble};
+use crate::sources::mongodb::server::{ANSWER, Kept, Server, Trouble};
 
 /// The guard's hidden verb.
 const VERB: &str = "guard-lock";
@@ -39,6 +39,8 @@ const SEEN: Duration = Duration::from_secs(11);
 const PING: Duration = Duration::from_secs(10);
 /// For how long it tries to unlock.
 pub(super) const TRIES: Duration = Duration::from_secs(30 * 60);
+/// By so many connections it looks at most: a look, and what an unlock asks beside it.
+const MOST: u32 = 3;
 /// More than there are reasons to end, and looks that nobody has heard of yet.
 const TOLD: usize = 64;
 /// What it says.
@@ -50,6 +52,8 @@ pub(super) const STUCK: &str = "stuck ";
 pub(super) const SENT: &str = "sent ";
 /// No look has seen it locked of late.
 pub(super) const NOT_SEEN: &str = "has not seen it locked for a while: looks take long, or fail";
+/// Whoever reads may read on.
+pub(super) const UNASKED: &str = "lets it go before it was asked to";
 /// Why it has unlocked.
 pub(super) const ASKED: &str = "asked";
 pub(super) const LATE: &str = "late";
@@ -59,8 +63,8 @@ const SIGNAL: &str = "signal";
 enum Told {
     /// It is to be let go.
     End(&'static str),
-    /// What a look has seen.
-    Looked(Result<Seen, Trouble>),
+    /// What a look has seen that began then.
+    Looked(Instant, Result<Seen, Trouble>),
 }
 
 /// What the guard is told by its input, which no list of processes shows.
@@ -186,7 +190,10 @@ fn act(order: &Order) -> Result<(), String> {
     say(LOCKED);
     let (by, process) = (Arc::clone(&looks), order.process.clone());
     // Nobody waits for it.
-    let look = move || drop(tell.try_send(Told::Looked(member::look(&by, &process, ANSWER))));
+    let look = move || {
+        let began = Instant::now();
+        drop(tell.try_send(Told::Looked(began, member::look(&by, &process, ANSWER))));
+    };
     let by = Arc::clone(&server);
     let ping = move || {
         if let Err(trouble) = member::ping(&by) {
@@ -209,7 +216,7 @@ fn act(order: &Order) -> Result<(), String> {
 /// Connects, twice, and sees that nothing is in the way. From the return on it may be locked.
 fn ready(order: &Order, record: &mut Owned) -> Result<(Arc<Server>, Arc<Server>), String> {
     // An unlock waits for what is under way by the one connection rather than for another one.
-    let (server, looks) = (connect(order, Some(1))?, connect(order, None)?);
+    let (server, looks) = (connect(order, 1)?, connect(order, MOST)?);
     let seen = member::look(&looks, &order.process, LOOK).map_err(|trouble| trouble.to_string())?;
     match seen.is {
         Is::Free if seen.is_busy => return Err("another agent is about to lock it".to_owned()),
@@ -225,9 +232,10 @@ fn ready(order: &Order, record: &mut Owned) -> Result<(Arc<Server>, Arc<Server>)
     Ok((Arc::new(server), Arc::new(looks)))
 }
 
-fn connect(order: &Order, most: Option<u32>) -> Result<Server, String> {
+fn connect(order: &Order, most: u32) -> Result<Server, String> {
     let uri = SecretSource::Value(Secret::new(order.uri.clone()));
-    member::connect(&uri, &order.member, FIND_LOCKED, most)
+    let longest = Duration::from_millis(order.longest_ms).saturating_add(TRIES);
+    member::connect(&uri, &order.member, FIND_LOCKED, Some(Kept { most, longest }))
 }
 
 /// Does something again and again, in a thread of its own: what hangs keeps nothing else. Ends once this is dropped.
@@ -264,20 +272,22 @@ fn hold(order: &Order, (began, told): (Instant, &Receiver<Told>)) -> Result<&'st
     // It has said that it is.
     let mut seen_locked = Instant::now();
     let ends = |why, seen_locked: Instant| {
-        if seen_locked.elapsed() > SEEN {
+        if why != ASKED {
+            say(UNASKED);
+        } else if seen_locked.elapsed() > SEEN {
             say(NOT_SEEN);
         }
         Ok(why)
     };
     loop {
-        let seen = match told.recv_timeout(longest.saturating_sub(began.elapsed())) {
+        let (looked, seen) = match told.recv_timeout(longest.saturating_sub(began.elapsed())) {
             Ok(Told::End(why)) => return ends(why, seen_locked),
-            Ok(Told::Looked(seen)) => seen,
+            Ok(Told::Looked(looked, seen)) => (looked, seen),
             Err(RecvTimeoutError::Disconnected) => return ends(ASKED, seen_locked),
             Err(RecvTimeoutError::Timeout) => return ends(LATE, seen_locked),
         };
         match seen.map(|seen| seen.is) {
-            Ok(Is::Locked) => seen_locked = Instant::now(),
+            Ok(Is::Locked) => seen_locked = looked,
             Ok(Is::Free) => return Err(release::FOREIGN.to_owned()),
             Ok(Is::Another) => return Err("it was started anew".to_owned()),
             // What happens meanwhile is seen by what is counted at the end.

@@ -11,7 +11,7 @@ use mongodb::bson::{Bson, Document, doc};
 use mongodb::options::ServerAddress;
 use runtime::config::SecretSource;
 
-use crate::sources::mongodb::server::{ANSWER, NAME, Server, Trouble};
+use crate::sources::mongodb::server::{ANSWER, Kept, NAME, Server, Trouble};
 
 /// How long a member is looked for, and for how long one that may be locked: it may answer slowly.
 pub(super) const FIND: Duration = Duration::from_secs(5);
@@ -199,15 +199,15 @@ fn counts(server: &Server) -> Result<(), String> {
     told.map_err(|trouble| format!("how many unlocks it has carried out is not known ({trouble}): {MONITOR}"))
 }
 
-/// Connects to this member alone, looking for it for so long, by so many connections at most.
+/// Connects to this member alone, looking for it for so long; by connections that are kept, if it says which.
 pub(super) fn connect(
     uri: &SecretSource,
     address: &str,
     find: Duration,
-    most: Option<u32>,
+    kept: Option<Kept>,
 ) -> Result<Server, String> {
     let parsed = ServerAddress::parse(address).map_err(|_| "its address cannot be understood".to_owned())?;
-    Server::connect_member(uri, parsed, find, most).map_err(|error| proto::failure::chain(&error))
+    Server::connect_member(uri, parsed, find, kept).map_err(|error| proto::failure::chain(&error))
 }
 
 /// What it is in its set. Also where it does not know the command by its newer name.
@@ -273,7 +273,15 @@ fn operations(server: &Server, longest: Duration) -> Result<Document, Trouble> {
 /// How many unlocks it has carried out since its start. By that an unlock whose answer was lost is told from one that
 /// has not come: who has locked it is nowhere to be seen.
 pub(super) fn unlocks(server: &Server, longest: Duration) -> Result<i64, Trouble> {
-    let status = server.command_within(longest, "admin", doc! { "serverStatus": 1 })?;
+    counted(&server.command_within(longest, "admin", doc! { "serverStatus": 1 })?)
+}
+
+/// The same, if it says so soon. Later it is still heard, so that the connection stays.
+pub(super) fn unlocks_soon(server: &Server) -> Result<i64, Trouble> {
+    counted(&server.command_soon(LOOK, ANSWER, "admin", doc! { "serverStatus": 1 })?)
+}
+
+fn counted(status: &Document) -> Result<i64, Trouble> {
     let commands = status.get_document("metrics").and_then(|metrics| metrics.get_document("commands"));
     let counts = commands.and_then(|commands| commands.get_document(LOCKING[1]));
     let counted = counts.ok().and_then(|counts| Some(number(counts, "total")? - number(counts, "failed")?));

@@ -217,7 +217,9 @@ impl Watched {
             } else if let Some(what) = line.strip_prefix(guard::STUCK) {
                 self.stuck(what);
             } else {
-                if [guard::NOT_SEEN, release::UNSURE].contains(&line.as_str()) {
+                if [guard::NOT_SEEN, guard::UNASKED, release::UNSURE, release::UNCOUNTED]
+                    .contains(&line.as_str())
+                {
                     self.shared.be_unsure();
                 }
                 tracing::warn!("the guard of a locked MongoDB server {line}");

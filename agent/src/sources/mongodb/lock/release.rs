@@ -10,7 +10,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::member::{self, Is, LOOK};
+use super::member::{self, Is};
 use super::record::{Owned, Stage};
 use crate::sources::mongodb::server::{ANSWER, Server, Trouble};
 
@@ -45,6 +45,7 @@ const ANEW: Came = Came::Lost("it was started anew");
 pub(super) const FOREIGN: &str = "somebody else has unlocked it";
 /// What is told where what is known does not say that it was locked all the time.
 pub(super) const UNSURE: &str = "sees that somebody else has unlocked it since it was locked";
+pub(super) const UNCOUNTED: &str = "does not hear in time how often it was unlocked since it was locked";
 const BY_ANOTHER: Came = Came::Lost(FOREIGN);
 const UNHEARD: Came = Came::Lost("the answer to its unlock was lost, and it is not locked any more");
 
@@ -109,9 +110,9 @@ fn unlock(ways: Ways<'_>, owned: &mut Owned, tell: &dyn Fn(&str)) -> Result<Came
     let record = owned.record();
     // Only unlocks after this one make it doubtful that ours was carried out. If they cannot be counted now, those since
     // it was locked do.
-    let counted = member::unlocks(ways.looks, LOOK).ok();
-    if record.stage == Stage::Held && counted.is_some() && counted != record.unlocks {
-        tell(UNSURE);
+    let counted = member::unlocks_soon(ways.looks).ok();
+    if record.stage == Stage::Held && counted != record.unlocks {
+        tell(if counted.is_some() { UNSURE } else { UNCOUNTED });
     }
     let is_another = |server| member::is_another(server, &record.process, ANSWER);
     // It may let nobody in anew: what answers now unlocks.
