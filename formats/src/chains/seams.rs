@@ -16,7 +16,7 @@ use super::geth::Geth;
 
 /// So many nodes of one archive are looked at.
 const MAX_NODES: usize = 32;
-/// So many files of logs and signers are remembered.
+/// So many signers' states, and so many parts of logs, are remembered.
 const MAX_SEEN: usize = 1_000;
 
 /// What one node wants, and what is found of it.
@@ -36,6 +36,8 @@ pub(super) trait Seam: Debug + Send {
 pub(super) struct Seams {
     /// Files of CometBFT that say a height: its logs and its signer's state.
     seen: BTreeSet<Vec<u8>>,
+    /// How many of each there are, states first.
+    counts: [usize; 2],
     nodes: Vec<Box<dyn Seam>>,
     has_begun: bool,
     reading: Option<usize>,
@@ -48,9 +50,13 @@ pub(super) type Stores<'a> = BTreeMap<&'a [u8], StoreFiles>;
 impl Seams {
     /// A file goes by in the first look.
     pub(super) fn see(&mut self, path: &[u8]) {
-        if self.seen.len() < MAX_SEEN
-            && (super::wal::is_wal(path) || path.ends_with(b"priv_validator_state.json"))
-        {
+        let count = match path.ends_with(b"priv_validator_state.json") {
+            true => &mut self.counts[0],
+            false if super::wal::is_wal(path) => &mut self.counts[1],
+            false => return,
+        };
+        *count += 1;
+        if *count <= MAX_SEEN {
             self.seen.insert(path.to_vec());
         }
     }
@@ -100,6 +106,13 @@ impl Seams {
     pub(super) fn end(&mut self) -> Vec<Finding> {
         let mut found: Vec<_> =
             std::mem::take(&mut self.nodes).iter().flat_map(|node| node.judge()).collect();
+        let left = |count: usize| count.saturating_sub(MAX_SEEN);
+        let kinds = ["signers' states", "parts of cs.wal"];
+        for (what, count) in kinds.into_iter().zip(self.counts).filter(|(_, count)| left(*count) > 0) {
+            let what =
+                format!("{} more {what} lie in it than are looked at, and were not compared", left(count));
+            found.push(Finding { path: Vec::new(), what, severity: Severity::Told });
+        }
         if self.more > 0 {
             let what = format!("{} more nodes lie in it, whose heights were not compared", self.more);
             found.push(Finding { path: Vec::new(), what, severity: Severity::Told });

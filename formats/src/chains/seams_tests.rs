@@ -177,3 +177,18 @@ fn a_head_that_cannot_be_found_is_told() {
     files.extend(store("geth/chaindata", &[(&key, &hash), (b"LastHeader", &[7; 32])]));
     says(&files, "geth/chaindata: the seam to its freezer was not looked at", "head's number");
 }
+
+#[test]
+fn a_signer_s_state_is_looked_at_however_many_parts_its_log_has_and_what_is_not_is_told() {
+    // The log's parts come first in path order. The signer has signed further than the blocks go.
+    let mut files = cometbft(9, 9, 9, 30);
+    let few = found(&files);
+    assert_eq!(few.len(), 1, "{few:?}");
+    for part in 1..1_100 {
+        files.insert(format!("data/cs.wal/wal.{part:03}"), Vec::new());
+    }
+    let many = found(&files);
+    assert!(many.contains(&few[0]), "{many:?}");
+    let left = |one: &&String| one.contains("101 more parts of cs.wal lie in it");
+    assert_eq!((many.len(), many.iter().filter(left).count()), (2, 1), "{many:?}");
+}
