@@ -104,6 +104,7 @@ fn killed_in_its_swap(root: &Path, state: &StateFolder) {
         stays: None,
         signer_height: None,
         signer_seen: None,
+        signer_seen_here: None,
         leaves_keys: false,
     };
     let (progress, cancel) = (OnRecord(state.restore("r-1")), CancelFlag::default());

@@ -110,7 +110,7 @@ fn the_archive_of_an_empty_folder_empties_none_in_which_something_is() {
     let root = folder.path().canonicalize().expect("a path");
     let archive = Archive::of(&root);
     let entries = || archive.entries.iter().cloned().map(Ok::<_, Malformed>);
-    let planned = || plan(&survey(&in_place(&root, "x"), entries()).expect("it looks"));
+    let planned = || plan(&survey(&in_place(&root, "x"), &KEY, entries()).expect("it looks"));
     assert_eq!(planned().conflicts, Vec::<String>::new());
     let report = archive.restore(&in_place(&root, "x")).expect("it has nothing to do");
     assert_eq!((report.entries, report.overwritten, report.created, report.removed), (0, 0, 0, 0));
@@ -376,7 +376,7 @@ fn the_plan_says_what_the_restore_then_does_and_looking_changes_nothing() {
         (in_place(&root, "one"), [&["changed", "same"][..], &["gone"], &["added"]]),
         (paths(&root, "two", &["changed/*", "gone"]), [&["changed/x", "gone"], &[], &[]]),
     ] {
-        let facts = survey(&request, entries()).expect("it looks");
+        let facts = survey(&request, &KEY, entries()).expect("it looks");
         let plan = plan(&facts);
         let names = |paths: &[repository::archive::path::EntryPath]| -> Vec<String> {
             paths.iter().map(ToString::to_string).collect()
@@ -406,7 +406,8 @@ fn a_folder_that_cannot_be_written_is_named_with_what_to_do() {
     write(folder.path(), &[("a", "then")]);
     let archive = Archive::of(folder.path());
     let request = in_place(folder.path(), "x");
-    let facts = survey(&request, archive.entries.iter().cloned().map(Ok::<_, Malformed>)).expect("it looks");
+    let facts =
+        survey(&request, &KEY, archive.entries.iter().cloned().map(Ok::<_, Malformed>)).expect("it looks");
     let troubles = preflight(&facts, "x", &Faults::once(3));
     assert_eq!(troubles.len(), 1, "{troubles:?}");
     assert!(troubles[0].contains(&folder.path().display().to_string()), "{troubles:?}");

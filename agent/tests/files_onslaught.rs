@@ -234,7 +234,7 @@ impl Hostile {
     }
 
     fn restore(&self, request: &RestoreRequest, grants: bool) -> Result<RestoreReport, RestoreError> {
-        let plan = plan(&survey(request, self.entries())?);
+        let plan = plan(&survey(request, &KEY, self.entries())?);
         let allowance = if grants { Allowance::all(&plan) } else { Allowance::without_privileges(&plan) };
         let cancel = CancelFlag::default();
         let tools = Tools { id_key: &KEY, progress: &(), cancel: &cancel, steps: &NoFaults };

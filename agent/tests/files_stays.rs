@@ -264,7 +264,7 @@ fn only_what_goes_or_is_carried_is_counted() {
     // What the archive has is overwritten, and nothing that has to go.
     let facts = |request: &RestoreRequest| {
         let entries = archive.entries.iter().cloned().map(Ok::<_, Malformed>);
-        survey(request, entries).expect("it looks")
+        survey(request, &KEY, entries).expect("it looks")
     };
     let taken = facts(&undo(root, "x", &["data/*"]));
     assert_eq!(

@@ -12,7 +12,7 @@ use proto::v1::controller_message::Message as Down;
 use proto::v1::{
     BlobAddress, CancelJobRequest, Depth, FetchBlobsRequest, GetBackupRequest, JobState, ListBackupsRequest,
     OpenArchiveRequest, Outcome, PlanRestoreRequest, ReadFileRequest, RestoreFinished, RestorePlanned,
-    SourceId, SourcePlan, StartRestoreRequest, StartVerifyRequest, TaskFailed,
+    Selection, SourceId, SourcePlan, StartRestoreRequest, StartVerifyRequest, TaskFailed,
 };
 use support::agent::{Agent, join};
 use support::archive::files;
@@ -77,6 +77,41 @@ async fn damage_in_a_pack_is_found_and_named() {
     let (job, _) = running.ended(&job.id).await;
     assert_eq!((state(&job), job.what.as_str()), (JobState::Failed, "verification found damage"));
     assert!(!job.parts[0].findings.is_empty());
+    running.stop().await;
+}
+
+/// An agent of before does not say that it leaves keys out, and would put them into the folder.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_a_chain_is_not_made_by_an_agent_that_would_put_its_keys_there() {
+    let home = tempfile::tempdir().expect("a folder");
+    let running = start(home.path()).await;
+    let mut agent = connected(&running, &["blockchain/a"]).await;
+    back_up(&running, &mut agent, "hello").await;
+    for (with_keys, folder, says_so, refused) in [
+        (false, "/copy", false, true),
+        (false, "/copy", true, false),
+        (true, "/copy", false, false),
+        (false, "", false, false),
+    ] {
+        let request = PlanRestoreRequest {
+            components: vec!["blockchain".into()],
+            folder: folder.into(),
+            agent: if folder.is_empty() { String::new() } else { "agent".into() },
+            selection: Some(Selection { with_keys, ..Selection::default() }),
+            ..PlanRestoreRequest::default()
+        };
+        let mut jobs = running.jobs().await;
+        let asked =
+            tokio::spawn(async move { jobs.plan_restore(request).await.expect("planned").into_inner() });
+        let Some(Down::PlanRestore(asked_of)) = agent.next().await else { panic!("expected a question") };
+        let order = asked_of.order.expect("an order");
+        assert_eq!(order.leaves_keys, !with_keys && !folder.is_empty());
+        let plan = SourcePlan { entries: 1, leaves_keys: says_so, ..SourcePlan::default() };
+        agent.say(Up::RestorePlanned(RestorePlanned { task_id: asked_of.task_id, plan: Some(plan) })).await;
+        let planned = asked.await.expect("answered");
+        let obstacles = &planned.sources[0].obstacles;
+        assert_eq!(obstacles.iter().any(|one| one.contains("older release")), refused, "{obstacles:?}");
+    }
     running.stop().await;
 }
 

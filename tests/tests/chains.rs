@@ -11,6 +11,8 @@ mod killed;
 mod told;
 #[path = "chains/untested.rs"]
 mod untested;
+#[path = "chains/whose.rs"]
+mod whose;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -116,6 +116,8 @@ pub(super) struct RestoreOrder {
     pub(super) signer_height: Option<u64>,
     /// The highest that any backup has seen.
     pub(super) signer_seen: Option<Signed>,
+    /// The same of all that were ever seen in the source.
+    pub(super) signer_seen_here: Option<Signed>,
     /// The keys of a chain's node stay out of a copy.
     pub(super) leaves_keys: bool,
     pub(super) restore_id: String,
@@ -124,6 +126,10 @@ pub(super) struct RestoreOrder {
     pub(super) users_elsewhere: bool,
     pub(super) root: BlobId,
     pub(super) keys: DomainKeys,
+}
+
+fn signed(wire: Option<&v1::SignedHeight>) -> Option<Signed> {
+    convert::signed(wire).map(|(height, round, step)| Signed::new(height, round, step))
 }
 
 /// Where a restore goes.
@@ -187,8 +193,8 @@ impl RestoreOrder {
             to_namespace: namespace(&to_namespace)?,
             force_conflicts,
             signer_height,
-            signer_seen: convert::signed(wire.signed.as_ref())
-                .map(|(height, round, step)| Signed::new(height, round, step)),
+            signer_seen: signed(wire.signed.as_ref()),
+            signer_seen_here: signed(wire.signed_here.as_ref()),
             leaves_keys: wire.leaves_keys,
             restore_id: restore_id(&wire.restore_id)?,
             keeps_older: wire.keeps_older,

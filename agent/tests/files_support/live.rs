@@ -41,7 +41,7 @@ pub fn read(path: impl AsRef<Path>) -> String {
 
 pub fn planned(archive: &Archive, request: &RestoreRequest) -> RestorePlan {
     let entries = archive.entries.iter().cloned().map(Ok::<_, Malformed>);
-    plan(&survey(request, entries).expect("it looks"))
+    plan(&survey(request, &KEY, entries).expect("it looks"))
 }
 
 pub fn names(paths: &[EntryPath]) -> Vec<String> {

@@ -44,6 +44,7 @@ pub fn request(restore_id: &str, place: Place) -> RestoreRequest {
         stays: None,
         signer_height: None,
         signer_seen: None,
+        signer_seen_here: None,
         leaves_keys: false,
     }
 }
@@ -203,7 +204,7 @@ impl Archive {
 
     /// What the plan of this restore allows; nothing where it cannot be planned, since it fails alike.
     pub fn planned(&self, request: &RestoreRequest) -> Allowance {
-        let facts = survey(request, self.entries.iter().cloned().map(Ok::<_, Malformed>));
+        let facts = survey(request, &KEY, self.entries.iter().cloned().map(Ok::<_, Malformed>));
         facts.map(|facts| Allowance::all(&plan(&facts))).unwrap_or_default()
     }
 

@@ -1,13 +1,13 @@
 //! Backups: list, find, and keep the catalog's list true.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use jiff::Timestamp;
 use proto::Failure;
 use proto::convert::BackupChoice;
 use repository::backup::listing::LegacyBackup;
 use repository::backup::manifest::{ArchiveRecord, BackupRecord, Outcome};
-use repository::names::{BackupName, Component, SourceName};
+use repository::names::{BackupName, Component, SourceId, SourceName};
 
 use crate::app::{App, catalog_failure};
 use crate::catalog::VerificationRecord;
@@ -17,6 +17,9 @@ use crate::jobs::safety::Safety;
 /// The most backups on a page, and about how many bytes: a message has a limit.
 const PAGE: u32 = 200;
 const PAGE_BYTES: usize = 1 << 20;
+
+/// The kind of sources whose manifests have remarks.
+const CHAIN: &str = "blockchain";
 
 /// A part of the list of backups.
 pub struct Page {
@@ -110,6 +113,32 @@ impl App {
     pub async fn backup(&self, choice: &BackupChoice) -> Result<Verified, Failure> {
         let record = self.newest(choice).await?;
         self.with_verifications(record).await
+    }
+
+    /// What the archives' manifests say of what it is that comes back, by source. Only those of chains say anything. One
+    /// that cannot be read says so.
+    pub async fn remarks(&self, record: &BackupRecord) -> Result<HashMap<SourceId, Vec<String>>, Failure> {
+        let of_chains =
+            |archive: &&ArchiveRecord| archive.kind == CHAIN && archive.outcome != Outcome::Failed;
+        let sources: Vec<SourceId> =
+            record.archives.iter().filter(of_chains).map(|archive| archive.source.clone()).collect();
+        if sources.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let (depot, record) = (self.depot.clone(), record.clone());
+        let reading = tokio::task::spawn_blocking(move || {
+            let of = |source: SourceId| {
+                let remarks = match depot.repository().archive(&record, &source) {
+                    Ok(manifest) => manifest.remarks,
+                    Err(error) => {
+                        vec![format!("its description cannot be read: {}", proto::failure::chain(&error))]
+                    }
+                };
+                (source, remarks)
+            };
+            sources.into_iter().map(of).collect()
+        });
+        reading.await.map_err(|error| thread_died(&error))
     }
 
     async fn with_verifications(&self, record: BackupRecord) -> Result<Verified, Failure> {

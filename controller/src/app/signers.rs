@@ -18,14 +18,15 @@ impl App {
         self.catalog.signers().await.map_err(|error| catalog_failure(&error))
     }
 
-    /// States how far one has signed; returns what was known before, too.
+    /// States how far one has signed; returns what was known before, too. Where one is named by its source, what was
+    /// seen there without a key is stated with it.
     pub async fn set_signer(
         &self,
         which: &str,
         height: u64,
         reason: &str,
         by: &str,
-    ) -> Result<(Option<SignerRecord>, SignerRecord), Failure> {
+    ) -> Result<Vec<(Option<SignerRecord>, SignerRecord)>, Failure> {
         let reason = text("reason", reason, MAX_REASON)?;
         if reason.trim().is_empty() {
             return Err(Failure::invalid("a stated height needs a reason")
@@ -34,19 +35,24 @@ impl App {
         let height =
             i64::try_from(height).map_err(|_| Failure::invalid("no chain has a height like that"))?;
         let known = self.signers().await?;
-        let before = find(&known, which)?;
         let (round, step) = if height == 0 { (0, 0) } else { LAST };
         let now = self.now();
-        let mut stated = match &before {
-            Some(known) => known.clone(),
-            None => self.new_signer(which)?,
-        };
-        stated.signed = SignedHeight { height, round, step };
-        (stated.seen_at, stated.stated) = (now, Some((now, by.to_owned(), reason)));
+        let mut all: Vec<(Option<SignerRecord>, SignerRecord)> =
+            find(&known, which)?.into_iter().map(|known| (Some(known.clone()), known)).collect();
+        if all.is_empty() {
+            all.push((None, self.new_signer(which)?));
+        }
+        for (_, stated) in &mut all {
+            stated.signed = SignedHeight { height, round, step };
+            (stated.seen_at, stated.stated) = (now, Some((now, by.to_owned(), reason.clone())));
+        }
+        let stated: Vec<SignerRecord> = all.iter().map(|(_, stated)| stated.clone()).collect();
         self.catalog.state_signed(&stated).await.map_err(|error| catalog_failure(&error))?;
-        let was = before.as_ref().map(|before| before.signed.height);
-        tracing::warn!(signer = %stated.id, was, height, by, "somebody has stated how far a validator has signed");
-        Ok((before, stated))
+        for (before, stated) in &all {
+            let was = before.as_ref().map(|before| before.signed.height);
+            tracing::warn!(signer = %stated.id, was, height, by, "somebody has stated how far a validator has signed");
+        }
+        Ok(all)
     }
 
     /// One that was seen in no backup.
@@ -63,23 +69,31 @@ impl App {
             }
         };
         let signed = SignedHeight { height: 0, round: 0, step: 0 };
-        Ok(SignerRecord { id, address, source, signed, seen_at: self.now(), stated: None })
+        Ok(SignerRecord {
+            id,
+            address,
+            source,
+            places: Vec::new(),
+            signed,
+            seen_at: self.now(),
+            stated: None,
+        })
     }
 }
 
-/// The one that is meant: by its id or address, or by the source in which it alone was seen.
-fn find(known: &[SignerRecord], which: &str) -> Result<Option<SignerRecord>, Failure> {
+/// Who is meant: one by its id or address; by a source the one that alone was seen in it last, and what was seen there
+/// without a key.
+fn find(known: &[SignerRecord], which: &str) -> Result<Vec<SignerRecord>, Failure> {
     let address = normal_address(which);
     let is_it = |one: &&SignerRecord| one.id == which || (address.is_some() && one.address == address);
-    if let Some(one) = known.iter().find(is_it) {
-        return Ok(Some(one.clone()));
-    }
-    let is_there =
-        |one: &&SignerRecord| one.source.as_ref().is_some_and(|source| source.to_string() == which);
+    let is_there = |one: &&SignerRecord| {
+        one.id != which && one.source.as_ref().is_some_and(|source| source.to_string() == which)
+    };
+    let named = known.iter().find(is_it);
     let there: Vec<_> = known.iter().filter(is_there).collect();
-    match there.as_slice() {
-        [] => Ok(None),
-        [one] => Ok(Some((*one).clone())),
+    match (there.as_slice(), named) {
+        ([] | [_], _) => Ok(there.into_iter().chain(named).cloned().collect()),
+        (_, Some(named)) => Ok(vec![named.clone()]),
         _ => Err(Failure::invalid(format!("{} validators were seen in {which}", there.len()))
             .hint("name the one that is meant by its address or id: nsctl signer list")),
     }

@@ -36,6 +36,7 @@ const TABLES: &[(&str, Carried)] = &[
     ("source_owners", Carried::Whole),
     ("refused_sources", Carried::Whole),
     ("signers", Carried::Whole),
+    ("signer_places", Carried::Whole),
     ("agent_keys", Carried::Whole),
     ("invitations", Carried::Whole),
     ("api_tokens", Carried::Whole),
@@ -303,18 +304,32 @@ const IN_ORDER: [&str; 4] = [
     "DROP TABLE decided",
 ];
 
-/// What is known of a validator never goes back, whichever copy it is from; but by what somebody has stated since.
+/// What is known of a validator never goes back, whichever copy it is from; but by what somebody has stated since. Of
+/// each side counts what it has seen, or was told, no earlier than the last statement of either.
 const HIGHEST_SIGNED: &str = "INSERT INTO main.signers
          (id, address, component, name, height, round, step, seen_at, stated_at, stated_by, reason)
      SELECT id, address, component, name, height, round, step, seen_at, stated_at, stated_by, reason
      FROM other.signers WHERE true
      ON CONFLICT (id) DO UPDATE SET
-         address = coalesce(excluded.address, address), component = excluded.component, name = excluded.name,
-         height = excluded.height, round = excluded.round, step = excluded.step, seen_at = excluded.seen_at,
-         stated_at = excluded.stated_at, stated_by = excluded.stated_by, reason = excluded.reason
-     WHERE coalesce(excluded.stated_at, 0) > coalesce(stated_at, 0)
-        OR (coalesce(excluded.stated_at, 0) = coalesce(stated_at, 0)
-            AND (excluded.height, excluded.round, excluded.step) > (height, round, step))";
+         address = coalesce(excluded.address, address),
+         component = iif(excluded.seen_at > seen_at, excluded.component, component),
+         name = iif(excluded.seen_at > seen_at, excluded.name, name),
+         (height, round, step) = (
+             SELECT h, r, s FROM (
+                 SELECT signers.height AS h, signers.round AS r, signers.step AS s, signers.seen_at AS at
+                 UNION ALL SELECT excluded.height, excluded.round, excluded.step, excluded.seen_at)
+             WHERE at >= max(coalesce(signers.stated_at, 0), coalesce(excluded.stated_at, 0))
+             ORDER BY h DESC, r DESC, s DESC LIMIT 1),
+         seen_at = max(seen_at, excluded.seen_at),
+         (stated_at, stated_by, reason) = (
+             SELECT t, b, w FROM (
+                 SELECT signers.stated_at AS t, signers.stated_by AS b, signers.reason AS w
+                 UNION ALL SELECT excluded.stated_at, excluded.stated_by, excluded.reason)
+             ORDER BY t DESC LIMIT 1)";
+
+/// Where their keys were seen, in either.
+const SIGNER_PLACES: &str = "INSERT OR IGNORE INTO main.signer_places (id, component, name)
+     SELECT id, component, name FROM other.signer_places";
 
 async fn add_history(writer: &mut SqliteConnection) -> Result<Vec<JobId>, CatalogError> {
     const TAKEN: [(&str, &str); 4] = [
@@ -343,7 +358,9 @@ async fn add_history(writer: &mut SqliteConnection) -> Result<Vec<JobId>, Catalo
     for sql in IN_ORDER {
         sqlx::query(sql).execute(&mut *change).await?;
     }
-    sqlx::query(HIGHEST_SIGNED).execute(&mut *change).await?;
+    for sql in [HIGHEST_SIGNED, SIGNER_PLACES] {
+        sqlx::query(sql).execute(&mut *change).await?;
+    }
     let ended: Vec<String> =
         sqlx::query_scalar("SELECT id FROM other.jobs WHERE ended = 1").fetch_all(&mut *change).await?;
     change.commit().await?;

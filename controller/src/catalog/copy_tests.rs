@@ -150,3 +150,62 @@ async fn the_copy_of_a_long_life_is_no_larger_than_that_of_a_short_one() {
     }
     assert!(sizes[1] * 10 <= sizes[0] * 11, "{sizes:?} bytes");
 }
+
+/// A catalog that says this of one validator: seen at these seconds to have signed up to these heights, `None`: stated.
+async fn of_validator(folder: &Path, name: &str, told: &[(i64, i64, bool)]) -> Catalog {
+    let catalog = Catalog::open(&folder.join(name)).await.expect("opened");
+    for (second, height, is_stated) in told {
+        let at = Timestamp::from_second(*second).expect("in this age");
+        let signed = repository::backup::manifest::SignedHeight { height: *height, round: 0, step: 3 };
+        let source: repository::names::SourceId = "blockchain/chain".parse().expect("a source");
+        match is_stated {
+            false => {
+                let seen = crate::catalog::Seen::in_manifest(source, Some("one".to_owned()), signed, at);
+                catalog.saw_signed(&seen).await.expect("kept");
+            }
+            true => {
+                let record = crate::catalog::SignerRecord {
+                    id: "one".to_owned(),
+                    address: None,
+                    source: Some(source),
+                    places: Vec::new(),
+                    signed,
+                    seen_at: at,
+                    stated: Some((at, "somebody".to_owned(), "why".to_owned())),
+                };
+                catalog.state_signed(&[record]).await.expect("kept");
+            }
+        }
+    }
+    catalog
+}
+
+#[tokio::test]
+async fn of_two_histories_a_later_sight_is_not_lowered_by_an_older_statement_of_the_other() {
+    type Told<'a> = &'a [(i64, i64, bool)];
+    let cases: [(Told<'_>, Told<'_>, i64); 5] = [
+        // Ours has seen more after the other's statement.
+        (&[(30, 900, false)], &[(10, 500, false), (20, 100, true)], 900),
+        // And the other after ours.
+        (&[(10, 500, false), (20, 100, true)], &[(30, 900, false)], 900),
+        // What was seen before it does not count, on either side.
+        (&[(10, 900, false)], &[(20, 100, true)], 100),
+        (&[(20, 100, true), (30, 200, false)], &[(10, 900, false)], 200),
+        // The later statement, and what either has seen after it.
+        (&[(10, 900, true), (25, 950, false)], &[(20, 100, true), (30, 120, false)], 950),
+    ];
+    for (at, (ours, theirs, expected)) in cases.into_iter().enumerate() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let live = of_validator(folder.path(), "ours", ours).await;
+        let other = of_validator(folder.path(), "theirs", theirs).await;
+        other.close().await;
+        for _ in 0..2 {
+            live.add_history_of(&folder.path().join("theirs")).await.expect("taken");
+        }
+        let known = live.signers().await.expect("listed");
+        assert_eq!((known[0].signed.height, known.len()), (expected, 1), "case {at}");
+        let later = ours.iter().chain(theirs).filter(|told| told.2).map(|told| told.0).max();
+        let stated = known[0].stated.as_ref().map(|(at, _, _)| at.as_second());
+        assert_eq!(stated, later, "case {at}");
+    }
+}

@@ -1,10 +1,12 @@
 //! How far validators have signed, as backups have seen it and as people have stated it, by their key.
 //!
 //! A key that moves to another source, or to another agent, keeps its height; another key in the same folder has one
-//! of its own. Where a state lies and no key, the height is the source's, until a key is seen there: then it is that
-//! key's.
+//! of its own. What was seen where no key lay, or none that could be read, is the source's, and may have been signed by
+//! any key that was ever seen there.
 //!
-//! Must stay true: what is known of a key goes back only if somebody states so.
+//! Must stay true: what is known of a key goes back only if somebody states so, of that key; a sight of a key takes
+//! nothing away from others. What was seen before somebody stated a height counts no more for whom it was stated, and
+//! what was seen since does, in whatever order it comes to be known.
 
 use std::collections::HashMap;
 
@@ -13,12 +15,15 @@ use repository::backup::manifest::SignedHeight;
 use repository::keys::KeyRing;
 use repository::names::SourceId;
 use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
+use crate::alerts::{Event, Kind};
 use crate::catalog::{Catalog, CatalogError, micros, time};
 
 /// So many are listed.
 const MAX_LISTED: i64 = 1_000;
+/// So many places are told of each.
+const MAX_PLACES: usize = 100;
 /// The digits of an address.
 const ADDRESS: usize = 40;
 
@@ -47,6 +52,11 @@ impl Seen {
         Some(Self { source: source.clone(), key, address, signed: SignedHeight { height, round, step }, at })
     }
 
+    /// The same validator was seen again in the same source.
+    pub fn again(&mut self, other: &Self) {
+        (self.signed, self.at) = (self.signed.max(other.signed), self.at.max(other.at));
+    }
+
     /// What a manifest says.
     pub fn in_manifest(source: SourceId, key: Option<String>, signed: SignedHeight, at: Timestamp) -> Self {
         Self { source, key, address: None, signed, at }
@@ -55,6 +65,19 @@ impl Seen {
     /// By what manifests name the key.
     pub fn key(&self) -> Option<String> {
         self.key.clone()
+    }
+
+    /// That its key is where it was not before: somebody has to look, since one that signs in two places is punished, and
+    /// what any agent tells of it counts.
+    pub(crate) fn elsewhere(&self, before: &[SourceId]) -> Event {
+        let name = self.address.clone().unwrap_or_else(|| self.id());
+        let before: Vec<String> = before.iter().map(SourceId::to_string).collect();
+        Event::raised(Kind::Anomaly, format!("validator {name}")).saying(
+            format!("the key of validator {name} is in {} now", self.source),
+            format!("until now it was seen in {}", before.join(", ")),
+            "see that it signs in one place alone: two that do are punished. If it does not belong there, see who runs that \
+             agent, and what it has told: nsctl signer list, nsctl signer set",
+        )
     }
 
     /// Under what it is remembered.
@@ -78,9 +101,11 @@ pub struct SignerRecord {
     pub address: Option<String>,
     /// Where it was seen last.
     pub source: Option<SourceId>,
+    /// All sources in which it was seen, at most [`MAX_PLACES`].
+    pub places: Vec<SourceId>,
     /// How far it has signed.
     pub signed: SignedHeight,
-    /// When that was seen or stated.
+    /// When it was seen last, or a height was stated.
     pub seen_at: Timestamp,
     /// When somebody has stated a height, who, and why.
     pub stated: Option<(Timestamp, String, String)>,
@@ -90,27 +115,15 @@ const COLUMNS: &str =
     "id, address, component, name, height, round, step, seen_at, stated_at, stated_by, reason";
 
 impl Catalog {
-    /// A backup has seen how far a validator has signed. What it saw before somebody stated a height does not count.
-    pub async fn saw_signed(&self, seen: &Seen) -> Result<(), CatalogError> {
+    /// A backup has seen how far a validator has signed. What it saw before somebody stated a height does not count. Where
+    /// its key was never seen in that source, but in others, these are returned.
+    pub async fn saw_signed(&self, seen: &Seen) -> Result<Vec<SourceId>, CatalogError> {
         let mut change = self.change().await?;
-        let source = seen.source.to_string();
-        let mut highest = seen.signed;
-        if seen.key.is_some() {
-            // What was seen there without a key was this one's.
-            let keyless = sqlx::query("DELETE FROM signers WHERE id = ? RETURNING height, round, step")
-                .bind(&source)
-                .fetch_optional(&mut *change)
-                .await?;
-            if let Some(row) = keyless {
-                highest = highest.max(signed_of(&row)?);
-            }
-        }
         sqlx::query(
             "INSERT INTO signers (id, address, component, name, height, round, step, seen_at)
              VALUES (?, ?, ?, ?, ?, ?, ?, ?)
              ON CONFLICT (id) DO UPDATE SET
-                 address = coalesce(excluded.address, address), component = excluded.component, name = excluded.name,
-                 height = excluded.height, round = excluded.round, step = excluded.step, seen_at = excluded.seen_at
+                 height = excluded.height, round = excluded.round, step = excluded.step
              WHERE (excluded.height, excluded.round, excluded.step) > (height, round, step)
                AND excluded.seen_at >= coalesce(stated_at, 0)",
         )
@@ -118,29 +131,51 @@ impl Catalog {
         .bind(&seen.address)
         .bind(seen.source.component.as_str())
         .bind(seen.source.name.as_str())
-        .bind(highest.height)
-        .bind(highest.round)
-        .bind(highest.step)
+        .bind(seen.signed.height)
+        .bind(seen.signed.round)
+        .bind(seen.signed.step)
         .bind(micros(seen.at))
         .execute(&mut *change)
         .await?;
-        // Where it is, and what it is called, is news even where it has signed nothing.
+        // Where it is, what it is called and when it was seen last is news even where it has signed nothing more.
         sqlx::query(
-            "UPDATE signers SET address = coalesce(?, address), component = ?, name = ?
-             WHERE id = ? AND seen_at <= ?",
+            "UPDATE signers SET address = coalesce(?1, address), component = ?2, name = ?3, seen_at = ?4
+             WHERE id = ?5 AND seen_at <= ?4",
         )
         .bind(&seen.address)
         .bind(seen.source.component.as_str())
         .bind(seen.source.name.as_str())
-        .bind(seen.id())
         .bind(micros(seen.at))
+        .bind(seen.id())
         .execute(&mut *change)
         .await?;
-        Ok(change.commit().await?)
+        let mut before = Vec::new();
+        if seen.key.is_some() {
+            let rows = sqlx::query("SELECT component, name FROM signer_places WHERE id = ? LIMIT ?")
+                .bind(seen.id())
+                .bind(MAX_PLACES as i64)
+                .fetch_all(&mut *change)
+                .await?;
+            let added = sqlx::query(
+                "INSERT INTO signer_places (id, component, name) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+            )
+            .bind(seen.id())
+            .bind(seen.source.component.as_str())
+            .bind(seen.source.name.as_str())
+            .execute(&mut *change)
+            .await?
+            .rows_affected();
+            if added > 0 {
+                before = rows.iter().filter_map(|row| place_of(row).transpose()).collect::<Result<_, _>>()?;
+            }
+        }
+        change.commit().await?;
+        Ok(before)
     }
 
-    /// The highest that is known of the validator of an archive of `source`: of its key, and of what was seen there
-    /// without one. Where the archive does not say whose it is, of every key: the one that lies in it may have moved on.
+    /// The highest that is known of the validator of an archive of `source`: of its key, and of what was seen without one
+    /// in that source and wherever this key was ever seen, unless somebody has stated since how far this key has signed.
+    /// Where the archive does not say whose it is, of every key: the one that lies in it may have moved on.
     pub async fn signed(
         &self,
         source: &SourceId,
@@ -148,23 +183,53 @@ impl Catalog {
     ) -> Result<Option<(i64, i64, i32)>, CatalogError> {
         let row = sqlx::query(
             "SELECT height, round, step FROM signers
-             WHERE id = ?1 OR id = ?2 OR ?1 IS NULL
+             WHERE ?1 IS NULL OR id = ?1
+                OR ((id = ?2 OR id IN (SELECT component || '/' || name FROM signer_places WHERE id = ?1))
+                    AND seen_at >= coalesce((SELECT stated_at FROM signers WHERE id = ?1), 0))
              ORDER BY height DESC, round DESC, step DESC LIMIT 1",
         )
         .bind(key)
         .bind(source.to_string())
         .fetch_optional(&self.readers)
         .await?;
-        let Some(row) = row else { return Ok(None) };
-        let SignedHeight { height, round, step } = signed_of(&row)?;
-        Ok(Some((height, round, step)))
+        row.as_ref().map(parts).transpose()
+    }
+
+    /// The highest of all that was ever seen in `source`: what any key that may be live there has signed, wherever.
+    pub async fn signed_here(&self, source: &SourceId) -> Result<Option<(i64, i64, i32)>, CatalogError> {
+        let row = sqlx::query(
+            "SELECT height, round, step FROM signers
+             WHERE id = ?1 OR id IN (SELECT id FROM signer_places WHERE component = ?2 AND name = ?3)
+             ORDER BY height DESC, round DESC, step DESC LIMIT 1",
+        )
+        .bind(source.to_string())
+        .bind(source.component.as_str())
+        .bind(source.name.as_str())
+        .fetch_optional(&self.readers)
+        .await?;
+        row.as_ref().map(parts).transpose()
     }
 
     /// All validators that are known, those that were seen last first.
     pub async fn signers(&self) -> Result<Vec<SignerRecord>, CatalogError> {
         let query = format!("SELECT {COLUMNS} FROM signers ORDER BY seen_at DESC, id LIMIT {MAX_LISTED}");
         let rows = sqlx::query(sqlx::AssertSqlSafe(query)).fetch_all(&self.readers).await?;
-        rows.iter().map(record).collect()
+        let mut all = rows.iter().map(record).collect::<Result<Vec<_>, _>>()?;
+        let places =
+            sqlx::query("SELECT id, component, name FROM signer_places ORDER BY id, component, name")
+                .fetch_all(&self.readers)
+                .await?;
+        let mut by_id: HashMap<String, Vec<SourceId>> = HashMap::new();
+        for row in &places {
+            let of = by_id.entry(row.try_get("id")?).or_default();
+            if of.len() < MAX_PLACES {
+                of.extend(place_of(row)?);
+            }
+        }
+        for one in &mut all {
+            one.places = by_id.remove(&one.id).unwrap_or_else(|| one.source.clone().into_iter().collect());
+        }
+        Ok(all)
     }
 
     /// When heights were stated, by the ids.
@@ -175,39 +240,45 @@ impl Catalog {
         rows.iter().map(|row| Ok((row.try_get("id")?, time(row.try_get("stated_at")?)?))).collect()
     }
 
-    /// Somebody states how far a validator has signed, whatever was seen before.
-    pub async fn state_signed(&self, stated: &SignerRecord) -> Result<(), CatalogError> {
+    /// Somebody states how far these have signed, whatever was seen before.
+    pub async fn state_signed(&self, all: &[SignerRecord]) -> Result<(), CatalogError> {
         let mut change = self.change().await?;
-        let (component, name) = match &stated.source {
-            Some(source) => (source.component.as_str(), source.name.as_str()),
-            None => ("", ""),
-        };
-        let (at, by, reason) =
-            stated.stated.clone().unwrap_or((stated.seen_at, String::new(), String::new()));
-        sqlx::query(
-            "INSERT INTO signers
-                 (id, address, component, name, height, round, step, seen_at, stated_at, stated_by, reason)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-             ON CONFLICT (id) DO UPDATE SET
-                 address = coalesce(excluded.address, address),
-                 height = excluded.height, round = excluded.round, step = excluded.step, seen_at = excluded.seen_at,
-                 stated_at = excluded.stated_at, stated_by = excluded.stated_by, reason = excluded.reason",
-        )
-        .bind(&stated.id)
-        .bind(&stated.address)
-        .bind(component)
-        .bind(name)
-        .bind(stated.signed.height)
-        .bind(stated.signed.round)
-        .bind(stated.signed.step)
-        .bind(micros(stated.seen_at))
-        .bind(micros(at))
-        .bind(by)
-        .bind(reason)
-        .execute(&mut *change)
-        .await?;
+        for stated in all {
+            state(&mut change, stated).await?;
+        }
         Ok(change.commit().await?)
     }
+}
+
+async fn state(change: &mut SqliteConnection, stated: &SignerRecord) -> Result<(), CatalogError> {
+    let (component, name) = match &stated.source {
+        Some(source) => (source.component.as_str(), source.name.as_str()),
+        None => ("", ""),
+    };
+    let (at, by, reason) = stated.stated.clone().unwrap_or((stated.seen_at, String::new(), String::new()));
+    sqlx::query(
+        "INSERT INTO signers
+             (id, address, component, name, height, round, step, seen_at, stated_at, stated_by, reason)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+         ON CONFLICT (id) DO UPDATE SET
+             address = coalesce(excluded.address, address),
+             height = excluded.height, round = excluded.round, step = excluded.step, seen_at = excluded.seen_at,
+             stated_at = excluded.stated_at, stated_by = excluded.stated_by, reason = excluded.reason",
+    )
+    .bind(&stated.id)
+    .bind(&stated.address)
+    .bind(component)
+    .bind(name)
+    .bind(stated.signed.height)
+    .bind(stated.signed.round)
+    .bind(stated.signed.step)
+    .bind(micros(stated.seen_at))
+    .bind(micros(at))
+    .bind(by)
+    .bind(reason)
+    .execute(change)
+    .await?;
+    Ok(())
 }
 
 fn signed_of(row: &SqliteRow) -> Result<SignedHeight, CatalogError> {
@@ -218,14 +289,24 @@ fn signed_of(row: &SqliteRow) -> Result<SignedHeight, CatalogError> {
     })
 }
 
-fn record(row: &SqliteRow) -> Result<SignerRecord, CatalogError> {
+fn parts(row: &SqliteRow) -> Result<(i64, i64, i32), CatalogError> {
+    let SignedHeight { height, round, step } = signed_of(row)?;
+    Ok((height, round, step))
+}
+
+fn place_of(row: &SqliteRow) -> Result<Option<SourceId>, CatalogError> {
     let place = format!("{}/{}", row.try_get::<&str, _>("component")?, row.try_get::<&str, _>("name")?);
+    Ok(place.parse().ok())
+}
+
+fn record(row: &SqliteRow) -> Result<SignerRecord, CatalogError> {
     let stated: Option<i64> = row.try_get("stated_at")?;
     let text = |column| Ok::<_, CatalogError>(row.try_get::<Option<String>, _>(column)?.unwrap_or_default());
     Ok(SignerRecord {
         id: row.try_get("id")?,
         address: row.try_get("address")?,
-        source: place.parse().ok(),
+        source: place_of(row)?,
+        places: Vec::new(),
         signed: signed_of(row)?,
         seen_at: time(row.try_get("seen_at")?)?,
         stated: stated

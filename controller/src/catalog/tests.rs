@@ -326,3 +326,86 @@ async fn a_run_that_goes_on_is_not_the_run_before_itself() {
     assert_eq!(place.catalog.begin_run("opened", second).await.expect("done"), Some(first));
     assert_eq!(place.catalog.begin_run("hashed", second).await.expect("done"), None);
 }
+
+mod signers {
+    use repository::backup::manifest::SignedHeight;
+    use repository::names::SourceId;
+
+    use super::*;
+
+    fn source(name: &str) -> SourceId {
+        format!("blockchain/{name}").parse().expect("a source")
+    }
+
+    fn signed(height: i64) -> SignedHeight {
+        SignedHeight { height, round: 0, step: 3 }
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("in this age")
+    }
+
+    async fn sees(catalog: &Catalog, place: &str, key: Option<&str>, height: i64, second: i64) {
+        let seen = Seen::in_manifest(source(place), key.map(str::to_owned), signed(height), at(second));
+        catalog.saw_signed(&seen).await.expect("kept");
+    }
+
+    async fn state(catalog: &Catalog, id: &str, height: i64, second: i64) {
+        let known = catalog.signers().await.expect("listed");
+        let mut one = known.into_iter().find(|one| one.id == id).expect("it is known");
+        (one.signed, one.seen_at) = (signed(height), at(second));
+        one.stated = Some((at(second), "somebody".into(), "why".into()));
+        catalog.state_signed(&[one]).await.expect("kept");
+    }
+
+    async fn of(catalog: &Catalog, place: &str, key: Option<&str>) -> Option<i64> {
+        catalog.signed(&source(place), key).await.expect("read").map(|signed| signed.0)
+    }
+
+    #[tokio::test]
+    async fn what_was_seen_without_a_key_counts_for_every_key_of_its_source_and_is_taken_from_none() {
+        let Place { catalog, home: _home } = Place::new().await;
+        sees(&catalog, "s", Some("a"), 100, 1).await;
+        sees(&catalog, "s", None, 5_000, 2).await;
+        // Another key is put there, and signs little.
+        sees(&catalog, "s", Some("b"), 7, 3).await;
+        assert_eq!(of(&catalog, "s", Some("a")).await, Some(5_000));
+        assert_eq!(of(&catalog, "s", Some("b")).await, Some(5_000));
+        // Wherever the first goes, it may be its own; a stranger's it is not.
+        sees(&catalog, "t", Some("a"), 120, 4).await;
+        assert_eq!(of(&catalog, "t", Some("a")).await, Some(5_000));
+        sees(&catalog, "t", Some("c"), 9, 4).await;
+        assert_eq!(of(&catalog, "t", Some("c")).await, Some(9));
+        // Each has what it was seen to sign, and the source what was seen without a key.
+        let known = catalog.signers().await.expect("listed");
+        let mut heights: Vec<_> = known.iter().map(|one| (one.id.as_str(), one.signed.height)).collect();
+        heights.sort_unstable();
+        assert_eq!(heights, [("a", 120), ("b", 7), ("blockchain/s", 5_000), ("c", 9)]);
+        let a = known.iter().find(|one| one.id == "a").expect("known");
+        assert_eq!((a.source.clone(), a.places.clone()), (Some(source("t")), vec![source("s"), source("t")]));
+        // Of a source: all that was ever seen there, also what a key has signed elsewhere since.
+        sees(&catalog, "t", Some("b"), 8_000, 5).await;
+        let here = catalog.signed_here(&source("s")).await.expect("read").map(|signed| signed.0);
+        assert_eq!(here, Some(8_000));
+        assert_eq!(catalog.signed_here(&source("u")).await.expect("read"), None);
+    }
+
+    #[tokio::test]
+    async fn what_was_seen_without_a_key_before_a_key_s_height_was_stated_counts_no_more_for_that_key() {
+        let Place { catalog, home: _home } = Place::new().await;
+        sees(&catalog, "s", None, 1_000_000, 1).await;
+        sees(&catalog, "s", Some("a"), 3, 2).await;
+        sees(&catalog, "s", Some("b"), 4, 2).await;
+        state(&catalog, "a", 0, 10).await;
+        assert_eq!(of(&catalog, "s", Some("a")).await, Some(0));
+        assert_eq!(of(&catalog, "s", Some("b")).await, Some(1_000_000), "nobody has said so of this one");
+        sees(&catalog, "s", Some("a"), 5, 20).await;
+        assert_eq!(of(&catalog, "s", Some("a")).await, Some(5));
+        // What is seen since does, though it is less than what was seen before.
+        sees(&catalog, "s", None, 4_000, 30).await;
+        assert!(of(&catalog, "s", Some("a")).await >= Some(4_000));
+        state(&catalog, "blockchain/s", 0, 40).await;
+        assert_eq!(of(&catalog, "s", Some("a")).await, Some(5));
+        assert_eq!(of(&catalog, "s", Some("b")).await, Some(4));
+    }
+}

@@ -95,6 +95,7 @@ impl Confirmed {
             remarks: self.remarks.clone(),
             ground: self.ground.clone().into(),
             in_place: self.in_place,
+            leaves_keys: false,
             obstacles: Vec::new(),
         }
     }
@@ -134,6 +135,7 @@ mod tests {
             remarks: vec!["look".into()],
             ground: vec![1, 2].into(),
             in_place: true,
+            leaves_keys: false,
             obstacles: Vec::new(),
         };
         let kept = Confirmed::from(&plan);

@@ -137,6 +137,10 @@ pub(super) async fn begin(
         .map_err(|_away| TaskEnd::AgentLost)
 }
 
+/// Why nothing is restored by an agent that does not leave a node's keys out of a copy: it is of a release before.
+const PUTS_KEYS: &str = "the agent is of an older release, which puts the keys of the node and its accounts into a copy: bring \
+                         it to the controller's release, or ask for the keys with --with-keys";
+
 /// There is no plan.
 #[derive(Debug)]
 pub(crate) enum NoPlan {
@@ -159,6 +163,7 @@ pub(crate) async fn ask_for_plan(
     let (context, mut order) =
         order(shared.depot.clone(), &shared.catalog, record, place, id).await.map_err(NoPlan::Failed)?;
     order.users_elsewhere = stand_in.is_some();
+    let leaves_keys = order.leaves_keys;
     let message = Message::PlanRestore(PlanRestore { task_id: task.to_string(), order: Some(order) });
     let running = shared.fleet.begin(agent, task, TaskContext::Restore(Arc::new(context)), message);
     let running = running.map_err(|_away| NoPlan::Away)?;
@@ -169,6 +174,9 @@ pub(crate) async fn ask_for_plan(
         Ended::AgentLost | Ended::Cancelled => return Err(NoPlan::Away),
         _ => return Err(NoPlan::Failed("the agent answered another question than it was asked".to_owned())),
     };
+    if leaves_keys && !plan.leaves_keys {
+        plan.obstacles.push(PUTS_KEYS.to_owned());
+    }
     if let Some(stand_in) = stand_in {
         let Look { stops, obstacles, .. } = stand_in.look().await;
         plan.stops = stops;
@@ -202,10 +210,22 @@ pub(crate) async fn order(
     let read = reading.await.map_err(|error| error.to_string())?;
     let (root, signer, domain) = read.map_err(|error| proto::failure::chain(&error))?;
     let root = root.ok_or_else(|| "the archive holds nothing".to_owned())?;
-    let signed = catalog.signed(&place.source, signer.as_deref()).await;
-    let signed = signed.map_err(|error| proto::failure::chain(&error))?;
-    let signed =
-        signed.map(|(height, round, step)| v1::SignedHeight { height, round, step, address: String::new() });
+    let here = catalog.signed_here(&place.source).await.map_err(|error| proto::failure::chain(&error))?;
+    // Whose an archive without a key is nobody knows: the height of any validator is reason to ask, and only that: it may
+    // be of another chain. Who was asked, or is not asked, gets what was seen in that source.
+    let is_asked = place.databases.signer_height.is_some() || place.takes_back;
+    let of_key = match signer.is_none() && is_asked {
+        true => here,
+        false => {
+            let of_key = catalog.signed(&place.source, signer.as_deref()).await;
+            of_key.map_err(|error| proto::failure::chain(&error))?
+        }
+    };
+    // Where not all of the archive comes, another of the source's keys may be the one that is live: an agent of before
+    // does not look.
+    let in_part = place.folder.is_none() && !place.globs.is_empty();
+    let signed = if in_part { of_key.max(here) } else { of_key };
+    let to_wire = |(height, round, step)| v1::SignedHeight { height, round, step, address: String::new() };
     let source = proto::convert::to_wire_source(&place.source);
     let order = RestoreOrder {
         source: Some(source.clone()),
@@ -218,7 +238,8 @@ pub(crate) async fn order(
         // A safety backup does not have what was written after it: the state that the restore has replaced outlives
         // its undo.
         keeps_older: place.takes_back,
-        signed,
+        signed: signed.map(to_wire),
+        signed_here: here.map(to_wire),
         leaves_keys: place.kind == "blockchain" && place.folder.is_some() && !place.databases.with_keys,
         users_elsewhere: false,
     };

@@ -96,7 +96,12 @@ impl Backups for BackupsService {
     async fn get_backup(&self, request: Request<GetBackupRequest>) -> Result<Response<Backup>, Status> {
         let choice = backup_choice("name", &request.into_inner().name)?;
         let (record, verified) = self.app.backup(&choice).await?;
-        Ok(Response::new(wire::backup(&record, &verified)))
+        let mut remarks = self.app.remarks(&record).await?;
+        let mut answer = wire::backup(&record, &verified);
+        for (archive, of) in answer.archives.iter_mut().zip(&record.archives) {
+            archive.remarks = remarks.remove(&of.source).unwrap_or_default();
+        }
+        Ok(Response::new(answer))
     }
 
     async fn get_history(

@@ -30,12 +30,16 @@ impl Signers for SignersService {
         let SetSignerRequest { signer, height, reason } = request.into_inner();
         let signer = convert::text("signer", &signer, 300)?;
         about.say(format!("signer {signer:?} to height {height}"));
-        let (before, now) = self.app.set_signer(&signer, height, &reason, &by).await?;
-        let name = now.address.as_deref().unwrap_or(&now.id);
-        let was =
-            before.map_or_else(|| "nothing known".to_owned(), |before| before.signed.height.to_string());
-        about.say(format!("signer {name}: height {height}, before it {was}: {reason:?}"));
-        Ok(Response::new(shown(&now)))
+        let stated = self.app.set_signer(&signer, height, &reason, &by).await?;
+        let each = stated.iter().map(|(before, now)| {
+            let name = now.address.as_deref().unwrap_or(&now.id);
+            let was = before.as_ref().map(|before| before.signed.height.to_string());
+            let was = was.unwrap_or_else(|| "nothing known".to_owned());
+            format!("signer {name}: height {height}, before it {was}: {reason:?}")
+        });
+        about.say(each.collect::<Vec<_>>().join("; "));
+        let (_, now) = stated.first().expect("something was stated");
+        Ok(Response::new(shown(now)))
     }
 }
 
@@ -55,5 +59,6 @@ fn shown(record: &SignerRecord) -> Signer {
         stated_at,
         stated_by,
         reason,
+        places: record.places.iter().map(convert::to_wire_source).collect(),
     }
 }

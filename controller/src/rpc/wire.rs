@@ -83,6 +83,7 @@ fn archive(record: &ArchiveRecord, verifications: &[VerificationRecord]) -> v1::
         consistency: to_wire_consistency(record.consistency).into(),
         counts: Some(to_wire_counts(&record.counts)),
         verifications: of_this.map(verification).collect(),
+        remarks: Vec::new(),
     }
 }
 

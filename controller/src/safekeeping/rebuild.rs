@@ -309,29 +309,28 @@ async fn add(folder: &Rebuilding, catalog: &Catalog, copy: &CatalogCopy) -> Resu
 
 /// How far validators have signed is in the copy as of when that was made, and in the manifests of all that is there.
 async fn remember_signed(catalog: &Catalog, backups: &[BackupRecord]) -> Result<(), CatalogError> {
-    let mut highest: HashMap<(&SourceId, Option<&str>), Seen> = HashMap::new();
-    // What was seen of a source without a key belongs to the key that was seen there next: so the oldest come first.
+    let stated = catalog.stated().await?;
+    let (mut all, mut known): (Vec<Seen>, HashMap<(&SourceId, Option<&str>), usize>) = Default::default();
     let mut order: Vec<&BackupRecord> = backups.iter().collect();
     order.sort_by_key(|record| record.sequence);
-    let stated = catalog.stated().await?;
     for record in order {
         for archive in &record.archives {
             let Some(signed) = archive.signed else { continue };
             let seen =
                 Seen::in_manifest(archive.source.clone(), archive.signer.clone(), signed, record.ended_at);
-            // Somebody has said since what counts.
-            if stated.get(&seen.id()).is_some_and(|at| *at > record.started_at) {
+            // Somebody has said since what counts. An archive has what was signed when it ended.
+            if stated.get(&seen.id()).is_some_and(|at| *at > record.ended_at) {
                 continue;
             }
-            let known =
-                highest.entry((&archive.source, archive.signer.as_deref())).or_insert_with(|| seen.clone());
-            if seen.signed > known.signed {
-                *known = seen;
+            match known.get(&(&archive.source, archive.signer.as_deref())) {
+                Some(at) => all[*at].again(&seen),
+                None => {
+                    known.insert((&archive.source, archive.signer.as_deref()), all.len());
+                    all.push(seen);
+                }
             }
         }
     }
-    let mut all: Vec<Seen> = highest.into_values().collect();
-    all.sort_by_key(|seen| seen.key().is_some());
     for seen in all {
         catalog.saw_signed(&seen).await?;
     }
@@ -412,3 +411,7 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, RebuildError> {
     tokio::task::spawn_blocking(work).await?
 }
+
+#[cfg(test)]
+#[path = "rebuild_tests.rs"]
+mod tests;

@@ -271,6 +271,8 @@ struct Detail {
     kind: String,
     state: State,
     reason: String,
+    /// What should be known of what comes back.
+    remarks: Vec<String>,
     consistency: &'static str,
     size: String,
     stored: String,
@@ -302,6 +304,7 @@ fn detail(archive: &Archive, now: Timestamp) -> Detail {
         kind: archive.kind.clone(),
         state: outcome(archive.outcome()),
         reason: archive.reason.clone(),
+        remarks: archive.remarks.clone(),
         consistency: match archive.consistency() {
             Consistency::Snapshot => "one instant, by a snapshot",
             Consistency::Quiesced => "its writer was stopped",

@@ -95,7 +95,7 @@ impl Joined {
         let (up, messages) = mpsc::channel(16);
         let served = |source: &&str| ServedSource {
             source: Some(proto::convert::to_wire_source(&source.parse().expect("a source"))),
-            kind: "files".into(),
+            kind: (if source.starts_with("blockchain/") { "blockchain" } else { "files" }).into(),
             location: "/somewhere".into(),
         };
         let hello = Hello {

@@ -35,11 +35,19 @@ pub(super) async fn run(client: Client, wanted: cli::Signer, voice: Voice) -> En
                 voice.say("nothing was changed");
                 return Ok(Exit::Failed);
             }
+            let is_source = which.contains('/');
             let request = v1::SetSignerRequest { signer: which, height, reason };
             let now = Signer::from(client.signers().set_signer(ask(request)).await?.into_inner());
             voice.result(&now, |now| {
                 format!("{} has signed up to height {}: no restore goes below", now.name(), now.height)
             })?;
+            for keyless in known.keyless_of(&now).into_iter().filter(|_| !is_source) {
+                voice.say(format!(
+                    "what was seen in {0} without a key, up to height {1}, counts no more for this one, and stands for other \
+                     keys that were seen there, and for archives that name none: nsctl signer set {0} HEIGHT states that, too",
+                    keyless.id, keyless.height
+                ));
+            }
             Ok(Exit::Done)
         }
     }

@@ -58,6 +58,7 @@ impl From<ArchiveRecord> for Archive {
             source: record.source.name.to_string(),
             kind: record.kind,
             outcome: outcome(record.outcome),
+            remarks: Vec::new(),
             reason: record.reason,
             consistency: record.consistency.map_or("unknown", consistency),
             counts: record.counts.into(),

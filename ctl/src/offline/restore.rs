@@ -156,9 +156,10 @@ impl Work {
             stays: None,
             signer_height: self.signer_height,
             signer_seen: None,
+            signer_seen_here: None,
             leaves_keys: self.leaves_keys(source),
         };
-        let facts = survey(&request, pages.entries()?).map_err(|error| trouble(source, &error))?;
+        let facts = survey(&request, &id_key, pages.entries()?).map_err(|error| trouble(source, &error))?;
         let plan = files::plan(&facts);
         archive.privileges = self.privileges(source, &plan);
         let obstacles = preflight(&facts, &request.restore_id, &NoFaults);

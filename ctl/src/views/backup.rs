@@ -66,6 +66,8 @@ pub(crate) struct Archive {
     pub(crate) outcome: &'static str,
     /// Why it is not complete.
     pub(crate) reason: Option<String>,
+    /// What it is that comes back, as its manifest says; of one backup, not of a list.
+    pub(crate) remarks: Vec<String>,
     pub(crate) consistency: &'static str,
     #[serde(flatten)]
     pub(crate) counts: Counts,
@@ -140,6 +142,7 @@ impl From<v1::Archive> for Archive {
             kind: wire.kind,
             outcome,
             reason: some(wire.reason),
+            remarks: wire.remarks,
             consistency,
             counts: wire.counts.map(Counts::from).unwrap_or_default(),
             verifications: wire.verifications.into_iter().map(Verification::from).collect(),
@@ -294,12 +297,15 @@ fn archives(archives: &[Archive]) -> String {
 }
 
 impl Archive {
-    /// Lines about what is not as it should be; empty if all is well.
+    /// Lines about what is not as it should be, or should be known; empty if there is nothing.
     fn remarks(&self) -> String {
         let name = format!("{}/{}", self.component, self.source);
         let mut text = String::new();
         if let Some(reason) = &self.reason {
             text.push_str(&format!("\n{name}: {reason}"));
+        }
+        for remark in &self.remarks {
+            text.push_str(&format!("\n{name}: {remark}"));
         }
         let Counts { unreadable, vanished, changed, .. } = self.counts;
         if unreadable + vanished + changed > 0 {

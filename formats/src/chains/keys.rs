@@ -37,6 +37,11 @@ pub fn tier(path: &[u8]) -> Option<Tier> {
     }
 }
 
+/// True below what cosmovisor has copied before an upgrade: what lies there is nobody's state and nobody's key.
+pub fn is_set_aside(path: &[u8]) -> bool {
+    path.split(|byte| *byte == b'/').any(|name| name.starts_with(b"data-backup-"))
+}
+
 /// What is left out of a copy of an archive of this kind, where nobody asks for keys.
 pub fn left_out(kind: &str, with_keys: bool) -> fn(&[u8]) -> bool {
     if kind == "blockchain" && !with_keys { |path| tier(path).is_some() } else { |_| false }

@@ -13,7 +13,7 @@ mod wal;
 use repository::check::{CheckedFile, ContentCheck, Finding, Severity};
 
 use crate::leveldb::LeveldbCheck;
-pub use keys::{Tier, is_asked_for, left_out, tier};
+pub use keys::{Tier, is_asked_for, is_set_aside, left_out, tier};
 
 use freezer::Freezers;
 use seams::Seams;

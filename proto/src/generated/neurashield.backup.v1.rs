@@ -711,6 +711,9 @@ pub struct RestoreOrder {
     /// into `folder`: the keys of a chain's node and its accounts stay out
     #[prost(bool, tag = "11")]
     pub leaves_keys: bool,
+    /// the highest of all keys that were ever seen in the source; unset: none was
+    #[prost(message, optional, tag = "12")]
+    pub signed_here: ::core::option::Option<SignedHeight>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PlanRestore {
@@ -775,6 +778,9 @@ pub struct SourcePlan {
     pub remarks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(bool, tag = "19")]
     pub in_place: bool,
+    /// the order's `leaves_keys` is kept to; an agent of before does not say so
+    #[prost(bool, tag = "20")]
+    pub leaves_keys: bool,
 }
 /// A program that uses a place.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2164,6 +2170,9 @@ pub struct Archive {
     pub counts: ::core::option::Option<ArchiveCounts>,
     #[prost(message, repeated, tag = "7")]
     pub verifications: ::prost::alloc::vec::Vec<Verification>,
+    /// what it is that comes back, as its manifest says; of GetBackup alone
+    #[prost(string, repeated, tag = "8")]
+    pub remarks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// The newest result at one depth.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -3252,7 +3261,7 @@ pub struct Token {
     pub created_by: ::prost::alloc::string::String,
 }
 /// Of one key, or of a source in which a state and no key lies.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Signer {
     /// by which manifests name it: keyed, so that they tell no address; or COMPONENT/SOURCE
     #[prost(string, tag = "1")]
@@ -3279,6 +3288,9 @@ pub struct Signer {
     pub stated_by: ::prost::alloc::string::String,
     #[prost(string, tag = "10")]
     pub reason: ::prost::alloc::string::String,
+    /// every source in which it was seen, at most 100
+    #[prost(message, repeated, tag = "11")]
+    pub places: ::prost::alloc::vec::Vec<SourceId>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListSignersRequest {}

@@ -79,7 +79,14 @@ fn a_copy_holds_no_byte_of_a_key_unless_somebody_asks_for_it() {
     for (path, _) in KEYS {
         fs::remove_file(node.join(path)).expect("lost");
     }
-    system.run(&["restore", "--timestamp", "latest", "--yes", "--no-safety-backup"]);
+    // No state comes with the validator's, so that it is on its owner that it does not sign anything twice.
+    let words = ["restore", "--timestamp", "latest", "--yes", "--no-safety-backup"];
+    let refused = system.nsctl(&words);
+    let said = format!("{}{}", refused.out, refused.err);
+    assert!(refused.code != 0 && said.contains("has no state of a validator"), "{said}");
+    assert_eq!(found(&node), [""; 0]);
+    let done = system.nsctl(&[&words[..], &["--signer-height", "7"]].concat()).expect(0);
+    assert!(format!("{}{}", done.out, done.err).contains("says 7 or more"), "{}{}", done.out, done.err);
     assert_eq!(found(&node), paths(KEYS.len()));
 }
 

@@ -1,6 +1,7 @@
 //! What an archive says of a node that it comes from, and what the controller remembers of a validator.
 
 use std::fs;
+use std::io::Write;
 
 use serde_json::Value;
 
@@ -137,6 +138,11 @@ fn a_height_goes_with_the_key_wherever_it_is_and_somebody_who_knows_better_state
         format!("  - {{ component: {component}, kind: blockchain, name: chain, path: {} }}\n", path.display())
     };
     system.configure_agent(&(source("left", &left) + &source("right", &right)));
+    // Nobody takes what is told; that it was told is seen all the same.
+    let mut file =
+        fs::OpenOptions::new().append(true).open(system.root().join("controller.yaml")).expect("there");
+    writeln!(file, "alerts:\n  allow_private: true\n  sinks: {{ away: {{ webhook: {{ url: \"http://127.0.0.1:9/x\" }} }} }}")
+        .expect("written");
     system.start_controller();
     system.invite();
     system.start_agent();
@@ -147,6 +153,15 @@ fn a_height_goes_with_the_key_wherever_it_is_and_somebody_who_knows_better_state
     let manifest =
         fs::read_to_string(system.repository().join(&first).join("left/chain.json")).expect("there");
     assert!(manifest.contains("\"signer\"") && !manifest.to_uppercase().contains(ONE), "{manifest}");
+
+    // Two nodes with one key are punished: that it is in both is told, and where.
+    tests::wait_for("the alert", 60, || {
+        let history = system.nsctl(&["alert", "history", "-o", "json"]).expect(0).json().to_string();
+        let what = format!("the key of validator {ONE} is in");
+        (history.contains("anomaly") && history.contains(&what)).then_some(())
+    });
+    let places = signers(&system)[0]["places"].clone();
+    assert_eq!(places, serde_json::json!(["left/chain", "right/chain"]));
 
     // The key has signed more in the other source than the one that is restored ever had.
     right.says(12, "two");

@@ -222,12 +222,13 @@ impl Bench {
             keeps_older: false,
             signer_height: None,
             signer_seen: None,
+            signer_seen_here: None,
             leaves_keys: false,
             stays: None,
         };
         let (id_key, cancel) = (&self.domain.id_key, CancelFlag::default());
         let tools = Tools { id_key, progress: &(), cancel: &cancel, steps: &NoFaults };
-        let allowance = Allowance::all(&plan(&survey(&request, entries()).expect("a plan")));
+        let allowance = Allowance::all(&plan(&survey(&request, id_key, entries()).expect("a plan")));
         restore(&request, allowance, entries(), &mut self.blobs(&archived.refs), tools).expect("a restore");
         assert_equal(&self.data(), &target);
         std::fs::remove_dir_all(target).expect("removes");

@@ -8,6 +8,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use formats::chains::is_set_aside;
 use repository::archive::path::EntryPath;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,9 @@ const MAX_DEPTH: usize = 12;
 const MAX_FOLDERS: usize = 20_000;
 /// So many files are remembered that say how far a validator has signed.
 const MAX_SIGNERS: usize = 2;
+
+/// So many keys are remembered, and where there are as many, nobody knows whose the state is.
+pub(super) const MAX_KEYS: usize = 16;
 
 /// How a node's folder is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -178,11 +182,13 @@ pub(super) fn look(root: &OwnedFd) -> io::Result<Looked> {
                 b"IDENTITY" => has_identity = true,
                 b"priv_validator_state.json" => {
                     has_files = true;
-                    if !is_copy(&path) && looked.signers.len() < MAX_SIGNERS {
+                    if !is_set_aside(path.as_bytes()) && looked.signers.len() < MAX_SIGNERS {
                         looked.signers.extend(path.join(bytes));
                     }
                 }
-                b"priv_validator_key.json" if !is_copy(&path) && looked.keys.len() < MAX_SIGNERS => {
+                b"priv_validator_key.json"
+                    if !is_set_aside(path.as_bytes()) && looked.keys.len() < MAX_KEYS =>
+                {
                     looked.keys.extend(path.join(bytes));
                 }
                 _ if bytes.starts_with(b"marker.manifest.") => is_named = true,
@@ -216,11 +222,6 @@ pub(super) fn look(root: &OwnedFd) -> io::Result<Looked> {
         }
     }
     Ok(looked)
-}
-
-/// True below what cosmovisor has copied before an upgrade: it is nobody's state.
-fn is_copy(path: &EntryPath) -> bool {
-    path.names().any(|name| name.starts_with(b"data-backup-"))
 }
 
 /// True for a file of Fabric's blocks: `blockfile_000012`.

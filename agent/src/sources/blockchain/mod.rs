@@ -27,6 +27,7 @@ pub(crate) use look::Profile;
 pub(crate) use pause::guard;
 pub(crate) use pause::thaw_left;
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -40,13 +41,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::files::{FilesSource, Rules};
 use super::{Item, Problem, ProblemKind, Source, SourceError};
-use crate::signed::{Signed, address_at};
+use crate::signed::{Key, Signed};
 use hold::Hold;
 use ladder::{Climbed, Ladder};
 
 /// What people should know of a folder in which several files say how far a validator has signed.
 const SEVERAL: &str = "several of its files say how far a validator has signed, so none of it is remembered: before one of \
                        them is restored where its live file is lost, look up its height";
+/// The same where it is known how far and not whose key that was.
+const WHOSE: &str = "whose key its validator's state is of cannot be told: the key cannot be read, lies elsewhere by a link, \
+                     was changed while this was read, or is one of several. A restore asks for its height where \
+                     any validator is known to be further";
 /// What a manifest says of a geth: nobody can tell by its files in which mode it runs.
 const GOES_BACK: &str = "if geth ran in its default mode while this was read, it starts on it as after a crash: it goes \
                          back to the last state that was on the disk, and makes or fetches the later blocks anew; not \
@@ -67,11 +72,41 @@ pub(crate) struct ChainSource {
     profile: Profile,
     /// The one file that says how far a validator has signed, and what it said before all was read.
     signer: Option<(PathBuf, Option<Signed>)>,
-    /// The one key that lies there.
-    key: Option<PathBuf>,
+    /// Whose that is.
+    keys: Keys,
     has_several_signers: bool,
+    key_now: OnceCell<Key>,
     // After the files, which are read from there.
     _hold: Option<Hold>,
+}
+
+/// The keys that lay in the folder before all was read.
+struct Keys {
+    root: PathBuf,
+    paths: Vec<EntryPath>,
+    before: Key,
+}
+
+impl Keys {
+    fn look(root: &Path, paths: Vec<EntryPath>) -> Self {
+        let mut keys = Self { root: root.to_owned(), paths, before: Key::Absent };
+        keys.before = keys.read();
+        keys
+    }
+
+    /// Whose they are: one that lies there twice, as a link and what it leads to, is one.
+    fn read(&self) -> Key {
+        let mut all = self.paths.iter().map(|path| Key::at(&self.root, path));
+        let Some(first) = all.next() else { return Key::Absent };
+        let is_one = self.paths.len() < look::MAX_KEYS && all.all(|key| key == first);
+        if is_one { first } else { Key::Unreadable }
+    }
+
+    /// Whose height the state tells: whose key is there now as it was before; [`Key::Unreadable`] if that is not so.
+    fn now(&self) -> Key {
+        let now = self.read();
+        if now == self.before { now } else { Key::Unreadable }
+    }
 }
 
 /// How a node's folder is to be held.
@@ -108,7 +143,8 @@ impl Source for ChainSource {
         let geth = (self.profile == Profile::Geth).then_some(GOES_BACK);
         let untested = self.profile.is_untested().then(|| format!("profile {}, {UNTESTED}", self.profile));
         let several = self.has_several_signers.then_some(SEVERAL);
-        geth.into_iter().chain(several).map(str::to_owned).chain(untested).collect()
+        let whose = (self.signer.is_some() && self.whose() == Key::Unreadable).then_some(WHOSE);
+        geth.into_iter().chain(several).chain(whose).map(str::to_owned).chain(untested).collect()
     }
 
     /// As it is now, or was before: no less than what was archived, also of a node that was set up anew meanwhile.
@@ -118,11 +154,19 @@ impl Source for ChainSource {
     }
 
     fn signer(&self) -> Option<String> {
-        address_at(self.key.as_deref()?)
+        match self.whose() {
+            Key::Of(address) => Some(address),
+            Key::Absent | Key::Unreadable => None,
+        }
     }
 }
 
 impl ChainSource {
+    /// Whose height the state tells. Looked at once, when all was read.
+    fn whose(&self) -> Key {
+        self.key_now.get_or_init(|| self.keys.now()).clone()
+    }
+
     /// Holds what has to fit together in the folder `root`, which is then read by `rules`. Blocks.
     pub(crate) fn open(
         root: &Path,
@@ -149,10 +193,7 @@ impl ChainSource {
         let problem = |cause| Problem { path: EntryPath::root(), kind: ProblemKind::Suspect, cause };
         files.tell(told.map(problem).into_iter().collect());
         let within = |path: &EntryPath| root.join(std::ffi::OsStr::from_bytes(path.as_bytes()));
-        let key = match (looked.signers.as_slice(), looked.keys.as_slice()) {
-            ([_], [one]) => Some(within(one)),
-            _ => None,
-        };
+        let keys = Keys::look(root, looked.keys);
         let signer = match looked.signers.as_slice() {
             [one] => {
                 let path = within(one);
@@ -162,7 +203,8 @@ impl ChainSource {
             _ => None,
         };
         let has_several_signers = looked.signers.len() > 1;
-        Ok(Self { files, quiesce, profile, signer, key, has_several_signers, _hold: hold })
+        let key_now = OnceCell::new();
+        Ok(Self { files, quiesce, profile, signer, keys, has_several_signers, key_now, _hold: hold })
     }
 }
 
@@ -196,5 +238,41 @@ enum HoldError {
 impl HoldError {
     fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { what, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_changes_while_its_folder_is_read_is_nobody_s() {
+        let node = tempfile::tempdir().expect("a folder");
+        let path = EntryPath::new(b"priv_validator_key.json").expect("a path");
+        let file = node.path().join("priv_validator_key.json");
+        let has = |digit: &str| {
+            std::fs::write(&file, format!(r#"{{"address":"{}"}}"#, digit.repeat(40))).expect("written");
+        };
+        has("1");
+        let link = EntryPath::new(b"link/priv_validator_key.json").expect("a path");
+        std::fs::create_dir(node.path().join("link")).expect("made");
+        std::os::unix::fs::symlink(
+            "../priv_validator_key.json",
+            node.path().join("link/priv_validator_key.json"),
+        )
+        .expect("made");
+        let keys = Keys::look(node.path(), vec![link, path]);
+        assert_eq!(keys.now(), Key::Of("1".repeat(40)));
+        has("2");
+        assert_eq!(keys.now(), Key::Unreadable);
+        std::fs::remove_file(&file).expect("removed");
+        assert_eq!(keys.now(), Key::Unreadable);
+        assert_eq!(Keys::look(node.path(), Vec::new()).now(), Key::Absent);
+        // Two of different validators.
+        has("1");
+        let other = node.path().join("link/priv_validator_key.json");
+        std::fs::remove_file(&other).expect("removed");
+        std::fs::write(&other, format!(r#"{{"address":"{}"}}"#, "2".repeat(40))).expect("written");
+        assert_eq!(keys.now(), Key::Unreadable);
     }
 }

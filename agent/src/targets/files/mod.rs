@@ -23,6 +23,7 @@ mod here;
 mod immovable;
 mod incoming;
 mod journal;
+mod key;
 mod late;
 mod metadata;
 mod plan;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use repository::archive::entry::{Entry, EntryKind};
 use repository::archive::path::EntryPath;
+use repository::content::IdKey;
 use rustix::fs::FileType;
 
 use super::allowance::{Privilege, privileges};
@@ -20,6 +21,7 @@ use super::handles::{kind_of, open_below};
 pub use super::immovable::Immovable;
 use super::immovable::{Found, Search};
 use super::incoming::Incoming;
+use super::key::Keys;
 use super::late::{MAX_CARRIED, folder_at};
 use super::remove::{Names, names_in};
 use super::request::{Place, RestoreRequest, Selection};
@@ -81,8 +83,12 @@ pub struct Facts {
     pub signers: Vec<(EntryPath, LiveState)>,
     /// Up to which height a validator has signed, as the operator has stated.
     pub signer_height: Option<u64>,
-    /// The highest that any backup has seen.
+    /// The highest that any backup has seen of the key that will be live.
     pub signer_seen: Option<Signed>,
+    /// The first validator's key that will be another one in its place.
+    pub other_key: Option<EntryPath>,
+    /// The archive has a validator's state, selected or not.
+    pub has_state: bool,
     /// Validators' keys that would come to another place.
     pub second_keys: Named,
     /// The same, left out.
@@ -265,28 +271,7 @@ pub fn plan(facts: &Facts) -> RestorePlan {
              away one by one while programs stand: remove some of them yourself, then undo the restore"
         )
     }));
-    plan.conflicts.extend(facts.signers.iter().filter_map(|(path, live)| match live {
-        LiveState::Absent if facts.signer_height.is_none() => Some(format!(
-            "{path} is not there: nobody knows here what its validator has signed since the backup, and it could sign \
-             a height twice, and be punished for it; see that it runs nowhere else, look up the newest height of its \
-             network, and state it with --signer-height"
-        )),
-        LiveState::Unreadable(cause) => Some(format!(
-            "{path} does not say what its validator has signed: {cause}; mend it, or move it away and state the height \
-             with --signer-height"
-        )),
-        LiveState::At(live) if facts.signer_height.is_none() && facts.signer_seen.is_some_and(|seen| seen > *live) => {
-            Some(format!(
-                "{path} says less than the backup's, or than another backup has seen of its validator: nobody knows \
-                 here what was signed since; look up the newest height of its network, and state it with \
-                 --signer-height"
-            ))
-        }
-        LiveState::Absent | LiveState::At(_) => None,
-    }));
-    if !facts.signers.is_empty() && facts.signer_height.is_some_and(|height| i64::try_from(height).is_err()) {
-        plan.conflicts.push("no chain has a height like the one of --signer-height".to_owned());
-    }
+    plan.conflicts.extend(signer::conflicts(facts));
     if facts.needed > facts.free_space {
         plan.conflicts.push(format!(
             "{} bytes are needed beside the live state and {} are free; make room, or restore fewer paths",
@@ -383,12 +368,6 @@ fn remarks(facts: &Facts) -> Vec<String> {
             facts.node_keys_left_out.count
         )
     });
-    let states = facts.signers.iter().filter_map(|(path, live)| match live {
-        LiveState::At(_) => Some(format!("{path} stays as it is where it is ahead of the backup's")),
-        _ => facts
-            .signer_height
-            .map(|height| format!("{path} will say {height}, or what the backup says if that is more")),
-    });
     let stay = named(&facts.stay, "that the source excludes, or that no backup has, stay as they are");
     let go = named(
         &facts.go,
@@ -404,7 +383,7 @@ fn remarks(facts: &Facts) -> Vec<String> {
         .chain(keys)
         .chain(left_out)
         .chain(node_keys)
-        .chain(states)
+        .chain(signer::remarks(facts))
         .collect()
 }
 
@@ -436,15 +415,15 @@ fn conflict(path: &EntryPath, live: LiveEntry) -> Option<String> {
     }
 }
 
-/// Looks at the archive's `entries` and at the place that the request names. Changes nothing.
-pub fn survey<I, E>(request: &RestoreRequest, entries: I) -> Result<Facts, RestoreError>
+/// Looks at the archive's `entries`, whose ids are made with `id_key`, and at the place that the request names. Changes
+/// nothing.
+pub fn survey<I, E>(request: &RestoreRequest, id_key: &IdKey, entries: I) -> Result<Facts, RestoreError>
 where
     I: Iterator<Item = Result<Entry, E>>,
     E: std::error::Error + Send + Sync + 'static,
 {
     let ground = Ground::find(&request.place)?;
-    let mut facts =
-        Facts { signer_height: request.signer_height, signer_seen: request.signer_seen, ..Facts::default() };
+    let mut facts = Facts { signer_height: request.signer_height, ..Facts::default() };
     let is_whole = matches!(request.selection, Selection::Whole);
     facts.is_whole_live = is_whole && matches!(ground, Ground::Live { .. });
     let ours = rustix::process::geteuid().as_raw();
@@ -460,10 +439,13 @@ where
     let mut look = Look::begin(&ground, request, &mut facts)?;
     let mut outermost: Option<EntryPath> = None;
     let mut incoming = Incoming::new(entries, |_| false);
+    let mut keys = Keys::default();
     while let Some(entry) = incoming.next()? {
         look.sift(Some(&entry), &mut facts)?;
         let below = outermost.as_ref().is_some_and(|outer| entry.path.is_within(outer));
-        if !below && !request.selection.names(&entry.path) {
+        let is_selected = below || request.selection.names(&entry.path);
+        keys.note(&entry, is_selected);
+        if !is_selected {
             continue;
         }
         if signer::leaves_out(request, &entry.path) {
@@ -503,6 +485,9 @@ where
         }
     }
     look.finish(&mut facts)?;
+    facts.signer_seen = signer::seen(request, &keys);
+    facts.other_key = keys.other(&ground, request, id_key, facts.signers.iter().map(|(path, _)| path));
+    facts.has_state = keys.has_state;
     Ok(facts)
 }
 

@@ -30,8 +30,11 @@ pub struct RestoreRequest {
     pub stays: Option<Rules>,
     /// Up to which height a validator's key has signed, as the operator states.
     pub signer_height: Option<u64>,
-    /// The highest that any backup of the source has seen.
+    /// The highest that any backup has seen of the archive's validator.
     pub signer_seen: Option<Signed>,
+    /// The same of every validator that was ever seen in the source: where the archive's key does not come, one of these
+    /// may be the one that is live.
+    pub signer_seen_here: Option<Signed>,
     /// It is the folder of a chain's node, and nobody has asked for its keys.
     pub leaves_keys: bool,
 }

@@ -3,7 +3,9 @@
 //!
 //! Must stay true: what becomes live never says less than what is live, than what the archive has, than what any backup
 //! of the source has seen, and than what the operator has stated; it is looked at when what uses the folder has been
-//! stopped, so that nothing is signed any more. A copy in another place has no key, unless somebody asks for it.
+//! stopped, so that nothing is signed any more. What is live counts as known only if the key stays the one that it is:
+//! where another comes, nobody knows here what that one has signed since. A copy in another place has no key, unless
+//! somebody asks for it.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -17,6 +19,8 @@ use super::disk::{Disk, Subject};
 use super::error::{RestoreError, failed};
 use super::ground::Ground;
 use super::handles::{kind_of, open_below, open_in};
+use super::key::Keys;
+use super::plan::Facts;
 use super::request::{PathPatterns, Place, RestoreRequest, Selection};
 use super::stage::Stage;
 use crate::signed::MAX_STATE;
@@ -66,6 +70,95 @@ pub(super) fn leaves_out(request: &RestoreRequest, path: &EntryPath) -> bool {
     }
 }
 
+/// The highest that any backup has seen of the validator whose key will be live.
+pub(super) fn seen(request: &RestoreRequest, keys: &Keys) -> Option<Signed> {
+    request.signer_seen.max(request.signer_seen_here.filter(|_| !keys.come()))
+}
+
+/// What of validators speaks against the restore.
+pub(super) fn conflicts(facts: &Facts) -> Vec<String> {
+    const STATE_IT: &str = "see that it runs nowhere else, look up the newest height of its network, and state it with \
+                            --signer-height (not part of an undo: restore the safety backup itself by its timestamp)";
+    let is_stated = facts.signer_height.is_some();
+    let of_state = |(path, live): &(EntryPath, LiveState)| match live {
+        LiveState::Absent if !is_stated => Some(format!(
+            "{path} is not there: nobody knows here what its validator has signed since the backup, and it could sign \
+             a height twice, and be punished for it; {STATE_IT}"
+        )),
+        LiveState::Unreadable(cause) => Some(format!(
+            "{path} does not say what its validator has signed: {cause}; mend it, or move it away and state the height \
+             with --signer-height"
+        )),
+        LiveState::At(live) if !is_stated && facts.signer_seen.is_some_and(|seen| seen > *live) => {
+            Some(format!(
+                "{path} says less than the backup's, or than another backup has seen of its validator (of any, where it does not say whose it is): nobody knows \
+             here what was signed since; look up the newest height of its network, and state it with \
+             --signer-height"
+            ))
+        }
+        LiveState::Absent | LiveState::At(_) => None,
+    };
+    let mut told: Vec<String> = facts.signers.iter().filter_map(of_state).collect();
+    if let Some(key) = &facts.other_key {
+        let states_tell = facts.signers.iter().any(|(_, live)| matches!(live, LiveState::At(_)));
+        told.extend(match (facts.signers.is_empty(), facts.has_state) {
+            (false, _) => (!is_stated && states_tell).then(|| {
+                format!(
+                    "{key} will be another key than the one that is live, or cannot be compared: the live state says \
+                     nothing of what the validator has signed since the backup, and it could sign a height twice, and be \
+                     punished for it; {STATE_IT}"
+                )
+            }),
+            (true, true) => Some(format!(
+                "{key} will be another key than the one that is live, or cannot be compared, and the validator's state does \
+                 not come with it: it could sign a height twice, and be punished for it; restore its {}, too (with \
+                 --path), and state the newest height of its network with --signer-height",
+                String::from_utf8_lossy(STATE)
+            )),
+            (true, false) => (!is_stated).then(|| {
+                format!(
+                    "{key} will be another key than the one that is live, or cannot be compared, and the backup has no state \
+                     of a validator: give its node a {} that says no less than the newest height of its network, and state \
+                     that here, too, with --signer-height",
+                    String::from_utf8_lossy(STATE)
+                )
+            }),
+        });
+    }
+    let is_meant = !facts.signers.is_empty() || facts.other_key.is_some();
+    if is_meant && facts.signer_height.is_some_and(|height| i64::try_from(height).is_err()) {
+        told.push("no chain has a height like the one of --signer-height".to_owned());
+    }
+    told
+}
+
+/// What a person should know of validators before.
+pub(super) fn remarks(facts: &Facts) -> Vec<String> {
+    let of_state = |(path, live): &(EntryPath, LiveState)| match (live, &facts.other_key, facts.signer_height)
+    {
+        (LiveState::At(_), None, _) => {
+            Some(format!("{path} stays as it is where it is ahead of the backup's"))
+        }
+        (LiveState::At(_), Some(_), Some(height)) => Some(format!(
+            "{path} will say {height}, or what the backup or the live one says if that is more, and nothing at that height \
+             will be signed"
+        )),
+        (_, _, height) => {
+            height.map(|height| format!("{path} will say {height}, or what the backup says if that is more"))
+        }
+    };
+    let mut told: Vec<String> = facts.signers.iter().filter_map(of_state).collect();
+    if let (Some(key), true, Some(height)) = (&facts.other_key, facts.signers.is_empty(), facts.signer_height)
+    {
+        told.push(format!(
+            "{key} is a validator's key and comes without a state: before it is used, see that its node's {} says {height} or \
+             more",
+            String::from_utf8_lossy(STATE)
+        ));
+    }
+    told
+}
+
 /// Puts the highest of what is staged, live and stated in the place of each staged state.
 pub(super) fn keep_highest(
     disk: &Disk<'_>,
@@ -73,7 +166,21 @@ pub(super) fn keep_highest(
     ground: &Ground,
     stage: &mut Stage<'_>,
 ) -> Result<(), RestoreError> {
-    for path in std::mem::take(&mut stage.signers) {
+    let states = std::mem::take(&mut stage.signers);
+    let other_key = stage.keys.other(ground, request, stage.id_key(), states.iter());
+    if let Some(key) = other_key.as_ref().filter(|_| states.is_empty())
+        && (stage.keys.has_state || request.signer_height.is_none())
+    {
+        let cause =
+            "it is another key than the one that is live, and the validator's state does not come with it";
+        return Err(RestoreError::refused(key, cause));
+    }
+    let is_copy = matches!(request.place, Place::NewFolder { .. });
+    // A copy without the key signs nothing.
+    let takes_key = matches!(&request.selection, Selection::Paths(patterns) if patterns.spell_a(KEY));
+    let seen =
+        seen(request, &stage.keys).filter(|_| !is_copy || request.signer_height.is_some() || takes_key);
+    for path in states {
         let Some((folder, FileType::RegularFile)) = stage.staged(&path)? else { continue };
         let name = stage.name(&path).to_owned();
         let staged = read(&folder, &name).map_err(failed("read", &path))?;
@@ -81,33 +188,28 @@ pub(super) fn keep_highest(
             RestoreError::refused(&path, "the backup's tells no height; restore other paths")
         })?;
         let live = read_live(ground, &path).map_err(failed("read", &path))?;
-        let is_copy = matches!(request.place, Place::NewFolder { .. });
         let signed = live.as_deref().map(|live| {
             Signed::of(live).ok_or_else(|| {
                 RestoreError::refused(&path, "the live one tells no height; mend it, or move it away")
             })
         });
         let signed = signed.transpose()?;
-        // A copy without the key signs nothing.
-        let takes_key = matches!(&request.selection, Selection::Paths(patterns) if patterns.spell_a(KEY));
-        let seen = request.signer_seen.filter(|_| !is_copy || request.signer_height.is_some() || takes_key);
-        // One that says less than a backup's is not its successor: a node was set up anew.
-        let known = seen.map_or(of_backup, |seen| seen.max(of_backup));
-        if !is_copy && request.signer_height.is_none() && signed.is_none_or(|signed| signed < known) {
-            let what = match signed {
-                None => "no live state is there any more, and no height was stated",
-                Some(_) => {
-                    "the live state says less than the backup's, or than another backup has seen, so it tells nothing of \
-                     what was signed since; state the network's newest height with --signer-height"
-                }
-            };
-            return Err(RestoreError::refused(&path, what));
+        if !is_copy && request.signer_height.is_none() {
+            // One that says less than a backup's is not its successor: a node was set up anew.
+            let known = seen.map_or(of_backup, |seen| seen.max(of_backup));
+            if let Some(cause) = unknown(signed, known, other_key.as_ref()) {
+                return Err(RestoreError::refused(&path, cause));
+            }
         }
         let mut highest = (of_backup, None);
         if let Some((live, signed)) = live.zip(signed)
             && signed > highest.0
         {
-            highest = (signed, Some(live));
+            // What another key has signed there is nothing that this one may answer with.
+            highest = match &other_key {
+                None => (signed, Some(live)),
+                Some(_) => closed(signed.0),
+            };
         }
         // Only a greater height: the same one is told by the state itself, with what was signed there.
         let stated = request.signer_height.map(i64::try_from).transpose();
@@ -130,6 +232,22 @@ pub(super) fn keep_highest(
         }
     }
     Ok(())
+}
+
+/// Why nobody knows here what was signed since, if that is so.
+fn unknown(live: Option<Signed>, known: Signed, other_key: Option<&EntryPath>) -> Option<String> {
+    match (live, other_key) {
+        (None, _) => Some("no live state is there any more, and no height was stated".to_owned()),
+        (Some(_), Some(key)) => Some(format!(
+            "{key} is another key than the one that is live, so the live state tells nothing of what was signed since; state \
+             the network's newest height with --signer-height"
+        )),
+        (Some(live), None) => (live < known).then(|| {
+            "the live state says less than the backup's, or than another backup has seen, so it tells nothing of what was \
+             signed since; state the network's newest height with --signer-height"
+                .to_owned()
+        }),
+    }
 }
 
 /// At this height it signs nothing any more, in no round.
@@ -166,7 +284,7 @@ fn read_live(ground: &Ground, path: &EntryPath) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-fn read(folder: &OwnedFd, name: &[u8]) -> io::Result<Vec<u8>> {
+pub(super) fn read(folder: &OwnedFd, name: &[u8]) -> io::Result<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let mut bytes = Vec::new();
     File::from(open_in(folder, name, flags, Mode::empty())?).take(MAX_STATE).read_to_end(&mut bytes)?;

@@ -13,6 +13,7 @@ use std::path::Path;
 
 use repository::archive::entry::{Entry, EntryKind, FileContent, Metadata};
 use repository::archive::path::EntryPath;
+use repository::content::IdKey;
 use rustix::fs::FileType;
 
 use super::allowance::{Allowance, Privilege};
@@ -25,6 +26,7 @@ use super::handles::{Mounts, again, kind_of, open_below, open_folder_across};
 use super::here::Here;
 use super::incoming::Incoming;
 use super::journal::{Journal, Line, Move, Text};
+use super::key::Keys;
 use super::metadata::{Notes, apply};
 use super::recover::recover_at;
 use super::request::{RestoreRequest, Selection, Tools};
@@ -62,6 +64,8 @@ pub(super) struct Stage<'a> {
     pub(super) notes: Notes,
     /// Validators' states that were staged.
     pub(super) signers: Vec<EntryPath>,
+    /// The keys that the archive has.
+    pub(super) keys: Keys,
     /// Entries written so far.
     pub(super) entries: u64,
     writer: ContentWriter<'a>,
@@ -109,6 +113,7 @@ impl<'a> Stage<'a> {
             left_out: BTreeMap::new(),
             notes: Notes::default(),
             signers: Vec::new(),
+            keys: Keys::default(),
             entries: 0,
             writer: ContentWriter::new(disk, tools, blobs, Here::new(ground)),
             selected: None,
@@ -127,6 +132,11 @@ impl<'a> Stage<'a> {
     /// Writes nothing more: what is there may be removed.
     pub(super) fn stop_writing(&mut self) {
         self.writer.stop();
+    }
+
+    /// What the archive's ids are made with.
+    pub(super) fn id_key(&self) -> &'a IdKey {
+        self.tools.id_key
     }
 
     /// Bytes of content that were not fetched, since they are live.
@@ -157,6 +167,7 @@ impl<'a> Stage<'a> {
                 self.chain.pop();
             }
             let is_selected = is_selected(self.request, &mut self.selected, &entry.path);
+            self.keys.note(&entry, is_selected);
             if is_selected && signer::leaves_out(self.request, &entry.path) {
                 self.notes.key(&entry.path);
             } else if is_selected {

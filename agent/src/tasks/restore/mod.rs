@@ -292,7 +292,8 @@ impl Archive {
             })?),
         };
         let (restore_id, keeps_older) = (order.restore_id.clone(), order.keeps_older);
-        let (signer_height, signer_seen) = (order.signer_height, order.signer_seen);
+        let (signer_height, signer_seen, signer_seen_here) =
+            (order.signer_height, order.signer_seen, order.signer_seen_here);
         let stays = match &order.into {
             Into::Served(source) => Some(stays(&context.agent, source)?),
             Into::Folder(_) => None,
@@ -305,6 +306,7 @@ impl Archive {
             stays,
             signer_height,
             signer_seen,
+            signer_seen_here,
             leaves_keys: order.leaves_keys,
         };
         let of = context.agent.served.iter().find(|served| served.id == order.source);
@@ -323,8 +325,8 @@ impl Archive {
         pages: RemoteBlobs<WireBlobs>,
     ) -> Result<(v1::SourcePlan, Vec<EntryPath>), Failure> {
         let entries = ArchiveEntries::open(pages, &self.order.root).map_err(|error| not_readable(&error))?;
-        let facts =
-            files::survey(&self.request, entries).map_err(|error| not_restored(&self.place, &error))?;
+        let facts = files::survey(&self.request, &self.order.keys.id_key, entries)
+            .map_err(|error| not_restored(&self.place, &error))?;
         let mut plan = files::plan(&facts);
         let strays = std::mem::take(&mut plan.strays);
         let mut obstacles = files::preflight(&facts, &self.request.restore_id, &InProduction);

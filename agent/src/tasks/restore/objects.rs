@@ -314,6 +314,7 @@ impl Archive {
             leaves: "objects that are not in the backup".to_owned(),
             remarks: remarks.into_iter().chain(found.remarks).collect(),
             in_place: self.in_place(),
+            leaves_keys: false,
         };
         Ok((plan, told))
     }

@@ -249,6 +249,7 @@ impl Archive {
             leaves: plan.leaves.to_owned(),
             remarks,
             in_place: true,
+            leaves_keys: false,
         };
         Ok((plan, told))
     }

@@ -48,6 +48,7 @@ pub(super) fn plan(
         needed_bytes: plan.needed,
         remarks: plan.remarks.into_iter().chain(found.remarks).collect(),
         in_place,
+        leaves_keys: order.leaves_keys,
     }
 }
 
