@@ -227,6 +227,7 @@ pub fn to_wire_quiesce(quiesce: Quiesce) -> v1::Quiesce {
         QuiescedBy::Pause => "pause",
         QuiescedBy::Container => "container",
         QuiescedBy::Lock => "lock",
+        QuiescedBy::Other => "other",
     };
     v1::Quiesce { by: by.to_owned(), held_ms: quiesce.held_ms }
 }

@@ -236,7 +236,7 @@ fn where_a_file_system_shares_blocks_a_long_file_is_held_and_takes_no_space() {
         .filter(|(path, length)| path.to_string_lossy().contains("hold-") && *length == LOG);
     assert_eq!(held.count(), 1, "the log is held with its length");
     assert!(taken < 4 << 20, "{taken} bytes were taken for a log of {LOG}");
-    system.steps().clear("hold-filled");
+    system.steps().let_go("hold-filled");
     assert_eq!(system.await_end(&job)["state"], "complete");
     assert_eq!((manifest(&system)["consistency"].clone(), left_in(&node)), ("bracketed".into(), 0));
     println!("xfs: a log of {LOG} bytes is held, which takes {taken} bytes");
@@ -266,4 +266,27 @@ fn walk(folder: &Path) -> Vec<(PathBuf, u64)> {
         }
     }
     all
+}
+
+#[test]
+fn what_is_about_to_be_cloned_is_on_the_disk_before_anybody_is_paused() {
+    let disk = Disk::make();
+    let node = disk.path().join("node");
+    fs::create_dir_all(node.join("data/cs.wal")).expect("made");
+    fs::write(node.join("data/priv_validator_state.json"), r#"{"height":"9","round":0,"step":3}"#)
+        .expect("written");
+    let system = started(System::prepare_held(&[]), &node, ", quiesce: [pause]", None);
+    system.steps().ask("hold-linked");
+    fs::write(node.join(LONG), vec![7; 64 << 20]).expect("written");
+    let is_dirty = || {
+        let said = Command::new("filefrag").arg("-v").arg(node.join(LONG)).output().expect("filefrag");
+        assert!(said.status.success(), "this test needs filefrag (e2fsprogs)");
+        String::from_utf8_lossy(&said.stdout).contains("delalloc")
+    };
+    assert!(is_dirty(), "it has just been written");
+    let job = system.start_job(&["backup"]);
+    wait_for("what is done before a pause", 30, || system.steps().reached("hold-linked"));
+    assert!(!is_dirty(), "a clone would have to write it out");
+    system.steps().let_go("hold-linked");
+    assert_eq!(system.await_end(&job)["state"], "complete");
 }

@@ -266,8 +266,15 @@ impl Container {
     }
 
     /// True if it has the network of that one, and with it its host's name, hosts and resolv.conf.
-    pub(super) fn has_network_of(&self, id: &str) -> bool {
-        self.host_config.network_mode.strip_prefix("container:") == Some(id)
+    pub(super) fn has_network_of(&self, other: &Self) -> bool {
+        self.host_config.network_mode.strip_prefix("container:").is_some_and(|called| other.is_called(called))
+    }
+
+    /// True if what lies in this folder of it lies on its host, and stays there when the container is made anew.
+    pub(super) fn keeps(&self, folder: &Path) -> bool {
+        let holds = self.mounts.iter().filter(|mount| folder.starts_with(&mount.destination));
+        let nearest = holds.max_by_key(|mount| mount.destination.components().count());
+        nearest.is_some_and(|mount| !mount.source.as_os_str().is_empty())
     }
 
     /// True if a label says that it is stopped for this component.

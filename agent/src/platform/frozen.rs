@@ -21,37 +21,77 @@ const OF_THE_ENGINE: [&str; 3] = ["/etc/hostname", "/etc/hosts", "/etc/resolv.co
 const MARKS: [&str; 2] = ["/.dockerenv", "/run/.containerenv"];
 const ID: usize = 64;
 
-/// The ids of the running containers that have the folder, or a part of it, mounted for writing; not our own.
-pub(crate) fn writing_in(socket: &Path, folder: &Path) -> io::Result<Vec<String>> {
+/// What an engine has made of a pause.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    Done,
+    /// It was not done, and will not be.
+    Refused(io::Error),
+    /// It may have been done, or may still be.
+    Unclear(io::Error),
+}
+
+/// Where this process runs.
+struct Here {
+    /// The container that it is, by what the engine has mounted into it.
+    own: Option<String>,
+    /// It is some container.
+    is_container: bool,
+}
+
+/// The ids of the running containers that have the folder, or a part of it, mounted for writing; not our own. `state` is
+/// the agent's own folder, in which it writes down whom it pauses.
+pub(crate) fn writing_in(socket: &Path, folder: &Path, state: &Path) -> io::Result<Vec<String>> {
     let own = own_container(&fs::read_to_string("/proc/self/mountinfo")?);
-    let may_be_ours = own.is_none() && MARKS.iter().any(|mark| Path::new(mark).exists());
-    let (status, body) = ask(socket, "GET", "/containers/json")?;
+    let is_container = MARKS.iter().any(|mark| Path::new(mark).exists());
+    let (status, body) = ask(socket, "GET", "/containers/json").map_err(|failed| failed.error)?;
     if status != 200 {
         return Err(refused("/containers/json", status, &body));
     }
     let all: Vec<Container> = serde_json::from_slice(&body)
         .map_err(|error| io::Error::other(format!("the engine answers in an unknown way: {error}")))?;
-    let folder = fs::canonicalize(folder)?;
-    let ours = all.iter().find(|one| own.as_ref() == Some(&one.id));
-    if own.is_some() && ours.is_none() {
+    let (folder, state) = (fs::canonicalize(folder)?, fs::canonicalize(state)?);
+    chosen(&Here { own, is_container }, &all, &folder, &state, |id| is_elsewhere(socket, id))
+}
+
+/// Which of `all` they are.
+fn chosen(
+    here: &Here,
+    all: &[Container],
+    folder: &Path,
+    state: &Path,
+    is_elsewhere: impl Fn(&str) -> io::Result<bool>,
+) -> io::Result<Vec<String>> {
+    let ours = all.iter().find(|one| here.own.as_ref() == Some(&one.id));
+    if here.own.is_some() && ours.is_none() {
         return Err(io::Error::other("the agent's own container is not one of this engine"));
     }
-    // What is mounted into whoever shares a network is that of whose it is.
-    if let Some(ours) = ours
-        && all.iter().any(|one| one.has_network_of(&ours.id))
-    {
-        return Err(io::Error::other(
-            "the agent cannot tell which container is its own: several share a network (`network_mode`)",
-        ));
+    if let Some(ours) = ours {
+        // What is mounted into whoever shares a network is that of whose it is.
+        if all.iter().any(|one| one.has_network_of(ours)) {
+            return Err(io::Error::other(
+                "the agent cannot tell which container is its own: several share a network (`network_mode`)",
+            ));
+        }
+        // Agent and guard may end with their container; then the record is what lets the others go on.
+        if !ours.keeps(state) {
+            return Err(io::Error::other(format!(
+                "the agent's own folder, {}, would go with its container, and what it has paused would be forgotten: \
+                 mount a volume there",
+                state.display()
+            )));
+        }
     }
-    let on_host = ours.map_or_else(|| folder.clone(), |ours| ours.on_host(&folder));
-    let is_it = |one: &&Container| own.as_ref() != Some(&one.id) && !one.is_ours() && one.writes_in(&on_host);
+    let on_host = ours.map_or_else(|| folder.to_owned(), |ours| ours.on_host(folder));
+    let is_it =
+        |one: &&Container| here.own.as_ref() != Some(&one.id) && !one.is_ours() && one.writes_in(&on_host);
+    let may_be_ours = here.own.is_none() && here.is_container;
     let mut ids = Vec::new();
     for one in all.iter().filter(is_it) {
         if one.is_paused() {
             return Err(io::Error::other(format!("somebody else has paused the container {}", one.name())));
         }
-        if may_be_ours && !is_elsewhere(socket, &one.id)? {
+        if may_be_ours && !is_elsewhere(&one.id)? {
             return Err(io::Error::other("the agent cannot tell which container is its own"));
         }
         ids.push(one.id.clone());
@@ -59,27 +99,39 @@ pub(crate) fn writing_in(socket: &Path, folder: &Path) -> io::Result<Vec<String>
     Ok(ids)
 }
 
-pub(crate) fn pause(socket: &Path, id: &str) -> io::Result<()> {
-    told(socket, id, "pause")
+pub(crate) fn pause(socket: &Path, id: &str) -> Asked {
+    let path = format!("/containers/{id}/pause");
+    match ask(socket, "POST", &path) {
+        Ok((200..=299, _)) => Asked::Done,
+        // One that is paused already, is gone, or does not run.
+        Ok((status @ 400..=499, body)) => Asked::Refused(refused(&path, status, &body)),
+        Ok((status, body)) => Asked::Unclear(refused(&path, status, &body)),
+        Err(Failed { was_asked: false, error }) => Asked::Refused(error),
+        Err(Failed { error, .. }) => Asked::Unclear(error),
+    }
 }
 
 /// One that is not paused, or is gone, is fine.
 pub(crate) fn go_on(socket: &Path, id: &str) -> io::Result<()> {
-    match told(socket, id, "unpause") {
-        Err(_) if !is_paused(socket, id)? => Ok(()),
-        other => other,
-    }
+    let path = format!("/containers/{id}/unpause");
+    let told = match ask(socket, "POST", &path) {
+        Ok((200..=299, _)) => return Ok(()),
+        Ok((status, body)) => refused(&path, status, &body),
+        Err(failed) => failed.error,
+    };
+    if is_paused(socket, id)? { Err(told) } else { Ok(()) }
 }
 
 /// False for one that is gone.
 pub(crate) fn is_paused(socket: &Path, id: &str) -> io::Result<bool> {
-    let state = state(socket, id)?;
-    Ok(state.pointer("/State/Paused").and_then(serde_json::Value::as_bool).unwrap_or(false))
+    let Some(state) = state(socket, id)? else { return Ok(false) };
+    let is_paused = state.pointer("/State/Paused").and_then(serde_json::Value::as_bool);
+    is_paused.ok_or_else(|| io::Error::other("the engine does not say whether the container is paused"))
 }
 
 /// True if its process is seen here and has other mounts: so it is not the container that this is.
 fn is_elsewhere(socket: &Path, id: &str) -> io::Result<bool> {
-    let state = state(socket, id)?;
+    let state = state(socket, id)?.unwrap_or_default();
     let process = state.pointer("/State/Pid").and_then(serde_json::Value::as_u64).unwrap_or(0);
     let mounts = |of: &str| fs::read_link(format!("/proc/{of}/ns/mnt"));
     Ok(process > 0
@@ -87,19 +139,11 @@ fn is_elsewhere(socket: &Path, id: &str) -> io::Result<bool> {
 }
 
 /// What is said of one; nothing of one that is gone.
-fn state(socket: &Path, id: &str) -> io::Result<serde_json::Value> {
+fn state(socket: &Path, id: &str) -> io::Result<Option<serde_json::Value>> {
     let path = format!("/containers/{id}/json");
-    match ask(socket, "GET", &path)? {
-        (200, body) => serde_json::from_slice(&body).map_err(io::Error::other),
-        (404, _) => Ok(serde_json::Value::Null),
-        (status, body) => Err(refused(&path, status, &body)),
-    }
-}
-
-fn told(socket: &Path, id: &str, verb: &str) -> io::Result<()> {
-    let path = format!("/containers/{id}/{verb}");
-    match ask(socket, "POST", &path)? {
-        (200..=299, _) => Ok(()),
+    match ask(socket, "GET", &path).map_err(|failed| failed.error)? {
+        (200, body) => serde_json::from_slice(&body).map(Some).map_err(io::Error::other),
+        (404, _) => Ok(None),
         (status, body) => Err(refused(&path, status, &body)),
     }
 }
@@ -110,15 +154,25 @@ fn refused(path: &str, status: u16, body: &[u8]) -> io::Error {
     io::Error::other(format!("the engine answers {path} with {status}: {why}"))
 }
 
+/// A question without an answer.
+struct Failed {
+    /// The engine may have got it.
+    was_asked: bool,
+    error: io::Error,
+}
+
 /// Status and body. By HTTP 1.0 an answer ends with its connection.
-fn ask(socket: &Path, method: &str, path: &str) -> io::Result<(u16, Vec<u8>)> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(ANSWER))?;
-    stream.set_write_timeout(Some(ANSWER))?;
-    write!(stream, "{method} {path} HTTP/1.0\r\nHost: docker\r\nContent-Length: 0\r\n\r\n")?;
+fn ask(socket: &Path, method: &str, path: &str) -> Result<(u16, Vec<u8>), Failed> {
+    let failed = |was_asked| move |error| Failed { was_asked, error };
+    let mut stream = UnixStream::connect(socket).map_err(failed(false))?;
+    stream.set_read_timeout(Some(ANSWER)).map_err(failed(false))?;
+    stream.set_write_timeout(Some(ANSWER)).map_err(failed(false))?;
+    write!(stream, "{method} {path} HTTP/1.0\r\nHost: docker\r\nContent-Length: 0\r\n\r\n")
+        .map_err(failed(true))?;
     let mut answer = Vec::new();
-    stream.take(MAX_ANSWER).read_to_end(&mut answer)?;
-    parse(&answer).ok_or_else(|| io::Error::other(format!("the engine answers {path} in an unknown way")))
+    stream.take(MAX_ANSWER).read_to_end(&mut answer).map_err(failed(true))?;
+    let unknown = || io::Error::other(format!("the engine answers {path} in an unknown way"));
+    parse(&answer).ok_or_else(|| Failed { was_asked: true, error: unknown() })
 }
 
 fn parse(answer: &[u8]) -> Option<(u16, Vec<u8>)> {
@@ -157,6 +211,50 @@ mod tests {
         assert_eq!(own_container(&host), None);
         let file = "638 611 8:1 /run/resolv.conf /etc/resolv.conf rw - ext4 /dev/sda1 rw\n";
         assert_eq!(own_container(file), None);
+    }
+
+    /// The agent beside a node, both writing into the same folder of the host, and one that has nothing to do with it.
+    fn listed(network_of_agent: &str) -> Vec<Container> {
+        let mount = |place: &str| serde_json::json!({ "Source": place, "Destination": "/data", "RW": true });
+        let of = |id: &str, network: &str, mounts: &[serde_json::Value]| {
+            serde_json::json!({ "Id": id.repeat(32), "Names": [format!("/{id}")], "State": "running",
+                "HostConfig": { "NetworkMode": network }, "Mounts": mounts })
+        };
+        let own = serde_json::json!({ "Source": "/srv/state", "Destination": "/state", "RW": true });
+        let all = serde_json::json!([
+            of("aa", network_of_agent, &[mount("/srv/chain"), own]),
+            of("bb", "default", &[mount("/srv/chain")]),
+            of("cc", "default", &[mount("/srv/other")]),
+        ]);
+        serde_json::from_value(all).expect("as the engine writes it")
+    }
+
+    fn chosen_by(own: Option<&str>, all: &[Container], state: &str) -> Result<Vec<String>, String> {
+        let here = Here { own: own.map(|own| own.repeat(32)), is_container: true };
+        // As the agent sees it: within its container, or where it lies on the host.
+        let folder = if own.is_some() { "/data/node" } else { "/srv/chain/node" };
+        chosen(&here, all, Path::new(folder), Path::new(state), |_| Ok(false)).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn our_own_container_is_never_chosen_also_where_it_has_the_network_of_another() {
+        let bridged = listed("bridge");
+        assert_eq!(chosen_by(Some("aa"), &bridged, "/state/agent"), Ok(vec!["bb".repeat(32)]));
+        // The engine mounts the node's files into the agent, so the agent takes the node for itself.
+        for network in [format!("container:{}", "bb".repeat(32)), "container:bb".to_owned()] {
+            let why = chosen_by(Some("bb"), &listed(&network), "/state/agent").expect_err("nobody");
+            assert!(why.contains("several share a network"), "{why}");
+        }
+        // One that cannot tell which it is, or is another engine's, pauses nobody.
+        let why = chosen_by(None, &bridged, "/state/agent").expect_err("nobody");
+        assert!(why.contains("cannot tell"), "{why}");
+        assert!(chosen_by(Some("dd"), &bridged, "/state/agent").is_err());
+    }
+
+    #[test]
+    fn nobody_is_paused_by_an_agent_whose_record_would_go_with_its_container() {
+        let why = chosen_by(Some("aa"), &listed("bridge"), "/var/lib/agent").expect_err("nobody");
+        assert!(why.contains("/var/lib/agent") && why.contains("mount a volume there"), "{why}");
     }
 
     #[test]

@@ -130,6 +130,15 @@ impl Seam for Cometbft {
         }
     }
 
+    fn held(&self) -> usize {
+        self.blocks.held() + self.state.held()
+    }
+
+    fn give_up(&mut self, why: &str) {
+        self.blocks.give_up(why);
+        self.state.give_up(why);
+    }
+
     fn judge(&self) -> Vec<Finding> {
         let (blocks, state) = match self.heights() {
             (Ok(blocks), Ok(state)) => (blocks.unwrap_or(0), state.unwrap_or(0)),

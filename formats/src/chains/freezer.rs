@@ -11,8 +11,11 @@ use repository::check::{CheckedFile, Finding, Severity};
 use super::broken;
 
 const ENTRY: usize = 6;
-/// What may be remembered of all freezers together: data files, and what indexes say of them.
-const MAX_REMEMBERED: usize = 100_000;
+/// What may be remembered of all freezers together, in bytes: data files, and what indexes say of them.
+const MAX_REMEMBERED: usize = 8 << 20;
+/// What a remembered file takes beside its path, and what an index says of one, about.
+const FILE: usize = 48;
+const END: usize = 16;
 
 /// What was seen of freezers.
 #[derive(Debug, Default)]
@@ -69,7 +72,7 @@ impl Freezers {
         self.reading = None;
         let is = |end: &[u8]| file.path.ends_with(end);
         if is(b".cdat") || is(b".rdat") {
-            self.remembered += 1;
+            self.remembered += FILE + file.path.len();
             if self.remembered <= MAX_REMEMBERED {
                 self.data.insert(file.path.to_vec(), file.length);
             }
@@ -102,7 +105,7 @@ impl Freezers {
                 index.entry_ends();
             }
         }
-        index.wrong.is_none() && self.remembered + index.ends.len() <= MAX_REMEMBERED
+        index.wrong.is_none() && self.remembered + END * index.ends.len() <= MAX_REMEMBERED
     }
 
     /// What is wrong with the index by itself. One that ends within an entry is cut back to the one before.
@@ -113,8 +116,10 @@ impl Freezers {
             None => (items, index.ends),
             Some(_) => (None, BTreeMap::new()),
         };
-        self.remembered += 1 + ends.len();
-        self.indexes.insert(index.table, Counted { kind: index.kind, ends, items });
+        self.remembered += FILE + index.table.len() + END * ends.len();
+        if self.remembered <= MAX_REMEMBERED {
+            self.indexes.insert(index.table, Counted { kind: index.kind, ends, items });
+        }
         index.wrong
     }
 

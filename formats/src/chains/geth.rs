@@ -11,6 +11,8 @@ use super::freezer::FrozenBlocks;
 use super::seams::{Seam, Stores, told};
 
 const HEAD: &[u8] = b"LastHeader";
+/// By which BSC says from which block on its freezer counts, where those before were cut off.
+const OFFSETS: [&[u8]; 2] = [b"offSetOfCurrentAncientFreezer", b"FrozenOfAncientDB"];
 /// The hash of a block.
 const HASH: usize = 32;
 
@@ -48,7 +50,8 @@ impl Geth {
         let store =
             above.find_map(|end| folder.strip_suffix(end).filter(|store| stores.contains_key(store)))?;
         let files = stores.get(store)?;
-        let keys = [hash_of(0), hash_of(1), hash_of(frozen.count), HEAD.to_vec()];
+        let keys = [hash_of(0), hash_of(1), hash_of(frozen.count), HEAD.to_vec()].into_iter();
+        let keys = keys.chain(OFFSETS.map(<[u8]>::to_vec));
         Some(Self {
             store: store.to_vec(),
             files: files.clone(),
@@ -67,6 +70,11 @@ impl Geth {
     fn seam(&self) -> Result<Option<String>, &str> {
         let Some(genesis) = self.first.value(&hash_of(0))? else { return Ok(None) };
         let Some(head) = self.first.value(HEAD)? else { return Ok(None) };
+        for offset in OFFSETS {
+            if self.first.value(offset)?.is_some_and(|from| from.iter().any(|byte| *byte != 0)) {
+                return Err("its first blocks were cut off, and the freezer counts from a later one on");
+            }
+        }
         let frozen = self.frozen;
         if frozen == 0 {
             let is_gone = head != genesis && self.first.value(&hash_of(1))?.is_none();
@@ -143,6 +151,15 @@ impl Seam for Geth {
             Reading::First => self.first.file_end(),
             Reading::Second => self.second.iter_mut().for_each(Seek::file_end),
         }
+    }
+
+    fn held(&self) -> usize {
+        self.first.held() + self.second.as_ref().map_or(0, Seek::held)
+    }
+
+    fn give_up(&mut self, why: &str) {
+        self.first.give_up(why);
+        self.second.iter_mut().for_each(|second| second.give_up(why));
     }
 
     fn judge(&self) -> Vec<Finding> {

@@ -18,6 +18,8 @@ use super::geth::Geth;
 const MAX_NODES: usize = 32;
 /// So many signers' states, and so many parts of logs, are remembered.
 const MAX_SEEN: usize = 1_000;
+/// What is kept of the values of all nodes together, in bytes.
+const MAX_VALUES: usize = 4 << 20;
 
 /// What one node wants, and what is found of it.
 pub(super) trait Seam: Debug + Send {
@@ -27,6 +29,10 @@ pub(super) trait Seam: Debug + Send {
     fn file(&mut self, path: &[u8], length: u64) -> bool;
     fn bytes(&mut self, bytes: &[u8]) -> bool;
     fn file_end(&mut self);
+    /// How many bytes of values it keeps.
+    fn held(&self) -> usize;
+    /// It keeps none any more; what it was looking for is not known.
+    fn give_up(&mut self, why: &str);
     /// What does not fit together.
     fn judge(&self) -> Vec<Finding>;
 }
@@ -70,14 +76,13 @@ impl Seams {
             let node = Geth::of(frozen, stores)?;
             Some(Box::new(node) as Box<dyn Seam>)
         });
-        self.nodes.extend(geths);
         let cometbfts = stores.keys().filter_map(|folder| {
             let node = Cometbft::of(folder.strip_suffix(b"blockstore.db/")?, stores, &self.seen)?;
             Some(Box::new(node) as Box<dyn Seam>)
         });
-        self.nodes.extend(cometbfts);
-        self.more = self.nodes.len().saturating_sub(MAX_NODES);
-        self.nodes.truncate(MAX_NODES);
+        let mut all = geths.chain(cometbfts);
+        self.nodes.extend(all.by_ref().take(MAX_NODES));
+        self.more = all.count();
     }
 
     pub(super) fn has_begun(&self) -> bool {
@@ -100,6 +105,9 @@ impl Seams {
     pub(super) fn file_end(&mut self) {
         if let Some(node) = self.reading.take() {
             self.nodes[node].file_end();
+            if self.nodes.iter().map(|node| node.held()).sum::<usize>() > MAX_VALUES {
+                self.nodes[node].give_up("the values of all nodes take too much memory");
+            }
         }
     }
 

@@ -171,6 +171,27 @@ fn a_gap_between_freezer_and_store_is_named() {
 }
 
 #[test]
+fn tables_of_a_freezer_that_not_every_geth_has_do_not_count() {
+    // BSC's blobs, of which a chain may have none; the difficulties that an older geth has left.
+    for (table, entries) in [("blobs", 1), ("diffs", 3)] {
+        let mut files = geth(5, 5, 9);
+        let index = vec![0; 6 * entries];
+        files.insert(format!("geth/chaindata/ancient/chain/{table}.cidx"), index);
+        assert_eq!(found(&files), [""; 0], "{table}");
+    }
+}
+
+#[test]
+fn a_freezer_that_begins_later_is_told_and_not_judged() {
+    let mut files = geth(5, 5, 9);
+    let key = [&b"h"[..], &0_u64.to_be_bytes(), b"n"].concat();
+    let keys: [(&[u8], &[u8]); 3] =
+        [(&key, &[1; 32]), (b"LastHeader", &[10; 32]), (b"offSetOfCurrentAncientFreezer", &[3, 232])];
+    files.extend(store("geth/chaindata", &keys));
+    says(&files, "geth/chaindata: the seam to its freezer was not looked at", "counts from a later one on");
+}
+
+#[test]
 fn a_head_that_cannot_be_found_is_told() {
     let mut files = geth(5, 7, 9);
     let (key, hash) = ([&b"h"[..], &0_u64.to_be_bytes(), b"n"].concat(), [1; 32]);

@@ -7,6 +7,8 @@ use super::writes::text;
 
 /// With more tables than these a database is no longer judged.
 const MAX_TABLES: usize = 200_000;
+/// Tables that may hold one of a few keys: of each level one for each key, and those that were just written.
+const MAX_MAY_HOLD: usize = 1_000;
 
 /// What the edits so far come to.
 #[derive(Debug, Default)]
@@ -21,7 +23,7 @@ pub(super) struct Manifest {
     pub(super) refused: Option<Refused>,
     /// Edits may be missing at its end: that it does not list a table proves nothing.
     pub(super) is_cut_off: bool,
-    /// Tables that may hold one of these keys.
+    /// Only tables that may hold one of these keys are wanted, where there are some: no others are remembered then.
     pub(super) sought: Vec<Vec<u8>>,
     pub(super) may_hold: BTreeSet<u64>,
 }
@@ -45,11 +47,15 @@ impl Manifest {
 
     /// The next edit.
     pub(super) fn edit(&mut self, record: &[u8]) {
-        if self.refused.is_none() && self.apply(record).is_none() {
+        if self.refused.is_some() {
+            return;
+        }
+        if self.apply(record).is_none() {
             self.refused = Some(Refused::Foreign);
         }
-        if self.tables.len() + self.backings.len() > MAX_TABLES {
-            (self.tables, self.backings) = Default::default();
+        let all = self.tables.len() + self.backings.len();
+        if all > MAX_TABLES || self.may_hold.len() > MAX_MAY_HOLD {
+            (self.tables, self.backings, self.may_hold) = Default::default();
             self.refused = Some(Refused::TooMany);
         }
     }
@@ -76,8 +82,10 @@ impl Manifest {
                 }
                 tag @ (7 | 100 | 102 | 103 | 104) => self.new_table(tag, &mut rest)?,
                 105 => {
-                    let table = varint(&mut rest)?;
-                    self.backings.insert(table, varint(&mut rest)?);
+                    let (table, length) = (varint(&mut rest)?, varint(&mut rest)?);
+                    if self.sought.is_empty() {
+                        self.backings.insert(table, length);
+                    }
                 }
                 106 => drop(self.backings.remove(&varint(&mut rest)?)),
                 _ => return None,
@@ -124,7 +132,7 @@ impl Manifest {
                 }
             }
         }
-        if !is_virtual {
+        if !is_virtual && self.sought.is_empty() {
             self.tables.insert(table, length);
         }
         if may_hold {

@@ -5,20 +5,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::find::{Newest, find};
+use super::find::{Held, MAX_VALUE, Newest, Place, Wrong, find};
 use super::log::{Damage, Log};
 use super::manifest::Manifest;
 use super::writes::text;
 use super::{manifest_name, varint};
 
-/// A longer table is not held to be looked into.
-const MAX_TABLE: u64 = 64 << 20;
+/// A longer table is not read for a few keys.
+const MAX_TABLE: u64 = 1 << 30;
+/// A table is read so often: for its index, for the index that this names, for blocks.
+const MAX_PASSES: u8 = 3;
 /// So many tables are read for the keys of one store: of each level one, and those that were just written.
 const MAX_TABLES: usize = 64;
 /// So many logs: those of writes that are in no table yet.
 const MAX_LOGS: usize = 64;
-/// A longer value is not kept.
-const MAX_VALUE: usize = 8 << 20;
+/// What is kept of all values together.
+const MAX_VALUES: usize = 4 << 20;
+const TOO_LONG: &str = "its values are too long to be those that are looked for";
 
 /// Looks for keys in one store.
 #[derive(Debug)]
@@ -31,6 +34,8 @@ pub(crate) struct Seek {
     reading: Reading,
     /// Files that were asked for and not given yet.
     awaited: BTreeSet<Vec<u8>>,
+    /// Tables that are read once more: how often they were, and which of their blocks are wanted.
+    again: BTreeMap<Vec<u8>, (u8, Vec<Place>)>,
     step: Step,
     unclear: Option<String>,
 }
@@ -51,7 +56,12 @@ enum Reading {
     Nothing,
     Manifest(Log),
     Log(Log),
-    Table(Vec<u8>),
+    Table {
+        path: Vec<u8>,
+        passes: u8,
+        wanted: Vec<Place>,
+        held: Held,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +84,7 @@ impl Seek {
             manifest,
             reading: Reading::default(),
             awaited: BTreeSet::new(),
+            again: BTreeMap::new(),
             step: Step::New,
             unclear: too_many.then(|| "it has too many logs to be looked at".to_owned()),
         }
@@ -104,7 +115,15 @@ impl Seek {
                 let tables = &self.manifest.may_hold;
                 tables.iter().map(|table| format!("{table:06}.{}", self.files.ending)).collect()
             }
-            Step::Tables | Step::Done => Vec::new(),
+            Step::Tables => {
+                let paths: Vec<_> = self.again.keys().cloned().collect();
+                if paths.is_empty() {
+                    self.step = Step::Done;
+                }
+                self.awaited = paths.iter().cloned().collect();
+                return paths;
+            }
+            Step::Done => Vec::new(),
         };
         self.step = match self.step {
             _ if names.is_empty() => Step::Done,
@@ -122,18 +141,21 @@ impl Seek {
             return false;
         }
         let name = &path[self.folder.len()..];
-        self.reading = if name.starts_with(b"MANIFEST-") {
-            Reading::Manifest(Log::default())
-        } else if name.ends_with(b".log") {
-            let number =
-                std::str::from_utf8(&name[..name.len() - 4]).ok().and_then(|number| number.parse().ok());
-            Reading::Log(Log::numbered(number.unwrap_or(0)))
-        } else if length <= MAX_TABLE {
-            Reading::Table(Vec::with_capacity(length as usize))
-        } else {
+        if name.starts_with(b"MANIFEST-") {
+            self.reading = Reading::Manifest(Log::default());
+            return true;
+        }
+        if let Some(number) = name.strip_suffix(b".log") {
+            let number = std::str::from_utf8(number).ok().and_then(|number| number.parse().ok());
+            self.reading = Reading::Log(Log::numbered(number.unwrap_or(0)));
+            return true;
+        }
+        let (passes, wanted) = self.again.remove(path).unwrap_or_default();
+        let Some(held) = Held::of(length, &wanted).filter(|_| length <= MAX_TABLE) else {
             self.say(format!("its table {} is too long to be looked into", String::from_utf8_lossy(name)));
             return false;
         };
+        self.reading = Reading::Table { path: path.to_vec(), passes: passes + 1, wanted, held };
         true
     }
 
@@ -145,9 +167,8 @@ impl Seek {
                 let (found, unclear) = (&mut self.found, &mut self.unclear);
                 log.bytes(bytes, &mut |record| batch(record, found, unclear))
             }
-            Reading::Table(table) => {
-                let room = table.capacity() - table.len();
-                table.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            Reading::Table { held, .. } => {
+                held.bytes(bytes);
                 true
             }
         }
@@ -170,18 +191,43 @@ impl Seek {
                     Some(Damage::TooLong(_)) => self.say("a record of its log is too long".to_owned()),
                 }
             }
-            Reading::Table(table) => {
+            Reading::Table { path, passes, mut wanted, held } => {
+                let before = wanted.len();
                 let mut wrong = None;
                 for (key, found) in &mut self.found {
-                    match find(&table, key) {
+                    match find(&held, key) {
                         Ok(None) => {}
                         Ok(Some(now)) => newer(found, now),
-                        Err(why) => wrong = Some(why),
+                        Err(Wrong::NotHeld(places)) => wanted.extend(places),
+                        Err(Wrong::Table(why)) => wrong = Some(why),
                     }
                 }
-                wrong.into_iter().for_each(|why| self.say(format!("a table of it: {why}")));
+                wanted.sort_unstable();
+                wanted.dedup();
+                if let Some(why) = wrong {
+                    self.say(format!("a table of it: {why}"));
+                } else if wanted.len() > before && passes == MAX_PASSES {
+                    self.say("a table of it: its indexes lie too far apart to be followed".to_owned());
+                } else if wanted.len() > before {
+                    self.again.insert(path, (passes, wanted));
+                }
             }
         }
+        if self.held() > MAX_VALUES {
+            self.give_up(TOO_LONG);
+        }
+    }
+
+    /// How many bytes of values are kept.
+    pub(crate) fn held(&self) -> usize {
+        length(&self.found)
+    }
+
+    /// Nothing more is kept or wanted.
+    pub(crate) fn give_up(&mut self, why: &str) {
+        self.say(why.to_owned());
+        self.found.values_mut().for_each(|found| *found = None);
+        self.again.clear();
     }
 
     /// What stands under a key, once nothing is wanted any more; an error says why that is not known.
@@ -205,9 +251,17 @@ fn newer(found: &mut Option<Newest>, now: Newest) {
 
 /// What was written together, of LevelDB or Pebble.
 fn batch(record: &[u8], found: &mut BTreeMap<Vec<u8>, Option<Newest>>, unclear: &mut Option<String>) {
-    if let Err(why) = writes(record, found) {
+    let read = writes(record, found);
+    let read = read.and_then(|()| if length(found) > MAX_VALUES { Err(TOO_LONG) } else { Ok(()) });
+    if let Err(why) = read {
         unclear.get_or_insert(why.to_owned());
+        found.values_mut().for_each(|found| *found = None);
     }
+}
+
+/// Of all values together.
+fn length(found: &BTreeMap<Vec<u8>, Option<Newest>>) -> usize {
+    found.values().flatten().map(|(_, value)| value.as_ref().map_or(0, Vec::len)).sum()
 }
 
 fn writes(record: &[u8], found: &mut BTreeMap<Vec<u8>, Option<Newest>>) -> Result<(), &'static str> {
@@ -231,7 +285,7 @@ fn writes(record: &[u8], found: &mut BTreeMap<Vec<u8>, Option<Newest>>) -> Resul
         };
         if let Some(found) = found.get_mut(key) {
             if value.is_some_and(|value| value.len() > MAX_VALUE) {
-                return Err("a value of it is too long");
+                return Err(TOO_LONG);
             }
             newer(found, (number, value.map(<[u8]>::to_vec)));
         }

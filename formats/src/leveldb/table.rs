@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::{masked, varint};
 
 /// Where each block ends: how it is packed, and its checksum.
-const TRAILER: usize = 5;
+pub(super) const TRAILER: usize = 5;
 pub(super) const FOOTER: usize = 48;
 pub(super) const MAGIC: [u8; 8] = 0xdb47_7524_8b80_fb57_u64.to_le_bytes();
 /// The end of a table as RocksDB has made it and Pebble writes it, and of one that Pebble alone knows.
@@ -16,6 +16,8 @@ pub(super) const ROCKS_FOOTER: usize = 53;
 pub(super) const CRC32C: u8 = 1;
 /// What an index may unpack to.
 const MAX_INDEX: usize = 4 << 20;
+/// What an index may list: a table of 16 MiB has some thousand blocks.
+const MAX_LISTED: usize = 200_000;
 
 /// What is wrong with the whole of a table; none if nothing is, or if its checksums are of another kind.
 pub(super) fn judge(table: &[u8]) -> Option<String> {
@@ -139,6 +141,9 @@ fn entries(list: &[u8]) -> Option<Vec<(usize, usize)>> {
         let value = usize::try_from(varint(&mut rest)?).ok()?;
         rest = rest.get(key..)?;
         let (mut place, after) = rest.split_at_checked(value)?;
+        if all.len() == MAX_LISTED {
+            return None;
+        }
         all.push(handle(&mut place)?);
         rest = after;
     }

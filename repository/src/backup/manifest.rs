@@ -60,6 +60,9 @@ pub enum QuiescedBy {
     Container,
     /// The server was locked against writes.
     Lock,
+    /// In a way that this release does not know: a later one has made the archive.
+    #[serde(other)]
+    Other,
 }
 
 /// How far a validator has signed, in the order in which it signs.
@@ -251,4 +254,18 @@ pub struct RepositoryConfig {
     pub signing_key: crate::signed::VerifyingKey,
     /// What segments are sealed to, oldest first; new ones use the last.
     pub sealing_keys: Vec<crate::pack::seal::SealingPublicKey>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_way_of_meeting_writers_that_a_later_release_has_is_no_reason_not_to_read_its_archives() {
+        let read = |by: &str| {
+            let text = format!(r#"{{"by":"{by}","held_ms":14}}"#);
+            serde_json::from_str::<Quiesce>(&text).expect("it is read").by
+        };
+        assert_eq!((read("container"), read("something-new")), (QuiescedBy::Container, QuiescedBy::Other));
+    }
 }

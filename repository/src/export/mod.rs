@@ -18,7 +18,7 @@ pub const PART: usize = 512 << 10;
 const ZEROS: Bytes = Bytes::from_static(&[0; 64 << 10]);
 
 /// All entries with their contents, as a tar file; `put` may end it early. Sockets are left out, sparse
-/// files are written in full; what `leaves_out` names is left out, but for folders.
+/// files are written in full; what `leaves_out` names is left out, but for folders, and so are other names of it.
 pub fn archive<E: From<RepositoryError>>(
     reader: &mut ArchiveReader,
     leaves_out: fn(&[u8]) -> bool,
@@ -31,7 +31,13 @@ pub fn archive<E: From<RepositoryError>>(
         for entry in reader.page(&page.id)? {
             // Whoever unpacks it trusts it to lead through no link of its own.
             order.check(&entry).map_err(|why| reader.damaged_blob(&page.id, Malformed::new("page", why)))?;
-            if entry.kind != EntryKind::Folder && leaves_out(entry.path.as_bytes()) {
+            // A link would lead to what is not there.
+            let is_out = match &entry.kind {
+                EntryKind::Folder => false,
+                EntryKind::HardLink { to } => leaves_out(to.as_bytes()) || leaves_out(entry.path.as_bytes()),
+                _ => leaves_out(entry.path.as_bytes()),
+            };
+            if is_out {
                 continue;
             }
             let Some(header) = tar::header(&entry) else { continue };

@@ -17,6 +17,11 @@ const KEYS: [(&str, &str); 6] = [
     ("config/priv_validator_key.json", "bytes-of-the-validator-key"),
 ];
 const NODE_AND_ACCOUNTS: usize = 5;
+/// Other names of some of them, by which nobody would know what they are.
+const OTHER_NAMES: [(&str, &str); 2] = [
+    ("geth/nodekey", "geth/nodekey.old"),
+    ("config/priv_validator_key.json", "config/priv_validator_key.old"),
+];
 
 fn node(folder: &Path) -> PathBuf {
     let node = folder.join("node");
@@ -24,6 +29,9 @@ fn node(folder: &Path) -> PathBuf {
         let path = node.join(path);
         fs::create_dir_all(path.parent().expect("a parent")).expect("made");
         fs::write(path, bytes).expect("written");
+    }
+    for (key, name) in OTHER_NAMES {
+        fs::hard_link(node.join(key), node.join(name)).expect("linked");
     }
     fs::create_dir_all(node.join("data")).expect("made");
     fs::write(node.join("data/blocks"), "blocks").expect("written");
@@ -61,12 +69,14 @@ fn a_copy_holds_no_byte_of_a_key_unless_somebody_asks_for_it() {
     };
     let (copy, said) = copied("copy", &[]);
     assert_eq!(found(&copy), [""; 0]);
-    assert!(said.contains("5 keys of the node are left out") && said.contains("--with-keys"), "{said}");
+    assert!(said.contains("6 keys of the node are left out") && said.contains("--with-keys"), "{said}");
     assert!(said.contains("is a validator's key and is left out"), "{said}");
     assert_eq!(fs::read(copy.join("blockchain/data/blocks")).expect("there"), b"blocks");
     assert!(copy.join("blockchain/keystore").is_dir(), "a node finds its folders");
     let (copy, _) = copied("asked", &["--with-keys"]);
     assert_eq!(found(&copy), paths(NODE_AND_ACCOUNTS), "a validator's asks for more");
+    assert!(copy.join("blockchain/geth/nodekey.old").exists());
+    assert!(!copy.join("blockchain/config/priv_validator_key.old").exists());
     let (copy, _) = copied("named", &["--path", "geth/nodekey", "--path", "keystore", "--path", "config/*"]);
     assert_eq!(found(&copy), ["geth/nodekey", "keystore/UTC--2026--aa"]);
     let (copy, _) = copied("moved", &["--with-keys", "--signer-height", "7"]);
@@ -76,7 +86,7 @@ fn a_copy_holds_no_byte_of_a_key_unless_somebody_asks_for_it() {
     offline(&system, folder.path());
 
     // In place it is the node itself that comes back.
-    for (path, _) in KEYS {
+    for path in KEYS.iter().map(|(path, _)| path).chain(OTHER_NAMES.iter().map(|(_, name)| name)) {
         fs::remove_file(node.join(path)).expect("lost");
     }
     // No state comes with the validator's, so that it is on its owner that it does not sign anything twice.
@@ -88,6 +98,9 @@ fn a_copy_holds_no_byte_of_a_key_unless_somebody_asks_for_it() {
     let done = system.nsctl(&[&words[..], &["--signer-height", "7"]].concat()).expect(0);
     assert!(format!("{}{}", done.out, done.err).contains("says 7 or more"), "{}{}", done.out, done.err);
     assert_eq!(found(&node), paths(KEYS.len()));
+    let inode =
+        |name: &str| std::os::unix::fs::MetadataExt::ino(&fs::metadata(node.join(name)).expect("there"));
+    OTHER_NAMES.iter().for_each(|(key, name)| assert_eq!(inode(key), inode(name), "{name}"));
 }
 
 fn exported(system: &System, folder: &Path) {
@@ -96,6 +109,9 @@ fn exported(system: &System, folder: &Path) {
         let words = ["export", "latest", "blockchain", "-o", tar.to_str().expect("UTF-8")];
         let said = system.nsctl(&[&words[..], more].concat()).expect(0);
         assert_eq!(found(&tar).len(), expected, "{}", said.err);
+        let holds =
+            |name: &str| fs::read(&tar).expect("there").windows(name.len()).any(|at| at == name.as_bytes());
+        assert!(OTHER_NAMES.iter().all(|(_, name)| holds(name) == (expected > 0)));
         assert_eq!(said.err.contains("are left out"), expected == 0, "{}", said.err);
     }
 }

@@ -1,20 +1,22 @@
 //! Pausing the containers that have a chain's folder mounted: for an agent that does not see who writes there, since it
 //! runs in a container of its own.
 //!
-//! Must stay true: as with processes ([`super::pause`]): whoever was paused goes on, by us, by the guard, or by the
-//! agent's next start; one that somebody else has paused is left alone, and nobody is paused then.
+//! Must stay true: whoever was paused goes on, by us or by what [`super::thaw`] has for it; nobody is paused without a
+//! guard; one that somebody else has paused is left alone, and nobody is paused then.
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::sync::{Mutex, MutexGuard, TryLockError};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use runtime::steps;
+use super::HoldError;
+use super::pause::LONGEST;
+use super::thaw::{self, Safeguard};
+use crate::platform::frozen::{self, Asked};
 
-use super::pause::{self, LONGEST};
-use crate::platform::frozen;
-use crate::steps::Step;
-
+/// So long a pause waits for an earlier one.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// More containers than these are no node.
 const MAX: usize = 9;
 const WORD: &str = "container";
@@ -48,20 +50,53 @@ impl Container {
     }
 }
 
+/// One pause of containers at a time: a container that one of two has let go on and the other has paused again would
+/// look as if it had been held all the time.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// Waits until no other pause of containers is under way, and whoever an earlier one has paused went on.
+#[expect(clippy::disallowed_methods, reason = "some seconds at most, before anybody is held")]
+fn turn(state: &Path) -> io::Result<MutexGuard<'static, ()>> {
+    let began = Instant::now();
+    loop {
+        let turn = match TURN.try_lock() {
+            Ok(turn) => Some(turn),
+            Err(TryLockError::Poisoned(turn)) => Some(turn.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        };
+        let why = if let Some(turn) = turn {
+            thaw::thaw_left(state);
+            if !thaw::insists() {
+                return Ok(turn);
+            }
+            "an earlier pause is not settled: who was paused then may still have to be told to go on"
+        } else {
+            "another source's containers are paused just now"
+        };
+        if began.elapsed() > PATIENCE {
+            return Err(io::Error::other(why));
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// Containers that are paused for as long as this lives.
 pub(super) struct PausedContainers {
+    /// Those that we have paused, or may have.
     containers: Vec<Container>,
-    guard: Option<Child>,
-    record: PathBuf,
+    /// None once they went on.
+    safeguard: Option<Safeguard>,
     began: Instant,
+    /// An answer was lost: the pause may come later.
     is_doubtful: bool,
-    is_over: bool,
+    _turn: MutexGuard<'static, ()>,
 }
 
 impl PausedContainers {
     /// Pauses those that may write into `folder`; none if there is none.
     pub(super) fn begin(folder: &Path, socket: &Path, state: &Path) -> io::Result<Option<Self>> {
-        let ids = frozen::writing_in(socket, folder)?;
+        let turn = turn(state)?;
+        let ids = frozen::writing_in(socket, folder, state)?;
         if ids.len() > MAX {
             return Err(io::Error::other(format!("more than {MAX} containers may write there")));
         }
@@ -69,30 +104,39 @@ impl PausedContainers {
             return Ok(None);
         }
         let of = |id: String| Container { id, socket: socket.to_owned() };
-        let containers: Vec<_> = ids.into_iter().map(of).collect();
-        let words: Option<Vec<String>> = containers.iter().map(Container::word).collect();
+        let all: Vec<_> = ids.into_iter().map(of).collect();
+        let words: Option<Vec<String>> = all.iter().map(Container::word).collect();
         let words = words.ok_or_else(|| io::Error::other("the path of the engine's socket is not UTF-8"))?;
-        let record = pause::noted(state, &words)?;
-        steps::reach(Step::PauseNoted);
-        let mut paused = Self {
-            containers,
-            guard: None,
-            record,
-            began: Instant::now(),
-            is_doubtful: false,
-            is_over: false,
-        };
-        paused.guard = Some(pause::guarded(&words)?);
-        steps::reach(Step::PauseGuarded);
-        paused.began = Instant::now();
-        for container in paused.containers.clone() {
-            if paused.began.elapsed() >= LONGEST {
-                return Err(io::Error::other("the engine takes too long to pause them"));
+        let safeguard = Some(Safeguard::begin(state, &words)?);
+        let (containers, began) = (Vec::new(), Instant::now());
+        let mut paused = Self { containers, safeguard, began, is_doubtful: false, _turn: turn };
+        for one in all {
+            paused.may_go_on()?;
+            match frozen::pause(&one.socket, &one.id) {
+                Asked::Done => paused.containers.push(one),
+                // It was not us who has paused it, so it is not ours to let it go on.
+                Asked::Refused(error) => return Err(error),
+                Asked::Unclear(error) => {
+                    paused.containers.push(one);
+                    paused.is_doubtful = true;
+                    return Err(error);
+                }
             }
-            // One whose answer is lost may come true later.
-            frozen::pause(&container.socket, &container.id).inspect_err(|_| paused.is_doubtful = true)?;
         }
+        paused.may_go_on()?;
+        paused.safeguard.as_mut().into_iter().for_each(Safeguard::answered);
         Ok(Some(paused))
+    }
+
+    /// An error where nobody may be paused any more: the guard is gone, or it takes too long.
+    fn may_go_on(&mut self) -> io::Result<()> {
+        if self.began.elapsed() >= LONGEST {
+            return Err(io::Error::other("the engine takes too long to pause them"));
+        }
+        match self.safeguard.as_mut().is_some_and(Safeguard::is_guarded) {
+            true => Ok(()),
+            false => Err(io::Error::other("the guard of the pause has ended")),
+        }
     }
 
     /// True if they were held all the time until now, and not for too long.
@@ -102,22 +146,14 @@ impl PausedContainers {
     }
 
     /// Lets them go on; returns how long they were held.
-    pub(super) fn end(mut self) -> Duration {
-        self.thaw();
-        self.began.elapsed()
+    pub(super) fn end(mut self) -> Result<Duration, HoldError> {
+        if self.thaw() { Ok(self.began.elapsed()) } else { Err(HoldError::StillPaused) }
     }
 
-    fn thaw(&mut self) {
-        if std::mem::replace(&mut self.is_over, true) {
-            return;
-        }
-        let words: Vec<String> = self.containers.iter().filter_map(Container::word).collect();
-        pause::release(self.record.clone(), words.join("\n"), self.is_doubtful);
-        steps::reach(Step::PauseTold);
-        if let Some(mut guard) = self.guard.take() {
-            drop(guard.stdin.take());
-            let _ = guard.wait();
-        }
+    fn thaw(&mut self) -> bool {
+        let Some(safeguard) = self.safeguard.take() else { return true };
+        let words = self.containers.iter().filter_map(Container::word).collect();
+        safeguard.end(words, self.is_doubtful)
     }
 }
 

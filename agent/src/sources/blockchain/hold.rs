@@ -18,7 +18,7 @@ use rustix::io::Errno;
 
 const PREFIX: &str = ".neurashield-hold-";
 /// Shorter files share no blocks.
-const SHARED_FROM: u64 = 4 << 20;
+pub(super) const SHARED_FROM: u64 = 4 << 20;
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// True for the name of a folder of links.

@@ -23,7 +23,7 @@ use super::containers::PausedContainers;
 use super::hold::{HeldFolder, Hold, is_file, names};
 use super::look::{self, Looked, Part, Profile};
 use super::pause::{Paused, Watched};
-use super::{Held, HoldError, Way, appended, bracket, copies, freezer};
+use super::{Held, HoldError, Way, appended, bracket, copies, dirty, freezer};
 use crate::steps::Step;
 
 /// How a node's folder may be held.
@@ -84,7 +84,7 @@ impl Pause {
         }
     }
 
-    fn end(self) -> Duration {
+    fn end(self) -> Result<Duration, HoldError> {
         match self {
             Self::Processes(paused) => paused.end(),
             Self::Containers(paused) => paused.end(),
@@ -199,6 +199,7 @@ impl Ladder<'_> {
                 Part::Freezer | Part::Files | Part::Snapshots => Ok(()),
             }
             .map_err(HoldError::io("a part of it cannot be linked"))?;
+            dirty::write_out(live, held);
         }
         steps::reach(Step::HoldLinked);
         let failed = || HoldError::io("its files cannot be looked at");
@@ -211,7 +212,7 @@ impl Ladder<'_> {
         let has_moved = stamps(&parts).map_err(failed())? != before;
         let was_held = paused.still_holds();
         steps::reach(Step::PauseFilled);
-        let time = paused.end();
+        let time = paused.end()?;
         steps::reach(Step::PauseEnded);
         match (was_held, has_moved) {
             (true, false) => Ok((hold, held(parts), time)),

@@ -15,17 +15,18 @@ mod appended;
 mod bracket;
 mod containers;
 mod copies;
+mod dirty;
 mod freezer;
 pub(in crate::sources) mod hold;
 pub(in crate::sources) mod ladder;
 pub(in crate::sources) mod look;
 mod pause;
+mod thaw;
 
 pub(crate) use hold::{HeldFolder, is_hold, reap};
 pub(crate) use ladder::Rung;
 pub(crate) use look::Profile;
-pub(crate) use pause::guard;
-pub(crate) use pause::thaw_left;
+pub(crate) use thaw::{guard, thaw_left};
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -131,7 +132,9 @@ impl Source for ChainSource {
         match self.quiesce.map(|quiesce| quiesce.by) {
             None => Consistency::Fuzzy,
             Some(QuiescedBy::Bracket) => Consistency::Bracketed,
-            Some(QuiescedBy::Pause | QuiescedBy::Container | QuiescedBy::Lock) => Consistency::Quiesced,
+            Some(QuiescedBy::Pause | QuiescedBy::Container | QuiescedBy::Lock | QuiescedBy::Other) => {
+                Consistency::Quiesced
+            }
         }
     }
 
@@ -229,6 +232,11 @@ enum HoldError {
     NoContainer,
     #[error("it took longer than {} seconds, so who was paused went on", pause::LONGEST.as_secs())]
     TooLong,
+    #[error(
+        "who was paused cannot be told to go on yet, and is told again and again: where it stays paused, let it go on \
+         (docker unpause, kill -CONT)"
+    )]
+    StillPaused,
     #[error("somebody who is not seen from here wrote while the others were paused")]
     Unseen,
     #[error("it was cancelled")]

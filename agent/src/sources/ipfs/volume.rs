@@ -70,7 +70,9 @@ impl Source for VolumeSource {
         match self.quiesce.map(|quiesce| quiesce.by) {
             None => Consistency::Fuzzy,
             Some(QuiescedBy::Bracket) => Consistency::Bracketed,
-            Some(QuiescedBy::Pause | QuiescedBy::Container | QuiescedBy::Lock) => Consistency::Quiesced,
+            Some(QuiescedBy::Pause | QuiescedBy::Container | QuiescedBy::Lock | QuiescedBy::Other) => {
+                Consistency::Quiesced
+            }
         }
     }
 

@@ -448,8 +448,8 @@ where
         if !is_selected {
             continue;
         }
-        if signer::leaves_out(request, &entry.path) {
-            match entry.path.name() == Some(signer::KEY) {
+        if let Some(key) = signer::left_out(request, &entry) {
+            match key.name() == Some(signer::KEY) {
                 true => facts.keys_left_out.add(&entry.path),
                 false if entry.kind == EntryKind::Folder => {}
                 false => facts.node_keys_left_out.add(&entry.path),

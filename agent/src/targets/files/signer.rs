@@ -12,6 +12,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 
 use formats::chains::Tier;
+use repository::archive::entry::{Entry, EntryKind};
 use repository::archive::path::EntryPath;
 use rustix::fs::{FileType, Mode, OFlags};
 
@@ -56,9 +57,15 @@ pub(super) fn live(ground: &Ground, path: &EntryPath) -> LiveState {
     }
 }
 
+/// The key that `entry` is, or is another name of, where that stays out of this copy.
+pub(super) fn left_out<'a>(request: &RestoreRequest, entry: &'a Entry) -> Option<&'a EntryPath> {
+    let linked = if let EntryKind::HardLink { to } = &entry.kind { Some(to) } else { None };
+    [Some(&entry.path), linked].into_iter().flatten().find(|path| leaves_out(request, path))
+}
+
 /// True if `path` is a key that stays out of this copy. That of a validator does wherever it comes from; others do
 /// where they are of a chain's node, of which alone their names say that they are keys.
-pub(super) fn leaves_out(request: &RestoreRequest, path: &EntryPath) -> bool {
+fn leaves_out(request: &RestoreRequest, path: &EntryPath) -> bool {
     if !matches!(request.place, Place::NewFolder { .. }) {
         return false;
     }

@@ -168,7 +168,7 @@ impl<'a> Stage<'a> {
             }
             let is_selected = is_selected(self.request, &mut self.selected, &entry.path);
             self.keys.note(&entry, is_selected);
-            if is_selected && signer::leaves_out(self.request, &entry.path) {
+            if is_selected && signer::left_out(self.request, &entry).is_some() {
                 self.notes.key(&entry.path);
             } else if is_selected {
                 self.place(&entry, &incoming)?;
