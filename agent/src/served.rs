@@ -41,10 +41,8 @@ pub(crate) struct Served {
     cluster: KubernetesConfig,
     imports: Option<PathBuf>,
     fsync_lock: Option<Duration>,
-    /// The socket of the Docker Engine.
-    engine: PathBuf,
-    /// The engine whose containers may be paused.
-    pauses_at: Option<PathBuf>,
+    /// The Docker Engine. Whether it is there is looked for each time: it may start after the agent.
+    engine: DockerConfig,
 }
 
 /// A configured source cannot be used.
@@ -94,8 +92,7 @@ impl Served {
             cluster: KubernetesConfig::default(),
             imports: config.imports.clone(),
             fsync_lock: config.fsync_lock.map(runtime::config::Duration::get),
-            engine: DockerConfig::default().socket,
-            pauses_at: None,
+            engine: DockerConfig { enabled: Some(false), ..DockerConfig::default() },
         })
     }
 
@@ -106,7 +103,7 @@ impl Served {
 
     /// Its containers are those of the engine that this means.
     pub(crate) fn of_engine(self, engine: &DockerConfig) -> Self {
-        Self { engine: engine.socket.clone(), pauses_at: engine.engine().cloned(), ..self }
+        Self { engine: engine.clone(), ..self }
     }
 
     /// Begins to read it; the agent's own `state` folder is never a part of it. Blocks, within the runtime.
@@ -126,7 +123,7 @@ impl Served {
                 Box::new(ObjectsSource::open(kubernetes, &self.cluster, now)?)
             }
             SourceData::Environment { env } => {
-                Box::new(EnvironmentSource::open(env, &self.engine, now, &CancellationToken::new()))
+                Box::new(EnvironmentSource::open(env, &self.engine.socket, now, &CancellationToken::new()))
             }
             SourceData::Node { rpc, path } => {
                 Box::new(IpfsSource::open(rpc, path.as_deref(), state, self.file_name(), now, None)?)
@@ -165,7 +162,7 @@ impl Served {
                 Ok(Box::new(VolumeSource::open(path, self.rules(state)?, &way, is_new, cancel)?))
             }
             (_, SourceData::Environment { env }) => {
-                Ok(Box::new(EnvironmentSource::open(env, &self.engine, now, cancel)))
+                Ok(Box::new(EnvironmentSource::open(env, &self.engine.socket, now, cancel)))
             }
             (Kind::Mongodb, SourceData::Folder { path }) => {
                 Ok(Box::new(FolderSource::open(path, self.rules(state)?)?))
@@ -193,7 +190,8 @@ impl Served {
 
     /// How the node's folder `root` is held while it is read.
     fn way<'a>(&'a self, profile: Profile, root: &'a Path, state: &'a Path) -> Way<'a> {
-        Way { profile, rungs: &self.quiesce, engine: self.pauses_at.as_deref(), root, state }
+        let engine = self.engine.engine().map(PathBuf::as_path);
+        Way { profile, rungs: &self.quiesce, engine, root, state }
     }
 
     /// Begins to read a dump instead of what is served, once it was looked through. Blocks.

@@ -130,7 +130,11 @@ impl Ladder<'_> {
                 Err(error) => why.push(format!("pausing its containers: {error}")),
             }
         }
-        let why = if why.is_empty() { "its `quiesce` allows nothing".to_owned() } else { why.join("; ") };
+        let why = match why.is_empty() {
+            true if may(Rung::Container) => "no Docker Engine is there (`docker`)".to_owned(),
+            true => "its `quiesce` allows nothing".to_owned(),
+            false => why.join("; "),
+        };
         // Each by itself is more than nothing.
         match self.each() {
             Ok((hold, held)) => {
