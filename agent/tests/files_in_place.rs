@@ -9,27 +9,16 @@ use std::path::Path;
 
 use agent::sources::files::{Excludes, FilesSource};
 use agent::targets::files::{
-    NoFaults, Place, RestoreError, RestoreRequest, Tools, plan, preflight, recover, restore, survey,
-    take_back_ended,
+    NoFaults, PathPatterns, Place, RestoreError, RestoreRequest, Selection, Tools, plan, preflight, recover,
+    restore, survey, take_back_ended,
 };
 use agent::targets::{BlobError, BlobReader, CancelFlag};
 use bytes::Bytes;
+use files_support::live::*;
 use files_support::*;
 use repository::archive::entry::{EntryKind, FileContent, Pieces};
 use repository::codec::Malformed;
 use repository::ids::BlobId;
-
-fn write(root: &Path, files: &[(&str, &str)]) {
-    for (path, text) in files {
-        let path = root.join(path);
-        fs::create_dir_all(path.parent().expect("a parent")).expect("folders");
-        fs::write(path, text).expect("a file");
-    }
-}
-
-fn read(path: impl AsRef<Path>) -> String {
-    fs::read_to_string(path).expect("a file")
-}
 
 #[test]
 fn a_changed_folder_gets_its_archived_state_and_the_old_one_is_kept() {
@@ -235,6 +224,51 @@ fn listed_files_go_back_to_their_places_and_their_neighbours_stay() {
     let again = RestoreRequest { restore_id: "y".into(), ..request };
     archive.restore(&again).expect("it is restored again");
     assert_eq!(staging(&base.join("a")), [".neurashield-y"]);
+}
+
+#[test]
+fn a_plan_names_what_is_replaced_also_where_a_path_names_the_folder_that_stays() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    write(root, &[("a/x.yaml", "then"), ("a/y.yaml", "then"), ("w.yaml", "then")]);
+    let archive = Archive::of(root);
+    write(root, &[("a/x.yaml", "now"), ("new", "now")]);
+    let named = |patterns: &[&str]| {
+        let plan = planned(&archive, &paths(root, "x", patterns));
+        assert_eq!(plan.conflicts, [""; 0]);
+        (names(&plan.overwritten), names(&plan.created), names(&plan.removed))
+    };
+    let of = |replaced: &[&str]| (replaced.iter().map(|name| (*name).to_owned()).collect(), vec![], vec![]);
+    for all in ["**", "*", "*/", "/**"] {
+        assert_eq!(named(&[all]), of(&["a", "w.yaml"]), "{all}");
+    }
+    assert_eq!(named(&["a/*"]), of(&["a/x.yaml", "a/y.yaml"]));
+    let done = archive.restore(&paths(root, "x", &["**"])).expect("it is restored");
+    assert_eq!((done.overwritten, done.created, done.removed), (2, 0, 0));
+    assert_eq!((read(root.join("a/x.yaml")), read(root.join("new"))), ("then".into(), "now".into()));
+    // A variable that is not set.
+    for nothing in ["", "/", "//"] {
+        PathPatterns::new(&[nothing.to_owned()]).expect_err("it names no path");
+    }
+
+    // Listed files: the folders that they lie in stay.
+    let base = folder.path().canonicalize().expect("there");
+    let archive =
+        Archive::read(FilesSource::listed(&[base.join("a/*.yaml")], Excludes::none()).expect("it opens"));
+    let within = base.strip_prefix("/").expect("absolute").to_str().expect("text");
+    for all in ["**".to_owned(), "*".to_owned(), within.to_owned(), format!("{within}/a")] {
+        let place = Place::Listed { root: "/".into() };
+        let selection = Selection::Paths(PathPatterns::new(std::slice::from_ref(&all)).expect("a pattern"));
+        let plan = planned(&archive, &RestoreRequest { selection, ..request("y", place) });
+        assert_eq!(
+            names(&plan.overwritten),
+            ["x", "y"].map(|name| format!("{within}/a/{name}.yaml")),
+            "{all}"
+        );
+        assert_eq!((plan.created_count, plan.removed_count), (0, 0), "{all}");
+        let stat = rustix::fs::statvfs(&base).expect("there");
+        assert!(plan.free_space.abs_diff(stat.f_bavail * stat.f_frsize) < 1 << 30, "of where they lie");
+    }
 }
 
 #[test]

@@ -426,6 +426,14 @@ mod tests {
     }
 
     #[test]
+    fn a_path_that_names_nothing_is_nobodys_choice() {
+        for wrong in ["", "/", "[", "a{"] {
+            let words = ["nsctl", "restore", "--timestamp", "latest", "--path", wrong, "--yes"];
+            assert!(Cli::try_parse_from(words).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
     fn several_path_patterns_follow_one_flag_or_several() {
         for line in [
             vec!["nsctl", "restore", "--timestamp", "latest", "--path", "a/*", "b/*", "--yes"],

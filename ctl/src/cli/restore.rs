@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::values::backup_name;
+use super::values::{backup_name, path_pattern};
 use super::{Output, Request};
 
 #[derive(Debug, Args)]
@@ -17,7 +17,7 @@ pub(crate) struct Restore {
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     pub(crate) components: Vec<String>,
     /// Only entries whose path in the component matches one of these
-    #[arg(long, value_name = "GLOB", num_args = 1..)]
+    #[arg(long, value_name = "GLOB", num_args = 1.., value_parser = path_pattern)]
     pub(crate) path: Vec<String>,
     /// Of databases only these, or these collections; `*` stands for any letters. Of a cluster only these objects, or
     /// this key of one: `[NAMESPACE/]KIND/NAME[:KEY]`

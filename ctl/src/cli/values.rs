@@ -10,6 +10,16 @@ pub(super) fn backup_name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// A pattern of paths, as the agent understands it.
+pub(super) fn path_pattern(text: &str) -> Result<String, String> {
+    match agent::targets::files::PathPatterns::new(&[text.to_owned()]) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => {
+            Err(std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string))
+        }
+    }
+}
+
 /// Bytes of a size like `200GiB`.
 pub(super) fn read_size(text: &str) -> Result<u64, String> {
     match text.parse::<runtime::config::Size>()?.bytes() {

@@ -3,6 +3,7 @@
 //! [`survey`] looks, [`plan`] decides and touches nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::io;
 use std::iter::Peekable;
 use std::os::fd::OwnedFd;
@@ -438,12 +439,16 @@ where
     };
     let mut look = Look::begin(&ground, request, &mut facts)?;
     let mut outermost: Option<EntryPath> = None;
+    // The last selected folder that stays: what is in it is selected, and goes one by one.
+    let mut around: Option<EntryPath> = None;
     let mut incoming = Incoming::new(entries, |_| false);
     let mut keys = Keys::default();
     while let Some(entry) = incoming.next()? {
         look.sift(Some(&entry), &mut facts)?;
-        let below = outermost.as_ref().is_some_and(|outer| entry.path.is_within(outer));
-        let is_selected = below || request.selection.names(&entry.path);
+        let is_within =
+            |folder: &Option<EntryPath>| folder.as_ref().is_some_and(|folder| entry.path.is_within(folder));
+        let (below, is_around) = (is_within(&outermost), is_within(&around));
+        let is_selected = below || is_around || request.selection.names(&entry.path);
         keys.note(&entry, is_selected);
         if !is_selected {
             continue;
@@ -472,8 +477,10 @@ where
                     entry.kind == EntryKind::Folder && is_live_folder(&ground, &entry.path)
                 }
             };
-            // With listed files a selected folder that stays still selects what is in it.
-            if folder_that_stays && is_whole {
+            if folder_that_stays {
+                if !is_around {
+                    around = Some(entry.path.clone());
+                }
                 continue;
             }
             outermost = Some(entry.path.clone());
@@ -639,6 +646,9 @@ impl<'a> Look<'a> {
             facts.meet(&path, false, Some(live));
             facts.strays.push(path);
         }
+        // What is staged lies beside each: the fullest of their file systems tells.
+        let free = self.folders.iter().filter_map(|folder| free_space(fs::File::open(folder).ok()?).ok());
+        facts.free_space = free.min().unwrap_or(facts.free_space);
         facts.folders = match self.ground {
             Ground::New { parent, missing, .. } => {
                 parent.ancestors().nth(missing.len()).map(Path::to_owned).into_iter().collect()

@@ -115,11 +115,12 @@ pub struct WrongPathPattern {
     pub pattern: String,
     /// What is wrong with it.
     #[source]
-    pub source: globset::Error,
+    pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
 impl PathPatterns {
-    /// Patterns from the archive's root; a `/` at their start or end changes nothing.
+    /// Patterns from the archive's root; a `/` at their start or end changes nothing. One that is nothing else is an
+    /// error: it comes from a variable that is not set, and would name all that there is.
     pub fn new(patterns: &[String]) -> Result<Self, WrongPathPattern> {
         let mut set = GlobSetBuilder::new();
         let mut shapes = Vec::new();
@@ -128,11 +129,16 @@ impl PathPatterns {
         let literals = literals.map(str::to_owned).collect();
         for pattern in patterns {
             let wrong = |source| WrongPathPattern { pattern: pattern.clone(), source };
-            let glob = GlobBuilder::new(pattern.trim_matches('/')).literal_separator(true).build();
-            set.add(glob.map_err(wrong)?);
-            shapes.push(Shape::of(pattern.trim_matches('/')));
+            let trimmed = pattern.trim_matches('/');
+            if trimmed.is_empty() {
+                return Err(wrong("it names no path; `**` names all that there is".into()));
+            }
+            let glob = GlobBuilder::new(trimmed).literal_separator(true).build();
+            set.add(glob.map_err(|error| wrong(error.into()))?);
+            shapes.push(Shape::of(trimmed));
         }
-        let wrong = |source| WrongPathPattern { pattern: patterns.join(" "), source };
+        let wrong =
+            |error: globset::Error| WrongPathPattern { pattern: patterns.join(" "), source: error.into() };
         set.build().map(|set| Self { set, literals, shapes }).map_err(wrong)
     }
 
