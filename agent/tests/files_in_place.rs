@@ -243,6 +243,9 @@ fn a_plan_names_what_is_replaced_also_where_a_path_names_the_folder_that_stays()
         assert_eq!(named(&[all]), of(&["a", "w.yaml"]), "{all}");
     }
     assert_eq!(named(&["a/*"]), of(&["a/x.yaml", "a/y.yaml"]));
+    let told = |patterns: &[&str]| planned(&archive, &paths(root, "x", patterns)).remarks.join("; ");
+    assert!(told(&["a"]).contains("1 is a folder: what lies in it and is not in the backup goes, too"));
+    assert_eq!(told(&["a/*", "w.yaml"]), "");
     let done = archive.restore(&paths(root, "x", &["**"])).expect("it is restored");
     assert_eq!((done.overwritten, done.created, done.removed), (2, 0, 0));
     assert_eq!((read(root.join("a/x.yaml")), read(root.join("new"))), ("then".into(), "now".into()));
@@ -250,6 +253,11 @@ fn a_plan_names_what_is_replaced_also_where_a_path_names_the_folder_that_stays()
     for nothing in ["", "/", "//"] {
         PathPatterns::new(&[nothing.to_owned()]).expect_err("it names no path");
     }
+
+    // What is not there is not made: something may have to be mounted there.
+    let gone =
+        survey(&in_place(&root.join("gone"), "z"), archive.entries.iter().cloned().map(Ok::<_, Malformed>));
+    assert!(gone.expect_err("refused").to_string().contains("it is not there: mount what belongs there"));
 
     // Listed files: the folders that they lie in stay.
     let base = folder.path().canonicalize().expect("there");

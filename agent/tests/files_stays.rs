@@ -37,7 +37,7 @@ fn what_the_source_leaves_out_stays_and_the_plan_names_it() {
     let planned = planned(&archive, &request);
     assert_eq!(names(&planned.overwritten), ["a", "cache", "was.tmp"]);
     assert_eq!(names(&planned.removed), ["new"], "what is excluded is not removed");
-    let [stay, go] = &planned.remarks[..] else { panic!("{:?}", planned.remarks) };
+    let [stay, go, _] = &planned.remarks[..] else { panic!("{:?}", planned.remarks) };
     assert!(
         stay.starts_with("5 entries") && stay.ends_with("a/b/x.tmp, a/keys, cache/found, keys, y.tmp"),
         "{stay}"

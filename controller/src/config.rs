@@ -159,6 +159,7 @@ retention: { keep_within: 30d, keep_complete: 3 }
         absolute("state", &self.state)?;
         self.rescue_program.iter().try_for_each(|program| absolute("rescue_program", program))?;
         absolute("listen.socket", &self.listen.socket)?;
+        self.listen.check()?;
         self.key.check()?;
         if jiff::tz::TimeZone::get(&self.time_zone).is_err() {
             return Err(Problem::new("time_zone", schedules::UNKNOWN_ZONE));
@@ -264,6 +265,24 @@ pub struct Listen {
     pub probes: SocketAddr,
     /// The Unix socket for people on this machine.
     pub socket: PathBuf,
+}
+
+impl Listen {
+    /// Two that listen at one address would fail at the start.
+    fn check(&self) -> Result<(), Problem> {
+        let places = [("grpc", self.grpc), ("web", self.web), ("probes", self.probes)];
+        for (nth, (name, place)) in places.iter().enumerate() {
+            if let Some((other, _)) =
+                places[..nth].iter().find(|(_, before)| before == place && place.port() != 0)
+            {
+                return Err(Problem::new(
+                    format!("listen.{name}"),
+                    format!("listen.{other} listens there already"),
+                ));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Default for Listen {

@@ -183,6 +183,9 @@ impl Controller {
                 rules: AccountRules::new(&config.kubernetes.agents),
                 reviews: TokenReviews::new(client, config.kubernetes.audience.clone()),
             });
+        for (sink, why) in config.alerts.unreadable() {
+            tracing::error!(sink, "alerts cannot be sent: {why}");
+        }
         let app = App::new(Parts {
             alerts: Dispatcher::new(&config.alerts, catalog.clone(), metrics.clone())?,
             quotas: Quotas::new(&config.quotas),

@@ -8,7 +8,7 @@ a file with the recovery key; it writes nothing but what it restores.
   rescue.py list    REPOSITORY
   rescue.py check   REPOSITORY [KEYFILE]      without the key: everything but what is sealed
   rescue.py restore REPOSITORY KEYFILE BACKUP TARGET [WHAT …]
-BACKUP is a name from the list, or `latest`. TARGET is new or empty; an archive is restored into
+BACKUP is a name from the list, or `latest`: the newest that holds all, or all of WHAT, complete. TARGET is new or empty; an archive is restored into
 TARGET/<component>/<source>. WHAT is <component>, <component>/<source> or <component>/<source>/<path>.
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 restored but not everything, 4 damage found.
 """
@@ -357,9 +357,18 @@ def look(repo, deep):
                         lost = sum(blob not in repo.blobs(archive.domain) for blob, _, _ in archive.pieces(entry))
                         need(not lost, f'{lost} of its pieces are lost')
 
+def latest(found, components):
+    """The newest that holds these components complete, or all that any holds; none that was made before a restore."""
+    own = [one for one in found if not (one['pin'] or '').startswith('safety backup before restore ')]
+    held = lambda one, lacks: {what['component'] for what in one['archives'] if not lacks or what['outcome'] != 'complete'}
+    wanted = components or set().union(*(held(one, False) for one in own))
+    whole = [one['name'] for one in own if held(one, False) - held(one, True) >= wanted]
+    need(whole, f'no backup holds all of {", ".join(sorted(wanted))} complete: name one of the list')
+    return whole[-1]
+
 def restore(repo, name, target, selection):
     found = {backup['name']: backup for backup in backups(repo).values()}
-    name = [*found][-1] if found and name == 'latest' else name
+    name = latest(found.values(), {what.split('/')[0] for what in selection}) if name == 'latest' else name
     need(name in found, f'there is no backup {name}')
     os.makedirs(target, 0o700, exist_ok=True)
     need(not os.listdir(target), f'{target} is not empty')

@@ -130,6 +130,12 @@ impl SourceConfig {
         match &self.data {
             SourceData::Folder { path: folder } => absolute(&format!("{path}.path"), folder)?,
             SourceData::Server { uri_file: Some(file), .. } => absolute(&format!("{path}.uri_file"), file)?,
+            SourceData::Server { uri: Some(uri), .. } if !is_server(uri.expose()) => {
+                return Err(Problem::new(
+                    format!("{path}.uri"),
+                    "write mongodb://HOST, or mongodb://USER:PASSWORD@HOST",
+                ));
+            }
             SourceData::Server { .. } => {}
             SourceData::Objects { kubernetes } => kubernetes.check(&format!("{path}.kubernetes"))?,
             SourceData::Environment { env } => env.check(&format!("{path}.env"))?,
@@ -167,6 +173,10 @@ impl SourceConfig {
         }
         self.hooks.check(&format!("{path}.hooks"))
     }
+}
+
+fn is_server(uri: &str) -> bool {
+    ["mongodb://", "mongodb+srv://"].iter().any(|scheme| uri.starts_with(scheme))
 }
 
 fn not_a_glob(why: &str) -> String {

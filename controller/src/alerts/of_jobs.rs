@@ -112,16 +112,18 @@ fn depth_of(word: &str) -> Option<Depth> {
     [Depth::Listed, Depth::Hashed, Depth::Opened].into_iter().find(|depth| depth_word(*depth) == word)
 }
 
-/// What a job of this order is called, and by what it is the same as an earlier one: a backup's components; a
-/// verification's backup, depth and components; a restore's backup and sources. All are none where all was
-/// asked for.
+/// What a job of this order is called, and by what it is the same as an earlier one: a backup's components, none where
+/// all were asked for; a verification's backup, depth and components; a restore's backup and sources.
 fn subject(job: &Job) -> String {
     let sorted = |names: BTreeSet<String>| names.into_iter().collect::<Vec<_>>().join(",");
     let named = |components: &[Component]| sorted(components.iter().map(ToString::to_string).collect());
     let subject = match &job.order {
         Order::Backup { components, .. } => named(components),
+        // By what it has looked at: another backup's good end says nothing of what that one does not hold.
         Order::Verify { backup, components, depth, .. } => {
-            format!("{backup} {} {}", depth_word(*depth), named(components))
+            let looked_at = || job.parts.iter().map(|part| part.source.component.to_string()).collect();
+            let of = if components.is_empty() { sorted(looked_at()) } else { named(components) };
+            format!("{backup} {} {of}", depth_word(*depth))
         }
         Order::Restore { backup, places, undo_of, .. } => {
             let sources = sorted(places.iter().map(|place| place.source.to_string()).collect());

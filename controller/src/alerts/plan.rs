@@ -14,6 +14,8 @@ use crate::config::{Alerts, Sink};
 
 /// Messages that a sink gets in a window.
 pub const AT_MOST: usize = 5;
+/// So many of them are kept for what is critical: good news must not keep bad news waiting.
+const KEPT: usize = 2;
 /// How long a message counts.
 pub const WINDOW: SignedDuration = SignedDuration::from_mins(15);
 /// How long the last message of a window waits for what happens together with it.
@@ -74,7 +76,9 @@ fn routed(alerts: &Alerts, event: &Event, sink: &str) -> bool {
 pub fn fold(waiting: Vec<Event>, recent: &[Timestamp], now: Timestamp) -> Vec<Vec<Event>> {
     // A clock that was set back makes messages of the future: those count too, for as long.
     let counts = |made: &&Timestamp| now.duration_since(**made).abs() < WINDOW;
-    let left = AT_MOST.saturating_sub(recent.iter().filter(counts).count());
+    let is_critical = waiting.iter().any(|event| event.severity() == Severity::Critical);
+    let most = if is_critical { AT_MOST } else { AT_MOST - KEPT };
+    let left = most.saturating_sub(recent.iter().filter(counts).count());
     if left == 0 || waiting.is_empty() {
         return Vec::new();
     }
@@ -172,6 +176,19 @@ mod tests {
             assert!(recent <= AT_MOST, "{recent} messages at minute {at}");
         }
         assert!(told + waiting.len() == 1_800 && waiting.len() < 60, "{told} told, {} wait", waiting.len());
+    }
+
+    #[test]
+    fn good_news_keeps_no_bad_news_waiting() {
+        let good =
+            |nth: usize| Event { at: minute(0), ..Event::raised(Kind::RestoreSucceeded, format!("{nth}")) };
+        let told = fold((0..9).map(good).collect(), &[], minute(0));
+        assert_eq!(told.len(), AT_MOST - KEPT - 1, "the last waits for more");
+        let made = vec![minute(0); AT_MOST - KEPT];
+        assert!(fold((0..9).map(good).collect(), &made, minute(5)).is_empty());
+        let waiting = (0..9).map(good).chain(events(1, minute(4))).collect();
+        let sizes: Vec<usize> = fold(waiting, &made, minute(5)).iter().map(Vec::len).collect();
+        assert_eq!(sizes, [1, 9], "all that waits goes with it");
     }
 
     #[test]

@@ -171,12 +171,8 @@ impl App {
     }
 
     /// What `all` means: every component that an agent serves which may still come back.
-    async fn served_components(&self) -> Result<Vec<Component>, Failure> {
-        let agents = self.agents().await?;
-        let active = agents.iter().filter(|agent| agent.revoked_at.is_none());
-        let served = active.flat_map(|agent| &agent.sources);
-        let all: BTreeSet<Component> = served.map(|source| source.source.component.clone()).collect();
-        Ok(all.into_iter().collect())
+    pub(super) async fn served_components(&self) -> Result<Vec<Component>, Failure> {
+        self.catalog.served_components().await.map_err(|error| catalog_failure(&error))
     }
 
     async fn choose(
@@ -193,8 +189,12 @@ impl App {
             return Ok(found);
         }
         let hint = "`nsctl list` shows what there is";
+        let holds_any = self.catalog.count_backups().await.map_err(|error| catalog_failure(&error))? > 0;
         Err(match choice {
-            BackupChoice::Latest => Failure::not_found(none).hint(format!("{hint}; --components names less")),
+            BackupChoice::Latest => Failure::not_found(none).hint(match holds_any {
+                true => "`nsctl list` shows what there is; ask for less with --components",
+                false => "`nsctl backup` makes one",
+            }),
             BackupChoice::Named(name) => {
                 let known = self.catalog.backup_names().await.map_err(|error| catalog_failure(&error))?;
                 let failure = Failure::not_found(format!("there is no backup {name}")).hint(hint);
@@ -252,7 +252,8 @@ fn nearest<'a>(name: &BackupName, known: impl Iterator<Item = &'a BackupName>) -
     near
 }
 
-fn holds_complete(record: &BackupRecord, components: &[Component]) -> bool {
+/// True if it holds each of these complete; of none: if it is complete itself.
+pub(crate) fn holds_complete(record: &BackupRecord, components: &[Component]) -> bool {
     if components.is_empty() {
         return record.outcome == Outcome::Complete;
     }

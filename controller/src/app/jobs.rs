@@ -40,7 +40,31 @@ impl App {
         if import.is_some() {
             components = vec![self.imported_as(&components).await?];
         }
+        self.are_known(&components).await?;
         self.submit(Order::Backup { components, pin, import }, request_id).await
+    }
+
+    /// Refuses components that no agent serves and no backup holds: a slip of the pen would become an alert.
+    async fn are_known(&self, components: &[Component]) -> Result<(), Failure> {
+        if components.is_empty() {
+            return Ok(());
+        }
+        let held = self.catalog.newest_of_components().await.map_err(|error| catalog_failure(&error))?;
+        let served = self.served_components().await?;
+        let known: BTreeSet<String> =
+            held.into_iter().map(|one| one.component).chain(served.iter().map(ToString::to_string)).collect();
+        let Some(unknown) = components.iter().find(|one| !known.contains(one.as_str())) else {
+            return Ok(());
+        };
+        let known: Vec<&str> = known.iter().map(String::as_str).collect();
+        Err(Failure::invalid(format!("there is no component {unknown}"))
+            .because(match known.as_slice() {
+                [] => "no agent serves anything yet".to_owned(),
+                known => {
+                    format!("no agent serves it, and no backup holds it; there are {}", known.join(", "))
+                }
+            })
+            .hint("`nsctl agent list` shows what is served"))
     }
 
     /// The component whose server a dump is backed up as: the one that was asked for, or the only one.
@@ -75,6 +99,7 @@ impl App {
         how_much: HowMuch,
         request_id: Option<&str>,
     ) -> Result<Job, Failure> {
+        self.are_known(&components).await?;
         let backup = self.newest(&choice).await?.name;
         let budget = self.budget(depth, how_much);
         self.submit(Order::Verify { backup, components, depth, budget }, request_id).await
@@ -108,10 +133,20 @@ impl App {
         submitted.map_err(|error| not_submitted(&error))
     }
 
-    /// The job that a call with the same request id has ordered before.
-    pub(super) async fn ordered_before(&self, request_id: Option<&str>) -> Result<Option<Job>, Failure> {
+    /// The job that a call with the same request id has ordered before, if it `may` be what is asked for now.
+    pub(super) async fn ordered_before(
+        &self,
+        request_id: Option<&str>,
+        may_be: impl Fn(&Job) -> bool,
+    ) -> Result<Option<Job>, Failure> {
         let Some(request_id) = request_id else { return Ok(None) };
-        self.catalog.job_of_request(request_id).await.map_err(|error| catalog_failure(&error))
+        let job = self.catalog.job_of_request(request_id).await.map_err(|error| catalog_failure(&error))?;
+        match job {
+            Some(job) if !may_be(&job) => {
+                Err(not_submitted(&SubmitError::OtherRequest(format!("the {} {}", job.kind(), job.id))))
+            }
+            job => Ok(job),
+        }
     }
 
     /// One job as it is now.
@@ -146,6 +181,8 @@ pub(super) fn not_submitted(error: &SubmitError) -> Failure {
     match error {
         SubmitError::Full => Failure::new(Code::ResourceExhausted, reason::BUSY, error.to_string())
             .hint("wait for some of them, or cancel them: `nsctl jobs` lists them"),
+        SubmitError::OtherRequest(_) => Failure::invalid(error.to_string())
+            .hint("a request id stands for one order: use another one, or none, for this one"),
         SubmitError::Taken => Failure::new(Code::AlreadyExists, reason::BUSY, error.to_string())
             .hint("`nsctl schedule list` shows it"),
         SubmitError::Catalog(cause) => catalog_failure(cause),

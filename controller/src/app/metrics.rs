@@ -22,6 +22,7 @@ use crate::app::{App, catalog_failure};
 use crate::catalog::RunState;
 use crate::depot::Depot;
 use crate::jobs::job::JobState;
+use crate::jobs::safety::Safety;
 use crate::metrics::{Page, families as f};
 
 /// Backups among which the newest complete one of a component is looked for.
@@ -263,7 +264,8 @@ pub(super) fn newest_complete(
     backups: &[BackupRecord],
 ) -> BTreeMap<String, (Timestamp, repository::names::BackupName)> {
     let mut newest = BTreeMap::new();
-    for backup in backups {
+    // A safety backup holds what somebody wanted to be rid of.
+    for backup in backups.iter().filter(|backup| Safety::of(backup).is_none()) {
         let mut components: BTreeMap<String, bool> = BTreeMap::new();
         for archive in &backup.archives {
             let is_complete = archive.outcome == Outcome::Complete;

@@ -6,9 +6,11 @@
 use std::time::Duration;
 
 use aws_lc_rs::digest;
+use jiff::Timestamp;
 use proto::Failure;
 use proto::convert::BackupChoice;
 use proto::failure::reason;
+use repository::backup::manifest::BackupRecord;
 use repository::error::RepositoryError;
 use repository::ids::hex;
 use repository::names::BackupName;
@@ -28,6 +30,7 @@ use crate::jobs::keeping::{
     Decided, KeepingError, brake_words, decide_now, rules_in_force, rules_of_schedules,
 };
 use crate::jobs::own_rules::{AllRules, Verdict};
+use crate::jobs::safety::Safety;
 
 /// How long a plan waits for what is under way.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -96,8 +99,9 @@ impl App {
 
     /// Keeps a backup for `reason`, or, without one, by the rules again.
     pub async fn pin(&self, choice: &BackupChoice, reason: Option<String>) -> Result<Verified, Failure> {
-        let name = self.newest(choice).await?.name;
-        let (app, of_thread) = (self.clone(), reason.clone());
+        let record = self.newest(choice).await?;
+        let (name, reason) = (record.name.clone(), pin_of(&record, reason, self.now()));
+        let (app, of_thread) = (self.clone(), reason);
         let record = self
             .on_repository("the pin cannot be kept", move || {
                 app.depot.lease().check().map_err(RepositoryError::Fenced)?;
@@ -133,7 +137,9 @@ impl App {
         approved: bool,
         request_id: Option<&str>,
     ) -> Result<Job, Failure> {
-        if let Some(job) = self.ordered_before(request_id).await? {
+        if let Some(job) =
+            self.ordered_before(request_id, |job| matches!(job.order, Order::Retention { .. })).await?
+        {
             return Ok(job);
         }
         let plan = self.plan_retention().await?;
@@ -159,7 +165,13 @@ impl App {
         approved: bool,
         request_id: Option<&str>,
     ) -> Result<Job, Failure> {
-        if let Some(job) = self.ordered_before(request_id).await? {
+        if let Some(job) = self
+            .ordered_before(
+                request_id,
+                |job| matches!(&job.order, Order::Prune { now: of_it, .. } if *of_it == now),
+            )
+            .await?
+        {
             return Ok(job);
         }
         let plan = self.plan_prune(now).await?;
@@ -259,6 +271,16 @@ fn digest_of_prune(plan: &PrunePlan, now: bool) -> String {
 fn digest_of(facts: &impl Serialize) -> String {
     let json = serde_json::to_vec(facts).expect("the facts of a plan have a JSON form");
     hex(digest::digest(&digest::SHA256, &json).as_ref())
+}
+
+/// What the pin becomes: whatever somebody does with a safety backup's, it stays told what it is, for `latest` never
+/// means one.
+fn pin_of(record: &BackupRecord, reason: Option<String>, now: Timestamp) -> Option<String> {
+    match (Safety::of(record), reason) {
+        (None, reason) => reason,
+        (Some(safety), Some(reason)) => Some(safety.pinned(&reason)),
+        (Some(safety), None) => Some(Safety { until: safety.until.min(now), ..safety }.to_string()),
+    }
 }
 
 #[cfg(test)]

@@ -133,7 +133,9 @@ impl App {
 
     /// Runs it now, beside its planned times.
     pub async fn run_schedule(&self, name: &str, request_id: Option<&str>) -> Result<Job, Failure> {
-        if let Some(job) = self.ordered_before(request_id).await? {
+        if let Some(job) =
+            self.ordered_before(request_id, |job| job.schedule.as_deref() == Some(name)).await?
+        {
             return Ok(job);
         }
         let _turn = self.scheduler.turn().await;
@@ -154,7 +156,7 @@ impl App {
                 Order::Backup { components: record.definition.components(), pin: None, import: None }
             }
             Schedule::Verify(verify) => {
-                let backup = newest(self).await.map_err(failed)?.ok_or_else(|| {
+                let backup = newest(self, &record).await.map_err(failed)?.ok_or_else(|| {
                     Failure::not_found("there is no backup to verify").hint("`nsctl backup` makes one")
                 })?;
                 verification(self, &record, verify, backup)

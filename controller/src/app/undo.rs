@@ -40,6 +40,10 @@ impl App {
             let hint = format!("wait for its end, or `nsctl cancel {restore}`");
             return Err(cannot("it is still under way".to_owned(), hint));
         }
+        if let Some(undo) = self.catalog.undo_of(restore).await.map_err(|error| catalog_failure(&error))? {
+            let hint = format!("`nsctl undo {undo}` takes that back in turn");
+            return Err(cannot(format!("it was taken back already, by {undo}"), hint));
+        }
         let changed = job.parts.iter().zip(places).filter(|(part, place)| {
             let is_live = match &part.result {
                 // Also of a part that has failed: what did not come up on it was not taken back.

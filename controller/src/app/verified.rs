@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use repository::backup::manifest::{BackupRecord, Outcome};
 
 use crate::catalog::{Catalog, CatalogError, VerificationRecord};
+use crate::jobs::safety::Safety;
 
 /// Backups that are looked at together.
 const PAGE: u32 = 100;
@@ -50,7 +51,8 @@ fn of_these<'a>(
     now: Timestamp,
 ) -> BTreeMap<String, Timestamp> {
     let mut newest = BTreeMap::new();
-    for backup in backups.iter().filter(|backup| backup.started_at <= now + CLOCKS_DIFFER) {
+    let is_of_its_time = |backup: &&BackupRecord| backup.started_at <= now + CLOCKS_DIFFER;
+    for backup in backups.iter().filter(is_of_its_time).filter(|backup| Safety::of(backup).is_none()) {
         let found = verifications(backup);
         let mut components: BTreeMap<String, bool> = BTreeMap::new();
         for archive in &backup.archives {

@@ -1,7 +1,9 @@
 //! Agents and what they serve.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
-use repository::names::SourceId;
+use repository::names::{Component, SourceId};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
@@ -60,6 +62,15 @@ pub struct ServedSource {
 }
 
 impl Catalog {
+    /// Every component that an agent serves which may still come back, by name.
+    pub async fn served_components(&self) -> Result<Vec<Component>, CatalogError> {
+        let agents = self.agents().await?;
+        let active = agents.iter().filter(|agent| agent.revoked_at.is_none());
+        let served = active.flat_map(|agent| &agent.sources);
+        let all: BTreeSet<Component> = served.map(|source| source.source.component.clone()).collect();
+        Ok(all.into_iter().collect())
+    }
+
     /// All agents, the oldest first.
     pub async fn agents(&self) -> Result<Vec<AgentRecord>, CatalogError> {
         let rows = sqlx::query("SELECT * FROM agents ORDER BY id").fetch_all(&self.readers).await?;

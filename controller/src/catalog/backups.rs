@@ -161,6 +161,26 @@ impl Catalog {
         .bind(result.coverage.oldest.map(micros))
         .execute(&mut *change)
         .await?;
+        if result.proves() {
+            // All of it was read since, and more thoroughly: what was found before is mended.
+            let shallower: &[&str] = match result.depth.as_str() {
+                "opened" => &["listed", "hashed"],
+                "hashed" => &["listed"],
+                _ => &[],
+            };
+            sqlx::query(
+                "DELETE FROM verifications
+                 WHERE backup = ? AND component = ? AND source = ? AND intact = 0 AND at < ?
+                   AND depth IN (SELECT value FROM json_each(?))",
+            )
+            .bind(backup.as_str())
+            .bind(result.source.component.as_str())
+            .bind(result.source.name.as_str())
+            .bind(micros(result.coverage.oldest.unwrap_or(result.at).min(result.at)))
+            .bind(to_json(&shallower))
+            .execute(&mut *change)
+            .await?;
+        }
         Ok(change.commit().await?)
     }
 

@@ -1,11 +1,14 @@
 //! What became of components over time. It is read from a table that holds a row for each component of each
 //! backup (migration 90), so that no record has to be opened for it.
 
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
 use repository::backup::manifest::{BackupRecord, Outcome};
 use repository::names::{BackupName, Component};
 use sqlx::Row;
 
-use crate::catalog::{Catalog, CatalogError, from_json, to_json};
+use crate::catalog::{Catalog, CatalogError, from_json, time, to_json};
 
 /// What a day brought.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +55,15 @@ impl Catalog {
         .fetch_all(&self.readers)
         .await?;
         records.iter().map(|record| from_json(record, "a backup")).collect()
+    }
+
+    /// When any backup of each component was verified last.
+    pub async fn last_verified_of_components(&self) -> Result<BTreeMap<String, Timestamp>, CatalogError> {
+        let rows: Vec<(String, i64)> =
+            sqlx::query_as("SELECT component, max(at) FROM verifications GROUP BY component")
+                .fetch_all(&self.readers)
+                .await?;
+        rows.into_iter().map(|(component, at)| Ok((component, time(at)?))).collect()
     }
 
     /// True if a backup that is there holds bytes of the component.

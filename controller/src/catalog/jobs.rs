@@ -8,6 +8,7 @@ use crate::catalog::alerts::{open_subjects, raise};
 use crate::catalog::{Catalog, CatalogError, Claim, from_json, micros, schedules, time, to_json};
 use crate::ids::JobId;
 use crate::jobs::Job;
+use crate::jobs::job::{JobState, Order};
 use crate::jobs::own_rules::Origins;
 
 /// The most lines kept of one job; what comes after is in the program's log alone.
@@ -182,6 +183,26 @@ impl Catalog {
                 .fetch_all(&self.readers)
                 .await?;
         records.iter().map(|record| from_json(record, "a job")).collect()
+    }
+
+    /// The job that has taken this restore back, as a whole.
+    pub async fn undo_of(&self, restore: JobId) -> Result<Option<JobId>, CatalogError> {
+        let records: Vec<String> = sqlx::query_scalar(
+            "SELECT record FROM jobs WHERE ended = 1 AND instr(record, ?) > 0 ORDER BY created_at DESC, id DESC",
+        )
+        .bind(restore.to_string())
+        .fetch_all(&self.readers)
+        .await?;
+        for record in &records {
+            let job: Job = from_json(record, "a job")?;
+            if let Order::Restore { undo_of: Some(of), .. } = &job.order
+                && *of == restore
+                && job.state == JobState::Complete
+            {
+                return Ok(Some(job.id));
+            }
+        }
+        Ok(None)
     }
 
     /// The newest jobs that were ordered before this one, the newest first; none if there is no such job.

@@ -1,7 +1,7 @@
 //! Alerts as they are written: sinks by name, and which events go to which.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use runtime::config::{Duration, Problem, Secret, Size};
 use serde::{Deserialize, Serialize};
@@ -126,6 +126,15 @@ pub struct Route {
 }
 
 impl Alerts {
+    /// The files of sinks that cannot be read, by the sink's name, and why: what has to be told by then would not be.
+    pub fn unreadable<'a>(&'a self) -> Vec<(&'a str, String)> {
+        let cannot = |file: &Path| Some(format!("{}: {}", file.display(), std::fs::File::open(file).err()?));
+        let of_sink = |(name, sink): (&'a String, &'a Sink)| {
+            Some((name.as_str(), sink.files().into_iter().find_map(cannot)?))
+        };
+        self.sinks.iter().filter_map(of_sink).collect()
+    }
+
     pub(super) fn check(&self) -> Result<(), Problem> {
         self.ca_file.iter().try_for_each(|file| absolute("alerts.ca_file", file))?;
         for (name, sink) in &self.sinks {
@@ -161,8 +170,29 @@ impl Sink {
         if url.is_none() && file.is_none() {
             return Err(Problem::new(path, format!("set `{key}` or `{key}_file`")));
         }
+        if url.as_ref().is_some_and(|url| !is_web_address(url.expose())) {
+            return Err(Problem::new(format!("{path}.{key}"), "write http:// or https:// and a host"));
+        }
         at_most_one(&path, key, url, file)
     }
+
+    /// The files that hold its secrets.
+    fn files(&self) -> Vec<&Path> {
+        let files: &[&Option<PathBuf>] = match self {
+            Self::Email(email) => &[&email.password_file],
+            Self::Slack(channel) | Self::Discord(channel) => &[&channel.webhook_url_file],
+            Self::Ping(ping) => &[&ping.url_file],
+            Self::Webhook(hook) => &[&hook.url_file, &hook.secret_file],
+        };
+        files.iter().filter_map(|file| file.as_deref()).collect()
+    }
+}
+
+fn is_web_address(text: &str) -> bool {
+    let parsed = text.parse::<http::Uri>();
+    parsed.is_ok_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
+    })
 }
 
 impl Webhook {

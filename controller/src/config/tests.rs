@@ -162,6 +162,14 @@ fn impossible_values_are_refused_at_their_place() {
         ("alerts: { sinks: { x: { slack: [] } } }\n", "alerts.sinks.x.slack: expected a group of keys"),
         ("alerts: { sinks: { x: { slack: {} } } }\n", "alerts.sinks.x.slack: set `webhook_url` or"),
         (
+            "alerts: { sinks: { x: { webhook: { url: \"ftp://hunter2\" } } } }\n",
+            "alerts.sinks.x.webhook.url: write http:// or https:// and a host",
+        ),
+        (
+            "listen: { grpc: \"127.0.0.1:1\", web: \"127.0.0.1:1\" }\n",
+            "listen.web: listen.grpc listens there already",
+        ),
+        (
             "alerts: { routes: [{ events: [backup_failed], to: [x] }] }\n",
             "routes[0].to[0]: there is no such sink",
         ),

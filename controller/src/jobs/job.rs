@@ -1,6 +1,6 @@
 //! What a job is: an order, a state, one part for each source. Kept in the catalog as JSON.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use repository::backup::manifest::ArchiveManifest;
@@ -104,6 +104,33 @@ pub enum Order {
 }
 
 impl Order {
+    /// True if somebody who asks for `other` once more, as whose answer was lost does, could mean this one. What was
+    /// worked out when it was ordered (which backup is the newest, what a plan says) may be another one by now.
+    pub fn asks_for_the_same(&self, other: &Order) -> bool {
+        match (self, other) {
+            (
+                Self::Backup { components, import, .. },
+                Self::Backup { components: others, import: of_other, .. },
+            ) => components == others && import == of_other,
+            (
+                Self::Verify { components, depth, .. },
+                Self::Verify { components: others, depth: of_other, .. },
+            ) => components == others && depth == of_other,
+            (
+                Self::Restore { places, undo_of, .. },
+                Self::Restore { places: others, undo_of: of_other, .. },
+            ) => {
+                let sources = |places: &[RestorePlace]| -> BTreeSet<SourceId> {
+                    places.iter().map(|place| place.source.clone()).collect()
+                };
+                undo_of == of_other && sources(places) == sources(others)
+            }
+            (Self::Retention { .. }, Self::Retention { .. }) => true,
+            (Self::Prune { now, .. }, Self::Prune { now: of_other, .. }) => now == of_other,
+            _ => false,
+        }
+    }
+
     /// True for what takes something away from the repository.
     pub fn clears(&self) -> bool {
         matches!(self, Self::Retention { .. } | Self::Prune { .. })

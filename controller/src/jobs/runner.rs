@@ -80,6 +80,9 @@ pub enum SubmitError {
     /// Too many wait already.
     #[error("{MAX_QUEUED} jobs are waiting already")]
     Full,
+    /// The request id has ordered something else before.
+    #[error("the request id was used for another order: {0}")]
+    OtherRequest(String),
     /// What it is for has its job already.
     #[error("this has been started already")]
     Taken,
@@ -304,7 +307,7 @@ impl Runner {
         if let Some(request_id) = request_id
             && let Some(existing) = shared.catalog.job_of_request(request_id).await?
         {
-            return Ok(existing);
+            return the_same(existing, &order);
         }
         if shared.catalog.alive_jobs().await?.len() >= MAX_QUEUED {
             return Err(SubmitError::Full);
@@ -318,7 +321,7 @@ impl Runner {
         match added {
             Added::Existed(existing) => {
                 shared.live.close(job.id);
-                Ok(*existing)
+                the_same(*existing, &job.order)
             }
             Added::Taken => {
                 shared.live.close(job.id);
@@ -463,4 +466,12 @@ fn uncommitted_name(job: &Job) -> Option<BackupName> {
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The job that a request has ordered before, if it has ordered just this.
+fn the_same(existing: Job, order: &Order) -> Result<Job, SubmitError> {
+    match existing.order.asks_for_the_same(order) {
+        true => Ok(existing),
+        false => Err(SubmitError::OtherRequest(format!("the {} {}", existing.kind(), existing.id))),
+    }
 }

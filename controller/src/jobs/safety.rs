@@ -16,6 +16,8 @@ use crate::jobs::job::{Job, JobFailure, JobState, Order, PartState, RestorePlace
 
 const BEFORE: &str = "safety backup before restore ";
 const UNTIL: &str = ", kept until ";
+/// And by somebody, for what comes behind it.
+const PINNED: &str = "; pinned: ";
 
 /// What a safety backup is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +46,7 @@ impl FromStr for Safety {
         let (restore, until) =
             text.strip_prefix(BEFORE).and_then(|rest| rest.split_once(UNTIL)).ok_or(NoMark)?;
         let restore = restore.parse().map_err(|_| NoMark)?;
+        let until = until.split_once(PINNED).map_or(until, |(until, _)| until);
         Ok(Self { restore, until: until.parse().map_err(|_| NoMark)? })
     }
 }
@@ -54,6 +57,11 @@ impl Safety {
         let kept = SignedDuration::try_from(kept).unwrap_or(SignedDuration::MAX);
         let until = now.checked_add(kept).unwrap_or(Timestamp::MAX);
         Self { restore, until: until.round(jiff::Unit::Second).unwrap_or(until) }
+    }
+
+    /// Its mark where somebody keeps it for a reason of his own.
+    pub(crate) fn pinned(self, reason: &str) -> String {
+        format!("{self}{PINNED}{reason}")
     }
 
     /// Of a backup that was made as one.
@@ -72,7 +80,10 @@ impl Safety {
 
 /// A pin, unless it is a safety backup's whose time is over.
 pub(crate) fn pin_that_counts(pin: Option<String>, now: Timestamp) -> Option<String> {
-    pin.filter(|reason| reason.parse::<Safety>().map_or(true, |safety| now < safety.until))
+    pin.filter(|reason| match reason.parse::<Safety>() {
+        Ok(safety) => now < safety.until || reason.contains(PINNED),
+        Err(NoMark) => true,
+    })
 }
 
 /// Why a restore may not begin, if its safety backup is not what it should be.
@@ -127,6 +138,7 @@ mod tests {
         assert_eq!(safety.to_string().parse(), Ok(safety));
         assert_eq!(safety.until.to_string(), "2026-12-03T01:00:00Z");
         assert_eq!("before the upgrade".parse::<Safety>(), Err(NoMark));
+        assert_eq!(safety.pinned("for the audit, kept until 2030").parse(), Ok(safety));
     }
 
     #[test]
@@ -136,6 +148,8 @@ mod tests {
         let pin = Some(safety.to_string());
         assert_eq!(pin_that_counts(pin.clone(), at(99)), pin);
         assert_eq!(pin_that_counts(pin, at(100)), None);
+        let both = Some(safety.pinned("for the audit"));
+        assert_eq!(pin_that_counts(both.clone(), at(1_000)), both);
         let persons = Some("before the upgrade".to_owned());
         assert_eq!(pin_that_counts(persons.clone(), at(1_000)), persons);
     }

@@ -503,7 +503,8 @@ fn why_it_failed(job: &Job) -> JobFailure {
         Order::Verify { .. } if failed.iter().any(damaged) => JobFailure::new(
             "verification found damage",
             why,
-            "make a new backup now; older backups may hold the same data intact: verify them too",
+            "make a new backup now, and verify older ones, which may hold the same data intact; what was broken at its source \
+             already (a config file, a model) has to be mended there first",
         ),
         Order::Verify { .. } => {
             JobFailure::new("the backup could not be verified", why, "see `nsctl doctor`")

@@ -9,20 +9,24 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use proto::Failure;
-use repository::names::BackupName;
+use repository::backup::manifest::BackupRecord;
+use repository::names::{BackupName, Component};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::alerts;
+use crate::app::backups::holds_complete;
 use crate::app::{App, HowMuch};
 use crate::catalog::{CatalogError, Claim, RunDetails, RunRecord, RunState, ScheduleRecord};
 use crate::config::{Schedule, VerifySchedule};
 use crate::ids::JobId;
 use crate::jobs::Job;
 use crate::jobs::job::{JobState, Order};
+use crate::jobs::safety::Safety;
 use crate::schedule::defined::{depth, timing};
 use crate::schedule::event;
 use crate::schedule::plan::{Due, Facts};
+use crate::schedule::target::{Wanted, target};
 
 /// The clock is looked at this often, whatever is due.
 const LOOK_AGAIN: Duration = Duration::from_secs(20);
@@ -199,7 +203,7 @@ async fn begin(
                 }
                 return Ok(());
             }
-            match newest(app).await? {
+            match newest(app, schedule).await? {
                 Some(backup) => verification(app, schedule, verify, backup),
                 None => {
                     let note = Some("there is no backup to verify".to_owned());
@@ -246,8 +250,35 @@ async fn running_backup(app: &App) -> Result<Option<JobId>, CatalogError> {
     Ok(alive.iter().rfind(|job| matches!(job.order, Order::Backup { .. })).map(|job| job.id))
 }
 
-pub(crate) async fn newest(app: &App) -> Result<Option<BackupName>, CatalogError> {
-    Ok(app.catalog.newest_backup(1, |_| true).await?.map(|record| record.name))
+/// The backup whose turn it is to be verified.
+pub(crate) async fn newest(app: &App, schedule: &ScheduleRecord) -> Result<Option<BackupName>, CatalogError> {
+    let mut components = schedule.definition.components();
+    if components.is_empty() {
+        components = app.catalog.served_components().await?;
+    }
+    let verified = app.catalog.last_verified_of_components().await?;
+    let newest = app.catalog.newest_of_components().await?;
+    let wanted =
+        newest.into_iter().filter(|one| components.iter().any(|asked| asked.as_str() == one.component));
+    let wanted: Vec<(BackupName, Option<Timestamp>)> =
+        wanted.filter_map(|one| Some((one.complete?, verified.get(&one.component).copied()))).collect();
+    let records = app.catalog.backups_named(&wanted.iter().map(|(name, _)| name).collect::<Vec<_>>()).await?;
+    let holds = |name: &BackupName| {
+        let record = records.iter().find(|record| record.name == *name);
+        let is_whole =
+            |asked: &&Component| record.is_some_and(|record| holds_complete(record, &[(*asked).clone()]));
+        components.iter().filter(is_whole).count()
+    };
+    let wanted =
+        wanted.into_iter().map(|(newest, verified)| Wanted { holds: holds(&newest), newest, verified });
+    match target(&wanted.collect::<Vec<_>>()) {
+        Some(target) => Ok(Some(target)),
+        // Nothing is whole: what there is shows what is wrong with it.
+        None => {
+            let is_ordinary = |record: &BackupRecord| Safety::of(record).is_none();
+            Ok(app.catalog.newest_backup(u32::MAX, is_ordinary).await?.map(|record| record.name))
+        }
+    }
 }
 
 /// Goes on with a run that was begun.
@@ -343,7 +374,7 @@ async fn wait(
             events.push(event);
             let note =
                 format!("job {job} still ran after {}: another backup was verified", verify.wait_for_backup);
-            (newest(app).await?, Some(note))
+            (newest(app, schedule).await?, Some(note))
         }
         (job, _) => {
             let made = job.flatten().and_then(|job| job.backup);
@@ -355,7 +386,7 @@ async fn wait(
                 Some(made) => (Some(made), None),
                 None => {
                     let note = "the backup that was waited for came to nothing: the newest one was verified";
-                    (newest(app).await?, Some(note.to_owned()))
+                    (newest(app, schedule).await?, Some(note.to_owned()))
                 }
             }
         }

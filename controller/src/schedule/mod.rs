@@ -5,6 +5,7 @@
 //! | [`times`] | cron texts in time zones, and what becomes of them where a clock leaps |
 //! | [`plan`] | what a schedule does now: pure |
 //! | [`defined`] | which schedules there are: those of the configuration, and those that were set |
+//! | [`target`] | which backup is verified: pure |
 //! | [`event`] | what nobody asked for and somebody has to know |
 //! | [`keeper`] | the loop: looks at the clock, has jobs ordered, follows what was begun |
 //!
@@ -15,6 +16,7 @@ pub(crate) mod defined;
 pub(crate) mod event;
 pub(crate) mod keeper;
 pub mod plan;
+mod target;
 pub mod times;
 
 use std::sync::Arc;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::values::backup_name;
+use super::values::{backup_name, some_reason};
 use super::{Output, Request};
 
 #[derive(Debug, Args)]
@@ -39,7 +39,7 @@ pub(crate) enum Import {
         #[arg(long)]
         component: Option<String>,
         /// Keep the backup until it is unpinned, for this reason
-        #[arg(long, value_name = "REASON")]
+        #[arg(long, value_name = "REASON", value_parser = some_reason)]
         pin: Option<String>,
         /// Print the job's id and leave; the backup goes on
         #[arg(long)]

@@ -30,7 +30,7 @@ pub(crate) use restore::{HowToRestore, Restore, Undo};
 pub(crate) use retention::{Clearing, Pin, Prune, Retention, Rules, Unpin};
 pub(crate) use schedule::{Named, Run, Schedule, Set};
 pub(crate) use signer::Signer;
-use values::{backup_name, read_size};
+use values::{backup_name, read_size, some_reason};
 
 /// Back up, verify and restore the data of NeuraShield.
 #[derive(Debug, Parser)]
@@ -290,8 +290,8 @@ pub(crate) struct Backup {
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     pub(crate) components: Vec<String>,
     /// Keep this backup until it is unpinned, for this reason
-    #[arg(long, value_name = "REASON", default_value = "", hide_default_value = true)]
-    pub(crate) pin: String,
+    #[arg(long, value_name = "REASON", value_parser = some_reason)]
+    pub(crate) pin: Option<String>,
     /// Print the job's id and leave; the backup goes on
     #[arg(long)]
     pub(crate) detach: bool,

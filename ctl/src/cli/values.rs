@@ -10,6 +10,14 @@ pub(super) fn backup_name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// Why something is kept: an empty variable in a script must not mean that it is not.
+pub(super) fn some_reason(text: &str) -> Result<String, String> {
+    match text.trim().is_empty() {
+        true => Err("it says nothing".to_owned()),
+        false => Ok(text.to_owned()),
+    }
+}
+
 /// A pattern of paths, as the agent understands it.
 pub(super) fn path_pattern(text: &str) -> Result<String, String> {
     match agent::targets::files::PathPatterns::new(&[text.to_owned()]) {

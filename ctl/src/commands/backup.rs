@@ -11,7 +11,7 @@ use crate::output::exit::{Ended, Trouble};
 pub(super) async fn run(client: Client, wanted: Backup, voice: Voice) -> Ended {
     let request = v1::StartBackupRequest {
         components: wanted.components,
-        pin: wanted.pin,
+        pin: wanted.pin.unwrap_or_default(),
         request_id: wanted.request.id(),
         import: String::new(),
     };

@@ -14,12 +14,14 @@ mod rebuild;
 mod restore;
 mod secret;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use controller::config::{ControllerConfig, USUAL_FILE};
+use controller::jobs::safety::Safety;
 use repository::backup::manifest::BackupRecord;
 use repository::error::RepositoryError;
 use repository::keys::KeyRing;
@@ -97,7 +99,8 @@ impl From<RepositoryError> for Trouble {
     }
 }
 
-/// A backup by its timestamp. `latest` is the newest that holds every asked component complete.
+/// A backup by its timestamp. `latest` is the newest that holds every asked component complete, or every one that any
+/// backup holds. It is never a safety backup, which holds what somebody wanted to be rid of.
 fn backup(repository: &Repository, asked: &str, components: &[String]) -> Result<BackupRecord, Trouble> {
     if asked != "latest" {
         let name: BackupName = asked.parse().map_err(|error| {
@@ -108,28 +111,35 @@ fn backup(repository: &Repository, asked: &str, components: &[String]) -> Result
         return Ok(repository.backup(&name)?);
     }
     let listing = repository.list()?;
-    let newest = listing.backups.into_iter().find(|record| is_complete(record, components));
-    newest.ok_or_else(|| {
-        Trouble::failed("no backup holds all of that complete")
-            .because("each one lacks a component that was asked for, or there are none")
-            .hint("`nsctl repository list` shows what there is; give a timestamp to take what one has")
+    let ordinary: Vec<BackupRecord> =
+        listing.backups.into_iter().filter(|record| Safety::of(record).is_none()).collect();
+    let held = ordinary.iter().flat_map(|record| &record.archives);
+    let held: BTreeSet<&str> = held.map(|archive| archive.source.component.as_str()).collect();
+    let wanted: BTreeSet<&str> = match components {
+        [] => held,
+        asked => asked.iter().map(String::as_str).collect(),
+    };
+    if let Some(newest) = ordinary.iter().find(|record| wanted.iter().all(|one| is_whole(record, one))) {
+        return Ok(newest.clone());
+    }
+    let each = wanted.iter().map(|one| match ordinary.iter().find(|record| is_whole(record, one)) {
+        Some(record) => format!("{one} in {}", record.name),
+        None => format!("{one} in none"),
+    });
+    let each: Vec<String> = each.collect();
+    Err(match each.as_slice() {
+        [] => Trouble::failed("there is no backup").hint("`nsctl repository list` shows what there is"),
+        each => Trouble::failed("no backup holds all of that complete")
+            .because(format!("the newest that hold each complete: {}", each.join(", ")))
+            .hint("restore in parts, by --components, or give a --timestamp to take what one has"),
     })
 }
 
-fn is_complete(record: &BackupRecord, components: &[String]) -> bool {
+fn is_whole(record: &BackupRecord, component: &str) -> bool {
     use repository::backup::manifest::Outcome;
-    let is_whole = |component: &String| {
-        let mut of = record
-            .archives
-            .iter()
-            .filter(|archive| archive.source.component.as_str() == component)
-            .peekable();
-        of.peek().is_some() && of.all(|archive| archive.outcome == Outcome::Complete)
-    };
-    match components {
-        [] => record.outcome == Outcome::Complete,
-        asked => asked.iter().all(is_whole),
-    }
+    let of = record.archives.iter().filter(|archive| archive.source.component.as_str() == component);
+    let mut of = of.peekable();
+    of.peek().is_some() && of.all(|archive| archive.outcome == Outcome::Complete)
 }
 
 /// The sources of a backup that belong to the asked components; none asked: all.

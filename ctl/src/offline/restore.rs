@@ -5,16 +5,16 @@
 //! others from being restored.
 
 use std::cell::{Cell, RefCell};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use agent::targets::files::{
-    self, Allowance, Named, NoFaults, PathPatterns, Place, Privilege, RestoreError, RestorePlan,
+    self, Allowance, Named, NoFaults, PathPatterns, Place as Where, Privilege, RestoreError, RestorePlan,
     RestoreRequest, Selection, Tools, preflight, survey,
 };
 use agent::targets::{BlobError, BlobReader, CancelFlag};
 use bytes::Bytes;
-use repository::backup::manifest::BackupRecord;
+use repository::backup::manifest::{ArchiveRecord, BackupRecord, Outcome};
 use repository::check::Checks;
 use repository::error::RepositoryError;
 use repository::ids::BlobId;
@@ -23,11 +23,12 @@ use repository::names::SourceId;
 use repository::progress;
 use repository::read::ArchiveReader;
 use repository::repo::Repository;
+use repository::store::location::Location;
 use repository::verify::{Depth, Verification};
 use serde::Serialize;
 
 use super::{backup, open, sources, unlock};
-use crate::cli::repository::Restore;
+use crate::cli::repository::{Place, Restore};
 use crate::output::exit::{Ended, Exit, Trouble};
 use crate::output::progress::{Progress, Reached};
 use crate::output::table::Rows;
@@ -52,6 +53,9 @@ struct Archive {
     source: String,
     folder: PathBuf,
     restored: bool,
+    /// The same for people.
+    #[serde(skip)]
+    result: &'static str,
     entries: u64,
     bytes: u64,
     /// Entries that give somebody rights.
@@ -73,6 +77,10 @@ pub(super) fn run(wanted: &Restore, voice: Voice) -> Ended {
         ),
     };
     let repository = open(&wanted.place)?;
+    if let Some(within) = within(&wanted.place, &wanted.to) {
+        return Err(Trouble::usage(format!("{} lies in the repository {within}", wanted.to.display()))
+            .hint("restore to somewhere else: nobody but backups writes there"));
+    }
     let record = backup(&repository, &wanted.timestamp, &wanted.components)?;
     let chosen = sources(&record, &wanted.components)?;
     let keys = unlock(&repository, &wanted.secret)?;
@@ -80,18 +88,37 @@ pub(super) fn run(wanted: &Restore, voice: Voice) -> Ended {
     let work = Work { keys, repository, record, selection, no_privileges, signer_height, with_keys, voice };
     let mut done = Restored { backup: work.record.name.to_string(), archives: Vec::new() };
     let mut exit = Exit::Done;
+    work.voice.say(format!("from backup {}", done.backup));
     for source in &chosen {
         let several = chosen.iter().filter(|other| other.component == source.component).count() > 1;
         let mut folder = wanted.to.join(source.component.as_str());
         if several {
             folder.push(source.name.as_str());
         }
-        let (archive, ended) = work.archive(source, folder)?;
-        exit = exit.worse(ended);
-        done.archives.push(archive);
+        match work.archive(source, folder) {
+            Ok((archive, ended)) => {
+                exit = exit.worse(ended);
+                done.archives.push(archive);
+            }
+            Err(trouble) => {
+                // What is there already is there.
+                if !done.archives.is_empty() {
+                    work.voice.result(&done, Restored::table)?;
+                }
+                return Err(trouble);
+            }
+        }
     }
     voice.result(&done, Restored::table)?;
     Ok(exit)
+}
+
+/// The repository in which this folder lies, if it does: whatever is not there yet has no links in it.
+fn within(place: &Place, folder: &Path) -> Option<String> {
+    let Location::Folder(repository) = &place.repository else { return None };
+    let repository = repository.canonicalize().ok()?;
+    let there = folder.ancestors().find(|above| above.exists())?;
+    there.canonicalize().ok()?.starts_with(&repository).then(|| repository.display().to_string())
 }
 
 /// What all archives of one restore share.
@@ -114,21 +141,35 @@ impl Work {
             source: source.name.to_string(),
             folder,
             restored: false,
+            result: "",
             entries: 0,
             bytes: 0,
             privileges: Vec::new(),
             notes: Vec::new(),
         };
+        let of_source = |one: &&ArchiveRecord| one.source == *source;
+        if let Some(record) = self.record.archives.iter().find(of_source)
+            && record.outcome != Outcome::Complete
+        {
+            let reason = record.reason.as_deref().unwrap_or("no reason was recorded");
+            archive.notes.push(format!("incomplete in this backup: {reason}"));
+            if record.outcome == Outcome::Failed {
+                archive.result = "nothing there";
+                return Ok((archive, Exit::Incomplete));
+            }
+        }
         let outcome = self.restore(source, &mut archive);
         let exit = match outcome {
             Ok(report) => {
                 archive.restored = true;
-                (archive.entries, archive.bytes, archive.notes) =
-                    (report.entries, report.bytes, report.notes);
+                (archive.entries, archive.bytes) = (report.entries, report.bytes);
+                archive.result = "restored";
+                archive.notes.extend(report.notes);
                 if archive.notes.is_empty() { Exit::Done } else { Exit::Incomplete }
             }
             Err(trouble) if trouble.exit == Exit::Damaged => {
                 self.voice.error(&trouble);
+                archive.result = "DAMAGED";
                 archive.notes = self.damage(source)?;
                 archive.notes.iter().for_each(|finding| warn(format!("  {source}: {finding}")));
                 Exit::Damaged
@@ -150,7 +191,7 @@ impl Work {
         let total = pages.manifest().counts.bytes;
         let request = RestoreRequest {
             restore_id: self.record.name.as_str().replace('_', "-"),
-            place: Place::NewFolder { path: archive.folder.clone() },
+            place: Where::NewFolder { path: archive.folder.clone() },
             selection: self.selection.clone(),
             keeps_older: false,
             stays: None,
@@ -297,11 +338,10 @@ impl Restored {
     fn table(&self) -> String {
         let mut rows = Rows::new(&["COMPONENT", "SOURCE", "RESULT", ">ENTRIES", ">SIZE", "FOLDER"]);
         for archive in &self.archives {
-            let result = if archive.restored { "restored" } else { "DAMAGED" };
             rows.row([
                 archive.component.clone(),
                 archive.source.clone(),
-                result.to_owned(),
+                archive.result.to_owned(),
                 count(archive.entries),
                 size(archive.bytes),
                 archive.folder.display().to_string(),
@@ -309,7 +349,7 @@ impl Restored {
         }
         let mut text = rows.finish_or("there was nothing to restore");
         // Damage was told on stderr when it was found.
-        for archive in self.archives.iter().filter(|archive| archive.restored) {
+        for archive in self.archives.iter().filter(|archive| archive.result != "DAMAGED") {
             for note in &archive.notes {
                 text.push_str(&format!("\n{}/{}: {note}", archive.component, archive.source));
             }

@@ -268,7 +268,11 @@ impl PrunePlan {
         }
         if self.waiting_bytes > 0 {
             let until = self.waits_until.map_or_else(String::new, |at| format!(" until {}", utc(at)));
-            text.push_str(&format!("\n{} of an earlier run wait{until}.", size(self.waiting_bytes)));
+            let waiting = size(self.waiting_bytes);
+            text.push_str(&match self.now {
+                true => format!("\n{waiting} more, which an earlier run has marked, are freed now, too."),
+                false => format!("\n{waiting} of an earlier run wait{until}."),
+            });
         }
         if self.trash_bytes > 0 {
             text.push_str(&format!("\n{} lie in the trash.", size(self.trash_bytes)));

@@ -53,9 +53,16 @@ impl Ground {
     pub(super) fn find(place: &Place) -> Result<Self, RestoreError> {
         let open = |path: &Path| open_named(path).map_err(failed("open the folder", path.display()));
         match place {
-            Place::InPlace { root } => {
-                open(root).map(|Walked { path, handle, .. }| Ground::Live { root: path, handle })
-            }
+            Place::InPlace { root } => match open_named(root) {
+                Ok(Walked { path, handle, .. }) => Ok(Ground::Live { root: path, handle }),
+                // Nobody but a person knows what should be mounted there.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Err(RestoreError::refused(
+                    root.display(),
+                    "it is not there: mount what belongs there, or make the folder, with the owner and the mode that it \
+                     should have, and restore again",
+                )),
+                Err(error) => Err(failed("open the folder", root.display())(error)),
+            },
             Place::Listed { root } => {
                 open(root).map(|Walked { path, handle, .. }| Ground::Spread { root: path, handle })
             }

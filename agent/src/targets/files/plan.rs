@@ -6,13 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::iter::Peekable;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use repository::archive::entry::{Entry, EntryKind};
 use repository::archive::path::EntryPath;
 use repository::content::IdKey;
 use rustix::fs::FileType;
+
+use crate::sources::files::is_repository;
 
 use super::allowance::{Privilege, privileges};
 use super::area::is_staging;
@@ -102,6 +104,10 @@ pub struct Facts {
     pub folders: Vec<PathBuf>,
     /// What stays there as it is, for people; empty: nothing.
     pub leaves: &'static str,
+    /// Live folders that are replaced as a whole.
+    pub replaced_folders: u64,
+    /// The repository of backups that a new folder would lie in.
+    pub repository: Option<PathBuf>,
 }
 
 /// Paths of one kind: all are counted, the first [`MAX_NAMED`] are named.
@@ -259,6 +265,12 @@ pub fn plan(facts: &Facts) -> RestorePlan {
         conflicts: facts.blocked.iter().filter_map(|(path, live)| conflict(path, *live)).collect(),
     };
     plan.conflicts.extend(nothing_comes(facts));
+    plan.conflicts.extend(facts.repository.as_ref().map(|repository| {
+        format!(
+            "it would lie in the repository of backups {}: restore to somewhere else",
+            repository.display()
+        )
+    }));
     plan.conflicts.extend(facts.immovable.iter().map(|(path, what)| immovable(path, *what)));
     plan.conflicts.extend(facts.not_carried.iter().map(|(path, hindrance)| not_carried(path, *hindrance)));
     plan.conflicts.extend(too_many(facts.carried));
@@ -375,6 +387,11 @@ fn remarks(facts: &Facts) -> Vec<String> {
         "that the source excludes are not kept live, since the backup has another entry there, or not the folder \
          that they lie in; they are kept with the replaced state, and are in no backup",
     );
+    let within = (facts.replaced_folders > 0).then(|| {
+        let (these, them) =
+            if facts.replaced_folders == 1 { ("1 is a folder", "it") } else { ("some are folders", "them") };
+        format!("of what is replaced, {these}: what lies in {them} and is not in the backup goes, too")
+    });
     let unseen = facts.unseen.told(": whatever it is, it goes where the folder that it lies in goes");
     others
         .into_iter()
@@ -385,6 +402,7 @@ fn remarks(facts: &Facts) -> Vec<String> {
         .chain(left_out)
         .chain(node_keys)
         .chain(signer::remarks(facts))
+        .chain(within)
         .collect()
 }
 
@@ -437,6 +455,11 @@ where
         },
         Ground::Live { .. } | Ground::Spread { .. } => "everything else that is there",
     };
+    if let Ground::New { .. } = &ground {
+        let is_one =
+            |folder: &&Path| fs::File::open(folder).is_ok_and(|folder| is_repository(folder.as_fd()));
+        facts.repository = ground.root().ancestors().find(is_one).map(Path::to_owned);
+    }
     let mut look = Look::begin(&ground, request, &mut facts)?;
     let mut outermost: Option<EntryPath> = None;
     // The last selected folder that stays: what is in it is selected, and goes one by one.
@@ -560,6 +583,8 @@ impl<'a> Look<'a> {
                     self.folders.insert(self.ground.shown(&parent));
                 }
                 let live = live_entry(&folder, name).map_err(failed("look at", path))?;
+                let is_folder = || kind_of(&folder, name).is_ok_and(|kind| kind == Some(FileType::Directory));
+                facts.replaced_folders += u64::from(live == Some(LiveEntry::Movable) && is_folder());
                 Self::search((self.ground, &self.search), &folder, path, live, facts)?;
                 live
             }

@@ -1,9 +1,10 @@
 //! What the doctor asks of the catalog: backups and their age, schedules, jobs, alerts, who is missing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::{SignedDuration, Timestamp};
 use proto::Failure;
+use repository::names::BackupName;
 
 use crate::alerts::silence::{Facts, NEVER_JOINED, TOKEN};
 use crate::app::doctor::Finding;
@@ -11,7 +12,7 @@ use crate::app::doctor::checks as c;
 use crate::app::doctor::growth::{Change, without_the_first};
 use crate::app::metrics::newest_complete;
 use crate::app::{AlertsNow, App, ScheduleView, catalog_failure};
-use crate::catalog::{AgentRecord, RunState};
+use crate::catalog::{AgentRecord, RunState, VerificationRecord};
 use crate::config::{Alerts, Schedule};
 use crate::jobs::Job;
 use crate::jobs::job::JobState;
@@ -55,11 +56,17 @@ impl App {
             .collect();
         let times = complete.iter().map(|(component, (at, name))| (component.as_str(), (*at, name.as_str())));
         let mut findings = of_backups(&times.collect(), &facts, &self.config.alerts, now);
+        let names: Vec<&BackupName> = complete.values().map(|(_, name)| name).collect();
+        let verified = self.catalog.verifications_of(&names).await.map_err(failed)?;
+        findings.extend(damaged(&complete, &verified));
         findings.extend(unserved(&newest, agents));
         findings.extend(expected(&facts, now));
         findings.extend(of_schedules(&self.schedules().await?));
         findings.extend(of_jobs(&self.catalog.jobs(LOOKED_AT).await.map_err(failed)?));
         findings.extend(of_alerts(&self.alerts_now().await?, now));
+        findings.extend(self.config.alerts.unreadable().into_iter().map(|(sink, why)| {
+            Finding::problem(&c::DELIVERED, format!("alerts cannot be sent to {sink}: {why}"))
+        }));
         let held = self.runner.left_stopped().await.map_err(failed)?;
         findings.extend(held.into_iter().map(|line| Finding::problem(&c::STOPPED, line)));
         Ok(findings)
@@ -95,6 +102,21 @@ fn of_backups(
         });
     }
     findings
+}
+
+/// Of each component the newest complete backup, where that was found damaged.
+fn damaged(
+    complete: &BTreeMap<String, (Timestamp, BackupName)>,
+    verified: &HashMap<BackupName, Vec<VerificationRecord>>,
+) -> Vec<Finding> {
+    let found = |(component, (_, name)): (&String, &(Timestamp, BackupName))| {
+        let of_it = verified.get(name)?.iter().filter(|one| one.source.component.as_str() == component);
+        let damage = of_it.filter(|one| !one.intact).max_by_key(|one| one.at)?;
+        let finding =
+            format!("{component}: the newest complete backup {name} was found damaged at {:.0}", damage.at);
+        Some(Finding::problem(&c::DAMAGED, finding))
+    };
+    complete.iter().filter_map(found).collect()
 }
 
 /// What the newest backup holds and nobody serves any more.

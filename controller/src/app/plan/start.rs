@@ -3,8 +3,12 @@
 //! Must stay true: a plan is made anew before it is carried out, and one that no longer says the same, or that
 //! something is in the way of, changes nothing; the safety backup is ordered before the restore that waits for it.
 
+use std::collections::BTreeSet;
+
 use proto::Failure;
+use proto::convert::BackupChoice;
 use proto::failure::reason;
+use repository::names::Component;
 use tonic::Code;
 
 use super::{Plan, RestoreRequest};
@@ -24,7 +28,7 @@ impl App {
         request_id: Option<&str>,
     ) -> Result<Job, Failure> {
         // A second plan would tell of what the first call has changed since.
-        if let Some(job) = self.ordered_before(request_id).await? {
+        if let Some(job) = self.ordered_before(request_id, |job| is_of(request, job)).await? {
             return Ok(job);
         }
         let plan = self.plan_restore(request).await?;
@@ -95,4 +99,18 @@ impl App {
         }
         submitted.map_err(|error| not_submitted(&error))
     }
+}
+
+/// True if this job can be what the request has ordered before.
+fn is_of(request: &RestoreRequest, job: &Job) -> bool {
+    let Order::Restore { backup, places, undo_of, .. } = &job.order else { return false };
+    if request.undo_of.is_some() || undo_of.is_some() {
+        return request.undo_of == *undo_of;
+    }
+    let is_backup = match &request.backup {
+        BackupChoice::Latest => true,
+        BackupChoice::Named(name) => name == backup,
+    };
+    let asked: BTreeSet<&Component> = request.components.iter().collect();
+    is_backup && (asked.is_empty() || asked == places.iter().map(|place| &place.source.component).collect())
 }
