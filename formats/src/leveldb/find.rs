@@ -63,7 +63,12 @@ pub(super) struct Held {
 impl Held {
     /// Of a table that has this length. None where it is longer than can be, or more is wanted than is held.
     pub(super) fn of(length: u64, wanted: &[Place]) -> Option<Self> {
-        let from = usize::try_from(length.saturating_sub(MAX_TAIL)).ok()?;
+        Self::with_tail(length, MAX_TAIL, wanted)
+    }
+
+    /// The same, with an end of so many bytes.
+    pub(super) fn with_tail(length: u64, tail: u64, wanted: &[Place]) -> Option<Self> {
+        let from = usize::try_from(length.saturating_sub(tail)).ok()?;
         let length = usize::try_from(length).ok()?;
         let mut parts = Vec::new();
         let mut sum = 0;

@@ -107,6 +107,41 @@ fn whole(table: &[u8]) -> Held {
     held
 }
 
+#[test]
+fn a_key_is_found_however_little_of_a_table_is_held_at_once() {
+    let mut passes_of_all = 0;
+    for name in ["leveldb/000005.ldb", "pebble/000005.sst"] {
+        let path = format!("{}/tests/{name}", env!("CARGO_MANIFEST_DIR"));
+        let table = std::fs::read(path).expect("there");
+        let key = |number: u64| number.to_be_bytes();
+        let keys: Vec<u64> = (0..3_000).step_by(97).chain([3, 1 << 40]).collect();
+        for number in &keys {
+            let expected = find(&whole(&table), &key(*number)).expect("it is whole");
+            for tail in [60, 200, 700, 3_000] {
+                let mut wanted = Vec::new();
+                let mut passes = 0;
+                let found = loop {
+                    passes += 1;
+                    assert!(passes < 8, "{name}, {number}, {tail}: {wanted:?}");
+                    let mut held = Held::with_tail(table.len() as u64, tail, &wanted).expect("it is short");
+                    table.chunks(997).for_each(|piece| held.bytes(piece));
+                    match find(&held, &key(*number)) {
+                        Err(Wrong::NotHeld(places)) => wanted.extend(places),
+                        other => break other.expect("it is whole"),
+                    }
+                };
+                assert_eq!(found, expected, "{name}, {number}, {tail}");
+                passes_of_all = passes_of_all.max(passes);
+            }
+        }
+        assert!(
+            keys.iter().any(|number| matches!(find(&whole(&table), &key(*number)), Ok(Some(_)))),
+            "{name}"
+        );
+    }
+    assert!(passes_of_all > 2, "{passes_of_all}: too much was held to prove anything");
+}
+
 proptest! {
     #[test]
     fn no_bytes_make_it_fail(bytes: Vec<u8>, key: Vec<u8>) {
