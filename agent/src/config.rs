@@ -5,6 +5,7 @@
 
 mod applications;
 mod discovery;
+mod drills;
 mod environment;
 mod hooks;
 mod kubernetes;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use applications::{ApplicationConfig, DockerConfig};
 pub use discovery::{Discovery, Place, discover};
+pub use drills::{Drills, Opener};
 pub use environment::Environment;
 pub use hooks::{Hook, Hooks, OnFailure};
 pub(crate) use kubernetes::IN_CLUSTER;
@@ -55,6 +57,8 @@ pub struct AgentConfig {
     pub kubernetes: KubernetesConfig,
     /// Where the doctor looks for data that no source covers, beside the usual places.
     pub look_here: LookHere,
+    /// What is restored into a scratch folder and opened there, to prove that it can be.
+    pub drills: Drills,
 }
 
 impl Default for AgentConfig {
@@ -69,6 +73,7 @@ impl Default for AgentConfig {
             docker: DockerConfig::default(),
             kubernetes: KubernetesConfig::default(),
             look_here: LookHere::default(),
+            drills: Drills::default(),
         }
     }
 }
@@ -84,6 +89,8 @@ impl Settings for AgentConfig {
         self.join.check()?;
         self.look_here.check()?;
         self.kubernetes.check()?;
+        self.drills.check()?;
+        self.check_scratch()?;
         let mut seen = BTreeSet::new();
         for (place, source) in self.sources.iter().enumerate() {
             let path = format!("sources[{place}]");
@@ -97,6 +104,26 @@ impl Settings for AgentConfig {
             }
         }
         applications::check(&self.applications, &self.docker)
+    }
+}
+
+impl AgentConfig {
+    /// What is restored for a drill must not end up in what is backed up, around it, or in our own state.
+    fn check_scratch(&self) -> Result<(), Problem> {
+        let Some(scratch) = &self.drills.scratch else { return Ok(()) };
+        let folders = self.sources.iter().filter_map(|source| match &source.data {
+            SourceData::Folder { path } | SourceData::Node { path: Some(path), .. } => Some(path.as_path()),
+            _ => None,
+        });
+        let mut taken = folders.chain([self.state.as_path()]);
+        match taken.find(|taken| scratch.starts_with(taken) || taken.starts_with(scratch)) {
+            None => Ok(()),
+            Some(taken) => {
+                let taken = taken.display();
+                let reason = format!("{taken} is in use: choose a folder neither in it nor around it");
+                Err(Problem::new("drills.scratch", reason))
+            }
+        }
     }
 }
 

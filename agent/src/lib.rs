@@ -7,6 +7,7 @@
 //! | `connection` | joining, the control stream, connecting again |
 //! | `tasks` | what the controller asks for, a few at a time |
 //! | [`sources`], `served` | what is read from |
+//! | `drills` | the folder in which what was restored is opened by the owner's programs |
 //! | `limits`, `hooks` | what a source may take; the owner's programs around its work |
 //! | `pipeline`, `cache` | from a source to sealed segments; what need not be read again |
 //! | `kubernetes` | the API of a cluster: what its sources, targets and workloads ask it |
@@ -19,6 +20,7 @@ mod cache;
 pub mod config;
 mod connection;
 pub mod decoders;
+mod drills;
 mod hooks;
 mod kubernetes;
 mod limits;

@@ -57,6 +57,7 @@ impl Scene {
             instance: [0; 16],
             room: Arc::default(),
             listed: crate::pipeline::RememberedBlobs::default(),
+            drills: None,
             unbroken: Default::default(),
             retrying: Default::default(),
         });

@@ -39,6 +39,7 @@ async fn finish_restores_as(config: crate::config::AgentConfig, state: StateFold
         instance: [0; 16],
         room: Arc::default(),
         listed: crate::pipeline::RememberedBlobs::default(),
+        drills: None,
         unbroken: Default::default(),
         retrying: Default::default(),
     });

@@ -11,6 +11,7 @@ use runtime::shutdown::{Drained, Shutdown};
 use crate::chance;
 use crate::config::{AgentConfig, Kind, discover};
 use crate::connection::{Agent, keep_connected};
+use crate::drills::Marked;
 use crate::hooks;
 use crate::locks::unlock_left;
 use crate::nodes::reap_at_start;
@@ -79,6 +80,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), RunError
     }
     let agent = Arc::new(Agent {
         platform: Platform::new(&config),
+        drills: Marked::begin(&config.drills),
         config,
         state,
         key,

@@ -3,6 +3,7 @@
 //! Must stay true: whatever is accepted here has an effect or a notice that says that it has none.
 
 mod alerts;
+mod drills;
 mod history;
 mod kubernetes;
 mod object_storage;
@@ -23,6 +24,7 @@ use runtime::config::{Duration, Origin, Problem, Secret, SecretSource, Settings}
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use alerts::{Alerts, Channel, Email, Mailserver, Ping, Route, Sink, Webhook};
+pub use drills::Drills;
 pub use history::History;
 pub use kubernetes::{AccountRule, AuthorityMap, Kubernetes, RestorePod};
 pub use object_storage::{ObjectStorage, ObjectStorageError};
@@ -72,6 +74,8 @@ pub struct ControllerConfig {
     pub retention_is_declared: bool,
     /// How restores go.
     pub restores: Restores,
+    /// Who makes drills of what others back up.
+    pub drills: Drills,
     /// How much a verification reads.
     pub verification: Verifying,
     /// How long it is known what jobs did.
@@ -105,6 +109,7 @@ impl Default for ControllerConfig {
             retention: Retention::default(),
             retention_is_declared: false,
             restores: Restores::default(),
+            drills: Drills::default(),
             verification: Verifying::default(),
             history: History::default(),
             parity: Parity::default(),
@@ -174,6 +179,7 @@ retention: { keep_within: 30d, keep_complete: 3 }
         schedules::check(&self.schedules)?;
         self.retention.check()?;
         self.restores.check()?;
+        self.drills.check()?;
         self.verification.check()?;
         self.history.check()?;
         quotas::check(&self.quotas)?;

@@ -6,6 +6,8 @@
 
 #[path = "nodes/cometbft.rs"]
 mod cometbft;
+#[path = "nodes/drill.rs"]
+mod drill;
 #[path = "nodes/geth.rs"]
 mod geth;
 #[path = "nodes/node.rs"]
@@ -46,6 +48,11 @@ fn backup(system: &System) -> Value {
     let folder = system.repository().join(name.as_str().expect("a name"));
     let manifest = fs::read(folder.join("blockchain/chain.json")).expect("a manifest");
     serde_json::from_slice(&manifest).expect("JSON")
+}
+
+/// What a job has written down.
+fn log_of_job(system: &System, job: &Value) -> String {
+    system.nsctl(&["logs", job["id"].as_str().expect("an id")]).expect(0).out
 }
 
 /// The newest backup as it comes back in another place.

@@ -36,6 +36,7 @@ impl Given {
             "ping-url",
             "webhook-header",
             "hook-variable",
+            "drill-variable",
         ];
         Self(names.map(|name| (name, Canary::new(name))).into())
     }
@@ -71,6 +72,13 @@ impl Given {
                  env: {{ SECRET: \"{variable}\" }} }} }}"
             ),
         );
+        // The same of a drill's program.
+        system.configure_agent(&format!(
+            "drills:\n  scratch: {}\n  open:\n    - {{ component: models, env: {{ SECRET: \"{}\" }}, command: [/bin/sh, -c, \
+             \"echo it is $SECRET; echo $SECRET >&2\", opener, \"{{}}\"] }}\n",
+            system.root().join("scratch").display(),
+            self.text("drill-variable"),
+        ));
         system.set_variable("NEURASHIELD_SMTP_URL", "smtps://user@localhost:1");
         system.set_variable("NEURASHIELD_ALERT_EMAIL_TO", "ops@example.org");
         system.set_variable("NEURASHIELD_SMTP_PASSWORD", self.text("smtp-password"));
@@ -130,6 +138,9 @@ fn use_it(system: &System) -> Vec<Haystack> {
     let jobs = system.nsctl(&["jobs", "-o", "json"]).expect(0).json();
     let job = jobs["jobs"][0]["id"].as_str().expect("an id").to_owned();
     look(&["logs", &job, "-v"]).expect(0);
+    let drill = ["verify", "--depth", "drilled", "--components", "models", "-v", "-o", "json"];
+    let job = look(&drill).expect(0).json()["id"].as_str().expect("an id").to_owned();
+    assert!(look(&["logs", &job, "-v"]).expect(0).out.contains("it is (redacted)"));
     look(&["restore", "--timestamp", "latest", "--to", place, "--yes"]).expect(0);
     look(&["cat", "latest", "models", "no-such-file", "-v"]).expect(1);
     look(&["backup", "--components", "nobody"]);
@@ -353,6 +364,7 @@ fn a_planted_secret_is_found_nowhere_but_where_it_belongs() {
     for name in ["key-passphrase", "webhook-url", "webhook-secret", "webhook-header", "ping-url"] {
         assert!(given.0[name].is_in(&settings), "{name} was planted");
     }
+    assert!(given.0["drill-variable"].is_in(&Haystack::file(&system.root().join("agent.yaml"))));
     assert!(given.0["hook-variable"].is_in(&Haystack::file(&system.root().join("agent.yaml"))));
     let told = "hook after_backup: it is (redacted)";
     let spoke = |hay: &Haystack| String::from_utf8_lossy(&hay.bytes).contains(told);

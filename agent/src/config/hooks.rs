@@ -81,7 +81,7 @@ impl Hooks {
 }
 
 impl Hook {
-    fn check(&self, path: &str, may_fail: bool) -> Result<(), Problem> {
+    pub(super) fn check(&self, path: &str, may_fail: bool) -> Result<(), Problem> {
         let at = |key: &str, why: &str| Err(Problem::new(format!("{path}.{key}"), why));
         let has_nul = |text: &str| text.contains('\0');
         match (self.command.first(), &self.shell) {

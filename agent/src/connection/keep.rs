@@ -14,6 +14,7 @@ use super::enrol;
 use super::session::{self, SessionEnd};
 use crate::chance;
 use crate::config::AgentConfig;
+use crate::drills::Marked;
 use crate::pipeline::{RememberedBlobs, Room};
 use crate::platform::Platform;
 use crate::served::Served;
@@ -40,6 +41,8 @@ pub(crate) struct Agent {
     pub(crate) listed: RememberedBlobs,
     /// What uses the data.
     pub(crate) platform: Platform,
+    /// Where it makes drills; none: it is not marked for them.
+    pub(crate) drills: Option<Marked>,
     /// Restores that are past the point at which they can be left.
     pub(crate) unbroken: AtomicUsize,
     /// Held while what a restore could not start again is tried once more.

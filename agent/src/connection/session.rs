@@ -130,7 +130,12 @@ fn hello(agent: &Agent) -> v1::Hello {
         host: runtime::host::hostname(),
         instance: agent.instance.to_vec().into(),
         sources: agent.served.iter().map(crate::served::Served::to_wire).collect(),
+        opens: agent.drills.iter().flat_map(|marked| marked.openers()).map(opens).collect(),
     }
+}
+
+fn opens(opener: &crate::config::Opener) -> v1::DrillOpener {
+    v1::DrillOpener { component: opener.component.clone(), name: opener.name.clone().unwrap_or_default() }
 }
 
 #[expect(clippy::too_many_arguments, reason = "the parts of one connection, used only here")]
@@ -213,6 +218,7 @@ fn obey(tasks: &Tasks, message: v1::ControllerMessage) {
         Some(Down::PlanRestore(order)) => take(tasks, order.task_id.clone(), Work::Plan(order)),
         Some(Down::StartRestore(order)) => take(tasks, order.task_id.clone(), Work::Restore(Box::new(order))),
         Some(Down::SettleRestore(order)) => take(tasks, order.task_id.clone(), Work::Settle(order)),
+        Some(Down::StartDrill(order)) => take(tasks, order.task_id.clone(), Work::Drill(Box::new(order))),
         Some(Down::Probe(order)) => take(tasks, order.task_id, Work::Probe),
         Some(Down::Cancel(order)) => tasks.cancel(&order.task_id),
         Some(Down::Welcome(_)) | None => tracing::debug!("a message that this release does not act on"),

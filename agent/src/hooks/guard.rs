@@ -2,7 +2,8 @@
 //!
 //! The agent starts its own program under a hidden verb and keeps that process's stdin open. The guard starts
 //! the hook in a process group of its own; when stdin ends, since the agent wants it so or is dead, the whole
-//! group goes: asked first, killed then. What a hook leaves running when it ends by itself is left alone.
+//! group goes: asked first, killed then. What a hook leaves running when it ends by itself is left alone, unless it was
+//! started to leave nothing.
 
 use std::ffi::OsString;
 use std::io::Read;
@@ -16,6 +17,8 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, wa
 
 /// The hidden verb.
 pub(super) const VERB: &str = "guard-hook";
+/// The same for a program that leaves nothing running.
+pub(super) const VERB_TO_THE_END: &str = "guard-program";
 /// How long a hook has to end after it was asked.
 const GRACE: Duration = Duration::from_secs(2);
 /// As shells say that a program could not be started.
@@ -31,10 +34,11 @@ enum Happened {
 /// Is this process a guard? Then it guards, and this is what it ends with.
 pub(crate) fn guard(words: &[OsString]) -> Option<ExitCode> {
     let [_, verb, program, arguments @ ..] = words else { return None };
-    (verb == VERB).then(|| {
+    let ends_all = verb == VERB_TO_THE_END;
+    (verb == VERB || ends_all).then(|| {
         let hook = Command::new(program).args(arguments).stdin(Stdio::null()).process_group(0).spawn();
         match hook {
-            Ok(hook) => ExitCode::from(watch(hook)),
+            Ok(hook) => ExitCode::from(watch(hook, ends_all)),
             Err(error) => {
                 eprintln!("it cannot be started: {error}");
                 ExitCode::from(NOT_STARTED)
@@ -43,7 +47,7 @@ pub(crate) fn guard(words: &[OsString]) -> Option<ExitCode> {
     })
 }
 
-fn watch(mut hook: Child) -> u8 {
+fn watch(mut hook: Child, ends_all: bool) -> u8 {
     let group = Pid::from_child(&hook);
     let (happened, next) = sync_channel(2);
     let ended = happened.clone();
@@ -56,6 +60,9 @@ fn watch(mut hook: Child) -> u8 {
     if matches!(next.recv(), Ok(Happened::StopAsked)) {
         let _ = kill_process_group(group, Signal::TERM);
         let _ = next.recv_timeout(GRACE);
+        let _ = kill_process_group(group, Signal::KILL);
+    } else if ends_all {
+        // The group has its number until its first process is reaped below.
         let _ = kill_process_group(group, Signal::KILL);
     }
     let Ok(status) = hook.wait() else { return NOT_STARTED };

@@ -9,7 +9,7 @@ use tokio::net::unix::pipe;
 use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
-use super::guard::VERB;
+use super::guard::{VERB, VERB_TO_THE_END};
 use super::output::Tail;
 use crate::config::Hook;
 
@@ -20,18 +20,36 @@ const DRAIN: Duration = Duration::from_millis(200);
 
 /// What became of a hook.
 #[derive(Debug)]
-pub(super) struct Ran {
+pub(crate) struct Ran {
     /// Why it is a failure; none: it is none.
-    pub(super) failure: Option<String>,
+    pub(crate) failure: Option<String>,
     /// The end of what it said.
-    pub(super) lines: Vec<String>,
+    pub(crate) lines: Vec<String>,
 }
 
 /// Runs `hook` with `variables` beside its own. When `cancel` is cancelled it is killed, with all that it
 /// started; so it is if this is dropped, or this process dies.
 pub(super) async fn run(hook: &Hook, variables: Vec<(String, String)>, cancel: &CancellationToken) -> Ran {
+    run_by(VERB, hook, variables, cancel).await
+}
+
+/// The same of a program that leaves nothing running: what it has started is killed when it ends.
+pub(crate) async fn run_to_the_end(
+    program: &Hook,
+    variables: Vec<(String, String)>,
+    cancel: &CancellationToken,
+) -> Ran {
+    run_by(VERB_TO_THE_END, program, variables, cancel).await
+}
+
+async fn run_by(
+    verb: &str,
+    hook: &Hook,
+    variables: Vec<(String, String)>,
+    cancel: &CancellationToken,
+) -> Ran {
     let mut tail = Tail::default();
-    let failure = match guarded(hook, variables, cancel, &mut tail).await {
+    let failure = match guarded(verb, hook, variables, cancel, &mut tail).await {
         Ok(failure) => failure,
         Err(error) => Some(format!("cannot be run: {error}")),
     };
@@ -39,6 +57,7 @@ pub(super) async fn run(hook: &Hook, variables: Vec<(String, String)>, cancel: &
 }
 
 async fn guarded(
+    verb: &str,
     hook: &Hook,
     variables: Vec<(String, String)>,
     cancel: &CancellationToken,
@@ -50,7 +69,7 @@ async fn guarded(
         // Its ends of the pipe go with it.
         let mut command = Command::new("/proc/self/exe");
         command
-            .arg(VERB)
+            .arg(verb)
             .args(words(hook))
             .env_clear()
             .envs(inherited())

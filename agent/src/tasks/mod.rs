@@ -41,6 +41,8 @@ use crate::steps::Step;
 const ARCHIVES: usize = 2;
 /// Restores and plans of restores that run at once.
 const RESTORES: usize = 1;
+/// Drills that run at once: there is one scratch folder.
+const DRILLS: usize = 1;
 /// Probes that run at once.
 const PROBES: usize = 1;
 /// Tasks that are known at once, those that wait for their turn included.
@@ -65,6 +67,7 @@ pub(crate) enum Work {
     Plan(v1::PlanRestore),
     Restore(Box<v1::StartRestore>),
     Settle(v1::SettleRestore),
+    Drill(Box<v1::StartDrill>),
     Probe,
 }
 
@@ -75,6 +78,7 @@ impl Work {
             Work::Archive(order) => order.job_id.clone(),
             Work::Restore(order) => order.job_id.clone(),
             Work::Settle(order) => order.job_id.clone(),
+            Work::Drill(order) => order.job_id.clone(),
             Work::Plan(_) | Work::Probe => String::new(),
         }
     }
@@ -88,6 +92,7 @@ pub(crate) struct Tasks {
     stop: CancellationToken,
     archives: Arc<Semaphore>,
     restores: Arc<Semaphore>,
+    drills: Arc<Semaphore>,
     probes: Arc<Semaphore>,
 }
 
@@ -101,6 +106,7 @@ impl Tasks {
             stop: CancellationToken::new(),
             archives: semaphore(ARCHIVES),
             restores: semaphore(RESTORES),
+            drills: semaphore(DRILLS),
             probes: semaphore(PROBES),
         }
     }
@@ -122,6 +128,7 @@ impl Tasks {
         let turn = Arc::clone(match &work {
             Work::Archive(_) => &self.archives,
             Work::Plan(_) | Work::Restore(_) | Work::Settle(_) => &self.restores,
+            Work::Drill(_) => &self.drills,
             Work::Probe => &self.probes,
         });
         let entry = Entry { running: Arc::clone(&self.running), task_id };
@@ -137,7 +144,7 @@ impl Tasks {
             let result = match cancel.is_cancelled() {
                 true => Err(cancelled()),
                 false => {
-                    let is_large = matches!(work, Work::Archive(_) | Work::Restore(_));
+                    let is_large = matches!(work, Work::Archive(_) | Work::Restore(_) | Work::Drill(_));
                     let result = Box::pin(work_on(&context, task_id, work, &cancel)).await;
                     if is_large {
                         tokio::task::spawn_blocking(runtime::memory::give_back);
@@ -242,6 +249,9 @@ async fn work_on(
             Box::pin(restored(context, *order, cancel)).await.map(Message::RestoreFinished).map(Some)
         }
         Work::Settle(order) => restore::settle(context, order).await.map(Message::RestoreFinished).map(Some),
+        Work::Drill(order) => {
+            Box::pin(restore::drill(context, *order, cancel)).await.map(Message::DrillFinished).map(Some)
+        }
         Work::Probe => probe::run(context, task_id).await.map(Message::ProbeFinished).map(Some),
     }
 }
@@ -384,6 +394,7 @@ mod tests {
             room: Arc::default(),
             listed: crate::pipeline::RememberedBlobs::default(),
             platform: crate::platform::Platform::default(),
+            drills: None,
             unbroken: Default::default(),
             retrying: Default::default(),
         };

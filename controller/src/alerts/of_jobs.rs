@@ -6,7 +6,7 @@ use repository::names::Component;
 use repository::verify::Depth;
 
 use crate::alerts::{Event, Kind};
-use crate::jobs::job::{Part, PartResult, PartState, depth_word};
+use crate::jobs::job::{Part, PartResult, PartState, depth_words};
 use crate::jobs::{Job, JobState, Order};
 
 /// The events of a job whose state was `before`: they are written with it.
@@ -75,14 +75,14 @@ fn backs_up(job: &Job, open: &str) -> bool {
 /// A finding is over once a verification reads as much and finds nothing: of that backup, or of a newer one,
 /// as thoroughly or more so.
 fn verifies(job: &Job, open: &str) -> bool {
-    let Order::Verify { backup, components, depth, .. } = &job.order else { return false };
+    let Order::Verify { backup, components, depth, drill, .. } = &job.order else { return false };
     let mut words = open.split(' ');
     let (Some(of), Some(needed)) = (words.next(), words.next().and_then(depth_of)) else { return false };
     let as_much = match words.next() {
         Some(named) => is_whole(job, named),
         None => components.is_empty() && job.state == JobState::Complete,
     };
-    as_much && *depth >= needed && backup.as_str() >= of
+    as_much && (*depth, *drill) >= needed && backup.as_str() >= of
 }
 
 /// Only the same backup's own return shows that it can be restored; taking a restore back does not.
@@ -108,8 +108,10 @@ fn is_whole(job: &Job, components: &str) -> bool {
     })
 }
 
-fn depth_of(word: &str) -> Option<Depth> {
-    [Depth::Listed, Depth::Hashed, Depth::Opened].into_iter().find(|depth| depth_word(*depth) == word)
+/// The depth, and whether it was a drill, which is deeper than all.
+fn depth_of(word: &str) -> Option<(Depth, bool)> {
+    let all = [(Depth::Listed, false), (Depth::Hashed, false), (Depth::Opened, false), (Depth::Opened, true)];
+    all.into_iter().find(|(depth, drill)| depth_words(*depth, *drill) == word)
 }
 
 /// What a job of this order is called, and by what it is the same as an earlier one: a backup's components, none where
@@ -120,10 +122,10 @@ fn subject(job: &Job) -> String {
     let subject = match &job.order {
         Order::Backup { components, .. } => named(components),
         // By what it has looked at: another backup's good end says nothing of what that one does not hold.
-        Order::Verify { backup, components, depth, .. } => {
+        Order::Verify { backup, components, depth, drill, .. } => {
             let looked_at = || job.parts.iter().map(|part| part.source.component.to_string()).collect();
             let of = if components.is_empty() { sorted(looked_at()) } else { named(components) };
-            format!("{backup} {} {of}", depth_word(*depth))
+            format!("{backup} {} {of}", depth_words(*depth, *drill))
         }
         Order::Restore { backup, places, undo_of, .. } => {
             let sources = sorted(places.iter().map(|place| place.source.to_string()).collect());

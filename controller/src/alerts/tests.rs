@@ -391,7 +391,7 @@ mod ends {
         let parts = parts.map(|component| part(component, of_part)).collect();
         let components = components.iter().map(|name| name.parse().expect("a component")).collect();
         let backup = backup.parse().expect("a name");
-        ended(Order::Verify { backup, components, depth, budget: None }, state, parts)
+        ended(Order::Verify { backup, components, depth, budget: None, drill: false }, state, parts)
     }
 
     fn restore(backup: &str, components: &[&str], state: JobState) -> Job {

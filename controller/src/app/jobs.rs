@@ -95,14 +95,26 @@ impl App {
         &self,
         choice: BackupChoice,
         components: Vec<Component>,
-        depth: Depth,
-        how_much: HowMuch,
+        (depth, drill): (Depth, bool),
+        mut how_much: HowMuch,
         request_id: Option<&str>,
     ) -> Result<Job, Failure> {
         self.are_known(&components).await?;
-        let backup = self.newest(&choice).await?.name;
-        let budget = self.budget(depth, how_much);
-        self.submit(Order::Verify { backup, components, depth, budget }, request_id).await
+        let record = self.newest(&choice).await?;
+        if drill {
+            if matches!(how_much, HowMuch::Budget(_)) {
+                return Err(Failure::invalid("a drill reads all of what it restores")
+                    .hint("leave out --budget, or choose another depth"));
+            }
+            how_much = HowMuch::All;
+            // What was begun before is only told.
+            let may_be = |job: &Job| matches!(job.order, Order::Verify { drill: true, .. });
+            if self.ordered_before(request_id, may_be).await?.is_none() {
+                self.can_drill(&record, &components).await?;
+            }
+        }
+        let (backup, budget) = (record.name, self.budget(depth, how_much));
+        self.submit(Order::Verify { backup, components, depth, budget, drill }, request_id).await
     }
 
     /// The budget of a verification that reads so much; none: it reads all that its backup needs.

@@ -9,6 +9,7 @@ mod audit;
 pub mod backups;
 mod browse;
 mod doctor;
+mod drills;
 mod history;
 mod jobs;
 mod legacy;

@@ -77,6 +77,8 @@ pub enum VerifyDepth {
     Hashed,
     /// Every blob opens and every entry can be read.
     Opened,
+    /// And it is restored into a scratch folder and opened there, at an agent that is marked for it.
+    Drilled,
 }
 
 const HOUR_SECONDS: u64 = 3600;

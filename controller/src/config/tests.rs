@@ -127,8 +127,8 @@ fn what_this_release_cannot_do_is_refused_with_what_to_do_instead() {
         kubernetes.starts_with("controller.yaml:1:27: key.kubernetes_secret: this release cannot"),
         "{kubernetes}"
     );
-    let drilled = error("schedules: { x: { verify: \"0 5 * * *\", depth: drilled } }\n");
-    assert!(drilled.ends_with("not an allowed word; allowed: listed, hashed, opened"), "{drilled}");
+    let deeper = error("schedules: { x: { verify: \"0 5 * * *\", depth: bored } }\n");
+    assert!(deeper.ends_with("not an allowed word; allowed: listed, hashed, opened, drilled"), "{deeper}");
 }
 
 #[test]
@@ -136,6 +136,7 @@ fn impossible_values_are_refused_at_their_place() {
     let cases = [
         ("listen: { grpc: \"8443\" }\n", "1:17: listen.grpc: not an address to listen at"),
         ("state: here\n", "1:8: state: write an absolute path"),
+        ("drills: { agents: [drill-host] }\n", "1:20: drills.agents[0]: write the agent's id"),
         ("time_zone: Mars\n", "1:12: time_zone: unknown zone"),
         ("grpc_names: [good.example, \"bad:1\"]\n", "1:28: grpc_names[1]: write a DNS name"),
         ("key: { file: /a, passphrase_file: /b }\n", "1:6: key: set one of"),

@@ -17,7 +17,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use proto::v1::controller_message::Message;
 use proto::v1::{CancelTask, ControllerMessage};
-use repository::names::SourceId;
+use repository::names::{Component, SourceId, SourceName};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -53,6 +53,36 @@ pub struct Connected {
     pub sources: Vec<ServedSource>,
     /// Since when.
     pub since: Timestamp,
+    /// What it opens in drills; nothing: it is not marked for them.
+    pub opens: Vec<Opens>,
+    /// It may be given what other agents serve, to open it.
+    pub drills_others: bool,
+}
+
+/// What an agent opens in drills, by its own configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opens {
+    /// The component.
+    pub component: Component,
+    /// The source; none: every one of the component.
+    pub name: Option<SourceName>,
+}
+
+impl Connected {
+    /// True if the agent opens this source in drills, and may be given it: since it serves it, or since somebody has
+    /// said so. What it says itself gives it nobody else's data.
+    pub fn opens(&self, source: &SourceId) -> bool {
+        let may = self.drills_others || self.sources.iter().any(|served| served.source == *source);
+        may && self.says_it_opens(source)
+    }
+
+    /// True if the agent says so, whether it may or not.
+    pub fn says_it_opens(&self, source: &SourceId) -> bool {
+        let is_it = |opens: &Opens| {
+            opens.component == source.component && opens.name.as_ref().is_none_or(|name| *name == source.name)
+        };
+        self.opens.iter().any(is_it)
+    }
 }
 
 /// The agent is not connected.
@@ -118,7 +148,7 @@ impl Fleet {
         let number = state.next_connection;
         state.hand_over(agent, &sources);
         let is_second = state.instances.entry(agent).or_default().appears(instance);
-        let connected = Connected { agent, sources, since };
+        let connected = Connected { agent, sources, since, opens: Vec::new(), drills_others: false };
         let heard = watch::Sender::new(tokio::time::Instant::now());
         let line = Line { number, instance, heard, connected, down, cut: cut.clone() };
         if let Some(older) = state.agents.insert(agent, line) {
@@ -128,6 +158,14 @@ impl Fleet {
         drop(state);
         self.announce();
         Ok((Connection::new(self.clone(), agent, number, cut, is_second), messages))
+    }
+
+    /// What the agent opens in drills, as it has said on this connection, and whether others' sources may be among it.
+    pub fn mark(&self, agent: AgentId, number: u64, opens: Vec<Opens>, drills_others: bool) {
+        if let Some(line) = self.lock().agents.get_mut(&agent).filter(|line| line.number == number) {
+            (line.connected.opens, line.connected.drills_others) = (opens, drills_others);
+        }
+        self.announce();
     }
 
     fn disconnect(&self, agent: AgentId, number: u64) {

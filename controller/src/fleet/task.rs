@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use proto::v1::{ProbeFinished, RestoreFinished, SourcePlan, TaskLog, TaskProgress};
+use proto::v1::{DrillFinished, ProbeFinished, RestoreFinished, SourcePlan, TaskLog, TaskProgress};
 use repository::backup::manifest::{ArchiveManifest, BackupRecord};
 use repository::keys::DomainKeys;
 use repository::names::SourceId;
@@ -86,6 +86,8 @@ pub enum Ended {
     Planned(Box<SourcePlan>),
     /// The restore is done.
     Restored(Box<RestoreFinished>),
+    /// The drill is made: the archive was opened, or it was not.
+    Drilled(Box<DrillFinished>),
     /// What the agent found at its sources.
     Probed(Box<ProbeFinished>),
     /// The agent could not do it: one line, and whether another attempt may go better.

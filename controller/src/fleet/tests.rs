@@ -115,3 +115,38 @@ async fn tasks_of_an_earlier_life_are_ended() {
     let message = messages.recv().await.expect("told").expect("a message").message;
     assert_eq!(message, Some(Message::Cancel(CancelTask { task_id: stranger.to_string() })));
 }
+
+#[tokio::test]
+async fn what_an_agent_says_it_opens_gives_it_nobody_elses_data() {
+    let fleet = Fleet::new();
+    let agent = AgentId::fresh();
+    let source = |text: &str| text.parse::<SourceId>().expect("a source");
+    let served = |text: &str| ServedSource {
+        source: source(text),
+        kind: "files".to_owned(),
+        location: "/somewhere".to_owned(),
+    };
+    let (line, _messages) = fleet
+        .connect(agent, Instance::new([0; 16]), vec![served("models/a"), served("configs/c")], NOW)
+        .expect("room");
+    let opens = |component: &str, name: Option<&str>| Opens {
+        component: component.parse().expect("a component"),
+        name: name.map(|name| name.parse().expect("a name")),
+    };
+    let openers = vec![opens("models", None), opens("blockchain", Some("main"))];
+    let given = |texts: [&str; 5]| texts.map(|text| fleet.connected()[0].opens(&source(text)));
+    let asked = ["models/a", "models/b", "configs/c", "blockchain/main", "blockchain/side"];
+    assert_eq!(given(asked), [false; 5], "nothing was said");
+    fleet.mark(agent, line.number() + 1, openers.clone(), true);
+    assert_eq!(given(asked), [false; 5], "that is another connection");
+    fleet.mark(agent, line.number(), openers.clone(), false);
+    assert_eq!(given(asked), [true, false, false, false, false], "what it serves and opens");
+    fleet.mark(agent, line.number(), openers, true);
+    assert_eq!(given(asked), [true, true, false, true, false], "whoever serves it");
+    // Another agent serves it from now on.
+    fleet.mark(agent, line.number(), vec![opens("models", None)], false);
+    let other = AgentId::fresh();
+    let (_other, _more) =
+        fleet.connect(other, Instance::new([1; 16]), vec![served("models/a")], NOW).expect("room");
+    assert!(fleet.connected().iter().all(|one| !one.opens(&source("models/a"))));
+}

@@ -321,13 +321,15 @@ pub(super) fn common_end(ended: Ended) -> TaskEnd {
         Ended::Stalled(stall) => TaskEnd::Failed { reason: stalled(stall), retryable: true, result: None },
         Ended::Cancelled => TaskEnd::Cancelled,
         Ended::AgentLost => TaskEnd::AgentLost,
-        Ended::Archived { .. } | Ended::Planned(_) | Ended::Restored(_) | Ended::Probed(_) => {
-            TaskEnd::Failed {
-                reason: "the agent answered another question than it was asked".to_owned(),
-                retryable: false,
-                result: None,
-            }
-        }
+        Ended::Archived { .. }
+        | Ended::Planned(_)
+        | Ended::Restored(_)
+        | Ended::Drilled(_)
+        | Ended::Probed(_) => TaskEnd::Failed {
+            reason: "the agent answered another question than it was asked".to_owned(),
+            retryable: false,
+            result: None,
+        },
     }
 }
 

@@ -70,6 +70,9 @@ pub enum Order {
         /// So many bytes, and what is due; none: all that the backup needs.
         #[serde(default)]
         budget: Option<u64>,
+        /// And restored into a scratch folder and opened there, at an agent that is marked for it.
+        #[serde(default)]
+        drill: bool,
     },
     /// Restore from a backup.
     Restore {
@@ -113,9 +116,9 @@ impl Order {
                 Self::Backup { components: others, import: of_other, .. },
             ) => components == others && import == of_other,
             (
-                Self::Verify { components, depth, .. },
-                Self::Verify { components: others, depth: of_other, .. },
-            ) => components == others && depth == of_other,
+                Self::Verify { components, depth, drill, .. },
+                Self::Verify { components: others, depth: of_other, drill: as_other, .. },
+            ) => components == others && (depth, drill) == (of_other, as_other),
             (
                 Self::Restore { places, undo_of, .. },
                 Self::Restore { places: others, undo_of: of_other, .. },
@@ -288,6 +291,14 @@ pub fn depth_word(depth: Depth) -> &'static str {
         Depth::Hashed => "hashed",
         Depth::Opened => "opened",
     }
+}
+
+/// The deepest of all: what it is called, by people and in the catalog.
+pub const DRILLED: &str = "drilled";
+
+/// The same for a verification that may be a drill, too.
+pub fn depth_words(depth: Depth, drill: bool) -> &'static str {
+    if drill { DRILLED } else { depth_word(depth) }
 }
 
 /// Where a job stands.

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use repository::backup::manifest::BackupRecord;
 use repository::error::RepositoryError;
-use repository::names::BackupName;
+use repository::names::{BackupName, SourceId};
 use repository::prune::Brake;
 use repository::retention::{ArchiveFacts, Facts, Proof, Rules};
 use repository::verify::Depth;
@@ -17,7 +17,7 @@ use repository::work::WorkKind;
 
 use crate::catalog::{Catalog, CatalogError, VerificationRecord};
 use crate::depot::Depot;
-use crate::jobs::job::Removal;
+use crate::jobs::job::{DRILLED, Removal};
 use crate::jobs::own_rules::{AllRules, Origins, Verdict, verdicts};
 use crate::jobs::safety::pin_that_counts;
 
@@ -130,6 +130,7 @@ fn facts(record: &BackupRecord, verifications: Vec<VerificationRecord>) -> Facts
             .iter()
             .filter(|result| result.source == archive.source)
             .filter_map(proof)
+            .filter(|proof| !proof.intact || !is_not_opened(&verifications, &archive.source))
             .collect(),
     });
     Facts {
@@ -143,13 +144,19 @@ fn facts(record: &BackupRecord, verifications: Vec<VerificationRecord>) -> Facts
     }
 }
 
+/// True if the newest drill has not opened it: whatever was read of it, it is no reason for others to go.
+fn is_not_opened(verifications: &[VerificationRecord], source: &SourceId) -> bool {
+    verifications.iter().any(|result| result.source == *source && result.depth == DRILLED && !result.intact)
+}
+
 /// A depth of a newer program proves nothing to this one, and neither does a verification that has not read
 /// everything yet.
 fn proof(result: &VerificationRecord) -> Option<Proof> {
     let depth = match result.depth.as_str() {
         "listed" => Depth::Listed,
         "hashed" => Depth::Hashed,
-        "opened" => Depth::Opened,
+        // With a drill all was read, too.
+        "opened" | DRILLED => Depth::Opened,
         _ => return None,
     };
     if result.intact && !result.proves() {

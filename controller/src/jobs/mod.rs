@@ -27,3 +27,4 @@ pub use job::{Job, JobState, Order};
 pub use keeping::Configured;
 pub use live::{JobView, Live, Watched};
 pub use runner::{Runner, Settings, SubmitError};
+pub(crate) use verify::drill::{how_to_mark, not_given};

@@ -93,7 +93,7 @@ mod tests {
 
     fn verify() -> Order {
         let backup = "20260101_010000".parse().expect("a name");
-        Order::Verify { backup, components: Vec::new(), depth: Depth::Listed, budget: None }
+        Order::Verify { backup, components: Vec::new(), depth: Depth::Listed, budget: None, drill: false }
     }
 
     fn starts(alive: &[Job]) -> Vec<usize> {

@@ -272,7 +272,7 @@ fn to_wire_allowance(allowance: &Allowance) -> v1::Allowance {
 
 /// What a restore is called at its agent. The same for every attempt at a part: one whose success was never
 /// heard of is followed by another, which must not take the state that the first has kept for an older one.
-fn restore_id(job: JobId, part: usize) -> String {
+pub(super) fn restore_id(job: JobId, part: usize) -> String {
     format!("{}-{part}", random_end(&job.to_string()))
 }
 

@@ -500,6 +500,12 @@ fn why_it_failed(job: &Job) -> JobFailure {
             why,
             "see `nsctl doctor`",
         ),
+        Order::Verify { drill: true, .. } if failed.iter().any(damaged) => JobFailure::new(
+            "the drill failed",
+            why,
+            "`nsctl logs` has what the program said; where the archive is damaged make a new backup now; older \
+             backups may open: drill them, too",
+        ),
         Order::Verify { .. } if failed.iter().any(damaged) => JobFailure::new(
             "verification found damage",
             why,

@@ -24,6 +24,7 @@ fn verify() -> Job {
         backup: name(),
         components: Vec::new(),
         depth: repository::verify::Depth::Opened,
+        drill: false,
         budget: None,
     };
     Job::queued(JobId::fresh(), order, NOW)

@@ -4,6 +4,7 @@
 //! claims no more; what is found in packs that the archive does not need is held against the backups that
 //! need them; what was proven is in the catalog as the job goes on, so that one that is cut off goes on.
 
+pub(super) mod drill;
 mod notebook;
 mod reading;
 
@@ -26,6 +27,7 @@ use crate::jobs::job::{JobFailure, Order, Part, PartResult, PartState, Proven, d
 use crate::jobs::runner::{Attempt, Shared, lock};
 use crate::jobs::state::{Event, Level, TaskEnd};
 use crate::steps::Step;
+use drill::Drilled;
 use reading::{Hurt, Looked, ReadError, Wanted, read};
 
 const SHOW_EVERY: Duration = Duration::from_millis(250);
@@ -83,7 +85,8 @@ fn no_data(reason: Option<&str>) -> String {
 /// takes all.
 fn turns(order: &Order) -> u32 {
     match order {
-        Order::Verify { budget: None, .. } => 1,
+        // One drill after the other.
+        Order::Verify { budget: None, drill: false, .. } => 1,
         _ => VERIFIED_AT_ONCE,
     }
 }
@@ -117,7 +120,7 @@ impl Drop for Flag {
 
 async fn verify(attempt: &Attempt, task: TaskId, cancel: &Arc<CancelFlag>) -> TaskEnd {
     let shared = &attempt.shared;
-    let Order::Verify { backup, components, depth, budget } = &attempt.job.order else {
+    let Order::Verify { backup, components, depth, budget, drill } = &attempt.job.order else {
         return failed("this is no verification".to_owned());
     };
     let source = attempt.job.parts[attempt.part].source.clone();
@@ -125,6 +128,17 @@ async fn verify(attempt: &Attempt, task: TaskId, cancel: &Arc<CancelFlag>) -> Ta
         Ok(Some(record)) => record,
         Ok(None) => return failed(format!("there is no backup {backup}")),
         Err(error) => return failed(proto::failure::chain(&error)),
+    };
+    let drilled = match drill {
+        false => None,
+        // Before all is read: that it cannot be made is told at once.
+        true => match Box::pin(drill::drill(attempt, task, &record, cancel, !components.is_empty())).await {
+            Ok(Drilled::Nobody(reason)) if !components.is_empty() => {
+                return failed(format!("it was not drilled: {reason}"));
+            }
+            Ok(drilled) => Some(drilled),
+            Err(end) => return end,
+        },
     };
     let shown = Shown {
         shared: shared.clone(),
@@ -146,7 +160,7 @@ async fn verify(attempt: &Attempt, task: TaskId, cancel: &Arc<CancelFlag>) -> Ta
     let (of_thread, cancel) = (shared.clone(), cancel.clone());
     let ran = tokio::task::spawn_blocking(move || read(&of_thread, &wanted, &shown, &cancel)).await;
     match ran {
-        Ok(Ok(looked)) => record_findings(attempt, backup, source, *depth, looked).await,
+        Ok(Ok(looked)) => record_findings(attempt, backup, source, *depth, looked, drilled).await,
         Ok(Err(ReadError::Repository(RepositoryError::Cancelled))) => TaskEnd::Cancelled,
         Ok(Err(error)) => failed(proto::failure::chain(&error)),
         Err(error) => failed(error.to_string()),
@@ -159,8 +173,9 @@ async fn record_findings(
     source: SourceId,
     depth: Depth,
     looked: Looked,
+    drilled: Option<Drilled>,
 ) -> TaskEnd {
-    let Looked { findings, elsewhere, hurt, loud, bytes, entries, no_data: nothing, proven } = looked;
+    let Looked { findings, elsewhere, hurt, loud, bytes, entries, no_data: nothing, mut proven } = looked;
     attempt.remark(Level::Warning, loud).await;
     let at = attempt.shared.clock.now();
     let (word, catalog) = (depth_word(depth).to_owned(), &attempt.shared.catalog);
@@ -172,14 +187,25 @@ async fn record_findings(
             return failed(proto::failure::chain(&error));
         }
     }
-    let all: Vec<String> = findings.iter().cloned().chain(elsewhere).take(MAX_FINDINGS).collect();
+    let (not_opened, not_drilled) = match drilled {
+        None => (None, None),
+        Some(Drilled::Opened(notes)) => {
+            proven.notes.extend(notes);
+            (None, None)
+        }
+        Some(Drilled::Not(finding)) => (Some(finding), None),
+        Some(Drilled::Nobody(reason)) => (None, Some(format!("it was opened and not drilled: {reason}"))),
+    };
+    let is_not_opened = not_opened.is_some();
+    let all: Vec<String> =
+        not_opened.into_iter().chain(findings.iter().cloned()).chain(elsewhere).take(MAX_FINDINGS).collect();
     if let Some(reason) = nothing
         && all.is_empty()
     {
         let result = PartResult::Verified { findings, bytes, entries, proven };
         return TaskEnd::Incomplete(result, no_data(Some(&reason)));
     }
-    let Proven { now, earlier, oldest, unread, .. } = proven;
+    let &Proven { now, earlier, oldest, unread, .. } = &proven;
     let coverage = Coverage { now, earlier, oldest, unread };
     let result =
         VerificationRecord { source, depth: word, at, intact: findings.is_empty(), findings, coverage };
@@ -188,12 +214,15 @@ async fn record_findings(
     }
     steps::reached(Step::VerificationRecorded).await;
     let reason = match (all.as_slice(), unread) {
-        ([], 0) => None,
+        ([], 0) => not_drilled,
         ([], _) => Some(format!(
             "{} of {} that it needs were never read: later runs, or one with --all, read them",
             size(unread),
             size(now + earlier + unread)
         )),
+        // It says of itself what it is.
+        ([first], _) if is_not_opened => Some(first.clone()),
+        ([first, more @ ..], _) if is_not_opened => Some(format!("{first} (and {} more)", more.len())),
         ([first], _) => Some(format!("damaged: {first}")),
         ([first, more @ ..], _) => Some(format!("damaged: {first} (and {} more)", more.len())),
     };

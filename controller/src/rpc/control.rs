@@ -4,7 +4,9 @@ use std::time::Instant;
 
 use proto::v1::agent_message::Message;
 use proto::v1::controller_message::Message as DownMessage;
-use proto::v1::{AgentMessage, ControllerMessage, Hello, RepositoryKey, TaskFailed, TaskLog, Welcome};
+use proto::v1::{
+    AgentMessage, ControllerMessage, DrillOpener, Hello, RepositoryKey, TaskFailed, TaskLog, Welcome,
+};
 use proto::{Failure, convert};
 use runtime::steps;
 use tokio::sync::mpsc;
@@ -12,7 +14,7 @@ use tonic::{Code, Streaming};
 
 use crate::app::{App, CLONE_HINT};
 use crate::catalog::ServedSource;
-use crate::fleet::{Connection, Down, Ended, HEARTBEAT, Instance, LOST_AFTER};
+use crate::fleet::{Connection, Down, Ended, HEARTBEAT, Instance, LOST_AFTER, Opens};
 use crate::identity::AgentCertificate;
 use crate::ids::{AgentId, TaskId};
 use crate::rpc::life::Life;
@@ -35,6 +37,7 @@ pub(super) async fn open(
     let agent = certificate.agent;
     let hello = hello(&mut stream).await?;
     let mut sources = served(&hello)?;
+    let opens = opened(&hello)?;
     let host = convert::text("host", &hello.host, 256)?;
     let version = convert::text("version", &hello.version, 64)?;
     let instance = Instance::new(convert::array("instance", &hello.instance)?);
@@ -58,6 +61,8 @@ pub(super) async fn open(
     let (connection, messages) = app.fleet.connect(agent, instance, sources, app.now()).map_err(|_away| {
         Failure::new(Code::ResourceExhausted, proto::failure::reason::BUSY, "too many agents are connected")
     })?;
+    let drills_others = app.config.drills.may_drill_others(agent);
+    app.fleet.mark(agent, connection.number(), opens, drills_others);
     if connection.is_second() {
         app.tell_clone(&certificate, &host).await;
     }
@@ -117,6 +122,20 @@ fn served(hello: &Hello) -> Result<Vec<ServedSource>, Failure> {
         });
     }
     Ok(sources)
+}
+
+fn opened(hello: &Hello) -> Result<Vec<Opens>, Failure> {
+    if hello.opens.len() > MAX_SOURCES {
+        return Err(Failure::invalid(format!("an agent opens at most {MAX_SOURCES} sources in drills")));
+    }
+    let opens = |wire: &DrillOpener| {
+        let component =
+            wire.component.parse().map_err(|_| Failure::invalid("a component's name is wrong"))?;
+        let name = (!wire.name.is_empty()).then(|| wire.name.parse()).transpose();
+        let name = name.map_err(|_| Failure::invalid("a source's name is wrong"))?;
+        Ok(Opens { component, name })
+    };
+    hello.opens.iter().map(opens).collect()
 }
 
 fn welcome(app: &App) -> ControllerMessage {
@@ -245,6 +264,7 @@ fn take(app: &App, agent: AgentId, message: Message) {
         Message::RestoreFinished(finished) => {
             end(&finished.task_id.clone(), Ended::Restored(Box::new(finished)))
         }
+        Message::DrillFinished(drilled) => end(&drilled.task_id.clone(), Ended::Drilled(Box::new(drilled))),
         Message::ProbeFinished(probed) => end(&probed.task_id.clone(), Ended::Probed(Box::new(probed))),
     }
 }

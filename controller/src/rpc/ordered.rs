@@ -5,7 +5,7 @@ use repository::names::Component;
 use crate::catalog::AgentRecord;
 use crate::ids::AgentId;
 use crate::jobs::Job;
-use crate::jobs::job::{Order, RestorePlace, depth_word};
+use crate::jobs::job::{Order, RestorePlace, depth_words};
 
 /// So many removals are named; a job's page has a limit.
 const NAMED: usize = 100;
@@ -21,8 +21,9 @@ pub(super) fn lines(job: &Job, agents: &[AgentRecord]) -> Vec<String> {
             lines.extend(pin.as_ref().map(|reason| format!("pinned: {reason}")));
             lines
         }
-        Order::Verify { components, depth, budget, .. } => {
-            let mut lines = vec![format!("of {}, to the depth {}", parts(components), depth_word(*depth))];
+        Order::Verify { components, depth, budget, drill, .. } => {
+            let mut lines =
+                vec![format!("of {}, to the depth {}", parts(components), depth_words(*depth, *drill))];
             lines.extend(budget.map(|bytes| format!("{bytes} bytes are read, and what is due")));
             lines
         }

@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status};
 use crate::app::{App, ScheduleView};
 use crate::catalog::ScheduleOrigin;
 use crate::config::{BackupSchedule, Components, Retention, Schedule, VerifyDepth, VerifySchedule};
+use crate::jobs::job::DRILLED;
 use crate::rpc::gate::About;
 use crate::rpc::jobs::request_id;
 use crate::rpc::retention::to_wire_rules;
@@ -91,6 +92,7 @@ fn depth_word(depth: VerifyDepth) -> &'static str {
         VerifyDepth::Listed => "listed",
         VerifyDepth::Hashed => "hashed",
         VerifyDepth::Opened => "opened",
+        VerifyDepth::Drilled => DRILLED,
     }
 }
 
@@ -146,6 +148,7 @@ fn definition(wire: &SetScheduleRequest) -> Result<Schedule, Failure> {
                 "listed" => VerifyDepth::Listed,
                 "hashed" => VerifyDepth::Hashed,
                 "" | "opened" => VerifyDepth::Opened,
+                DRILLED => VerifyDepth::Drilled,
                 _ => return Err(Failure::invalid("the depth is not known")),
             },
             wait_for_backup: span(wire.wait_for_backup_milliseconds, USUAL_WAIT),

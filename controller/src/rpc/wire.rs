@@ -13,7 +13,9 @@ use repository::verify::Depth;
 use crate::catalog::{AgentRecord, ApiTokenRecord, InvitationRecord, ServedSource, VerificationRecord};
 use crate::identity::Role;
 use crate::ids::JobId;
-use crate::jobs::job::{Cleared, JobState, Order, Part, PartResult, PartState, Problem, ProblemKind};
+use crate::jobs::job::{
+    Cleared, DRILLED, JobState, Order, Part, PartResult, PartState, Problem, ProblemKind,
+};
 use crate::jobs::safety::Safety;
 use crate::jobs::{JobView, Watched};
 use crate::rpc::ordered;
@@ -92,6 +94,7 @@ fn verification(record: &VerificationRecord) -> v1::Verification {
         "listed" => v1::Depth::Listed,
         "hashed" => v1::Depth::Hashed,
         "opened" => v1::Depth::Opened,
+        DRILLED => v1::Depth::Drilled,
         _ => v1::Depth::Unspecified,
     };
     v1::Verification {
@@ -113,13 +116,14 @@ pub(crate) fn legacy(backup: &LegacyBackup) -> v1::LegacyBackup {
     v1::LegacyBackup { name: backup.name.to_string(), components: backup.contents.clone() }
 }
 
-/// `None` for a depth that this program does not know.
-pub(crate) fn depth(wire: v1::Depth) -> Option<Depth> {
+/// The depth, and whether it is a drill; `None` for one that this program does not know.
+pub(crate) fn depth(wire: v1::Depth) -> Option<(Depth, bool)> {
     match wire {
         v1::Depth::Unspecified => None,
-        v1::Depth::Listed => Some(Depth::Listed),
-        v1::Depth::Hashed => Some(Depth::Hashed),
-        v1::Depth::Opened => Some(Depth::Opened),
+        v1::Depth::Listed => Some((Depth::Listed, false)),
+        v1::Depth::Hashed => Some((Depth::Hashed, false)),
+        v1::Depth::Opened => Some((Depth::Opened, false)),
+        v1::Depth::Drilled => Some((Depth::Opened, true)),
     }
 }
 

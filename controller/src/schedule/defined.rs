@@ -101,11 +101,12 @@ pub(crate) fn timing(record: &ScheduleRecord, repository: RepositoryId) -> Resul
     })
 }
 
-/// As the repository's verification wants it.
-pub(crate) fn depth(depth: VerifyDepth) -> Depth {
+/// As the repository's verification wants it, and whether it is a drill, too.
+pub(crate) fn depth(depth: VerifyDepth) -> (Depth, bool) {
     match depth {
-        VerifyDepth::Listed => Depth::Listed,
-        VerifyDepth::Hashed => Depth::Hashed,
-        VerifyDepth::Opened => Depth::Opened,
+        VerifyDepth::Listed => (Depth::Listed, false),
+        VerifyDepth::Hashed => (Depth::Hashed, false),
+        VerifyDepth::Opened => (Depth::Opened, false),
+        VerifyDepth::Drilled => (Depth::Opened, true),
     }
 }

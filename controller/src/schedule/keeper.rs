@@ -225,8 +225,10 @@ pub(crate) fn verification(
     verify: &VerifySchedule,
     backup: BackupName,
 ) -> Order {
-    let (components, depth) = (schedule.definition.components(), depth(verify.depth));
-    Order::Verify { backup, components, depth, budget: app.budget(depth, HowMuch::AsConfigured) }
+    let (components, (depth, drill)) = (schedule.definition.components(), depth(verify.depth));
+    // A drill reads all of what it restores.
+    let how_much = if drill { HowMuch::All } else { HowMuch::AsConfigured };
+    Order::Verify { backup, components, depth, budget: app.budget(depth, how_much), drill }
 }
 
 /// A job that could not be ordered is asked for again by the next look, for as long as its window is open.

@@ -40,17 +40,24 @@ pub(super) struct Line {
     pub(super) components: Vec<(String, State, String)>,
 }
 
+/// In place of a depth: a program did not open what was restored for it.
+pub(super) const DRILL_FAILED: &str = "drill failed";
+
 /// What verification has found of an archive.
 pub(super) fn verified(archive: &Archive, now: Timestamp) -> State {
-    let Some(last) = archive.verifications.iter().max_by_key(|last| time(last.at)) else {
+    // With its own age: a later look that was less deep says nothing of this one.
+    let Some(deepest) = archive.verifications.iter().max_by_key(|one| one.depth()) else {
         return State::new(Mood::Plain, "not verified");
     };
-    if archive.verifications.iter().any(|verification| !verification.intact) {
-        return State::new(Mood::Bad, "damaged");
+    let mut wrong = archive.verifications.iter().filter(|verification| !verification.intact).peekable();
+    if wrong.peek().is_some() {
+        // A program did not open it: that may have other reasons than what was read of it.
+        let is_read = wrong.all(|verification| verification.depth() == Depth::Drilled);
+        return State::new(Mood::Bad, if is_read { DRILL_FAILED } else { "damaged" });
     }
-    let deepest = archive.verifications.iter().map(|verification| verification.depth()).max();
-    let when = time(last.at).map(|at| age(at, now)).unwrap_or_default();
-    let (mood, word) = match deepest.unwrap_or_default() {
+    let when = time(deepest.at).map(|at| age(at, now)).unwrap_or_default();
+    let (mood, word) = match deepest.depth() {
+        Depth::Drilled => (Mood::Good, "drilled"),
         Depth::Opened => (Mood::Good, "opened"),
         Depth::Hashed => (Mood::Good, "hashed"),
         Depth::Listed | Depth::Unspecified => (Mood::Plain, "listed"),

@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 use proto::v1::{Agent, ComponentHistory, HistoryDay, Objective, OpenAlert, Outcome, Schedule};
 
-use crate::web::backups::verified_all;
+use crate::web::backups::{DRILL_FAILED, verified_all};
 use crate::web::text::{Mood, State, age, at_in, listed, size, span, time};
 
 const DAYS: usize = 30;
@@ -169,7 +169,8 @@ fn component(name: String, history: &ComponentHistory, facts: &Facts<'_>) -> Com
         // Younger than the newest complete one is no verified one.
         is_late |= old.zip(objective).is_some_and(|(old, longest)| old > longest);
         component.state = match component.verified.mood {
-            Mood::Bad => State::new(Mood::Bad, "damaged"),
+            // Damaged, or not opened by its drill.
+            Mood::Bad => State::new(Mood::Bad, component.verified.word.clone()),
             _ if last_failed => State::new(Mood::Fair, "the last backup failed"),
             Mood::Good if is_late => State::new(Mood::Fair, "older than it should be"),
             Mood::Good => State::new(Mood::Good, "could be restored"),
@@ -221,6 +222,12 @@ pub(super) fn verdict(components: &[Component], facts: &Facts<'_>) -> Verdict {
                     format!("{name} cannot be restored: there is no complete backup of it."),
                 ));
             }
+            Mood::Bad if word == DRILL_FAILED => lines.push(State::new(
+                Mood::Bad,
+                format!(
+                    "The drill of the newest complete backup of {name} failed: see why, or choose an older one."
+                ),
+            )),
             Mood::Bad => lines.push(State::new(
                 Mood::Bad,
                 format!("The newest complete backup of {name} was found damaged: choose an older one."),

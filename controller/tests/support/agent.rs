@@ -104,6 +104,7 @@ impl Joined {
             host: "test-host".into(),
             sources: sources.iter().map(served).collect(),
             instance: self.instance.to_vec().into(),
+            opens: Vec::new(),
         };
         up.try_send(AgentMessage { message: Some(Up::Hello(hello)) }).expect("room");
         let down = gateway.control(ReceiverStream::new(messages)).await?.into_inner();

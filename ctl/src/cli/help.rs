@@ -39,6 +39,7 @@ Examples:
   nsctl verify --timestamp 20260101_010000 --components models
   nsctl verify --depth hashed
   nsctl verify --budget 200GiB
+  nsctl verify --depth drilled --components blockchain
 
 Leaves with 4 when damage was found, and says what is damaged.";
 

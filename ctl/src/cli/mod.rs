@@ -311,8 +311,8 @@ pub(crate) struct Verify {
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     pub(crate) components: Vec<String>,
     /// How deep to look
-    #[arg(long, value_enum, default_value_t = Depth::Opened)]
-    pub(crate) depth: Depth,
+    #[arg(long, value_enum, default_value_t = HowDeep::Opened)]
+    pub(crate) depth: HowDeep,
     /// Read so many bytes, e.g. 200GiB: what was never read first, then what was read longest ago, in all
     /// backups [default: as the controller's configuration says]
     #[arg(long, value_name = "SIZE", value_parser = read_size, conflicts_with = "all")]
@@ -327,6 +327,19 @@ pub(crate) struct Verify {
     pub(crate) request: Request,
     #[command(flatten)]
     pub(crate) output: Output,
+}
+
+/// How deep a verification looks that an agent may take part in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum HowDeep {
+    /// Signatures, the chain, every pack there with its size
+    Listed,
+    /// And every pack's SHA-256
+    Hashed,
+    /// And every piece of data opened, and every entry readable
+    Opened,
+    /// And restored into the scratch folder of an agent that is marked for it, and opened there by a program of its own
+    Drilled,
 }
 
 /// How deep a verification looks.

@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 
 use super::values::length;
-use super::{Depth, Output, Request, help};
+use super::{HowDeep, Output, Request, help};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Schedule {
@@ -59,7 +59,7 @@ pub(crate) struct Set {
     pub(crate) catch_up: Option<u64>,
     /// How deep a verification looks [default: opened]
     #[arg(long, value_enum, conflicts_with = "backup")]
-    pub(crate) depth: Option<Depth>,
+    pub(crate) depth: Option<HowDeep>,
     /// How long a verification waits for a backup that still runs [default: 4h]
     #[arg(long, value_name = "TIME", value_parser = milliseconds, conflicts_with = "backup")]
     pub(crate) wait_for_backup: Option<u64>,

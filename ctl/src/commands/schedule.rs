@@ -45,9 +45,10 @@ async fn set(client: Client, wanted: cli::Set, voice: Voice) -> Ended {
         (backup, _) => ("backup", backup.unwrap_or_default()),
     };
     let depth = wanted.depth.map(|depth| match depth {
-        cli::Depth::Listed => "listed",
-        cli::Depth::Hashed => "hashed",
-        cli::Depth::Opened => "opened",
+        cli::HowDeep::Listed => "listed",
+        cli::HowDeep::Hashed => "hashed",
+        cli::HowDeep::Opened => "opened",
+        cli::HowDeep::Drilled => "drilled",
     });
     let request = v1::SetScheduleRequest {
         name: wanted.name,

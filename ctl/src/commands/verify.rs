@@ -3,16 +3,17 @@
 use proto::v1;
 
 use super::follow;
-use crate::cli::{Depth, Verify};
+use crate::cli::{HowDeep, Verify};
 use crate::client::{Client, ask};
 use crate::output::Voice;
 use crate::output::exit::Ended;
 
 pub(super) async fn run(client: Client, wanted: Verify, voice: Voice) -> Ended {
     let depth = match wanted.depth {
-        Depth::Listed => v1::Depth::Listed,
-        Depth::Hashed => v1::Depth::Hashed,
-        Depth::Opened => v1::Depth::Opened,
+        HowDeep::Listed => v1::Depth::Listed,
+        HowDeep::Hashed => v1::Depth::Hashed,
+        HowDeep::Opened => v1::Depth::Opened,
+        HowDeep::Drilled => v1::Depth::Drilled,
     };
     let request = v1::StartVerifyRequest {
         backup: wanted.timestamp,

@@ -90,6 +90,9 @@ pub(crate) struct Counts {
     pub(crate) reused_files: u64,
 }
 
+/// The depth of what a program has opened.
+const DRILLED: &str = "drilled";
+
 /// The newest result at one depth.
 #[derive(Debug, Serialize)]
 pub(crate) struct Verification {
@@ -229,11 +232,14 @@ impl Backup {
     /// The deepest verification that all complete archives have, or `damaged`.
     fn verified(&self, now: Timestamp) -> String {
         let complete = || self.archives.iter().filter(|archive| archive.outcome == "complete");
-        let damaged = complete().flat_map(|archive| &archive.verifications).any(|result| !result.intact);
-        if damaged {
-            return "damaged".to_owned();
+        let mut wrong =
+            complete().flat_map(|archive| &archive.verifications).filter(|result| !result.intact).peekable();
+        if wrong.peek().is_some() {
+            // A program did not open it: that may have other reasons than what was read of it.
+            let is_read = wrong.all(|result| result.depth == DRILLED);
+            return if is_read { "drill failed" } else { "damaged" }.to_owned();
         }
-        let results = ["opened", "hashed", "listed"].into_iter().filter_map(|depth| {
+        let results = ["drilled", "opened", "hashed", "listed"].into_iter().filter_map(|depth| {
             let of = |archive: &'_ Archive| -> Option<(Timestamp, u64)> {
                 let result = archive.verifications.iter().find(|result| result.depth == depth)?;
                 // As old as the oldest reading that it rests on.
@@ -270,7 +276,7 @@ impl Backup {
         text.push_str(&format!("verified  {}\n\n", self.verified(now)));
         text.push_str(&archives(&self.archives));
         for archive in &self.archives {
-            text.push_str(&archive.remarks());
+            text.push_str(&archive.remarks(now));
         }
         text
     }
@@ -298,7 +304,7 @@ fn archives(archives: &[Archive]) -> String {
 
 impl Archive {
     /// Lines about what is not as it should be, or should be known; empty if there is nothing.
-    fn remarks(&self) -> String {
+    fn remarks(&self, now: Timestamp) -> String {
         let name = format!("{}/{}", self.component, self.source);
         let mut text = String::new();
         if let Some(reason) = &self.reason {
@@ -317,9 +323,16 @@ impl Archive {
                 text.push_str(&format!("\n{name}: {}: {words}", result.depth));
             }
         }
+        let drilled = self.verifications.iter().filter(|result| result.depth == DRILLED && result.intact);
+        for at in drilled.filter_map(|result| result.at) {
+            text.push_str(&format!("\n{name}: drilled {}", age(at, now)));
+        }
         for result in self.verifications.iter().filter(|result| !result.intact) {
             for finding in &result.findings {
-                text.push_str(&format!("\n{name}: damaged ({}): {finding}", result.depth));
+                text.push_str(&match result.depth == DRILLED {
+                    true => format!("\n{name}: {finding}"),
+                    false => format!("\n{name}: damaged ({}): {finding}", result.depth),
+                });
             }
         }
         text

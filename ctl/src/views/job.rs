@@ -13,6 +13,9 @@ use crate::output::progress::Reached;
 use crate::output::table::{Rows, or_dash};
 use crate::output::words::{age, count, counted, size, utc};
 
+/// With this begins the finding of a drill.
+const DRILL: &str = "the drill failed: ";
+
 /// Jobs, newest first.
 #[derive(Debug, Serialize)]
 pub(crate) struct Jobs {
@@ -404,7 +407,13 @@ impl Job {
     pub(crate) fn summary(&self) -> String {
         let backup = self.backup.as_deref().unwrap_or("(none)");
         let head = match self.exit() {
-            Exit::Damaged => format!("{} of backup {backup}: DAMAGED", self.kind),
+            Exit::Damaged => {
+                let mut all = self.parts.iter().flat_map(|part| &part.findings);
+                // A program did not open it: that may have other reasons than what was read of it.
+                let word =
+                    if all.all(|finding| finding.starts_with(DRILL)) { "DRILL FAILED" } else { "DAMAGED" };
+                format!("{} of backup {backup}: {word}", self.kind)
+            }
             _ if self.kind == "backup" && self.backup.is_some() => {
                 format!("backup {backup}: {}", self.state.word())
             }
@@ -505,8 +514,13 @@ impl Part {
     fn remarks(&self) -> Vec<String> {
         let name = format!("{}/{}", self.component, self.source);
         let mut lines: Vec<String> = Vec::new();
-        lines.extend(self.reason.iter().map(|reason| format!("{name}: {reason}")));
-        lines.extend(self.findings.iter().map(|finding| format!("{name}: damaged: {finding}")));
+        // Of a drill it may be the finding, word for word.
+        let reason = self.reason.iter().filter(|reason| !self.findings.contains(reason));
+        lines.extend(reason.map(|reason| format!("{name}: {reason}")));
+        lines.extend(self.findings.iter().map(|finding| match finding.starts_with(DRILL) {
+            true => format!("{name}: {finding}"),
+            false => format!("{name}: damaged: {finding}"),
+        }));
         if let Some(proven) = &self.proven {
             lines.extend(proven.in_words().map(|words| format!("{name}: {words}")));
             lines.extend(proven.notes.iter().map(|note| format!("{name}: {note}")));

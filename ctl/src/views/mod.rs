@@ -59,6 +59,7 @@ fn depth(depth: v1::Depth) -> &'static str {
         v1::Depth::Listed => "listed",
         v1::Depth::Hashed => "hashed",
         v1::Depth::Opened => "opened",
+        v1::Depth::Drilled => "drilled",
         v1::Depth::Unspecified => "unknown",
     }
 }

@@ -157,6 +157,8 @@ pub enum Depth {
     Hashed = 2,
     /// every blob opened, decompressed, its id recomputed; every entry readable
     Opened = 3,
+    /// and restored into a scratch folder and opened there by an engine, at an agent marked for it
+    Drilled = 4,
 }
 impl Depth {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -169,6 +171,7 @@ impl Depth {
             Self::Listed => "DEPTH_LISTED",
             Self::Hashed => "DEPTH_HASHED",
             Self::Opened => "DEPTH_OPENED",
+            Self::Drilled => "DEPTH_DRILLED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -178,6 +181,7 @@ impl Depth {
             "DEPTH_LISTED" => Some(Self::Listed),
             "DEPTH_HASHED" => Some(Self::Hashed),
             "DEPTH_OPENED" => Some(Self::Opened),
+            "DEPTH_DRILLED" => Some(Self::Drilled),
             _ => None,
         }
     }
@@ -265,7 +269,7 @@ pub struct RepositoryKey {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
-    #[prost(oneof = "agent_message::Message", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "agent_message::Message", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub message: ::core::option::Option<agent_message::Message>,
 }
 /// Nested message and enum types in `AgentMessage`.
@@ -288,6 +292,8 @@ pub mod agent_message {
         ProbeFinished(super::ProbeFinished),
         #[prost(message, tag = "8")]
         Log(super::TaskLog),
+        #[prost(message, tag = "9")]
+        DrillFinished(super::DrillFinished),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -305,6 +311,18 @@ pub struct Hello {
     /// 16 random bytes, made when the process started: two of them are two processes
     #[prost(bytes = "bytes", tag = "5")]
     pub instance: ::prost::bytes::Bytes,
+    /// by its configuration; none: it makes no drills, or knows none
+    #[prost(message, repeated, tag = "6")]
+    pub opens: ::prost::alloc::vec::Vec<DrillOpener>,
+}
+/// What an agent opens in drills.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DrillOpener {
+    #[prost(string, tag = "1")]
+    pub component: ::prost::alloc::string::String,
+    /// of the source; empty: every source of the component
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ServedSource {
@@ -369,7 +387,7 @@ pub struct TaskFailed {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ControllerMessage {
-    #[prost(oneof = "controller_message::Message", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "controller_message::Message", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub message: ::core::option::Option<controller_message::Message>,
 }
 /// Nested message and enum types in `ControllerMessage`.
@@ -390,6 +408,8 @@ pub mod controller_message {
         Probe(super::Probe),
         #[prost(message, tag = "7")]
         SettleRestore(super::SettleRestore),
+        #[prost(message, tag = "8")]
+        StartDrill(super::StartDrill),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -898,6 +918,42 @@ pub struct RestoreStep {
     /// for people
     #[prost(string, tag = "3")]
     pub detail: ::prost::alloc::string::String,
+}
+/// Restores an archive into the agent's scratch folder, has its own program open it there, and removes it. To agents
+/// whose Hello says that they open it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StartDrill {
+    #[prost(string, tag = "1")]
+    pub task_id: ::prost::alloc::string::String,
+    /// of the whole archive; neither `into` nor `folder` is set: the agent has its own
+    #[prost(message, optional, tag = "2")]
+    pub order: ::core::option::Option<RestoreOrder>,
+    /// for people and programs
+    #[prost(string, tag = "3")]
+    pub job_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub backup: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DrillFinished {
+    #[prost(string, tag = "1")]
+    pub task_id: ::prost::alloc::string::String,
+    /// that were restored
+    #[prost(uint64, tag = "2")]
+    pub entries: u64,
+    #[prost(uint64, tag = "3")]
+    pub bytes: u64,
+    /// why it is not opened: what came back is not what was backed up, or the program says so;
+    #[prost(string, tag = "4")]
+    pub finding: ::prost::alloc::string::String,
+    /// empty: it was opened
+    ///
+    /// what was not restored as it was, keys that were left out among it
+    #[prost(string, repeated, tag = "5")]
+    pub warnings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// what has opened it
+    #[prost(string, tag = "6")]
+    pub program: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CancelTask {
@@ -2876,7 +2932,7 @@ pub struct Schedule {
     /// none: all
     #[prost(string, repeated, tag = "5")]
     pub components: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// of a verification: listed, hashed, opened
+    /// of a verification: listed, hashed, opened, drilled
     #[prost(string, tag = "6")]
     pub depth: ::prost::alloc::string::String,
     #[prost(uint64, tag = "7")]

@@ -79,12 +79,13 @@ pub(crate) fn ingest(bytes: &[u8]) {
 /// What the controller orders an agent to do.
 pub(crate) fn orders(bytes: &[u8]) {
     let Ok(message) = v1::ControllerMessage::decode(bytes) else { return };
-    use v1::controller_message::Message::{PlanRestore, StartArchive, StartRestore, Welcome};
+    use v1::controller_message::Message::{PlanRestore, StartArchive, StartDrill, StartRestore, Welcome};
     match message.message {
         Some(StartArchive(order)) => {
             source(order.source.as_ref());
             let _ = order.domain.map(|domain| convert::id::<DomainId>("domain_id", &domain.domain_id));
         }
+        Some(StartDrill(order)) => agent::decoders::restore_order(order.order.as_ref(), None),
         Some(PlanRestore(order)) => agent::decoders::restore_order(order.order.as_ref(), None),
         Some(StartRestore(order)) => {
             agent::decoders::restore_order(order.order.as_ref(), order.allowance.as_ref());

@@ -47,6 +47,7 @@ impl Insider {
             host: "mallory".into(),
             sources: vec![served],
             instance: vec![6; 16].into(),
+            opens: Vec::new(),
         };
         up.try_send(AgentMessage { message: Some(Up::Hello(hello)) }).expect("room");
         let down = gateway.control(ReceiverStream::new(messages)).await.expect("let in").into_inner();

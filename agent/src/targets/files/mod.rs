@@ -136,6 +136,11 @@ pub(crate) fn resolved(path: &std::path::Path) -> Result<std::path::PathBuf, Res
     Ok(walked.path.iter().map(std::ffi::OsStr::to_owned).chain(walked.missing).collect())
 }
 
+/// Removes `name` in a folder that is ours, and all below it; nothing there is fine.
+pub(crate) fn remove_in(folder: impl AsFd, name: &[u8]) -> std::io::Result<()> {
+    remove::remove_tree(&Disk::new(&InProduction), folder, name)
+}
+
 /// Reads a journal from its bytes, and gives it back to nobody: see [`crate::decoders`].
 pub(crate) fn read_journal(bytes: &[u8]) {
     let _ = journal::tell(bytes);

@@ -1,5 +1,6 @@
 //! Plans of restores, and restores.
 
+mod drill;
 mod node;
 mod objects;
 mod server;
@@ -7,6 +8,7 @@ mod settle;
 mod users;
 mod wire;
 
+pub(super) use drill::drill;
 pub(super) use settle::settle;
 pub(crate) use users::Users;
 

@@ -16,7 +16,7 @@ use super::RestoreRequest;
 use crate::app::{App, catalog_failure};
 use crate::ids::AgentId;
 use crate::jobs::Job;
-use crate::jobs::job::{Allowance, JobState, MONGODB, PartResult, RestorePlace};
+use crate::jobs::job::{Allowance, DRILLED, JobState, MONGODB, PartResult, RestorePlace};
 
 impl App {
     /// Why somebody should think twice before restoring these archives.
@@ -34,6 +34,14 @@ impl App {
             self.catalog.verifications(&record.name).await.map_err(|error| catalog_failure(&error))?;
         for archive in archives {
             let of_it = verified.iter().filter(|result| result.source == archive.source);
+            // Whatever was read of it since: no program has opened it.
+            let mut drills = of_it.clone().filter(|result| result.depth == DRILLED && !result.intact);
+            let not_opened = drills.next().map(|drill| {
+                let finding = drill.findings.first().map_or("", String::as_str);
+                format!("{}: at {} {finding}", archive.source, drill.at)
+            });
+            doubts.extend(not_opened);
+            let of_it = of_it.filter(|result| result.depth != DRILLED);
             let Some(newest) = of_it.max_by_key(|result| result.at).filter(|result| !result.intact) else {
                 continue;
             };
