@@ -36,6 +36,12 @@ fn main() -> ExitCode {
     if let Err(trouble) = access::hide_token(&words) {
         return end(|| Err(trouble), |trouble| output::warn(trouble.to_string()));
     }
+    if let Some(help) = runbook::help(&words) {
+        return end(
+            || output::write_stdout(&help, "\n").map(|()| Exit::Done),
+            |trouble| output::warn(trouble.to_string()),
+        );
+    }
     let words = match runbook::translate(words) {
         Ok(words) => words,
         Err(trouble) => return end(|| Err(trouble), |trouble| output::warn(trouble.to_string())),

@@ -23,7 +23,6 @@ pub(crate) fn translate(words: Vec<OsString>) -> Result<Vec<OsString>, Trouble> 
             Some("--backup") => "backup",
             Some("--verify") => "verify",
             Some("--restore") => "restore",
-            Some("--help" | "-h") => return Err(usage()),
             _ => {
                 rest.push(word);
                 continue;
@@ -42,10 +41,20 @@ pub(crate) fn translate(words: Vec<OsString>) -> Result<Vec<OsString>, Trouble> 
     Ok(words)
 }
 
+/// What it takes, if that is what is asked for under the runbooks' name.
+pub(crate) fn help(words: &[OsString]) -> Option<String> {
+    let is_ours = words.first().is_some_and(|word| Path::new(word).file_name() == Some(OsStr::new(NAME)));
+    let is_asked = words.iter().skip(1).any(|word| word == "--help" || word == "-h");
+    (is_ours && is_asked).then(|| {
+        format!("Usage: {FORMS}\n\nNobody is asked anything. `nsctl --help` says what else there is.")
+    })
+}
+
+const FORMS: &str =
+    "backup-recovery.sh --backup | --verify [--timestamp T] | --restore --timestamp T [--components a,b]";
+
 fn usage() -> Trouble {
-    Trouble::usage(format!("{NAME} takes exactly one of --backup, --verify and --restore")).hint(format!(
-        "{NAME} --backup | --verify [--timestamp T] | --restore --timestamp T [--components a,b]"
-    ))
+    Trouble::usage(format!("{NAME} takes exactly one of --backup, --verify and --restore")).hint(FORMS)
 }
 
 #[cfg(test)]

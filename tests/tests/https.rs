@@ -79,6 +79,10 @@ fn every_verb_works_from_elsewhere_within_the_role_of_its_token() {
         "{}",
         denied.err
     );
+    // Names are no content.
+    assert!(by_viewer(&["find", "weights"]).expect(0).out.ends_with("  weights\n"));
+    let backup = job["backup"].as_str().expect("a backup");
+    assert!(by_viewer(&["diff", backup, backup]).expect(0).out.contains(" 0 added (0 B), "));
     let tar = system.root().join("models.tar");
     by_operator(&["export", "latest", "models", "-o", tar.to_str().expect("UTF-8")]).expect(0);
     assert!(fs::read(&tar).expect("there").windows(7).any(|bytes| bytes == b"weights"));

@@ -1,5 +1,6 @@
-//! What backups hold, out of them and into them: `nsctl ls`, `nsctl export` and `nsctl import`.
+//! What backups hold, out of them and into them: `nsctl ls`, `find`, `diff`, `export` and `import`.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -16,10 +17,42 @@ pub(crate) struct Ls {
     pub(crate) component: String,
     /// A folder in the component [default: its root]
     #[arg(default_value = "", hide_default_value = true)]
-    pub(crate) path: String,
+    pub(crate) path: OsString,
     /// All that is below, too
     #[arg(short = 'R', long)]
     pub(crate) recursive: bool,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Find {
+    /// A name, or a path in a component: `*` and `?` stay within a name, `**` stands for any number of folders
+    #[arg(value_name = "PATTERN")]
+    pub(crate) pattern: String,
+    /// Only in this backup, or `latest` [default: in all, newest first]
+    #[arg(long, value_name = "T", value_parser = backup_name, conflicts_with = "limit")]
+    pub(crate) timestamp: Option<String>,
+    /// Only these components
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    pub(crate) components: Vec<String>,
+    /// Only in so many backups, the newest
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit: Option<u32>,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Diff {
+    /// A backup's timestamp, or `latest`
+    #[arg(value_name = "T1", value_parser = backup_name)]
+    pub(crate) first: String,
+    /// The backup it is compared with, or `latest`
+    #[arg(value_name = "T2", value_parser = backup_name)]
+    pub(crate) second: String,
+    /// Only this component, or `component/source` where it has several
+    pub(crate) component: Option<String>,
     #[command(flatten)]
     pub(crate) output: Output,
 }

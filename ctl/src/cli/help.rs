@@ -13,11 +13,11 @@ Start here:
   nsctl doctor               what is wrong, and what to do";
 
 pub(crate) const DEMO: &str = "\
-Everything happens in a temporary folder, which is removed at the end. Nothing of this machine's
+Everything happens in a temporary folder, which is removed at the end. Nothing of this machine's \
 own data is read or changed.";
 
 pub(crate) const UP: &str = "\
-The controller runs in this process, the agent as a child process with an identity of its own and
+The controller runs in this process, the agent as a child process with an identity of its own and \
 no key. Without a file the usual places are used; `nsctl config show` says which.
 
 Examples:
@@ -50,8 +50,8 @@ Examples:
   nsctl restore --timestamp latest --components configs --path 'etc/app/*.yaml' --yes
   nsctl restore --timestamp latest --components models --to /tmp/models-of-yesterday
 
-The plan is always shown first, and nothing but that plan is carried out; off a terminal --yes is
-needed. In place, what is replaced is backed up before, what uses it is stopped, the data is swapped in
+The plan is always shown first, and nothing but that plan is carried out; off a terminal --yes is \
+needed. In place, what is replaced is backed up before, what uses it is stopped, the data is swapped in \
 whole, and what ran is started again; if it does not come up, all of it is taken back.";
 
 pub(crate) const UNDO: &str = "\
@@ -63,7 +63,7 @@ Examples:
 It is a restore like any other, with a plan, a safety backup of its own, and a job.";
 
 pub(crate) const RETENTION: &str = "\
-What one rule keeps stays. Always kept are what is pinned or in use, the newest complete backups, and
+What one rule keeps stays. Always kept are what is pinned or in use, the newest complete backups, and \
 every backup that no newer verified one replaces: so verify now and then, or nothing is removed.
 
 Examples:
@@ -73,7 +73,7 @@ Examples:
   nsctl retention apply";
 
 pub(crate) const SCHEDULE: &str = "\
-Without any configuration `daily` backs up at 01:00 and `check` verifies at 05:00, UTC, and applies
+Without any configuration `daily` backs up at 01:00 and `check` verifies at 05:00, UTC, and applies \
 the rules of retention after that.
 
 Examples:
@@ -100,11 +100,11 @@ Examples:
   nsctl retention apply --plan
   nsctl retention apply --yes
 
-The plan is always shown first; off a terminal --yes is needed, and where much would go at once
+The plan is always shown first; off a terminal --yes is needed, and where much would go at once \
 --approve, too. The space of what was removed is freed after a grace: see `nsctl prune`.";
 
 pub(crate) const PRUNE: &str = "\
-What nothing needs is marked first, taken away by a run a day later and deleted a week after that.
+What nothing needs is marked first, taken away by a run a day later and deleted a week after that. \
 With --now it is deleted at once, unless a running job needs it.
 
 Examples:
@@ -114,7 +114,31 @@ Examples:
 pub(crate) const LS: &str = "\
 Examples:
   nsctl ls latest models
-  nsctl ls 20260101_010000 configs app -R";
+  nsctl ls 20260101_010000 configs app -R
+
+Control characters, `\\` and bytes that are no UTF-8 are shown escaped: `\\n`, `\\\\`, `\\u{1b}`, `\\xff`. A path \
+can be given to `ls`, `cat` and `restore --path` as it is shown.";
+
+pub(crate) const FIND: &str = "\
+Examples:
+  nsctl find app.yaml
+  nsctl find '*.safetensors' --components models --limit 10
+  nsctl find 'etc/**/*.conf' --timestamp latest
+
+A bare name is looked for in every folder, a pattern with a `/` from the component's root on. All backups \
+are read, newest first, unless --timestamp or --limit says less. Leaves with 0 where nothing is found, too.";
+
+pub(crate) const DIFF: &str = "\
+Examples:
+  nsctl diff 20260101_010000 latest
+  nsctl diff 20260101_010000 20260102_010000 configs
+
+  +  only in the second        -  only in the first
+  M  another kind, size, or target of a link; of a file also another time: its bytes may differ
+  U  the same but for mode or owner, or the time of a link
+  !  a source that was not compared: it is in one of the two only, or cannot be read
+
+Leaves with 0 whether something differs or not.";
 
 pub(crate) const EXPORT: &str = "\
 Examples:
@@ -154,7 +178,7 @@ Examples:
   nsctl token revoke ci";
 
 pub(crate) const SIGNER: &str = "\
-No restore of a validator's folder lets its state go below the height that is known of its key, in whichever source
+No restore of a validator's folder lets its state go below the height that is known of its key, in whichever source \
 it was seen. A height that was stated too high, or a chain that begins anew, is set right by `set`.
 
 Examples:

@@ -23,7 +23,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::access::Hidden;
 pub(crate) use agent::Agent;
 pub(crate) use alert::Alert;
-pub(crate) use contents::{Export, ExportFormat, Import, Ls};
+pub(crate) use contents::{Diff, Export, ExportFormat, Find, Import, Ls};
 pub(crate) use health::{Bundle, Debug, Doctor};
 pub(crate) use identity::{Audit, Role, Since, Token};
 pub(crate) use restore::{HowToRestore, Restore, Undo};
@@ -46,27 +46,30 @@ pub(crate) struct Cli {
     pub(crate) verb: Verb,
 }
 
+/// The heading of what every verb takes, so that it stands behind what a verb takes itself.
+const EVERYWHERE: &str = "Options of every verb";
+
 /// Flags that every verb takes.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
     /// Where the controller listens: unix:///path/to/controller.sock, or https://HOST:8443 with a token
-    #[arg(long, global = true, value_name = "URL", env = "NSCTL_SERVER")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "URL", env = "NSCTL_SERVER")]
     #[arg(default_value = "unix:///run/neurashield/controller.sock", hide_env_values = true)]
     pub(crate) server: String,
     /// The token for https; better in NSCTL_TOKEN or a file, where nobody else sees it
-    #[arg(long, global = true, value_name = "TOKEN", env = "NSCTL_TOKEN", hide_env_values = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "TOKEN", env = "NSCTL_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<Hidden>,
     /// A file with the token
-    #[arg(long, global = true, value_name = "FILE", env = "NSCTL_TOKEN_FILE", hide_env_values = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "FILE", env = "NSCTL_TOKEN_FILE", hide_env_values = true)]
     pub(crate) token_file: Option<PathBuf>,
     /// The certificate of the controller's authority (PEM), if the token does not carry it
-    #[arg(long, global = true, value_name = "FILE", env = "NSCTL_CA_FILE", hide_env_values = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "FILE", env = "NSCTL_CA_FILE", hide_env_values = true)]
     pub(crate) ca_file: Option<PathBuf>,
     /// Say nothing but results and errors
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    #[arg(short, long, global = true, help_heading = EVERYWHERE, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
     /// Say more; errors come with their details
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = EVERYWHERE)]
     pub(crate) verbose: bool,
 }
 
@@ -159,9 +162,15 @@ pub(crate) enum Verb {
         timestamp: String,
         /// A component, or `component/source` where it has several
         component: String,
-        /// The file's path in the component
-        path: String,
+        /// The file's path in the component, as `nsctl ls` shows it
+        path: OsString,
     },
+    /// Find files in backups: which have it, how large, and of when
+    #[command(after_help = help::FIND)]
+    Find(Find),
+    /// Show what is not the same in two backups
+    #[command(after_help = help::DIFF)]
+    Diff(Diff),
     /// Write a component of a backup as a tar file
     #[command(after_help = help::EXPORT)]
     Export(Export),
@@ -193,6 +202,8 @@ pub(crate) enum Verb {
     Cancel {
         /// The job's id
         job: String,
+        #[command(flatten)]
+        output: Output,
     },
     /// See and change what happens by itself, and when
     #[command(subcommand, after_help = help::SCHEDULE)]
@@ -380,13 +391,13 @@ impl Verb {
         match self {
             Verb::List { output, .. } | Verb::Doctor(Doctor { output, .. }) => output.output,
             Verb::Debug(Debug::Bundle(Bundle { output, .. })) => output.output,
-            Verb::Show { output, .. } | Verb::Jobs { output, .. } | Verb::Logs { output, .. } => {
-                output.output
-            }
+            Verb::Show { output, .. } | Verb::Jobs { output, .. } => output.output,
+            Verb::Logs { output, .. } | Verb::Cancel { output, .. } => output.output,
             Verb::Import(Import::Mongodump { output, .. }) => output.output,
             Verb::Backup(Backup { output, .. }) | Verb::Verify(Verify { output, .. }) => output.output,
             Verb::Restore(Restore { how, .. }) | Verb::Undo(Undo { how, .. }) => how.output.output,
             Verb::Ls(Ls { output, .. }) => output.output,
+            Verb::Find(Find { output, .. }) | Verb::Diff(Diff { output, .. }) => output.output,
             Verb::Schedule(schedule) => schedule.output().output,
             Verb::Retention(Retention::Show(output)) => output.output,
             Verb::Retention(Retention::Set(Rules { output, .. })) => output.output,

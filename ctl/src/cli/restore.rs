@@ -78,11 +78,11 @@ pub(crate) struct HowToRestore {
     /// Show what would be done, and do nothing
     #[arg(long)]
     pub(crate) plan: bool,
-    /// Do not ask
-    #[arg(short, long, conflicts_with = "plan")]
+    /// Do not ask; with --plan nothing is done all the same
+    #[arg(short, long)]
     pub(crate) yes: bool,
     /// Print the job's id and leave; the restore goes on
-    #[arg(long, conflicts_with = "plan")]
+    #[arg(long)]
     pub(crate) detach: bool,
     #[command(flatten)]
     pub(crate) request: Request,

@@ -81,14 +81,14 @@ pub(crate) struct Clearing {
     /// Show what would be done, and do nothing
     #[arg(long)]
     pub(crate) plan: bool,
-    /// Do not ask
-    #[arg(short, long, conflicts_with = "plan")]
+    /// Do not ask; with --plan nothing is done all the same
+    #[arg(short, long)]
     pub(crate) yes: bool,
     /// Go on although much would go at once; only for somebody who has seen the plan
-    #[arg(long, conflicts_with = "plan")]
+    #[arg(long)]
     pub(crate) approve: bool,
     /// Print the job's id and leave; the job goes on
-    #[arg(long, conflicts_with = "plan")]
+    #[arg(long)]
     pub(crate) detach: bool,
     #[command(flatten)]
     pub(crate) request: Request,
@@ -153,11 +153,11 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_alone_takes_no_word_that_lets_something_go() {
-        for word in ["--yes", "--approve", "--detach"] {
-            assert!(Cli::try_parse_from(["nsctl", "prune", "--plan", word]).is_err(), "{word}");
-        }
-        assert!(Cli::try_parse_from(["nsctl", "prune", "--plan", "--now"]).is_ok());
+    fn a_plan_is_asked_for_by_adding_a_word_to_the_line_that_would_be_run() {
+        let cli =
+            Cli::try_parse_from(["nsctl", "prune", "--now", "--yes", "--approve", "--detach", "--plan"]);
+        let Verb::Prune(prune) = cli.expect("valid").verb else { panic!("prune is parsed as prune") };
+        assert!(prune.clearing.plan, "and it is one");
         assert!(Cli::try_parse_from(["nsctl", "pin", "latest", "--reason", ""]).is_err());
     }
 }

@@ -16,6 +16,8 @@ pub(crate) enum Schedule {
     Remove {
         /// Its name
         name: String,
+        #[command(flatten)]
+        output: Output,
     },
     /// Start nothing by a schedule until it is resumed; what runs goes on
     Pause(Named),
@@ -98,7 +100,7 @@ impl Schedule {
             Self::Set(set) => set.output,
             Self::Pause(named) | Self::Resume(named) => named.output,
             Self::Run(run) => run.output,
-            Self::Remove { .. } => Output::default(),
+            Self::Remove { output, .. } => *output,
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Must stay true: a file that `export` leaves behind is whole; a half-written one is removed.
 
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
@@ -9,7 +10,7 @@ use std::path::Path;
 use proto::v1;
 use tonic::Streaming;
 
-use super::{car, dump, source};
+use super::{car, dump, paths, source};
 use crate::cli::{Export, ExportFormat};
 use crate::client::{Client, ask};
 use crate::output::Voice;
@@ -19,13 +20,24 @@ use crate::output::words::size;
 pub(crate) const KEYS_LEFT_OUT: &str = "keys of the node, its accounts and its validator (nodekey, node_key.json, jwtsecret, \
      keystore/, priv_validator_key.json) are left out; add --with-keys to have them";
 
-pub(super) async fn cat(client: Client, timestamp: String, component: String, path: String) -> Ended {
-    let request = v1::ReadFileRequest {
-        backup: timestamp,
-        source: Some(source(&component)),
-        path: path.into_bytes().into(),
-    };
-    let data = client.backups().read_file(request).await?.into_inner();
+pub(super) async fn cat(client: Client, timestamp: String, component: String, path: OsString) -> Ended {
+    let mut first = None;
+    for path in paths::meanings(&path) {
+        let request = v1::ReadFileRequest {
+            backup: timestamp.clone(),
+            source: Some(source(&component)),
+            path: path.into(),
+        };
+        match client.backups().read_file(request).await {
+            Ok(data) => return print(data.into_inner()).await,
+            Err(status) if paths::is_missing(&status) => first = first.or(Some(status)),
+            Err(status) => return Err(status.into()),
+        }
+    }
+    Err(first.map_or_else(|| Trouble::usage("no path"), Trouble::from))
+}
+
+async fn print(data: Streaming<v1::Data>) -> Ended {
     copy(data, &mut io::stdout(), "stdout").await?;
     Ok(Exit::Done)
 }

@@ -61,6 +61,7 @@ pub(super) async fn cancel(client: Client, id: String, voice: Voice) -> Ended {
     } else {
         voice.say(format!("the job {} is being cancelled", job.id));
     }
+    voice.data(&job)?;
     Ok(Exit::Done)
 }
 

@@ -2,6 +2,7 @@
 
 mod agent;
 mod alert;
+mod archives;
 mod audit;
 mod backup;
 mod browse;
@@ -9,11 +10,14 @@ mod car;
 mod completions;
 mod config;
 mod debug;
+mod diff;
 mod doctor;
 mod dump;
 pub(crate) mod export;
+mod find;
 pub(crate) mod follow;
 mod jobs;
+mod paths;
 mod restore;
 mod retention;
 mod schedule;
@@ -44,6 +48,8 @@ pub(crate) fn run(cli: Cli, voice: Voice) -> Ended {
         Verb::List { limit, .. } => on(server, |client| browse::list(client, limit, voice)),
         Verb::Show { timestamp, .. } => on(server, |client| browse::show(client, timestamp, voice)),
         Verb::Ls(wanted) => on(server, |client| browse::ls(client, wanted, voice)),
+        Verb::Find(wanted) => on(server, |client| find::run(client, wanted, voice)),
+        Verb::Diff(wanted) => on(server, |client| diff::run(client, wanted, voice)),
         Verb::Cat { timestamp, component, path } => {
             on(server, move |client| export::cat(client, timestamp, component, path))
         }
@@ -52,7 +58,7 @@ pub(crate) fn run(cli: Cli, voice: Voice) -> Ended {
         Verb::Jobs { job: Some(job), .. } => on(server, move |client| jobs::show(client, job, voice)),
         Verb::Jobs { limit, .. } => on(server, move |client| jobs::list(client, limit, voice)),
         Verb::Logs { job, follow, .. } => on(server, move |client| jobs::logs(client, job, follow, voice)),
-        Verb::Cancel { job } => on(server, move |client| jobs::cancel(client, job, voice)),
+        Verb::Cancel { job, .. } => on(server, move |client| jobs::cancel(client, job, voice)),
         Verb::Schedule(wanted) => on(server, move |client| schedule::run(client, wanted, voice)),
         Verb::Retention(wanted) => on(server, move |client| retention::run(client, wanted, voice)),
         Verb::Prune(wanted) => on(server, move |client| retention::prune(client, wanted, voice)),

@@ -54,10 +54,9 @@ async fn carry_out(
         voice.say(plan.text());
     }
     if !plan.can_go_ahead() {
-        let obstacles: Vec<_> = plan.sources.iter().flat_map(|source| source.obstacles.clone()).collect();
         return Err(Trouble::failed("the restore cannot go ahead; nothing was changed")
-            .because(obstacles.join("; "))
-            .hint("clear what is in its way, or restore elsewhere with --to FOLDER"));
+            .because(plan.obstacles())
+            .hint(plan.way_out()));
     }
     if how.plan {
         return Ok(Exit::Done);

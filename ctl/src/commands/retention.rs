@@ -28,8 +28,11 @@ async fn show(client: Client, voice: Voice) -> Ended {
 }
 
 async fn set(client: Client, wanted: cli::Rules, voice: Voice) -> Ended {
-    // Without any rule the controller says what is wrong.
-    let rules = wanted.keeps.rules().unwrap_or_default();
+    let Some(rules) = wanted.keeps.rules() else {
+        return Err(Trouble::usage("no rule was given")
+            .because("the rules are set as a whole: what is left out holds no more")
+            .hint("e.g. `nsctl retention set --keep-within 30d --keep-monthly 12`; `nsctl retention show` tells those in effect"));
+    };
     let request = v1::SetRetentionRequest { rules: Some(rules) };
     let wire = client.retention().set_retention(ask(request)).await?.into_inner();
     voice.result(&Rules::from(wire), Rules::text)?;

@@ -7,7 +7,7 @@ use crate::cli;
 use crate::client::{Client, ask};
 use crate::output::Voice;
 use crate::output::exit::{Ended, Exit};
-use crate::views::schedule::{Schedule, Schedules};
+use crate::views::schedule::{Removed, Schedule, Schedules};
 
 pub(super) async fn run(client: Client, wanted: cli::Schedule, voice: Voice) -> Ended {
     match wanted {
@@ -18,9 +18,10 @@ pub(super) async fn run(client: Client, wanted: cli::Schedule, voice: Voice) -> 
             Ok(Exit::Done)
         }
         cli::Schedule::Set(wanted) => set(client, *wanted, voice).await,
-        cli::Schedule::Remove { name } => {
+        cli::Schedule::Remove { name, .. } => {
             client.schedules().remove_schedule(ask(v1::RemoveScheduleRequest { name: name.clone() })).await?;
-            voice.say(format!("schedule {name} runs nothing of its own any more"));
+            voice.say(format!("schedule {name} is removed; one of the program's own is what it was again"));
+            voice.data(&Removed { removed: name })?;
             Ok(Exit::Done)
         }
         cli::Schedule::Pause(cli::Named { name, .. }) => {

@@ -6,6 +6,7 @@ pub(crate) mod table;
 pub(crate) mod words;
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 
@@ -46,6 +47,11 @@ impl Voice {
             Format::Yaml => serde_saphyr::to_string(view).expect("views are plain data"),
         };
         write_stdout(text.trim_end_matches('\n'), "\n")
+    }
+
+    /// A result that people were told in words, for programs.
+    pub(crate) fn data<T: Serialize>(&self, view: &T) -> Result<(), Trouble> {
+        if self.format == Format::Table { Ok(()) } else { self.result(view, |_| String::new()) }
     }
 
     /// One event of a stream of them: a line of JSON, a YAML document, or a line for people.
@@ -104,6 +110,14 @@ pub(crate) fn ask(question: &str) -> Result<String, Trouble> {
     Ok(line)
 }
 
+/// Whoever read stdout has gone.
+static UNHEARD: AtomicBool = AtomicBool::new(false);
+
+/// True if nobody reads stdout any more: work for nothing but more of it can end.
+pub(crate) fn is_unheard() -> bool {
+    UNHEARD.load(Ordering::Relaxed)
+}
+
 /// Writes a result. A reader that has seen enough (`nsctl list | head -1`) is no error.
 pub(crate) fn write_stdout(text: &str, end: &str) -> Result<(), Trouble> {
     let mut stdout = io::stdout().lock();
@@ -112,9 +126,11 @@ pub(crate) fn write_stdout(text: &str, end: &str) -> Result<(), Trouble> {
         .and_then(|()| stdout.write_all(end.as_bytes()))
         .and_then(|()| stdout.flush());
     match written {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Trouble::failed("cannot write the result to stdout").caused_by(&error))
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            UNHEARD.store(true, Ordering::Relaxed);
+            Ok(())
         }
-        _ => Ok(()),
+        Err(error) => Err(Trouble::failed("cannot write the result to stdout").caused_by(&error)),
+        Ok(()) => Ok(()),
     }
 }

@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 use super::words::{count, duration, size};
 use super::{Voice, warn};
@@ -93,13 +93,29 @@ impl Drop for Progress {
 }
 
 const WITH_TOTAL: &str =
-    "{spinner} {wide_bar} {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta} left  {msg}";
+    "{spinner} {wide_bar} {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {left}{msg}";
 const WITHOUT_TOTAL: &str = "{spinner} {binary_bytes}  {binary_bytes_per_sec}  {elapsed}  {msg}";
 
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template)
         .expect("the templates are fixed and valid")
         .progress_chars("█▉▊▋▌▍▎▏ ")
+        .with_key("left", write_left)
+}
+
+/// How long work takes from now on at the speed it had so far; `None` as long as that would be a guess: right after the
+/// start, before a hundredth is done, or where it is more than a month.
+fn left(done: u64, total: u64, elapsed: Duration) -> Option<f64> {
+    const MONTH: f64 = 30.0 * 86_400.0;
+    let is_known = elapsed >= Duration::from_secs(2) && done < total && done >= total.div_ceil(100);
+    let seconds = elapsed.as_secs_f64() / done as f64 * total.saturating_sub(done) as f64;
+    (is_known && seconds < MONTH).then_some(seconds)
+}
+
+fn write_left(state: &ProgressState, to: &mut dyn std::fmt::Write) {
+    if let Some(seconds) = left(state.pos(), state.len().unwrap_or(0), state.elapsed()) {
+        write!(to, "{} left  ", duration(seconds)).ok();
+    }
 }
 
 fn bar() -> ProgressBar {
@@ -134,8 +150,8 @@ fn line(reached: &Reached, elapsed: Duration) -> String {
         text.push_str(&format!(" of {} ({:.0} %)", size(total), reached.done as f64 / total as f64 * 100.0));
     }
     text.push_str(&format!(", {} entries, {}/s", count(reached.entries), size(rate as u64)));
-    if total > reached.done && rate > 0.0 {
-        text.push_str(&format!(", {} left", duration((total - reached.done) as f64 / rate)));
+    if let Some(seconds) = left(reached.done, total, elapsed) {
+        text.push_str(&format!(", {} left", duration(seconds)));
     }
     text
 }
@@ -151,6 +167,17 @@ mod tests {
             line(&reached, Duration::from_secs(5)),
             "reading: 50.0 MiB of 100 MiB (50 %), 1,200 entries, 10.0 MiB/s, 5.0 s left"
         );
+    }
+
+    #[test]
+    fn nobody_guesses_how_long_it_takes_from_the_first_bytes() {
+        let all = 64 << 20;
+        assert_eq!(left(11, all, Duration::from_secs(2)), None, "13 weeks");
+        assert_eq!(left(all / 2, all, Duration::from_millis(1_900)), None, "it has just begun");
+        assert_eq!(left(all / 2, all, Duration::from_secs(10)), Some(10.0));
+        assert_eq!(left(all / 100 + 1, all, Duration::from_secs(30 * 86_400)), None);
+        assert_eq!(left(all, all, Duration::from_secs(10)), None);
+        assert_eq!(left(0, 0, Duration::from_secs(10)), None);
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub(crate) fn reachable(listen: SocketAddr) -> SocketAddr {
 fn wrong(error: &ConfigError) -> Trouble {
     Trouble::usage("the configuration cannot be used")
         .caused_by(error)
-        .hint("correct it and try `nsctl config check`; docs/operations.md says what there is")
+        .hint("correct it; docs/operations.md says what there is, and `nsctl config show --origin` where each setting came from")
 }
 
 #[cfg(test)]

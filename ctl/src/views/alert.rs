@@ -138,13 +138,15 @@ impl From<v1::ListDeliveriesResponse> for Deliveries {
 
 impl Alerts {
     pub(crate) fn table(&self, now: Timestamp) -> String {
-        let mut open = Rows::new(&["SINCE", "SEVERITY", "KIND", "WHAT", "WHAT TO DO"]);
+        let mut open = Rows::new(&["SINCE", "SEVERITY", "KIND", "ABOUT", "WHAT", "WHY", "WHAT TO DO"]);
         for OpenAlert { since, event, .. } in &self.alerts {
             open.row([
                 since.map_or_else(|| "-".to_owned(), |at| age(at, now)),
                 event.severity.clone(),
                 event.kind.clone(),
+                or_dash(event.subject.as_deref().unwrap_or_default()),
                 event.what.clone(),
+                or_dash(event.why.as_deref().unwrap_or_default()),
                 or_dash(event.hint.as_deref().unwrap_or_default()),
             ]);
         }

@@ -12,7 +12,7 @@ use crate::output::words::utc;
 /// One entry.
 #[derive(Debug, Serialize)]
 pub(crate) struct Entry {
-    /// Bytes that are no UTF-8 are escaped as `\xff`.
+    /// Control characters, `\` and bytes that are no UTF-8 are escaped; see docs/json.md.
     pub(crate) path: String,
     pub(crate) kind: String,
     /// Octal, e.g. `0644`.
@@ -43,6 +43,26 @@ impl From<v1::EntryLine> for Entry {
             bytes: wire.size,
             target: (!wire.target.is_empty()).then(|| ShowBytes(&wire.target).to_string()),
         }
+    }
+}
+
+/// An entry that was looked for, and where it is.
+#[derive(Debug, Serialize)]
+pub(crate) struct Found {
+    pub(crate) backup: String,
+    pub(crate) component: String,
+    pub(crate) source: String,
+    #[serde(flatten)]
+    pub(crate) entry: Entry,
+}
+
+impl Found {
+    /// `label` is what the source is called in its backup.
+    pub(crate) fn line(&self, label: &str) -> String {
+        let Entry { kind, bytes, modified_at, path, .. } = &self.entry;
+        let modified = modified_at.map_or_else(|| "-".to_owned(), utc);
+        let folder = if kind == "folder" { "/" } else { "" };
+        format!("{}  {label:<14}  {bytes:>13}  {modified}  {path}{folder}", self.backup)
     }
 }
 

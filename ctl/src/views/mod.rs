@@ -8,6 +8,7 @@ pub(crate) mod agent;
 pub(crate) mod alert;
 pub(crate) mod audit;
 pub(crate) mod backup;
+pub(crate) mod difference;
 pub(crate) mod entry;
 pub(crate) mod health;
 pub(crate) mod invites;

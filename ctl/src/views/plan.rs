@@ -158,6 +158,37 @@ impl Plan {
         self.sources.iter().all(|source| source.obstacles.is_empty())
     }
 
+    /// What is in its way, each once with the sources that it stands before.
+    pub(crate) fn obstacles(&self) -> String {
+        let mut told: Vec<(&str, Vec<String>)> = Vec::new();
+        for source in &self.sources {
+            for obstacle in &source.obstacles {
+                let label = format!("{}/{}", source.component, source.source);
+                match told.iter_mut().find(|(known, _)| known == obstacle) {
+                    Some((_, labels)) => labels.push(label),
+                    None => told.push((obstacle, vec![label])),
+                }
+            }
+        }
+        let line = |(obstacle, labels): (&str, Vec<String>)| format!("{}: {obstacle}", labels.join(", "));
+        told.into_iter().map(line).collect::<Vec<_>>().join("; ")
+    }
+
+    /// What to do about that.
+    pub(crate) fn way_out(&self) -> String {
+        let (stuck, free): (Vec<_>, Vec<_>) =
+            self.sources.iter().partition(|source| !source.obstacles.is_empty());
+        if !free.is_empty() {
+            let mut names: Vec<_> = free.iter().map(|source| source.component.as_str()).collect();
+            names.dedup();
+            return format!("nothing is in the way of --components {}", names.join(","));
+        }
+        match stuck.iter().any(|source| source.in_place) {
+            true => "see to what is in its way, or restore elsewhere with --to FOLDER".to_owned(),
+            false => "see to what is in its way, or choose another folder".to_owned(),
+        }
+    }
+
     /// For people.
     pub(crate) fn text(&self) -> String {
         let what = match &self.undo_of {
@@ -288,6 +319,7 @@ mod tests {
             ..Default::default()
         });
         assert!(!plan.can_go_ahead());
+        assert_eq!(plan.obstacles(), "models/models: too little space");
         let text = plan.text();
         assert!(text.contains("1 entry, 0 B"), "{text}");
         assert!(text.contains("REMOVES 12: f0, f1, f2, f3, f4, f5, f6, f7, f8, f9 and 2 more"), "{text}");

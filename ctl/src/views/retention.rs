@@ -194,6 +194,22 @@ impl Keeps {
         }
         rows.finish_or("no rules")
     }
+
+    /// In a line, by the rules' names.
+    pub(crate) fn words(&self) -> String {
+        let within = self.keep_within_seconds.map(|seconds| format!("keep_within {}", span(seconds)));
+        let counts = [
+            ("keep_last", self.keep_last),
+            ("keep_hourly", self.keep_hourly),
+            ("keep_daily", self.keep_daily),
+            ("keep_weekly", self.keep_weekly),
+            ("keep_monthly", self.keep_monthly),
+            ("keep_yearly", self.keep_yearly),
+            ("keep_complete", Some(self.keep_complete)),
+        ];
+        let counts = counts.into_iter().filter_map(|(rule, number)| Some(format!("{rule} {}", number?)));
+        within.into_iter().chain(counts).collect::<Vec<_>>().join(", ")
+    }
 }
 
 impl Rules {
@@ -252,9 +268,10 @@ impl PrunePlan {
     /// For people.
     pub(crate) fn text(&self) -> String {
         let mut text = format!(
-            "{} ({}) hold nothing that is needed; {} of {} would be freed",
+            "{} ({}) {} nothing that is needed; {} of {} would be freed",
             counted(self.dead_packs, "pack", "packs"),
             size(self.dead_bytes),
+            if self.dead_packs == 1 { "holds" } else { "hold" },
             size(self.freed_bytes),
             size(self.repository_bytes)
         );

@@ -45,6 +45,12 @@ pub(crate) struct Schedule {
     pub(crate) last: Option<Run>,
 }
 
+/// A schedule that was removed.
+#[derive(Debug, Serialize)]
+pub(crate) struct Removed {
+    pub(crate) removed: String,
+}
+
 /// What became of a planned time.
 #[derive(Debug, Serialize)]
 pub(crate) struct Run {
@@ -115,7 +121,8 @@ impl From<v1::ScheduleRun> for Run {
 
 impl Schedules {
     pub(crate) fn table(&self) -> String {
-        let mut rows = Rows::new(&["NAME", "WHAT", "CRON", "ZONE", "NEXT", "NEXT (UTC)", "LAST", "RESULT"]);
+        let mut rows =
+            Rows::new(&["NAME", "WHAT", "CRON", "ZONE", "NEXT", "NEXT (UTC)", "LAST", "RESULT", "KEEPS"]);
         for schedule in &self.schedules {
             let next = schedule.next_due_at;
             rows.row([
@@ -130,6 +137,7 @@ impl Schedules {
                 or_dash(&next.map(utc).unwrap_or_default()),
                 or_dash(&schedule.last.as_ref().and_then(|last| last.ran_at).map(utc).unwrap_or_default()),
                 or_dash(&schedule.last.as_ref().map(Run::result).unwrap_or_default()),
+                or_dash(&schedule.keeps.as_ref().map(Keeps::words).unwrap_or_default()),
             ]);
         }
         rows.finish_or("there are no schedules; nothing is backed up by itself")
@@ -179,6 +187,9 @@ impl Schedule {
         }
         if self.retention == Some(true) {
             lines.push("  then      the rules of retention are applied".to_owned());
+        }
+        if let Some(keeps) = &self.keeps {
+            lines.push(format!("  keeps     {}", keeps.words()));
         }
         lines.join("\n")
     }

@@ -77,6 +77,8 @@ pub struct PathPatterns {
     set: GlobSet,
     /// Those that are a path and nothing else.
     literals: HashSet<String>,
+    /// The others as they were given: each may be a path as `nsctl ls` shows it, of a name with such letters in it.
+    shown: HashSet<String>,
     shapes: Vec<Shape>,
 }
 
@@ -125,8 +127,7 @@ impl PathPatterns {
         let mut set = GlobSetBuilder::new();
         let mut shapes = Vec::new();
         let trimmed = patterns.iter().map(|pattern| pattern.trim_matches('/'));
-        let literals = trimmed.filter(|pattern| !pattern.contains(['*', '?', '[', '{', '\\']));
-        let literals = literals.map(str::to_owned).collect();
+        let (literals, shown) = trimmed.map(str::to_owned).partition(|path| !path.contains(Shape::SPECIAL));
         for pattern in patterns {
             let wrong = |source| WrongPathPattern { pattern: pattern.clone(), source };
             let trimmed = pattern.trim_matches('/');
@@ -139,7 +140,7 @@ impl PathPatterns {
         }
         let wrong =
             |error: globset::Error| WrongPathPattern { pattern: patterns.join(" "), source: error.into() };
-        set.build().map(|set| Self { set, literals, shapes }).map_err(wrong)
+        set.build().map(|set| Self { set, literals, shown, shapes }).map_err(wrong)
     }
 
     /// True if one of them is this path, letter by letter.
@@ -162,9 +163,10 @@ impl PathPatterns {
         self.shapes.iter().any(|shape| shape.may_name_below(folder))
     }
 
-    /// True if one of them names this path itself.
-    pub(crate) fn names(&self, path: &EntryPath) -> bool {
+    /// True if one of them names this path itself: as a pattern, or as the path is shown, escapes and all.
+    pub fn names(&self, path: &EntryPath) -> bool {
         self.set.is_match(Path::new(OsStr::from_bytes(path.as_bytes())))
+            || (!self.shown.is_empty() && self.shown.contains(&path.to_string()))
     }
 }
 
@@ -215,5 +217,17 @@ mod tests {
         assert!(may("/a/*/c/", "a") && may("a/*/c", "a/b") && !may("a/*/c", "a/b/c") && !may("a/*/c", "b"));
         assert!(may("a/**", "a/b/c") && !may("a/**", "b") && may("**/x", "any/where"));
         assert!(may("a/{b,c/d}", "a/c") && may("[ab]/x", "c/d") && !may("*", "a"));
+    }
+
+    #[test]
+    fn a_path_as_it_is_shown_names_itself() {
+        let names = |pattern: &str, path: &[u8]| {
+            let patterns = PathPatterns::new(&[pattern.to_owned()]).expect("a pattern");
+            patterns.names(&EntryPath::new(path).expect("a path"))
+        };
+        assert!(names("sub/bad\\xffname", b"sub/bad\xffname") && names("/new\\nline/", b"new\nline"));
+        assert!(names("a\\\\b", b"a\\b") && names("star*[x].txt", b"star*[x].txt"));
+        assert!(names("star*[x].txt", b"starryx.txt") && !names("star*[x].txt", b"starry.txt"));
+        assert!(names("\\*", b"*") && !names("\\*", b"a") && !names(".", b""));
     }
 }
