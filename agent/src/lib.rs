@@ -8,6 +8,7 @@
 //! | `tasks` | what the controller asks for, a few at a time |
 //! | [`sources`], `served` | what is read from |
 //! | `drills` | the folder in which what was restored is opened by the owner's programs |
+//! | `mounts` | what is mounted, and where |
 //! | `limits`, `hooks` | what a source may take; the owner's programs around its work |
 //! | `pipeline`, `cache` | from a source to sealed segments; what need not be read again |
 //! | `kubernetes` | the API of a cluster: what its sources, targets and workloads ask it |
@@ -25,6 +26,7 @@ mod hooks;
 mod kubernetes;
 mod limits;
 mod locks;
+mod mounts;
 mod nodes;
 mod pipeline;
 mod platform;

@@ -24,6 +24,16 @@ runtime::named_steps! {
         HoldFilled = "hold-filled",
         /// The tables of a chain's stores are linked; nobody is paused.
         HoldLinked = "hold-linked",
+        /// An empty subvolume is there, which tells whether a snapshot could be removed again.
+        SnapshotTried = "snapshot-tried",
+        /// A snapshot of a chain's subvolume is there; nothing of it is read.
+        SnapshotMade = "snapshot-made",
+        /// A subvolume that is to go may be written, for an agent that may not remove it at once; all is in it.
+        SnapshotWritable = "snapshot-writable",
+        /// That subvolume is empty.
+        SnapshotEmptied = "snapshot-emptied",
+        /// All of a chain is read and its snapshot is gone; the folder that it lay in is there.
+        SnapshotGone = "snapshot-gone",
         /// It is on record who is going to be paused.
         PauseNoted = "pause-noted",
         /// The guard of a pause is there; nobody is paused.

@@ -6,6 +6,7 @@
 mod api_server;
 mod application;
 mod clock;
+mod disk;
 mod docker;
 mod forwarder;
 pub mod ipfs;
@@ -16,6 +17,7 @@ mod system;
 
 pub use api_server::ApiServer;
 pub use application::Application;
+pub use disk::Disk;
 pub use docker::DockerEngine;
 pub use forwarder::Forwarder;
 pub use kubernetes::{Cluster, SHELL_IMAGE};

@@ -1,25 +1,39 @@
 //! Chains on what a host may have: nodes in containers of a real Docker Engine, whose processes an agent in a container
-//! of its own would not see; file systems that share blocks.
+//! of its own would not see; file systems that share blocks, or make snapshots.
 //!
-//! Needs root, `dockerd`, `docker`, a static `busybox`, `mkfs.xfs`, loop devices, and Go. Suite `engines`.
+//! Needs root, `dockerd`, `docker`, a static `busybox`, `mkfs.xfs`, `mkfs.btrfs`, `btrfs`, loop devices, and Go. Suite
+//! `engines`.
+
+#[path = "chains_hosts/snapshots.rs"]
+mod snapshots;
+#[path = "chains_hosts/snapshots_left.rs"]
+mod snapshots_left;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
-use tests::{DockerEngine, Process, System, wait_for};
+use tests::{Disk, DockerEngine, Process, System, wait_for};
 
 /// The program that writes into a LevelDB and knows what it must hold.
 fn writer() -> PathBuf {
+    writer_of("leveldb")
+}
+
+fn writer_of(engine: &str) -> PathBuf {
     let mut build = Command::new(tests::project().join("tests/engines/writer"));
-    let built = build.arg("leveldb").stderr(Stdio::inherit()).output().expect("it runs");
+    let built = build.arg(engine).stderr(Stdio::inherit()).output().expect("it runs");
     assert!(built.status.success(), "the writer cannot be built");
     PathBuf::from(String::from_utf8(built.stdout).expect("UTF-8").trim())
 }
 
 fn check(store: &Path) -> u64 {
-    let checked = Command::new(writer()).arg("check").arg(store).output().expect("it runs");
+    check_by("leveldb", store)
+}
+
+fn check_by(engine: &str, store: &Path) -> u64 {
+    let checked = Command::new(writer_of(engine)).arg("check").arg(store).output().expect("it runs");
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
     String::from_utf8_lossy(&checked.stdout).trim().parse().expect("a number")
 }
@@ -167,43 +181,6 @@ fn containers_that_write_into_a_chain_are_paused_for_moments_and_go_on_whatever_
     node.engine.run(&["unpause", STORES[0]]);
 }
 
-/// A file system in a file, mounted.
-struct Disk {
-    folder: tempfile::TempDir,
-}
-
-impl Disk {
-    fn make() -> Self {
-        let disk = Self { folder: tempfile::tempdir().expect("a folder") };
-        let image = disk.folder.path().join("image");
-        fs::File::create(&image).expect("made").set_len(2 << 30).expect("a file with a hole");
-        fs::create_dir(disk.path()).expect("made");
-        let made = Command::new("mkfs.xfs").args(["-q", "-m", "reflink=1"]).arg(&image).status();
-        assert!(made.is_ok_and(|made| made.success()), "this test needs mkfs.xfs (xfsprogs)");
-        let mounted = Command::new("mount").args(["-o", "loop"]).arg(&image).arg(disk.path()).status();
-        assert!(mounted.is_ok_and(|mounted| mounted.success()), "this test needs root and loop devices");
-        disk
-    }
-
-    fn path(&self) -> PathBuf {
-        self.folder.path().join("mounted")
-    }
-
-    /// Bytes that are free, as the file system counts them.
-    fn free(&self) -> u64 {
-        let said =
-            Command::new("stat").args(["-f", "-c", "%a %S"]).arg(self.path()).output().expect("it runs");
-        let said = String::from_utf8(said.stdout).expect("UTF-8");
-        said.split_whitespace().map(|number| number.parse::<u64>().expect("a number")).product()
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.path()).status();
-    }
-}
-
 /// Beside CometBFT's log; what lies there is of the same moment.
 const LONG: &str = "data/cs.wal/long";
 
@@ -222,7 +199,7 @@ fn with_a_long_log(node: &Path) {
 #[test]
 fn where_a_file_system_shares_blocks_a_long_file_is_held_and_takes_no_space() {
     const LOG: u64 = 200 << 20;
-    let disk = Disk::make();
+    let disk = Disk::make(2 << 30, &["mkfs.xfs", "-q", "-m", "reflink=1"], "rw");
     let node = disk.path().join("node");
     with_a_long_log(&node);
     let system = started(System::prepare_held(&[]), &node, "", None);
@@ -270,7 +247,7 @@ fn walk(folder: &Path) -> Vec<(PathBuf, u64)> {
 
 #[test]
 fn what_is_about_to_be_cloned_is_on_the_disk_before_anybody_is_paused() {
-    let disk = Disk::make();
+    let disk = Disk::make(2 << 30, &["mkfs.xfs", "-q", "-m", "reflink=1"], "rw");
     let node = disk.path().join("node");
     fs::create_dir_all(node.join("data/cs.wal")).expect("made");
     fs::write(node.join("data/priv_validator_state.json"), r#"{"height":"9","round":0,"step":3}"#)

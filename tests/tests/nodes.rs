@@ -14,6 +14,8 @@ mod geth;
 mod node;
 #[path = "nodes/seams.rs"]
 mod seams;
+#[path = "nodes/snapshots.rs"]
+mod snapshots;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::sources::{Kind, SourceConfig, SourceData, USUAL_RUNGS};
+use super::sources::{Kind, SourceConfig, SourceData};
 use super::{Hooks, Limits};
+use crate::sources::blockchain::Rung;
 
 /// A usual place: what is expected there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +52,7 @@ pub fn discover(root: &Path) -> Discovery {
                 exclude_caches: false,
                 one_file_system: true,
                 profile: Default::default(),
-                quiesce: USUAL_RUNGS.to_vec(),
+                quiesce: Rung::USUAL.to_vec(),
                 imports: None,
                 fsync_lock: None,
                 limits: Limits::default(),

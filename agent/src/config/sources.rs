@@ -222,6 +222,7 @@ struct Written {
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum WrittenRung {
+    Snapshot,
     Bracket,
     Pause,
     Container,
@@ -261,9 +262,12 @@ impl TryFrom<Written> for SourceConfig {
             return Err("a source has one of `rpc_auth` and `rpc_auth_file`");
         }
         let quiesce = match (&written.quiesce, kind) {
-            (None, _) => USUAL_RUNGS.to_vec(),
+            (None, _) => Rung::USUAL.to_vec(),
             (Some(_), other) if other != Kind::Blockchain && (other != Kind::Ipfs || is_server) => {
                 return Err("only a source of kind blockchain, or the folder of an IPFS node, has `quiesce`");
+            }
+            (Some(rungs), Kind::Ipfs) if rungs.contains(&WrittenRung::Snapshot) => {
+                return Err("only a source of kind blockchain has `snapshot` in its `quiesce`");
             }
             (Some(rungs), _) => rungs.iter().map(|rung| rung.served()).collect::<Result<_, _>>()?,
         };
@@ -365,21 +369,19 @@ impl TryFrom<Written> for SourceConfig {
 impl WrittenRung {
     fn served(self) -> Result<Rung, &'static str> {
         match self {
+            Self::Snapshot => Ok(Rung::Snapshot),
             Self::Bracket => Ok(Rung::Bracket),
             Self::Pause => Ok(Rung::Pause),
             Self::Container => Ok(Rung::Container),
             Self::Stop => Err(
-                "`quiesce` has `bracket`, `pause` and `container`; a node is stopped by the hooks before_backup and after_backup",
+                "`quiesce` has `snapshot`, `bracket`, `pause` and `container`; a node is stopped by the hooks before_backup and after_backup",
             ),
         }
     }
 }
 
-/// Unless it is said otherwise.
-pub(super) const USUAL_RUNGS: [Rung; 3] = [Rung::Bracket, Rung::Pause, Rung::Container];
-
 fn are_usual(rungs: &[Rung]) -> bool {
-    rungs == USUAL_RUNGS
+    rungs == Rung::USUAL
 }
 
 fn is_auto(profile: &Profile) -> bool {

@@ -132,8 +132,10 @@ fn how_a_chains_folder_is_read_is_told_by_its_profile() {
         from(&format!("{head}  - {{ component: x, name: x, path: /x, kind: {quiesce} }}\n"), &[])
             .map(|loaded| loaded.settings.sources[0].quiesce.clone())
     };
-    assert_eq!(rungs("blockchain"), Ok(vec![Rung::Bracket, Rung::Pause, Rung::Container]));
+    assert_eq!(rungs("blockchain"), Ok(Rung::USUAL.to_vec()));
     assert_eq!(rungs("blockchain, quiesce: [bracket]"), Ok(vec![Rung::Bracket]));
+    assert_eq!(rungs("blockchain, quiesce: [snapshot, pause]"), Ok(vec![Rung::Snapshot, Rung::Pause]));
+    assert!(rungs("ipfs, quiesce: [snapshot]").unwrap_err().contains("only a source of kind blockchain"));
     assert!(rungs("blockchain, quiesce: [stop]").unwrap_err().contains("before_backup"));
     assert!(rungs("files, quiesce: [pause]").unwrap_err().contains("only a source of kind blockchain"));
     assert!(chain("files, profile: geth").unwrap_err().contains("only a source of kind blockchain"));

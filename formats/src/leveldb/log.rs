@@ -22,6 +22,8 @@ pub(super) struct Log {
     /// Its own, where chunks with numbers are followed.
     number: Option<u32>,
     has_numbers: bool,
+    /// Somewhere in it room was made that was never written.
+    has_room: bool,
 }
 
 /// Where a log can be read no further.
@@ -69,6 +71,14 @@ impl Log {
         }
     }
 
+    /// The log has ended: true if it ends as its writer ends it, with a whole record and no room.
+    pub(super) fn is_whole(mut self, take: &mut impl FnMut(&[u8])) -> bool {
+        if self.damage.is_none() {
+            self.chunks(true, take);
+        }
+        self.damage.is_none() && !self.is_within_record && !self.has_room
+    }
+
     fn chunks(&mut self, is_last: bool, take: &mut impl FnMut(&[u8])) {
         let block = std::mem::take(&mut self.block);
         let mut rest = block.as_slice();
@@ -82,6 +92,7 @@ impl Log {
                     self.damage = Some(Damage::Chunk(at));
                     return;
                 }
+                self.has_room = true;
                 rest = &[];
                 break;
             }

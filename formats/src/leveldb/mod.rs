@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use repository::check::{CheckedFile, ContentCheck, Finding, Severity};
 
 pub(crate) use seek::{Seek, StoreFiles, proto_message, proto_number};
-pub use writes::{Write, log_writes, table_writes};
+pub use writes::{LogsInOrder, Write, is_in_order, log_writes, table_writes};
 
 use log::{Damage, Log};
 use manifest::{Manifest, Refused};

@@ -107,6 +107,49 @@ pub fn log_writes(bytes: &[u8], mut each: impl FnMut(Write<'_>)) -> Result<bool,
     }
 }
 
+/// True if a log or a list of tables ends as a LevelDB ends it: what came to the disk of it came in the order in which it
+/// was written. A file system that does not keep that order leaves zeros where something had not come yet.
+pub fn is_in_order(bytes: &[u8]) -> bool {
+    let mut log = Log::default();
+    log.bytes(bytes, &mut |_| ());
+    log.is_whole(&mut |_| ())
+}
+
+/// Follows the logs of a LevelDB in their order: does each end as its writer ends it, and hold they one write after the
+/// other, none lacking in between?
+#[derive(Debug, Default)]
+pub struct LogsInOrder {
+    log: Log,
+    last: Option<u64>,
+    is_torn: bool,
+}
+
+impl LogsInOrder {
+    /// The next bytes of a log.
+    pub fn bytes(&mut self, bytes: &[u8]) {
+        let Self { log, last, is_torn } = self;
+        log.bytes(bytes, &mut |record| *is_torn |= !follows(record, last));
+    }
+
+    /// The log has ended; false if it, or one before it, is not as it was written.
+    pub fn log_end(&mut self) -> bool {
+        let Self { log, last, is_torn } = self;
+        let is_whole = std::mem::take(log).is_whole(&mut |record| *is_torn |= !follows(record, last));
+        *is_torn |= !is_whole;
+        !*is_torn
+    }
+}
+
+/// True if the record is of the writes that come after the last one.
+fn follows(record: &[u8], last: &mut Option<u64>) -> bool {
+    let mut is_next = true;
+    let read = batch(record, &mut |write| {
+        is_next &= last.is_none_or(|last| last.checked_add(1) == Some(write.number));
+        *last = Some(write.number);
+    });
+    read.is_some() && is_next
+}
+
 /// Entries that were written together, numbered from the first on.
 fn batch(record: &[u8], each: &mut impl FnMut(Write<'_>)) -> Option<()> {
     let (first, rest) = record.split_first_chunk::<8>()?;
@@ -139,6 +182,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::record;
     use super::*;
 
     fn file(name: &str) -> Vec<u8> {
@@ -218,9 +262,44 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_came_to_the_disk_in_another_order_than_it_was_written_is_seen() {
+        let write = |number: u64| {
+            let entry = [1, 1, b'k', 3, 0, 0, 0];
+            record(&[&number.to_le_bytes()[..], &1_u32.to_le_bytes(), &entry].concat())
+        };
+        let in_order = |logs: &[Vec<u8>]| {
+            let mut follow = LogsInOrder::default();
+            logs.iter().all(|log| {
+                log.chunks(5).for_each(|bytes| follow.bytes(bytes));
+                follow.log_end()
+            })
+        };
+        let log = |numbers: std::ops::Range<u64>| numbers.flat_map(write).collect::<Vec<u8>>();
+        // Values that end in zeros are no room.
+        assert!(in_order(&[log(1..5), log(5..9), Vec::new()]) && in_order(&[]));
+        let (first, second) = (log(1..5), log(5..9));
+        let cut = |by: usize| first[..first.len() - by].to_vec();
+        let unwritten = |by: usize| [cut(by), vec![0; by]].concat();
+        assert!(in_order(std::slice::from_ref(&first)));
+        let one = write(4).len();
+        for torn in [cut(1), unwritten(one), unwritten(one + 3), [first.clone(), vec![0; 9]].concat()] {
+            assert!(!in_order(std::slice::from_ref(&torn)), "{torn:?}");
+            assert!(!in_order(&[torn.clone(), second.clone()]));
+            assert!(!is_in_order(&torn));
+        }
+        // A log that lacks its last write is whole by itself; the next one shows it.
+        assert!(in_order(&[cut(one)]) && is_in_order(&cut(one)));
+        assert!(!in_order(&[cut(one), second]));
+    }
+
     proptest! {
         #[test]
         fn no_bytes_make_it_fail(bytes: Vec<u8>) {
+            let _ = is_in_order(&bytes);
+            let mut follow = LogsInOrder::default();
+            follow.bytes(&bytes);
+            let _ = follow.log_end();
             let _ = table_writes(&bytes, |_| ());
             let _ = log_writes(&bytes, |_| ());
             let _ = entries(&bytes, &mut |_| ());

@@ -5,7 +5,7 @@ use std::io::Write;
 
 use serde_json::Value;
 
-use crate::{RESTORE, Validator, system};
+use crate::{RESTORE, Validator, Writer, consistency, left_in, system};
 
 #[test]
 fn the_manifest_of_a_geth_says_that_it_may_start_on_it_as_after_a_crash() {
@@ -214,4 +214,17 @@ fn a_height_goes_with_the_key_wherever_it_is_and_somebody_who_knows_better_state
     system.start_controller();
     system.await_agent();
     assert_eq!((height_of(&system, ONE), height_of(&system, OTHER)), (11, 3), "{third}");
+}
+
+#[test]
+fn where_there_can_be_no_snapshot_the_next_way_is_taken_and_the_reason_told_to_who_has_asked_for_one() {
+    let folder = tempfile::tempdir_in("/dev/shm").expect("a folder in memory, where nothing makes snapshots");
+    let store = folder.path().join("store");
+    let _writer = Writer::start("leveldb", &store);
+    let system = system(&store, ", quiesce: [snapshot, bracket]");
+    let job = system.run(&["backup"]);
+    let told = job["parts"][0]["problems"].to_string();
+    assert!(told.contains("no snapshot was made of it: it does not lie on Btrfs"), "{told}");
+    assert_eq!(consistency(&system), "bracketed");
+    assert_eq!(left_in(&store), [""; 0]);
 }

@@ -140,7 +140,7 @@ fn read(folder: &OwnedFd, name: &CStr, limit: u64) -> io::Result<Option<Vec<u8>>
 }
 
 /// False if the copy lacks a table, or its list is cut off. A list that cannot be followed is taken as it is.
-fn is_whole(held: &OwnedFd) -> io::Result<bool> {
+pub(super) fn is_whole(held: &OwnedFd) -> io::Result<bool> {
     let listed = names(held.as_fd())?;
     let seen = look(held, &listed)?;
     let by_marker = seen.markers.iter().filter_map(|name| {

@@ -1,5 +1,5 @@
 //! The folder of links and copies: `.neurashield-hold-<chance>` in the source, one folder in it for each that
-//! is held.
+//! is held, or a snapshot of all.
 //!
 //! Must stay true: it is locked as long as somebody reads from it, and only who has the lock removes it; what
 //! is removed is looked for in it and nowhere else, and through no link.
@@ -16,10 +16,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rustix::fs::{AtFlags, FlockOperation, Gid, Mode, OFlags, RawDir, SeekFrom, Timestamps, Uid};
 use rustix::io::Errno;
 
+use super::snapshot;
+
 const PREFIX: &str = ".neurashield-hold-";
 /// Shorter files share no blocks.
 pub(super) const SHARED_FROM: u64 = 4 << 20;
-const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+pub(super) const FOLDER: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// True for the name of a folder of links.
 pub(crate) fn is_hold(name: &[u8]) -> bool {
@@ -88,6 +91,10 @@ impl Hold {
         Ok((name, folder))
     }
 
+    pub(super) fn fd(&self) -> &OwnedFd {
+        &self.folder
+    }
+
     /// It is open for as long as this is, too.
     pub(in crate::sources) fn handle(&self) -> io::Result<OwnedFd> {
         self.folder.try_clone()
@@ -97,38 +104,69 @@ impl Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         if let Err(error) = remove(&self.root, &self.name, &self.folder) {
-            tracing::warn!(%error, "links into a source's folder stay until the agent's next start");
+            tracing::warn!(%error, "what was held in a source's folder stays there until the agent's next start");
         }
     }
 }
 
 /// Removes what an earlier process has left in `root`; what another process holds stays.
 pub(crate) fn reap(root: &Path) {
-    let reaped = rustix::fs::open(root, FOLDER.difference(OFlags::NOFOLLOW), Mode::empty())
-        .map_err(io::Error::from)
-        .and_then(|root| {
-            for name in names(root.as_fd())?.into_iter().filter(|name| is_hold(name.to_bytes())) {
-                let folder = rustix::fs::openat(&root, &*name, FOLDER, Mode::empty())?;
-                match rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
-                    Err(Errno::WOULDBLOCK) => continue,
-                    other => other?,
-                }
-                remove(&root, &name, &folder)?;
-                tracing::info!(name = %name.to_string_lossy(), "removed the links that an earlier backup has left");
-            }
-            Ok(())
-        });
-    match reaped {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+    let opened = rustix::fs::open(root, FOLDER.difference(OFlags::NOFOLLOW), Mode::empty());
+    let listed = opened.map_err(io::Error::from).and_then(|root| Ok((names(root.as_fd())?, root)));
+    let (names, root_folder) = match listed {
+        Ok(listed) => listed,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return,
         Err(error) => {
-            tracing::warn!(folder = %root.display(), %error, "links of an earlier backup cannot be removed");
+            tracing::warn!(folder = %root.display(), %error, "cannot look for links of an earlier backup");
+            return;
+        }
+    };
+    for name in names.iter().filter(|name| is_hold(name.to_bytes())) {
+        let shown = name.to_string_lossy();
+        match reap_one(&root_folder, name) {
+            Ok(true) => {
+                tracing::info!(name = %shown, "removed what an earlier backup has left in the folder")
+            }
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(folder = %root.display(), name = %shown, %error, "what an earlier backup has left cannot be removed");
+            }
         }
     }
 }
 
+/// Removes the snapshots that nobody holds any more; of those that stay, why. They pin what the engine frees.
+pub(super) fn reap_snapshots(root: &OwnedFd) -> io::Result<Vec<io::Error>> {
+    let mut stay = Vec::new();
+    for name in names(root.as_fd())?.iter().filter(|name| is_hold(name.to_bytes())) {
+        let folder = match rustix::fs::openat(root, &**name, FOLDER, Mode::empty()) {
+            Err(Errno::NOENT) => continue,
+            other => other?,
+        };
+        if names(folder.as_fd())?.iter().any(|part| snapshot::is_subvolume(&folder, part)) {
+            stay.extend(reap_one(root, name).err());
+        }
+    }
+    Ok(stay)
+}
+
+/// False if it is held.
+fn reap_one(root: &OwnedFd, name: &CStr) -> io::Result<bool> {
+    let folder = rustix::fs::openat(root, name, FOLDER, Mode::empty())?;
+    match rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => return Ok(false),
+        other => other?,
+    }
+    remove(root, name, &folder)?;
+    Ok(true)
+}
+
 fn remove(root: &OwnedFd, name: &CStr, folder: &OwnedFd) -> io::Result<()> {
     for part in names(folder.as_fd())? {
+        if snapshot::is_subvolume(folder, &part) {
+            snapshot::remove(folder, &part)?;
+            continue;
+        }
         let below = rustix::fs::openat(folder, &*part, FOLDER, Mode::empty())?;
         for file in names(below.as_fd())? {
             rustix::fs::unlinkat(&below, &*file, AtFlags::empty())?;

@@ -1,5 +1,5 @@
-//! Which way a node's folder is held, from the gentlest on: the bracket, by which nobody waits; a pause of who
-//! writes, for milliseconds. A hook that stops the node is its owner's.
+//! Which way a node's folder is held where there is no snapshot of it ([`super::snapshot`]), from the gentlest on: the
+//! bracket, by which nobody waits; a pause of who writes, for milliseconds. A hook that stops the node is its owner's.
 //!
 //! Must stay true: all that has to be of one moment is held within one: either nothing of it has changed from
 //! before the first to after the last, or nobody could write meanwhile. Where neither was had, that is told.
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::containers::PausedContainers;
 use super::hold::{HeldFolder, Hold, is_file, names};
-use super::look::{self, Looked, Part, Profile};
+use super::look::{self, Looked, Part};
 use super::pause::{Paused, Watched};
 use super::{Held, HoldError, Way, appended, bracket, copies, dirty, freezer};
 use crate::steps::Step;
@@ -30,12 +30,19 @@ use crate::steps::Step;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Rung {
+    /// As a snapshot by the file system has it.
+    Snapshot,
     /// Until nothing has moved between two looks.
     Bracket,
     /// While who writes is stopped.
     Pause,
     /// While the containers are paused that have it mounted.
     Container,
+}
+
+impl Rung {
+    /// What is tried, in this order, unless it is said otherwise.
+    pub const USUAL: [Self; 4] = [Self::Snapshot, Self::Bracket, Self::Pause, Self::Container];
 }
 
 /// So often, and for so long, a moment is waited for in which nothing of several stores moves.
@@ -132,7 +139,7 @@ impl Ladder<'_> {
         }
         let why = match why.is_empty() {
             true if may(Rung::Container) => "no Docker Engine is there (`docker`)".to_owned(),
-            true => "its `quiesce` allows nothing".to_owned(),
+            true => "its `quiesce` allows nothing else".to_owned(),
             false => why.join("; "),
         };
         // Each by itself is more than nothing.
@@ -228,15 +235,8 @@ impl Ladder<'_> {
     fn prepare(&self) -> Result<(Hold, Vec<Ready>), HoldError> {
         let hold = Hold::make(self.folder).map_err(HoldError::io("no folder for links can be made in it"))?;
         let profile = self.looked.profile(self.way.profile);
-        let is_held = |part: Part| match part {
-            Part::Store => true,
-            Part::Freezer => profile == Profile::Geth,
-            Part::Blocks => profile.is_fabric(),
-            Part::Snapshots | Part::Raft => profile == Profile::FabricOrderer,
-            Part::Files => profile == Profile::Cometbft,
-        };
         let mut parts = Vec::new();
-        for (path, part) in self.looked.parts.iter().filter(|(_, part)| is_held(**part)) {
+        for (path, part) in self.looked.parts.iter().filter(|(_, part)| profile.holds(**part)) {
             let held = hold.folder().map_err(HoldError::io("no folder for links can be made in it"))?;
             let live =
                 look::open(self.folder, path).map_err(HoldError::io("a part of it cannot be opened"))?;

@@ -59,6 +59,17 @@ impl Profile {
         self != Profile::Plain
     }
 
+    /// True for a part that is held of a folder of this profile.
+    pub(super) fn holds(self, part: Part) -> bool {
+        match part {
+            Part::Store => true,
+            Part::Freezer => self == Profile::Geth,
+            Part::Blocks => self.is_fabric(),
+            Part::Snapshots | Part::Raft => self == Profile::FabricOrderer,
+            Part::Files => self == Profile::Cometbft,
+        }
+    }
+
     /// True if blocks lie in files that are appended to.
     pub(super) fn is_fabric(self) -> bool {
         matches!(self, Profile::FabricPeer | Profile::FabricOrderer)

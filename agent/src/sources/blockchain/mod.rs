@@ -3,7 +3,8 @@
 //! The stores of a node (LevelDB, Pebble, RocksDB) make and remove files all the time, and a copy that takes them one
 //! after the other is of no use. So what must fit together is held first: tables by hard links, what changes
 //! in place by copies, all in a folder of its own on the same mount, until nothing moved between two looks.
-//! That takes milliseconds and stops no writer. Where several stores must be of one moment and something always
+//! That takes milliseconds and stops no writer. Where the file system makes snapshots, it is one of those ([`snapshot`]),
+//! and the archive is read from there. Where several stores must be of one moment and something always
 //! moves, who writes is paused for those milliseconds. The archive is then read from there, in path order, under
 //! the names that the files have in the node's folder.
 //!
@@ -19,12 +20,15 @@ mod dirty;
 mod freezer;
 pub(in crate::sources) mod hold;
 pub(in crate::sources) mod ladder;
+mod lasting;
 pub(in crate::sources) mod look;
 mod pause;
+mod snapshot;
 mod thaw;
 
 pub(crate) use hold::{HeldFolder, is_hold, reap};
 pub(crate) use ladder::Rung;
+pub(crate) use lasting::Lasting;
 pub(crate) use look::Profile;
 pub(crate) use thaw::{guard, thaw_left};
 
@@ -45,6 +49,7 @@ use super::{Item, Problem, ProblemKind, Source, SourceError};
 use crate::signed::{Key, Signed};
 use hold::Hold;
 use ladder::{Climbed, Ladder};
+use snapshot::{Attempt, Snapshot};
 
 /// What people should know of a folder in which several files say how far a validator has signed.
 const SEVERAL: &str = "several of its files say how far a validator has signed, so none of it is remembered: before one of \
@@ -70,6 +75,7 @@ pub(crate) type Held = Arc<BTreeMap<EntryPath, HeldFolder>>;
 pub(crate) struct ChainSource {
     files: FilesSource,
     quiesce: Option<Quiesce>,
+    is_snapshot: bool,
     profile: Profile,
     /// The one file that says how far a validator has signed, and what it said before all was read.
     signer: Option<(PathBuf, Option<Signed>)>,
@@ -78,6 +84,7 @@ pub(crate) struct ChainSource {
     has_several_signers: bool,
     key_now: OnceCell<Key>,
     // After the files, which are read from there.
+    snapshot: Option<Snapshot>,
     _hold: Option<Hold>,
 }
 
@@ -89,15 +96,16 @@ struct Keys {
 }
 
 impl Keys {
-    fn look(root: &Path, paths: Vec<EntryPath>) -> Self {
+    /// Those at `paths` in `root`; `seen_at` is where all is read from.
+    fn look(root: &Path, seen_at: &Path, paths: Vec<EntryPath>) -> Self {
         let mut keys = Self { root: root.to_owned(), paths, before: Key::Absent };
-        keys.before = keys.read();
+        keys.before = keys.read(seen_at);
         keys
     }
 
     /// Whose they are: one that lies there twice, as a link and what it leads to, is one.
-    fn read(&self) -> Key {
-        let mut all = self.paths.iter().map(|path| Key::at(&self.root, path));
+    fn read(&self, root: &Path) -> Key {
+        let mut all = self.paths.iter().map(|path| Key::at(root, path));
         let Some(first) = all.next() else { return Key::Absent };
         let is_one = self.paths.len() < look::MAX_KEYS && all.all(|key| key == first);
         if is_one { first } else { Key::Unreadable }
@@ -105,7 +113,7 @@ impl Keys {
 
     /// Whose height the state tells: whose key is there now as it was before; [`Key::Unreadable`] if that is not so.
     fn now(&self) -> Key {
-        let now = self.read();
+        let now = self.read(&self.root);
         if now == self.before { now } else { Key::Unreadable }
     }
 }
@@ -125,11 +133,20 @@ pub(crate) struct Way<'a> {
 
 impl Source for ChainSource {
     fn next(&mut self) -> Result<Option<Item>, SourceError> {
-        self.files.next()
+        let next = self.files.next()?;
+        // All was read, and what stays behind is told.
+        if next.is_none()
+            && let Some(mut snapshot) = self.snapshot.take()
+            && let Err(error) = snapshot.end()
+        {
+            return Ok(Some(Item::Problem(suspect(snapshot::stays(&[error])))));
+        }
+        Ok(next)
     }
 
     fn consistency(&self) -> Consistency {
         match self.quiesce.map(|quiesce| quiesce.by) {
+            None if self.is_snapshot => Consistency::Snapshot,
             None => Consistency::Fuzzy,
             Some(QuiescedBy::Bracket) => Consistency::Bracketed,
             Some(QuiescedBy::Pause | QuiescedBy::Container | QuiescedBy::Lock | QuiescedBy::Other) => {
@@ -181,34 +198,71 @@ impl ChainSource {
             |error: io::Error| SourceError::Open { folder: root.display().to_string(), source: error };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = rustix::fs::open(root, flags, Mode::empty()).map_err(|error| failed(error.into()))?;
-        let looked = look::look(&folder).map_err(failed)?;
+        let mut looked = look::look(&folder).map_err(failed)?;
         let profile = looked.profile(way.profile);
         let mut climbed = Climbed::default();
+        let mut told = Vec::new();
+        let mut taken = None;
         if profile.holds_anything() && !looked.parts.is_empty() {
-            climbed = Ladder { folder: &folder, looked: &looked, way, cancel }.climb();
+            let tried = Attempt::at(&folder, &rules, way, profile, cancel);
+            told.extend(tried.told);
+            match (tried.taken, tried.why) {
+                (Some(found), _) => taken = Some(found),
+                (None, why) => {
+                    climbed = Ladder { folder: &folder, looked: &looked, way, cancel }.climb();
+                    told.extend(climbed.told.take());
+                    // What would have helped, too.
+                    told.extend(
+                        why.filter(|(_, is_told)| *is_told || climbed.quiesce.is_none()).map(|(why, _)| why),
+                    );
+                }
+            }
         }
-        let Climbed { hold, held, quiesce, told } = climbed;
+        let Climbed { hold, held, quiesce, .. } = climbed;
         if hold.is_some() {
             rules.held = held;
         }
-        tracing::info!(folder = %root.display(), %profile, ?quiesce, "looked at the chain's folder");
-        let mut files = FilesSource::folder(root, rules)?;
-        let problem = |cause| Problem { path: EntryPath::root(), kind: ProblemKind::Suspect, cause };
-        files.tell(told.map(problem).into_iter().collect());
-        let within = |path: &EntryPath| root.join(std::ffi::OsStr::from_bytes(path.as_bytes()));
-        let keys = Keys::look(root, looked.keys);
+        let is_snapshot = taken.is_some();
+        tracing::info!(folder = %root.display(), %profile, ?quiesce, is_snapshot, "looked at the chain's folder");
+        let (mut files, seen_at) = match &mut taken {
+            None => (FilesSource::folder(root, rules)?, root.to_owned()),
+            Some((snapshot, found)) => {
+                looked = std::mem::take(found);
+                snapshot.leave_out(&mut rules);
+                rules.lasting = Lasting::of(&looked, profile);
+                let opened = snapshot.folder().and_then(|folder| FilesSource::opened(folder, rules));
+                (opened.map_err(failed)?, snapshot.path())
+            }
+        };
+        files.tell(told.into_iter().map(suspect).collect());
+        let within = |at: &Path, path: &EntryPath| at.join(std::ffi::OsStr::from_bytes(path.as_bytes()));
+        let keys = Keys::look(root, &seen_at, std::mem::take(&mut looked.keys));
         let signer = match looked.signers.as_slice() {
             [one] => {
-                let path = within(one);
-                let before = Signed::at(&path);
-                Some((path, before))
+                let before = Signed::at(&within(&seen_at, one));
+                Some((within(root, one), before))
             }
             _ => None,
         };
         let has_several_signers = looked.signers.len() > 1;
-        let key_now = OnceCell::new();
-        Ok(Self { files, quiesce, profile, signer, keys, has_several_signers, key_now, _hold: hold })
+        let snapshot = taken.map(|(snapshot, _)| snapshot);
+        Ok(Self {
+            files,
+            quiesce,
+            is_snapshot,
+            profile,
+            signer,
+            keys,
+            has_several_signers,
+            key_now: OnceCell::new(),
+            snapshot,
+            _hold: hold,
+        })
     }
+}
+
+fn suspect(cause: String) -> Problem {
+    Problem { path: EntryPath::root(), kind: ProblemKind::Suspect, cause }
 }
 
 /// Why a folder is not held.
@@ -269,13 +323,13 @@ mod tests {
             node.path().join("link/priv_validator_key.json"),
         )
         .expect("made");
-        let keys = Keys::look(node.path(), vec![link, path]);
+        let keys = Keys::look(node.path(), node.path(), vec![link, path]);
         assert_eq!(keys.now(), Key::Of("1".repeat(40)));
         has("2");
         assert_eq!(keys.now(), Key::Unreadable);
         std::fs::remove_file(&file).expect("removed");
         assert_eq!(keys.now(), Key::Unreadable);
-        assert_eq!(Keys::look(node.path(), Vec::new()).now(), Key::Absent);
+        assert_eq!(Keys::look(node.path(), node.path(), Vec::new()).now(), Key::Absent);
         // Two of different validators.
         has("1");
         let other = node.path().join("link/priv_validator_key.json");

@@ -23,6 +23,8 @@ pub use excludes::{Excludes, WrongPattern};
 pub use rules::Rules;
 pub(crate) use rules::is_repository;
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use crate::sources::{Item, Source, SourceError};
@@ -41,6 +43,11 @@ impl FilesSource {
     /// `root` itself may be a symbolic link.
     pub fn folder(root: &Path, rules: impl Into<Rules>) -> Result<Self, SourceError> {
         Ok(Self { walk: Walk::start(root, Wanted::Whole, rules.into())? })
+    }
+
+    /// As [`Self::folder`], of one that is open.
+    pub(crate) fn opened(folder: OwnedFd, rules: Rules) -> io::Result<Self> {
+        Ok(Self { walk: Walk::opened(folder, Wanted::Whole, rules)? })
     }
 
     /// The files and folders that `patterns` name: absolute paths, in which `*`, `?`, `[…]` and `**`

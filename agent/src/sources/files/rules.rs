@@ -57,6 +57,8 @@ pub struct Rules {
     pub(crate) above_own: Vec<(u64, u64)>,
     /// Folders whose files are read from elsewhere, where they are held.
     pub(crate) held: crate::sources::blockchain::Held,
+    /// Files that are known to be what they were without the time of their inode's own change.
+    pub(crate) lasting: crate::sources::blockchain::Lasting,
 }
 
 impl From<Excludes> for Rules {
@@ -68,6 +70,7 @@ impl From<Excludes> for Rules {
             own: Vec::new(),
             above_own: Vec::new(),
             held: Default::default(),
+            lasting: Default::default(),
         }
     }
 }

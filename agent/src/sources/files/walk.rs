@@ -84,6 +84,15 @@ impl Walk {
             |error: Errno| SourceError::Open { folder: root.display().to_string(), source: error.into() };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = rustix::fs::open(root, flags, Mode::empty()).map_err(failed)?;
+        Self::within(limits, folder, wanted, rules).map_err(failed)
+    }
+
+    /// As [`Self::start`], of a folder that is open.
+    pub(super) fn opened(folder: OwnedFd, wanted: Wanted, rules: Rules) -> Result<Self, Errno> {
+        Self::within(LIMITS, folder, wanted, rules)
+    }
+
+    fn within(limits: Limits, folder: OwnedFd, wanted: Wanted, rules: Rules) -> Result<Self, Errno> {
         let mut walk = Self {
             levels: Vec::new(),
             ready: VecDeque::new(),
@@ -95,7 +104,7 @@ impl Walk {
             clocks: Clocks::default(),
             limits,
         };
-        walk.enter(EntryPath::root(), folder, wanted, None).map_err(failed)?;
+        walk.enter(EntryPath::root(), folder, wanted, None)?;
         Ok(walk)
     }
 
@@ -297,7 +306,8 @@ impl Walk {
                 FileType::RegularFile => {
                     let content = FileReader::new(Arc::clone(&folder), name.clone(), stat);
                     let clock = self.clocks.of(&folder, stat.st_dev);
-                    match is_held {
+                    let above = &self.levels.last().expect("a file lies in a folder").path;
+                    match is_held || self.rules.lasting.has(above, &name) {
                         true => Body::File {
                             stamp: held_stamp(stamp(stat)),
                             clock,

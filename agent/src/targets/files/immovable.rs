@@ -5,13 +5,11 @@
 //! Below that, folders alone are looked at, since there may be millions of files. What cannot be seen there is told, and
 //! is no reason to refuse what would replace it.
 
-use std::collections::BTreeSet;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io;
-use std::ops::Bound;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use repository::archive::path::EntryPath;
 use rustix::fs::{AtFlags, Dir, FileType};
@@ -20,6 +18,7 @@ use super::ground::may_be_mount_point;
 use super::handles::open_folder;
 use super::late::folder_at;
 use super::stays::{NOT_OURS, OUR_LACK, is_one_of};
+use crate::mounts::Mounted;
 use crate::sources::files::{Rules, is_repository};
 
 /// Why something is not moved.
@@ -180,72 +179,18 @@ fn enter(
     }
 }
 
-/// What is mounted, by where, as this process sees it.
-pub(super) struct Mounted(BTreeSet<PathBuf>);
-
-impl Mounted {
-    pub(super) fn now() -> Self {
-        match std::fs::read("/proc/self/mountinfo") {
-            Ok(text) => Self::read(&text),
-            Err(error) => {
-                tracing::warn!(%error, "cannot look for what is mounted below what is restored");
-                Self(BTreeSet::new())
-            }
-        }
-    }
-
-    fn read(text: &[u8]) -> Self {
-        let fifth = |line: &[u8]| line.split(|byte| *byte == b' ').nth(4).map(unescaped);
-        Self(text.split(|byte| *byte == b'\n').filter_map(fifth).map(PathBuf::from).collect())
-    }
-
-    /// The first mount point below the live entry at `path`, which lies in the folder `root`, called `shown`.
-    pub(super) fn first_in(&self, root: &OwnedFd, shown: &Path, path: &EntryPath) -> Option<EntryPath> {
-        let at = shown.join(OsStr::from_bytes(path.as_bytes()));
-        let name = path.name()?;
-        let mut below = self.below(&at).peekable();
-        below.peek()?;
-        // One that is not there any more has nothing below it.
-        let folder = folder_at(root, &path.parent().unwrap_or_default()).ok()??;
-        below.find_map(|below| mounted_at((&folder, name), path, below))
-    }
-
-    /// Where something is mounted in the folder `at`, which does not count itself, as paths from there.
-    pub(super) fn below(&self, at: &Path) -> impl Iterator<Item = &Path> {
-        let after = self.0.range::<Path, _>((Bound::Excluded(at), Bound::Unbounded));
-        after.map_while(move |mount| mount.strip_prefix(at).ok())
-    }
-}
-
-/// `\040` stands for a space.
-fn unescaped(field: &[u8]) -> OsString {
-    let mut plain = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let [first, after @ ..] = rest {
-        let octal = after.get(..3).filter(|_| *first == b'\\');
-        let octal = octal.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
-        plain.push(octal.unwrap_or(*first));
-        rest = if octal.is_some() { &after[3..] } else { after };
-    }
-    OsString::from_vec(plain)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_mounted_below_a_folder_is_read_as_the_kernel_tells_it() {
-        let text = b"22 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
-            23 22 0:5 / /data/a\\040b/c\\134d rw,relatime shared:1 - tmpfs tmpfs rw\n\
-            24 22 0:6 / /data rw - tmpfs tmpfs rw\n\
-            25 22 0:7 / /data.old/x rw - tmpfs tmpfs rw\n\
-            26 22 0:8 / /data/z rw - tmpfs tmpfs rw\n";
-        let mounted = Mounted::read(text);
-        let below = |at: &str| mounted.below(Path::new(at)).map(Path::to_owned).collect::<Vec<_>>();
-        assert_eq!(below("/data"), [Path::new("a b/c\\d"), Path::new("z")]);
-        assert_eq!(below("/data/a b"), [Path::new("c\\d")]);
-        assert_eq!(below("/data/z"), [""; 0].map(PathBuf::from));
-        assert_eq!(below("/dat"), [""; 0].map(PathBuf::from));
-    }
+/// The first mount point below the live entry at `path`, which lies in the folder `root`, called `shown`.
+pub(super) fn first_mounted_in(
+    mounted: &Mounted,
+    root: &OwnedFd,
+    shown: &Path,
+    path: &EntryPath,
+) -> Option<EntryPath> {
+    let at = shown.join(OsStr::from_bytes(path.as_bytes()));
+    let name = path.name()?;
+    let mut below = mounted.below(&at).peekable();
+    below.peek()?;
+    // One that is not there any more has nothing below it.
+    let folder = folder_at(root, &path.parent().unwrap_or_default()).ok()??;
+    below.find_map(|below| mounted_at((&folder, name), path, below))
 }

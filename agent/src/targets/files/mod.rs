@@ -194,10 +194,10 @@ fn plan_swap<'a>(
 
 /// What was mounted since the plan in what is replaced would go along.
 fn find_mounts(stage: &Stage<'_>, story: &Story) -> Result<(), RestoreError> {
-    let mounted = immovable::Mounted::now();
+    let mounted = crate::mounts::Mounted::now();
     for Move { area, path, .. } in &story.moves {
         let area = &stage.areas[*area];
-        if let Some(mount) = mounted.first_in(&area.root, &area.path, path) {
+        if let Some(mount) = immovable::first_mounted_in(&mounted, &area.root, &area.path, path) {
             let cause = "something was mounted there since the plan was made, and would go along with the folder that is replaced; plan again";
             return Err(RestoreError::refused(&mount, cause));
         }
