@@ -255,8 +255,11 @@ fn a_plan_names_what_is_replaced_also_where_a_path_names_the_folder_that_stays()
     }
 
     // What is not there is not made: something may have to be mounted there.
-    let gone =
-        survey(&in_place(&root.join("gone"), "z"), archive.entries.iter().cloned().map(Ok::<_, Malformed>));
+    let gone = survey(
+        &in_place(&root.join("gone"), "z"),
+        &KEY,
+        archive.entries.iter().cloned().map(Ok::<_, Malformed>),
+    );
     assert!(gone.expect_err("refused").to_string().contains("it is not there: mount what belongs there"));
 
     // Listed files: the folders that they lie in stay.

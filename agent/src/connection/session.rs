@@ -215,7 +215,7 @@ fn until_renewal(agent: &Agent, identity: &Identity) -> Duration {
 fn obey(tasks: &Tasks, message: v1::ControllerMessage) {
     match message.message {
         Some(Down::StartArchive(order)) => take(tasks, order.task_id.clone(), Work::Archive(order)),
-        Some(Down::PlanRestore(order)) => take(tasks, order.task_id.clone(), Work::Plan(order)),
+        Some(Down::PlanRestore(order)) => take(tasks, order.task_id.clone(), Work::Plan(Box::new(order))),
         Some(Down::StartRestore(order)) => take(tasks, order.task_id.clone(), Work::Restore(Box::new(order))),
         Some(Down::SettleRestore(order)) => take(tasks, order.task_id.clone(), Work::Settle(order)),
         Some(Down::StartDrill(order)) => take(tasks, order.task_id.clone(), Work::Drill(Box::new(order))),

@@ -64,7 +64,7 @@ pub(crate) struct TaskContext {
 /// What the controller asks for.
 pub(crate) enum Work {
     Archive(v1::StartArchive),
-    Plan(v1::PlanRestore),
+    Plan(Box<v1::PlanRestore>),
     Restore(Box<v1::StartRestore>),
     Settle(v1::SettleRestore),
     Drill(Box<v1::StartDrill>),
@@ -243,7 +243,7 @@ async fn work_on(
     match work {
         Work::Archive(order) => Box::pin(archive::run(context, order, cancel)).await.map(|()| None),
         Work::Plan(order) => {
-            restore::plan(context, order, cancel).await.map(Message::RestorePlanned).map(Some)
+            restore::plan(context, *order, cancel).await.map(Message::RestorePlanned).map(Some)
         }
         Work::Restore(order) => {
             Box::pin(restored(context, *order, cancel)).await.map(Message::RestoreFinished).map(Some)

@@ -310,7 +310,8 @@ async fn add(folder: &Rebuilding, catalog: &Catalog, copy: &CatalogCopy) -> Resu
 /// How far validators have signed is in the copy as of when that was made, and in the manifests of all that is there.
 async fn remember_signed(catalog: &Catalog, backups: &[BackupRecord]) -> Result<(), CatalogError> {
     let stated = catalog.stated().await?;
-    let (mut all, mut known): (Vec<Seen>, HashMap<(&SourceId, Option<&str>), usize>) = Default::default();
+    let mut all: Vec<Seen> = Vec::new();
+    let mut known: HashMap<(&SourceId, Option<&str>), usize> = HashMap::new();
     let mut order: Vec<&BackupRecord> = backups.iter().collect();
     order.sort_by_key(|record| record.sequence);
     for record in order {

@@ -86,8 +86,7 @@ pub(crate) fn differs(before: &v1::EntryLine, after: &v1::EntryLine) -> Option<(
         "time" => after.kind == "file",
         _ => false,
     };
-    let change =
-        if differs.iter().any(|name| is_content(&name)) { Change::Changed } else { Change::Metadata };
+    let change = if differs.iter().any(is_content) { Change::Changed } else { Change::Metadata };
     (!differs.is_empty()).then_some((change, differs))
 }
 

@@ -72,7 +72,7 @@ impl Log {
     }
 
     /// The log has ended: true if it ends as its writer ends it, with a whole record and no room.
-    pub(super) fn is_whole(mut self, take: &mut impl FnMut(&[u8])) -> bool {
+    pub(super) fn ends_whole(mut self, take: &mut impl FnMut(&[u8])) -> bool {
         if self.damage.is_none() {
             self.chunks(true, take);
         }

@@ -112,7 +112,7 @@ pub fn log_writes(bytes: &[u8], mut each: impl FnMut(Write<'_>)) -> Result<bool,
 pub fn is_in_order(bytes: &[u8]) -> bool {
     let mut log = Log::default();
     log.bytes(bytes, &mut |_| ());
-    log.is_whole(&mut |_| ())
+    log.ends_whole(&mut |_| ())
 }
 
 /// Follows the logs of a LevelDB in their order: does each end as its writer ends it, and hold they one write after the
@@ -134,7 +134,7 @@ impl LogsInOrder {
     /// The log has ended; false if it, or one before it, is not as it was written.
     pub fn log_end(&mut self) -> bool {
         let Self { log, last, is_torn } = self;
-        let is_whole = std::mem::take(log).is_whole(&mut |record| *is_torn |= !follows(record, last));
+        let is_whole = std::mem::take(log).ends_whole(&mut |record| *is_torn |= !follows(record, last));
         *is_torn |= !is_whole;
         !*is_torn
     }

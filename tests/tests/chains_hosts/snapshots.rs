@@ -6,7 +6,7 @@ use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tests::{Disk, Process, System, wait_for};
@@ -105,7 +105,7 @@ fn stores_that_are_being_written_open_whole_from_every_snapshot_and_nobody_is_he
             while !is_over.load(Ordering::Relaxed) {
                 assert!(!writes.iter().any(Writes::is_stopped), "a writer is held");
                 looks.fetch_add(1, Ordering::Relaxed);
-                std::thread::sleep(Duration::from_micros(300));
+                tests::pause(1);
             }
         });
         let mut last = [0; 3];
@@ -145,7 +145,8 @@ fn at_rest(store: &Path) -> u64 {
     let mut bytes = 0;
     for file in fs::read_dir(store).expect("listed").map(|file| file.expect("one").path()) {
         let file = fs::File::options().write(true).open(&file).expect("opened");
-        file.set_modified(SystemTime::now() - Duration::from_secs(7_200)).expect("set");
+        let at = file.metadata().expect("there").modified().expect("known") - Duration::from_secs(7_200);
+        file.set_modified(at).expect("set");
         bytes += file.metadata().expect("there").len();
     }
     bytes

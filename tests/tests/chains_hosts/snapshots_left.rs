@@ -83,9 +83,8 @@ fn a_snapshot_that_cannot_be_removed_is_told_by_every_backup_until_it_is_gone() 
     let job = system.start_job(&["backup"]);
     wait_for("the snapshot", 30, || system.steps().reached("snapshot-made"));
     // Somebody gives a folder of it to root meanwhile.
-    let hold = fs::read_dir(&node).expect("listed").map(|one| one.expect("one").path());
-    let hold =
-        hold.filter(|path| path.to_string_lossy().contains(".neurashield-hold-")).next().expect("there");
+    let mut hold = fs::read_dir(&node).expect("listed").map(|one| one.expect("one").path());
+    let hold = hold.find(|path| path.to_string_lossy().contains(".neurashield-hold-")).expect("there");
     let snapshot = hold.join("snapshot");
     btrfs(&["property", "set", "-f", "-ts", snapshot.to_str().expect("UTF-8"), "ro"], Path::new("false"));
     let taken = snapshot.join("data/db");

@@ -12,7 +12,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -153,7 +153,7 @@ fn insist(safeguard: Safeguard, words: Vec<String>, is_doubtful: bool, first: Du
     seen_to().insert(record.clone(), true);
     let insisting = move || {
         let (began, mut pause) = (Instant::now(), first);
-        let (_never, waits) = channel::<()>();
+        let (_never, waits) = sync_channel::<()>(1);
         while began.elapsed() < INSISTED {
             let _ = waits.recv_timeout(pause);
             if go_on(&words) && (!is_doubtful || began.elapsed() > DOUBT) {
@@ -253,7 +253,7 @@ struct Heard {
 
 impl Heard {
     /// Until the agent's end of the pipe is closed; `ended` is told once there is nothing to wait for.
-    fn listen(&self, ended: tokio::sync::oneshot::Sender<()>, heard: &Sender<()>) {
+    fn listen(&self, ended: tokio::sync::oneshot::Sender<()>, heard: &SyncSender<()>) {
         let mut ended = Some(ended);
         let mut said = [0];
         loop {
@@ -269,7 +269,7 @@ impl Heard {
             if let Some(ended) = ended.take() {
                 let _ = ended.send(());
             }
-            let _ = heard.send(());
+            let _ = heard.try_send(());
             if self.is_gone.load(Ordering::Acquire) {
                 return;
             }
@@ -282,7 +282,7 @@ pub(crate) fn guard(words: &[OsString]) -> Option<ExitCode> {
     let [_, verb, record, paused @ ..] = words else { return None };
     (verb == VERB).then(|| {
         let heard = Arc::new(Heard::default());
-        let (sender, receiver) = channel();
+        let (sender, receiver) = sync_channel(1);
         // Whatever ends it early, they go on all the same.
         if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() {
             runtime.block_on(until_the_end(heard.clone(), sender.clone()));
@@ -320,7 +320,7 @@ fn let_go(record: &Path, paused: &[String], heard: &Heard, receiver: &Receiver<(
 
 /// Until the agent says that it is over or its end of the pipe is closed, a signal asks for an end, or it has been too
 /// long.
-async fn until_the_end(heard: Arc<Heard>, sender: Sender<()>) {
+async fn until_the_end(heard: Arc<Heard>, sender: SyncSender<()>) {
     let asked = |kind| async move {
         match signal(kind) {
             Ok(mut asked) => drop(asked.recv().await),
