@@ -233,20 +233,32 @@ fn no_folder_of_a_chain_takes_more_than_a_fixed_memory() {
     let said = is_within("tables that may hold it", &nodes(32, 300_000, &small, &small));
     assert!(said.iter().all(|what| what.contains("cannot be followed")) && said.len() == 32, "{said:?}");
 
-    // An index of hundreds of thousands of blocks.
-    let mut index = Vec::new();
-    (0..800_000).for_each(|_| index.extend([0, 0, 2, 0, 0]));
+    // An index of hundreds of thousands of blocks, none of which may hold the key.
     let mut many = Vec::new();
+    let meta = add_block(&mut many, &[]);
+    let block = add_block(&mut many, &entry(&numbered(b"b"), b""));
+    let mut index = entry(&numbered(b"b"), &block);
+    // The same key, shared with the one before.
+    let again = [&[9, 0, block.len() as u8][..], &block].concat();
+    (0..800_000).for_each(|_| index.extend(&again));
     let place = add_block(&mut many, &index);
-    let mut footer = [&place[..], &place].concat();
+    let mut footer = [meta, place].concat();
     footer.resize(40, 0);
     many.extend(footer);
     many.extend(0xdb47_7524_8b80_fb57_u64.to_le_bytes());
-    is_within("an index of many blocks", &nodes(1, 0, &Arc::new(many), &small));
+    let said = is_within("an index of many blocks", &nodes(1, 0, &Arc::new(many), &small));
+    // It was looked into: there is nothing that could not be.
+    assert!(
+        matches!(&said[..], [said] if said.contains("it has no block, and the state is at height 9")),
+        "{said:?}"
+    );
 
     // Stores without end, and files of freezers with long names.
     let mut files = nodes(3_000, 0, &small, &small);
-    is_within("many nodes", &files);
+    let said = is_within("many nodes", &files);
+    let no_block = said.iter().filter(|what| what.contains("it has no block, and the state is at height 9"));
+    assert_eq!((no_block.count(), said.len()), (32, 33), "{said:?}");
+    assert!(said[32].contains("2968 more nodes lie in it"), "{}", said[32]);
     let name = "n".repeat(4_000);
     let (data, index) = (Arc::new(vec![]), Arc::new(vec![0; 6]));
     for number in 0..10_000 {
@@ -255,4 +267,35 @@ fn no_folder_of_a_chain_takes_more_than_a_fixed_memory() {
     }
     let said = is_within("long names", &files);
     assert!(said.iter().any(|what| what.contains("too many files")), "{said:?}");
+
+    // Nodes in the folders of each other's logs, so that a log lies in all of them, with paths as an archive may have
+    // them and as Linux has them.
+    let blocks = long(b"blockStore", &height(2, 8, 0), 0);
+    let state = long(b"stateKey", &height(3, 9, 0), 0);
+    let one = nodes(1, 0, &blocks, &state);
+    let within = |depth| "cs.wal/".repeat(depth);
+    let of_node = |depth| {
+        let of = move |(path, bytes): (&String, &Bytes)| {
+            (format!("{}{}", within(depth), path.trim_start_matches("0000/data/")), bytes.clone())
+        };
+        one.iter().map(of)
+    };
+    let nested: Files = (0..32).flat_map(of_node).collect();
+    for (length, is_too_long) in [(65_535, true), (4_000, false)] {
+        let mut files = nested.clone();
+        let beside = within(32).len() + "/cs.wal/wal.000".len();
+        let folder = format!("{}{}", within(32), "n".repeat(length - beside));
+        files.extend((0..1_000).map(|part| (format!("{folder}/cs.wal/wal.{part:03}"), data.clone())));
+        let said = is_within("logs of many nodes", &files);
+        let count = |what: &str| said.iter().filter(|said| said.contains(what)).count();
+        assert_eq!(count("blocks end at height 8, and the state is at 9"), 32, "{said:?}");
+        let too_long = count("1000 files were not looked at: their paths have more than 4096 bytes");
+        assert_eq!(too_long, usize::from(is_too_long), "{said:?}");
+        // Where nothing is broken, those are told that are not remembered.
+        let long_names: Files = files.into_iter().filter(|(path, _)| path.contains('n')).collect();
+        let twice = |(path, bytes): (String, Bytes)| [(format!("o{path}"), bytes.clone()), (path, bytes)];
+        let said = is_within("logs of no node", &long_names.into_iter().flat_map(twice).collect());
+        let told = if is_too_long { "2000 files were not looked at" } else { "1738 more parts of cs.wal" };
+        assert!(matches!(&said[..], [said] if said.contains(told)), "{said:?}");
+    }
 }

@@ -16,6 +16,8 @@ use super::wal::{Wal, number};
 
 const BLOCKS: &[u8] = b"blockStore";
 const STATE: &[u8] = b"stateKey";
+/// So many parts of a log are looked at, the newest: one in each round of a verification.
+const MAX_LOGS: usize = 16;
 /// Longer is no signer's state.
 const MAX_SIGNER: usize = 64 << 10;
 
@@ -53,8 +55,11 @@ impl Cometbft {
         let blocks = seek(&within(b"blockstore.db/"), stores, [BLOCKS.to_vec()])?;
         let state = seek(&within(b"state.db/"), stores, [STATE.to_vec()])?;
         let log = within(b"cs.wal/");
-        let mut logs: Vec<_> = seen.iter().filter(|path| path.starts_with(&log)).cloned().collect();
+        // A folder within may be another node's.
+        let is_part = |path: &&Vec<u8>| path.strip_prefix(&log[..]).is_some_and(|name| !name.contains(&b'/'));
+        let mut logs: Vec<&Vec<u8>> = seen.iter().filter(is_part).collect();
         logs.sort_by_key(|path| number(path));
+        let logs = logs[logs.len().saturating_sub(MAX_LOGS)..].iter().map(|path| path.to_vec()).collect();
         let signer = Some(within(b"priv_validator_state.json")).filter(|path| seen.contains(path));
         Some(Self {
             folder: folder.to_vec(),

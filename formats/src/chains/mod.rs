@@ -19,6 +19,9 @@ use freezer::Freezers;
 use seams::Seams;
 use wal::Wal;
 
+/// Linux opens no longer path; an archive may have longer ones.
+const MAX_PATH: usize = 4_096;
+
 /// Looks into a node's folder.
 #[derive(Debug, Default)]
 pub struct ChainsCheck {
@@ -29,6 +32,8 @@ pub struct ChainsCheck {
     /// The last file is of a store.
     is_of_store: bool,
     path: Vec<u8>,
+    /// So many files were not looked at, whose paths are too long.
+    too_long: u64,
 }
 
 #[derive(Debug, Default)]
@@ -44,6 +49,11 @@ enum Reading {
 
 impl ContentCheck for ChainsCheck {
     fn file(&mut self, file: CheckedFile<'_>) -> bool {
+        if file.path.len() > MAX_PATH {
+            self.too_long += 1;
+            (self.reading, self.is_of_store) = (Reading::Nothing, false);
+            return false;
+        }
         self.path = file.path.to_vec();
         if self.seams.has_begun() {
             self.is_of_store = false;
@@ -109,6 +119,13 @@ impl ContentCheck for ChainsCheck {
     fn end(&mut self) -> Vec<Finding> {
         let mut found = self.freezers.end();
         found.extend(self.stores.end());
+        if self.too_long > 0 {
+            let what = format!(
+                "{} files were not looked at: their paths have more than {MAX_PATH} bytes",
+                std::mem::take(&mut self.too_long)
+            );
+            found.push(Finding { path: Vec::new(), what, severity: Severity::Told });
+        }
         let is_broken = found.iter().any(|finding| finding.severity == Severity::Broken);
         // Of what is broken it need not be said that it could not be looked at.
         let seams = self.seams.end().into_iter();

@@ -18,6 +18,8 @@ use super::geth::Geth;
 const MAX_NODES: usize = 32;
 /// So many signers' states, and so many parts of logs, are remembered.
 const MAX_SEEN: usize = 1_000;
+/// So much of their paths, in bytes.
+const MAX_SEEN_BYTES: usize = 1 << 20;
 /// What is kept of the values of all nodes together, in bytes.
 const MAX_VALUES: usize = 4 << 20;
 
@@ -42,8 +44,11 @@ pub(super) trait Seam: Debug + Send {
 pub(super) struct Seams {
     /// Files of CometBFT that say a height: its logs and its signer's state.
     seen: BTreeSet<Vec<u8>>,
-    /// How many of each there are, states first.
+    /// Bytes of their paths.
+    seen_bytes: usize,
+    /// How many of each are remembered, states first, and how many more there are.
     counts: [usize; 2],
+    left: [usize; 2],
     nodes: Vec<Box<dyn Seam>>,
     has_begun: bool,
     reading: Option<usize>,
@@ -56,15 +61,19 @@ pub(super) type Stores<'a> = BTreeMap<&'a [u8], StoreFiles>;
 impl Seams {
     /// A file goes by in the first look.
     pub(super) fn see(&mut self, path: &[u8]) {
-        let count = match path.ends_with(b"priv_validator_state.json") {
-            true => &mut self.counts[0],
-            false if super::wal::is_wal(path) => &mut self.counts[1],
+        let kind = match path.ends_with(b"priv_validator_state.json") {
+            true => 0,
+            false if super::wal::is_wal(path) => 1,
             false => return,
         };
-        *count += 1;
-        if *count <= MAX_SEEN {
-            self.seen.insert(path.to_vec());
+        let bytes = self.seen_bytes + path.len();
+        if self.counts[kind] == MAX_SEEN || bytes > MAX_SEEN_BYTES {
+            self.left[kind] += 1;
+            return;
         }
+        self.counts[kind] += 1;
+        self.seen_bytes = bytes;
+        self.seen.insert(path.to_vec());
     }
 
     /// All files were given once: the nodes are these.
@@ -114,11 +123,9 @@ impl Seams {
     pub(super) fn end(&mut self) -> Vec<Finding> {
         let mut found: Vec<_> =
             std::mem::take(&mut self.nodes).iter().flat_map(|node| node.judge()).collect();
-        let left = |count: usize| count.saturating_sub(MAX_SEEN);
         let kinds = ["signers' states", "parts of cs.wal"];
-        for (what, count) in kinds.into_iter().zip(self.counts).filter(|(_, count)| left(*count) > 0) {
-            let what =
-                format!("{} more {what} lie in it than are looked at, and were not compared", left(count));
+        for (what, left) in kinds.into_iter().zip(self.left).filter(|(_, left)| *left > 0) {
+            let what = format!("{left} more {what} lie in it than are looked at, and were not compared");
             found.push(Finding { path: Vec::new(), what, severity: Severity::Told });
         }
         if self.more > 0 {

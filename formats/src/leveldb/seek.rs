@@ -32,10 +32,10 @@ pub(crate) struct Seek {
     found: BTreeMap<Vec<u8>, Option<Newest>>,
     manifest: Manifest,
     reading: Reading,
-    /// Files that were asked for and not given yet.
-    awaited: BTreeSet<Vec<u8>>,
-    /// Tables that are read once more: how often they were, and which of their blocks are wanted.
-    again: BTreeMap<Vec<u8>, (u8, Vec<Place>)>,
+    /// The names of files that were asked for and not given yet.
+    awaited: BTreeSet<String>,
+    /// Tables that are read once more, by name: how often they were, and which of their blocks are wanted.
+    again: BTreeMap<String, (u8, Vec<Place>)>,
     step: Step,
     unclear: Option<String>,
 }
@@ -57,7 +57,7 @@ enum Reading {
     Manifest(Log),
     Log(Log),
     Table {
-        path: Vec<u8>,
+        name: String,
         passes: u8,
         wanted: Vec<Place>,
         held: Held,
@@ -97,7 +97,7 @@ impl Seek {
     /// The files that are to be given next; none once all is known.
     pub(crate) fn wants(&mut self) -> Vec<Vec<u8>> {
         if let Some(missing) = self.awaited.pop_first() {
-            self.say(format!("{} was not there to be looked into", String::from_utf8_lossy(&missing)));
+            self.say(format!("{missing} was not there to be looked into"));
         }
         let names: Vec<String> = match self.step {
             _ if self.unclear.is_some() => Vec::new(),
@@ -115,14 +115,7 @@ impl Seek {
                 let tables = &self.manifest.may_hold;
                 tables.iter().map(|table| format!("{table:06}.{}", self.files.ending)).collect()
             }
-            Step::Tables => {
-                let paths: Vec<_> = self.again.keys().cloned().collect();
-                if paths.is_empty() {
-                    self.step = Step::Done;
-                }
-                self.awaited = paths.iter().cloned().collect();
-                return paths;
-            }
+            Step::Tables => self.again.keys().cloned().collect(),
             Step::Done => Vec::new(),
         };
         self.step = match self.step {
@@ -131,31 +124,31 @@ impl Seek {
             _ => Step::Tables,
         };
         let paths: Vec<_> = names.iter().map(|name| [&self.folder, name.as_bytes()].concat()).collect();
-        self.awaited = paths.iter().cloned().collect();
+        self.awaited = names.into_iter().collect();
         paths
     }
 
     /// A file that it has asked for begins. False if its bytes are not wanted.
     pub(crate) fn file(&mut self, path: &[u8], length: u64) -> bool {
-        if !self.awaited.remove(path) || self.unclear.is_some() {
+        let name = path.strip_prefix(&self.folder[..]).and_then(|name| std::str::from_utf8(name).ok());
+        let Some(name) = name.and_then(|name| self.awaited.take(name)) else { return false };
+        if self.unclear.is_some() {
             return false;
         }
-        let name = &path[self.folder.len()..];
-        if name.starts_with(b"MANIFEST-") {
+        if name.starts_with("MANIFEST-") {
             self.reading = Reading::Manifest(Log::default());
             return true;
         }
-        if let Some(number) = name.strip_suffix(b".log") {
-            let number = std::str::from_utf8(number).ok().and_then(|number| number.parse().ok());
-            self.reading = Reading::Log(Log::numbered(number.unwrap_or(0)));
+        if let Some(number) = name.strip_suffix(".log") {
+            self.reading = Reading::Log(Log::numbered(number.parse().unwrap_or(0)));
             return true;
         }
-        let (passes, wanted) = self.again.remove(path).unwrap_or_default();
+        let (passes, wanted) = self.again.remove(&name).unwrap_or_default();
         let Some(held) = Held::of(length, &wanted).filter(|_| length <= MAX_TABLE) else {
-            self.say(format!("its table {} is too long to be looked into", String::from_utf8_lossy(name)));
+            self.say(format!("its table {name} is too long to be looked into"));
             return false;
         };
-        self.reading = Reading::Table { path: path.to_vec(), passes: passes + 1, wanted, held };
+        self.reading = Reading::Table { name, passes: passes + 1, wanted, held };
         true
     }
 
@@ -191,7 +184,7 @@ impl Seek {
                     Some(Damage::TooLong(_)) => self.say("a record of its log is too long".to_owned()),
                 }
             }
-            Reading::Table { path, passes, mut wanted, held } => {
+            Reading::Table { name, passes, mut wanted, held } => {
                 let before = wanted.len();
                 let mut wrong = None;
                 for (key, found) in &mut self.found {
@@ -209,7 +202,7 @@ impl Seek {
                 } else if wanted.len() > before && passes == MAX_PASSES {
                     self.say("a table of it: its indexes lie too far apart to be followed".to_owned());
                 } else if wanted.len() > before {
-                    self.again.insert(path, (passes, wanted));
+                    self.again.insert(name, (passes, wanted));
                 }
             }
         }
