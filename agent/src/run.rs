@@ -74,7 +74,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), RunError
     blockchain::thaw_left(&config.state);
     let key = AgentKey::open(&state)?;
     let identity = Identity::load(&state)?;
-    let served = served(&config)?;
+    let served = served(&config, Path::new("/"))?;
     for source in &served {
         tracing::info!(source = %source.id, location = source.location(), "serves");
     }
@@ -143,14 +143,13 @@ fn allow_deep_folders() {
     }
 }
 
-/// The configured sources, or those found in the usual places.
-fn served(config: &AgentConfig) -> Result<Vec<Served>, WrongSource> {
+/// The configured sources, or those found in the usual places below `root`, which is `/` but in tests.
+fn served(config: &AgentConfig, root: &Path) -> Result<Vec<Served>, WrongSource> {
+    let served = |source| Ok(Served::new(source)?.of_cluster(&config.kubernetes).of_engine(&config.docker));
     if !config.sources.is_empty() {
-        let served =
-            |source| Ok(Served::new(source)?.of_cluster(&config.kubernetes).of_engine(&config.docker));
         return config.sources.iter().map(served).collect();
     }
-    let found = discover(Path::new("/"));
+    let found = discover(root);
     for place in &found.unserved {
         let hint = "dump the database into a folder and serve that with `kind: files`";
         tracing::warn!(
@@ -164,5 +163,29 @@ fn served(config: &AgentConfig) -> Result<Vec<Served>, WrongSource> {
     if found.sources.is_empty() {
         tracing::warn!("nothing to serve: list `sources` in the configuration");
     }
-    found.sources.iter().map(Served::new).collect()
+    found.sources.iter().map(served).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use runtime::config::{Layers, load};
+
+    use super::*;
+
+    #[test]
+    fn a_source_that_is_found_has_the_engine_of_the_configuration_as_a_listed_one_has() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, socket) = (folder.path().join("agent.yaml"), folder.path().join("engine.sock"));
+        let text = format!(
+            "controller: https://c:8443\ndocker: {{ enabled: true, socket: {} }}\n",
+            socket.display()
+        );
+        std::fs::write(&file, text).unwrap();
+        let layers = Layers { file: Some(file), variables: Default::default(), flags: Vec::new() };
+        let config: AgentConfig = load(&layers).unwrap().settings;
+        std::fs::create_dir_all(folder.path().join("app/backend/data/blockchain")).unwrap();
+        let found = served(&config, folder.path()).unwrap();
+        let engines: Vec<_> = found.iter().map(|one| one.engine.engine().cloned()).collect();
+        assert_eq!(engines, [Some(socket)]);
+    }
 }

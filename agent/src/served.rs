@@ -42,7 +42,7 @@ pub(crate) struct Served {
     imports: Option<PathBuf>,
     fsync_lock: Option<Duration>,
     /// The Docker Engine. Whether it is there is looked for each time: it may start after the agent.
-    engine: DockerConfig,
+    pub(crate) engine: DockerConfig,
 }
 
 /// A configured source cannot be used.

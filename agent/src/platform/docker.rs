@@ -261,13 +261,40 @@ impl Container {
 
     /// True for the container that the agent runs in: its host is called by its id.
     pub(super) fn is_ours(&self) -> bool {
-        let host = runtime::host::hostname();
-        host.len() >= 12 && self.id.starts_with(&host)
+        self.is_on(&runtime::host::hostname())
     }
 
-    /// True if it has the network of that one, and with it its host's name, hosts and resolv.conf.
-    pub(super) fn has_network_of(&self, other: &Self) -> bool {
-        self.host_config.network_mode.strip_prefix("container:").is_some_and(|called| other.is_called(called))
+    fn is_on(&self, host: &str) -> bool {
+        host.len() >= 12 && self.id.starts_with(host)
+    }
+
+    /// The one of `all` that the agent runs in, if it runs in one of them. An error where that cannot be told.
+    pub(super) fn ours(all: &[Self]) -> Result<Option<&Self>, PlatformError> {
+        Self::of_host(all, &runtime::host::hostname())
+    }
+
+    fn of_host<'a>(all: &'a [Self], host: &str) -> Result<Option<&'a Self>, PlatformError> {
+        match all.iter().find(|one| one.is_on(host)) {
+            Some(ours) if ours.may_share_network(all) => Err(PlatformError::Docker(format!(
+                "does not tell which container is the agent's own, since several share a network (`network_mode`): give \
+                 the agent a network of its own; or stop by yourself what writes there, and write \
+                 `docker: {{ enabled: false }}`; {} has the agent's host name",
+                ours.name()
+            ))),
+            ours => Ok(ours),
+        }
+    }
+
+    /// True if another one that runs may have this one's network, and with it its host's name, hosts and resolv.conf:
+    /// then whatever looks like this one may be that one. A network that is of nobody who is known may be this one's
+    /// by a name that it had before.
+    pub(super) fn may_share_network(&self, all: &[Self]) -> bool {
+        let may_be_ours = |one: &Self| {
+            let Some(called) = one.host_config.network_mode.strip_prefix("container:") else { return false };
+            let is_of = |other: &Self| other.id != one.id && other.is_called(called);
+            self.is_called(called) || !all.iter().any(is_of)
+        };
+        all.iter().any(|one| one.runs() && may_be_ours(one))
     }
 
     /// True if what lies in this folder of it lies on its host, and stays there when the container is made anew.
@@ -382,6 +409,33 @@ mod tests {
         assert!(one.runs() && one.is_checked());
         assert!(one.writes_in(Path::new("/srv/data")) && one.writes_in(Path::new("/srv/data/chain")));
         assert!(!one.writes_in(Path::new("/srv/other")));
+    }
+
+    #[test]
+    fn the_agents_own_container_is_known_by_its_host_only_where_no_other_has_its_network() {
+        let host = "c0ffee012345";
+        let all = |network: &str, state: &str| -> Vec<Container> {
+            let of = |id: &str, name: &str, state: &str, network: &str| {
+                serde_json::json!({ "Id": format!("{id:0<64}"), "Names": [format!("/{name}")], "State": state,
+                    "HostConfig": { "NetworkMode": network } })
+            };
+            let all = [of(host, "node", "running", "bridge"), of("beef", "agent", state, network)];
+            serde_json::from_value(all.into()).expect("as the engine writes it")
+        };
+        let named = |all: &[Container], host: &str| {
+            let ours = Container::of_host(all, host).map_err(|error| error.to_string())?;
+            Ok::<_, String>(ours.map(|one| one.name().to_owned()))
+        };
+        assert_eq!(named(&all("bridge", "running"), host), Ok(Some("node".into())));
+        // An agent on the host itself is none of them, whatever they share.
+        assert_eq!(named(&all("container:node", "running"), "server"), Ok(None));
+        // The node has the host's name; it may be the agent that was given the node's network. Or the node was renamed.
+        for network in ["container:node", "container:before", &format!("container:{host:0<64}")] {
+            let why = named(&all(network, "running"), host).expect_err("unclear");
+            assert!(why.contains("network of its own") && why.contains("node has"), "{why}");
+            assert_eq!(named(&all(network, "exited"), host), Ok(Some("node".into())), "{network}");
+        }
+        assert!(named(&all("container:agent", "running"), host).is_err(), "its own is no other's");
     }
 
     #[test]

@@ -68,7 +68,7 @@ fn chosen(
     }
     if let Some(ours) = ours {
         // What is mounted into whoever shares a network is that of whose it is.
-        if all.iter().any(|one| one.has_network_of(ours)) {
+        if ours.may_share_network(all) {
             return Err(io::Error::other(
                 "the agent cannot tell which container is its own: several share a network (`network_mode`)",
             ));
@@ -240,8 +240,11 @@ mod tests {
     fn our_own_container_is_never_chosen_also_where_it_has_the_network_of_another() {
         let bridged = listed("bridge");
         assert_eq!(chosen_by(Some("aa"), &bridged, "/state/agent"), Ok(vec!["bb".repeat(32)]));
-        // The engine mounts the node's files into the agent, so the agent takes the node for itself.
-        for network in [format!("container:{}", "bb".repeat(32)), "container:bb".to_owned()] {
+        // The engine mounts the node's files into the agent, so the agent takes the node for itself; also where the node
+        // was renamed since.
+        for network in
+            [format!("container:{}", "bb".repeat(32)), "container:bb".into(), "container:before".into()]
+        {
             let why = chosen_by(Some("bb"), &listed(&network), "/state/agent").expect_err("nobody");
             assert!(why.contains("several share a network"), "{why}");
         }

@@ -218,9 +218,10 @@ impl Platform {
             {
                 return Err(PlatformError::Docker(format!("has no container {missing}")));
             }
+            // One that is taken for ours by mistake is not stopped.
+            let ours = docker::Container::ours(&containers)?;
             let folder = folder.map(|folder| {
                 let real = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-                let ours = containers.iter().find(|one| one.is_ours());
                 ours.map_or_else(|| real.clone(), |ours| ours.on_host(&real))
             });
             for one in containers.iter().filter(|one| !one.is_ours()) {

@@ -29,18 +29,24 @@ pub(super) struct Volumes {
 }
 
 impl Platform {
-    /// The volumes that none of the folders lies in or around; none where no engine answers.
+    /// The volumes that none of the folders lies in or around; none where no engine answers, or where it cannot be told
+    /// which container's folders they are.
     pub(crate) async fn volumes_beside(&self, folders: &[PathBuf]) -> Vec<Volume> {
         let Some(docker) = self.docker() else { return Vec::new() };
         let (Ok(volumes), Ok(containers)) = (docker.volumes().await, docker.containers().await) else {
             return Vec::new();
         };
-        uncovered(volumes, &containers, folders)
+        let Ok(ours) = Container::ours(&containers) else { return Vec::new() };
+        uncovered(volumes, &containers, ours, folders)
     }
 }
 
-fn uncovered(mut volumes: Vec<Volume>, containers: &[Container], folders: &[PathBuf]) -> Vec<Volume> {
-    let ours = containers.iter().find(|one| one.is_ours());
+fn uncovered(
+    mut volumes: Vec<Volume>,
+    containers: &[Container],
+    ours: Option<&Container>,
+    folders: &[PathBuf],
+) -> Vec<Volume> {
     let on_host = |folder: &PathBuf| ours.map_or_else(|| folder.clone(), |ours| ours.on_host(folder));
     let covered: Vec<PathBuf> = folders.iter().map(on_host).collect();
     volumes.retain(|volume| {
@@ -78,7 +84,7 @@ mod tests {
             { "Id": "2", "Mounts": [mount("shared", "/var/lib/neurashield"), mount("shared", "/srv/notes")] },
         ]);
         let containers: Vec<Container> = serde_json::from_value(containers).unwrap();
-        let found = uncovered(volumes, &containers, &["/docker/models/_data/weights".into()]);
+        let found = uncovered(volumes, &containers, None, &["/docker/models/_data/weights".into()]);
         let names: Vec<&str> = found.iter().map(|volume| volume.name.as_str()).collect();
         assert_eq!(names, ["orders", "shared"]);
     }
