@@ -97,6 +97,10 @@ impl Engine {
         self.state.lock().expect("whole").containers[&id(name)].1
     }
 
+    fn is_paused_by_somebody(&self, name: &str, is_paused: bool) {
+        self.state.lock().expect("whole").containers.get_mut(&id(name)).expect("there").1 = is_paused;
+    }
+
     /// How often this was asked for of a container.
     fn asked(&self, name: &str, verb: &str) -> usize {
         let state = self.state.lock().expect("whole");
@@ -317,6 +321,10 @@ fn a_pause_that_comes_after_agent_and_guard_have_died_is_undone_by_the_agents_ne
     wait_for("its end", 5, || (!engine.is_paused("aa")).then_some(()));
     let told = fuzzy(&system, &system.await_end(&job));
     assert!(told.contains("an earlier pause is not settled"), "{told}");
+    // Which one, of which engine, and what to do if that never comes back.
+    let socket = engine.socket.display().to_string();
+    assert!(told.contains(&socket) && told.contains(&id("aa")[..12]), "{told}");
+    assert!(told.contains("remove ") && told.contains("/paused-"), "{told}");
 }
 
 #[test]
@@ -324,15 +332,37 @@ fn a_pause_that_comes_after_its_answer_was_given_up_is_undone_by_the_agent_that_
     let folder = tempfile::tempdir().expect("a folder");
     let place = folder.path().join("node");
     node(&place);
-    let engine = Engine::start(folder.path(), &[("aa", &[&place])]);
-    let system = system(&engine, &[&place]);
+    let engine = Engine::start(folder.path(), &[("aa", &[&place]), ("bb", &[&place])]);
+    let mut system = system(&engine, &[&place]);
     engine.does("aa", Does::Later(4_000));
     let told = fuzzy(&system, &system.run(&["backup"]));
     assert!(told.contains("they do not pause"), "{told}");
     assert!(!engine.is_paused("aa") && engine.asked("aa", "unpause") > 0);
+    // The other was not asked any more, and now somebody else pauses it.
+    engine.is_paused_by_somebody("bb", true);
     wait_for("the pause", 10, || (engine.asked("aa", LATE) == 1).then_some(()));
     wait_for("its end", 5, || (!engine.is_paused("aa")).then_some(()));
     assert_eq!(records(&system), 1, "as long as it may come again");
+    let before = engine.asked("aa", "unpause");
+    wait_for("the guard's rounds", 10, || (engine.asked("aa", "unpause") > before + 4).then_some(()));
+    assert!(engine.is_paused("bb") && engine.asked("bb", "unpause") == 0, "it is not the guard's");
+
+    // Nor that of the agent's next start.
+    kill_with_its_guard(&mut system);
+    let before = engine.asked("aa", "unpause");
+    system.start_agent();
+    system.await_agent();
+    wait_for("who may be paused", 10, || (engine.asked("aa", "unpause") > before).then_some(()));
+    assert!(engine.is_paused("bb") && engine.asked("bb", "unpause") == 0 && records(&system) == 1);
+
+    // Whoever has seen that they run removes the record, and containers are paused again.
+    engine.is_paused_by_somebody("bb", false);
+    engine.does("aa", Does::Pauses);
+    let listed = fs::read_dir(system.root().join("agent")).expect("a folder").flatten();
+    let record = listed.map(|one| one.path()).find(|path| path.to_string_lossy().contains("/paused-"));
+    fs::remove_file(record.expect("a record")).expect("removed");
+    system.run(&["backup"]);
+    assert_eq!(manifest(&system, 0)["quiesce"]["by"], "container");
 }
 
 #[test]

@@ -40,6 +40,15 @@ impl Container {
         Some(format!("{WORD}:{}:{}", self.id, self.socket.to_str()?))
     }
 
+    pub(super) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// As people are used to see it.
+    pub(super) fn short_id(&self) -> &str {
+        self.id.get(..12).unwrap_or(&self.id)
+    }
+
     /// Lets it go on; one that is gone, or goes on already, needs nothing. False: it cannot be told.
     pub(super) fn go_on(&self) -> bool {
         let told = frozen::go_on(&self.socket, &self.id);
@@ -66,12 +75,12 @@ fn turn(state: &Path) -> io::Result<MutexGuard<'static, ()>> {
         };
         let why = if let Some(turn) = turn {
             thaw::thaw_left(state);
-            if !thaw::insists() {
-                return Ok(turn);
+            match thaw::unsettled() {
+                None => return Ok(turn),
+                Some(why) => why,
             }
-            "an earlier pause is not settled: who was paused then may still have to be told to go on"
         } else {
-            "another source's containers are paused just now"
+            "another source's containers are paused just now".to_owned()
         };
         if began.elapsed() > PATIENCE {
             return Err(io::Error::other(why));
@@ -107,15 +116,19 @@ impl PausedContainers {
         let all: Vec<_> = ids.into_iter().map(of).collect();
         let words: Option<Vec<String>> = all.iter().map(Container::word).collect();
         let words = words.ok_or_else(|| io::Error::other("the path of the engine's socket is not UTF-8"))?;
-        let safeguard = Some(Safeguard::begin(state, &words)?);
+        let safeguard = Some(Safeguard::begin_empty(state, &words)?);
         let (containers, began) = (Vec::new(), Instant::now());
         let mut paused = Self { containers, safeguard, began, is_doubtful: false, _turn: turn };
-        for one in all {
+        for (one, word) in all.into_iter().zip(&words) {
             paused.may_go_on()?;
+            paused.safeguard.as_ref().map_or(Ok(()), |safeguard| safeguard.asks(word))?;
             match frozen::pause(&one.socket, &one.id) {
                 Asked::Done => paused.containers.push(one),
                 // It was not us who has paused it, so it is not ours to let it go on.
-                Asked::Refused(error) => return Err(error),
+                Asked::Refused(error) => {
+                    paused.safeguard.iter().for_each(|safeguard| safeguard.was_refused(word));
+                    return Err(error);
+                }
                 Asked::Unclear(error) => {
                     paused.containers.push(one);
                     paused.is_doubtful = true;
@@ -124,7 +137,7 @@ impl PausedContainers {
             }
         }
         paused.may_go_on()?;
-        paused.safeguard.as_mut().into_iter().for_each(Safeguard::answered);
+        paused.safeguard.iter_mut().for_each(Safeguard::answered);
         Ok(Some(paused))
     }
 

@@ -38,9 +38,10 @@ const VERB: &str = "guard-pause";
 const READY: &[u8] = b"ready\n";
 const ALL_ANSWERED: u8 = b'a';
 const SETTLED: u8 = b's';
-/// Records lie in the agent's state folder under this and a number: a line for each who is paused, and one more once
-/// every pause was answered.
+/// Records lie in the agent's state folder under this and a number: a line for each who is paused, one more for each
+/// whose pause was refused, and one once every pause was answered.
 const RECORD: &str = "paused-";
+const REFUSED: &str = "not:";
 const ANSWERED: &str = "answered";
 
 /// The records that this process sees to; true: they are of a pause that is over, and somebody is still told to go on.
@@ -50,9 +51,31 @@ fn seen_to() -> MutexGuard<'static, BTreeMap<PathBuf, bool>> {
     SEEN_TO.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// True while somebody of an earlier pause is still told to go on.
-pub(super) fn insists() -> bool {
-    seen_to().values().any(|is_over| *is_over)
+/// While somebody of an earlier pause is still told to go on: who that is, and what to do if it never works.
+pub(super) fn unsettled() -> Option<String> {
+    let record = seen_to().iter().find_map(|(record, is_over)| is_over.then(|| record.clone()))?;
+    let text = fs::read_to_string(&record).unwrap_or_default();
+    let containers: Vec<_> = words_of(&text).iter().filter_map(|word| Container::parse(word)).collect();
+    let who = match &containers[..] {
+        [] => String::new(),
+        [first, ..] => {
+            let ids: Vec<_> = containers.iter().map(Container::short_id).collect();
+            format!(" (containers {} of the engine at {})", ids.join(", "), first.socket().display())
+        }
+    };
+    Some(format!(
+        "an earlier pause is not settled: who was paused then{who} may still have to be told to go on; if that engine is \
+         gone for good, see that they run, and remove {}",
+        record.display()
+    ))
+}
+
+/// Those whom a record names, but for those whose pause was refused: they are somebody else's.
+fn words_of(record: &str) -> Vec<String> {
+    let is_word = |line: &&str| !line.is_empty() && *line != ANSWERED && !line.starts_with(REFUSED);
+    let refused: Vec<&str> = record.lines().filter_map(|line| line.strip_prefix(REFUSED)).collect();
+    let named = record.lines().filter(is_word).filter(|word| !refused.contains(word));
+    named.map(str::to_owned).collect()
 }
 
 /// What sees to it that those who are paused go on.
@@ -65,9 +88,19 @@ pub(super) struct Safeguard {
 impl Safeguard {
     /// Writes down in the agent's folder who is about to be paused, and starts a guard over them.
     pub(super) fn begin(state: &Path, words: &[String]) -> io::Result<Self> {
+        Self::begin_with(state, words, words)
+    }
+
+    /// The same, with a record in which nobody stands yet: each is noted before it is asked for. The guard tells those
+    /// of the record, and all where it cannot read that.
+    pub(super) fn begin_empty(state: &Path, words: &[String]) -> io::Result<Self> {
+        Self::begin_with(state, words, &[])
+    }
+
+    fn begin_with(state: &Path, words: &[String], noted: &[String]) -> io::Result<Self> {
         let record = state.join(format!("{RECORD}{:016x}", crate::chance()));
         seen_to().insert(record.clone(), false);
-        let begun = write_durable(&record, &words.join("\n")).and_then(|()| {
+        let begun = write_durable(&record, &noted.join("\n")).and_then(|()| {
             steps::reach(Step::PauseNoted);
             Guard::start(&record, words)
         });
@@ -89,14 +122,33 @@ impl Safeguard {
         self.guard.as_mut().is_some_and(|guard| matches!(guard.child.try_wait(), Ok(None)))
     }
 
+    /// This one is about to be paused.
+    pub(super) fn asks(&self, word: &str) -> io::Result<()> {
+        self.note(word)
+    }
+
+    /// Its pause was refused: whoever has paused it lets it go on.
+    pub(super) fn was_refused(&self, word: &str) {
+        self.try_note(&format!("{REFUSED}{word}"));
+    }
+
     /// Every pause was answered, so that none comes later.
     pub(super) fn answered(&mut self) {
-        // Not durable: after a crash of the host nobody is paused.
-        let noted = OpenOptions::new().append(true).open(&self.record);
-        if let Err(error) = noted.and_then(|mut record| write!(record, "\n{ANSWERED}\n")) {
+        self.try_note(ANSWERED);
+        self.tell(ALL_ANSWERED);
+    }
+
+    fn try_note(&self, line: &str) {
+        if let Err(error) = self.note(line) {
             tracing::warn!(file = %self.record.display(), %error, "the record of a pause cannot be written");
         }
-        self.tell(ALL_ANSWERED);
+    }
+
+    fn note(&self, line: &str) -> io::Result<()> {
+        // Not durable: after a crash of the host nobody is paused. In one piece, and on a line of its own whatever was
+        // written before.
+        let mut record = OpenOptions::new().append(true).open(&self.record)?;
+        record.write_all(format!("\n{line}\n").as_bytes())
     }
 
     /// Lets all go on that `words` name; false: somebody could not be told yet. Then, or where the answer to a pause is
@@ -156,7 +208,9 @@ fn insist(safeguard: Safeguard, words: Vec<String>, is_doubtful: bool, first: Du
         let (_never, waits) = sync_channel::<()>(1);
         while began.elapsed() < INSISTED {
             let _ = waits.recv_timeout(pause);
-            if go_on(&words) && (!is_doubtful || began.elapsed() > DOUBT) {
+            // Somebody has seen that they run, and removed it.
+            let is_removed = matches!(safeguard.record.try_exists(), Ok(false));
+            if is_removed || (go_on(&words) && (!is_doubtful || began.elapsed() > DOUBT)) {
                 return safeguard.settled();
             }
             pause = if began.elapsed() < DOUBT { INSIST } else { SELDOM };
@@ -187,7 +241,7 @@ pub(crate) fn thaw_left(state: &Path) {
             }
         };
         let is_answered = text.lines().any(|line| line == ANSWERED);
-        let words: Vec<String> = text.lines().filter(|line| *line != ANSWERED).map(str::to_owned).collect();
+        let words = words_of(&text);
         for word in &words {
             if Process::parse(word).is_some_and(Process::is_stopped) {
                 tracing::warn!(process = word, "an earlier run has left it paused; it goes on");
@@ -301,7 +355,14 @@ fn let_go(record: &Path, paused: &[String], heard: &Heard, receiver: &Receiver<(
     let is = |what: &AtomicBool| what.load(Ordering::Acquire);
     let (began, mut gone_since) = (Instant::now(), None);
     while began.elapsed() < INSISTED && !is(&heard.is_settled) {
-        let all = go_on(paused);
+        // Who was not asked to pause may be somebody else's meanwhile.
+        let paused = match fs::read_to_string(record) {
+            Ok(text) => words_of(&text),
+            // It is over, or the agent's next start has seen to it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(_) => paused.to_owned(),
+        };
+        let all = go_on(&paused);
         if is(&heard.is_gone) {
             let since = *gone_since.get_or_insert_with(Instant::now);
             let may_come =
