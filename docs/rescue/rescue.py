@@ -8,7 +8,7 @@ a file with the recovery key; it writes nothing but what it restores.
   rescue.py list    REPOSITORY
   rescue.py check   REPOSITORY [KEYFILE]      without the key: everything but what is sealed
   rescue.py restore REPOSITORY KEYFILE BACKUP TARGET [WHAT …]
-BACKUP is a name from the list, or `latest`: the newest that holds all, or all of WHAT, complete. TARGET is new or empty; an archive is restored into
+BACKUP is a name from the list, or `latest`: of each component the newest that holds it complete. TARGET is new or empty; an archive is restored into
 TARGET/<component>/<source>. WHAT is <component>, <component>/<source> or <component>/<source>/<path>.
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 restored but not everything, 4 damage found.
 """
@@ -358,23 +358,30 @@ def look(repo, deep):
                         need(not lost, f'{lost} of its pieces are lost')
 
 def latest(found, components):
-    """The newest that holds these components complete, or all that any holds; none that was made before a restore."""
-    own = [one for one in found if not (one['pin'] or '').startswith('safety backup before restore ')]
-    held = lambda one, lacks: {what['component'] for what in one['archives'] if not lacks or what['outcome'] != 'complete'}
-    wanted = components or set().union(*(held(one, False) for one in own))
-    whole = [one['name'] for one in own if held(one, False) - held(one, True) >= wanted]
-    need(whole, f'no backup holds all of {", ".join(sorted(wanted))} complete: name one of the list')
-    return whole[-1]
+    """By component the newest backup that holds it complete; what was made before a restore is none."""
+    newest, held = {}, set()
+    for one in found:  # the oldest first
+        if not (one['pin'] or '').startswith('safety backup before restore '):
+            lacks = {what['component'] for what in one['archives'] if what['outcome'] != 'complete'}
+            whole = {what['component'] for what in one['archives']} - lacks
+            held |= {what['component'] for what in one['archives'] if what['outcome'] != 'failed'}
+            newest.update({component: one['name'] for component in whole})
+    wanted = components or held
+    need(wanted, 'there is no backup')
+    need(wanted <= {*newest}, f'no backup holds {", ".join(sorted(wanted - {*newest}))} complete: name one of the list')
+    return {component: newest[component] for component in wanted}
 
 def restore(repo, name, target, selection):
     found = {backup['name']: backup for backup in backups(repo).values()}
-    name = latest(found.values(), {what.split('/')[0] for what in selection}) if name == 'latest' else name
-    need(name in found, f'there is no backup {name}')
+    chosen = latest(found.values(), {what.split('/')[0] for what in selection}) if name == 'latest' else None
+    names = sorted({*chosen.values()}) if chosen else [name]
+    need(all(name in found for name in names), f'there is no backup {name}')
     os.makedirs(target, 0o700, exist_ok=True)
     need(not os.listdir(target), f'{target} is not empty')
     need(not os.stat(target).st_mode & 0o022, f'{target} can be written to by others: take a folder of your own')
     target, paths = os.path.realpath(target), [split(os.fsencode(what)) for what in selection] or [[]]
-    for one in (one for one in found[name]['archives'] if one['refs']):  # the others failed
+    archives = [(name, one) for name in names for one in found[name]['archives'] if one['refs']]  # the others failed
+    for name, one in ((of, one) for of, one in archives if not chosen or chosen.get(one['component']) == of):
         label = [os.fsencode(one['component']), os.fsencode(one['source'])]
         inside = [path[2:] for path in paths if path[:2] == label[:len(path)]]
         with noting(f'{one["component"]}/{one["source"]}'):
@@ -387,8 +394,8 @@ def restore(repo, name, target, selection):
                     for path in inside))
     os.sync()
     lost = [what for what in selection if not os.path.lexists(os.path.join(target, what))]
-    need(not lost, f'{name} holds no {", ".join(lost)}, or it could not be restored')
-    print(f'{name} lies in {target}')
+    need(not lost, f'{" ".join(names)} holds no {", ".join(lost)}, or it could not be restored')
+    print(f'{" ".join(names)} lies in {target}')
 
 def main(arguments):
     try:

@@ -66,6 +66,7 @@ fn a_request_id_stands_for_one_order_and_a_component_that_nobody_has_for_none() 
         &["verify", "--request-id", "one"][..],
         &["backup", "--components", "ipfs", "--request-id", "one"],
         &["restore", "--timestamp", "latest", "--components", "models", "--yes", "--request-id", "one"],
+        &["backup", "--components", "models", "--pin", "for the audit", "--request-id", "one"],
         &["prune", "--yes", "--request-id", "one"],
     ] {
         let refused = system.nsctl(other).expect(USAGE);
@@ -162,12 +163,12 @@ fn a_schedule_verifies_what_is_backed_up_seldom_too() {
 }
 
 #[test]
-fn without_a_controller_the_latest_is_what_holds_everything_and_what_is_not_there_is_told() {
+fn without_a_controller_the_latest_is_the_newest_of_each_component_and_what_is_not_there_is_told() {
     let scene = Scene::begin();
     let system = &scene.system;
     let whole = scene.back_up(&[]);
     fs::write(scene.file("ipfs"), "later").expect("written");
-    scene.back_up(&["--components", "ipfs"]);
+    let newer = scene.back_up(&["--components", "ipfs"]);
     let out = tempfile::tempdir().expect("a folder");
     let key = system.recovery_key();
     let restore = |timestamp: &str, to: &Path, code: i32| {
@@ -176,9 +177,9 @@ fn without_a_controller_the_latest_is_what_holds_everything_and_what_is_not_ther
     };
     let to = out.path().join("latest");
     let told = restore("latest", &to, 0);
-    assert!(told.err.contains(&whole) || told.out.contains(&whole), "{}{}", told.out, told.err);
-    for name in ["models", "ipfs"] {
-        assert_eq!(fs::read_to_string(to.join(name).join("file")).expect("there"), name);
+    assert!(told.out.contains(&whole) && told.out.contains(&newer), "{}", told.out);
+    for (name, holds) in [("models", "models"), ("ipfs", "later")] {
+        assert_eq!(fs::read_to_string(to.join(name).join("file")).expect("there"), holds);
     }
     // One part has failed: the others come, and it is told.
     let aside = scene.folder.path().join("aside");

@@ -80,7 +80,8 @@ fn verifies(job: &Job, open: &str) -> bool {
     let (Some(of), Some(needed)) = (words.next(), words.next().and_then(depth_of)) else { return false };
     let as_much = match words.next() {
         Some(named) => is_whole(job, named),
-        None => components.is_empty() && job.state == JobState::Complete,
+        // Nothing is known of what that one held.
+        None => components.is_empty() && job.state == JobState::Complete && backup.as_str() == of,
     };
     as_much && (*depth, *drill) >= needed && backup.as_str() >= of
 }
@@ -121,10 +122,11 @@ fn subject(job: &Job) -> String {
     let named = |components: &[Component]| sorted(components.iter().map(ToString::to_string).collect());
     let subject = match &job.order {
         Order::Backup { components, .. } => named(components),
-        // By what it has looked at: another backup's good end says nothing of what that one does not hold.
+        // By what is not well: whatever else was looked at may never be looked at again beside it.
         Order::Verify { backup, components, depth, drill, .. } => {
-            let looked_at = || job.parts.iter().map(|part| part.source.component.to_string()).collect();
-            let of = if components.is_empty() { sorted(looked_at()) } else { named(components) };
+            let not_well = job.parts.iter().filter(|part| part.state != PartState::Complete);
+            let not_well: BTreeSet<String> = not_well.map(|part| part.source.component.to_string()).collect();
+            let of = if not_well.is_empty() { named(components) } else { sorted(not_well) };
             format!("{backup} {} {of}", depth_words(*depth, *drill))
         }
         Order::Restore { backup, places, undo_of, .. } => {
@@ -181,7 +183,7 @@ fn incomplete(job: &Job) -> Vec<Event> {
     let (_, failure) = kinds(job);
     let kind = match failure {
         Kind::BackupFailed => Kind::BackupIncomplete,
-        Kind::VerifyFailed => match job.parts.iter().all(is_good_so_far) {
+        Kind::VerifyFailed => match job.parts.iter().all(|part| is_good_so_far(job, part)) {
             true => Kind::VerifyPartial,
             false => Kind::VerifyIncomplete,
         },
@@ -201,10 +203,15 @@ fn incomplete(job: &Job) -> Vec<Event> {
     events
 }
 
-/// True for a part that a budget has left for later, and for one that is done.
-fn is_good_so_far(part: &Part) -> bool {
+/// True for a part that a budget has left for later, for one that nobody opens in a drill of whatever can be opened, and
+/// for one that is done.
+fn is_good_so_far(job: &Job, part: &Part) -> bool {
+    let is_of_any =
+        matches!(&job.order, Order::Verify { drill: true, components, .. } if components.is_empty());
     let left = match &part.result {
-        Some(PartResult::Verified { findings, proven, .. }) => findings.is_empty() && proven.unread > 0,
+        Some(PartResult::Verified { findings, proven, .. }) => {
+            findings.is_empty() && (proven.unread > 0 || is_of_any)
+        }
         _ => false,
     };
     left || part.state == PartState::Complete

@@ -76,17 +76,19 @@ fn routed(alerts: &Alerts, event: &Event, sink: &str) -> bool {
 pub fn fold(waiting: Vec<Event>, recent: &[Timestamp], now: Timestamp) -> Vec<Vec<Event>> {
     // A clock that was set back makes messages of the future: those count too, for as long.
     let counts = |made: &&Timestamp| now.duration_since(**made).abs() < WINDOW;
-    let is_critical = waiting.iter().any(|event| event.severity() == Severity::Critical);
-    let most = if is_critical { AT_MOST } else { AT_MOST - KEPT };
-    let left = most.saturating_sub(recent.iter().filter(counts).count());
-    if left == 0 || waiting.is_empty() {
-        return Vec::new();
+    let made = recent.iter().filter(counts).count();
+    let is_critical = |event: &Event| event.severity() == Severity::Critical;
+    let left = |of_critical: bool, made: usize| {
+        let most = if of_critical { AT_MOST } else { AT_MOST - KEPT };
+        most.saturating_sub(made)
+    };
+    let (mut messages, mut waiting) = (Vec::new(), waiting.into_iter().peekable());
+    while let Some(event) = waiting.next_if(|event| left(is_critical(event), made + messages.len()) > 1) {
+        messages.push(vec![event]);
     }
-    let mut waiting = waiting;
-    let rest = waiting.split_off(waiting.len().min(left - 1));
-    let mut messages: Vec<Vec<Event>> = waiting.into_iter().map(|event| vec![event]).collect();
+    let rest: Vec<Event> = waiting.collect();
     let settled = rest.first().is_some_and(|oldest| now.duration_since(oldest.at).abs() >= SETTLE);
-    if settled {
+    if settled && left(rest.iter().any(is_critical), made + messages.len()) > 0 {
         messages.push(rest);
     }
     messages
@@ -188,7 +190,10 @@ mod tests {
         assert!(fold((0..9).map(good).collect(), &made, minute(5)).is_empty());
         let waiting = (0..9).map(good).chain(events(1, minute(4))).collect();
         let sizes: Vec<usize> = fold(waiting, &made, minute(5)).iter().map(Vec::len).collect();
-        assert_eq!(sizes, [1, 9], "all that waits goes with it");
+        assert_eq!(sizes, [10], "all that waits goes with it");
+        let waiting: Vec<Event> = (0..5).map(good).chain(events(1, minute(0))).collect();
+        let sizes: Vec<usize> = fold(waiting, &[], minute(1)).iter().map(Vec::len).collect();
+        assert_eq!(sizes, [1, 1, 4], "two more are left for what is critical");
     }
 
     #[test]

@@ -428,6 +428,27 @@ mod ends {
     }
 
     #[tokio::test]
+    async fn a_finding_in_one_component_is_over_with_that_one_and_with_no_other() {
+        let of = |backup: &str, state, parts: &[(&str, PartState)]| {
+            let (backup, depth) = (backup.parse().expect("a name"), Depth::Opened);
+            let order = Order::Verify { backup, components: Vec::new(), depth, budget: None, drill: false };
+            ended(order, state, parts.iter().map(|(component, state)| part(component, *state)).collect())
+        };
+        let (good, bad) = (PartState::Complete, PartState::Failed);
+        let found = of(OLD, JobState::Failed, &[("database", good), ("models", bad)]);
+        for (held, expected) in [
+            (&["database"][..], false),
+            (&["models"], true),
+            (&["database", "models"], true),
+            (&["ipfs", "models"], true),
+        ] {
+            let parts: Vec<_> = held.iter().map(|component| (*component, good)).collect();
+            let later = of(NEW, JobState::Complete, &parts);
+            assert_eq!(makes_good(&found, &later).await, expected, "{held:?}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_finding_is_over_only_once_as_much_was_read_and_found_well() {
         let (failed, good) = (JobState::Failed, JobState::Complete);
         let found = verification(OLD, Depth::Hashed, &[], failed);

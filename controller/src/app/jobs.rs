@@ -107,11 +107,17 @@ impl App {
                     .hint("leave out --budget, or choose another depth"));
             }
             how_much = HowMuch::All;
-            // What was begun before is only told.
-            let may_be = |job: &Job| matches!(job.order, Order::Verify { drill: true, .. });
-            if self.ordered_before(request_id, may_be).await?.is_none() {
-                self.can_drill(&record, &components).await?;
+        }
+        let is_of = |job: &Job| match (&job.order, &choice) {
+            (Order::Verify { backup, drill: as_drill, .. }, BackupChoice::Named(name)) => {
+                backup == name && *as_drill == drill
             }
+            (Order::Verify { drill: as_drill, .. }, BackupChoice::Latest) => *as_drill == drill,
+            _ => false,
+        };
+        // What was begun before is only told.
+        if self.ordered_before(request_id, is_of).await?.is_none() && drill {
+            self.can_drill(&record, &components).await?;
         }
         let (backup, budget) = (record.name, self.budget(depth, how_much));
         self.submit(Order::Verify { backup, components, depth, budget, drill }, request_id).await

@@ -159,7 +159,7 @@ impl App {
                 let backup = newest(self, &record).await.map_err(failed)?.ok_or_else(|| {
                     Failure::not_found("there is no backup to verify").hint("`nsctl backup` makes one")
                 })?;
-                verification(self, &record, verify, backup)
+                verification(self, &record, verify, backup).await.map_err(failed)?
             }
         };
         let claim = Claim::Run { schedule: name.to_owned(), planned_at: None, replaces: None };

@@ -117,7 +117,11 @@ fn taken_back(part: &Part, place: &RestorePlace) -> Option<TakenBack> {
         _ => {
             let force_conflicts = place.databases.force_conflicts;
             let databases = Databases { force_conflicts, ..replaced_by(&place.databases) };
-            Some(TakenBack { source, globs: place.globs.clone(), databases })
+            // A pattern of nothing but slashes named all that there is, in releases that took one.
+            let all = |glob: &String| {
+                if glob.chars().all(|one| one == '/') { "**".to_owned() } else { glob.clone() }
+            };
+            Some(TakenBack { source, globs: place.globs.iter().map(all).collect(), databases })
         }
     }
 }

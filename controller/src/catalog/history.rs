@@ -8,7 +8,8 @@ use repository::backup::manifest::{BackupRecord, Outcome};
 use repository::names::{BackupName, Component};
 use sqlx::Row;
 
-use crate::catalog::{Catalog, CatalogError, from_json, time, to_json};
+use crate::catalog::{Catalog, CatalogError, from_json, to_json};
+use crate::jobs::Job;
 
 /// What a day brought.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub struct NewestRecord {
     pub component: String,
     /// The newest that holds it complete.
     pub complete: Option<BackupName>,
+    /// The newest that holds anything of it.
+    pub usable: Option<BackupName>,
     /// How the newest of any outcome ended; none: there are safety backups alone.
     pub last: Option<Outcome>,
 }
@@ -57,13 +60,28 @@ impl Catalog {
         records.iter().map(|record| from_json(record, "a backup")).collect()
     }
 
-    /// When any backup of each component was verified last.
-    pub async fn last_verified_of_components(&self) -> Result<BTreeMap<String, Timestamp>, CatalogError> {
-        let rows: Vec<(String, i64)> =
-            sqlx::query_as("SELECT component, max(at) FROM verifications GROUP BY component")
-                .fetch_all(&self.readers)
-                .await?;
-        rows.into_iter().map(|(component, at)| Ok((component, time(at)?))).collect()
+    /// When a job of this schedule has looked at each component last, whatever came of it.
+    pub async fn last_looked_at_by(
+        &self,
+        schedule: &str,
+    ) -> Result<BTreeMap<String, Timestamp>, CatalogError> {
+        const JOBS: u32 = 200;
+        let records: Vec<String> = sqlx::query_scalar(
+            "SELECT record FROM jobs WHERE ended = 1 AND json_extract(record, '$.schedule') = ?
+             ORDER BY created_at DESC, id DESC LIMIT ?",
+        )
+        .bind(schedule)
+        .bind(JOBS)
+        .fetch_all(&self.readers)
+        .await?;
+        let mut last = BTreeMap::new();
+        for record in &records {
+            let job: Job = from_json(record, "a job")?;
+            for part in &job.parts {
+                last.entry(part.source.component.to_string()).or_insert(job.created_at);
+            }
+        }
+        Ok(last)
     }
 
     /// True if a backup that is there holds bytes of the component.
@@ -135,6 +153,9 @@ impl Catalog {
                     (SELECT backup FROM backup_components AS one
                      WHERE one.component = named.component AND safety = 0 AND outcome = 1
                      ORDER BY sequence DESC LIMIT 1) AS complete,
+                    (SELECT backup FROM backup_components AS one
+                     WHERE one.component = named.component AND safety = 0 AND outcome < 3
+                     ORDER BY sequence DESC LIMIT 1) AS usable,
                     (SELECT outcome FROM backup_components AS one
                      WHERE one.component = named.component AND safety = 0
                      ORDER BY sequence DESC LIMIT 1) AS last
@@ -143,11 +164,15 @@ impl Catalog {
         .fetch_all(&self.readers)
         .await?;
         let newest = |row: &sqlx::sqlite::SqliteRow| {
-            let complete = row.try_get::<Option<String>, _>("complete")?;
             let wrong = |_| CatalogError::Damaged("a backup's name");
+            let named = |column: &str| -> Result<Option<BackupName>, CatalogError> {
+                let name = row.try_get::<Option<String>, _>(column)?;
+                name.map(|name| name.parse().map_err(wrong)).transpose()
+            };
             Ok(NewestRecord {
                 component: row.try_get("component")?,
-                complete: complete.map(|name| name.parse().map_err(wrong)).transpose()?,
+                complete: named("complete")?,
+                usable: named("usable")?,
                 last: row.try_get::<Option<i64>, _>("last")?.map(outcome),
             })
         };
@@ -288,17 +313,18 @@ mod tests {
             ]
         );
         let newest = catalog.newest_of_components().await.expect("read");
-        let of = |component: &str, complete: Option<&str>, last| NewestRecord {
+        let of = |component: &str, complete: Option<&str>, usable: Option<&str>, last| NewestRecord {
             component: component.to_owned(),
             complete: complete.map(name),
+            usable: usable.map(name),
             last,
         };
         assert_eq!(
             newest,
             [
-                of("configs", Some("20260101_010000"), Some(Complete)),
-                of("ipfs", None, None),
-                of("models", Some("20260102_020000"), Some(Incomplete)),
+                of("configs", Some("20260101_010000"), Some("20260101_010000"), Some(Complete)),
+                of("ipfs", None, None, None),
+                of("models", Some("20260102_020000"), Some("20260103_010000"), Some(Incomplete)),
             ]
         );
         assert_eq!(catalog.held().await.expect("read"), (5, 38));

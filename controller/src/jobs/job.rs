@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{AgentId, JobId, TaskId};
 use crate::jobs::confirmed::Confirmed;
+use crate::jobs::safety::Safety;
 
 /// A backup, a verification, a restore, a retention or a prune, from its order to its end.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -112,9 +113,12 @@ impl Order {
     pub fn asks_for_the_same(&self, other: &Order) -> bool {
         match (self, other) {
             (
-                Self::Backup { components, import, .. },
-                Self::Backup { components: others, import: of_other, .. },
-            ) => components == others && import == of_other,
+                Self::Backup { components, import, pin },
+                Self::Backup { components: others, import: of_other, pin: kept },
+            ) => {
+                let is_safety = [self, other].iter().all(|order| Safety::of_order(order).is_some());
+                components == others && import == of_other && (pin == kept || is_safety)
+            }
             (
                 Self::Verify { components, depth, drill, .. },
                 Self::Verify { components: others, depth: of_other, drill: as_other, .. },

@@ -204,7 +204,7 @@ async fn begin(
                 return Ok(());
             }
             match newest(app, schedule).await? {
-                Some(backup) => verification(app, schedule, verify, backup),
+                Some(backup) => verification(app, schedule, verify, backup).await?,
                 None => {
                     let note = Some("there is no backup to verify".to_owned());
                     let run = written(RunState::Empty, RunDetails { note, ..RunDetails::default() });
@@ -219,16 +219,24 @@ async fn begin(
     Ok(())
 }
 
-pub(crate) fn verification(
+pub(crate) async fn verification(
     app: &App,
     schedule: &ScheduleRecord,
     verify: &VerifySchedule,
     backup: BackupName,
-) -> Order {
-    let (components, (depth, drill)) = (schedule.definition.components(), depth(verify.depth));
+) -> Result<Order, CatalogError> {
+    let (depth, drill) = depth(verify.depth);
+    let mut components = schedule.definition.components();
+    // Another backup has the others.
+    if let Some(record) = app.catalog.backup(&backup).await? {
+        let held = |one: &Component| record.archives.iter().any(|archive| archive.source.component == *one);
+        if components.iter().any(held) {
+            components.retain(held);
+        }
+    }
     // A drill reads all of what it restores.
     let how_much = if drill { HowMuch::All } else { HowMuch::AsConfigured };
-    Order::Verify { backup, components, depth, budget: app.budget(depth, how_much), drill }
+    Ok(Order::Verify { backup, components, depth, budget: app.budget(depth, how_much), drill })
 }
 
 /// A job that could not be ordered is asked for again by the next look, for as long as its window is open.
@@ -258,12 +266,12 @@ pub(crate) async fn newest(app: &App, schedule: &ScheduleRecord) -> Result<Optio
     if components.is_empty() {
         components = app.catalog.served_components().await?;
     }
-    let verified = app.catalog.last_verified_of_components().await?;
+    let looked_at = app.catalog.last_looked_at_by(&schedule.name).await?;
     let newest = app.catalog.newest_of_components().await?;
     let wanted =
         newest.into_iter().filter(|one| components.iter().any(|asked| asked.as_str() == one.component));
     let wanted: Vec<(BackupName, Option<Timestamp>)> =
-        wanted.filter_map(|one| Some((one.complete?, verified.get(&one.component).copied()))).collect();
+        wanted.filter_map(|one| Some((one.usable?, looked_at.get(&one.component).copied()))).collect();
     let records = app.catalog.backups_named(&wanted.iter().map(|(name, _)| name).collect::<Vec<_>>()).await?;
     let holds = |name: &BackupName| {
         let record = records.iter().find(|record| record.name == *name);
@@ -397,9 +405,7 @@ async fn wait(
         return close(app, run, RunState::Empty, "there is no backup to verify", &events).await;
     };
     let claim = Claim::Waited { run: run.id, note, events };
-    ordered(
-        schedule,
-        app.order_for(&schedule.name, verification(app, schedule, verify, backup), None, claim).await,
-    );
+    let order = verification(app, schedule, verify, backup).await?;
+    ordered(schedule, app.order_for(&schedule.name, order, None, claim).await);
     Ok(())
 }

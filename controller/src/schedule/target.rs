@@ -9,11 +9,11 @@ use repository::names::BackupName;
 /// A component that is to be verified.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
-    /// The newest backup that holds it complete.
+    /// The newest backup that holds anything of it.
     pub(crate) newest: BackupName,
     /// How many of all that are to be verified that one holds complete.
     pub(crate) holds: usize,
-    /// When any backup of it was verified last; none: never.
+    /// When the schedule has looked at it last; none: never.
     pub(crate) verified: Option<Timestamp>,
 }
 

@@ -95,7 +95,7 @@ pub(super) fn run(wanted: &Check, voice: Voice) -> Ended {
     };
     let mut listing = checker.repository.list()?;
     if let Some(asked) = &wanted.timestamp {
-        listing = Listing { backups: vec![backup(&checker.repository, asked, &[])?], ..Listing::default() };
+        listing = Listing { backups: vec![backup(&checker.repository, asked, None)?], ..Listing::default() };
     }
     let damaged = damaged(&listing);
     let mut archives = Vec::new();

@@ -16,7 +16,8 @@ use crate::output::words::size;
 
 pub(super) fn run(wanted: &Export, voice: Voice) -> Ended {
     let repository = open(&wanted.place)?;
-    let record = backup(&repository, &wanted.timestamp, &[])?;
+    let component = wanted.component.split('/').next();
+    let record = backup(&repository, &wanted.timestamp, component)?;
     let source = source(&record, &wanted.component)?;
     let keys = unlock(&repository, &wanted.secret)?;
     let mut reader = ArchiveReader::open(&repository, &keys, &record, &source)?;

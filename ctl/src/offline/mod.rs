@@ -14,7 +14,7 @@ mod rebuild;
 mod restore;
 mod secret;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use controller::config::{ControllerConfig, USUAL_FILE};
 use controller::jobs::safety::Safety;
-use repository::backup::manifest::BackupRecord;
+use repository::backup::manifest::{BackupRecord, Outcome};
 use repository::error::RepositoryError;
 use repository::keys::KeyRing;
 use repository::names::{BackupName, SourceId};
@@ -99,44 +99,79 @@ impl From<RepositoryError> for Trouble {
     }
 }
 
-/// A backup by its timestamp. `latest` is the newest that holds every asked component complete, or every one that any
-/// backup holds. It is never a safety backup, which holds what somebody wanted to be rid of.
-fn backup(repository: &Repository, asked: &str, components: &[String]) -> Result<BackupRecord, Trouble> {
+/// A backup by its timestamp. `latest` is the newest, or the newest that holds this component complete. It is never a
+/// safety backup, which holds what somebody wanted to be rid of.
+fn backup(repository: &Repository, asked: &str, component: Option<&str>) -> Result<BackupRecord, Trouble> {
     if asked != "latest" {
-        let name: BackupName = asked.parse().map_err(|error| {
-            Trouble::usage("there is no such backup")
-                .caused_by(&error)
-                .hint("`nsctl repository list` shows what there is; `latest` is the newest")
-        })?;
-        return Ok(repository.backup(&name)?);
+        return named(repository, asked);
     }
-    let listing = repository.list()?;
-    let ordinary: Vec<BackupRecord> =
-        listing.backups.into_iter().filter(|record| Safety::of(record).is_none()).collect();
+    let fits = |record: &BackupRecord| component.is_none_or(|component| is_whole(record, component));
+    ordinary(repository)?.into_iter().find(fits).ok_or_else(|| match component {
+        Some(component) => not_whole(&[component]),
+        None => Trouble::failed("there is no backup").hint("`nsctl repository list` shows what there is"),
+    })
+}
+
+/// What to restore of which backups. `latest` is of each component the newest that holds it complete: agents, which would
+/// say what belongs together, may be gone, and a component may have backups of its own.
+fn chosen(
+    repository: &Repository,
+    asked: &str,
+    components: &[String],
+) -> Result<Vec<(BackupRecord, Vec<SourceId>)>, Trouble> {
+    if asked != "latest" {
+        let record = named(repository, asked)?;
+        let sources = sources(&record, components)?;
+        return Ok(vec![(record, sources)]);
+    }
+    let ordinary = ordinary(repository)?;
     let held = ordinary.iter().flat_map(|record| &record.archives);
+    let held = held.filter(|archive| archive.outcome != Outcome::Failed);
     let held: BTreeSet<&str> = held.map(|archive| archive.source.component.as_str()).collect();
     let wanted: BTreeSet<&str> = match components {
         [] => held,
         asked => asked.iter().map(String::as_str).collect(),
     };
-    if let Some(newest) = ordinary.iter().find(|record| wanted.iter().all(|one| is_whole(record, one))) {
-        return Ok(newest.clone());
+    let newest = |component: &str| ordinary.iter().position(|record| is_whole(record, component));
+    let lacking: Vec<&str> = wanted.iter().copied().filter(|one| newest(one).is_none()).collect();
+    if !lacking.is_empty() {
+        return Err(not_whole(&lacking));
     }
-    let each = wanted.iter().map(|one| match ordinary.iter().find(|record| is_whole(record, one)) {
-        Some(record) => format!("{one} in {}", record.name),
-        None => format!("{one} in none"),
-    });
-    let each: Vec<String> = each.collect();
-    Err(match each.as_slice() {
-        [] => Trouble::failed("there is no backup").hint("`nsctl repository list` shows what there is"),
-        each => Trouble::failed("no backup holds all of that complete")
-            .because(format!("the newest that hold each complete: {}", each.join(", ")))
-            .hint("restore in parts, by --components, or give a --timestamp to take what one has"),
-    })
+    if wanted.is_empty() {
+        return Err(Trouble::failed("there is no backup").hint("`nsctl repository list` shows what there is"));
+    }
+    let mut of_each: BTreeMap<usize, Vec<String>> = BTreeMap::new();
+    for component in wanted {
+        of_each.entry(newest(component).expect("it was found")).or_default().push(component.to_owned());
+    }
+    of_each
+        .into_iter()
+        .map(|(nth, components)| Ok((ordinary[nth].clone(), sources(&ordinary[nth], &components)?)))
+        .collect()
+}
+
+fn named(repository: &Repository, asked: &str) -> Result<BackupRecord, Trouble> {
+    let name: BackupName = asked.parse().map_err(|error| {
+        Trouble::usage("there is no such backup")
+            .caused_by(&error)
+            .hint("`nsctl repository list` shows what there is; `latest` is the newest")
+    })?;
+    Ok(repository.backup(&name)?)
+}
+
+/// The newest first, without safety backups.
+fn ordinary(repository: &Repository) -> Result<Vec<BackupRecord>, Trouble> {
+    Ok(repository.list()?.backups.into_iter().filter(|record| Safety::of(record).is_none()).collect())
+}
+
+fn not_whole(components: &[&str]) -> Trouble {
+    Trouble::failed(format!("no backup holds {} complete", components.join(", "))).hint(
+        "`nsctl repository list` shows what there is; give a --timestamp to take what one has, or name others with \
+         --components",
+    )
 }
 
 fn is_whole(record: &BackupRecord, component: &str) -> bool {
-    use repository::backup::manifest::Outcome;
     let of = record.archives.iter().filter(|archive| archive.source.component.as_str() == component);
     let mut of = of.peekable();
     of.peek().is_some() && of.all(|archive| archive.outcome == Outcome::Complete)

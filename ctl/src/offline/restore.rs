@@ -27,7 +27,7 @@ use repository::store::location::Location;
 use repository::verify::{Depth, Verification};
 use serde::Serialize;
 
-use super::{backup, open, sources, unlock};
+use super::{chosen, open, unlock};
 use crate::cli::repository::{Place, Restore};
 use crate::output::exit::{Ended, Exit, Trouble};
 use crate::output::progress::{Progress, Reached};
@@ -42,6 +42,7 @@ const TOLD_NAMES: usize = 100;
 /// What was restored.
 #[derive(Debug, Serialize)]
 struct Restored {
+    /// The newest of those that it comes from.
     backup: String,
     archives: Vec<Archive>,
 }
@@ -51,6 +52,8 @@ struct Restored {
 struct Archive {
     component: String,
     source: String,
+    /// From which backup.
+    backup: String,
     folder: PathBuf,
     restored: bool,
     /// The same for people.
@@ -81,31 +84,42 @@ pub(super) fn run(wanted: &Restore, voice: Voice) -> Ended {
         return Err(Trouble::usage(format!("{} lies in the repository {within}", wanted.to.display()))
             .hint("restore to somewhere else: nobody but backups writes there"));
     }
-    let record = backup(&repository, &wanted.timestamp, &wanted.components)?;
-    let chosen = sources(&record, &wanted.components)?;
+    let chosen = chosen(&repository, &wanted.timestamp, &wanted.components)?;
     let keys = unlock(&repository, &wanted.secret)?;
     let Restore { no_privileges, signer_height, with_keys, .. } = *wanted;
-    let work = Work { keys, repository, record, selection, no_privileges, signer_height, with_keys, voice };
-    let mut done = Restored { backup: work.record.name.to_string(), archives: Vec::new() };
+    let mut done = Restored { backup: chosen[0].0.name.to_string(), archives: Vec::new() };
+    let mut work = Work {
+        keys,
+        repository,
+        record: chosen[0].0.clone(),
+        selection,
+        no_privileges,
+        signer_height,
+        with_keys,
+        voice,
+    };
     let mut exit = Exit::Done;
-    work.voice.say(format!("from backup {}", done.backup));
-    for source in &chosen {
-        let several = chosen.iter().filter(|other| other.component == source.component).count() > 1;
-        let mut folder = wanted.to.join(source.component.as_str());
-        if several {
-            folder.push(source.name.as_str());
-        }
-        match work.archive(source, folder) {
-            Ok((archive, ended)) => {
-                exit = exit.worse(ended);
-                done.archives.push(archive);
+    for (record, sources) in chosen {
+        work.voice.say(format!("from backup {}", record.name));
+        work.record = record;
+        for source in &sources {
+            let several = sources.iter().filter(|other| other.component == source.component).count() > 1;
+            let mut folder = wanted.to.join(source.component.as_str());
+            if several {
+                folder.push(source.name.as_str());
             }
-            Err(trouble) => {
-                // What is there already is there.
-                if !done.archives.is_empty() {
-                    work.voice.result(&done, Restored::table)?;
+            match work.archive(source, folder) {
+                Ok((archive, ended)) => {
+                    exit = exit.worse(ended);
+                    done.archives.push(archive);
                 }
-                return Err(trouble);
+                Err(trouble) => {
+                    // What is there already is there.
+                    if !done.archives.is_empty() {
+                        work.voice.result(&done, Restored::table)?;
+                    }
+                    return Err(trouble);
+                }
             }
         }
     }
@@ -139,6 +153,7 @@ impl Work {
         let mut archive = Archive {
             component: source.component.to_string(),
             source: source.name.to_string(),
+            backup: self.record.name.to_string(),
             folder,
             restored: false,
             result: "",
@@ -336,11 +351,12 @@ impl agent::targets::Progress for Meter {
 
 impl Restored {
     fn table(&self) -> String {
-        let mut rows = Rows::new(&["COMPONENT", "SOURCE", "RESULT", ">ENTRIES", ">SIZE", "FOLDER"]);
+        let mut rows = Rows::new(&["COMPONENT", "SOURCE", "BACKUP", "RESULT", ">ENTRIES", ">SIZE", "FOLDER"]);
         for archive in &self.archives {
             rows.row([
                 archive.component.clone(),
                 archive.source.clone(),
+                archive.backup.clone(),
                 archive.result.to_owned(),
                 count(archive.entries),
                 size(archive.bytes),

@@ -15,7 +15,7 @@ use crate::app::{AlertsNow, App, ScheduleView, catalog_failure};
 use crate::catalog::{AgentRecord, RunState, VerificationRecord};
 use crate::config::{Alerts, Schedule};
 use crate::jobs::Job;
-use crate::jobs::job::JobState;
+use crate::jobs::job::{DRILLED, JobState};
 
 /// Jobs and backups that tell of the last weeks.
 const LOOKED_AT: u32 = 500;
@@ -111,10 +111,12 @@ fn damaged(
 ) -> Vec<Finding> {
     let found = |(component, (_, name)): (&String, &(Timestamp, BackupName))| {
         let of_it = verified.get(name)?.iter().filter(|one| one.source.component.as_str() == component);
-        let damage = of_it.filter(|one| !one.intact).max_by_key(|one| one.at)?;
-        let finding =
-            format!("{component}: the newest complete backup {name} was found damaged at {:.0}", damage.at);
-        Some(Finding::problem(&c::DAMAGED, finding))
+        let damage = of_it.filter(|one| !one.intact).max_by_key(|one| (one.depth != DRILLED, one.at))?;
+        let backup = format!("{component}: the newest complete backup {name}");
+        Some(match damage.depth == DRILLED {
+            true => Finding::problem(&c::AGE, format!("{backup} failed its drill at {:.0}", damage.at)),
+            false => Finding::problem(&c::DAMAGED, format!("{backup} was found damaged at {:.0}", damage.at)),
+        })
     };
     complete.iter().filter_map(found).collect()
 }

@@ -16,7 +16,7 @@ use crate::app::App;
 use crate::app::jobs::not_submitted;
 use crate::ids::JobId;
 use crate::jobs::Job;
-use crate::jobs::job::Order;
+use crate::jobs::job::{Order, RestorePlace};
 use crate::jobs::safety::Safety;
 
 impl App {
@@ -111,6 +111,15 @@ fn is_of(request: &RestoreRequest, job: &Job) -> bool {
         BackupChoice::Latest => true,
         BackupChoice::Named(name) => name == backup,
     };
+    let is_place = |place: &RestorePlace| {
+        let is_there = match (&request.folder, &place.folder) {
+            (Some(asked), Some(folder)) => folder.starts_with(asked.trim_end_matches('/')),
+            (asked, folder) => asked.is_none() && folder.is_none(),
+        };
+        is_there && place.globs == request.globs && place.databases == request.databases
+    };
     let asked: BTreeSet<&Component> = request.components.iter().collect();
-    is_backup && (asked.is_empty() || asked == places.iter().map(|place| &place.source.component).collect())
+    is_backup
+        && places.iter().all(is_place)
+        && (asked.is_empty() || asked == places.iter().map(|place| &place.source.component).collect())
 }
