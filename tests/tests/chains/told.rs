@@ -101,6 +101,23 @@ fn what_was_seen_of_a_validator_comes_back_from_the_manifests_where_the_controll
     assert_ne!(refused.code, 0);
     let said = format!("{}{}", refused.out, refused.err);
     assert!(said.contains("another backup has seen of its validator"), "{said}");
+    // Ahead of all that was seen it goes through: what was set aside asks nothing, and comes back as it was.
+    validator.says(31, "four");
+    let set_aside = validator.node().join("data-backup-2026-11-1/priv_validator_state.json");
+    let was = fs::read(&set_aside).expect("there");
+    fs::remove_file(&set_aside).expect("lost");
+    system.run(&restore);
+    assert_eq!(Validator::has(&validator.node()), ("31".into(), 0, "one".into()));
+    assert_eq!(fs::read(&set_aside).expect("there"), was);
+    // Nor is it a state by which a key may come.
+    let key = validator.node().join("config/priv_validator_key.json");
+    fs::write(&key, "of another").expect("written");
+    let without = ["--path", "config", "--path", "data-backup-2026-11-1", "--signer-height", "9000"];
+    let refused = system.nsctl(&[&restore[..], &without].concat());
+    let said = format!("{}{}", refused.out, refused.err);
+    assert!(refused.code != 0 && said.contains("does not come with it"), "{said}");
+    assert_eq!(fs::read(&set_aside).expect("there"), was);
+    fs::write(&key, "{}").expect("written");
 
     // Of several nothing is remembered, and that is said.
     fs::create_dir(validator.node().join("other")).expect("made");

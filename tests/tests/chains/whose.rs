@@ -162,6 +162,12 @@ fn a_key_that_cannot_be_told_is_said_and_a_link_within_the_folder_is_followed() 
     // The same link, to the same place: nothing of the key is restored, so it is the one that is live.
     let (code, said) = restore(&system, &second, &[]);
     assert_eq!(code, 0, "{said}");
+    // Where a link leads that is not seen from here nobody knows: it may be this very folder, as the node sees it.
+    fs::remove_file(&file).expect("removed");
+    std::os::unix::fs::symlink("/nowhere/node/secrets/key.json", &file).expect("made");
+    let third = backed_up(&system);
+    let (code, said) = restore(&system, &third, &[]);
+    assert!(code != 0 && said.contains("will be another key") && said.contains("--signer-height"), "{said}");
 
     // What was stated of the key outweighs what was seen without one, for it alone, and that is said.
     let stated = system.nsctl(&["signer", "set", ONE, "10", "--reason", "looked up", "--yes"]).expect(0);
@@ -174,4 +180,71 @@ fn a_key_that_cannot_be_told_is_said_and_a_link_within_the_folder_is_followed() 
     let heights: Vec<_> =
         signers().as_array().expect("a list").iter().map(|one| one["height"].clone()).collect();
     assert_eq!(heights, [11, 11], "all that was seen in that source");
+}
+
+/// What becomes of a state that the archive has as a link: it never goes live unasked, nor without a height.
+fn a_linked_state_is_asked_for(validator: &Validator, system: &tests::System, backup: &str) {
+    fs::remove_file(validator.state()).expect("removed");
+    validator.says(9_000, "two");
+    let (code, said) = restore(system, backup, &[]);
+    assert!(code != 0 && said.contains("is a link or no plain file in the backup"), "{said}");
+    assert_eq!(Validator::has(&validator.node()), ("9000".into(), 0, "two".into()));
+    let (code, said) = restore(system, backup, &["--signer-height", "9500"]);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(Validator::has(&validator.node()), ("9500".into(), CLOSED, "one".into()));
+    assert!(validator.state().symlink_metadata().expect("there").is_file());
+}
+
+#[test]
+fn a_state_that_the_archive_has_as_a_link_does_not_put_the_validator_back() {
+    // Another name of what comes before it.
+    let validator = Validator::at(5_000);
+    let path = validator.node();
+    let mut system = tests::System::prepare(&[]);
+    system.configure_agent(&format!(
+        "  - {{ component: blockchain, kind: files, name: chain, path: {} }}\n",
+        path.display()
+    ));
+    system.start_controller();
+    system.invite();
+    system.start_agent();
+    system.await_agent();
+    fs::hard_link(validator.state(), path.join("data/0.bak")).expect("linked");
+    let first = backed_up(&system);
+    fs::remove_file(validator.state()).expect("removed");
+    validator.says(9_000, "two");
+    let (code, said) = restore(&system, &first, &[]);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(Validator::has(&path), ("9000".into(), 0, "one".into()), "it stays: {said}");
+    let bak = fs::read_to_string(path.join("data/0.bak")).expect("there");
+    assert!(bak.contains("5000"), "the other name is the backup's: {bak}");
+
+    // One that leads to a plain file of the folder.
+    let validator = Validator::at(5_000);
+    let path = validator.node();
+    let system = crate::system(&path, "");
+    fs::create_dir(path.join("state")).expect("made");
+    fs::rename(validator.state(), path.join("state/real.json")).expect("moved");
+    std::os::unix::fs::symlink("../state/real.json", validator.state()).expect("made");
+    let first = backed_up(&system);
+    a_linked_state_is_asked_for(&validator, &system, &first);
+}
+
+#[test]
+fn a_copy_goes_into_an_empty_mount_too_and_has_no_key() {
+    let validator = Validator::at(5_000);
+    validator.has_key(ONE);
+    let system = system(&validator.node(), "");
+    let first = backed_up(&system);
+    let place = validator.folder.path().join("copy");
+    let mount = place.join("blockchain");
+    fs::create_dir_all(&mount).expect("made");
+    let mounted = std::process::Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(&mount).status();
+    assert!(mounted.is_ok_and(|status| status.success()), "this test mounts a small disk: run it as root");
+    let (code, said) = restore(&system, &first, &["--to", place.to_str().expect("UTF-8")]);
+    let is_there = |name: &str| mount.join(name).exists();
+    let there = [is_there("data/priv_validator_state.json"), is_there("config/priv_validator_key.json")];
+    let unmounted = std::process::Command::new("umount").arg("-l").arg(&mount).status();
+    assert!(unmounted.is_ok_and(|status| status.success()));
+    assert_eq!((code, there), (0, [true, false]), "{said}");
 }

@@ -2,27 +2,35 @@
 //! of any other.
 //!
 //! Must stay true: a key that comes is the one that is live only if it is so byte by byte; what cannot be read or
-//! compared counts as another. A key that stays where it is need not be read.
+//! compared counts as another, and so does a link that may lead into the folder. A key that stays where it is need not be
+//! read. However large an archive's keys are, little of them is kept.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use repository::archive::entry::{Entry, EntryKind, FileContent};
+use repository::archive::entry::{Entry, EntryKind, FileContent, Layout};
 use repository::archive::path::EntryPath;
 use repository::content::{ContentHasher, IdKey};
-use rustix::fs::{AtFlags, FileType};
+use repository::ids::ContentId;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use super::ground::Ground;
 use super::handles::{kind_of, open_below};
-use super::request::RestoreRequest;
-use super::signer::{KEY, STATE, read};
+use super::request::{Place, RestoreRequest};
+use super::signer::{self, KEY, read};
 use super::stays::selects;
+use crate::signed::MAX_STATE;
 
 /// So many keys of an archive are looked at: more than any test network has in one folder.
-const MAX_KEYS: usize = 1_000;
+const MAX_KEYS: usize = 100;
+/// A plain file of [`MAX_STATE`] has no more parts between holes, on blocks of a KiB.
+const MAX_EXTENTS: usize = 64;
+/// Longer is no path that a link may lead to.
+const MAX_TARGET: usize = 4_096;
 
 /// The keys of an archive.
 #[derive(Debug, Default)]
@@ -30,7 +38,7 @@ pub(super) struct Keys {
     archived: BTreeMap<EntryPath, Archived>,
     /// There are more than are looked at.
     is_more: bool,
-    /// It has a state, selected or not.
+    /// It has a state that somebody may go by, selected or not.
     pub(super) has_state: bool,
 }
 
@@ -43,15 +51,33 @@ struct Archived {
 
 #[derive(Debug)]
 enum What {
-    File(FileContent),
+    File {
+        size: u64,
+        id: ContentId,
+        layout: Layout,
+    },
     Link(Vec<u8>),
+    /// What is not compared: it is no key that a node reads, or would take much memory.
     Other,
+}
+
+impl What {
+    fn of(kind: &EntryKind) -> Self {
+        match kind {
+            EntryKind::File(FileContent { size, id, layout, .. }) if *size < MAX_STATE => match layout {
+                Layout::Sparse(extents) if extents.len() > MAX_EXTENTS => Self::Other,
+                _ => Self::File { size: *size, id: *id, layout: layout.clone() },
+            },
+            EntryKind::Symlink { target } if target.len() <= MAX_TARGET => Self::Link(target.clone()),
+            _ => Self::Other,
+        }
+    }
 }
 
 impl Keys {
     /// An entry of the archive goes by.
     pub(super) fn note(&mut self, entry: &Entry, comes: bool) {
-        self.has_state |= entry.path.name() == Some(STATE);
+        self.has_state |= signer::is_state(&entry.path);
         if entry.path.name() != Some(KEY) || formats::chains::is_set_aside(entry.path.as_bytes()) {
             return;
         }
@@ -59,12 +85,7 @@ impl Keys {
             self.is_more = true;
             return;
         }
-        let what = match &entry.kind {
-            EntryKind::File(content) => What::File(content.clone()),
-            EntryKind::Symlink { target } => What::Link(target.to_vec()),
-            _ => What::Other,
-        };
-        self.archived.insert(entry.path.clone(), Archived { what, comes });
+        self.archived.insert(entry.path.clone(), Archived { what: What::of(&entry.kind), comes });
     }
 
     /// True if one of the archive's is restored.
@@ -81,7 +102,8 @@ impl Keys {
         id_key: &IdKey,
         states: impl Iterator<Item = &'p EntryPath>,
     ) -> Option<EntryPath> {
-        if matches!(ground, Ground::New { .. }) {
+        // A copy has no live key, also where it goes into an empty mount.
+        if matches!(ground, Ground::New { .. }) || matches!(request.place, Place::NewFolder { .. }) {
             return None;
         }
         let of_archive = match self.is_more {
@@ -110,30 +132,45 @@ fn usual_places(state: &EntryPath) -> Vec<EntryPath> {
 /// True if what is live at `path` is just what comes there.
 fn stays(comes: &What, ground: &Ground, path: &EntryPath, id_key: &IdKey) -> bool {
     match (comes, live(ground, path)) {
-        (What::File(content), Ok(Live::File(bytes))) => is_content(content, &bytes, id_key),
-        // What a link leads to in the folder itself may be restored, too.
+        (What::File { size, id, layout }, Ok(Live::File(bytes))) => {
+            content_id((*size, layout), &bytes, id_key).as_ref() == Some(id)
+        }
         (What::Link(comes), Ok(Live::Link(live))) => {
-            let target = Path::new(OsStr::from_bytes(&live));
-            *comes == live && target.is_absolute() && !target.starts_with(ground.root())
+            *comes == live && leads_out(ground, Path::new(OsStr::from_bytes(&live)))
         }
         _ => false,
     }
 }
 
-fn is_content(content: &FileContent, live: &[u8], id_key: &IdKey) -> bool {
-    if content.size != live.len() as u64 {
+/// True if the absolute link leads to something that is seen from here and lies outside of the folder: what lies in that
+/// may be restored, too. The node may see the folder by another path than the agent does, so the text tells nothing, and
+/// what it leads to has to be there.
+fn leads_out(ground: &Ground, target: &Path) -> bool {
+    let is_root = |folder: &Path| {
+        let (Ok(there), Ok(root)) = (rustix::fs::stat(folder), rustix::fs::fstat(ground.handle())) else {
+            return true;
+        };
+        (there.st_dev, there.st_ino) == (root.st_dev, root.st_ino)
+    };
+    let Ok(opened) = rustix::fs::open(target, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) else {
         return false;
+    };
+    let path = std::fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd()));
+    target.is_absolute() && path.is_ok_and(|path| path.is_absolute() && !path.ancestors().any(is_root))
+}
+
+/// The id of what is live, if that may have this size and these holes.
+fn content_id((size, layout): (u64, &Layout), live: &[u8], id_key: &IdKey) -> Option<ContentId> {
+    if size != live.len() as u64 {
+        return None;
     }
     let mut hasher = ContentHasher::new(id_key);
-    for extent in content.layout.extents(content.size) {
-        let (Ok(from), Ok(length)) = (usize::try_from(extent.offset), usize::try_from(extent.length)) else {
-            return false;
-        };
-        let Some(data) = from.checked_add(length).and_then(|to| live.get(from..to)) else { return false };
-        hasher.data(data);
+    for extent in layout.extents(size) {
+        let (from, length) = (usize::try_from(extent.offset).ok()?, usize::try_from(extent.length).ok()?);
+        hasher.data(live.get(from..from.checked_add(length)?)?);
         hasher.extent_ends(extent);
     }
-    hasher.finish(content.size) == content.id
+    Some(hasher.finish(size))
 }
 
 /// True if a key that no archive has lies live at `path` and is moved away.

@@ -49,7 +49,8 @@ impl Notes {
         self.sockets.add(path, "");
     }
 
-    pub(super) fn signer(&mut self, path: &EntryPath, backup: i64, height: i64) {
+    pub(super) fn signer(&mut self, path: &EntryPath, backup: Option<i64>, height: i64) {
+        let backup = backup.map_or_else(|| "a link".to_owned(), |backup| backup.to_string());
         self.signers.add(path, &format!(": height {height}, and {backup} in the backup"));
     }
 

@@ -621,8 +621,9 @@ impl<'a> Look<'a> {
         let is_copy = matches!(request.place, Place::NewFolder { .. });
         match entry.path.name() {
             Some(signer::KEY) if is_copy => facts.second_keys.add(&entry.path),
-            Some(signer::STATE) if !is_copy && facts.signers.len() < MAX_NAMED => {
-                facts.signers.push((entry.path.clone(), signer::live(self.ground, &entry.path)));
+            _ if signer::is_state(&entry.path) && !is_copy && facts.signers.len() < MAX_NAMED => {
+                let live = signer::live(self.ground, &entry.path);
+                facts.signers.push((entry.path.clone(), live.under(&entry.kind)));
             }
             _ => {}
         }

@@ -41,8 +41,25 @@ pub enum LiveState {
     Absent,
     /// Something that tells no height, and why.
     Unreadable(String),
+    /// A state, or none, and what the backup has of that name is no plain file: that tells nothing.
+    Linked,
     /// A state.
     At(Signed),
+}
+
+impl LiveState {
+    /// Where an entry of this kind comes.
+    pub(super) fn under(self, kind: &EntryKind) -> Self {
+        match (self, kind) {
+            (live @ Self::Unreadable(_), _) | (live, EntryKind::File(_) | EntryKind::HardLink { .. }) => live,
+            _ => Self::Linked,
+        }
+    }
+}
+
+/// True for a validator's state that somebody may go by. What cosmovisor has set aside is nobody's.
+pub(super) fn is_state(path: &EntryPath) -> bool {
+    path.name() == Some(STATE) && !formats::chains::is_set_aside(path.as_bytes())
 }
 
 /// What lies where `path` goes.
@@ -96,6 +113,10 @@ pub(super) fn conflicts(facts: &Facts) -> Vec<String> {
             "{path} does not say what its validator has signed: {cause}; mend it, or move it away and state the height \
              with --signer-height"
         )),
+        LiveState::Linked if !is_stated => Some(format!(
+            "{path} is a link or no plain file in the backup: what it leads to may say less than was signed; state the newest \
+             height of its network with --signer-height, or restore other paths"
+        )),
         LiveState::At(live) if !is_stated && facts.signer_seen.is_some_and(|seen| seen > *live) => {
             Some(format!(
                 "{path} says less than the backup's, or than another backup has seen of its validator (of any, where it does not say whose it is): nobody knows \
@@ -103,7 +124,7 @@ pub(super) fn conflicts(facts: &Facts) -> Vec<String> {
              --signer-height"
             ))
         }
-        LiveState::Absent | LiveState::At(_) => None,
+        LiveState::Absent | LiveState::Linked | LiveState::At(_) => None,
     };
     let mut told: Vec<String> = facts.signers.iter().filter_map(of_state).collect();
     if let Some(key) = &facts.other_key {
@@ -150,6 +171,9 @@ pub(super) fn remarks(facts: &Facts) -> Vec<String> {
             "{path} will say {height}, or what the backup or the live one says if that is more, and nothing at that height \
              will be signed"
         )),
+        (LiveState::Linked, _, Some(height)) => Some(format!(
+            "{path} will be a plain file that says {height}, or what the live one says if that is more: the backup's is none"
+        )),
         (_, _, height) => {
             height.map(|height| format!("{path} will say {height}, or what the backup says if that is more"))
         }
@@ -185,15 +209,31 @@ pub(super) fn keep_highest(
     let is_copy = matches!(request.place, Place::NewFolder { .. });
     // A copy without the key signs nothing.
     let takes_key = matches!(&request.selection, Selection::Paths(patterns) if patterns.spell_a(KEY));
-    let seen =
-        seen(request, &stage.keys).filter(|_| !is_copy || request.signer_height.is_some() || takes_key);
+    let may_sign = !is_copy || request.signer_height.is_some() || takes_key;
+    let seen = seen(request, &stage.keys).filter(|_| may_sign);
     for path in states {
-        let Some((folder, FileType::RegularFile)) = stage.staged(&path)? else { continue };
+        let Some((folder, kind)) = stage.staged(&path)? else { continue };
         let name = stage.name(&path).to_owned();
-        let staged = read(&folder, &name).map_err(failed("read", &path))?;
-        let of_backup = Signed::of(&staged).ok_or_else(|| {
-            RestoreError::refused(&path, "the backup's tells no height; restore other paths")
-        })?;
+        let of_backup = match kind {
+            FileType::RegularFile => {
+                let staged = read(&folder, &name).map_err(failed("read", &path))?;
+                let of_backup = Signed::of(&staged).ok_or_else(|| {
+                    RestoreError::refused(&path, "the backup's tells no height; restore other paths")
+                })?;
+                Some(of_backup)
+            }
+            _ if !may_sign => continue,
+            FileType::Directory => {
+                return Err(RestoreError::refused(&path, "the backup's is a folder; restore other paths"));
+            }
+            _ if request.signer_height.is_none() => {
+                let cause = "the backup's is a link or no plain file, and what it leads to may say less than was signed; \
+                             state the network's newest height with --signer-height, or restore other paths";
+                return Err(RestoreError::refused(&path, cause));
+            }
+            // What it leads to counts for nothing, and a plain file takes its place.
+            _ => None,
+        };
         let live = read_live(ground, &path).map_err(failed("read", &path))?;
         let signed = live.as_deref().map(|live| {
             Signed::of(live).ok_or_else(|| {
@@ -201,20 +241,21 @@ pub(super) fn keep_highest(
             })
         });
         let signed = signed.transpose()?;
-        if !is_copy && request.signer_height.is_none() {
-            // One that says less than a backup's is not its successor: a node was set up anew.
-            let known = seen.map_or(of_backup, |seen| seen.max(of_backup));
-            if let Some(cause) = unknown(signed, known, other_key.as_ref()) {
-                return Err(RestoreError::refused(&path, cause));
-            }
+        // One that says less than a backup's is not its successor: a node was set up anew.
+        if !is_copy
+            && request.signer_height.is_none()
+            && let Some(known) = seen.max(of_backup)
+            && let Some(cause) = unknown(signed, known, other_key.as_ref())
+        {
+            return Err(RestoreError::refused(&path, cause));
         }
         let mut highest = (of_backup, None);
         if let Some((live, signed)) = live.zip(signed)
-            && signed > highest.0
+            && Some(signed) > highest.0
         {
             // What another key has signed there is nothing that this one may answer with.
             highest = match &other_key {
-                None => (signed, Some(live)),
+                None => (Some(signed), Some(live)),
                 Some(_) => closed(signed.0),
             };
         }
@@ -224,18 +265,18 @@ pub(super) fn keep_highest(
             RestoreError::refused(&path, "no chain has a height like the one that was stated")
         })?;
         if let Some(height) = stated
-            && height > highest.0.0
+            && highest.0.is_none_or(|highest| height > highest.0)
         {
             highest = closed(height);
         }
         if let Some(seen) = seen
-            && seen > highest.0
+            && Some(seen) > highest.0
         {
             highest = closed(seen.0);
         }
-        if let (Signed(height, ..), Some(bytes)) = highest {
+        if let (Some(Signed(height, ..)), Some(bytes)) = highest {
             replace(disk, &folder, &name, &bytes).map_err(failed("write", &path))?;
-            stage.notes.signer(&path, of_backup.0, height);
+            stage.notes.signer(&path, of_backup.map(|signed| signed.0), height);
         }
     }
     Ok(())
@@ -258,10 +299,10 @@ fn unknown(live: Option<Signed>, known: Signed, other_key: Option<&EntryPath>) -
 }
 
 /// At this height it signs nothing any more, in no round.
-fn closed(height: i64) -> (Signed, Option<Vec<u8>>) {
+fn closed(height: i64) -> (Option<Signed>, Option<Vec<u8>>) {
     let (round, step) = (i32::MAX, LAST_STEP);
     let state = serde_json::json!({ "height": height.to_string(), "round": round, "step": step });
-    (Signed(height, round.into(), step), Some(format!("{state:#}").into_bytes()))
+    (Some(Signed(height, round.into(), step)), Some(format!("{state:#}").into_bytes()))
 }
 
 /// Nothing that exists is opened for writing: it is made anew, with the same owner and rights.
@@ -275,7 +316,9 @@ fn replace(disk: &Disk<'_>, folder: &OwnedFd, name: &[u8], bytes: &[u8]) -> io::
     if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid) {
         disk.set_owner(subject, Some(old.st_uid), Some(old.st_gid))?;
     }
-    disk.set_mode(subject, old.st_mode & 0o7777)
+    // A link has all rights, and they mean nothing.
+    let is_file = FileType::from_raw_mode(old.st_mode) == FileType::RegularFile;
+    disk.set_mode(subject, if is_file { old.st_mode & 0o7777 } else { 0o600 })
 }
 
 fn read_live(ground: &Ground, path: &EntryPath) -> io::Result<Option<Vec<u8>>> {

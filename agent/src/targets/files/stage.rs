@@ -37,6 +37,9 @@ use crate::targets::BlobReader;
 /// Two handles are held for each.
 const MAX_AREAS: usize = 256;
 
+/// So many validators' states are compared: no network has so many nodes in one folder.
+const MAX_SIGNERS: usize = super::plan::MAX_NAMED;
+
 /// More sockets and devices than any archive has; the other names of what is beyond are refused.
 const MAX_LEFT_OUT: usize = 100_000;
 
@@ -424,6 +427,16 @@ impl<'a> Stage<'a> {
             kind => kind.clone(),
         };
         let written = self.write_kind(entry, &kind, incoming)?;
+        // Whatever it is: a link of that name would be read as the state, too.
+        if written && signer::is_state(path) {
+            if self.signers.len() == MAX_SIGNERS {
+                let cause = format!(
+                    "it is one of more than {MAX_SIGNERS} validators' states; restore fewer at a time"
+                );
+                return Err(RestoreError::refused(path, cause));
+            }
+            self.signers.push(path.clone());
+        }
         if !written
             && matches!(kind, EntryKind::Socket | EntryKind::Device { .. })
             && self.left_out.len() < MAX_LEFT_OUT
@@ -499,9 +512,6 @@ impl<'a> Stage<'a> {
         let path = &entry.path;
         let file =
             self.disk.make_file(self.parent(), self.name(path)).map_err(failed("make the file", path))?;
-        if path.name() == Some(signer::STATE) {
-            self.signers.push(path.clone());
-        }
         let metadata = self.permitted(path, &entry.kind, &entry.metadata);
         if let Some(written) = self.writer.write(file, entry, (content, metadata), incoming)? {
             self.finish_file(&written)?;
