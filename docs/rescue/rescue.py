@@ -361,7 +361,7 @@ def latest(found, components):
     """By component the newest backup that holds it complete; what was made before a restore is none."""
     newest, held = {}, set()
     for one in found:  # the oldest first
-        if not (one['pin'] or '').startswith('safety backup before restore '):
+        if not (one.get('pin') or '').startswith('safety backup before restore '):
             lacks = {what['component'] for what in one['archives'] if what['outcome'] != 'complete'}
             whole = {what['component'] for what in one['archives']} - lacks
             held |= {what['component'] for what in one['archives'] if what['outcome'] != 'failed'}
