@@ -18,6 +18,7 @@ use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use crate::alerts::{Event, Kind};
+use crate::catalog::alerts::raise;
 use crate::catalog::{Catalog, CatalogError, micros, time};
 
 /// So many are listed.
@@ -115,9 +116,19 @@ const COLUMNS: &str =
     "id, address, component, name, height, round, step, seen_at, stated_at, stated_by, reason";
 
 impl Catalog {
-    /// A backup has seen how far a validator has signed. What it saw before somebody stated a height does not count. Where
-    /// its key was never seen in that source, but in others, these are returned.
-    pub async fn saw_signed(&self, seen: &Seen) -> Result<Vec<SourceId>, CatalogError> {
+    /// A backup has seen how far a validator has signed. What it saw before somebody stated a height does not count.
+    /// Tells nobody: it is known already, or was.
+    pub async fn saw_signed(&self, seen: &Seen) -> Result<(), CatalogError> {
+        self.see(seen, None).await
+    }
+
+    /// The same, of a backup that ends `now`: where its key was never seen in that source, but in others, an alert is
+    /// raised. That and the place are kept together: a place that is known raises none again.
+    pub async fn sees_signed(&self, seen: &Seen, now: Timestamp) -> Result<(), CatalogError> {
+        self.see(seen, Some(now)).await
+    }
+
+    async fn see(&self, seen: &Seen, told_at: Option<Timestamp>) -> Result<(), CatalogError> {
         let mut change = self.change().await?;
         sqlx::query(
             "INSERT INTO signers (id, address, component, name, height, round, step, seen_at)
@@ -169,8 +180,15 @@ impl Catalog {
                 before = rows.iter().filter_map(|row| place_of(row).transpose()).collect::<Result<_, _>>()?;
             }
         }
+        let told_at = told_at.filter(|_| !before.is_empty());
+        if let Some(now) = told_at {
+            raise(&mut change, &[seen.elsewhere(&before)], now).await?;
+        }
         change.commit().await?;
-        Ok(before)
+        if told_at.is_some() {
+            self.alerts_raised.notify_one();
+        }
+        Ok(())
     }
 
     /// The highest that is known of the validator of an archive of `source`: of its key, and of what was seen without one
@@ -195,11 +213,18 @@ impl Catalog {
         row.as_ref().map(parts).transpose()
     }
 
-    /// The highest of all that was ever seen in `source`: what any key that may be live there has signed, wherever.
+    /// The highest of all that was ever seen in `source`: what any key that may be live there has signed, wherever, and
+    /// what was seen without a key where one of them was seen, unless somebody has stated since how far that key has.
     pub async fn signed_here(&self, source: &SourceId) -> Result<Option<(i64, i64, i32)>, CatalogError> {
         let row = sqlx::query(
             "SELECT height, round, step FROM signers
              WHERE id = ?1 OR id IN (SELECT id FROM signer_places WHERE component = ?2 AND name = ?3)
+                OR EXISTS (SELECT 1 FROM signer_places AS here
+                           JOIN signer_places AS there ON there.id = here.id
+                           LEFT JOIN signers AS own ON own.id = here.id
+                           WHERE here.component = ?2 AND here.name = ?3
+                             AND there.component || '/' || there.name = signers.id
+                             AND signers.seen_at >= coalesce(own.stated_at, 0))
              ORDER BY height DESC, round DESC, step DESC LIMIT 1",
         )
         .bind(source.to_string())

@@ -391,6 +391,49 @@ mod signers {
     }
 
     #[tokio::test]
+    async fn of_a_source_counts_what_was_seen_without_a_key_wherever_one_of_its_keys_was() {
+        let Place { catalog, home: _home } = Place::new().await;
+        let here = async || catalog.signed_here(&source("s")).await.expect("read").map(|signed| signed.0);
+        sees(&catalog, "s", Some("a"), 100, 1).await;
+        sees(&catalog, "t", Some("a"), 110, 2).await;
+        sees(&catalog, "t", None, 6_000, 3).await;
+        // Nobody of here was there.
+        sees(&catalog, "u", None, 9_000, 3).await;
+        assert_eq!(here().await, Some(6_000));
+        // Whoever looked the key's height up knows better.
+        state(&catalog, "a", 200, 4).await;
+        assert_eq!(here().await, Some(200));
+    }
+
+    #[tokio::test]
+    async fn that_a_key_is_elsewhere_is_told_in_the_change_that_says_so() {
+        let Place { catalog, home: _home } = Place::new().await;
+        sees(&catalog, "s", Some("a"), 100, 1).await;
+        let count = async || {
+            let count = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM alert_events");
+            count.fetch_one(&catalog.readers).await.expect("counted")
+        };
+        let run = async |statement: &'static str| {
+            let mut change = catalog.change().await.expect("begun");
+            sqlx::query(statement).execute(&mut *change).await.expect("done");
+            change.commit().await.expect("kept");
+        };
+        let there = Seen::in_manifest(source("t"), Some("a".into()), signed(110), at(2));
+        run("CREATE TRIGGER full BEFORE INSERT ON alert_events BEGIN SELECT RAISE(ABORT, 'full'); END").await;
+        catalog.sees_signed(&there, NOW).await.expect_err("the alert cannot be kept");
+        assert_eq!(count().await, 0);
+        // Nothing was kept, so it is told when it is tried again, and once.
+        run("DROP TRIGGER full").await;
+        for _ in 0..2 {
+            catalog.sees_signed(&there, NOW).await.expect("kept");
+            assert_eq!(count().await, 1);
+        }
+        // A rebuild tells nobody.
+        sees(&catalog, "u", Some("a"), 110, 3).await;
+        assert_eq!(count().await, 1);
+    }
+
+    #[tokio::test]
     async fn what_was_seen_without_a_key_before_a_key_s_height_was_stated_counts_no_more_for_that_key() {
         let Place { catalog, home: _home } = Place::new().await;
         sees(&catalog, "s", None, 1_000_000, 1).await;

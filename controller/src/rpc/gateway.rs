@@ -149,13 +149,8 @@ impl AgentGateway for GatewayService {
                 ingest::finish_archive(repository, task, summary, stream, places, told).await?;
             // Before the archive counts: what is known of a validator is never less than what backups have of it.
             if let (Some(seen), Some(Ended::Archived { .. })) = (seen, &ended) {
-                let before = self.app.catalog.saw_signed(&seen).await;
-                let before = before.map_err(|error| catalog_failure(&error))?;
-                if !before.is_empty() {
-                    let told =
-                        self.app.catalog.raise_alerts(&[seen.elsewhere(&before)], self.app.now()).await;
-                    told.map_err(|error| catalog_failure(&error))?;
-                }
+                let kept = self.app.catalog.sees_signed(&seen, self.app.now()).await;
+                kept.map_err(|error| catalog_failure(&error))?;
             }
             if let Some(ended) = ended
                 && !self.app.fleet.end(agent.agent, id, ended)

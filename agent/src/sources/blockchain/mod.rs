@@ -187,6 +187,22 @@ impl ChainSource {
         self.key_now.get_or_init(|| self.keys.now()).clone()
     }
 
+    /// Whose the validator's state in the folder `root` is, and where that lies; `looked` was found in `seen_at`, from
+    /// which it is read, too. To be called before anything of that folder is held.
+    fn signer_in(
+        root: &Path,
+        seen_at: &Path,
+        looked: &look::Looked,
+    ) -> (Keys, Option<(PathBuf, Option<Signed>)>) {
+        let within = |at: &Path, path: &EntryPath| at.join(std::ffi::OsStr::from_bytes(path.as_bytes()));
+        let keys = Keys::look(root, seen_at, looked.keys.clone());
+        let signer = match looked.signers.as_slice() {
+            [one] => Some((within(root, one), Signed::at(&within(seen_at, one)))),
+            _ => None,
+        };
+        (keys, signer)
+    }
+
     /// Holds what has to fit together in the folder `root`, which is then read by `rules`. Blocks.
     pub(crate) fn open(
         root: &Path,
@@ -203,12 +219,15 @@ impl ChainSource {
         let mut climbed = Climbed::default();
         let mut told = Vec::new();
         let mut taken = None;
+        // A key that changes while the state is held is not the one that has signed it.
+        let mut whose = None;
         if profile.holds_anything() && !looked.parts.is_empty() {
             let tried = Attempt::at(&folder, &rules, way, profile, cancel);
             told.extend(tried.told);
             match (tried.taken, tried.why) {
                 (Some(found), _) => taken = Some(found),
                 (None, why) => {
+                    whose = Some(Self::signer_in(root, root, &looked));
                     climbed = Ladder { folder: &folder, looked: &looked, way, cancel }.climb();
                     told.extend(climbed.told.take());
                     // What would have helped, too.
@@ -235,15 +254,8 @@ impl ChainSource {
             }
         };
         files.tell(told.into_iter().map(suspect).collect());
-        let within = |at: &Path, path: &EntryPath| at.join(std::ffi::OsStr::from_bytes(path.as_bytes()));
-        let keys = Keys::look(root, &seen_at, std::mem::take(&mut looked.keys));
-        let signer = match looked.signers.as_slice() {
-            [one] => {
-                let before = Signed::at(&within(&seen_at, one));
-                Some((within(root, one), before))
-            }
-            _ => None,
-        };
+        // A snapshot has its own moment.
+        let (keys, signer) = whose.unwrap_or_else(|| Self::signer_in(root, &seen_at, &looked));
         let has_several_signers = looked.signers.len() > 1;
         let snapshot = taken.map(|(snapshot, _)| snapshot);
         Ok(Self {
@@ -306,6 +318,41 @@ impl HoldError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_that_changes_while_its_state_is_held_is_nobody_s() {
+        let place = tempfile::tempdir().expect("a folder");
+        let (node, state, socket) =
+            (place.path().join("node"), place.path().join("state"), place.path().join("engine.sock"));
+        [&node, &state].iter().for_each(|folder| std::fs::create_dir(folder).expect("made"));
+        let key = node.join("priv_validator_key.json");
+        let says = |digit: &str| format!(r#"{{"address":"{}"}}"#, digit.repeat(40));
+        std::fs::write(&key, says("1")).expect("written");
+        std::fs::write(node.join("priv_validator_state.json"), r#"{"height":"7"}"#).expect("written");
+        // Whoever is asked for its containers is asked while the folder is being held.
+        let engine = std::os::unix::net::UnixListener::bind(&socket).expect("bound");
+        let swap = {
+            let (key, other) = (key.clone(), says("2"));
+            std::thread::spawn(move || {
+                let asked = engine.accept();
+                std::fs::write(key, other).expect("written");
+                drop(asked);
+            })
+        };
+        let rules = Rules::from(crate::sources::files::Excludes::default());
+        let way = Way {
+            profile: Profile::Auto,
+            rungs: &[Rung::Container],
+            engine: Some(&socket),
+            root: &node,
+            state: &state,
+        };
+        let opened = ChainSource::open(&node, rules, &way, &CancellationToken::new());
+        let source = opened.expect("opened");
+        assert!(swap.join().is_ok() && std::fs::read_to_string(&key).expect("there") == says("2"));
+        assert_eq!((source.signer(), source.signed()), (None, Some(Signed(7, 0, 0))));
+        assert!(source.remarks().iter().any(|remark| remark == WHOSE), "{:?}", source.remarks());
+    }
 
     #[test]
     fn a_key_that_changes_while_its_folder_is_read_is_nobody_s() {

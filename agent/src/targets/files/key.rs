@@ -218,3 +218,42 @@ fn live(ground: &Ground, path: &EntryPath) -> io::Result<Live> {
         Some(_) => Live::Other,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use repository::archive::entry::{Extent, Metadata, Piece, Pieces};
+    use repository::ids::BlobId;
+
+    use super::*;
+
+    /// What is kept of a key, in bytes.
+    fn kept(size: u64, layout: Layout, pieces: usize) -> usize {
+        let blob = BlobId::new([7; 32]);
+        let pieces = vec![Piece { blob, offset: 0, length: 1 }; pieces];
+        let (id, pieces) = (ContentId::new([7; 32]), Pieces::Inline(pieces));
+        match What::of(&EntryKind::File(FileContent { size, id, layout, pieces })) {
+            What::File { layout: Layout::Sparse(extents), .. } => extents.capacity() * size_of::<Extent>(),
+            What::File { layout: Layout::Dense, .. } | What::Other => 0,
+            What::Link(target) => target.capacity(),
+        }
+    }
+
+    #[test]
+    fn little_is_kept_of_an_archive_s_keys_however_large_they_are() {
+        let holes =
+            |count: u64| Layout::Sparse((0..count).map(|n| Extent { offset: n * 2, length: 1 }).collect());
+        assert_eq!(kept(1 << 20, holes(20_000), 1), 0);
+        assert_eq!(kept(60_000, holes(20_000), 1), 0);
+        assert_eq!(kept(60_000, holes(64), 4_096), 64 * size_of::<Extent>());
+        let target = vec![b'a'; 60_000];
+        assert!(matches!(What::of(&EntryKind::Symlink { target }), What::Other));
+
+        let mut keys = Keys::default();
+        for n in 0..1_000 {
+            let path = EntryPath::new(format!("{n:04}/priv_validator_key.json").as_bytes()).expect("a path");
+            keys.note(&Entry { path, kind: EntryKind::Fifo, metadata: Metadata::default() }, false);
+        }
+        assert_eq!(keys.archived.len(), MAX_KEYS);
+        assert!(keys.come(), "what is not looked at may come");
+    }
+}
