@@ -108,15 +108,23 @@ impl Settings for AgentConfig {
 }
 
 impl AgentConfig {
-    /// What is restored for a drill must not end up in what is backed up, around it, or in our own state.
-    fn check_scratch(&self) -> Result<(), Problem> {
-        let Some(scratch) = &self.drills.scratch else { return Ok(()) };
+    /// What nothing of a drill may lie in or around.
+    pub(crate) fn folders(&self) -> Vec<&Path> {
         let folders = self.sources.iter().filter_map(|source| match &source.data {
             SourceData::Folder { path } | SourceData::Node { path: Some(path), .. } => Some(path.as_path()),
             _ => None,
         });
-        let mut taken = folders.chain([self.state.as_path()]);
-        match taken.find(|taken| scratch.starts_with(taken) || taken.starts_with(scratch)) {
+        folders.chain([self.state.as_path()]).collect()
+    }
+
+    /// What is restored for a drill must not end up in what is backed up, around it, or in our own state.
+    fn check_scratch(&self) -> Result<(), Problem> {
+        let Some(scratch) = &self.drills.scratch else { return Ok(()) };
+        match self
+            .folders()
+            .into_iter()
+            .find(|taken| scratch.starts_with(taken) || taken.starts_with(scratch))
+        {
             None => Ok(()),
             Some(taken) => {
                 let taken = taken.display();

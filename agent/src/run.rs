@@ -80,7 +80,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), RunError
     }
     let agent = Arc::new(Agent {
         platform: Platform::new(&config),
-        drills: Marked::begin(&config.drills),
+        drills: Marked::begin(&config.drills, &config.folders()),
         config,
         state,
         key,

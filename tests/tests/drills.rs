@@ -109,7 +109,8 @@ fn a_chain_that_is_written_and_models_are_opened_by_the_agents_own_programs_with
     let store = node.path().join("data/chaindata");
     fs::create_dir_all(store.parent().expect("a parent")).expect("made");
     let mut writes = Command::new(&writer).arg("write").arg(&store).spawn().expect("it starts");
-    let models = folder(&[("a/weights.bin", &[7; 100_000]), ("tokens.txt", b"words")]);
+    // Of a kind that knows no keys: what is called as one stays out all the same.
+    let models = folder(&[("a/weights.bin", &[7; 100_000]), ("tokens.txt", b"words"), KEYS[0]]);
     let settings = folder(&[("app.env", b"A=1")]);
     wait_for("tables", 20, || (fs::read_dir(&store).ok()?.count() > 20).then_some(()));
     let seen = tempfile::tempdir().expect("a folder");
@@ -126,14 +127,16 @@ fn a_chain_that_is_written_and_models_are_opened_by_the_agents_own_programs_with
                     writer.display()
                 ),
             ),
-            // It leaves something running, and its output holds a secret.
+            // It leaves something running, in its group and out of it, and its output holds a secret.
             (
                 "models",
                 format!(
                     "cmp \"$1\"/a/weights.bin {}/a/weights.bin; r=$?; sleep 300 & echo $! > {}; \
+                     ( setsid sleep 300 & echo $! > {} ); ! [ -e \"$1\"/geth/nodekey ] || exit 9; \
                      echo $PASSWORD; exit $r # , env: {{ PASSWORD: hunter2-43 }}",
                     models.path().display(),
-                    at("left")
+                    at("left"),
+                    at("far")
                 ),
             ),
         ],
@@ -167,7 +170,9 @@ fn a_chain_that_is_written_and_models_are_opened_by_the_agents_own_programs_with
     );
     assert!(!env.contains("NEURASHIELD_LOG_FORMAT"), "nothing of the agent's own: {env}");
     assert!(drilled.is_empty());
-    assert!(!is_there(&seen.path().join("left")), "what the program has started ends with it");
+    for left in ["left", "far"] {
+        assert!(!is_there(&seen.path().join(left)), "what the program has started ends with it: {left}");
+    }
     let id = job["id"].as_str().expect("an id");
     let log = drilled.system.nsctl(&["logs", id]).expect(0).out;
     assert!(log.contains("drill: ") && log.contains("(redacted)"), "{log}");
@@ -279,6 +284,59 @@ fn what_no_program_opens_is_a_finding_and_an_alert_and_nothing_of_it_stays() {
     let ended = drilled.system.await_end(&job);
     assert_eq!(ended["state"], "complete", "{ended:#}");
     assert_eq!(drilled.kept("held").expect("it was drilled")["intact"], true);
+    assert!(drilled.is_empty());
+}
+
+#[test]
+fn what_nobody_could_look_at_is_no_finding_and_no_link_leads_out_of_a_drill() {
+    let live = folder(&[("file", b"live")]);
+    let (linked, inner) = (folder(&[("a", b"1")]), folder(&[("a/b", b"1"), ("c", b"inside")]));
+    std::os::unix::fs::symlink(live.path(), linked.path().join("data")).expect("made");
+    std::os::unix::fs::symlink("../c", inner.path().join("a/link")).expect("made");
+    let seen = tempfile::tempdir().expect("a folder");
+    let run = seen.path().join("run");
+    let mut drilled = Drilled {
+        system: System::prepare_held(&[
+            ("linked", linked.path()),
+            ("inner", inner.path()),
+            ("missing", inner.path()),
+        ]),
+    };
+    drilled.mark(&[
+        ("linked", format!("touch {}; echo changed > \"$1\"/data/file", run.display())),
+        ("inner", "[ \"$(cat \"$1\"/a/link)\" = inside ]".to_owned()),
+        ("missing", "exec /nowhere/engine".to_owned()),
+    ]);
+    drilled.start();
+
+    // What it leads to would be opened, and is in no backup.
+    let answer = drilled.drill("linked").expect(FAILED);
+    let said = format!("{}{}", answer.out, answer.err);
+    assert!(said.contains("lead out of the folder") && said.contains("data first"), "{said}");
+    assert!(!run.exists() && drilled.is_empty());
+    assert_eq!(fs::read(live.path().join("file")).expect("read"), b"live");
+    assert!(drilled.kept("linked").is_none(), "nothing was found out");
+
+    // The program is not there.
+    let answer = drilled.drill("missing").expect(FAILED);
+    let said = format!("{}{}", answer.out, answer.err);
+    assert!(said.contains("ended with 127") && said.contains("drills.open"), "{said}");
+    assert!(drilled.kept("missing").is_none(), "nothing was found out");
+
+    // Cancelled before the first page of entries comes: what breaks off by that is not the archive's.
+    drilled.system.steps().ask("keys-known");
+    let job = drilled.system.start_job(&["verify", "--depth", "drilled", "--components", "inner"]);
+    wait_for("the drill", 60, || drilled.system.steps().reached("keys-known"));
+    drilled.system.nsctl(&["cancel", &job]).expect(0);
+    tests::pause(500);
+    drilled.system.steps().let_go("keys-known");
+    assert_eq!(drilled.system.await_end(&job)["state"], "cancelled");
+    wait_for("the agent's end of it", 20, || drilled.is_empty().then_some(()));
+    assert!(drilled.kept("inner").is_none(), "nothing was found out");
+
+    // A link that stays within comes back and is opened.
+    drilled.drill("inner").expect(0);
+    assert_eq!(drilled.kept("inner").expect("it was drilled")["intact"], true);
     assert!(drilled.is_empty());
 }
 

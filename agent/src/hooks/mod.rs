@@ -11,7 +11,7 @@ mod run;
 
 pub(crate) use guard::guard;
 pub(crate) use journal::{Journal, Kind, Occasion};
-pub(crate) use run::run_to_the_end;
+pub(crate) use run::{HowFailed, run_to_the_end};
 
 use std::time::Duration;
 

@@ -18,11 +18,41 @@ const GUARD_ENDS: Duration = Duration::from_secs(10);
 /// What a hook leaves running may keep its output open: it is not waited for any longer.
 const DRAIN: Duration = Duration::from_millis(200);
 
+/// What shells, and the guard, end with where a program cannot be started: it may not be executed, or is not there.
+const NOT_STARTED: [i32; 2] = [126, 127];
+/// Of a program that was ended by HUP, INT, KILL or TERM: by somebody else, who may be short of memory.
+const BY_OTHERS: [i32; 4] = [128 + 1, 128 + 2, 128 + 9, 128 + 15];
+
+/// What a failure says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HowFailed {
+    /// It has said no, or did not end in time.
+    Itself,
+    /// It was never there.
+    NotStarted,
+    /// Somebody else has ended it.
+    Killed,
+}
+
+impl HowFailed {
+    /// By what the guard has ended with; none: that was ended itself.
+    fn of(code: Option<i32>) -> Self {
+        match code {
+            None => Self::Killed,
+            Some(code) if BY_OTHERS.contains(&code) => Self::Killed,
+            Some(code) if NOT_STARTED.contains(&code) => Self::NotStarted,
+            Some(_) => Self::Itself,
+        }
+    }
+}
+
 /// What became of a hook.
 #[derive(Debug)]
 pub(crate) struct Ran {
     /// Why it is a failure; none: it is none.
     pub(crate) failure: Option<String>,
+    /// And what that says.
+    pub(crate) how: HowFailed,
     /// The end of what it said.
     pub(crate) lines: Vec<String>,
 }
@@ -49,11 +79,11 @@ async fn run_by(
     cancel: &CancellationToken,
 ) -> Ran {
     let mut tail = Tail::default();
-    let failure = match guarded(verb, hook, variables, cancel, &mut tail).await {
-        Ok(failure) => failure,
-        Err(error) => Some(format!("cannot be run: {error}")),
+    let (failure, how) = match guarded(verb, hook, variables, cancel, &mut tail).await {
+        Ok(ended) => ended,
+        Err(error) => (Some(format!("cannot be run: {error}")), HowFailed::NotStarted),
     };
-    Ran { failure, lines: tail.lines(hook) }
+    Ran { failure, how, lines: tail.lines(hook) }
 }
 
 async fn guarded(
@@ -62,7 +92,7 @@ async fn guarded(
     variables: Vec<(String, String)>,
     cancel: &CancellationToken,
     tail: &mut Tail,
-) -> std::io::Result<Option<String>> {
+) -> std::io::Result<(Option<String>, HowFailed)> {
     let (reader, writer) = std::io::pipe()?;
     let mut output = pipe::Receiver::from_owned_fd(reader.into())?;
     let mut guard = {
@@ -101,18 +131,21 @@ async fn guarded(
         }
     };
     drop(stdin);
-    let failure = match over {
-        Ok(status) if status.success() => None,
-        Ok(status) => Some(match status.code() {
-            Some(code) => format!("ended with {code}"),
-            None => "was killed together with its guard".to_owned(),
-        }),
+    let ended = match over {
+        Ok(status) if status.success() => (None, HowFailed::Itself),
+        Ok(status) => {
+            let why = match status.code() {
+                Some(code) => format!("ended with {code}"),
+                None => "was killed together with its guard".to_owned(),
+            };
+            (Some(why), HowFailed::of(status.code()))
+        }
         Err(why) => {
             // It has its own time to end, and then no choice.
             if tokio::time::timeout(GUARD_ENDS, guard.wait()).await.is_err() {
                 guard.kill().await?;
             }
-            Some(why)
+            (Some(why), HowFailed::Itself)
         }
     };
     let drain = async {
@@ -122,7 +155,7 @@ async fn guarded(
         }
     };
     let _ = tokio::time::timeout(DRAIN, drain).await;
-    Ok(failure)
+    Ok(ended)
 }
 
 fn words(hook: &Hook) -> Vec<&str> {
@@ -136,4 +169,25 @@ fn words(hook: &Hook) -> Vec<&str> {
 fn inherited() -> Vec<(OsString, OsString)> {
     let is_ours = |name: &OsString| name.as_encoded_bytes().starts_with(b"NEURASHIELD_");
     std::env::vars_os().filter(|(name, _)| !is_ours(name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_there_or_was_ended_has_not_said_no() {
+        for (code, how) in [
+            (Some(1), HowFailed::Itself),
+            (Some(134), HowFailed::Itself),
+            (Some(139), HowFailed::Itself),
+            (Some(126), HowFailed::NotStarted),
+            (Some(127), HowFailed::NotStarted),
+            (Some(137), HowFailed::Killed),
+            (Some(143), HowFailed::Killed),
+            (None, HowFailed::Killed),
+        ] {
+            assert_eq!(HowFailed::of(code), how, "{code:?}");
+        }
+    }
 }

@@ -19,6 +19,13 @@ pub(crate) enum EntriesError {
     Malformed(#[from] Malformed),
 }
 
+impl EntriesError {
+    /// Nobody could fetch it: that says nothing about the archive.
+    pub(crate) fn is_broken_off(&self) -> bool {
+        matches!(self, Self::Blob(BlobError::Fetch { .. }))
+    }
+}
+
 /// All entries of an archive. Ends after its first error.
 pub(crate) struct ArchiveEntries<R> {
     blobs: R,

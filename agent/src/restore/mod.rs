@@ -10,7 +10,7 @@ mod map;
 mod openers;
 
 pub(crate) use blobs::{RemoteBlobs, Window};
-pub(crate) use entries::ArchiveEntries;
+pub(crate) use entries::{ArchiveEntries, EntriesError};
 pub(crate) use fetch::WireBlobs;
 #[cfg(test)]
 pub(crate) use fetch::{BlobStream, Fetched};

@@ -25,6 +25,7 @@ mod incoming;
 mod journal;
 mod key;
 mod late;
+mod links;
 mod metadata;
 mod plan;
 mod preflight;

@@ -26,6 +26,7 @@ use super::immovable::{Found, Search};
 use super::incoming::Incoming;
 use super::key::Keys;
 use super::late::{MAX_CARRIED, folder_at};
+use super::links::Links;
 use super::remove::{Names, names_in};
 use super::request::{Place, RestoreRequest, Selection};
 use super::signer::{self, LiveState, Signed};
@@ -106,6 +107,8 @@ pub struct Facts {
     pub leaves: &'static str,
     /// Live folders that are replaced as a whole.
     pub replaced_folders: u64,
+    /// Symlinks that would lead out of a new folder, or may.
+    pub links_out: Named,
     /// The repository of backups that a new folder would lie in.
     pub repository: Option<PathBuf>,
 }
@@ -466,6 +469,7 @@ where
     let mut around: Option<EntryPath> = None;
     let mut incoming = Incoming::new(entries, |_| false);
     let mut keys = Keys::default();
+    let mut links = Links::default();
     while let Some(entry) = incoming.next()? {
         look.sift(Some(&entry), &mut facts)?;
         let is_within =
@@ -483,6 +487,9 @@ where
                 false => facts.node_keys_left_out.add(&entry.path),
             }
             continue;
+        }
+        if matches!(ground, Ground::New { .. }) && links.lead_out(&entry) {
+            facts.links_out.add(&entry.path);
         }
         facts.entries += 1;
         let is_ours = entry.kind == EntryKind::Socket || entry.path.names().next() == Some(LOST_AND_FOUND);

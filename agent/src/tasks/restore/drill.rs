@@ -2,7 +2,8 @@
 //!
 //! Must stay true: folder and program come from the agent's configuration alone; what the order says goes through the
 //! same checks as a restore into a folder, and no privilege is given; nothing is written where there is no room for all
-//! of it; keys of a chain are left out; whatever happens, what was restored goes before the drill counts as ended.
+//! of it, or where a link of it leads out; keys of a node are left out, whatever the order says; that nobody could look
+//! is no finding; whatever happens, what was restored goes before the drill counts as ended.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,13 +16,13 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use super::{Archive, Counters, pass_on, progress_now};
+use super::{Archive, Counters, is_broken_off, not_readable, pass_on, progress_now};
 use crate::config::Opener;
 use crate::drills::Marked;
-use crate::hooks;
+use crate::hooks::{self, HowFailed};
 use crate::restore::{ArchiveEntries, Window};
 use crate::targets::files::{self, Allowance, InProduction, RestoreError, RestoreReport, Tools};
-use crate::targets::{BlobError, CancelFlag, Progress};
+use crate::targets::{CancelFlag, Progress};
 use crate::tasks::{TaskContext, blocking, cancelled, telling};
 
 /// Lines of the program that a finding tells.
@@ -54,6 +55,8 @@ pub(in crate::tasks) async fn drill(
     if !is_plain || order.selection.as_ref().is_some_and(|selection| *selection != v1::Selection::default()) {
         return Err(Failure::invalid("a drill is of a whole archive, and into the agent's own folder"));
     }
+    // Whatever is sent, and of every kind: a chain may be backed up as plain files, too.
+    order.leaves_keys = true;
     // Its id is checked with the rest of the order, before anything is made of it.
     order.folder = marked.place(&order.restore_id).display().to_string();
     let told = Told {
@@ -65,8 +68,10 @@ pub(in crate::tasks) async fn drill(
     let done = Box::pin(restored_and_opened(context, &order, (marked, opener), &told, cancel)).await;
     // To the end, also of what was cancelled.
     let of_agent = Arc::clone(agent);
-    let emptied = blocking(move || of_agent.drills.as_ref().map_or(Ok(()), Marked::empty)).await;
-    match emptied {
+    let emptied = blocking(move || of_agent.drills.as_ref().map_or(Ok(()), Marked::empty));
+    // It may take as long as the program took, and the controller waits for what it hears of.
+    let removing = || progress_now(&told.task, "removing", &Counters::default());
+    match telling(&context.up, removing, emptied).await {
         Ok(Ok(())) => done,
         Ok(Err(error)) => {
             let scratch = marked.scratch().display();
@@ -94,7 +99,12 @@ async fn restored_and_opened(
     told: &Told,
     cancel: &CancellationToken,
 ) -> Result<v1::DrillFinished, Failure> {
-    let report = match Box::pin(restored(context, order, told, cancel)).await? {
+    let restored = Box::pin(restored(context, order, told, cancel)).await?;
+    // Whatever broke off then is not the archive's.
+    if cancel.is_cancelled() {
+        return Err(cancelled());
+    }
+    let report = match restored {
         Restored::Whole(report) => report,
         Restored::Not(finding) => {
             let task_id = told.task.clone();
@@ -121,7 +131,21 @@ async fn restored_and_opened(
     });
     let warning = ran.failure.is_some();
     context.up.send(Message::Log(v1::TaskLog { task_id: told.task.clone(), warning, lines })).await;
-    let finding = ran.failure.map(|why| not_opened(&program, &why, &ran.lines)).unwrap_or_default();
+    let finding = match ran.failure {
+        None => String::new(),
+        Some(why) => {
+            let said = not_opened(&program, &why, &ran.lines);
+            match ran.how {
+                HowFailed::Itself => said,
+                HowFailed::NotStarted => {
+                    return Err(not_made(&told.source).because(said).hint(
+                        "see to `drills.open` in the agent's configuration, and that the program is there",
+                    ));
+                }
+                HowFailed::Killed => return Err(killed(&told.source).because(said)),
+            }
+        }
+    };
     let RestoreReport { entries, bytes, notes, .. } = report;
     let warnings = notes.into_iter().take(TOLD_WARNINGS).collect();
     Ok(v1::DrillFinished { task_id: told.task.clone(), entries, bytes, finding, warnings, program })
@@ -134,7 +158,8 @@ async fn restored(
     told: &Told,
     cancel: &CancellationToken,
 ) -> Result<Restored, Failure> {
-    let archive = Archive::open(context, &told.task, Some(order), cancel).await?;
+    let mut archive = Archive::open(context, &told.task, Some(order), cancel).await?;
+    archive.is_drill = true;
     let pages_to_plan = archive.blobs(context, Window::PAGES).await?;
     let pages = archive.blobs(context, Window::PAGES).await?;
     let mut data = archive.blobs(context, Window::CONTENTS).await?;
@@ -161,6 +186,7 @@ async fn restored(
             marked.make(id).map_err(|error| not_made(&source).caused_by(&error))?;
             let entries = match ArchiveEntries::open(pages, &archive.order.root) {
                 Ok(entries) => entries,
+                Err(error) if error.is_broken_off() => return Err(not_readable(&error)),
                 Err(error) => return Ok(Restored::Not(unreadable(&error))),
             };
             let progress = Counted(&counters);
@@ -202,7 +228,7 @@ fn fits(source: &SourceId, marked: &Marked, plan: &v1::SourcePlan) -> Result<(),
 fn not_restored(source: &SourceId, error: &RestoreError) -> Result<Restored, Failure> {
     match error {
         RestoreError::Cancelled => Err(cancelled()),
-        RestoreError::Blob { source: BlobError::Fetch { .. }, .. } => Err(Failure::new(
+        error if is_broken_off(error) => Err(Failure::new(
             Code::Unavailable,
             reason::UNREACHABLE,
             format!("the drill of {source} broke off"),
@@ -255,6 +281,12 @@ fn not_made(source: &SourceId) -> Failure {
     Failure::new(Code::FailedPrecondition, reason::OBSTACLES, format!("the drill of {source} cannot be made"))
 }
 
+/// It may come to its end another time.
+fn killed(source: &SourceId) -> Failure {
+    Failure::new(Code::Unavailable, reason::UNREACHABLE, format!("the drill of {source} broke off"))
+        .hint("see who ended the program (a stop of the agent, a lack of memory), then verify again")
+}
+
 fn not_marked(source: &SourceId) -> Failure {
     not_made(source)
         .because("this agent does not open it, or its scratch folder cannot be used")
@@ -279,6 +311,30 @@ impl Progress for Counted<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::restore::EntriesError;
+    use crate::targets::BlobError;
+
+    #[test]
+    fn what_could_not_be_fetched_is_no_finding() {
+        let source: SourceId = "models/models".parse().expect("a source");
+        let id = repository::ids::BlobId::new([1; 32]);
+        let fetch = || BlobError::Fetch { id, cause: "the connection broke".to_owned() };
+        let path = || repository::archive::path::EntryPath::new(b"a").expect("a path");
+        let entries = |error: BlobError| RestoreError::Entries(Box::new(EntriesError::from(error)));
+        for error in [entries(fetch()), RestoreError::Blob { path: path(), source: fetch() }] {
+            let failure = not_restored(&source, &error).err().expect("nobody could look");
+            assert_eq!(failure.reason, reason::UNREACHABLE, "{failure}");
+        }
+        // So it is while it is planned, whose damage is a finding.
+        assert_eq!(not_readable(&fetch().into()).reason, reason::UNREACHABLE);
+        assert_eq!(super::super::not_restored("/x", &entries(fetch())).reason, reason::UNREACHABLE);
+        assert_eq!(not_readable(&BlobError::Missing(id).into()).reason, reason::DAMAGED);
+        for error in
+            [entries(BlobError::Missing(id)), entries(BlobError::Damaged { id, cause: String::new() })]
+        {
+            assert!(matches!(not_restored(&source, &error), Ok(Restored::Not(_))), "{error}");
+        }
+    }
 
     #[test]
     fn a_finding_is_one_line_with_the_last_words() {

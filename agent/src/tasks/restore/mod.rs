@@ -33,7 +33,9 @@ use super::{TaskContext, blocking, order, telling, until};
 use crate::connection::Agent;
 use crate::limits::Pace;
 use crate::platform::{Found, Other, writers};
-use crate::restore::{ArchiveEntries, ArchiveKeys, BlobMap, BlobMapBuilder, RemoteBlobs, Window, WireBlobs};
+use crate::restore::{
+    ArchiveEntries, ArchiveKeys, BlobMap, BlobMapBuilder, EntriesError, RemoteBlobs, Window, WireBlobs,
+};
 use crate::served::Served;
 use crate::sources::files::Rules;
 use crate::sources::mongodb::folder::is_in_use;
@@ -248,6 +250,8 @@ struct Archive {
     folder: Option<PathBuf>,
     /// It is the data folder of a database's server.
     is_database: bool,
+    /// What comes is opened where live data may be: no link of it may lead there.
+    is_drill: bool,
     map: Arc<BlobMap>,
     /// That of the source whose archive it is.
     pace: Option<Pace>,
@@ -315,7 +319,19 @@ impl Archive {
         let pace = of.and_then(|served| served.limits.download.clone());
         let map = Arc::new(open_archive(context, task_id, &order, cancel).await?);
         let (task_id, cancel) = (task_id.to_owned(), cancel.clone());
-        Ok(Self { task_id, order, request, place: shown, component, folder, is_database, map, pace, cancel })
+        Ok(Self {
+            task_id,
+            order,
+            request,
+            place: shown,
+            component,
+            folder,
+            is_database,
+            is_drill: false,
+            map,
+            pace,
+            cancel,
+        })
     }
 
     /// What it would do, what would be stopped for it, and what is in its way; and all that a restore which it takes
@@ -344,6 +360,7 @@ impl Archive {
             obstacles.extend(self.in_use(&found, &plan));
         }
         obstacles.extend(self.of_database(&found));
+        obstacles.extend(self.is_drill.then(|| links_out(&facts)).flatten());
         let in_place = matches!(self.order.into, Into::Served(_));
         Ok((wire::plan(&self.order, self.place.clone(), plan, found, obstacles, in_place), strays))
     }
@@ -407,6 +424,16 @@ fn stays(agent: &Agent, source: &SourceId) -> Result<Rules, Failure> {
     order::served(agent, source)?
         .rules(&agent.config.state)
         .map_err(|error| Failure::invalid("what the source excludes cannot be understood").caused_by(&error))
+}
+
+/// Why an archive with such links is opened nowhere.
+fn links_out(facts: &files::Facts) -> Option<String> {
+    let first = facts.links_out.paths.first()?;
+    let count = facts.links_out.count;
+    Some(format!(
+        "{count} links lead out of the folder, or may, {first} first: whatever opens it could change what is live behind them, \
+         or find there what this backup does not hold"
+    ))
 }
 
 async fn open_archive(
@@ -518,7 +545,23 @@ fn progress_now(task_id: &str, step: &str, counters: &Counters) -> v1::TaskProgr
     }
 }
 
-fn not_readable(error: &dyn std::error::Error) -> Failure {
+/// Something of it could not be fetched: that says nothing about the archive.
+fn is_broken_off(error: &RestoreError) -> bool {
+    match error {
+        RestoreError::Blob { source: BlobError::Fetch { .. }, .. } => true,
+        RestoreError::Entries(error) => error.downcast_ref().is_some_and(EntriesError::is_broken_off),
+        _ => false,
+    }
+}
+
+fn not_readable(error: &EntriesError) -> Failure {
+    if error.is_broken_off() {
+        return Failure::new(Code::Unavailable, reason::UNREACHABLE, "the archive could not be fetched")
+            .caused_by(error)
+            .hint(
+                "see that the controller runs and can be reached, then try once more; nothing was changed",
+            );
+    }
     Failure::new(Code::DataLoss, reason::DAMAGED, "the archive cannot be read")
         .caused_by(error)
         .hint("run `nsctl verify` on this backup, and restore from another one")
@@ -529,6 +572,11 @@ fn not_restored(place: &str, error: &RestoreError) -> Failure {
     let failure = |code, reason, hint: &str| Failure::new(code, reason, &*what).caused_by(error).hint(hint);
     match error {
         RestoreError::Cancelled => super::cancelled(),
+        error if is_broken_off(error) => failure(
+            Code::Unavailable,
+            reason::UNREACHABLE,
+            "see that the controller runs and can be reached, then restore once more; the live data is as it was",
+        ),
         RestoreError::NotStopped(_) => failure(
             Code::FailedPrecondition,
             reason::OBSTACLES,
@@ -540,11 +588,6 @@ fn not_restored(place: &str, error: &RestoreError) -> Failure {
         RestoreError::Refused { .. } => {
             failure(Code::FailedPrecondition, reason::OBSTACLES, "see to it, then plan again")
         }
-        RestoreError::Blob { source: BlobError::Fetch { .. }, .. } => failure(
-            Code::Unavailable,
-            reason::UNREACHABLE,
-            "see that the controller runs and can be reached, then restore once more; the live data is as it was",
-        ),
         RestoreError::Archive { .. } | RestoreError::Entries(_) | RestoreError::Blob { .. } => failure(
             Code::DataLoss,
             reason::DAMAGED,
