@@ -358,8 +358,11 @@ fn let_go(record: &Path, paused: &[String], heard: &Heard, receiver: &Receiver<(
         // Who was not asked to pause may be somebody else's meanwhile.
         let paused = match fs::read_to_string(record) {
             Ok(text) => words_of(&text),
-            // It is over, or the agent's next start has seen to it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            // It is over, or the agent's next start has seen to it; or it was taken away. A process that runs takes no harm
+            // from being told.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                paused.iter().filter(|word| Container::parse(word).is_none()).cloned().collect()
+            }
             Err(_) => paused.to_owned(),
         };
         let all = go_on(&paused);
