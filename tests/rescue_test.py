@@ -205,7 +205,7 @@ class Repositories(unittest.TestCase):
         for mode, named in ((0o777, 'written to by others'), (0o700, 'not empty')):
             os.chmod(target, mode)
             with self.assertRaisesRegex(ValueError, named):
-                rescue.restore(repo, 'latest', target, [])
+                rescue.restore(repo, '20260101_000000', target, [])
             open(os.path.join(target, 'something'), 'w', encoding='ascii').close()
 
 

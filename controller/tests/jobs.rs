@@ -9,14 +9,17 @@ use proto::failure::reason;
 use proto::v1::agent_message::Message as Up;
 use proto::v1::backups_client::BackupsClient;
 use proto::v1::controller_message::Message as Down;
+use proto::v1::schedules_client::SchedulesClient;
 use proto::v1::{
     BlobAddress, CancelJobRequest, Depth, FetchBlobsRequest, GetBackupRequest, JobState, ListBackupsRequest,
     OpenArchiveRequest, Outcome, PlanRestoreRequest, ReadFileRequest, RestoreFinished, RestorePlanned,
-    Selection, SourceId, SourcePlan, StartRestoreRequest, StartVerifyRequest, TaskFailed,
+    RunScheduleRequest, Selection, SetScheduleRequest, SourceId, SourcePlan, StartBackupRequest,
+    StartRestoreRequest, StartVerifyRequest, TaskFailed,
 };
 use support::agent::{Agent, join};
 use support::archive::files;
 use support::{Running, start, state};
+use tonic::Code;
 
 async fn connected(running: &Running, sources: &[&str]) -> Agent {
     let joined = join(running.addresses.grpc, &running.token().await, "agent").await.expect("joined");
@@ -200,7 +203,18 @@ async fn what_nobody_serves_makes_a_backup_incomplete_and_says_so() {
     let mut agent = connected(&running, &["models/a"]).await;
     let away = connected(&running, &["ipfs/b"]).await;
     drop(away);
-    let job = running.start_backup(&["models", "ipfs", "configs"]).await;
+    // By a schedule, which may be there before the agent is; what nobody has is refused to a person.
+    let components: Vec<String> = ["models", "ipfs", "configs"].map(str::to_owned).into();
+    let asked = StartBackupRequest { components: components.clone(), ..StartBackupRequest::default() };
+    let refused = running.jobs().await.start_backup(asked).await.expect_err("refused");
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    let mut schedules = SchedulesClient::new(running.people().await);
+    let (name, kind, cron) = ("three".to_owned(), "backup".to_owned(), "0 1 * * *".to_owned());
+    let set =
+        SetScheduleRequest { name: name.clone(), kind, cron, components, ..SetScheduleRequest::default() };
+    schedules.set_schedule(set).await.expect("set");
+    let run = RunScheduleRequest { name, ..RunScheduleRequest::default() };
+    let job = schedules.run_schedule(run).await.expect("ordered").into_inner();
     let order = agent.expect_archive().await;
     agent.make_archive(&repository(&running), &order, &files("x")).await;
     let (job, _) = running.ended(&job.id).await;

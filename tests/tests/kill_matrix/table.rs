@@ -191,6 +191,11 @@ pub(crate) const ROWS: &[(&str, Scenario, Answered)] = &[
     ("hold-begun", S::Chain, Nobody),
     ("hold-filled", S::Chain, Nobody),
     ("hold-linked", S::Chain, Nobody),
+    ("snapshot-tried", S::Chain, Nobody),
+    ("snapshot-made", S::Chain, Nobody),
+    ("snapshot-writable", S::Chain, Nobody),
+    ("snapshot-emptied", S::Chain, Nobody),
+    ("snapshot-gone", S::Chain, Nobody),
     ("pause-noted", S::Chain, Nobody),
     ("pause-guarded", S::Chain, Nobody),
     ("pause-begun", S::Chain, Nobody),
@@ -238,7 +243,9 @@ pub(crate) const ROWS: &[(&str, Scenario, Answered)] = &[
 pub(crate) fn why_not(scenario: Scenario, answered: Answered, fault: Fault) -> Option<&'static str> {
     match (scenario, fault, answered) {
         (S::Workloads, _, _) => Some("it takes a cluster: `kubernetes_restore` and `kubernetes` hold it"),
-        (S::Chain, _, _) => Some("it takes an engine that writes: `chains` holds it"),
+        (S::Chain, _, _) => {
+            Some("it takes an engine that writes: `chains` holds it, and `chains_hosts` for snapshots")
+        }
         (_, Fault::AnswerLost, Nobody) => Some("a record follows, not an answer"),
         (S::NobodyServes, Fault::AgentKilled | Fault::StreamCut, _) => {
             Some("the agent is away: that is what the step is")
